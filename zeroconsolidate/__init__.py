@@ -1,0 +1,1 @@
+"""Turn a DeepSpeed ZeRO checkpoint into a model directory that loads."""
