@@ -1,1 +1,29 @@
-"""Turn a DeepSpeed ZeRO checkpoint into a model directory that loads."""
+"""Turn a DeepSpeed ZeRO checkpoint into a model directory that loads.
+
+>>> import zeroconsolidate
+>>> zeroconsolidate.inspect("tests/fixtures/z3_bf16/checkpoint").counts["trainable"] > 0
+True
+"""
+
+from ._version import __version__
+from .api import consolidate, estimate, inspect, open_checkpoint
+from .errors import ZeroConsolidateError
+from .lazy import Checkpoint, TensorView
+from .plan.build import Cost
+from .plan.info import CheckpointInfo, TensorInfo
+from .write.report import Report
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointInfo",
+    "Cost",
+    "Report",
+    "TensorInfo",
+    "TensorView",
+    "ZeroConsolidateError",
+    "__version__",
+    "consolidate",
+    "estimate",
+    "inspect",
+    "open_checkpoint",
+]

@@ -1,0 +1,234 @@
+"""torch's zip container, read by its own directory: where each record's bytes begin, and the pickle.
+
+A `.pt` file written by `torch.save` since torch 1.6 is a zip archive of stored (never deflated) records:
+
+    mp_rank_00_model_states/data.pkl      the object, with persistent ids in place of storages
+    mp_rank_00_model_states/byteorder     "little" or "big" (torch >= 2.1)
+    mp_rank_00_model_states/data/0        raw bytes of storage "0", aligned to 64 bytes
+    ...
+
+The first path component is the file's own stem, or `archive` when the writer was handed an open file. The
+alignment is padding in the extra field of each record's *local* header, which the central directory does not
+repeat: the start of the data can only be computed from the local header
+(mirrors PyTorchStreamWriter in torch `caffe2/serialize/inline_container.cc`).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import DamagedFile, at
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+MAX_PICKLE_BYTES = 1 << 29
+"""A `data.pkl` larger than this is refused. Real ones take about 100 bytes a tensor."""
+MAX_RECORDS = 1 << 22
+"""More records than this are refused."""
+
+_LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_END = struct.Struct("<4s4H2IH")
+_END64_LOCATOR = struct.Struct("<4sIQI")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_MAX_COMMENT_BYTES = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    header_start: int
+    size_bytes: int
+    stored: bool
+
+
+class ZipContainer:
+    """An open zip container; use it as a context manager.
+
+    Raises DamagedFile if the file is empty, truncated, no zip, or if a record lies outside of it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.size_bytes = os.fstat(self._fd).st_size
+            self._records = _directory(self._fd, self.size_bytes)
+            self._prefix = _prefix(self._records)
+            order = self._records.get(f"{self._prefix}/byteorder")
+            self.big_endian = order is not None and self.read("byteorder", limit_bytes=16) == b"big"
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> ZipContainer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def read_pickle(self) -> bytes:
+        """The bytes of `data.pkl`."""
+        return self.read("data.pkl", limit_bytes=MAX_PICKLE_BYTES)
+
+    def read(self, name: str, *, limit_bytes: int) -> bytes:
+        """The whole record `name`, which must not be larger than `limit_bytes`."""
+        record = self._record(name)
+        if record.size_bytes > limit_bytes:
+            raise DamagedFile(
+                f"the record {name!r} is too large to be read; "
+                f"expected at most {limit_bytes} bytes, got {record.size_bytes}"
+            )
+        return self.pread(record.size_bytes, self.start(name))
+
+    def pread(self, size_bytes: int, start: int) -> bytes:
+        """Exactly `size_bytes` bytes of the file from `start`."""
+        return _pread(self._fd, size_bytes, start)
+
+    def storage(self, key: str, size_bytes: int) -> int:
+        """The byte at which storage `key` begins; the record must hold at least `size_bytes`."""
+        record = self._record(f"data/{key}")
+        if record.size_bytes < size_bytes:
+            raise DamagedFile(
+                f"the storage {key!r} is shorter than the pickle says; "
+                f"expected {size_bytes} bytes, got {record.size_bytes}"
+            )
+        # DeepSpeed's stage-3 model files have one empty placeholder a parameter: nobody will read them,
+        # so their local headers are not worth a system call each.
+        return self.start(f"data/{key}") if size_bytes else 0
+
+    def start(self, name: str) -> int:
+        """The byte of the file at which the data of record `name` begins."""
+        record = self._record(name)
+        with at(name):
+            header = _LOCAL.unpack(self.pread(_LOCAL.size, record.header_start))
+            if header[0] != b"PK\x03\x04":
+                raise DamagedFile("a record's local header is not where the zip directory says")
+            start = record.header_start + _LOCAL.size + int(header[-2]) + int(header[-1])
+            if start + record.size_bytes > self.size_bytes:
+                raise DamagedFile(
+                    f"a record reaches past the end of the file; "
+                    f"expected at most {self.size_bytes} bytes, got {start + record.size_bytes}"
+                )
+        return start
+
+    def _record(self, name: str) -> _Record:
+        record = self._records.get(f"{self._prefix}/{name}")
+        if record is None:
+            raise DamagedFile(f"the container has no record {name!r}")
+        if not record.stored:
+            raise DamagedFile(f"the record {name!r} is compressed or encrypted; torch stores records as they are")
+        return record
+
+
+def _pread(fd: int, size_bytes: int, start: int) -> bytes:
+    data = os.pread(fd, size_bytes, start)
+    while len(data) < size_bytes:
+        more = os.pread(fd, size_bytes - len(data), start + len(data))
+        if not more:
+            raise DamagedFile(f"the file ends too early; expected {start + size_bytes} bytes, got {start + len(data)}")
+        data += more
+    return data
+
+
+def _directory(fd: int, size_bytes: int) -> dict[str, _Record]:
+    """The records by name, from the central directory."""
+    if size_bytes == 0:
+        raise DamagedFile("the file is empty; expected a torch checkpoint, got 0 bytes")
+    count, directory_bytes, start = _end_of_directory(fd, size_bytes)
+    if count > MAX_RECORDS or start + directory_bytes > size_bytes or count * _CENTRAL.size > directory_bytes:
+        raise DamagedFile(f"the zip directory is impossible; got {count} records in {directory_bytes} bytes at {start}")
+    data = _pread(fd, directory_bytes, start)
+    records: dict[str, _Record] = {}
+    position = 0
+    for _ in range(count):
+        if position + _CENTRAL.size > len(data):
+            raise DamagedFile(f"the zip directory ends too early; expected {count} records, got {len(records)}")
+        entry = _CENTRAL.unpack_from(data, position)
+        signature, flags, method = entry[0], entry[3], entry[4]
+        packed, unpacked, name_bytes, extra_bytes, comment_bytes = entry[8:13]
+        header_start = entry[16]
+        if signature != b"PK\x01\x02":
+            raise DamagedFile("the zip directory is damaged")
+        name_end = position + _CENTRAL.size + name_bytes
+        name = data[position + _CENTRAL.size : name_end].decode("utf-8", "surrogateescape")
+        extra = data[name_end : name_end + extra_bytes]
+        unpacked, packed, header_start = _zip64(extra, unpacked, packed, header_start)
+        if name in records:
+            raise DamagedFile(f"the container has the record {name!r} twice")
+        if header_start + _LOCAL.size + unpacked > size_bytes:
+            raise DamagedFile(f"the record {name!r} lies outside of the file")
+        stored = method == 0 and packed == unpacked and not flags & 1
+        records[name] = _Record(header_start, unpacked, stored)
+        position = name_end + extra_bytes + comment_bytes
+    _no_overlaps(records)
+    return records
+
+
+def _no_overlaps(records: dict[str, _Record]) -> None:
+    end, before = 0, ""
+    for start, size, name in sorted((r.header_start, r.size_bytes, n) for n, r in records.items()):
+        if start < end:
+            raise DamagedFile(f"the records {before!r} and {name!r} overlap")
+        end, before = start + _LOCAL.size + size, name
+
+
+def _end_of_directory(fd: int, size_bytes: int) -> tuple[int, int, int]:
+    """(number of records, directory's bytes, directory's start)."""
+    tail_bytes = min(size_bytes, _END.size + _MAX_COMMENT_BYTES)
+    tail_start = size_bytes - tail_bytes
+    tail = _pread(fd, tail_bytes, tail_start)
+    at_end = tail.rfind(b"PK\x05\x06")
+    if at_end < 0 or at_end + _END.size > len(tail):
+        if _pread(fd, min(4, size_bytes), 0) == b"PK\x03\x04":
+            raise DamagedFile(
+                f"the file is truncated: the zip directory that torch writes last is missing after {size_bytes} bytes"
+            )
+        raise DamagedFile("the file is not a torch checkpoint: it is no zip archive")
+    _, _, _, _, count, directory_bytes, start, _ = _END.unpack_from(tail, at_end)
+    locator_start = tail_start + at_end - _END64_LOCATOR.size
+    if locator_start >= 0:
+        signature, _, end64_start, _ = _END64_LOCATOR.unpack(_pread(fd, _END64_LOCATOR.size, locator_start))
+        if signature == b"PK\x06\x07":
+            if end64_start + _END64.size > size_bytes:
+                raise DamagedFile("the zip64 end record lies outside of the file")
+            end64 = _END64.unpack(_pread(fd, _END64.size, end64_start))
+            if end64[0] != b"PK\x06\x06":
+                raise DamagedFile("the zip64 end record is not where its locator says")
+            count, directory_bytes, start = end64[7:10]
+    return count, directory_bytes, start
+
+
+def _zip64(extra: bytes, unpacked: int, packed: int, header_start: int) -> tuple[int, int, int]:
+    """Replace the fields that did not fit 32 bits by those of the zip64 extra field, in the order zip lays down."""
+    fields = [unpacked, packed, header_start]
+    if 0xFFFFFFFF not in fields:
+        return unpacked, packed, header_start
+    position = 0
+    while position + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, position)
+        if kind == 1:
+            wide = [i for i, value in enumerate(fields) if value == 0xFFFFFFFF]
+            if length < 8 * len(wide) or position + 4 + length > len(extra):
+                break
+            for i, value in zip(wide, struct.unpack_from(f"<{len(wide)}Q", extra, position + 4), strict=True):
+                fields[i] = value
+            return fields[0], fields[1], fields[2]
+        position += 4 + length
+    raise DamagedFile("a record larger than 4 GiB has no zip64 field")
+
+
+def _prefix(records: dict[str, _Record]) -> str:
+    found = [name for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(found) != 1:
+        raise DamagedFile(
+            f"the file is a zip archive but not a torch checkpoint; expected one data.pkl, got {len(found)}"
+        )
+    return found[0].removesuffix("/data.pkl")

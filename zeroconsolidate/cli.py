@@ -1,0 +1,250 @@
+"""The command: arguments, progress bar, printing, exit codes. The only place that prints.
+
+Exit codes: 0 done, 2 an error that is one sentence on stderr, 130 and 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+from .errors import ZeroConsolidateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .plan.build import Cost
+    from .plan.info import CheckpointInfo
+    from .write.report import Report
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception: what is staged is taken away before the process ends."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = _parser().parse_args(argv)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code: int = options.run(options)
+        return code
+    except ZeroConsolidateError as error:
+        print(f"zeroconsolidate: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("zeroconsolidate: interrupted; nothing was left behind", file=sys.stderr)
+        return 130
+    except _Terminated:
+        print("zeroconsolidate: terminated; nothing was left behind", file=sys.stderr)
+        return 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zeroconsolidate", description="Turn a DeepSpeed ZeRO checkpoint into a model directory that loads."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    convert = commands.add_parser("convert", help="write the model", description="Write the model of a checkpoint.")
+    convert.set_defaults(run=_convert)
+    _source(convert)
+    convert.add_argument("output", metavar="OUTPUT", help="directory to write; must not exist, or be empty")
+    convert.add_argument("--dtype", default="fp32", metavar="fp32|bf16|fp16|auto", help="of parameters (default: fp32)")
+    convert.add_argument("--max-shard-size", metavar="5GB", help="split the weights into files of at most this size")
+    convert.add_argument("--base", metavar="DIR", help="the original model, for files the checkpoint lacks")
+    convert.add_argument("--exclude-frozen", action="store_true", help="write trained parameters and buffers only")
+    convert.add_argument("--ties", choices=("drop", "copy"), default="drop", help="tied weights: once, or by all names")
+    convert.add_argument("--include", action="append", default=[], metavar="GLOB", help="only names that match")
+    convert.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="no names that match")
+    convert.add_argument(
+        "--overwrite", action="store_true", help="replace the model in OUTPUT when the new is complete"
+    )
+    convert.add_argument("--dry-run", action="store_true", help="print what it would cost, write nothing")
+    check = convert.add_mutually_exclusive_group()
+    check.add_argument("--check", action="store_const", const="all", default="sample",
+                       help="compare every master weight with its 16-bit copy (default: a sample)")  # fmt: skip
+    check.add_argument("--no-check", dest="check", action="store_const", const="none", help="compare none")
+    convert.add_argument("--quiet", action="store_true", help="no progress bar, no report")
+    convert.add_argument("--json", action="store_true", help="print the report as one JSON object")
+
+    inspect = commands.add_parser("inspect", help="tell what a checkpoint holds", description="Read metadata only.")
+    inspect.set_defaults(run=_inspect)
+    _source(inspect)
+    inspect.add_argument("--tensors", action="store_true", help="list every tensor")
+    inspect.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint-N, or a folder global_stepN")
+    parser.add_argument("--tag", metavar="T", help="which tag (default: the one `latest` names)")
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from .api import consolidate, estimate
+
+    chosen: dict[str, Any] = {
+        "tag": options.tag,
+        "dtype": options.dtype,
+        "max_shard_size": options.max_shard_size,
+        "exclude_frozen": options.exclude_frozen,
+        "ties": options.ties,
+        "include": options.include,
+        "exclude": options.exclude,
+    }
+    if options.dry_run:
+        cost = estimate(options.checkpoint, **chosen)
+        print(json.dumps(_plain(cost)) if options.json else _cost_text(cost))
+        return 0
+    with _Bar(hidden=options.quiet or options.json or not sys.stderr.isatty()) as bar:
+        report = consolidate(
+            options.checkpoint,
+            options.output,
+            base=options.base,
+            overwrite=options.overwrite,
+            check=options.check,
+            progress=bar.show,
+            **chosen,
+        )
+    if options.json:
+        print(json.dumps(report.to_dict()))
+    elif not options.quiet:
+        print(_report_text(report))
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from .api import inspect
+
+    info = inspect(options.checkpoint, tag=options.tag)
+    print(json.dumps(info.to_dict()) if options.json else _info_text(info, tensors=options.tensors))
+    return 0
+
+
+class _Bar:
+    """A progress bar in bytes; tqdm is imported when the first bytes are written."""
+
+    def __init__(self, *, hidden: bool) -> None:
+        self._hidden = hidden
+        self._bar: Any = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    @property
+    def show(self) -> Callable[[int, int], None] | None:
+        """What to pass as `progress`."""
+        return None if self._hidden else self._show
+
+    def _show(self, done: int, total: int) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, unit="B", unit_scale=True, leave=False)
+        self._bar.update(done - self._bar.n)
+
+
+def _plain(cost: Cost) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return asdict(cost)
+
+
+def _size(size_bytes: int) -> str:
+    """Bytes in decimal units, as Hugging Face and disks count."""
+    for unit, one in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if size_bytes >= one:
+            return f"{size_bytes / one:.2f} {unit}"
+    return f"{size_bytes} B"
+
+
+def _rows(rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(f"  {label:<{width}}  {text}" for label, text in rows)
+
+
+def _some(items: Sequence[str], most: int = 6) -> str:
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def _cost_text(cost: Cost) -> str:
+    return _rows(
+        [
+            ("reads", _size(cost.input_bytes)),
+            ("writes", f"{_size(cost.output_bytes)}, {cost.tensors} tensors in {cost.files} files"),
+            ("memory", f"{_size(cost.peak_memory_bytes)} beside the interpreter"),
+        ]
+    )
+
+
+def _report_text(report: Report) -> str:
+    rows = [
+        ("from", f"{report.tag}: step {report.step}, ZeRO stage {report.stage}, {report.world_size} ranks, "
+                 f"DeepSpeed {report.ds_version or 'unknown'}"),
+        ("weights", f"{report.parameters:,} parameters in {report.tensors} tensors, {report.dtype}"),
+        ("files", _some([f"{name} ({_size(size)})" for name, size in report.files.items()], 8)),
+        ("time", f"{report.seconds:.2f} s, {report.gb_per_second:.2f} GB/s"),
+    ]  # fmt: skip
+    if report.checked:
+        rows.append(("checked", f"{report.checked:,} master weights against the copies saved beside them: equal"))
+    if report.left_out:
+        rows.append(("left out", _some(report.left_out)))
+    if report.left_behind:
+        rows.append(("left behind", _some(report.left_behind, 12)))
+    rows += [("missing", text) for text in report.missing]
+    rows += [("warning", text) for text in report.warnings]
+    return f"{report.output}\n{_rows(rows)}"
+
+
+def _info_text(info: CheckpointInfo, *, tensors: bool) -> str:
+    ranks = f"{info.world_size} ranks" + (f", missing: {_some(info.missing_files)}" if info.missing_files else "")
+    names, numels = info.counts, info.parameters
+    rows = [
+        ("tag", f"{info.tag}" + (f" of {_some(info.tags)}" if len(info.tags) > 1 else "")
+                + (f" (latest: {info.latest})" if info.latest not in (None, info.tag) else "")),
+        ("step", f"{info.step}"),
+        ("saved by", f"DeepSpeed {info.ds_version or 'unknown'}, ZeRO stage {info.stage}, {ranks}"),
+        ("trained in", info.training_dtype),
+        ("optimizer", f"{info.optimizer or 'handed to DeepSpeed'}, keeps {_some(info.optimizer_state) or 'nothing'}"),
+        ("trainable", f"{numels['trainable']:,} in {names['trainable']} tensors"),
+        ("frozen", f"{numels['frozen']:,} in {names['frozen']} tensors"),
+        ("buffers", f"{numels['buffer']:,} in {names['buffer']} tensors"),
+        ("ties", _some([f"{t.name} = {t.tied_to}" for t in info.tensors if t.tied_to]) or "none"),
+        ("groups", "; ".join(_group_text(g) for g in info.param_groups) or "unknown"),
+        ("output", ", ".join(f"{_size(size)} as {dtype}" for dtype, size in info.output_bytes.items())),
+    ]  # fmt: skip
+    rows += [("note", note) for note in info.notes]
+    text = f"{info.root}\n{_rows(rows)}"
+    if tensors:
+        width = max((len(t.name) for t in info.tensors), default=0)
+        text += "".join(
+            f"\n  {t.name:<{width}}  {t.role:<9}  {t.dtype:<8}  {list(t.shape)}"
+            + (f"  = {t.tied_to}" if t.tied_to else "")
+            for t in info.tensors
+        )
+    return text
+
+
+def _group_text(group: Any) -> str:
+    shown = {key: group[key] for key in ("lr", "weight_decay", "betas", "eps") if key in group}
+    return ", ".join(f"{key} {value}" for key, value in shown.items()) or "no settings"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

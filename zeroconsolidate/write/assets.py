@@ -1,0 +1,170 @@
+"""Which files stand beside the weights: what is copied, left behind, made anew, or reported as unknown.
+
+The names come from transformers (`tokenization_utils_base.py`, `utils/__init__.py`, `utils/hub.py`),
+sentence-transformers (`modules.json` and the folders it names) and from checkpoints of both.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_GROUPS: dict[str, tuple[str, ...]] = {
+    "config": ("config.json",),
+    "generation config": ("generation_config.json", "custom_generate/"),
+    "tokenizer": (
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+        "chat_template.jinja", "chat_template.json", "additional_chat_templates/",
+        "vocab.json", "merges.txt", "vocab.txt", "vocab.*", "vocab-*", "emoji.json", "spiece.model",
+        "sentencepiece.*", "*.spm", "*.spiece", "tokenizer.model", "tokenizer.model.v*", "*.tiktoken",
+        "tekken.json", "bpe.codes", "dict.txt", "normalizer.json", "entity_vocab.json", "byte_level_vocab.json",
+    ),
+    "processor": (
+        "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
+        "image_processor_config.json", "feature_extractor_config.json", "audio_tokenizer_config.json",
+    ),
+    "sentence-transformers": (
+        "modules.json", "config_sentence_transformers.json", "sentence_*_config.json", "idf.json",
+        "router_config.json", "[0-9]_*/", "[0-9][0-9]_*/",
+    ),
+    "documents": ("README.md", "LICENSE*", "NOTICE*"),
+}  # fmt: skip
+"""Copied byte for byte. A group the checkpoint has nothing of is taken from the base model as a whole."""
+
+_MADE_ANEW = ("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*", "adapter_model.*")
+
+_LEFT_BEHIND = (
+    "global_step*", "latest*", "zero_to_fp32.py", "zero_to_torch.py", "optimizer*", "scheduler*", "scaler*",
+    "rng_state*", "random_states_*", "trainer_state.json", "training_args.bin", "checkpoint-*", "runs/", "wandb/",
+    "events.out.*", "*.distcp", "*.onnx", "onnx/", "openvino/", "*.gguf", "*.h5", "*.msgpack", "*.ot", "*.ckpt",
+    "dataloader*", "sampler*", "custom_checkpoint_*", ".*",
+)  # fmt: skip
+
+NEEDED = {
+    "config": "config.json is missing: from_pretrained will not know the architecture",
+    "tokenizer": "there is no tokenizer",
+}
+"""What a loader misses without a group."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assets:
+    """The files to put beside the weights."""
+
+    copies: dict[str, str]
+    """Output name (may contain folders) -> path it is copied from."""
+    from_base: tuple[str, ...]
+    """Output names that come from the base model."""
+    left_behind: tuple[str, ...]
+    """Entries of the checkpoint that belong to training."""
+    unknown: tuple[str, ...]
+    """Entries of the checkpoint that are not known and not copied."""
+    missing: tuple[str, ...]
+    """What a loader will miss."""
+
+
+def choose(checkpoint: str, base: str | None, *, tags: Iterable[str]) -> Assets:
+    """Sort the entries of the checkpoint directory, and fill up from the base model's.
+
+    Raises OSError if a directory cannot be listed.
+    """
+    copies: dict[str, str] = {}
+    grouped, rest = _sorted(checkpoint)
+    from_base: list[str] = []
+    for files in grouped.values():
+        copies |= files
+    if base is not None:
+        for group, files in _sorted(base)[0].items():
+            if group not in grouped and group != "documents":
+                copies |= files
+                from_base += files
+                grouped[group] = files
+    for source in [checkpoint] if base is None else [checkpoint, base]:
+        for name, path in _remote_code(copies.get("config.json"), source).items():
+            if copies.setdefault(name, path) == path and source == base:
+                from_base.append(name)
+    tags = set(tags)
+    left = tuple(e for e in rest if e.rstrip("/") in tags or _matches(e, _LEFT_BEHIND) or _matches(e, _MADE_ANEW))
+    unknown = tuple(e for e in rest if e not in left and e not in copies)
+    return Assets(
+        copies=copies,
+        from_base=tuple(from_base),
+        left_behind=left,
+        unknown=unknown,
+        missing=tuple(what for group, what in NEEDED.items() if group not in grouped),
+    )
+
+
+def _sorted(directory: str) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """({group: {output name: path}}, the entries in no group); folders end in `/`."""
+    grouped: dict[str, dict[str, str]] = {}
+    rest: list[str] = []
+    for entry in sorted(os.scandir(directory), key=lambda e: e.name):
+        name = entry.name + ("/" if entry.is_dir() else "")
+        group = next((g for g, patterns in _GROUPS.items() if _matches(name, patterns)), None)
+        if group is None:
+            rest.append(name)
+        elif entry.is_dir():
+            grouped.setdefault(group, {}).update(_tree(entry.path, entry.name))
+        else:
+            grouped.setdefault(group, {})[name] = entry.path
+    return grouped, rest
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Patterns that end in `/` match folders only, others match files and (for what is left behind) folders."""
+    return any(fnmatchcase(name, p) or (not p.endswith("/") and fnmatchcase(name, f"{p}/")) for p in patterns)
+
+
+def _tree(path: str, prefix: str) -> dict[str, str]:
+    found = {}
+    for directory, _, files in os.walk(path):
+        inside = os.path.relpath(directory, path)
+        for file in sorted(files):
+            found[os.path.normpath(os.path.join(prefix, inside, file))] = os.path.join(directory, file)
+    return found
+
+
+def _remote_code(config: str | None, directory: str) -> dict[str, str]:
+    """The modules that `auto_map` in config.json names, and those they import relatively."""
+    if config is None:
+        return {}
+    try:
+        with open(config, encoding="utf-8") as file:
+            auto_map = json.load(file).get("auto_map")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    wanted = [
+        reference.rpartition("--")[2].partition(".")[0]
+        for value in (auto_map.values() if isinstance(auto_map, dict) else ())
+        for reference in (value if isinstance(value, list) else [value])
+        if isinstance(reference, str) and "--" not in reference  # "owner/repo--module.Class" lives on the hub
+    ]
+    found: dict[str, str] = {}
+    while wanted:
+        name = f"{wanted.pop()}.py"
+        path = os.path.join(directory, name)
+        if name not in found and os.path.isfile(path):
+            found[name] = path
+            wanted += _relative_imports(path)
+    return found
+
+
+def _relative_imports(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+    except (OSError, SyntaxError, ValueError):
+        return []
+    modules = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            modules += [node.module.partition(".")[0]] if node.module else [alias.name for alias in node.names]
+    return modules

@@ -1,0 +1,29 @@
+"""Edits config.json where it must change, and nowhere else: every other byte stays."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from ..errors import DamagedFile
+
+_DTYPE = re.compile(
+    r'("(?:torch_)?dtype"\s*:\s*")(float16|bfloat16|float32|float64|half|float|double)(")',
+)
+
+
+def with_dtype(text: bytes, torch_name: str) -> bytes:
+    """config.json with each `dtype` (transformers 5) and `torch_dtype` (4) set to `torch_name`.
+
+    Sub-configs (`text_config`, `vision_config`, …) state their own dtype; theirs are set too. A config that
+    states none is left alone: loaders then take the dtype of the weights. Raises DamagedFile if it is no JSON.
+
+    >>> with_dtype(b'{"torch_dtype": "bfloat16", "hidden_size": 8}', "float32")
+    b'{"torch_dtype": "float32", "hidden_size": 8}'
+    """
+    try:
+        decoded = text.decode("utf-8")
+        json.loads(decoded)
+    except ValueError as error:
+        raise DamagedFile(f"config.json is not JSON: {error}") from None
+    return _DTYPE.sub(rf"\g<1>{torch_name}\g<3>", decoded).encode()

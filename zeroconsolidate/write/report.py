@@ -1,0 +1,49 @@
+"""What a conversion did, for people and for programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The result of :func:`zeroconsolidate.consolidate`. Sizes are bytes, counts are elements."""
+
+    output: str
+    """The directory that was written."""
+    files: dict[str, int]
+    """Name -> size of every file written, weights first."""
+    tensors: int
+    parameters: int
+    """Elements of parameters (buffers not counted), a tied one once a name it is written under."""
+    dtype: str
+    """What floating-point parameters were written as, in torch's spelling."""
+    tag: str
+    step: int | None
+    stage: int
+    world_size: int
+    ds_version: str | None
+    seconds: float
+    bytes_read: int
+    """Tensor data read from the checkpoint."""
+    bytes_written: int
+    checked: int
+    """Elements of master weights compared with their 16-bit copies before writing."""
+    overflows: dict[str, int]
+    """Tensor -> finite elements that became infinite in the cast."""
+    left_out: tuple[str, ...]
+    """Names of the checkpoint that were not written: dropped ties, excluded tensors."""
+    left_behind: tuple[str, ...]
+    """Files of the checkpoint that belong to training."""
+    missing: tuple[str, ...]
+    """What a loader will miss."""
+    warnings: tuple[str, ...]
+
+    @property
+    def gb_per_second(self) -> float:
+        """Bytes written a second, in units of 10**9."""
+        return self.bytes_written / max(self.seconds, 1e-9) / 1e9
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, ready for JSON."""
+        return asdict(self) | {"gb_per_second": round(self.gb_per_second, 3)}
