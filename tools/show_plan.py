@@ -30,7 +30,8 @@ def main(checkpoint: str, glob: str = "*") -> None:
             file = copy.file.rpartition("/")[2]
             runs = f"  {copy.count} runs, every {copy.file_step} elements" if copy.count > 1 else ""
             elements = f"{copy.start}-{copy.start + copy.numel}" if copy.count == 1 else f"from {copy.start}"
-            print(f"    elements {elements:>15}   {file}  bytes {copy.file_start}-{copy.file_start + copy.nbytes}{runs}")
+            extent = f"{copy.file_start}-{copy.file_start + copy.nbytes}"
+            print(f"    elements {elements:>15}   {file}  bytes {extent}{runs}")
 
 
 if __name__ == "__main__":
