@@ -136,9 +136,7 @@ def test_every_input_byte_is_used_once_or_is_padding(run: Run):
                 used.update((copy.file, copy.file_start + 4 * i) for i in range(copy.run_numel))
             numel += tensor.numel
         assert len(used) == numel
-        held = {
-            (p.file, p.start + 4 * i) for group in catalog.groups for p in group.partitions for i in range(p.numel)
-        }
+        held = {(p.file, p.start + 4 * i) for group in catalog.groups for p in group.partitions for i in range(p.numel)}
         assert used <= held
         assert 4 * len(held - used) == plan.padding_bytes
 

@@ -255,7 +255,9 @@ def _save_stage3(run: Run, folder: Path, classes: _Classes) -> None:
             module=module,
             param_shapes=[OrderedDict((name, tensor.shape) for name, tensor in sub.items()) for sub in subs],
             frozen=None if run.exclude_frozen else run.unoptimized(),
-            fragments={name: stripe(tensor, rank, run.world_size).clone() for name, tensor in run.unoptimized().items()},
+            fragments={
+                name: stripe(tensor, rank, run.world_size).clone() for name, tensor in run.unoptimized().items()
+            },
             ties=run.ties if rank == 0 and run.records_ties else {},
         )
         flats = []

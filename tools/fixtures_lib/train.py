@@ -44,9 +44,7 @@ def train(case: EngineCase, folder: Path) -> None:
 
     checkpoint = folder / "checkpoint"
     engine.save_checkpoint(str(checkpoint), exclude_frozen_parameters=case.exclude_frozen_parameters)
-    values = truth.collect(
-        engine, compute_dtype=TORCH_DTYPE[case.dtype], exclude_frozen=case.exclude_frozen_parameters
-    )
+    values = truth.collect(engine, compute_dtype=TORCH_DTYPE[case.dtype], exclude_frozen=case.exclude_frozen_parameters)
     dist.barrier()  # every rank's files are there before their digests are taken
     if rank == 0:
         for script in ("zero_to_fp32.py", "zero_to_torch.py"):
