@@ -1,10 +1,10 @@
 """Prints where every byte of a model comes from, tensor by tensor, and proves that the plan covers each once.
 
-    python tools/show_plan.py CHECKPOINT [NAME_GLOB]
+python tools/show_plan.py CHECKPOINT [NAME_GLOB]
 
-    embed.weight  float32 [13, 7]
-        elements      0-72      bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt  bytes 4352-4643
-        elements     72-91      bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt  bytes 4352-4427
+embed.weight  float32 [13, 7]
+    elements      0-72      bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt  bytes 4352-4643
+    elements     72-91      bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt  bytes 4352-4427
 """
 
 from __future__ import annotations
