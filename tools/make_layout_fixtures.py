@@ -14,6 +14,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from layouts.case import Case
 
 TOOLS = Path(__file__).resolve().parent
 FIXTURES = TOOLS.parent / "tests" / "fixtures" / "layouts"
@@ -22,7 +26,6 @@ FIXTURES = TOOLS.parent / "tests" / "fixtures" / "layouts"
 def main() -> int:
     sys.path.insert(0, str(TOOLS))
     from layouts.cases import CASES
-    from layouts.make import make
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="CASE")
@@ -37,15 +40,21 @@ def main() -> int:
         for case in CASES.values():
             print(f"{case.name:30} {case.about}")
         return 0
-    failed = 0
-    for name in list(CASES) if args.all else args.names:
-        try:
-            size = make(CASES[name], args.out / name, old=args.old_deepspeed, timeout=args.timeout, loud=args.verbose)
-            print(f"{name}: {size / 1000:.0f} kB", flush=True)
-        except Exception as error:
-            failed += 1
-            print(f"{name}: FAILED: {error}", flush=True)
-    return 1 if failed else 0
+    made = [attempt(CASES[name], args) for name in (list(CASES) if args.all else args.names)]
+    return 0 if all(made) else 1
+
+
+def attempt(case: Case, args: argparse.Namespace) -> bool:
+    """One broken case must not keep the others from being made."""
+    from layouts.make import make
+
+    try:
+        size = make(case, args.out / case.name, old=args.old_deepspeed, timeout=args.timeout, loud=args.verbose)
+    except Exception as error:
+        print(f"{case.name}: FAILED: {error}", flush=True)
+        return False
+    print(f"{case.name}: {size / 1000:.0f} kB", flush=True)
+    return True
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
+
+from . import megatron
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,6 +66,8 @@ def assemble(case: Case, live: Path) -> Expected:
     )
     if not case.moments:
         expected.moments = {}
+    if case.model == "megatron":
+        drop_padding(expected)
     return pipeline_names(expected) if case.pp > 1 else expected
 
 
@@ -70,19 +75,30 @@ def join_ranks(case: Case, live: Path) -> tuple[dict[str, dict[str, torch.Tensor
     joined: dict[str, dict[str, torch.Tensor]] = {}
     facts: list[dict[str, Any]] = []
     stacks: dict[tuple[str, str], dict[int, torch.Tensor]] = {}
+    copies: dict[tuple[str, str], dict[int, torch.Tensor]] = {}
     for rank in range(case.world):
         with safe_open(live / f"rank_{rank}.safetensors", "pt") as file:
             fact = json.loads(file.metadata()["facts"])
             facts.append(fact)
-            for key in file.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                kind, name = key.split(":", 1)
-                value = file.get_tensor(key)
-                if name in fact["stacked"]:
-                    put(stacks.setdefault((kind, name), {}), fact["stacked"][name][0], value, f"{key} on rank {rank}")
-                elif not (case.drift and name in joined.get(kind, {})):
-                    put(joined.setdefault(kind, {}), name, value, f"{key} on rank {rank}")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a handle is no mapping
+        for key, value in tensors.items():
+            kind, name = key.split(":", 1)
+            where = f"{key} on rank {rank}"
+            if kind == "positions":
+                continue
+            if name in fact["stacked"]:
+                put(stacks.setdefault((kind, name), {}), fact["stacked"][name][0], value, where)
+            elif name in fact["whole_shapes"]:
+                whole = joined.setdefault(kind, {}).setdefault(name, torch.zeros(fact["whole_shapes"][name]).to(value))
+                whole.view(-1)[tensors[f"positions:{name}"].flatten()] = value.flatten()
+            elif case.model == "megatron" and "position_embeddings" in name:
+                put(copies.setdefault((kind, name), {}), rank % case.tp, value, where)
+            elif not (case.drift and name in joined.get(kind, {})):
+                put(joined.setdefault(kind, {}), name, value, where)
     for (kind, name), pieces in stacks.items():
         joined.setdefault(kind, {})[name] = torch.cat([pieces[i] for i in range(case.ep)])
+    for (kind, name), ranks in copies.items():
+        joined.setdefault(kind, {})[name] = sum(ranks.values()) / len(ranks)
     return joined, facts
 
 
@@ -94,6 +110,8 @@ def put(into: dict[Any, torch.Tensor], key: object, value: torch.Tensor, where: 
 
 def confirm(case: Case, masters: dict[str, torch.Tensor], halves: dict[str, torch.Tensor]) -> None:
     for name, master in masters.items():
+        if case.model == "megatron" and "position_embeddings" in name:
+            continue  # averaged over ranks that differ: rounding and averaging do not commute
         if not equal(master.to(DTYPES[case.dtype]), halves[name]):
             raise ValueError(f"{case.name}: {name}: the master rounded to {case.dtype} is not the module's value")
 
@@ -102,7 +120,7 @@ def pipeline_names(expected: Expected) -> Expected:
     """`tied_modules.KEY.x` -> `0.x`: the full model knows a tied layer by the index of its first use."""
 
     def rename(name: str) -> str:
-        return name.replace("tied_modules.emb.", "0.")
+        return re.sub(r"^tied_modules\.[^.]+\.", "0.", name)
 
     ties = {name: rename(name) for name in expected.weights if rename(name) != name}
     expected.weights = {rename(name): value for name, value in expected.weights.items()}
@@ -110,3 +128,11 @@ def pipeline_names(expected: Expected) -> Expected:
     expected.frozen = [rename(name) for name in expected.frozen]
     expected.ties = {**expected.ties, **ties}
     return expected
+
+
+def drop_padding(expected: Expected) -> None:
+    """The padded rows of a Megatron vocabulary belong to no token."""
+    for tensors in (expected.weights, expected.moments):
+        for name, value in tensors.items():
+            if name.endswith("word_embeddings.weight"):
+                tensors[name] = value[: megatron.VOCAB].clone()

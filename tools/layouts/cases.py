@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .case import Case
+from .cases_more import FROZEN, MORE
 
-FROZEN = ("layers.1.down.weight", "layers.0.norm.bias")
 FP32_GRADIENTS = {"data_types": {"grad_accum_dtype": "fp32"}}
 ALIGNED = {"parameter_alignment": True}
 ROUND_ROBIN = {"round_robin_gradients": True}
@@ -51,23 +51,22 @@ STAGE_0 = [
 ]
 
 BF16_OPTIMIZER = [
-    Case(name="bf16opt_z0", stage=0, config=FP32_GRADIENTS, about="BF16_Optimizer at stage 0: sharded, no zero_stage."),
     Case(
         name="bf16opt_z1",
         stage=1,
         config=FP32_GRADIENTS,
         groups=True,
-        about="bf16 with fp32 gradient accumulation at stage 1.",
+        about="BF16_Optimizer (bf16 with fp32 gradient accumulation at stage 1): no zero_stage key.",
     ),
     Case(
-        name="bf16opt_z0_frozen",
-        stage=0,
+        name="bf16opt_z1_frozen_w3",
+        stage=1,
         world=3,
         config=FP32_GRADIENTS,
         frozen=FROZEN,
         groups=True,
         tied=False,
-        about="BF16_Optimizer at stage 0, three ranks, two groups, frozen parameters.",
+        about="BF16_Optimizer, three ranks, two groups, frozen parameters.",
     ),
 ]
 
@@ -171,7 +170,13 @@ EXPERTS = [
     Case(name="moe_ep2_dp4_z1", stage=1, world=4, ep=2, model="experts", about="Two replicas of each expert rank."),
     Case(name="moe_ep2_dp4_z2", stage=2, world=4, ep=2, model="experts", about="The same at stage 2."),
     Case(
-        name="moe_ep2_dp4_z1_fp16", stage=1, world=4, ep=2, model="experts", dtype="fp16", about="Expert replicas, fp16."
+        name="moe_ep2_dp4_z1_fp16",
+        stage=1,
+        world=4,
+        ep=2,
+        model="experts",
+        dtype="fp16",
+        about="Expert replicas, fp16.",
     ),
     Case(
         name="moe_ep2_dp4_z2_rr",
@@ -276,6 +281,7 @@ CASES: dict[str, Case] = {
         TENSOR_PARALLEL,
         AUTO_EXPERTS,
         OPTIMIZERS,
+        MORE,
     )
     for case in family
 }

@@ -9,6 +9,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
+from . import megatron
 from .case import Case, ds_config
 from .models import BUILDERS, VOCAB
 from .patches import PATCHES
@@ -45,16 +46,22 @@ class Job:
     config: dict[str, Any]
     initial: dict[str, torch.Tensor]
     """The whole model's parameters before DeepSpeed took it, by name."""
+    client_state: dict[str, Any]
+    """What the client saves beside the model."""
 
     def step(self) -> None:
         if self.case.pp > 1:
-            batches = [(torch.randint(0, VOCAB, (2, 6)), torch.zeros(2)) for _ in range(2)]
+            batches = [(random_ids(), torch.zeros(2)) for _ in range(2)]
             self.engine.train_batch(iter(batches))
             return
-        ids = torch.randint(0, VOCAB, (2, 6))
+        ids = random_ids()
         loss = self.engine(input_ids=ids, labels=ids).loss if self.case.model == "mixtral" else self.engine(ids)
         self.engine.backward(loss)
         self.engine.step()
+
+
+def random_ids() -> torch.Tensor:
+    return torch.randint(0, min(VOCAB, megatron.VOCAB), (2, 6))
 
 
 def start(case: Case) -> Job:
@@ -74,15 +81,20 @@ def start(case: Case) -> Job:
         if case.optimizer == "config"
         else {"optimizer": OPTIMIZERS[case.optimizer](parameters)}
     )
+    client_state = dict(case.client_state)
+    if case.model == "megatron":
+        client_state["universal_checkpoint_info"] = model.universal_info
+        if case.pp == 1:
+            made["mpu"] = model.grid[0]
     engine, *_ = deepspeed.initialize(model=model, config=config, **made)
     # Ranks of one tensor-parallel group must see the same batch.
     torch.manual_seed(99 + dist.get_rank() // case.tp)
-    return Job(case, engine, config, initial)
+    return Job(case, engine, config, initial, client_state)
 
 
 def full_config(case: Case) -> dict[str, Any]:
     config = ds_config(case)
-    if case.tp > 1:
+    if case.model in {"tensor", "uneven"}:
         config["tensor_parallel"] = {"autotp_size": case.tp, "partition_config": TENSOR_PARALLEL_SPECS}
     if case.model == "mixtral":
         config["expert_parallel"] = {"enabled": True, "autoep_size": case.ep, "preset_model": "mixtral"}

@@ -30,7 +30,7 @@ def record(job: Job, folder: Path) -> None:
     module = job.engine.module
     values = optimizer_values(job)
     values["half"] = module_values(job)
-    if job.case.tp > 1:
+    if job.case.model in {"tensor", "uneven"}:
         unshard(job, values)
     names = global_names(job)
     tensors = {
@@ -41,7 +41,13 @@ def record(job: Job, folder: Path) -> None:
     saved = module.state_dict().keys()
     buffers = {name: buffer for name, buffer in module.named_buffers() if name in saved or job.case.pp > 1}
     tensors.update({f"buffer:{name}": buffer.detach().clone().contiguous() for name, buffer in buffers.items()})
+    whole_shapes = {}
+    for name, parameter in module.named_parameters():
+        if hasattr(parameter, "positions"):
+            tensors[f"positions:{name}"] = parameter.positions
+            whole_shapes[name] = parameter.whole_shape
     facts = {
+        "whole_shapes": whole_shapes,
         "frozen": [name for name, parameter in module.named_parameters() if not parameter.requires_grad],
         "aliases": {names.get(a, a): names.get(b, b) for a, b in find_aliases(module).items()},
         "order": [names.get(name, name) for name, _ in module.named_parameters()],
@@ -214,7 +220,7 @@ def unshard(job: Job, values: Values) -> None:
 
 def check_unshard(job: Job) -> None:
     """Before training, joining the shards must give back the model that was handed to DeepSpeed."""
-    if job.case.tp == 1:
+    if job.case.model not in {"tensor", "uneven"}:
         return
     values: Values = {"half": module_values(job)}
     unshard(job, values)

@@ -104,6 +104,8 @@ def train(case: Case, work: Path, *, old: Path | None, timeout: float, loud: boo
 def environment(case: Case, old: Path | None) -> dict[str, str]:
     paths = [str(Path(__file__).resolve().parents[1])]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
+    # DeepSpeed's own launcher sets these; the configurable writers read them.
+    env |= {"CROSS_RANK": "0", "CROSS_SIZE": "1", "LOCAL_SIZE": str(case.world)}
     if case.deepspeed is not None:
         if old is None:
             raise ValueError(f"{case.name} needs --old-deepspeed with a folder {case.deepspeed} in it")

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from . import megatron
+from .case import ds_config
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -121,6 +124,14 @@ def build_net(case: Case) -> nn.Module:
     return randomize(Net(9, lambda: Block(9), tied=case.tied))
 
 
+def build_sharded_net(case: Case) -> nn.Module:
+    """The plain net, its parameters partitioned over MiCS shard groups as they are born."""
+    import deepspeed
+
+    with deepspeed.zero.MiCS_Init(config_dict_or_path=ds_config(case)):
+        return Net(9, lambda: Block(9), tied=case.tied)
+
+
 def build_tensor(case: Case) -> nn.Module:
     return randomize(Net(16, lambda: TensorBlock(16, 12, legal=True), tied=case.tied))
 
@@ -213,10 +224,12 @@ def build_mixtral(case: Case) -> nn.Module:
 
 BUILDERS: dict[str, Callable[[Case], nn.Module]] = {
     "net": build_net,
+    "mics": build_sharded_net,
     "tensor": build_tensor,
     "uneven": build_uneven,
     "experts": build_experts,
     "two_degrees": build_two_degrees,
     "pipeline": build_pipeline,
     "mixtral": build_mixtral,
+    "megatron": megatron.build,
 }

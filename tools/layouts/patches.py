@@ -19,4 +19,27 @@ def fused_adam() -> None:
     engine.FusedAdam = torch.optim.AdamW
 
 
-PATCHES: dict[str, Callable[[], None]] = {"fused_adam": fused_adam}
+def eager_muon() -> None:
+    """Muon's update is compiled; on a small machine compiling takes longer than a distributed time-out allows."""
+    import torch
+
+    torch._dynamo.config.disable = True
+
+
+def small_swap_files() -> None:
+    """Swap out groups of a kilobyte; DeepSpeed leaves groups below one megabyte in memory."""
+    from deepspeed.runtime.swap_tensor import optimizer_utils
+
+    optimizer_utils.MIN_AIO_BYTES = 1024
+
+
+def superoffload_on_cpu() -> None:
+    """SuperOffload insists on CUDA; what it saves does not depend on it."""
+    from deepspeed.runtime.superoffload import superoffload_stage3
+
+    superoffload_stage3._validate_superoffload_accelerator = lambda: None
+
+
+PATCHES: dict[str, Callable[[], None]] = {
+    patch.__name__: patch for patch in (fused_adam, eager_muon, small_swap_files, superoffload_on_cpu)
+}

@@ -34,7 +34,7 @@ def main() -> None:
     live.check_unshard(job)
     for _ in range(case.steps):
         job.step()
-    job.engine.save_checkpoint(str(out / "checkpoint"), client_state=dict(case.client_state), **case.save)
+    job.engine.save_checkpoint(str(out / "checkpoint"), client_state=job.client_state, **case.save)
     live.record(job, out / "live")
     dist.barrier()
     sys.stdout.flush()
