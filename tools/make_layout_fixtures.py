@@ -34,7 +34,6 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=FIXTURES, help="where the case folders go")
     parser.add_argument("--old-deepspeed", type=Path, help="folder with one `pip --target` folder a release")
     parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS")
-    parser.add_argument("--verbose", action="store_true", help="show what the ranks print")
     args = parser.parse_args()
     if args.list:
         for case in CASES.values():
@@ -49,7 +48,7 @@ def attempt(case: Case, args: argparse.Namespace) -> bool:
     from layouts.make import make
 
     try:
-        size = make(case, args.out / case.name, old=args.old_deepspeed, timeout=args.timeout, loud=args.verbose)
+        size = make(case, args.out / case.name, old=args.old_deepspeed, timeout=args.timeout)
     except Exception as error:
         print(f"{case.name}: FAILED: {error}", flush=True)
         return False

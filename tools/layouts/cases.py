@@ -239,7 +239,15 @@ TENSOR_PARALLEL = [
         drift=True,
         about="Widths that 3 does not divide; the model lets replicated parameters drift apart.",
     ),
-    Case(name="tp3_z2_uneven_legal", stage=2, world=3, tp=3, model="tensor", about="Widths 16 over 3 ranks."),
+    Case(
+        name="tp3_z3_uneven",
+        stage=3,
+        world=3,
+        tp=3,
+        model="uneven",
+        drift=True,
+        about="The same at stage 3.",
+    ),
 ]
 
 AUTO_EXPERTS = [

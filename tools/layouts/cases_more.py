@@ -128,7 +128,9 @@ SHARD_GROUPS = [
 ]
 
 MEGATRON = [
-    Case(name="megatron_tp2_z1", stage=1, tp=2, model="megatron", about="Client-side tensor parallelism, patterns 0.2."),
+    Case(
+        name="megatron_tp2_z1", stage=1, tp=2, model="megatron", about="Client-side tensor parallelism, patterns 0.2."
+    ),
     Case(
         name="megatron_tp2_dp2_z1_fp16",
         stage=1,

@@ -32,7 +32,7 @@ TENSOR_PARALLEL_SPECS = {
         {"patterns": [r".*\.o_proj\.weight$", r".*\.down\.weight$"], "partition_type": "row"},
         {"patterns": [r".*\.q_proj\.weight$", r".*\.up\.weight$"], "partition_type": "column"},
         {"patterns": [r".*\.gate_up\.weight$"], "partition_type": "column", "shape": [2, -1], "partition_dim": 0},
-        {"patterns": [r".*\.qkv\.weight$"], "partition_type": "column", "shape": [[16, 8, 8], -1], "partition_dim": 0},
+        {"patterns": [r".*\.qkv\.weight$"], "partition_type": "column", "shape": [[8, 4, 4], -1], "partition_dim": 0},
     ],
 }
 

@@ -7,8 +7,6 @@ import json
 import os
 import platform
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
+from . import ranks
 from .assemble import Expected, assemble
 
 if TYPE_CHECKING:
@@ -30,11 +29,11 @@ COPIED_SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")
 """DeepSpeed puts these beside every checkpoint; they are its code, not its data."""
 
 
-def make(case: Case, target: Path, *, old: Path | None, timeout: float, loud: bool) -> int:
+def make(case: Case, target: Path, *, old: Path | None, timeout: float) -> int:
     """Train, assemble, write `target`; returns its size in bytes."""
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        train(case, work, old=old, timeout=timeout, loud=loud)
+        train(case, work, old=old, timeout=timeout)
         expected = assemble(case, work / "live")
         checkpoint = work / "checkpoint"
         if case.universal is not None:
@@ -90,33 +89,23 @@ def versions(case: Case, old: Path | None) -> dict[str, str]:
     return found
 
 
-def train(case: Case, work: Path, *, old: Path | None, timeout: float, loud: bool) -> None:
-    """Run the ranks; raises RuntimeError with the end of their output when they fail."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(case.world)]
-    command += ["--master-port", str(port), "-m", "layouts.worker", case.name, str(work)]
-    # Whatever a job names by relative path (swap files) stays in the scratch directory and out of the configs.
-    run(command, cwd=work, env=environment(case, old), timeout=timeout, loud=loud)
-
-
-def environment(case: Case, old: Path | None) -> dict[str, str]:
-    paths = [str(Path(__file__).resolve().parents[1])]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
-    # DeepSpeed's own launcher sets these; the configurable writers read them.
-    env |= {"CROSS_RANK": "0", "CROSS_SIZE": "1", "LOCAL_SIZE": str(case.world)}
-    if case.deepspeed is not None:
-        if old is None:
-            raise ValueError(f"{case.name} needs --old-deepspeed with a folder {case.deepspeed} in it")
-        release = tuple(int(part) for part in case.deepspeed.split("."))
-        paths.append(str(old / case.deepspeed))
-        if release < (0, 12):
-            paths.append(str(old / "pydantic1"))
-        env["LAYOUTS_OLD_DEEPSPEED"] = case.deepspeed
-        env["TORCH_EXTENSIONS_DIR"] = str(old / f"extensions-{case.deepspeed}")
-    env["PYTHONPATH"] = os.pathsep.join(paths)
-    return env
+def train(case: Case, work: Path, *, old: Path | None, timeout: float) -> None:
+    """Run the ranks, in forks of this process or under an older release in one of its own."""
+    if case.deepspeed is None:
+        ranks.run(case, work, timeout)
+        return
+    if old is None:
+        raise ValueError(f"{case.name} needs --old-deepspeed with a folder {case.deepspeed} in it")
+    paths = [str(Path(__file__).resolve().parents[1]), str(old / case.deepspeed)]
+    if tuple(int(part) for part in case.deepspeed.split(".")) < (0, 12):
+        paths.append(str(old / "pydantic1"))
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "LAYOUTS_OLD_DEEPSPEED": case.deepspeed,
+        "TORCH_EXTENSIONS_DIR": str(old / f"extensions-{case.deepspeed}"),
+    }
+    run([sys.executable, "-m", "layouts.ranks", case.name, str(work), str(timeout)], env=env, timeout=timeout + 60)
 
 
 def to_universal(case: Case, work: Path, *, timeout: float) -> Path:
@@ -127,30 +116,14 @@ def to_universal(case: Case, work: Path, *, timeout: float) -> Path:
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1"]
     command += ["--num_merge_workers", "1", "--input_folder", str(work / "checkpoint" / tag)]
     command += ["--output_folder", str(root / f"{tag}_universal"), *(case.universal or ())]
-    run(command, cwd=work, env=environment(case, None), timeout=timeout, loud=False)
+    run(command, env=dict(os.environ), timeout=timeout)
     for pointer in work.rglob("latest_universal"):
         shutil.copy(pointer, root / "latest_universal")
     return root
 
 
-def run(command: list[str], *, cwd: Path, env: dict[str, str], timeout: float, loud: bool) -> None:
-    stream = None if loud else subprocess.PIPE
-    process = subprocess.Popen(
-        command, cwd=cwd, env=env, stdout=stream, stderr=subprocess.STDOUT if not loud else None, start_new_session=True
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        # The ranks are children of the launcher: end the whole session, or they keep the port and the cores.
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        raise RuntimeError(f"no end after {timeout:.0f} s; last output:\n{tail(output)}") from None
-    if process.returncode:
-        raise RuntimeError(f"exit code {process.returncode}; last output:\n{tail(output)}")
-
-
-def tail(output: bytes | None) -> str:
-    """The end of what the ranks printed; what the launcher says about their exit codes comes after it."""
-    lines = (output or b"").decode(errors="replace").splitlines()
-    launcher = next((i for i, line in enumerate(lines) if "elastic/multiprocessing/api.py" in line), len(lines))
-    return "\n".join(lines[max(0, launcher - 40) : launcher])
+def run(command: list[str], *, env: dict[str, str], timeout: float) -> None:
+    """Raises RuntimeError with the end of the output when the command fails."""
+    done = subprocess.run(command, env=env, timeout=timeout, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError("\n".join((done.stdout + done.stderr).splitlines()[-30:]))

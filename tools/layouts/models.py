@@ -13,6 +13,7 @@ from torch import nn
 
 from . import megatron
 from .case import ds_config
+from .patches import PATCHES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,11 +134,11 @@ def build_sharded_net(case: Case) -> nn.Module:
 
 
 def build_tensor(case: Case) -> nn.Module:
-    return randomize(Net(16, lambda: TensorBlock(16, 12, legal=True), tied=case.tied))
+    return randomize(Net(8, lambda: TensorBlock(8, 6, legal=True), tied=case.tied))
 
 
 def build_uneven(case: Case) -> nn.Module:
-    return randomize(Net(16, lambda: TensorBlock(16, 10, legal=False), tied=case.tied))
+    return randomize(Net(8, lambda: TensorBlock(8, 5, legal=False), tied=case.tied))
 
 
 def build_experts(case: Case) -> nn.Module:
@@ -208,10 +209,11 @@ def double(x: torch.Tensor) -> torch.Tensor:
 def build_mixtral(case: Case) -> nn.Module:
     from transformers import MixtralConfig, MixtralForCausalLM
 
+    PATCHES["record_registry"]()
     config = MixtralConfig(
         vocab_size=VOCAB,
-        hidden_size=16,
-        intermediate_size=16,
+        hidden_size=8,
+        intermediate_size=8,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,

@@ -40,6 +40,20 @@ def superoffload_on_cpu() -> None:
     superoffload_stage3._validate_superoffload_accelerator = lambda: None
 
 
+def record_registry() -> None:
+    """transformers' output registry takes no default in `get`, which AutoEP of this DeepSpeed passes."""
+    from transformers.utils import output_capturing
+
+    registry = output_capturing._CanRecordRegistry
+    get = registry.get
+
+    def get_or(self: object, key: object, default: object = None) -> object:
+        found = get(self, key)
+        return default if found is None else found
+
+    registry.get = get_or
+
+
 PATCHES: dict[str, Callable[[], None]] = {
-    patch.__name__: patch for patch in (fused_adam, eager_muon, small_swap_files, superoffload_on_cpu)
+    patch.__name__: patch for patch in (fused_adam, eager_muon, record_registry, small_swap_files, superoffload_on_cpu)
 }

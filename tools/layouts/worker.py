@@ -1,6 +1,4 @@
-"""One rank of one case, under torchrun: train a few steps, save with DeepSpeed, record the live values.
-
-    torchrun --nproc-per-node N -m layouts.worker CASE OUT
+"""One rank of one case: train a few steps, save with DeepSpeed, record the live values.
 
 Leaves OUT/checkpoint (DeepSpeed's own output) and OUT/live/rank_R.safetensors.
 """
@@ -9,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import compat
 
@@ -20,16 +18,32 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
 from . import jobs, live  # noqa: E402
-from .cases import CASES  # noqa: E402
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .case import Case
 
 
-def main() -> None:
-    case, out = CASES[sys.argv[1]], Path(sys.argv[2])
+def work(case: Case, rank: int, port: int, out: Path) -> None:
+    """Be rank `rank` of `case`; never returns."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(case.world),
+        "LOCAL_WORLD_SIZE": str(case.world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        # Set by DeepSpeed's own launcher and read by its configurable writers.
+        "CROSS_RANK": "0",
+        "CROSS_SIZE": "1",
+        "LOCAL_SIZE": str(case.world),
+    }
+    # Whatever a job names by relative path (swap files) stays beside its output.
+    os.chdir(out)
     compat.after_import()
     torch.set_num_threads(1)
     deepspeed.init_distributed("gloo")
-    if dist.get_world_size() != case.world:
-        sys.exit(f"{case.name} needs {case.world} processes, got {dist.get_world_size()}")
     job = jobs.start(case)
     live.check_unshard(job)
     for _ in range(case.steps):
@@ -40,7 +54,3 @@ def main() -> None:
     sys.stdout.flush()
     # Some engines leave threads that never join on a machine without a GPU.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()
