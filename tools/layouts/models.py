@@ -45,7 +45,7 @@ class ExpertBlock(Block):
         from deepspeed.moe.layer import MoE
 
         def expert() -> nn.Module:
-            return nn.Sequential(nn.Linear(width, 5), nn.GELU(), nn.Linear(5, width))
+            return nn.Sequential(nn.Linear(width, width), nn.GELU())
 
         self.mixtures = nn.ModuleList(
             MoE(
