@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeAlias
 
 from .archive.discover import discover
 from .archive.load import load
 from .catalog.read import read
-from .errors import BadOption, at
+from .errors import BadOption, UnsupportedLayout, WitnessMismatch, at
 from .lazy import Checkpoint, parse_dtype
 from .plan.build import Cost, ModelPlan, Source, build, padding_bytes, select, sources
 from .plan.info import CheckpointInfo, describe
 from .plan.layout import INDEX_NAME, parse_size
-from .plan.witness import comparisons
+from .plan.witness import comparisons, replica_comparisons
 from .run.execute import BLOCK_BYTES, execute
 from .run.inputs import Inputs
 from .run.outputs import OutputFile
@@ -44,7 +45,12 @@ def inspect(src: Path, *, tag: str | None = None) -> CheckpointInfo:
     >>> info.stage, info.world_size, info.training_dtype, info.missing_files
     (3, 2, 'bfloat16', ())
     """
-    return describe(read(discover(src, tag), load, incomplete=True))
+    catalog = read(discover(src, tag), load, incomplete=True)
+    try:
+        return describe(_named(catalog))
+    except (UnsupportedLayout, WitnessMismatch) as error:
+        # Which master is which parameter cannot be said; everything else can.
+        return describe(replace(catalog, notes=(*catalog.notes, str(error))))
 
 
 def open_checkpoint(src: Path, *, tag: str | None = None) -> Checkpoint:
@@ -57,7 +63,7 @@ def open_checkpoint(src: Path, *, tag: str | None = None) -> Checkpoint:
     >>> weight.dtype, weight.load().shape == weight.shape
     (torch.float32, True)
     """
-    return Checkpoint(read(discover(src, tag), load))
+    return Checkpoint(_open(src, tag))
 
 
 def consolidate(
@@ -74,6 +80,8 @@ def consolidate(
     exclude: Sequence[str] = (),
     overwrite: bool = False,
     check: str = "sample",
+    replicas: str = "equal",
+    weights_only: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Turn the checkpoint `src` into the model directory `out`.
@@ -82,13 +90,16 @@ def consolidate(
     parameters, never to buffers. `max_shard_size`: such as "5GB", None for one file. `base`: directory of the
     original model, for config, tokenizer and the like where the checkpoint has none. `ties`: "drop" writes a
     tied parameter once, "copy" under all its names. `include` and `exclude`: globs of names. `check`: compare
-    masters with the 16-bit copies of stages 1 and 2: "sample", "all" or "none".
+    masters with the 16-bit copies that most layouts have: "sample", "all" or "none". `replicas`: what several ranks
+    hold must be "equal", or the "first" is taken and those that differ are named. `weights_only`: write the weights
+    even if the optimizer's state is laid out in a way that is not understood.
 
     The output is complete or not there. Raises what `open_checkpoint` raises, WitnessMismatch, OutputExists,
     OutputFailed, BadOption.
     """
     began = time.monotonic()
     catalog, output = _open(src, tag), os.path.normpath(os.fspath(out))
+    _refuse_unplaced(catalog, weights_only=weights_only)
     refuse_inside(output, checkpoint=catalog.origin.root, tag_directory=os.path.dirname(catalog.files[0]))
     plan = _plan(
         catalog,
@@ -103,6 +114,7 @@ def consolidate(
     written = parse_dtype(dtype, catalog.origin.training_dtype)
     with Inputs() as inputs:
         checked = _check(catalog, inputs, check)
+        differing = _compare_replicas(catalog, inputs, replicas, check)
         with Stage(output, overwrite=overwrite) as stage:
             cost = plan.cost(BLOCK_BYTES)
             stage.need(cost.output_bytes)
@@ -129,7 +141,7 @@ def consolidate(
         left_out=plan.left_out,
         left_behind=assets.left_behind,
         missing=assets.missing,
-        warnings=(*catalog.notes, *_warnings(plan, assets, overflows)),
+        warnings=(*catalog.notes, *differing, *_warnings(plan, assets, overflows)),
     )
 
 
@@ -158,7 +170,26 @@ def estimate(
 
 
 def _open(src: Path, tag: str | None) -> Catalog:
-    return read(discover(src, tag), load)
+    return _named(read(discover(src, tag), load))
+
+
+def _named(catalog: Catalog) -> Catalog:
+    """With the masters of stage 0 under their names; only then are values read, and numpy imported."""
+    if not catalog.unnamed:
+        return catalog
+    from .run.naming import name_masters
+
+    with Inputs() as inputs:
+        return name_masters(catalog, inputs)
+
+
+def _refuse_unplaced(catalog: Catalog, *, weights_only: bool) -> None:
+    if catalog.unplaced and not weights_only:
+        raise UnsupportedLayout(
+            f"the optimizer's state {', '.join(map(repr, catalog.unplaced))} is not laid out like the parameters; "
+            "the weights do not depend on it: --weights-only writes them",
+            address=(catalog.origin.tag,),
+        )
 
 
 def _plan(
@@ -198,11 +229,28 @@ def _assets(catalog: Catalog, base: Path | None) -> Assets:
 def _check(catalog: Catalog, inputs: Inputs, check: str) -> int:
     if check not in ("sample", "all", "none"):
         raise BadOption(f"the check is 'sample', 'all' or 'none'; got {check!r}")
-    if check == "none" or not catalog.module:
+    if check == "none" or not (catalog.module or catalog.stacked):
         return 0
     from .run.witness import compare
 
     return compare(comparisons(catalog, sources(catalog), everything=check == "all"), inputs)
+
+
+def _compare_replicas(catalog: Catalog, inputs: Inputs, replicas: str, check: str) -> list[str]:
+    """Warnings about tensors of which ranks hold different copies; Disagreement unless the first may be taken."""
+    if replicas not in ("equal", "first"):
+        raise BadOption(f"replicas must be 'equal', or the 'first' is taken; got {replicas!r}")
+    found = replica_comparisons(catalog) if check != "none" or replicas == "first" else []
+    if not found:
+        return []
+    from .run.witness import compare, drifted
+
+    if replicas == "equal":
+        compare(found, inputs)
+        return []
+    names = drifted(found, inputs)
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return [f"ranks hold different copies of {len(names)} tensors, the first was taken: {shown}"] if names else []
 
 
 def _weights(

@@ -30,6 +30,7 @@ def load_file(path: str, kind: FileKind, name: FileName) -> RawFile:
         try:
             with ZipContainer(path) as container:
                 content = unpickle(container.read_pickle(), container)
+                form = container.form
         except PermissionError:
             raise NotACheckpoint("the file cannot be read: permission denied") from None
         except FileNotFoundError:
@@ -38,4 +39,4 @@ def load_file(path: str, kind: FileKind, name: FileName) -> RawFile:
             raise DamagedFile(f"the file cannot be read: {error.strerror or error}") from None
         if not isinstance(content, dict):
             raise DamagedFile(f"the file holds no checkpoint; expected a dict, got {type(content).__name__}")
-    return RawFile(kind=kind, name=name, path=path, content=content)
+    return RawFile(kind=kind, name=name, path=path, content=content, container=form)

@@ -27,12 +27,15 @@ class ModuleNames:
     notes: tuple[str, ...]
 
 
-def sort_names(first: ModelFile, trainable: set[str], *, whole: bool) -> ModuleNames:
+def sort_names(
+    first: ModelFile, trainable: set[str], *, whole: bool, apart: frozenset[str] = frozenset()
+) -> ModuleNames:
     """Tell the names of rank 0's module apart.
 
     `whole`: the module holds values (stages 1 and 2), not placeholders (stage 3). Then a frozen parameter is
     what is neither buffer, alias nor trainable: stage 1 does not list them (DeepSpeed's own converter therefore
-    loses them), stage 2 does and keeps the same values in `module`.
+    loses them), stage 2 does and keeps the same values in `module`. `apart`: names whose values are not in the
+    module, because expert files have them.
     """
     module = first.module
     listed_frozen = set(first.frozen_shapes or ())
@@ -43,6 +46,8 @@ def sort_names(first: ModelFile, trainable: set[str], *, whole: bool) -> ModuleN
     frozen: dict[str, LocatedTensor] = {}
     for name, tensor in module.items():
         if name in stored or name in ties or name in buffers:
+            continue
+        if name in apart:
             continue
         if name in first.shared_params:
             continue  # tied to something that was not saved: said in the notes
@@ -58,7 +63,7 @@ def sort_names(first: ModelFile, trainable: set[str], *, whole: bool) -> ModuleN
         frozen |= _listed_frozen(first)
     order = dict.fromkeys([*(n for n in module if n in stored or n in ties or n in buffers or n in frozen)])
     order |= dict.fromkeys(name for name in first.frozen_shapes or ())
-    order |= dict.fromkeys(name for shapes in first.param_shapes for name in shapes)
+    order |= dict.fromkeys(name for shapes in first.param_shapes or () for name in shapes)
     witness = {name: tensor for name, tensor in module.items() if ties.get(name, name) in trainable}
     _witness_fits(first, witness, ties, whole=whole)
     return ModuleNames(
@@ -115,7 +120,7 @@ def _witness_fits(
 ) -> None:
     if not whole:
         return
-    shapes = {name: shape for group in first.param_shapes for name, shape in group.items()}
+    shapes = {name: shape for group in first.param_shapes or () for name, shape in group.items()}
     for name, tensor in witness.items():
         expected = shapes[ties.get(name, name)]
         if tensor.shape != expected:

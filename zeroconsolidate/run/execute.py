@@ -84,14 +84,17 @@ def _blocks(tensor: TensorPlan, start: int, inputs: Inputs, output: OutputFile, 
     recipe = tensor.recipe
     wide = max(recipe.dtype.itemsize, tensor.dtype.itemsize)
     block_numel = min(tensor.numel, BLOCK_BYTES // wide)
-    source = np.empty(block_numel, STORAGE[recipe.dtype])
+    source = np.empty(block_numel if recipe.dtype is not tensor.dtype else 0, STORAGE[recipe.dtype])
     target = np.empty(block_numel, STORAGE[tensor.dtype])
     overflows = 0
     for first in range(0, tensor.numel, block_numel):
         last = min(first + block_numel, tensor.numel)
         here, there = source[: last - first], target[: last - first]
-        fill(inputs, recipe, first, last, here)
-        overflows += cast(here, recipe.dtype, tensor.dtype, there)
+        if recipe.dtype is tensor.dtype:
+            fill(inputs, recipe, first, last, there)
+        else:
+            fill(inputs, recipe, first, last, here)
+            overflows += cast(here, recipe.dtype, tensor.dtype, there)
         written = there.view(np.uint8).data
         output.write(written, start + first * tensor.dtype.itemsize)
         progress(len(written))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import WitnessMismatch, at
+from ..errors import Disagreement, WitnessMismatch, ZeroConsolidateError, at
 from .cast import STORAGE, cast
 from .execute import BLOCK_BYTES
 from .fill import fill
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def compare(comparisons: Iterable[Comparison], inputs: Inputs) -> int:
-    """Returns the number of elements compared. Raises WitnessMismatch at the first that differs."""
+    """Returns the number of elements compared. At the first that differs raises WitnessMismatch, or for replicas
+    Disagreement."""
     compared = 0
     for comparison in comparisons:
         with at(comparison.name):
@@ -32,6 +33,18 @@ def compare(comparisons: Iterable[Comparison], inputs: Inputs) -> int:
                     _compare(comparison, first, min(first + block_numel, stop), inputs)
                 compared += stop - start
     return compared
+
+
+def drifted(comparisons: Iterable[Comparison], inputs: Inputs) -> list[str]:
+    """Names of the tensors whose replicas differ."""
+    names: dict[str, None] = {}
+    for comparison in comparisons:
+        if comparison.name not in names:
+            try:
+                compare([comparison], inputs)
+            except Disagreement:
+                names[comparison.name] = None
+    return list(names)
 
 
 def _compare(comparison: Comparison, start: int, stop: int, inputs: Inputs) -> None:
@@ -49,11 +62,21 @@ def _compare(comparison: Comparison, start: int, stop: int, inputs: Inputs) -> N
     if different.any():
         index = int(np.argmax(different))
         expected, got = (float(_values(values[index : index + 1], copy.dtype)[0]) for values in (copies, rounded))
-        raise WitnessMismatch(
-            f"the master weights do not round to the copy in 'module' (element {start + index}): "
-            f"expected {expected!r}, got {got!r}; a file may be of another save, or the layout is not what it seems; "
-            "nothing was written (--no-check writes it all the same)"
+        raise _mismatch(comparison, f"(element {start + index}): expected {expected!r}, got {got!r}")
+
+
+def _mismatch(comparison: Comparison, where: str) -> ZeroConsolidateError:
+    if comparison.holders:
+        first, other = comparison.holders
+        return Disagreement(
+            f"the copies that {other} and {first} hold of the same tensor differ {where}; they have drifted apart, and "
+            "no merge of them is exact; nothing was written (--replicas first takes the first of them)"
         )
+    return WitnessMismatch(
+        f"the master weights do not round to the copy in 'module' {where}; "
+        "a file may be of another save, or the layout is not what it seems; "
+        "nothing was written (--no-check writes it all the same)"
+    )
 
 
 def _bits(values: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -1,0 +1,269 @@
+"""What was read, brought together: the parts of the model, how they join, what each name is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..errors import Disagreement, MissingFiles, UnsupportedLayout, at
+from . import tensor_parallel
+from .experts import is_native, of_rank, stacked_copies
+from .facts import Catalog, Cut, FlatGroup, Frozen, Join, Part, Unnamed
+from .frozen import striped_frozen
+from .groups import flat_groups
+from .names import ModuleNames, sort_names
+from .origin import origin_of, unplaced_of
+from .pipeline import Layers, tied_names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..archive.located import LocatedTensor
+    from ..archive.raw import CheckpointFiles
+    from .agree import Grid
+    from .facts import Shape
+    from .model_file import ModelFile
+    from .optimizer_file import OptimizerFile
+    from .whole_optimizer import WholeOptimizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """Every file's content, typed and compared, by model-parallel rank."""
+
+    files: CheckpointFiles
+    grid: Grid
+    world_size: int
+    """Data-parallel ranks."""
+    models: Mapping[int, tuple[ModelFile, ...]]
+    """By data-parallel rank at stage 3, else one."""
+    optimizers: Mapping[int, tuple[OptimizerFile, ...]]
+    wholes: Mapping[int, tuple[WholeOptimizer, ...]]
+    """Stage 0: the optimizer in one piece, by expert-parallel rank. Empty at other stages."""
+    layers: Mapping[int, Layers]
+    """By tensor-parallel rank: the layers of a pipeline."""
+    experts: Mapping[int, Mapping[str, LocatedTensor]]
+    """The tensors of expert files."""
+    expert_paths: tuple[str, ...]
+    stacks: Mapping[str, Join]
+    """AutoEP's stacked experts, by name."""
+    missing: tuple[str, ...]
+
+    @property
+    def first(self) -> ModelFile:
+        return self.models[0][0]
+
+    @property
+    def all_optimizers(self) -> list[OptimizerFile]:
+        return [optimizer for ranks in self.optimizers.values() for optimizer in ranks]
+
+    @property
+    def all_wholes(self) -> list[WholeOptimizer]:
+        return [whole for ranks in self.wholes.values() for whole in ranks]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Slice:
+    """One tensor-parallel rank's story."""
+
+    parts: tuple[Part, ...]
+    names: ModuleNames
+    unnamed: tuple[Unnamed, ...]
+    tied: Mapping[str, str]
+
+
+def assemble(story: Story) -> Catalog:
+    """The catalog of a checkpoint. Raises Disagreement, MissingFiles or UnsupportedLayout."""
+    if story.grid.tp > 1 and story.stacks:
+        raise UnsupportedLayout("experts are stacked (AutoEP) and tensors are split (tensor parallelism) at once")
+    slices = [_slice(story, tp) for tp in range(story.grid.tp)]
+    parts = tuple(part for one in slices for part in one.parts)
+    names = slices[0].names
+    order = dict.fromkeys(name for one in slices for name in one.names.order)
+    tied = slices[0].tied
+    ties = {**names.ties, **tied}
+    joins = dict(story.stacks)
+    if story.grid.tp > 1:
+        joins |= _joins(story, parts, tied)
+    stacked = stacked_copies(story.stacks, story.experts.get(0, {}))
+    paths = [model.file for models in story.models.values() for model in models]
+    paths += [optimizer.file for optimizer in story.all_optimizers]
+    paths += [whole.file for whole in story.all_wholes]
+    paths += [path for layers in story.layers.values() for path in layers.files]
+    return Catalog(
+        origin=origin_of(story, parts),
+        files=tuple(dict.fromkeys([*paths, *story.expert_paths])),
+        parts=parts,
+        joins=joins,
+        stacked=stacked,
+        unnamed=tuple(question for one in slices for question in one.unnamed),
+        ties=ties,
+        order=(*order, *(alias for alias in tied if alias not in order)),
+        unplaced=unplaced_of(story),
+        missing=story.missing,
+        notes=tuple(dict.fromkeys([*(note for one in slices for note in one.names.notes), *_notes(story)])),
+    )
+
+
+def _notes(story: Story) -> list[str]:
+    if story.all_wholes and not any(whole.groups for whole in story.all_wholes):
+        return ["no master weights were saved beside the module: its own values are written (stage 0)"]
+    return []
+
+
+def _slice(story: Story, tp: int) -> _Slice:
+    stages = [mp for mp in range(story.grid.size) if story.grid.tensor_rank(mp) == tp]
+    base, pipeline_tied = _base_of(story, tp, stages), {}
+    shapes = {name: tensor.shape for name, tensor in base.module.items()}
+    found: list[tuple[int, FlatGroup]] = []
+    for mp in stages:
+        if story.optimizers[mp]:
+            found += flat_groups(
+                story.models[mp][0],
+                story.optimizers[mp],
+                story.world_size,
+                shapes=shapes,
+                stacked=story.stacks,
+                holder=f"pipeline stage {story.grid.stage(mp)}" if story.grid.pp > 1 else None,
+            )
+    if story.layers:
+        pipeline_tied = _tie_stages(story, found, base)
+        found = [(index, _renamed(group, pipeline_tied, base.module)) for index, group in found]
+        _layers_are_there(found, base)
+    striped = any(group.cut is Cut.STRIPED for _, group in found)
+    trainable = {member.name: member.shape for _, group in found for member in group.members}
+    named = sort_names(
+        replace(base, param_shapes=(trainable,)), set(trainable), whole=not striped, apart=frozenset(story.stacks)
+    )
+    frozen: dict[str, Frozen] = dict(named.frozen)
+    if striped:
+        frozen |= striped_frozen(list(story.models[stages[0]]), story.world_size)
+    masters: tuple[Mapping[str, LocatedTensor], ...] = ()
+    unnamed: tuple[Unnamed, ...] = ()
+    module = {} if striped else dict(named.witness)
+    if story.wholes:
+        wholes = [whole for mp in stages for whole in story.wholes[mp]]
+        if any(whole.groups for whole in wholes):
+            unnamed = tuple(
+                _unnamed(whole, e, len(story.wholes[stages[0]]), tp, named) for whole, e in _ranked(story, stages)
+            )
+            module = {name: tensor for name, tensor in base.module.items() if name not in named.buffers}
+        else:
+            masters, frozen = (dict(named.frozen),), {}
+    count = 1 + max((index for index, _ in found), default=0)
+    parts = [
+        Part(
+            index=tp + index,
+            groups=tuple(group for at_index, group in found if at_index == index),
+            masters=masters if index == 0 else (),
+            frozen=frozen if index == 0 else {},
+            buffers=named.buffers if index == 0 else {},
+            module=module if index == 0 else {},
+        )
+        for index in range(count)
+    ]
+    return _Slice(parts=tuple(parts), names=named, unnamed=unnamed, tied=pipeline_tied)
+
+
+def _ranked(story: Story, stages: list[int]) -> list[tuple[WholeOptimizer, int]]:
+    return [(whole, e) for mp in stages for e, whole in enumerate(story.wholes[mp])]
+
+
+def _base_of(story: Story, tp: int, stages: list[int]) -> ModelFile:
+    """The model file that speaks for a tensor-parallel rank: rank 0's, with what layer and expert files add."""
+    first = story.models[stages[0]][0]
+    buffers = dict.fromkeys(name for mp in stages for name in story.models[mp][0].buffer_names)
+    module: dict[str, LocatedTensor] = {}
+    for mp in stages:
+        module |= story.models[mp][0].module
+        module |= {name: tensor for name, tensor in story.experts[mp].items() if is_native(name)}
+    if not module and not story.layers:
+        with at(first.file.rpartition("/")[2]):
+            raise MissingFiles(
+                "the file has no module, as in a pipeline, and there are no files of its layers",
+                files=("layer_00-model_states.pt",),
+            )
+    if story.layers:
+        module |= story.layers[tp].module
+    return replace(
+        first,
+        module=module,
+        buffer_names=tuple(buffers),
+        shared_params=story.first.shared_params,
+        skipped=tuple(dict.fromkeys(name for mp in stages for name in story.models[mp][0].skipped)),
+    )
+
+
+def _tie_stages(story: Story, found: list[tuple[int, FlatGroup]], base: ModelFile) -> dict[str, str]:
+    stages: list[dict[str, int]] = [{} for _ in range(story.grid.pp)]
+    holders = {f"pipeline stage {stage}": stage for stage in range(story.grid.pp)}
+    for _, group in found:
+        stage = stages[holders.get(group.holder.partition(",")[0], 0)]
+        stage |= {member.name: member.numel for member in group.members}
+    with at(base.file.rpartition("/")[2]):
+        return tied_names(stages, base.module)
+
+
+def _renamed(group: FlatGroup, names: Mapping[str, str], module: Mapping[str, LocatedTensor]) -> FlatGroup:
+    """A tied layer's parameters under the name of the layer's file, and with its shapes."""
+    if not names.keys() & {member.name for member in group.members}:
+        return group
+    members = []
+    for member in group.members:
+        name = names.get(member.name)
+        renamed = member if name is None else replace(member, name=name, shape=module[name].shape)
+        members.append(renamed)
+    return replace(group, members=tuple(members))
+
+
+def _layers_are_there(found: list[tuple[int, FlatGroup]], base: ModelFile) -> None:
+    for _, group in found:
+        for member in group.members:
+            if member.name not in base.module:
+                layer = member.name.partition(".")[0]
+                file = f"layer_{int(layer):02d}-model_states.pt" if layer.isdecimal() else "layer_*-model_states.pt"
+                raise MissingFiles(f"the file of a layer is missing; expected {member.name} in {file}", files=(file,))
+
+
+def _unnamed(whole: WholeOptimizer, ep_rank: int, ep: int, tp: int, named: ModuleNames) -> Unnamed:
+    """The question which of the module's parameters each master is."""
+    dense = {name: tensor for name, tensor in named.frozen.items() if not is_native(name)}
+    experts = {name: tensor for name, tensor in named.frozen.items() if is_native(name)}
+    own = of_rank(experts, ep_rank, ep)
+    of_experts = {name: tensor for name, tensor in experts.items() if name in own}
+    by_group = [of_experts if is_expert else dense for is_expert in whole.expert_groups]
+    if experts and not any(whole.expert_groups):
+        by_group = [dense | of_experts] * len(whole.groups)
+    return Unnamed(file=whole.file, part=tp, groups=whole.groups, fused=whole.fused, candidates=tuple(by_group))
+
+
+def _joins(story: Story, parts: tuple[Part, ...], tied: Mapping[str, str]) -> dict[str, Join]:
+    """How the tensors of tensor-parallel ranks join. Patterns know the names that the optimizer uses."""
+    info = story.first.universal
+    if not info:
+        with at(story.first.file.rpartition("/")[2]):
+            raise UnsupportedLayout(
+                f"the model is split over {story.grid.tp} tensor-parallel ranks, and no 'universal_checkpoint_info' "
+                "says how its tensors are put together"
+            )
+    for models in story.models.values():
+        if models[0].universal != info:
+            with at(models[0].file.rpartition("/")[2]):
+                raise Disagreement("'universal_checkpoint_info' differs from that of model-parallel rank 0")
+    back = {name: alias for alias, name in tied.items()}
+    shapes: dict[str, dict[int, Shape]] = {}
+    for part in parts:
+        held: dict[str, Shape] = {member.name: member.shape for group in part.groups for member in group.members}
+        held |= {name: tensor.shape for masters in part.masters for name, tensor in masters.items()}
+        held |= {name: frozen.shape for name, frozen in part.frozen.items()}
+        for name, shape in held.items():
+            shapes.setdefault(name, {})[part.index] = shape
+    asked = {}
+    for name, by_part in shapes.items():
+        if len(by_part) != story.grid.tp:
+            with at(name):
+                raise Disagreement(f"only tensor-parallel ranks {sorted(by_part)} of {story.grid.tp} have the tensor")
+        asked[back.get(name, name)] = [by_part[index] for index in range(story.grid.tp)]
+    with at(story.first.file.rpartition("/")[2]):
+        joins = tensor_parallel.joins(info, asked, asked, story.grid.tp)
+    return {tied.get(name, name): join for name, join in joins.items()}

@@ -1,0 +1,190 @@
+"""Answers the questions a catalog leaves open: reads masters without names, and the copies that can name them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..archive.located import LocatedTensor
+from ..dtypes import DType
+from ..errors import UnsupportedLayout, at
+from ..plan.boxes import row_major
+from ..plan.naming import Look, Master, assign, walk
+from ..plan.pieces import View
+from ..plan.witness import SAMPLED_NUMEL
+from .cast import STORAGE, cast
+from .execute import BLOCK_BYTES
+from .fill import fill
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from ..catalog.facts import Catalog, Part, Unnamed
+    from .inputs import Inputs
+
+_HEAD_NUMEL = 8
+"""So many elements tell most parameters of a flat master apart, before whole ones are compared."""
+
+
+def name_masters(catalog: Catalog, inputs: Inputs) -> Catalog:
+    """The catalog with every master under its name, and no questions left.
+
+    Reads a few elements of each master and each copy, and all of those that look alike.
+
+    Raises WitnessMismatch if a master is no parameter's, UnsupportedLayout if two cannot be told apart.
+    """
+    parts = list(catalog.parts)
+    for question in catalog.unnamed:
+        with at(question.file.rpartition("/")[2]):
+            found = _fused(question, inputs) if question.fused else _unfused(question, inputs)
+        parts[question.part] = _with_masters(parts[question.part], found)
+    return replace(catalog, parts=tuple(parts), unnamed=())
+
+
+def _with_masters(part: Part, found: Mapping[str, LocatedTensor]) -> Part:
+    frozen = {name: held for name, held in part.frozen.items() if name not in found}
+    return replace(part, masters=(*part.masters, found), frozen=frozen)
+
+
+def _unfused(question: Unnamed, inputs: Inputs) -> dict[str, LocatedTensor]:
+    try:
+        names = _assigned(question, inputs, sampled=True)
+    except UnsupportedLayout:
+        names = _assigned(question, inputs, sampled=False)
+    return {
+        name: master
+        for of_group, masters in zip(names, question.groups, strict=True)
+        for name, master in zip(of_group, masters, strict=True)
+    }
+
+
+def _assigned(question: Unnamed, inputs: Inputs, *, sampled: bool) -> list[list[str]]:
+    names, dtypes = [], []
+    known: dict[int, dict[str, Look]] = {}
+    for candidates in question.candidates:
+        looks = known.get(id(candidates))
+        if looks is None:
+            looks = known[id(candidates)] = {
+                name: Look(copy.shape, copy.dtype.code, _digest(copy, copy.dtype, inputs, sampled=sampled)[0])
+                for name, copy in candidates.items()
+            }
+        names.append(looks)
+        dtypes.append({copy.dtype for copy in candidates.values()})
+    groups = [
+        [_master(master, dtypes[g], inputs, sampled=sampled) for master in masters]
+        for g, masters in enumerate(question.groups)
+    ]
+    return assign(groups, names)
+
+
+def _master(master: LocatedTensor, dtypes: set[DType], inputs: Inputs, *, sampled: bool) -> Master:
+    looks, is_copy = set(), True
+    for dtype in dtypes:
+        digest, exact = _digest(master, dtype, inputs, sampled=sampled)
+        looks.add(Look(master.shape, dtype.code, digest))
+        is_copy &= exact
+    bits, _ = _digest(master, master.dtype, inputs, sampled=sampled)
+    # Equal samples do not make equal tensors.
+    unlike = sampled and master.numel > 2 * SAMPLED_NUMEL
+    return Master(looks=frozenset(looks), bits=bits if not unlike else _own(master), is_copy=is_copy and not unlike)
+
+
+def _own(master: LocatedTensor) -> bytes:
+    return f"{master.storage.key}:{master.offset}".encode()
+
+
+def _digest(tensor: LocatedTensor, dtype: DType, inputs: Inputs, *, sampled: bool) -> tuple[bytes, bool]:
+    """Of a tensor's bits, rounded to `dtype`; and whether rounding lost nothing."""
+    digest, exact = hashlib.blake2b(digest_size=16), True
+    back = np.empty(0, STORAGE[tensor.dtype])
+    for elements in _blocks(tensor, inputs, sampled=sampled):
+        rounded = np.empty(len(elements), STORAGE[dtype])
+        cast(elements, tensor.dtype, dtype, rounded)
+        if exact and dtype is not tensor.dtype and tensor.dtype is DType.F32:
+            back = np.empty(len(elements), STORAGE[tensor.dtype])
+            cast(rounded, dtype, tensor.dtype, back)
+            exact = back.tobytes() == elements.tobytes()
+        if dtype.is_floating:
+            _one_nan(rounded, dtype)
+        digest.update(rounded.view(np.uint8).data)
+    return digest.digest(), exact
+
+
+def _blocks(tensor: LocatedTensor, inputs: Inputs, *, sampled: bool) -> Iterator[NDArray[np.generic]]:
+    recipe, numel = View(tensor), tensor.numel
+    intervals = [(0, numel)]
+    if sampled and numel > 2 * SAMPLED_NUMEL:
+        intervals = [(0, SAMPLED_NUMEL), (numel - SAMPLED_NUMEL, numel)]
+    size = BLOCK_BYTES // tensor.dtype.itemsize
+    for start, stop in intervals:
+        for first in range(start, stop, size):
+            last = min(first + size, stop)
+            block = np.empty(last - first, STORAGE[tensor.dtype])
+            fill(inputs, recipe, first, last, block)
+            yield block
+
+
+def _fused(question: Unnamed, inputs: Inputs) -> dict[str, LocatedTensor]:
+    found: dict[str, LocatedTensor] = {}
+    for g, (flat,) in enumerate(question.groups):
+        with at(f"group {g}"):
+            candidates = [(name, copy) for name, copy in question.candidates[g].items() if name not in found]
+            names = walk(flat.numel, [(n, c.numel) for n, c in candidates], _Match(flat, candidates, inputs))
+        offset = 0
+        for name in names:
+            shape = question.candidates[g][name].shape
+            found[name] = LocatedTensor(flat.storage, flat.offset + offset, shape, row_major(shape))
+            offset += found[name].numel
+    return found
+
+
+class _Match:
+    """Whether the elements of a flat master from an offset on, rounded, are the copy of a candidate."""
+
+    def __init__(self, flat: LocatedTensor, candidates: list[tuple[str, LocatedTensor]], inputs: Inputs) -> None:
+        self._flat = flat
+        self._candidates = candidates
+        self._inputs = inputs
+        self._heads: dict[int, bytes] = {}
+        self._here: tuple[int, dict[tuple[DType, int], bytes]] = (-1, {})
+
+    def __call__(self, offset: int, index: int) -> bool:
+        copy = self._candidates[index][1]
+        head = min(copy.numel, _HEAD_NUMEL)
+        if index not in self._heads:
+            self._heads[index] = self._bits(copy, 0, head, copy.dtype)
+        if self._here[0] != offset:
+            self._here = (offset, {})
+        heads = self._here[1]
+        if (copy.dtype, head) not in heads:
+            heads[copy.dtype, head] = self._bits(self._flat, offset, offset + head, copy.dtype)
+        if heads[copy.dtype, head] != self._heads[index]:
+            return False
+        size = BLOCK_BYTES // 4
+        return all(
+            self._bits(copy, first, min(first + size, copy.numel), copy.dtype)
+            == self._bits(self._flat, offset + first, offset + min(first + size, copy.numel), copy.dtype)
+            for first in range(head, copy.numel, size)
+        )
+
+    def _bits(self, tensor: LocatedTensor, start: int, stop: int, dtype: DType) -> bytes:
+        elements = np.empty(stop - start, STORAGE[tensor.dtype])
+        fill(self._inputs, View(tensor), start, stop, elements)
+        rounded = np.empty(stop - start, STORAGE[dtype])
+        cast(elements, tensor.dtype, dtype, rounded)
+        _one_nan(rounded, dtype)
+        return rounded.tobytes()
+
+
+def _one_nan(elements: NDArray[np.generic], dtype: DType) -> None:
+    """Give every NaN the same bits: no cast promises a payload."""
+    single = np.empty(len(elements), np.float32)
+    cast(elements, dtype, DType.F32, single)
+    nan = np.isnan(single)
+    if nan.any():
+        elements.view(np.dtype(f"u{elements.itemsize}"))[nan] = 0xFF << 8 * (elements.itemsize - 1)
