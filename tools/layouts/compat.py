@@ -44,10 +44,22 @@ def before_import() -> None:
         module._C = types.SimpleNamespace(_has_xpu=lambda: False)
         sys.modules[name] = module
     torch.Tensor.record_stream = lambda self, stream: None
+    if before_accelerators():
+        from . import cuda
+
+        cuda.stand_in()
+
+
+def before_accelerators() -> bool:
+    """Whether the release knows GPUs only."""
+    release = os.environ.get("LAYOUTS_OLD_DEEPSPEED")
+    return bool(release) and tuple(int(part) for part in release.split(".")) < (0, 9)
 
 
 def after_import() -> None:
     """Call once deepspeed is imported, before a process group exists."""
+    if before_accelerators():
+        return
     from deepspeed.accelerator import get_accelerator
 
     accelerator = type(get_accelerator())
