@@ -178,7 +178,12 @@ MEGATRON = [
 ]
 
 UNIVERSAL = [
-    Case(name="universal_z1", stage=1, universal=("--inject_missing_state",), about="ds_to_universal over stage 1: dicts with cat_dim."),
+    Case(
+        name="universal_z1",
+        stage=1,
+        universal=("--inject_missing_state",),
+        about="ds_to_universal over stage 1: dicts with cat_dim.",
+    ),
     Case(
         name="universal_z2_inject",
         stage=2,

@@ -32,6 +32,9 @@ class Stream:
 
 def stand_in() -> None:
     """Call before `import deepspeed`; there is no way back."""
+    # Looks up torch.cuda's functions by identity when it is imported, which must be before they are replaced.
+    import torch._dynamo
+
     cuda = torch.cuda
     cuda.current_device = lambda: "cpu"
     cuda.is_available = lambda: True
@@ -48,7 +51,15 @@ def stand_in() -> None:
     cuda.reset_peak_memory_stats = lambda *_args: None
     cuda.memory_stats = lambda *_args: {"num_alloc_retries": 0}
     cuda.nvtx.range_push = cuda.nvtx.range_pop = lambda *_args: None
-    for name in ("FloatTensor", "HalfTensor", "DoubleTensor", "ByteTensor", "BFloat16Tensor", "IntTensor", "LongTensor"):
+    for name in (
+        "FloatTensor",
+        "HalfTensor",
+        "DoubleTensor",
+        "ByteTensor",
+        "BFloat16Tensor",
+        "IntTensor",
+        "LongTensor",
+    ):
         setattr(cuda, name, make_constructor(getattr(torch, name)))
     torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *_args, **_kwargs: self
     torch.Tensor.pin_memory = torch.Tensor.record_stream = lambda self, *_args, **_kwargs: self
@@ -70,6 +81,8 @@ def stand_in() -> None:
     torch.Tensor.to = to_cpu
     module_to = torch.nn.Module.to
     torch.nn.Module.to = lambda self, *args, **_kw: module_to(self, *("cpu" if on_gpu(arg) else arg for arg in args))
+    for name in ("zeros", "ones", "empty", "full", "tensor", "arange", "zeros_like", "ones_like", "empty_like"):
+        setattr(torch, name, on_cpu(getattr(torch, name)))
     init = dist.init_process_group
     dist.init_process_group = lambda *_args, **kwargs: init(**{**kwargs, "backend": "gloo"})
 
@@ -78,6 +91,15 @@ def on_gpu(value: Any) -> bool:
     return (isinstance(value, str) and value.startswith("cuda")) or (
         isinstance(value, torch.device) and value.type == "cuda"
     )
+
+
+def on_cpu(factory: Any) -> Any:
+    def make(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if on_gpu(kwargs.get("device")):
+            kwargs["device"] = "cpu"
+        return factory(*args, **kwargs)
+
+    return make
 
 
 def make_constructor(cpu_class: Any) -> Any:
