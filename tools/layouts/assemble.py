@@ -92,7 +92,9 @@ def join_ranks(case: Case, live: Path) -> tuple[dict[str, dict[str, torch.Tensor
                 whole = joined.setdefault(kind, {}).setdefault(name, torch.zeros(fact["whole_shapes"][name]).to(value))
                 whole.view(-1)[tensors[f"positions:{name}"].flatten()] = value.flatten()
             elif case.model == "megatron" and "position_embeddings" in name:
-                put(copies.setdefault((kind, name), {}), rank % case.tp, value, where)
+                # The last stage's copy is not kept in step: the first stage's is the parameter.
+                if rank < case.world // case.pp:
+                    put(copies.setdefault((kind, name), {}), rank % case.tp, value, where)
             elif not (case.drift and name in joined.get(kind, {})):
                 put(joined.setdefault(kind, {}), name, value, where)
     for (kind, name), pieces in stacks.items():

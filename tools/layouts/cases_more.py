@@ -178,7 +178,12 @@ MEGATRON = [
 ]
 
 UNIVERSAL = [
-    Case(name="universal_z1", stage=1, universal=(), about="ds_to_universal over stage 1: dicts with cat_dim."),
+    Case(
+        name="universal_z1",
+        stage=1,
+        universal=("--inject_missing_state",),
+        about="ds_to_universal over stage 1: dicts with cat_dim.",
+    ),
     Case(
         name="universal_z2_inject",
         stage=2,
@@ -240,6 +245,11 @@ OLD = [
     old("0.9.5", 2, groups=True, note=", tie recorded nowhere but in the storages"),
     old("0.9.5", 3, frozen=FROZEN, note=", frozen parameters"),
     old("0.9.5", 0, suffix="bf16opt", config={"data_types": {"grad_accum_dtype": "fp32"}}, note=" (BF16_Optimizer)"),
+    *(
+        old(version, stage, dtype="fp16", note=" in fp16, a GPU played by the CPU")
+        for version in ("0.3.16", "0.4.5", "0.5.3", "0.5.10", "0.6.7", "0.8.3")
+        for stage in (1, 2, 3)
+    ),
     old("0.10.3", 1, note=" in bf16"),
     old("0.10.3", 2, frozen=FROZEN, dtype="fp16", note=", frozen parameters"),
     old("0.10.3", 3, groups=True, note=", two groups"),

@@ -25,6 +25,8 @@ def before_import() -> None:
     import torch
     import torch.distributed.elastic.agent.server.api as elastic
 
+    for name in ("Mapping", "MutableMapping", "Iterable", "Sequence"):
+        setattr(collections, name, getattr(collections.abc, name))
     six = types.ModuleType("torch._six")
     six.inf, six.string_classes, six.int_classes = float("inf"), (str,), int
     six.container_abcs = collections.abc
@@ -43,11 +45,33 @@ def before_import() -> None:
         module.__version__ = "0"
         module._C = types.SimpleNamespace(_has_xpu=lambda: False)
         sys.modules[name] = module
+    tensorboard = types.ModuleType("tensorboardX")
+    tensorboard.SummaryWriter = object
+    sys.modules.setdefault("tensorboardX", tensorboard)
     torch.Tensor.record_stream = lambda self, stream: None
+    if before_accelerators():
+        from . import cuda
+
+        cuda.stand_in()
+
+
+def before_accelerators() -> bool:
+    """Whether the release knows GPUs only."""
+    release = os.environ.get("LAYOUTS_OLD_DEEPSPEED")
+    return bool(release) and tuple(int(part) for part in release.split(".")) < (0, 9)
 
 
 def after_import() -> None:
     """Call once deepspeed is imported, before a process group exists."""
+    if before_accelerators():
+        # The same two functions in Python, instead of a C++ extension to be compiled.
+        import torch
+        from deepspeed.ops.op_builder import UtilsBuilder
+
+        UtilsBuilder.load = lambda self, verbose=True: types.SimpleNamespace(
+            flatten=torch._utils._flatten_dense_tensors, unflatten=torch._utils._unflatten_dense_tensors
+        )
+        return
     from deepspeed.accelerator import get_accelerator
 
     accelerator = type(get_accelerator())

@@ -57,7 +57,9 @@ class Job:
         ids = random_ids()
         loss = self.engine(input_ids=ids, labels=ids).loss if self.case.model == "mixtral" else self.engine(ids)
         self.engine.backward(loss)
-        self.engine.step()
+        # Old releases write into views of the flat 16-bit buffer, which newer torch forbids while it records.
+        with torch.no_grad():
+            self.engine.step()
 
 
 def random_ids() -> torch.Tensor:

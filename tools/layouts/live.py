@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from . import live_old
+from .compat import before_accelerators
 from .jobs import find_aliases
 
 if TYPE_CHECKING:
@@ -75,14 +77,16 @@ def module_values(job: Job) -> dict[str, torch.Tensor]:
 
 def optimizer_values(job: Job) -> Values:
     optimizer = job.engine.optimizer
-    if hasattr(optimizer, "fp16_groups") and hasattr(optimizer, "fp32_groups"):
+    if hasattr(optimizer, "fp16_groups") and hasattr(optimizer, "fp32_groups") and job.case.stage == 0:
         return unfused_values(job)
-    if hasattr(optimizer, "fp16_groups") and hasattr(optimizer, "fp32_groups_flat"):
+    if hasattr(optimizer, "fp16_groups") and hasattr(optimizer, "fp32_groups_flat") and job.case.stage == 0:
         return fused_values(job)
     if hasattr(optimizer, "round_robin_bit16_offsets"):
         return flat_values(job)
     if isinstance(optimizer, torch.optim.Optimizer):
         return plain_values(job)
+    if before_accelerators():
+        return live_old.values(job)
     return accessor_values(job)
 
 

@@ -117,8 +117,6 @@ def to_universal(case: Case, work: Path, *, timeout: float) -> Path:
     command += ["--num_merge_workers", "1", "--input_folder", str(work / "checkpoint" / tag)]
     command += ["--output_folder", str(root / f"{tag}_universal"), *(case.universal or ())]
     run(command, env=dict(os.environ), timeout=timeout)
-    for pointer in work.rglob("latest_universal"):
-        shutil.copy(pointer, root / "latest_universal")
     return root
 
 

@@ -230,6 +230,7 @@ def universal_info(case: Case) -> dict[str, Any]:
         "universal_checkpoint_version": 0.2,
         "original_vocab_size": VOCAB,
         "padded_vocab_size": PADDED_VOCAB,
+        "pipeline_replicated_parameter_patterns": [rf"{embed}\..*"],
         "vocabulary_parameter_patterns": [rf"{embed}\.word_embeddings\.weight"],
         "parameter_to_average_patterns": [rf"{embed}\.position_embeddings\.weight"],
         "tp_replicated_parameter_patterns": [rf"{block}\.input_layernorm\..*", rf"{block}\.dense\.bias"],

@@ -144,13 +144,13 @@ def build_uneven(case: Case) -> nn.Module:
 def build_experts(case: Case) -> nn.Module:
     # Expert weights are local to their rank, so they are not touched by randomize(): equal seeds would make the
     # experts of all ranks equal and a wrong expert number invisible.
-    net = Net(9, lambda: ExpertBlock(9, case, (case.ep,)), tied=case.tied)
+    net = Net(7, lambda: ExpertBlock(7, case, (case.ep,)), tied=case.tied)
     return scatter_experts(net, case)
 
 
 def build_two_degrees(case: Case) -> nn.Module:
     """Two mixtures a block, of different expert-parallel degrees: two expert groups in one optimizer."""
-    return scatter_experts(Net(9, lambda: ExpertBlock(9, case, (1, case.ep)), tied=case.tied), case)
+    return scatter_experts(Net(7, lambda: ExpertBlock(7, case, (1, case.ep)), tied=case.tied), case)
 
 
 def scatter_experts(net: nn.Module, case: Case) -> nn.Module:
