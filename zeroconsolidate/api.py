@@ -174,13 +174,13 @@ def _open(src: Path, tag: str | None) -> Catalog:
 
 
 def _named(catalog: Catalog) -> Catalog:
-    """With the masters of stage 0 under their names; only then are values read, and numpy imported."""
-    if not catalog.unnamed:
+    """With the questions answered that only values can answer; only then are they read, and numpy imported."""
+    if not catalog.unnamed and not catalog.strays:
         return catalog
-    from .run.naming import name_masters
+    from .run.naming import answer
 
     with Inputs() as inputs:
-        return name_masters(catalog, inputs)
+        return answer(catalog, inputs)
 
 
 def _refuse_unplaced(catalog: Catalog, *, weights_only: bool) -> None:

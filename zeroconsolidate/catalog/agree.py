@@ -50,7 +50,7 @@ def grid_of(files: CheckpointFiles, first: ModelFile) -> Grid:
     if missing:
         names = tuple(f"mp_rank_{mp_rank:02d}_model_states.pt" for mp_rank in missing)
         raise MissingFiles(
-            f"model-parallel ranks have no model states; expected those of {size} ranks, missing {', '.join(names[:6])}",
+            f"model-parallel ranks have no model states; expected those of {size}, missing {', '.join(names[:6])}",
             files=names,
         )
     if found[-1] >= size:

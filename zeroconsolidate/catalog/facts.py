@@ -157,6 +157,22 @@ class Unnamed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stray:
+    """A tensor of the module that nothing lists: frozen, or a second name of a parameter.
+
+    Checkpoints of mixtures of experts give every name a storage of its own, so a tie that is not recorded can only
+    be seen in the values.
+    """
+
+    part: int
+    """Index in `Catalog.parts`."""
+    name: str
+    copy: LocatedTensor
+    unlisted: bool
+    """Frozen parameters are listed in this checkpoint, and this is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Degrees:
     """How many ranks share the work along each axis."""
 
@@ -214,6 +230,8 @@ class Catalog:
     """By name of a tensor that stacks experts: the copy of each expert (AutoEP's expert files). A witness."""
     unnamed: tuple[Unnamed, ...]
     """Questions that only values can answer; until they are, the 16-bit copies stand in for the masters."""
+    strays: tuple[Stray, ...]
+    """More questions for values: until they are answered, a stray is taken for a parameter of its own."""
     ties: Mapping[str, str]
     """alias -> the name under which its parameter is stored; never an alias itself."""
     order: tuple[str, ...]

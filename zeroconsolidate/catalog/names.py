@@ -24,6 +24,8 @@ class ModuleNames:
     """Frozen parameters that are saved whole (stages 1 and 2)."""
     ties: Mapping[str, str]
     witness: Mapping[str, LocatedTensor]
+    strays: tuple[str, ...]
+    """Floating-point tensors that nothing lists: frozen, or second names that were given storages of their own."""
     notes: tuple[str, ...]
 
 
@@ -44,6 +46,7 @@ def sort_names(
     notes: list[str] = [f"{name} is no tensor and is left out" for name in first.skipped]
     ties = _ties(first, stored, set(buffers), whole=whole, notes=notes)
     frozen: dict[str, LocatedTensor] = {}
+    strays: list[str] = []
     for name, tensor in module.items():
         if name in stored or name in ties or name in buffers:
             continue
@@ -53,8 +56,12 @@ def sort_names(
             continue  # tied to something that was not saved: said in the notes
         if whole and tensor.dtype.is_floating and first.frozen_shapes is None:
             frozen[name] = tensor
+            strays.append(name)
         elif tensor.numel or whole:
             buffers[name] = tensor
+            if whole and tensor.dtype.is_floating:
+                strays.append(name)
+                continue
             notes.append(f"{name} is listed neither as parameter nor as buffer; written unchanged, as a buffer")
         else:
             with at(first.file.rpartition("/")[2]), at(name):
@@ -67,7 +74,13 @@ def sort_names(
     witness = {name: tensor for name, tensor in module.items() if ties.get(name, name) in trainable}
     _witness_fits(first, witness, ties, whole=whole)
     return ModuleNames(
-        order=tuple(order), buffers=buffers, frozen=frozen, ties=ties, witness=witness, notes=tuple(notes)
+        order=tuple(order),
+        buffers=buffers,
+        frozen=frozen,
+        ties=ties,
+        witness=witness,
+        strays=tuple(strays),
+        notes=tuple(notes),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import Disagreement, MissingFiles, UnsupportedLayout, at
 from . import tensor_parallel
 from .experts import is_native, of_rank, stacked_copies
-from .facts import Catalog, Cut, FlatGroup, Frozen, Join, Part, Unnamed
+from .facts import Catalog, Cut, FlatGroup, Frozen, Join, Part, Stray, Unnamed
 from .frozen import striped_frozen
 from .groups import flat_groups
 from .names import ModuleNames, sort_names
@@ -69,6 +69,7 @@ class _Slice:
     parts: tuple[Part, ...]
     names: ModuleNames
     unnamed: tuple[Unnamed, ...]
+    strays: tuple[Stray, ...]
     tied: Mapping[str, str]
 
 
@@ -97,6 +98,7 @@ def assemble(story: Story) -> Catalog:
         joins=joins,
         stacked=stacked,
         unnamed=tuple(question for one in slices for question in one.unnamed),
+        strays=tuple(stray for one in slices for stray in one.strays),
         ties=ties,
         order=(*order, *(alias for alias in tied if alias not in order)),
         unplaced=unplaced_of(story),
@@ -162,7 +164,13 @@ def _slice(story: Story, tp: int) -> _Slice:
         )
         for index in range(count)
     ]
-    return _Slice(parts=tuple(parts), names=named, unnamed=unnamed, tied=pipeline_tied)
+    strays = tuple(
+        Stray(part=tp, name=name, copy=base.module[name], unlisted=name in named.buffers)
+        for name in named.strays
+        # Without experts tied names share a storage, and what has one of its own is a tensor of its own.
+        if story.expert_paths or name in named.buffers
+    )
+    return _Slice(parts=tuple(parts), names=named, unnamed=unnamed, strays=strays, tied=pipeline_tied)
 
 
 def _ranked(story: Story, stages: list[int]) -> list[tuple[WholeOptimizer, int]]:

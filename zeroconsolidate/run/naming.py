@@ -9,30 +9,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..archive.located import LocatedTensor
-from ..dtypes import DType
 from ..errors import UnsupportedLayout, at
 from ..plan.boxes import row_major
 from ..plan.naming import Look, Master, assign, walk
-from ..plan.pieces import View
 from ..plan.witness import SAMPLED_NUMEL
-from .cast import STORAGE, cast
+from .elements import bits, blocks, rounded
 from .execute import BLOCK_BYTES
-from .fill import fill
+from .twins import is_varied, tie_twins
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from numpy.typing import NDArray
+    from collections.abc import Mapping
 
     from ..catalog.facts import Catalog, Part, Unnamed
+    from ..dtypes import DType
     from .inputs import Inputs
 
 _HEAD_NUMEL = 8
 """So many elements tell most parameters of a flat master apart, before whole ones are compared."""
 
 
-def name_masters(catalog: Catalog, inputs: Inputs) -> Catalog:
-    """The catalog with every master under its name, and no questions left.
+def answer(catalog: Catalog, inputs: Inputs) -> Catalog:
+    """The catalog with every master under its name, every tie that only values show, and no questions left.
 
     Reads a few elements of each master and each copy, and all of those that look alike.
 
@@ -43,7 +40,8 @@ def name_masters(catalog: Catalog, inputs: Inputs) -> Catalog:
         with at(question.file.rpartition("/")[2]):
             found = _fused(question, inputs) if question.fused else _unfused(question, inputs)
         parts[question.part] = _with_masters(parts[question.part], found)
-    return replace(catalog, parts=tuple(parts), unnamed=())
+    named = replace(catalog, parts=tuple(parts), unnamed=())
+    return tie_twins(named, inputs)
 
 
 def _with_masters(part: Part, found: Mapping[str, LocatedTensor]) -> Part:
@@ -64,7 +62,8 @@ def _unfused(question: Unnamed, inputs: Inputs) -> dict[str, LocatedTensor]:
 
 
 def _assigned(question: Unnamed, inputs: Inputs, *, sampled: bool) -> list[list[str]]:
-    names, dtypes = [], []
+    names: list[dict[str, Look]] = []
+    dtypes: list[set[DType]] = []
     known: dict[int, dict[str, Look]] = {}
     for candidates in question.candidates:
         looks = known.get(id(candidates))
@@ -73,7 +72,7 @@ def _assigned(question: Unnamed, inputs: Inputs, *, sampled: bool) -> list[list[
                 name: Look(copy.shape, copy.dtype.code, _digest(copy, copy.dtype, inputs, sampled=sampled)[0])
                 for name, copy in candidates.items()
             }
-        names.append(looks)
+        names.append(looks if sampled else _without_twins(looks, candidates, question.groups[len(names)], inputs))
         dtypes.append({copy.dtype for copy in candidates.values()})
     groups = [
         [_master(master, dtypes[g], inputs, sampled=sampled) for master in masters]
@@ -82,16 +81,32 @@ def _assigned(question: Unnamed, inputs: Inputs, *, sampled: bool) -> list[list[
     return assign(groups, names)
 
 
+def _without_twins(
+    looks: dict[str, Look],
+    candidates: Mapping[str, LocatedTensor],
+    masters: tuple[LocatedTensor, ...],
+    inputs: Inputs,
+) -> dict[str, Look]:
+    """Without second names: those that look like an earlier one, are no accident, and have no master of their own."""
+    kept: dict[str, Look] = {}
+    for name, look in looks.items():
+        like = sum(other == look for other in kept.values())
+        owners = sum(master.shape == look.shape for master in masters)
+        if not like or like < owners or not is_varied(candidates[name], inputs):
+            kept[name] = look
+    return kept
+
+
 def _master(master: LocatedTensor, dtypes: set[DType], inputs: Inputs, *, sampled: bool) -> Master:
     looks, is_copy = set(), True
     for dtype in dtypes:
         digest, exact = _digest(master, dtype, inputs, sampled=sampled)
         looks.add(Look(master.shape, dtype.code, digest))
         is_copy &= exact
-    bits, _ = _digest(master, master.dtype, inputs, sampled=sampled)
+    own, _ = _digest(master, master.dtype, inputs, sampled=sampled)
     # Equal samples do not make equal tensors.
     unlike = sampled and master.numel > 2 * SAMPLED_NUMEL
-    return Master(looks=frozenset(looks), bits=bits if not unlike else _own(master), is_copy=is_copy and not unlike)
+    return Master(looks=frozenset(looks), bits=own if not unlike else _own(master), is_copy=is_copy and not unlike)
 
 
 def _own(master: LocatedTensor) -> bytes:
@@ -101,32 +116,14 @@ def _own(master: LocatedTensor) -> bytes:
 def _digest(tensor: LocatedTensor, dtype: DType, inputs: Inputs, *, sampled: bool) -> tuple[bytes, bool]:
     """Of a tensor's bits, rounded to `dtype`; and whether rounding lost nothing."""
     digest, exact = hashlib.blake2b(digest_size=16), True
-    back = np.empty(0, STORAGE[tensor.dtype])
-    for elements in _blocks(tensor, inputs, sampled=sampled):
-        rounded = np.empty(len(elements), STORAGE[dtype])
-        cast(elements, tensor.dtype, dtype, rounded)
-        if exact and dtype is not tensor.dtype and tensor.dtype is DType.F32:
-            back = np.empty(len(elements), STORAGE[tensor.dtype])
-            cast(rounded, dtype, tensor.dtype, back)
-            exact = back.tobytes() == elements.tobytes()
-        if dtype.is_floating:
-            _one_nan(rounded, dtype)
-        digest.update(rounded.view(np.uint8).data)
+    intervals = [(0, tensor.numel)]
+    if sampled and tensor.numel > 2 * SAMPLED_NUMEL:
+        intervals = [(0, SAMPLED_NUMEL), (tensor.numel - SAMPLED_NUMEL, tensor.numel)]
+    for elements in blocks(tensor, intervals, inputs):
+        there = rounded(elements, tensor.dtype, dtype)
+        digest.update(there.view(np.uint8).data)
+        exact = exact and rounded(there, dtype, tensor.dtype).tobytes() == elements.tobytes()
     return digest.digest(), exact
-
-
-def _blocks(tensor: LocatedTensor, inputs: Inputs, *, sampled: bool) -> Iterator[NDArray[np.generic]]:
-    recipe, numel = View(tensor), tensor.numel
-    intervals = [(0, numel)]
-    if sampled and numel > 2 * SAMPLED_NUMEL:
-        intervals = [(0, SAMPLED_NUMEL), (numel - SAMPLED_NUMEL, numel)]
-    size = BLOCK_BYTES // tensor.dtype.itemsize
-    for start, stop in intervals:
-        for first in range(start, stop, size):
-            last = min(first + size, stop)
-            block = np.empty(last - first, STORAGE[tensor.dtype])
-            fill(inputs, recipe, first, last, block)
-            yield block
 
 
 def _fused(question: Unnamed, inputs: Inputs) -> dict[str, LocatedTensor]:
@@ -173,18 +170,4 @@ class _Match:
         )
 
     def _bits(self, tensor: LocatedTensor, start: int, stop: int, dtype: DType) -> bytes:
-        elements = np.empty(stop - start, STORAGE[tensor.dtype])
-        fill(self._inputs, View(tensor), start, stop, elements)
-        rounded = np.empty(stop - start, STORAGE[dtype])
-        cast(elements, tensor.dtype, dtype, rounded)
-        _one_nan(rounded, dtype)
-        return rounded.tobytes()
-
-
-def _one_nan(elements: NDArray[np.generic], dtype: DType) -> None:
-    """Give every NaN the same bits: no cast promises a payload."""
-    single = np.empty(len(elements), np.float32)
-    cast(elements, dtype, DType.F32, single)
-    nan = np.isnan(single)
-    if nan.any():
-        elements.view(np.dtype(f"u{elements.itemsize}"))[nan] = 0xFF << 8 * (elements.itemsize - 1)
+        return bits(tensor, start, stop, dtype, self._inputs)
