@@ -58,6 +58,38 @@ class EngineCase:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainerCase:
+    """A Hugging Face Trainer fine-tune of a tiny chat model, in bf16."""
+
+    name: str
+    description: str
+    stage: int
+    dtype: DType = "bf16"
+    world_size: int = 2
+    steps: int = 3
+    learning_rate: float = 3e-4
+    seed: int = 1234
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlagEmbeddingCase:
+    """A FlagEmbedding BGE-M3 unified fine-tune of a tiny XLM-R, in bf16. Needs FlagEmbedding in the environment."""
+
+    name: str
+    description: str
+    stage: int
+    dtype: DType = "bf16"
+    world_size: int = 2
+    steps: int = 2
+    learning_rate: float = 1e-3
+    seed: int = 42
+    packages: tuple[str, ...] = ("FlagEmbedding",)
+
+
+Case = EngineCase | TrainerCase | FlagEmbeddingCase
+
 STAGES = (1, 2, 3)
 BY_KIND = (".weight", ".bias", ".scale")
 
@@ -221,8 +253,28 @@ def _pickle() -> list[EngineCase]:
     ]
 
 
-CASES: dict[str, EngineCase] = {
+def _frameworks() -> list[TrainerCase | FlagEmbeddingCase]:
+    return [
+        TrainerCase(
+            name="trainer_zero3_tied",
+            description="Hugging Face Trainer, ZeRO-3 without 16-bit gathering: the weights are nowhere else",
+            stage=3,
+        ),
+        TrainerCase(
+            name="trainer_zero2_bf16",
+            description="Hugging Face Trainer, ZeRO-2, with the model.safetensors it writes",
+            stage=2,
+        ),
+        FlagEmbeddingCase(
+            name="flagembedding_m3_zero2",
+            description="FlagEmbedding BGE-M3 unified fine-tune, ZeRO-2: names carry its wrapper's prefix",
+            stage=2,
+        ),
+    ]
+
+
+CASES: dict[str, Case] = {
     case.name: case
-    for family in (_plain, _frozen, _world, _groups, _layout, _placement, _shapes, _pickle)
+    for family in (_plain, _frozen, _world, _groups, _layout, _placement, _shapes, _pickle, _frameworks)
     for case in family()
 }
