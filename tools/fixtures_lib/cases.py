@@ -18,7 +18,8 @@ class EngineCase:
     name: folder under tests/fixtures. zero, config: what is added to `zero_optimization` and to the whole config.
     model: arguments of `zoo.TinyLM`. freeze: name prefixes of parameters that are not trained. groups: endings of
     parameter names, one per optimizer param group; a parameter joins the first group it fits.
-    client_state: what the user's script gives `save_checkpoint` to keep.
+    broadcast: whether rank 0's parameters are sent to the others at the start. client_state: what the user's script
+    gives `save_checkpoint` to keep.
     """
 
     name: str
@@ -32,6 +33,7 @@ class EngineCase:
     freeze: tuple[str, ...] = ()
     exclude_frozen_parameters: bool = False
     groups: tuple[str, ...] = ("",)
+    broadcast: bool = True
     client_state: dict[str, Any] = field(default_factory=dict)
     steps: int = 2
     seed: int = 1234
@@ -229,10 +231,17 @@ def _placement() -> list[EngineCase]:
 
 
 def _shapes() -> list[EngineCase]:
+    """Shapes that ZeRO's arithmetic seldom meets.
+
+    When the engine starts, DeepSpeed 0.19.8 views every parameter as bytes to broadcast it, and torch can do that
+    neither for a scalar ("self.dim() cannot be 0 to view BFloat16 as Byte") nor for strides (1, ...). Releases before
+    it could train both, so their checkpoints exist. All ranks start from one seed here, so leaving the broadcast out
+    changes no value.
+    """
     return [
-        *_every_stage("scalar", "a parameter without dimensions", model={"scalar": True}),
+        *_every_stage("scalar", "a parameter without dimensions", model={"scalar": True}, broadcast=False),
         *_every_stage("empty", "a parameter without elements", model={"empty": True}),
-        *_every_stage("channels_last", "a parameter that is not contiguous", model={"channels_last": True}),
+        *_every_stage("channels_last", "a parameter not contiguous", model={"channels_last": True}, broadcast=False),
     ]
 
 
