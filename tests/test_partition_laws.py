@@ -20,7 +20,7 @@ import zeroconsolidate
 from zeroconsolidate.archive.discover import discover
 from zeroconsolidate.archive.load import load
 from zeroconsolidate.catalog.read import read
-from zeroconsolidate.plan.build import build, sources
+from zeroconsolidate.plan.build import build, padding_bytes, select, sources
 from zeroconsolidate.plan.pieces import covers_once
 from zeroconsolidate.run.fill import fill
 from zeroconsolidate.run.inputs import Inputs
@@ -121,7 +121,10 @@ def test_every_input_byte_is_used_once_or_is_padding(run: Run):
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         catalog = read(discover(save(run, Path(folder))), load)
         plan = build(
-            catalog, dtype=None, max_shard_bytes=None, copy_ties=False, exclude_frozen=False, wanted=lambda _: True
+            select(catalog, sources(catalog), copy_ties=False),
+            dtype=None,
+            max_shard_bytes=None,
+            padding_bytes=padding_bytes(catalog),
         )
         used: set[tuple[str, int]] = set()
         numel = 0

@@ -1,4 +1,4 @@
-"""How the fixtures are made: tiny models, trained for real with DeepSpeed on CPU, with the live engine's values kept beside.
+"""How the fixtures are made: tiny models trained for real with DeepSpeed on CPU, and the values their engines held.
 
 cases -> what is trained            zoo      -> the models
 ranks -> one process a rank         truth    -> the values a reader must reproduce, each confirmed twice

@@ -29,7 +29,7 @@ def write(folder: Path, *, case: str, description: str, packages: tuple[str, ...
         **facts,
         "sha256": digests(folder),
     }
-    (folder / FILE_NAME).write_text(json.dumps(record, indent=1) + "\n")
+    (folder / FILE_NAME).write_text(json.dumps(record, indent=1, default=repr) + "\n")
 
 
 def digests(folder: Path) -> dict[str, str]:

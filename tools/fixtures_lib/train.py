@@ -43,7 +43,11 @@ def train(case: EngineCase, folder: Path) -> None:
         raise RuntimeError(msg)
 
     checkpoint = folder / "checkpoint"
-    engine.save_checkpoint(str(checkpoint), exclude_frozen_parameters=case.exclude_frozen_parameters)
+    engine.save_checkpoint(
+        str(checkpoint),
+        client_state=case.client_state,
+        exclude_frozen_parameters=case.exclude_frozen_parameters,
+    )
     values = truth.collect(engine, compute_dtype=TORCH_DTYPE[case.dtype], exclude_frozen=case.exclude_frozen_parameters)
     dist.barrier()  # every rank's files are there before their digests are taken
     if rank == 0:
@@ -64,7 +68,10 @@ def train(case: EngineCase, folder: Path) -> None:
     dist.barrier()
 
 
-def _param_groups(model: nn.Module, count: int) -> list[dict[str, Any]]:
-    """Deal the trainable parameters to `count` groups like cards: neighbours in the model are apart on disk."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    return [{"params": trainable[start::count], "weight_decay": 0.01 * start} for start in range(count)]
+def _param_groups(model: nn.Module, endings: tuple[str, ...]) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": 0.01 * index} for index in range(len(endings))]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            fits = next(index for index, ending in enumerate(endings) if name.endswith(ending))
+            groups[fits]["params"].append(parameter)
+    return groups
