@@ -22,6 +22,7 @@ from .hostile_names import is_hostile
 from .inert import Inert, Name, PlainDict
 from .located import LocatedStorage, LocatedTensor
 from .machine import Limits, Machine
+from .shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,21 +187,6 @@ class _World:
         if self._encodable < 0:
             raise UnsafePickle("the pickle turns the same text into bytes again and again")
         return text.encode("latin-1")
-
-
-def shown(value: object) -> str:
-    """A value out of a pickle, for an error: short, printable, and never walking into containers.
-
-    >>> shown("a\tb"), shown(["x"] * 3), shown(7)
-    ("'a\\tb'", 'list of 3', '7')
-    """
-    if isinstance(value, (str, bytes)):
-        return repr(value[:100]) + ("…" if len(value) > 100 else "")
-    if isinstance(value, (tuple, list, dict)):
-        return f"{type(value).__name__} of {len(value)}"
-    if value is None or isinstance(value, (int, float, Name, Inert)):
-        return repr(value)[:100]
-    return type(value).__name__
 
 
 def _decode_item(data: bytes, dtype: DType, byteorder: str) -> float | int | None:

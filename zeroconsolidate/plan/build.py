@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -172,13 +171,8 @@ def _padding_bytes(catalog: Catalog) -> int:
 
 def tie_groups(catalog: Catalog) -> list[tuple[str, ...]]:
     """The names of each tied parameter, in the order of the module."""
-    owners = Counter(catalog.ties.values())
     order = {name: position for position, name in enumerate(catalog.order)}
-    return [
-        tuple(
-            sorted(
-                [owner, *(alias for alias, of in catalog.ties.items() if of == owner)], key=lambda n: order.get(n, 0)
-            )
-        )
-        for owner in owners
-    ]
+    groups: dict[str, list[str]] = {}
+    for alias, owner in catalog.ties.items():
+        groups.setdefault(owner, [owner]).append(alias)
+    return [tuple(sorted(names, key=lambda name: order.get(name, 0))) for names in groups.values()]
