@@ -148,7 +148,7 @@ def test_0d_tensors_without_a_python_value(tmp_path: Path):
 def test_plain_objects(tmp_path: Path, protocol: int):
     value = {
         "text": "ünï", "bytes": b"\x00\xff", "int": -(2**70), "float": float("inf"), "none": None, "bool": True,
-        "list": [1, [2]], "tuple": (1, (2,)), "set": {1}, "frozen": frozenset({2}), "complex": 1 + 2j,
+        "list": [1, [2]], "tuple": (1, (2,)), "set": {1}, "frozen": frozenset({2}),
         "ordered": OrderedDict([("b", 1), ("a", 2)]), "size": torch.Size([2, 3]), "empty": torch.Size([]),
         "device": torch.device("cpu"), "dtype": torch.float32, "default": defaultdict(int, {"x": 1}), 7: "int key",
     }  # fmt: skip
@@ -159,7 +159,7 @@ def test_plain_objects(tmp_path: Path, protocol: int):
     assert list(read_back["ordered"].items()) == [("b", 1), ("a", 2)]
     assert read_back["size"] == (2, 3)
     assert read_back["default"] == {"x": 1}
-    for key in ("text", "bytes", "int", "float", "none", "bool", "list", "tuple", "complex", "empty", 7):
+    for key in ("text", "bytes", "int", "float", "none", "bool", "list", "tuple", "empty", 7):
         assert read_back[key] == value[key]
 
 
@@ -174,7 +174,7 @@ class Custom:
 def test_unknown_classes_are_inert_and_keep_their_state(tmp_path: Path, protocol: int):
     read_back = saved([Custom(), np.float64(1.5), np.arange(3)], tmp_path / "f.pt", pickle_protocol=protocol)
     assert isinstance(read_back[0], Inert)
-    assert repr(read_back[0]) == f"<{Custom.__module__}.Custom>"
+    assert read_back[0].qualified_name == f"{Custom.__module__}.Custom"
     assert_same(read_back[0].attribute("weight"), torch.arange(3.0))
     assert read_back[0].attribute("other") is None
     assert isinstance(read_back[1], Inert)
@@ -242,11 +242,12 @@ def test_records_that_older_torch_does_not_write(tmp_path: Path, left_out: str):
     assert_same(read(tmp_path / "old.pt")["a"], torch.arange(3.0))
 
 
-def test_an_archive_comment_does_not_matter(tmp_path: Path):
+def test_nothing_may_follow_the_directory(tmp_path: Path):
     torch.save({"a": torch.arange(3.0)}, tmp_path / "f.pt")
     with zipfile.ZipFile(tmp_path / "f.pt", "a") as file:
-        file.comment = b"made by hand " * 100
-    assert_same(read(tmp_path / "f.pt")["a"], torch.arange(3.0))
+        file.comment = b"made by hand"
+    with pytest.raises(DamagedFile, match="something was appended to it"):
+        read(tmp_path / "f.pt")
 
 
 # --- ZIP64: a record beyond 4 GiB, in a file with holes ------------------------------------------------------------
@@ -301,8 +302,25 @@ def sparse_zip64(path: Path, *, big_bytes: int, tail: np.ndarray, wide: bool = T
             extra = struct.pack("<2HI", 0x7075, 4, 0) + extra
             shown = (0xFFFFFFFF, 0xFFFFFFFF) if large else (size, size)
             file.write(
-                struct.pack("<4s6H3I5H2I", b"PK\x01\x02", 45, 45, 0, 0, 0, 0, 0, *shown, len(name), len(extra), 0, 0, 0,
-                            0, 0xFFFFFFFF if far else start)  # fmt: skip
+                struct.pack(
+                    "<4s6H3I5H2I",
+                    b"PK\x01\x02",
+                    45,
+                    45,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    *shown,
+                    len(name),
+                    len(extra),
+                    0,
+                    0,
+                    0,
+                    0,
+                    0xFFFFFFFF if far else start,
+                )  # fmt: skip
             )
             file.write(name + extra)
         end = file.tell()

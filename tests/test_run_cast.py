@@ -38,7 +38,9 @@ def assert_same(patterns: np.ndarray, source: DType, target: DType) -> None:
     nan = expected.isnan().numpy()
     bits = expected.view(BITS[target.itemsize]).numpy().view(got.dtype)
     wrong = (got != bits) & ~nan
-    assert not wrong.any(), [(hex(p), hex(g), hex(b)) for p, g, b in zip(patterns[wrong][:4], got[wrong], bits[wrong], strict=False)]
+    assert not wrong.any(), [
+        (hex(p), hex(g), hex(b)) for p, g, b in zip(patterns[wrong][:4], got[wrong], bits[wrong], strict=False)
+    ]
     as_float = torch.from_numpy(got.view(f"i{target.itemsize}").copy()).view(torch_dtype(target))
     assert as_float[torch.from_numpy(nan)].isnan().all(), "a NaN became a number"
     before = torch.from_numpy(patterns.view(f"i{source.itemsize}" if source.itemsize > 1 else "u1").copy())

@@ -184,7 +184,7 @@ def _directory(fd: int, size_bytes: int) -> dict[str, _Record]:
             raise DamagedFile(f"the records {shown_name(before[0] if before else '')} and {shown_name(name)} overlap")
         if before is not None:
             _add(records, before, header_start)
-        end = header_start + _LOCAL.size + name_bytes + unpacked
+        end = header_start + _LOCAL.size + name_bytes + packed
         before = (name, header_start, unpacked, method == 0 and packed == unpacked and not flags & 1)
     if end > start:
         raise DamagedFile(f"the record {shown_name(before[0] if before else '')} reaches into the zip directory")
