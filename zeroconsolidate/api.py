@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ._version import __version__
 from .archive.discover import discover
 from .archive.load import load
 from .catalog.read import read
@@ -17,17 +20,21 @@ from .plan.build import Cost, ModelPlan, build, sources
 from .plan.info import CheckpointInfo, describe
 from .plan.layout import INDEX_NAME, parse_size
 from .plan.witness import comparisons
+from .run.digest import Follower, Span, maker
 from .run.execute import BLOCK_BYTES, execute
 from .run.inputs import Inputs
 from .run.outputs import OutputFile
 from .write.assets import Assets, choose
 from .write.check import check as check_file
 from .write.config import with_dtype
+from .write.fingerprint import fingerprint
+from .write.manifest import MANIFEST_NAME, manifest
 from .write.report import Report
 from .write.stage import Stage, refuse_inside
 
 if TYPE_CHECKING:
     from .catalog.facts import Catalog
+    from .plan.layout import FilePlan
 
 Path: TypeAlias = "str | os.PathLike[str]"
 Progress: TypeAlias = Callable[[int, int], None]
@@ -73,7 +80,9 @@ def consolidate(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     overwrite: bool = False,
+    restart: bool = False,
     check: str = "sample",
+    digest: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Turn the checkpoint `src` into the model directory `out`.
@@ -82,37 +91,62 @@ def consolidate(
     parameters, never to buffers. `max_shard_size`: such as "5GB", None for one file. `base`: directory of the
     original model, for config, tokenizer and the like where the checkpoint has none. `ties`: "drop" writes a
     tied parameter once, "copy" under all its names. `include` and `exclude`: globs of names. `check`: compare
-    masters with the 16-bit copies of stages 1 and 2: "sample", "all" or "none".
+    masters with the 16-bit copies of stages 1 and 2: "sample", "all" or "none". `digest`: "sha256" or "xxh3" to
+    put one of every file and tensor into the manifest.
 
-    The output is complete or not there. Raises what `open_checkpoint` raises, WitnessMismatch, OutputExists,
-    OutputFailed, BadOption.
+    The output is complete or not there. A conversion that was stopped, killed included, goes on where it was when
+    the same call is made again; with `restart` it begins anew. Raises what `open_checkpoint` raises,
+    WitnessMismatch, OutputExists (also: in use), OutputFailed, BadOption (also: what is staged is another conversion).
     """
     began = time.monotonic()
     catalog, output = _open(src, tag), os.path.normpath(os.fspath(out))
     refuse_inside(output, checkpoint=catalog.origin.root, tag_directory=os.path.dirname(catalog.files[0]))
-    plan = _plan(
-        catalog,
-        dtype=dtype,
-        max_shard_size=max_shard_size,
-        ties=ties,
-        exclude_frozen=exclude_frozen,
-        include=include,
-        exclude=exclude,
-    )
+    chosen: dict[str, Any] = {
+        "dtype": dtype,
+        "max_shard_size": max_shard_size,
+        "ties": ties,
+        "exclude_frozen": exclude_frozen,
+        "include": list(include),
+        "exclude": list(exclude),
+    }
+    plan = _plan(catalog, **chosen)
     assets = _assets(catalog, base)
     written = parse_dtype(dtype, catalog.origin.training_dtype)
-    with Inputs() as inputs:
-        checked = _check(catalog, inputs, check)
-        with Stage(output, overwrite=overwrite) as stage:
-            cost = plan.cost(BLOCK_BYTES)
+    if digest is not None:
+        maker(digest)
+    cost = plan.cost(BLOCK_BYTES)
+    traits = fingerprint(
+        version=__version__,
+        options=chosen | {"base": None if base is None else os.path.realpath(base), "digest": digest},
+        sources=[*catalog.files, *assets.copies.values()],
+        layout=plan.files,
+    )
+    with Inputs() as inputs, Stage(output, overwrite=overwrite, restart=restart, fingerprint=traits) as stage:
+        resumed_bytes = stage.resumed_bytes
+        if stage.is_publishing:
+            sizes = stage.finish()
+        else:
             stage.need(cost.output_bytes)
-            overflows = _weights(plan, inputs, stage, progress, cost.output_bytes)
-            files = _beside(plan, assets, stage, written.torch_name)
-            stage.publish(last=[INDEX_NAME, "config.json"])
+            if stage.checked is None:
+                stage.note_checked(_check(catalog, inputs, check))
+            _weights(plan, inputs, stage, digest, progress, cost.output_bytes)
+            beside = _beside(plan, assets, stage, written.torch_name)
+            digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
+            stage.write(
+                MANIFEST_NAME,
+                manifest(plan, catalog.origin, options=chosen, digest=digest, weights=digests, beside=beside),
+            )
+            sizes = stage.publish(last=[INDEX_NAME, "config.json", MANIFEST_NAME])
+        checked = stage.checked or 0
+        overflows = {
+            name: count
+            for file in plan.files
+            for name, count in (stage.facts(file.name) or {}).get("overflows", {}).items()
+        }
     origin = catalog.origin
     return Report(
         output=output,
-        files={file.name: file.size_bytes for file in plan.files} | files,
+        files=sizes,
         tensors=cost.tensors,
         parameters=sum(tensor.numel for tensor in plan.tensors() if tensor.is_parameter),
         dtype=written.torch_name,
@@ -124,6 +158,7 @@ def consolidate(
         seconds=time.monotonic() - began,
         bytes_read=cost.input_bytes,
         bytes_written=cost.output_bytes,
+        resumed_bytes=resumed_bytes,
         checked=checked,
         overflows=overflows,
         left_out=plan.left_out,
@@ -206,28 +241,56 @@ def _check(catalog: Catalog, inputs: Inputs, check: str) -> int:
 
 
 def _weights(
-    plan: ModelPlan, inputs: Inputs, stage: Stage, progress: Progress | None, total_bytes: int
-) -> dict[str, int]:
-    """Write all weights; returns the overflows by tensor."""
-    done, overflows = 0, {}
-
-    def advance(size_bytes: int) -> None:
-        nonlocal done
-        done += size_bytes
-        if progress is not None:
-            progress(done, total_bytes)
-
+    plan: ModelPlan, inputs: Inputs, stage: Stage, digest: str | None, progress: Progress | None, total_bytes: int
+) -> None:
+    """Make all weights that an earlier run has not made."""
+    before = 0
     for file in plan.files:
-        with at(file.name):
-            with stage.create(file.name) as fd:
-                tally = execute(file, inputs, OutputFile(os.path.join(stage.output, file.name), fd), progress=advance)
-            check_file(stage.path(file.name), file)
-            overflows.update(tally.overflows)
-    return overflows
+        if stage.facts(file.name) is not None:
+            stage.keep(file.name)
+        else:
+            with at(file.name):
+                _file(file, inputs, stage, digest, _shifted(progress, before, total_bytes))
+        before += file.size_bytes
 
 
-def _beside(plan: ModelPlan, assets: Assets, stage: Stage, torch_name: str) -> dict[str, int]:
-    """Stage everything that is not weights; returns sizes by name."""
+def _file(file: FilePlan, inputs: Inputs, stage: Stage, digest: str | None, progress: Callable[[int], None]) -> None:
+    with ExitStack() as stack:
+        part = stack.enter_context(stage.weights(file.name, file.size_bytes))
+        listeners = [part.reached, progress]
+        follower = None
+        if digest is not None:
+            follower = stack.enter_context(Follower(stage.path(file.name), _spans(file), digest))
+            listeners.append(follower.reached)
+            follower.reached(part.start)
+
+        def reached(upto: int) -> None:
+            for listener in listeners:
+                listener(upto)
+
+        overflows = part.facts.setdefault("overflows", {})
+        path = os.path.join(stage.output, file.name)
+        output = OutputFile(path, part.fd, start=part.start, reached=reached)
+        execute(file, inputs, output, start=part.start, overflows=overflows)
+        check_file(stage.path(file.name), file)
+        if follower is not None:
+            found = follower.result()
+            part.facts["digests"] = {"file": found.file, "tensors": found.tensors}
+
+
+def _spans(file: FilePlan) -> list[Span]:
+    spans = [Span(0, len(file.header), None)]
+    for tensor, start in zip(file.tensors, file.starts, strict=True):
+        spans.append(Span(start, start + tensor.nbytes, tensor.name))
+    return spans
+
+
+def _shifted(progress: Progress | None, before: int, total_bytes: int) -> Callable[[int], None]:
+    return lambda upto: None if progress is None else progress(before + upto, total_bytes)
+
+
+def _beside(plan: ModelPlan, assets: Assets, stage: Stage, torch_name: str) -> dict[str, tuple[int, str]]:
+    """Stage everything that is not weights; returns sizes and SHA-256 by name."""
     if plan.index is not None:
         stage.write(INDEX_NAME, plan.index)
     for name, path in assets.copies.items():
@@ -236,8 +299,12 @@ def _beside(plan: ModelPlan, assets: Assets, stage: Stage, torch_name: str) -> d
                 stage.write(name, with_dtype(file.read(), torch_name))
         else:
             stage.copy(name, path)
-    names = [*assets.copies, *([INDEX_NAME] if plan.index is not None else [])]
-    return {name: os.path.getsize(stage.path(name)) for name in sorted(names)}
+    found = {}
+    for name in sorted([*assets.copies, *([INDEX_NAME] if plan.index is not None else [])]):
+        with open(stage.path(name), "rb") as file:
+            data = file.read()
+        found[name] = (len(data), hashlib.sha256(data).hexdigest())
+    return found
 
 
 _WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "base_model.model.", "pretrained_model.")

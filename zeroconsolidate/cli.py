@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Terminated(BaseException):
-    """SIGTERM, as an exception: what is staged is taken away before the process ends."""
+    """SIGTERM, as an exception: what is staged is synced before the process ends."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,10 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"zeroconsolidate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("zeroconsolidate: interrupted; nothing was left behind", file=sys.stderr)
+        print("zeroconsolidate: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except _Terminated:
-        print("zeroconsolidate: terminated; nothing was left behind", file=sys.stderr)
+        print("zeroconsolidate: terminated; the same command goes on from here", file=sys.stderr)
         return 143
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -71,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--overwrite", action="store_true", help="replace the model in OUTPUT when the new is complete"
     )
+    convert.add_argument("--restart", action="store_true", help="throw an interrupted conversion's work away")
+    convert.add_argument("--digest", choices=("sha256", "xxh3"), help="put one of every tensor into the manifest")
     convert.add_argument("--dry-run", action="store_true", help="print what it would cost, write nothing")
     check = convert.add_mutually_exclusive_group()
     check.add_argument("--check", action="store_const", const="all", default="sample",
@@ -114,6 +116,8 @@ def _convert(options: argparse.Namespace) -> int:
             options.output,
             base=options.base,
             overwrite=options.overwrite,
+            restart=options.restart,
+            digest=options.digest,
             check=options.check,
             progress=bar.show,
             **chosen,
@@ -201,6 +205,8 @@ def _report_text(report: Report) -> str:
         ("files", _some([f"{name} ({_size(size)})" for name, size in report.files.items()], 8)),
         ("time", f"{report.seconds:.2f} s, {report.gb_per_second:.2f} GB/s"),
     ]  # fmt: skip
+    if report.resumed_bytes:
+        rows.append(("resumed", f"{_size(report.resumed_bytes)} were there already"))
     if report.checked:
         rows.append(("checked", f"{report.checked:,} master weights against the copies saved beside them: equal"))
     if report.left_out:
