@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._version import __version__
 from .archive.discover import discover
 from .archive.load import load
+from .audit.findings import Findings, Verification
 from .catalog.read import read
-from .errors import BadOption, at
+from .convert import make_beside, make_weights
+from .errors import BadOption
 from .lazy import Checkpoint, parse_dtype
 from .plan.build import Cost, ModelPlan, build, sources
 from .plan.info import CheckpointInfo, describe
 from .plan.layout import INDEX_NAME, parse_size
 from .plan.witness import comparisons
-from .run.digest import Follower, Span, maker
-from .run.execute import BLOCK_BYTES, execute
+from .run.digest import maker
+from .run.execute import BLOCK_BYTES
 from .run.inputs import Inputs
-from .run.outputs import OutputFile
 from .write.assets import Assets, choose
-from .write.check import check as check_file
-from .write.config import with_dtype
 from .write.fingerprint import fingerprint
 from .write.manifest import MANIFEST_NAME, manifest
 from .write.report import Report
@@ -34,7 +31,6 @@ from .write.stage import Stage, refuse_inside
 
 if TYPE_CHECKING:
     from .catalog.facts import Catalog
-    from .plan.layout import FilePlan
 
 Path: TypeAlias = "str | os.PathLike[str]"
 Progress: TypeAlias = Callable[[int, int], None]
@@ -129,8 +125,8 @@ def consolidate(
             stage.need(cost.output_bytes)
             if stage.checked is None:
                 stage.note_checked(_check(catalog, inputs, check))
-            _weights(plan, inputs, stage, digest, progress, cost.output_bytes)
-            beside = _beside(plan, assets, stage, written.torch_name)
+            make_weights(plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes)
+            beside = make_beside(plan, assets, stage, written.torch_name)
             digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
             stage.write(
                 MANIFEST_NAME,
@@ -192,6 +188,72 @@ def estimate(
     return plan.cost(BLOCK_BYTES)
 
 
+def verify(
+    output: Path, *, against: Path | None = None, tag: str | None = None, progress: Progress | None = None
+) -> Verification:
+    """Check the model directory `output`: by itself and its manifest, or byte for byte with a checkpoint.
+
+    By itself: headers, index, sizes, config against shapes, digests. `against`: the checkpoint (and its `tag`) it
+    must be made of, whatever tool made it; a manifest tells which options were used, else every tensor is expected.
+    What is wrong is in `.problems`, not raised. Raises NotACheckpoint if there is nothing to check, and with
+    `against` what `open_checkpoint` raises.
+    """
+    from .archive.weights import read_weights
+    from .audit import against as bytewise
+    from .audit import output as alone
+
+    began, directory = time.monotonic(), os.path.normpath(os.fspath(output))
+    if against is None:
+        findings = _findings(progress, alone.work_bytes(directory))
+        alone.audit_output(directory, findings)
+        return findings.verification(directory, time.monotonic() - began)
+    catalog, weights = _open(against, tag), read_weights(directory)
+    options = (alone.read_manifest(directory) or {}).get("options", {})
+    chosen = {key: options.get(key, default) for key, default in _EVERYTHING.items()}
+    plan = _plan(catalog, dtype="fp32", max_shard_size=None, ties="copy", **chosen)
+    planned = {tensor.name: tensor for tensor in plan.tensors()}
+    owners = {name: catalog.ties.get(name, name) for name in planned}
+    written = {owners[name] for name in weights.tensors if name in owners}
+    aliases = frozenset(name for name, owner in owners.items() if owner in written)
+    findings = _findings(progress, bytewise.work_bytes(weights, planned))
+    with Inputs() as inputs:
+        bytewise.audit_against(weights, planned, aliases, inputs, findings)
+    return findings.verification(directory, time.monotonic() - began)
+
+
+_EVERYTHING: dict[str, Any] = {"exclude_frozen": False, "include": (), "exclude": ()}
+
+
+def verify_source(src: Path, *, tag: str | None = None, progress: Progress | None = None) -> Verification:
+    """Check a checkpoint: CRC-32 of every record used, agreement of ranks, every master weight against its 16-bit
+    copy (stages 1 and 2), NaN and infinity counts by tensor.
+
+    What is wrong is in `.problems`, not raised; what keeps the checkpoint from being read at all is raised, as by
+    `open_checkpoint`.
+    """
+    from .audit.source import audit_source, work_bytes
+
+    began = time.monotonic()
+    catalog = _open(src, tag)
+    stored = sources(catalog)
+    findings = _findings(progress, work_bytes(catalog, stored))
+    with Inputs() as inputs:
+        audit_source(catalog, stored, inputs, findings)
+    return findings.verification(os.path.dirname(catalog.files[0]), time.monotonic() - began)
+
+
+def _findings(progress: Progress | None, total_bytes: int) -> Findings:
+    done = 0
+
+    def advance(size_bytes: int) -> None:
+        nonlocal done
+        done += size_bytes
+        if progress is not None:
+            progress(min(done, total_bytes), total_bytes)
+
+    return Findings(advance=advance)
+
+
 def _open(src: Path, tag: str | None) -> Catalog:
     return read(discover(src, tag), load)
 
@@ -238,73 +300,6 @@ def _check(catalog: Catalog, inputs: Inputs, check: str) -> int:
     from .run.witness import compare
 
     return compare(comparisons(catalog, sources(catalog), everything=check == "all"), inputs)
-
-
-def _weights(
-    plan: ModelPlan, inputs: Inputs, stage: Stage, digest: str | None, progress: Progress | None, total_bytes: int
-) -> None:
-    """Make all weights that an earlier run has not made."""
-    before = 0
-    for file in plan.files:
-        if stage.facts(file.name) is not None:
-            stage.keep(file.name)
-        else:
-            with at(file.name):
-                _file(file, inputs, stage, digest, _shifted(progress, before, total_bytes))
-        before += file.size_bytes
-
-
-def _file(file: FilePlan, inputs: Inputs, stage: Stage, digest: str | None, progress: Callable[[int], None]) -> None:
-    with ExitStack() as stack:
-        part = stack.enter_context(stage.weights(file.name, file.size_bytes))
-        listeners = [part.reached, progress]
-        follower = None
-        if digest is not None:
-            follower = stack.enter_context(Follower(stage.path(file.name), _spans(file), digest))
-            listeners.append(follower.reached)
-            follower.reached(part.start)
-
-        def reached(upto: int) -> None:
-            for listener in listeners:
-                listener(upto)
-
-        overflows = part.facts.setdefault("overflows", {})
-        path = os.path.join(stage.output, file.name)
-        output = OutputFile(path, part.fd, start=part.start, reached=reached)
-        execute(file, inputs, output, start=part.start, overflows=overflows)
-        check_file(stage.path(file.name), file)
-        if follower is not None:
-            found = follower.result()
-            part.facts["digests"] = {"file": found.file, "tensors": found.tensors}
-
-
-def _spans(file: FilePlan) -> list[Span]:
-    spans = [Span(0, len(file.header), None)]
-    for tensor, start in zip(file.tensors, file.starts, strict=True):
-        spans.append(Span(start, start + tensor.nbytes, tensor.name))
-    return spans
-
-
-def _shifted(progress: Progress | None, before: int, total_bytes: int) -> Callable[[int], None]:
-    return lambda upto: None if progress is None else progress(before + upto, total_bytes)
-
-
-def _beside(plan: ModelPlan, assets: Assets, stage: Stage, torch_name: str) -> dict[str, tuple[int, str]]:
-    """Stage everything that is not weights; returns sizes and SHA-256 by name."""
-    if plan.index is not None:
-        stage.write(INDEX_NAME, plan.index)
-    for name, path in assets.copies.items():
-        if name == "config.json":
-            with at(path), open(path, "rb") as file:
-                stage.write(name, with_dtype(file.read(), torch_name))
-        else:
-            stage.copy(name, path)
-    found = {}
-    for name in sorted([*assets.copies, *([INDEX_NAME] if plan.index is not None else [])]):
-        with open(stage.path(name), "rb") as file:
-            data = file.read()
-        found[name] = (len(data), hashlib.sha256(data).hexdigest())
-    return found
 
 
 _WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "base_model.model.", "pretrained_model.")

@@ -43,6 +43,7 @@ class _Record:
     header_start: int
     size_bytes: int
     stored: bool
+    crc32: int
 
 
 class ZipContainer:
@@ -91,6 +92,16 @@ class ZipContainer:
     def pread(self, size_bytes: int, start: int) -> bytes:
         """Exactly `size_bytes` bytes of the file from `start`."""
         return _pread(self._fd, size_bytes, start)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all records, without the folder they share."""
+        return [name.removeprefix(f"{self._prefix}/") for name in self._records]
+
+    def checksum(self, name: str) -> tuple[int, int, int]:
+        """Where the data of record `name` begins and how many bytes they are, and their CRC-32 as the zip says it."""
+        record = self._record(name)
+        return self.start(name), record.size_bytes, record.crc32
 
     def storage(self, key: str, size_bytes: int) -> int:
         """The byte at which storage `key` begins; the record must hold at least `size_bytes`."""
@@ -166,7 +177,7 @@ def _directory(fd: int, size_bytes: int) -> dict[str, _Record]:
         if header_start + _LOCAL.size + unpacked > size_bytes:
             raise DamagedFile(f"the record {name!r} lies outside of the file")
         stored = method == 0 and packed == unpacked and not flags & 1
-        records[name] = _Record(header_start, unpacked, stored)
+        records[name] = _Record(header_start, unpacked, stored, entry[7])
         position = name_end + extra_bytes + comment_bytes
     _no_overlaps(records)
     return records
