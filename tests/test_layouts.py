@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import zeroconsolidate
-from zeroconsolidate.errors import Disagreement
+from zeroconsolidate.errors import DamagedFile, Disagreement
 
 LAYOUTS = Path(__file__).parent / "fixtures" / "layouts"
 TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -21,7 +21,8 @@ def provenance(case: Path) -> dict[str, Any]:
     return json.loads((case / "provenance.json").read_text())
 
 
-CASES = [path.name for path in sorted(LAYOUTS.iterdir()) if (path / "expected.safetensors").exists()]
+EMPTY = "writer_mock"
+CASES = [path.name for path in sorted(LAYOUTS.iterdir()) if path.name != EMPTY]
 DRIFTED = [name for name in CASES if provenance(LAYOUTS / name)["replicas_differ"]]
 
 
@@ -77,3 +78,8 @@ def test_drifted_replicas_are_refused(name: str, tmp_path: Path):
     with pytest.raises(Disagreement, match="--replicas first"):
         zeroconsolidate.consolidate(LAYOUTS / name / "checkpoint", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_files_of_the_mock_writer_are_called_empty(tmp_path: Path):
+    with pytest.raises(DamagedFile, match="the file is empty"):
+        zeroconsolidate.consolidate(LAYOUTS / EMPTY / "checkpoint", tmp_path / "out")

@@ -43,5 +43,5 @@ class RawFile:
     path: str
     content: dict[str, Any]
     container: str
-    """How it was written: `torch zip`, `torch zip (archive/)` by a writer that hands torch an open file, `torch
-    legacy` for the container of torch before 1.6."""
+    """How it was written: `torch zip`, `torch zip (archive/)` by a writer that hands torch an open file,
+    `torch legacy` in the container of torch before 1.6."""

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ..archive.raw import RawFile
     from .facts import Shape
 
+MAX_WORLD_SIZE = 1 << 17
+"""More data-parallel ranks than this are refused: each is expected to have files."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFile:
@@ -57,6 +60,12 @@ def read_model_file(raw: RawFile) -> ModelFile:
     content = raw.content
     with at(raw.name.name):
         check_model_keys(content)
+        world_size = fields.optional(content, "dp_world_size", int)
+        if world_size is not None and not 1 <= world_size <= MAX_WORLD_SIZE:
+            raise DamagedFile(f"'dp_world_size' is impossible; expected 1 to {MAX_WORLD_SIZE}, got {world_size}")
+        mp_world_size = fields.optional(content, "mp_world_size", int)
+        if mp_world_size is not None and not 1 <= mp_world_size <= MAX_WORLD_SIZE:
+            raise DamagedFile(f"'mp_world_size' is impossible; expected 1 to {MAX_WORLD_SIZE}, got {mp_world_size}")
         saved = content.get("module")
         module = {} if saved is None else fields.tensors(saved, "module")
         shapes = content.get("param_shapes")
@@ -72,16 +81,16 @@ def read_model_file(raw: RawFile) -> ModelFile:
             file=raw.path,
             container=raw.container,
             module=module,
-            buffer_names=tuple(str(name) for name in fields.field(content, "buffer_names", list, [])),
+            buffer_names=fields.names(content.get("buffer_names") or [], "buffer_names"),
             param_shapes=None if listed is None else tuple(fields.shapes(group, "param_shapes") for group in listed),
             frozen_shapes=None if frozen is None else fields.shapes(frozen, "frozen_param_shapes"),
             frozen_fragments=fields.tensors(content.get("frozen_param_fragments") or {}, "frozen_param_fragments"),
             shared_params=_shared(content.get("shared_params") or {}),
-            skipped=tuple(str(name) for name in saved or () if name not in module),
+            skipped=tuple(name for name in fields.names(saved or (), "module") if name not in module),
             optimizer=fields.optional(content, "optimizer", dict),
             step=fields.optional(content, "global_steps", int),
-            world_size=fields.optional(content, "dp_world_size", int),
-            mp_world_size=fields.optional(content, "mp_world_size", int),
+            world_size=world_size,
+            mp_world_size=mp_world_size,
             parallel=fields.field(content, "checkpoint_parallel_dimensions", dict, {}),
             universal=fields.field(content, "universal_checkpoint_info", dict, {}),
             autoep_layers=tuple(layers),
@@ -91,6 +100,6 @@ def read_model_file(raw: RawFile) -> ModelFile:
 
 
 def _shared(value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(s, str) for pair in value.items() for s in pair):
+    if not isinstance(value, dict):
         raise DamagedFile("'shared_params' is not a mapping of names to names")
-    return dict(value)
+    return {fields.name_of(alias): fields.name_of(name) for alias, name in value.items()}

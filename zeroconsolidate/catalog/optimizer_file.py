@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.inert import Inert
 from ..archive.located import LocatedTensor
+from ..archive.shown import shown
 from ..errors import DamagedFile, UnsupportedLayout, at
 from . import fields
 from .facts import Cut
@@ -99,7 +100,7 @@ def read_optimizer_file(raw: RawFile) -> OptimizerFile:
         if key is None:
             raise UnsupportedLayout(
                 f"the file holds no flat groups; expected one of {', '.join(DIALECTS)}, "
-                f"got {', '.join(map(str, content))}"
+                f"got {', '.join(map(shown, list(content)[:8]))}"
             )
         dialect = DIALECTS[key]
         states, groups = split_state(content.get(dialect.base))
@@ -152,20 +153,40 @@ def steps_of(states: Any) -> tuple[float, ...]:
 
 def state_names_of(states: Any) -> tuple[str, ...]:
     """Names of what the optimizer keeps for each element, sorted."""
-    return tuple(sorted({str(k) for s in states for k, v in s.items() if isinstance(v, LocatedTensor) and v.shape}))
+    return tuple(
+        sorted({fields.name_of(k) for s in states for k, v in s.items() if isinstance(v, LocatedTensor) and v.shape})
+    )
 
 
 def settings(group: object) -> dict[str, object]:
     """The plain values of a param group."""
     if not isinstance(group, Mapping):
         return {}
-    plain = (int, float, str, bool, tuple, list, type(None))
-    return {str(key): value for key, value in group.items() if key != "params" and isinstance(value, plain)}
+    return {
+        key: value
+        for key, value in group.items()
+        if isinstance(key, str) and key != "params" and (_is_plain(value) or _is_plain_list(value))
+    }
+
+
+MAX_SETTING_ITEMS = 16
+"""A longer list among the optimizer's settings is left out. `betas` has 2 or 3."""
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (int, float, str, bool))
+
+
+def _is_plain_list(value: object) -> bool:
+    # Flat, because what is nested may contain itself, or the same list 2**50 times.
+    return isinstance(value, (tuple, list)) and len(value) <= MAX_SETTING_ITEMS and all(map(_is_plain, value))
 
 
 def _step(value: object) -> float | None:
     if isinstance(value, LocatedTensor):
         value = value.item
+    if isinstance(value, int) and abs(value) >> 53:
+        raise DamagedFile(f"the optimizer's step is impossible; got {value}")
     return float(value) if isinstance(value, (int, float)) else None
 
 
@@ -178,7 +199,7 @@ def _unplaced(states: Mapping[Any, Mapping[Any, Any]], partitions: tuple[Located
             if isinstance(value, LocatedTensor) and value.numel > 1:
                 placed = numel is not None and len(value.shape) == 1 and value.numel >= numel
                 if not placed:
-                    found.add(str(key))
+                    found.add(fields.name_of(key))
     return tuple(sorted(found))
 
 
@@ -188,7 +209,7 @@ def _counts(value: object, groups: int) -> tuple[int, ...] | None:
     listed: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * groups
     if len(listed) != groups or not all(type(n) is int and n > 0 for n in listed):
         raise DamagedFile(
-            f"'partition_count' does not fit; expected one for each of {groups} groups, got {value!r:.80}"
+            f"'partition_count' does not fit; expected one for each of {groups} groups, got {shown(value)}"
         )
     return tuple(listed)
 
@@ -230,12 +251,12 @@ def _slices(value: object) -> tuple[Slices, ...] | None:
     """`fragment_address(numel, start)` by name, by group (`deepspeed/utils/tensor_fragment.py`)."""
     if not isinstance(value, list) or not all(isinstance(group, Mapping) for group in value):
         return None
-    return tuple({str(name): _slice(name, address) for name, address in group.items()} for group in value)
+    return tuple({fields.name_of(name): _slice(name, address) for name, address in group.items()} for group in value)
 
 
 def _slice(name: object, address: object) -> tuple[int, int]:
     start = address.attribute("start") if isinstance(address, Inert) else None
     numel = address.attribute("numel") if isinstance(address, Inert) else None
     if type(start) is not int or type(numel) is not int or start < 0 or numel < 0:
-        raise DamagedFile(f"'param_slice_mappings' has no usable address for {name!r:.80}")
+        raise DamagedFile(f"'param_slice_mappings' has no usable address for {shown(name)}")
     return start, numel
