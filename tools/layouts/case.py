@@ -23,6 +23,8 @@ class Case:
     """Compute dtype: bf16, fp16 or fp32."""
     model: str = "net"
     """A key of `models.BUILDERS`."""
+    blocks: int = 2
+    """Layers of the net."""
     optimizer: str = "adamw"
     """A client optimizer of `jobs.OPTIMIZERS`; "config" when the DeepSpeed config names it."""
     groups: bool = False

@@ -19,7 +19,7 @@ class Stream:
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None: ...
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *_exc: object) -> None: ...

@@ -93,13 +93,13 @@ class TensorBlock(nn.Module):
 class Net(nn.Module):
     """Embedding, blocks, norm, head; buffers of three dtypes and one that is not saved."""
 
-    def __init__(self, width: int, block: Callable[[], nn.Module], *, tied: bool) -> None:
+    def __init__(self, width: int, block: Callable[[], nn.Module], case: Case) -> None:
         super().__init__()
         self.embed = nn.Embedding(VOCAB, width)
-        self.layers = nn.ModuleList(block() for _ in range(2))
+        self.layers = nn.ModuleList(block() for _ in range(case.blocks))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, VOCAB, bias=False)
-        if tied:
+        if case.tied:
             self.head.weight = self.embed.weight
         self.register_buffer("inv_freq", torch.arange(4).float() / 7)
         self.register_buffer("position_ids", torch.arange(3) + 16777217)
@@ -122,7 +122,7 @@ def randomize(model: nn.Module, seed: int = 7) -> nn.Module:
 
 
 def build_net(case: Case) -> nn.Module:
-    return randomize(Net(9, lambda: Block(9), tied=case.tied))
+    return randomize(Net(9, lambda: Block(9), case))
 
 
 def build_sharded_net(case: Case) -> nn.Module:
@@ -130,27 +130,27 @@ def build_sharded_net(case: Case) -> nn.Module:
     import deepspeed
 
     with deepspeed.zero.MiCS_Init(config_dict_or_path=ds_config(case)):
-        return Net(9, lambda: Block(9), tied=case.tied)
+        return Net(9, lambda: Block(9), case)
 
 
 def build_tensor(case: Case) -> nn.Module:
-    return randomize(Net(8, lambda: TensorBlock(8, 6, legal=True), tied=case.tied))
+    return randomize(Net(8, lambda: TensorBlock(8, 6, legal=True), case))
 
 
 def build_uneven(case: Case) -> nn.Module:
-    return randomize(Net(8, lambda: TensorBlock(8, 5, legal=False), tied=case.tied))
+    return randomize(Net(8, lambda: TensorBlock(8, 5, legal=False), case))
 
 
 def build_experts(case: Case) -> nn.Module:
     # Expert weights are local to their rank, so they are not touched by randomize(): equal seeds would make the
     # experts of all ranks equal and a wrong expert number invisible.
-    net = Net(7, lambda: ExpertBlock(7, case, (case.ep,)), tied=case.tied)
+    net = Net(7, lambda: ExpertBlock(7, case, (case.ep,)), case)
     return scatter_experts(net, case)
 
 
 def build_two_degrees(case: Case) -> nn.Module:
     """Two mixtures a block, of different expert-parallel degrees: two expert groups in one optimizer."""
-    return scatter_experts(Net(7, lambda: ExpertBlock(7, case, (1, case.ep)), tied=case.tied), case)
+    return scatter_experts(Net(7, lambda: ExpertBlock(7, case, (1, case.ep)), case), case)
 
 
 def scatter_experts(net: nn.Module, case: Case) -> nn.Module:

@@ -26,6 +26,13 @@ def eager_muon() -> None:
     torch._dynamo.config.disable = True
 
 
+def python_operators() -> None:
+    """CPU Adam and file access in Python instead of compiled extensions."""
+    from . import ops
+
+    ops.install()
+
+
 def small_swap_files() -> None:
     """Swap out groups of a kilobyte; DeepSpeed leaves groups below one megabyte in memory."""
     from deepspeed.runtime.swap_tensor import optimizer_utils
@@ -55,5 +62,6 @@ def record_registry() -> None:
 
 
 PATCHES: dict[str, Callable[[], None]] = {
-    patch.__name__: patch for patch in (fused_adam, eager_muon, record_registry, small_swap_files, superoffload_on_cpu)
+    patch.__name__: patch
+    for patch in (fused_adam, eager_muon, python_operators, record_registry, small_swap_files, superoffload_on_cpu)
 }
