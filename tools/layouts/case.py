@@ -57,6 +57,8 @@ class Case:
     """Keyword arguments of `save_checkpoint`."""
     moments: bool = True
     """False where the live optimizer state cannot be attributed to parameters."""
+    witness: bool = True
+    """False where the optimizer lets the 16-bit weights run ahead of the masters on purpose."""
     patches: tuple[str, ...] = ()
     """Names of `patches.PATCHES`: what this machine lacks and how the job does without."""
 

@@ -64,6 +64,7 @@ def finish(case: Case, target: Path, expected: Expected, packages: dict[str, str
         "ds_config": expected.facts["ds_config"],
         "steps": case.steps,
         "replicas_differ": case.drift,
+        "lagging_masters": expected.lagging,
         "ties": expected.ties,
         "frozen": expected.frozen,
         "buffers": expected.buffers,

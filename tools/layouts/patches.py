@@ -41,10 +41,19 @@ def small_swap_files() -> None:
 
 
 def superoffload_on_cpu() -> None:
-    """SuperOffload insists on CUDA; what it saves does not depend on it."""
-    from deepspeed.runtime.superoffload import superoffload_stage3
+    """SuperOffload insists on CUDA; what it saves does not depend on it.
+
+    Its worker is forked, not spawned, so that it inherits the operators this process uses.
+    """
+    import multiprocessing
+    import types
+
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.runtime.superoffload import superoffload_stage3, superoffload_utils
 
     superoffload_stage3._validate_superoffload_accelerator = lambda: None
+    superoffload_utils.mp.get_context = lambda _method: multiprocessing.get_context("fork")
+    type(get_accelerator()).current_stream = lambda self, *_: types.SimpleNamespace(synchronize=lambda: None)
 
 
 def record_registry() -> None:
