@@ -345,8 +345,8 @@ def _compare_replicas(catalog: Catalog, inputs: Inputs, replicas: str, check: st
     from .run.witness import compare, drifted
 
     if replicas == "equal":
-        compare(found, inputs)
-        return []
+        compare([comparison for comparison in found if not comparison.is_spare], inputs)
+        found = [comparison for comparison in found if comparison.is_spare]
     names = drifted(found, inputs)
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return [f"ranks hold different copies of {len(names)} tensors, the first was taken: {shown}"] if names else []

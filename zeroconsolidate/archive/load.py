@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 from ..errors import DamagedFile, NotACheckpoint, at
 from .legacy import open_container
+from .located import LocatedTensor
+from .names import FileKind
 from .raw import CheckpointFiles, RawFile
 from .unpickle import unpickle_placeless
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .names import FileKind, FileName
+    from .names import FileName
 
 MAX_REMEMBERED = 16
 """Pickles that are kept while the files of one kind are read, to recognise equal ones.
@@ -54,6 +56,8 @@ def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes,
             raise NotACheckpoint("the file has gone while it was being read") from None
         except OSError as error:
             raise DamagedFile(f"the file cannot be read: {error.strerror or error}") from None
+        if kind is FileKind.UNIVERSAL and isinstance(content, LocatedTensor):
+            content = {"param": content}  # stage 3 saves the tensor alone, the other stages a dict around it
         if not isinstance(content, dict):
             raise DamagedFile(f"the file holds no checkpoint; expected a dict, got {type(content).__name__}")
     return RawFile(kind=kind, name=name, path=path, content=content, container=form)

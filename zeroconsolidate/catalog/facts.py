@@ -31,6 +31,8 @@ class Member:
     shape: Shape
     padding_numel: int = 0
     """Elements of padding behind it (`param_alignment_paddings`; contiguous groups only)."""
+    is_spare: bool = False
+    """Whether the client declares this copy to be one of several, which only the first pipeline stage's stands for."""
 
     @property
     def numel(self) -> int:

@@ -30,7 +30,8 @@ class ModelFile:
     container: str
     module: Mapping[str, LocatedTensor]
     """Empty in a pipeline, which keeps the module in layer files."""
-    buffer_names: tuple[str, ...]
+    buffer_names: tuple[str, ...] | None
+    """None before DeepSpeed 0.4.2."""
     param_shapes: tuple[Mapping[str, Shape], ...] | None
     """By flat group, in the order in which the group was flattened. None where DeepSpeed did not record them."""
     frozen_shapes: Mapping[str, Shape] | None
@@ -72,6 +73,7 @@ def read_model_file(raw: RawFile) -> ModelFile:
         # DeepSpeed 0.5.4 turned one mapping into a list of mappings, one a group.
         listed = shapes if isinstance(shapes, (list, tuple)) or shapes is None else [shapes]
         frozen = content.get("frozen_param_shapes")
+        listed_buffers = content.get("buffer_names")
         layers = content.get("ds_autoep_layers") or ()
         if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, Mapping) for layer in layers):
             raise DamagedFile("'ds_autoep_layers' is not a list of layers")
@@ -81,7 +83,7 @@ def read_model_file(raw: RawFile) -> ModelFile:
             file=raw.path,
             container=raw.container,
             module=module,
-            buffer_names=fields.names(content.get("buffer_names") or [], "buffer_names"),
+            buffer_names=fields.names(listed_buffers, "buffer_names") if listed_buffers is not None else None,
             param_shapes=None if listed is None else tuple(fields.shapes(group, "param_shapes") for group in listed),
             frozen_shapes=None if frozen is None else fields.shapes(frozen, "frozen_param_shapes"),
             frozen_fragments=fields.tensors(content.get("frozen_param_fragments") or {}, "frozen_param_fragments"),

@@ -20,6 +20,8 @@ def origin_of(story: Story, parts: tuple[Part, ...]) -> Origin:
     config = first.ds_config.get("optimizer")
     kind = config.get("type") if isinstance(config, dict) else None
     settings = optimizer.param_groups if optimizer else whole.param_groups if whole else ()
+    if story.universal:
+        settings = story.universal.param_groups
     states = optimizer.state_names if optimizer else whole.state_names if whole else ()
     return Origin(
         root=files.root,
@@ -35,9 +37,16 @@ def origin_of(story: Story, parts: tuple[Part, ...]) -> Origin:
         optimizer=kind if isinstance(kind, str) else None,
         optimizer_state=states,
         param_groups=settings,
-        wrapper=optimizer.wrapper if optimizer else whole.wrapper if whole else "none",
+        wrapper=_wrapper(story),
         writer=first.container,
     )
+
+
+def _wrapper(story: Story) -> str:
+    if story.universal:
+        return "universal checkpoint"
+    wrappers = [o.wrapper for o in story.all_optimizers[:1]] + [whole.wrapper for whole in story.all_wholes[:1]]
+    return wrappers[0] if wrappers else "none"
 
 
 def unplaced_of(story: Story) -> tuple[str, ...]:
@@ -48,6 +57,8 @@ def unplaced_of(story: Story) -> tuple[str, ...]:
 
 def _stage(story: Story) -> int:
     """BF16_Optimizer does not say its stage; the config does, where it is in the file."""
+    if story.universal:
+        return story.universal.stage or 0
     optimizer = next(iter(story.all_optimizers), None)
     if optimizer is None:
         return 0
@@ -86,7 +97,9 @@ def _training_dtype(story: Story, parts: tuple[Part, ...]) -> DType:
                 if copy is not None and copy.dtype.is_floating:
                     votes[copy.dtype] = votes.get(copy.dtype, 0) + member.numel
         if not part.groups:
-            for name, copy in part.module.items() or (pair for masters in part.masters for pair in masters.items()):
+            masters = {name: master for held in part.masters for name, master in held.items()}
+            for name, saved in (part.module or masters).items():
+                copy = placeholders.get(name, saved)
                 if name not in part.buffers and copy.dtype.is_floating:
                     votes[copy.dtype] = votes.get(copy.dtype, 0) + copy.numel
     return max(votes, key=lambda dtype: votes[dtype]) if votes else DType.F32

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..archive.names import FileKind
 from ..errors import Disagreement, MissingFiles, UnsupportedLayout, at
 from . import tensor_parallel
 from .experts import is_native, of_rank, stacked_copies
@@ -14,6 +15,7 @@ from .groups import flat_groups
 from .names import ModuleNames, sort_names
 from .origin import origin_of, unplaced_of
 from .pipeline import Layers, tied_names
+from .universal import Universal, shaped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +42,8 @@ class Story:
     optimizers: Mapping[int, tuple[OptimizerFile, ...]]
     wholes: Mapping[int, tuple[WholeOptimizer, ...]]
     """Stage 0: the optimizer in one piece, by expert-parallel rank. Empty at other stages."""
+    universal: Universal | None
+    """The folder of a universal checkpoint, which takes the place of all optimizer files."""
     layers: Mapping[int, Layers]
     """By tensor-parallel rank: the layers of a pipeline."""
     experts: Mapping[int, Mapping[str, LocatedTensor]]
@@ -90,6 +94,7 @@ def assemble(story: Story) -> Catalog:
     paths = [model.file for models in story.models.values() for model in models]
     paths += [optimizer.file for optimizer in story.all_optimizers]
     paths += [whole.file for whole in story.all_wholes]
+    paths += story.universal.paths if story.universal else ()
     paths += [path for layers in story.layers.values() for path in layers.files]
     return Catalog(
         origin=origin_of(story, parts),
@@ -116,6 +121,8 @@ def _notes(story: Story) -> list[str]:
 def _slice(story: Story, tp: int) -> _Slice:
     stages = [mp for mp in range(story.grid.size) if story.grid.tensor_rank(mp) == tp]
     base, pipeline_tied = _base_of(story, tp, stages), {}
+    if story.wholes and base.buffer_names is None:
+        base = replace(base, buffer_names=())  # candidates for masters: every tensor that may be a parameter
     shapes = {name: tensor.shape for name, tensor in base.module.items()}
     found: list[tuple[int, FlatGroup]] = []
     for mp in stages:
@@ -129,18 +136,26 @@ def _slice(story: Story, tp: int) -> _Slice:
                 holder=f"pipeline stage {story.grid.stage(mp)}" if story.grid.pp > 1 else None,
             )
     if story.layers:
+        found = _marked_spares(story, found)
         pipeline_tied = _tie_stages(story, found, base)
         found = [(index, _renamed(group, pipeline_tied, base.module)) for index, group in found]
         _layers_are_there(found, base)
-    striped = any(group.cut is Cut.STRIPED for _, group in found)
+    merged = _merged(story, base)
+    placeholders = any(FileKind.PARTITIONED_MODEL in story.files.files for _ in merged)
+    striped = placeholders or any(group.cut is Cut.STRIPED for _, group in found)
     trainable = {member.name: member.shape for _, group in found for member in group.members}
+    trainable |= {name: tensor.shape for name, tensor in merged.items()}
     named = sort_names(
-        replace(base, param_shapes=(trainable,)), set(trainable), whole=not striped, apart=frozenset(story.stacks)
+        replace(base, param_shapes=(trainable,)),
+        set(trainable),
+        whole=not striped,
+        apart=frozenset(story.stacks),
+        merged=bool(merged) and story.grid.tp > 1,
     )
     frozen: dict[str, Frozen] = dict(named.frozen)
     if striped:
         frozen |= striped_frozen(list(story.models[stages[0]]), story.world_size)
-    masters: tuple[Mapping[str, LocatedTensor], ...] = ()
+    masters: tuple[Mapping[str, LocatedTensor], ...] = (merged,) if merged and tp == 0 else ()
     unnamed: tuple[Unnamed, ...] = ()
     module = {} if striped else dict(named.witness)
     if story.wholes:
@@ -173,6 +188,20 @@ def _slice(story: Story, tp: int) -> _Slice:
     return _Slice(parts=tuple(parts), names=named, unnamed=unnamed, strays=strays, tied=pipeline_tied)
 
 
+def _merged(story: Story, base: ModelFile) -> dict[str, LocatedTensor]:
+    """The trained parameters of a universal checkpoint. What the model file holds as it is, is left to it."""
+    if story.universal is None:
+        return {}
+    own = {*(base.buffer_names or ()), *base.shared_params, *(base.frozen_shapes or ())}
+    shapes = {name: shape for group in base.param_shapes or () for name, shape in group.items()}
+    is_flat = FileKind.PARTITIONED_MODEL in story.files.files
+    return {
+        name: shaped(name, tensor, shapes.get(name) if is_flat else None)
+        for name, tensor in story.universal.masters.items()
+        if name not in own and (not shapes or name in shapes or name not in base.module)
+    }
+
+
 def _ranked(story: Story, stages: list[int]) -> list[tuple[WholeOptimizer, int]]:
     return [(whole, e) for mp in stages for e, whole in enumerate(story.wholes[mp])]
 
@@ -180,7 +209,7 @@ def _ranked(story: Story, stages: list[int]) -> list[tuple[WholeOptimizer, int]]
 def _base_of(story: Story, tp: int, stages: list[int]) -> ModelFile:
     """The model file that speaks for a tensor-parallel rank: rank 0's, with what layer and expert files add."""
     first = story.models[stages[0]][0]
-    buffers = dict.fromkeys(name for mp in stages for name in story.models[mp][0].buffer_names)
+    buffers = dict.fromkeys(name for mp in stages for name in story.models[mp][0].buffer_names or ())
     module: dict[str, LocatedTensor] = {}
     for mp in stages:
         module |= story.models[mp][0].module
@@ -196,10 +225,24 @@ def _base_of(story: Story, tp: int, stages: list[int]) -> ModelFile:
     return replace(
         first,
         module=module,
-        buffer_names=tuple(buffers),
+        buffer_names=tuple(buffers) if first.buffer_names is not None else None,
         shared_params=story.first.shared_params,
         skipped=tuple(dict.fromkeys(name for mp in stages for name in story.models[mp][0].skipped)),
     )
+
+
+def _marked_spares(story: Story, found: list[tuple[int, FlatGroup]]) -> list[tuple[int, FlatGroup]]:
+    """On later pipeline stages, the copies of which the client says that the first stage's stand for them."""
+    names = {member.name for _, group in found for member in group.members}
+    spares = tensor_parallel.spares(story.first.universal, names)
+    marked = []
+    for index, group in found:
+        if spares and not group.holder.startswith("pipeline stage 0"):
+            members = tuple(replace(member, is_spare=member.name in spares) for member in group.members)
+            marked.append((index, replace(group, members=members)))
+        else:
+            marked.append((index, group))
+    return marked
 
 
 def _tie_stages(story: Story, found: list[tuple[int, FlatGroup]], base: ModelFile) -> dict[str, str]:
@@ -262,7 +305,8 @@ def _joins(story: Story, parts: tuple[Part, ...], tied: Mapping[str, str]) -> di
     shapes: dict[str, dict[int, Shape]] = {}
     for part in parts:
         held: dict[str, Shape] = {member.name: member.shape for group in part.groups for member in group.members}
-        held |= {name: tensor.shape for masters in part.masters for name, tensor in masters.items()}
+        if story.universal is None:
+            held |= {name: tensor.shape for masters in part.masters for name, tensor in masters.items()}
         held |= {name: frozen.shape for name, frozen in part.frozen.items()}
         for name, shape in held.items():
             shapes.setdefault(name, {})[part.index] = shape

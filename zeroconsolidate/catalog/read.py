@@ -13,6 +13,7 @@ from .model_file import ModelFile, read_model_file
 from .optimizer_file import OptimizerFile, read_optimizer_file
 from .parts import Story, assemble
 from .pipeline import read_layers
+from .universal import read_universal
 from .whole_optimizer import WholeOptimizer, read_whole_optimizer
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def read(files: CheckpointFiles, load: Load, *, incomplete: bool = False) -> Cat
     models = _read_models(files, model_kind, load)
     first = models[0]
     grid = grid_of(files, first)
-    partitioned = bool(files.of(FileKind.OPTIMIZER)) or _is_partitioned(first, model_kind)
+    universal = read_universal(files, load)
+    partitioned = universal is None and (bool(files.of(FileKind.OPTIMIZER)) or _is_partitioned(first, model_kind))
     world_size = first.world_size or max(len(files.of(FileKind.OPTIMIZER)) // grid.size, 1)
     missing: list[str] = []
     if partitioned:
@@ -59,7 +61,8 @@ def read(files: CheckpointFiles, load: Load, *, incomplete: bool = False) -> Cat
         world_size=world_size,
         models={mp: tuple(m for m in models if m.mp_rank == mp) for mp in range(grid.size)},
         optimizers={mp: tuple(o for o in optimizers if o.mp_rank == mp) for mp in range(grid.size)},
-        wholes={} if partitioned else _wholes(files, models, load),
+        wholes={} if partitioned or universal else _wholes(files, models, load),
+        universal=universal,
         layers=read_layers(load(files, FileKind.LAYER)),
         experts={mp: expert_files(raw for raw in experts if raw.name.mp_rank == mp) for mp in range(grid.size)},
         expert_paths=tuple(raw.path for raw in experts),

@@ -55,6 +55,12 @@ def joins(
     return found
 
 
+def spares(info: Mapping[str, Any], names: Iterable[str]) -> set[str]:
+    """Names of which the client says that only the first pipeline stage's copy counts (tied embeddings)."""
+    patterns = _patterns(info, "pipeline_replicated_parameter_patterns")
+    return {name for name in names if any(pattern.match(name) for pattern in patterns)}
+
+
 class _Rules:
     def __init__(self, info: Mapping[str, Any], tp: int) -> None:
         self._tp = tp

@@ -27,6 +27,8 @@ class Held:
     role: str
     """`trainable`, `frozen` or `buffer`."""
     holder: str
+    is_spare: bool = False
+    """Whether the checkpoint declares this copy to be of no account."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,8 @@ class Replica:
     first: Recipe
     other: Recipe
     holders: tuple[str, str]
+    is_spare: bool = False
+    """Whether the checkpoint declares the other to be of no account: then a difference is worth telling, no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,13 @@ def replicas(catalog: Catalog) -> list[Replica]:
             continue
         for first, *others in parts:
             found += (
-                Replica(name=name, first=first.recipe, other=other.recipe, holders=(first.holder, other.holder))
+                Replica(
+                    name=name,
+                    first=first.recipe,
+                    other=other.recipe,
+                    holders=(first.holder, other.holder),
+                    is_spare=other.is_spare,
+                )
                 for other in others
             )
         if len(parts) > 1:
@@ -77,14 +83,15 @@ def _place(part: Part, *, many: bool) -> Holdings:
     def holder(text: str) -> str:
         return f"rank {part.index} of the split, {text}" if many else text
 
-    def add(name: str, shape: Shape, recipe: Recipe, role: str, text: str) -> None:
-        held = Held(shape=shape, recipe=recipe, role=role, holder=holder(text))
+    def add(name: str, shape: Shape, recipe: Recipe, role: str, text: str, *, is_spare: bool = False) -> None:
+        held = Held(shape=shape, recipe=recipe, role=role, holder=holder(text), is_spare=is_spare)
         holdings.setdefault(name, []).append(held)
 
     for group in part.groups:
         placed: Mapping[str, Recipe] = (zero12 if group.cut is Cut.CONTIGUOUS else zero3).place(group)
         for member in group.members:
-            add(member.name, member.shape, placed[member.name], "trainable", group.holder)
+            recipe = placed[member.name]
+            add(member.name, member.shape, recipe, "trainable", group.holder, is_spare=member.is_spare)
     for masters in part.masters:
         for name, tensor in masters.items():
             add(name, tensor.shape, View(tensor), "trainable", tensor.file.rpartition("/")[2])

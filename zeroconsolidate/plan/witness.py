@@ -36,6 +36,8 @@ class Comparison:
     intervals: tuple[tuple[int, int], ...]
     holders: tuple[str, str] | None = None
     """For replicas: who holds each."""
+    is_spare: bool = False
+    """For replicas: whether a difference is only worth telling (see `Replica`)."""
 
 
 def comparisons(catalog: Catalog, stored: Mapping[str, Source], *, everything: bool) -> list[Comparison]:
@@ -74,6 +76,7 @@ def replica_comparisons(catalog: Catalog) -> list[Comparison]:
             copy=replica.other,
             intervals=((0, replica.first.numel),),
             holders=replica.holders,
+            is_spare=replica.is_spare,
         )
         for replica in replicas(catalog)
     ]
