@@ -64,8 +64,13 @@ def span_of(axes: Sequence[Axis]) -> int:
     return 1 + sum((axis.numel - 1) * axis.step for axis in axes)
 
 
-def box(shape: Sequence[int], whole: tuple[int, Sequence[int]], part: tuple[int, Sequence[int]]) -> Box:
-    """The box of a piece; `whole` and `part` are (offset, strides). Raises Disagreement if it is not nested."""
+def boxes_of(shape: Sequence[int], whole: tuple[int, Sequence[int]], part: tuple[int, Sequence[int]]) -> list[Box]:
+    """The box of a piece, or none if it is empty; `whole` and `part` are (offset, strides).
+
+    Raises Disagreement if the piece is not nested.
+    """
+    if 0 in shape:
+        return []
     axes = [Axis(n, step, part_step) for n, step, part_step in zip(shape, whole[1], part[1], strict=True) if n != 1]
     axes.sort(key=lambda axis: -axis.step)
     merged: list[Axis] = []
@@ -80,7 +85,7 @@ def box(shape: Sequence[int], whole: tuple[int, Sequence[int]], part: tuple[int,
             raise Disagreement(
                 f"a piece of the tensor overlaps itself; got the shape {tuple(shape)}, strides {whole[1]}"
             )
-    return Box(start=whole[0], part_start=part[0], axes=tuple(merged))
+    return [Box(start=whole[0], part_start=part[0], axes=tuple(merged))]
 
 
 def row_major(shape: Sequence[int]) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..catalog.facts import Affine, Concatenated, Join, Rule
 from ..dtypes import DType
 from ..errors import DamagedFile, Disagreement, UnsupportedLayout, at
-from .boxes import Axis, Box, box, row_major, tile
+from .boxes import Axis, Box, boxes_of, row_major, tile
 from .joined import Joined, Mean, Section
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def put_together(name: str, join: Join | None, parts: Sequence[Held]) -> Whole:
 
     Raises Disagreement if the parts do not tile the tensor, DamagedFile if their dtypes differ.
     """
+    if len(parts) == 1 and join is None:
+        return Whole(shape=parts[0].shape, recipe=parts[0].recipe, replicas=())
     with at(name):
         if len({part.recipe.dtype for part in parts}) != 1:
             raise DamagedFile(f"the parts differ in dtype; got {', '.join(p.recipe.dtype.code for p in parts)}")
@@ -90,7 +92,7 @@ def lay_out(rule: Rule | Concatenated | Affine, shapes: Sequence[Shape]) -> tupl
         if len(set(shapes)) != 1:
             raise Disagreement(f"the copies of a replicated tensor differ in shape; got {', '.join(map(str, shapes))}")
         strides = row_major(shapes[0])
-        return shapes[0], [[box(shapes[0], (0, strides), (0, strides))] for _ in shapes]
+        return shapes[0], [boxes_of(shapes[0], (0, strides), (0, strides)) for _ in shapes]
     if isinstance(rule, Concatenated):
         return _concatenated(rule, shapes)
     if len(rule.pieces) != len(shapes):
@@ -99,7 +101,7 @@ def lay_out(rule: Rule | Concatenated | Affine, shapes: Sequence[Shape]) -> tupl
         held = sum(_numel(piece.shape) for piece in pieces)
         if held > _numel(shape):
             raise Disagreement(f"the affine map wants {held} elements of a part of {_numel(shape)}")
-    return rule.shape, [[box(p.shape, p.source, p.dest) for p in pieces] for pieces in rule.pieces]
+    return rule.shape, [[one for p in pieces for one in boxes_of(p.shape, p.source, p.dest)] for pieces in rule.pieces]
 
 
 def _concatenated(rule: Concatenated, shapes: Sequence[Shape]) -> tuple[Shape, list[list[Box]]]:
@@ -123,10 +125,9 @@ def _concatenated(rule: Concatenated, shapes: Sequence[Shape]) -> tuple[Shape, l
         own_strides, first, own_first, own_boxes = row_major(own), 0, 0, []
         for of_ranks in widths:
             width, here = of_ranks[rank], first + sum(of_ranks[:rank])
-            if width:
-                cut = (*whole[:dim], width, *whole[dim + 1 :])
-                source, dest = (here * strides[dim], strides), (own_first * own_strides[dim], own_strides)
-                own_boxes.append(box(cut, source, dest))
+            cut = (*whole[:dim], width, *whole[dim + 1 :])
+            source, dest = (here * strides[dim], strides), (own_first * own_strides[dim], own_strides)
+            own_boxes += boxes_of(cut, source, dest)
             first, own_first = first + sum(of_ranks), own_first + width
         boxes.append(own_boxes)
     return _folded(whole, shapes[0]), boxes
@@ -157,6 +158,9 @@ def _join(
     name: str, shape: Shape, boxes: Sequence[Sequence[Box]], parts: Sequence[Held], replicas: list[Replica]
 ) -> Recipe:
     """The first holder of each box gives it; where others hold it as well, they are `replicas`."""
+    numel = _numel(shape)
+    if not numel:
+        return parts[0].recipe
     owners: dict[tuple[object, ...], tuple[Box, Held]] = {}
     for of_part, part in zip(boxes, parts, strict=True):
         for one in of_part:
@@ -166,7 +170,6 @@ def _join(
                 first, other = _content(owned, owner.recipe), _content(one, part.recipe)
                 replicas.append(Replica(name=name, first=first, other=other, holders=(owner.holder, part.holder)))
     chosen = sorted(owners.values(), key=lambda pair: pair[0].start)
-    numel = _numel(shape)
     tile([one for one, _ in chosen], numel)
     return _simplest(numel, tuple(one for one, _ in chosen), tuple(part.recipe for _, part in chosen))
 
@@ -175,7 +178,7 @@ def _simplest(numel: int, boxes: tuple[Box, ...], recipes: tuple[Recipe, ...]) -
     """The recipe itself where it is all there is."""
     if len(boxes) == 1 and recipes[0].numel == numel and boxes[0].part_start == 0 and _is_identity(boxes[0]):
         return recipes[0]
-    return Joined(numel, boxes, recipes) if boxes else recipes[0]
+    return Joined(numel, boxes, recipes)
 
 
 def _content(one: Box, recipe: Recipe) -> Recipe:
