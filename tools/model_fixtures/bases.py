@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 VOCAB = 288
 # A RoPE base whose inverse frequencies (1 and 1/256 for head_dim 4) are exact in bfloat16. DeepSpeed casts the live
@@ -136,8 +139,8 @@ def make_xlmr(folder: Path) -> None:
     torch.manual_seed(0)
     XLMRobertaModel(config).save_pretrained(folder)
     colbert, sparse = torch.nn.Linear(16, 16), torch.nn.Linear(16, 1)
-    # Token weights pass a ReLU: without this most would be zero, and prove nothing.
-    torch.nn.init.ones_(sparse.bias)
+    # Token weights pass a ReLU: without a bias most would be zero, and prove nothing.
+    torch.nn.init.constant_(sparse.bias, 3.0)
     for name, head in (("colbert_linear", colbert), ("sparse_linear", sparse)):
         torch.save(head.state_dict(), folder / f"{name}.pt")
 

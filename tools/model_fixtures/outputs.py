@@ -56,11 +56,11 @@ def flag_inference(recipe: str, folder: str, heads: bool) -> dict[str, torch.Ten
 
     heads: whether the directory has BGE-M3's trained heads (else only dense vectors are compared).
     """
-    import FlagEmbedding as flag
+    import FlagEmbedding
 
     cpu = {"devices": "cpu", "use_fp16": False}
     if recipe == "m3":
-        model = flag.BGEM3FlagModel(folder, **cpu)
+        model = FlagEmbedding.BGEM3FlagModel(folder, **cpu)
         got = model.encode(TEXTS, return_dense=True, return_sparse=heads, return_colbert_vecs=heads)
         found = {"dense": torch.from_numpy(got["dense_vecs"])}
         if heads:
@@ -71,7 +71,7 @@ def flag_inference(recipe: str, folder: str, heads: bool) -> dict[str, torch.Ten
             )  # fmt: skip
         return found
     if recipe in ("embedder", "llm_embedder"):
-        cls = flag.FlagModel if recipe == "embedder" else flag.FlagLLMModel
+        cls = FlagEmbedding.FlagModel if recipe == "embedder" else FlagEmbedding.FlagLLMModel
         return {"embeddings": torch.from_numpy(cls(folder, **cpu).encode(TEXTS))}
-    cls = flag.FlagReranker if recipe == "reranker" else flag.FlagLLMReranker
+    cls = FlagEmbedding.FlagReranker if recipe == "reranker" else FlagEmbedding.FlagLLMReranker
     return {"scores": torch.tensor(cls(folder, **cpu).compute_score(PAIRS), dtype=torch.float64)}

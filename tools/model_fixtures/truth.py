@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.utils import safe_get_full_fp32_param
 from deepspeed.runtime.zero import GatheredParameters
+from deepspeed.utils import safe_get_full_fp32_param
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from .cases import STEPS, Case
 from .outputs import flag_inference, forward, model_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class TruthCallback(TrainerCallback):

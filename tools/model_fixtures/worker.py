@@ -9,9 +9,8 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import ranks
 
@@ -32,6 +31,9 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config  # noq
 from .bases import sentences  # noqa: E402
 from .cases import CASES, SEED, Case, training_arguments  # noqa: E402
 from .truth import TruthCallback, is_first_rank  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FLAG_RUNNERS = {
     "m3": "embedder.encoder_only.m3",
