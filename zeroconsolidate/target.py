@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from .catalog.facts import Catalog
 
-RENAME = "Sequence[str] | Callable[[str], str] | None"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -82,7 +80,7 @@ def fit(catalog: Catalog, selection: Selection, wishes: Wishes) -> Target:
     if wishes.names == "stored":
         return _as_stored(selection)
     evidence = _Evidence(catalog.origin.root, wishes.base)
-    naming, _shapes = _names(catalog, selection, wishes, evidence)
+    naming = _names(catalog, selection, wishes, evidence)
     named, heads, dropped = _apply(selection, naming)
     insisted = wishes.allow_missing or wishes.rename is not None
     wrong = replace(naming, missing=() if wishes.partial else naming.missing, unexpected=_unexpected(naming, selection))
@@ -111,9 +109,7 @@ def _as_stored(selection: Selection) -> Target:
     return Target(selection=selection, heads={}, reason="names as stored, as asked", warnings=(), unwrapped=False)
 
 
-def _names(
-    catalog: Catalog, selection: Selection, wishes: Wishes, evidence: _Evidence
-) -> tuple[Naming, dict[str, tuple[int, ...]]]:
+def _names(catalog: Catalog, selection: Selection, wishes: Wishes, evidence: _Evidence) -> Naming:
     """The decision, over all names that are selected or tied to a selected one."""
     shapes = {name: source.shape for name, source in selection.named.items()}
     owners = {source.name: source.shape for source in selection.named.values()}
@@ -122,7 +118,7 @@ def _names(
     shapes |= {alias: owners[owner] for alias, owner in ties.items()}
     shapes |= {owner: owners[owner] for owner in ties.values()}
     if wishes.rename is None:
-        return decide(shapes, ties, evidence), shapes
+        return decide(shapes, ties, evidence)
     if callable(wishes.rename):
         mapping = unique({name: wishes.rename(name) for name in shapes})
     else:
@@ -137,8 +133,8 @@ def _names(
             unexpected=(),
             mismatched=(),
             expectation=None,
-        ), shapes
-    return judge(mapping, shapes, ties, expectation), shapes
+        )
+    return judge(mapping, shapes, ties, expectation)
 
 
 def _rule(text: str) -> tuple[str, str]:
@@ -177,9 +173,14 @@ def _against_base(naming: Naming, *, insisted: bool) -> list[str]:
     """What a comparison with the base model leaves to be said; it is no proof, since heads come and go."""
     if not insisted and not is_kin(naming):
         raise complaint(naming)
-    told = [f"{len(names)} parameters {what} the base model, such as {names[0]}" for what, names in (
-        ("are not those of", naming.unexpected), ("are only in", naming.missing), ("have another shape than in", naming.mismatched)
-    ) if names]  # fmt: skip
+    kinds = {
+        "are not those of": naming.unexpected,
+        "are only in": naming.missing,
+        "have another shape than in": naming.mismatched,
+    }
+    told = [
+        f"{len(names)} parameters {what} the base model, such as {names[0]}" for what, names in kinds.items() if names
+    ]
     return [f"names were compared with the base model only: {'; '.join(told)}"] if told else []
 
 

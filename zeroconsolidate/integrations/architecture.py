@@ -50,7 +50,7 @@ def expectation(directory: str) -> dict[str, Any]:
         architecture, names = transformers.AutoModel, ["AutoModel"]
     with torch.device("meta"):
         build = architecture.from_config if architecture is transformers.AutoModel else architecture
-        model = build(config)
+        model: Any = build(config)
     state = model.state_dict()
     buffers = {name for name, _ in model.named_buffers()}
     return {

@@ -1,4 +1,4 @@
-"""Tensors made of rows of others: how the hub's layout is cut out of the tensors that transformers 5 holds in memory."""
+"""Tensors made of rows of others: how the hub's layout is cut out of what transformers 5 holds in memory."""
 
 from __future__ import annotations
 

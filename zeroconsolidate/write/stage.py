@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ..archive.regular import open_regular
 from ..errors import BadOption, DamagedFile, OutputExists, OutputFailed, PlanBroken, ZeroConsolidateError, at
@@ -59,7 +59,7 @@ class Stage:
         self._names: list[str] = []
         self._published = False
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         with at(self.output), system_errors(self.output):
             if os.path.lexists(self.output) and not os.path.isdir(self.output):
                 raise OutputExists("the output is a file; expected a directory or nothing")
