@@ -12,7 +12,7 @@ from .archive.discover import discover
 from .archive.load import load
 from .archive.regular import read_small
 from .catalog.read import read
-from .errors import BadOption, at
+from .errors import BadOption, DamagedFile, at
 from .lazy import Checkpoint, parse_dtype
 from .plan.build import Cost, ModelPlan, Source, build, padding_bytes, select, sources
 from .plan.info import CheckpointInfo, describe
@@ -193,7 +193,10 @@ def _assets(catalog: Catalog, base: Path | None) -> Assets:
     directory = None if base is None else os.fspath(base)
     if directory is not None and not os.path.isdir(directory):
         raise BadOption(f"the base model must be a directory; got {directory}")
-    return choose(catalog.origin.root, directory, tags=catalog.origin.tags)
+    try:
+        return choose(catalog.origin.root, directory, tags=catalog.origin.tags)
+    except OSError as error:
+        raise _unreadable(error) from None
 
 
 def _check(catalog: Catalog, inputs: Inputs, check: str) -> int:
@@ -234,11 +237,19 @@ def _beside(plan: ModelPlan, assets: Assets, stage: Stage, torch_name: str) -> d
     for name, path in assets.copies.items():
         if name == "config.json":
             with at(path):
-                stage.write(name, with_dtype(read_small(path, MAX_CONFIG_BYTES), torch_name))
+                try:
+                    config = read_small(path, MAX_CONFIG_BYTES)
+                except OSError as error:
+                    raise _unreadable(error) from None
+                stage.write(name, with_dtype(config, torch_name))
         else:
             stage.copy(name, path)
     names = [*assets.copies, *([INDEX_NAME] if plan.index is not None else [])]
     return {name: os.path.getsize(stage.path(name)) for name in sorted(names)}
+
+
+def _unreadable(error: OSError) -> DamagedFile:
+    return DamagedFile(f"a file to be put beside the weights cannot be read: {error.strerror} ({error.filename})")
 
 
 _WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "base_model.model.", "pretrained_model.")
