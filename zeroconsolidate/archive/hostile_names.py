@@ -8,7 +8,7 @@ from __future__ import annotations
 _HOSTILE_MODULES = frozenset(
     "os posix nt subprocess sys importlib runpy pty socket shutil ctypes _ctypes signal multiprocessing threading "
     "asyncio pickle _pickle marshal code codeop types inspect pdb bdb timeit webbrowser http urllib ftplib smtplib "
-    "tempfile pathlib io _io operator _operator functools pkgutil zipimport gc atexit builtin_function_or_method "
+    "tempfile io _io operator _operator functools pkgutil zipimport gc atexit builtin_function_or_method "
     "pip setuptools distutils cffi venv".split()
 )
 _HOSTILE_BUILTINS = frozenset(
@@ -32,6 +32,8 @@ def is_hostile(module: str, name: str) -> bool:
 
     >>> is_hostile("posix", "system"), is_hostile("builtins", "eval"), is_hostile("argparse", "Namespace")
     (True, True, False)
+
+    Paths are on no list: people save them in their client state, and a path alone opens nothing.
     """
     root = module.partition(".")[0]
     if root in ("builtins", "__builtin__"):
