@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from command import REPOSITORY, environment
 from safetensors.torch import load_file
 from test_fixtures_convert import TORCH, assert_same, expected
