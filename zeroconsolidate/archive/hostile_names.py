@@ -7,10 +7,10 @@ from __future__ import annotations
 
 _HOSTILE_MODULES = frozenset(
     "os posix nt subprocess sys importlib runpy pty socket shutil ctypes _ctypes signal multiprocessing threading "
-    "asyncio pickle _pickle marshal code codeop types inspect pdb bdb timeit webbrowser http urllib ftplib smtplib "
-    "tempfile io _io operator _operator functools pkgutil zipimport gc atexit builtin_function_or_method "
-    "pip setuptools distutils cffi venv".split()
+    "asyncio pickle _pickle marshal code codeop inspect pdb bdb timeit webbrowser http urllib ftplib smtplib "
+    "pkgutil zipimport gc atexit builtin_function_or_method pip setuptools distutils cffi venv".split()
 )
+"""Not in the list is what people do keep in `client_state`: paths, namespaces, partial functions."""
 _HOSTILE_BUILTINS = frozenset(
     "eval exec compile open input breakpoint getattr setattr delattr __import__ globals locals vars execfile "
     "exit quit memoryview map filter apply reduce file".split()
@@ -32,8 +32,6 @@ def is_hostile(module: str, name: str) -> bool:
 
     >>> is_hostile("posix", "system"), is_hostile("builtins", "eval"), is_hostile("argparse", "Namespace")
     (True, True, False)
-
-    Paths are on no list: people save them in their client state, and a path alone opens nothing.
     """
     root = module.partition(".")[0]
     if root in ("builtins", "__builtin__"):
