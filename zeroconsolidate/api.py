@@ -110,7 +110,7 @@ def consolidate(
         maker(digest)
     planned = plan_model(catalog, chosen)
     plan, cost = planned.plan, planned.plan.cost(BLOCK_BYTES)
-    assets = choose(catalog.origin.root, chosen.base_directory, tags=catalog.origin.tags)
+    assets = _assets(catalog, chosen)
     with Inputs() as inputs:
         beside = prepare(planned, assets, chosen, inputs)
         traits = fingerprint(
@@ -236,6 +236,13 @@ def _findings(progress: Progress | None, total_bytes: int) -> Findings:
 
 def _open(src: Path, tag: str | None) -> Catalog:
     return read(discover(src, tag), load)
+
+
+def _assets(catalog: Catalog, options: Options) -> Assets:
+    try:
+        return choose(catalog.origin.root, options.base_directory, tags=catalog.origin.tags)
+    except OSError as error:
+        raise BadOption(f"a directory cannot be read: {error.strerror} (at {error.filename})") from None
 
 
 def _check(catalog: Catalog, inputs: Inputs, check: str) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .archive.regular import read_small
-from .errors import BadOption, DamagedFile, at
+from .errors import BadOption, DamagedFile, ZeroConsolidateError, at
 from .plan.layout import INDEX_NAME
 from .plan.naming import HEADS
 from .write import heads as head_files
@@ -45,7 +45,7 @@ def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) 
     if "config.json" in copies:
         path = copies.pop("config.json")
         with at(path):
-            text = with_dtype(read_small(path, MAX_CONFIG_BYTES), planned.dtype.torch_name)
+            text = with_dtype(_read(path, MAX_CONFIG_BYTES), planned.dtype.torch_name)
             made["config.json"], changed = readable_before_5(text)
             config = parse(text)
         if changed:
@@ -68,13 +68,22 @@ def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) 
     return Beside(copies=copies, made=made, notes=tuple(notes))
 
 
+def _read(path: str, limit_bytes: int) -> bytes:
+    try:
+        return read_small(path, limit_bytes)
+    except ZeroConsolidateError:
+        raise
+    except OSError as error:
+        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
+
+
 def _tokenizer(copies: dict[str, str], made: dict[str, bytes], notes: list[str]) -> None:
     path = copies["tokenizer.json"]
     if os.path.getsize(path) > MAX_TOKENIZER_BYTES:
         return
     with at(path):
         try:
-            text, changed = without_truncation(read_small(path, MAX_TOKENIZER_BYTES))
+            text, changed = without_truncation(_read(path, MAX_TOKENIZER_BYTES))
         except UnicodeDecodeError as error:
             raise DamagedFile(f"tokenizer.json is no text: {error}") from None
     if changed:

@@ -242,10 +242,14 @@ class Stage:
         while not os.path.isdir(here):
             missing.append(here)
             here = os.path.dirname(here) or "."
-        for directory in reversed(missing):
-            with suppress(FileExistsError):  # another conversion began at the same moment; the lock decides
-                os.mkdir(directory)
-                self._made.append(directory)
+        try:
+            for directory in reversed(missing):
+                with suppress(FileExistsError):  # another conversion began at the same moment; the lock decides
+                    os.mkdir(directory)
+                    self._made.append(directory)
+        except OSError:
+            self._clear()
+            raise
 
     def _open(self) -> None:
         """Read the journal, and continue its conversion or begin ours."""
