@@ -121,18 +121,26 @@ def _sorted(directory: str) -> tuple[dict[str, dict[str, str]], list[str]]:
     rest: list[str] = []
     fence = Fence(directory)
     for entry in sorted(_few(scan(directory)), key=lambda e: e.name):
-        name = entry.name + ("/" if entry.is_dir() else "")
+        is_folder = _is_folder(entry)
+        name = entry.name + ("/" if is_folder else "")
         group = next((g for g, patterns in _GROUPS.items() if _matches(name, patterns)), None)
         if group is None:
             rest.append(name)
             continue
         with at(name):
-            if entry.is_dir():
+            if is_folder:
                 grouped.setdefault(group, {}).update(_tree(entry.path, entry.name, fence))
             else:
                 fence.check(entry.path)
                 grouped.setdefault(group, {})[name] = entry.path
     return grouped, rest
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _few(entries: Iterable[Entry]) -> list[Entry]:
@@ -162,7 +170,7 @@ def _remote_code(config: str | None, directory: str) -> dict[str, str]:
         return {}
     try:
         auto_map = parse(read_small(config, MAX_CONFIG_BYTES)).get("auto_map")
-    except (OSError, DamagedFile, AttributeError):
+    except (DamagedFile, AttributeError):
         return {}  # said when the config is written
     wanted = [
         reference.rpartition("--")[2].partition(".")[0]

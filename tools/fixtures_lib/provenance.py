@@ -1,0 +1,51 @@
+"""provenance.json: how a fixture was made, which names it holds, and the sha256 of every file in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .truth import Truth
+
+FILE_NAME = "provenance.json"
+
+
+def write(folder: Path, *, case: str, description: str, packages: tuple[str, ...] = (), **facts: Any) -> None:
+    """Describe what lies in `folder`. `packages` are named with their versions besides torch, deepspeed and numpy."""
+    record = {
+        "case": case,
+        "description": description,
+        "command": f"python tools/make_fixtures.py --only {case}",
+        "versions": {
+            "python": platform.python_version(),
+            **{package: metadata.version(package) for package in ("deepspeed", "torch", "numpy", *packages)},
+        },
+        **facts,
+        "sha256": digests(folder),
+    }
+    (folder / FILE_NAME).write_text(json.dumps(record, indent=1, default=repr) + "\n")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 by path relative to `folder`, of everything but the record itself."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != FILE_NAME
+    }
+
+
+def names(values: Truth) -> dict[str, Any]:
+    return {
+        "trainable": values.trainable,
+        "frozen": values.frozen,
+        "buffers": values.buffers,
+        "non_persistent": values.non_persistent,
+        "ties": values.ties,
+    }
