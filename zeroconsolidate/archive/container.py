@@ -184,7 +184,7 @@ def _directory(fd: int, size_bytes: int) -> dict[str, _Record]:
             raise DamagedFile(f"the records {shown_name(before[0] if before else '')} and {shown_name(name)} overlap")
         if before is not None:
             _add(records, before, header_start)
-        end = header_start + _LOCAL.size + name_bytes + unpacked
+        end = header_start + _LOCAL.size + name_bytes + packed
         before = (name, header_start, unpacked, method == 0 and packed == unpacked and not flags & 1)
     if end > start:
         raise DamagedFile(f"the record {shown_name(before[0] if before else '')} reaches into the zip directory")
@@ -248,7 +248,7 @@ def _no_end(fd: int, size_bytes: int) -> DamagedFile:
     if _pread(fd, min(4, size_bytes), 0) != b"PK\x03\x04":
         return DamagedFile("the file is not a torch checkpoint: it is no zip archive")
     tail_bytes = min(size_bytes, _END.size + _MAX_COMMENT_BYTES)
-    if b"PK\x05\x06" in _pread(fd, tail_bytes, size_bytes - tail_bytes):
+    if b"PK\x05\x06" in _pread(fd, tail_bytes, size_bytes - tail_bytes)[: 4 - _END.size]:
         return DamagedFile("the file goes on behind its zip directory: something was appended to it")
     return DamagedFile(
         f"the file is truncated: the zip directory that torch writes last is missing after {size_bytes} bytes"
