@@ -143,6 +143,15 @@ def records(pickle: bytes, **storages: bytes) -> list[Record]:
 # --- runs
 
 
+def limit_child() -> None:
+    """Limit this process to SECONDS, and MEMORY_BYTES more than it has now."""
+    with open("/proc/self/statm") as statm:
+        used = int(statm.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(SECONDS)
+
+
 def refusal(*arguments: str) -> str:
     """What the command prints when it refuses: exit code 2, one line, in bounded time and memory.
 
@@ -160,11 +169,7 @@ def refusal(*arguments: str) -> str:
 
             sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (pytest's would keep the text)
             sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-            with open("/proc/self/statm") as statm:
-                used = int(statm.read().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(SECONDS)
+            limit_child()
             code = main(list(arguments))
         except BaseException as error:  # noqa: BLE001 (the parent reports it)
             os.write(2, f"{type(error).__name__}: {error}"[:2000].encode("utf-8", "replace"))

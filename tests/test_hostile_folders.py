@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hostile import MODEL, refusal
+from hostile import MEMORY_BYTES, MODEL, limit_child, refusal
 from zero_model import Run, save
 
 import zeroconsolidate
@@ -17,7 +17,7 @@ from zeroconsolidate.archive import discover, regular
 from zeroconsolidate.archive.regular import Fence, open_regular, read_small
 from zeroconsolidate.cli import main
 from zeroconsolidate.errors import DamagedFile, NotACheckpoint, UnsafePath
-from zeroconsolidate.write import assets, stage
+from zeroconsolidate.write import assets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,7 @@ def tag_of(folder: Path) -> Path:
 
 
 def convert(folder: Path) -> str:
-    """The refusal of a conversion, which must leave nothing behind."""
+    """The refusal of a conversion, which must come before anything is written."""
     output = folder.parent / "output"
     said = refusal("convert", str(folder), str(output))
     assert not output.exists()
@@ -278,14 +278,15 @@ def test_tokenizers_of_a_terabyte(good):
     assert "too large to belong beside the weights" in convert(good)
 
 
-def test_large_tokenizers_are_copied_in_blocks(good):
+def test_large_tokenizers_are_copied_in_blocks(good, tmp_path):
     """In the child there is no room for the whole file."""
-    size = 1 << 30
     (good / "tokenizer.json").touch()
-    os.truncate(good / "tokenizer.json", size)
-    (good / "vocab.json").touch()
-    os.truncate(good / "vocab.json", stage.MAX_COPY_BYTES + 1)
-    assert "too large to belong beside the weights" in convert(good)
+    os.truncate(good / "tokenizer.json", 2 * MEMORY_BYTES)
+    child = os.fork()
+    if not child:
+        limit_child()
+        os._exit(main(["convert", "--quiet", str(good), str(tmp_path / "output")]))
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_files_beside_the_weights_are_counted(good, monkeypatch):

@@ -64,8 +64,6 @@ IMPORTS = {
     "stack global": text("os") + text("system") + b"\x93",
     "importlib": name("importlib", "import_module"),
     "sys.modules": name("sys", "modules"),
-    "operator": name("operator", "attrgetter"),
-    "functools": name("functools", "partial"),
     "pickle in pickle": name("pickle", "loads"),
     "torch.load": name("torch", "load"),
     "torch storage": name("torch.storage", "_load_from_bytes"),
@@ -94,6 +92,14 @@ def test_names_we_do_not_know_are_inert():
     value = read(call(name("some.package", "function"), text("a")) + b"}" + text("x") + integer(1) + b"sb")
     assert isinstance(value, Inert)
     assert (value.args, value.attribute("x"), repr(value)) == (("a",), 1, "<some.package.function object>")
+
+
+@pytest.mark.parametrize("known", ["functools.partial", "operator.attrgetter", "pathlib.PosixPath", "builtins.int"])
+def test_names_that_people_save_are_inert(tmp_path, known):
+    module, _, attribute = known.partition(".")
+    value = read(call(name(module, attribute), text(str(tmp_path / "x"))))
+    assert isinstance(value, Inert)
+    assert value.qualified_name == known
 
 
 ALTERATIONS = {

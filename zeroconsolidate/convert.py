@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from .archive.regular import read_small
 from .errors import at
 from .plan.layout import INDEX_NAME
-from .run.digest import Follower, Span
+from .run.digest import Follower, Span, digest_of
 from .run.execute import execute
 from .run.outputs import OutputFile
 from .write.check import check as check_file
@@ -96,7 +95,6 @@ def make_beside(plan: ModelPlan, assets: Assets, stage: Stage, torch_name: str) 
             stage.copy(name, path)
     found = {}
     for name in sorted([*assets.copies, *([INDEX_NAME] if plan.index is not None else [])]):
-        with open(stage.path(name), "rb") as file:
-            data = file.read()
-        found[name] = (len(data), hashlib.sha256(data).hexdigest())
+        staged = stage.path(name)
+        found[name] = (os.path.getsize(staged), digest_of(staged, "sha256", progress=lambda _: None))
     return found
