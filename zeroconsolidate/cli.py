@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         return code
     except ZeroConsolidateError as error:
-        print(f"zeroconsolidate: {error}", file=sys.stderr)
+        print(f"zeroconsolidate: {_printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("zeroconsolidate: interrupted; the same command goes on from here", file=sys.stderr)
@@ -46,6 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 143
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _printable(text: str, keep: str = "") -> str:
+    """`text` without what steers a terminal: names in it come from files that others made.
+
+    >>> _printable("global_step1\\x1b[2J")
+    'global_step1\\\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
 def _terminate(*_: object) -> None:
@@ -152,7 +161,7 @@ def _convert(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(report.to_dict()))
     elif not options.quiet:
-        print(_report_text(report))
+        print(_printable(_report_text(report), keep="\n"))
     return 0
 
 
@@ -160,7 +169,9 @@ def _inspect(options: argparse.Namespace) -> int:
     from .api import inspect
 
     info = inspect(options.checkpoint, tag=options.tag)
-    print(json.dumps(info.to_dict()) if options.json else _info_text(info, tensors=options.tensors))
+    print(
+        json.dumps(info.to_dict()) if options.json else _printable(_info_text(info, tensors=options.tensors), keep="\n")
+    )
     return 0
 
 

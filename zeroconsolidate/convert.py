@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from .errors import at
-from .run.digest import Follower, Span
+from .run.digest import Follower, Span, digest_of
 from .run.execute import execute
 from .run.outputs import OutputFile
 from .write.check import check as check_file
@@ -88,6 +87,6 @@ def make_beside(made: Mapping[str, bytes], copies: Mapping[str, str], stage: Sta
         stage.copy(name, path)
     found = {}
     for name in sorted([*made, *copies]):
-        with open(stage.path(name), "rb") as file:
-            found[name] = (os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        staged = stage.path(name)
+        found[name] = (os.path.getsize(staged), digest_of(staged, "sha256", progress=lambda _: None))
     return found

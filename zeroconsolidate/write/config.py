@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DamagedFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_CONFIG_BYTES = 1 << 24
 """A longer config.json is refused."""
@@ -29,13 +32,13 @@ def with_dtype(text: bytes, torch_name: str) -> bytes:
     return _DTYPE.sub(rf"\g<1>{torch_name}\g<3>", text.decode("utf-8")).encode()
 
 
-def parse(text: bytes) -> Any:
-    """The value of a JSON file from outside, integers as text: Python takes quadratic time for long ones.
+def parse(text: bytes, *, parse_int: Callable[[str], object] = str) -> Any:
+    """The value of a JSON file from outside, integers as text by default: for long ones Python takes quadratic time.
 
     Raises DamagedFile if it is no JSON or nested too deep.
     """
     try:
-        return json.loads(text.decode("utf-8"), parse_int=str)
+        return json.loads(text.decode("utf-8"), parse_int=parse_int)
     except ValueError as error:
         raise DamagedFile(f"config.json is not JSON: {error}") from None
     except RecursionError:

@@ -24,9 +24,6 @@ from .system import remove, sync_directory, system_errors
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-MAX_COPY_BYTES = 1 << 32
-"""A larger file is not copied beside the weights. Tokenizers take megabytes, dense layers of encoders some more."""
-
 STAGING = ".zeroconsolidate"
 """Name of the staging folder."""
 
@@ -179,13 +176,6 @@ class Stage:
         """A file of the checkpoint or the base model, byte for byte, block by block."""
         try:
             with open(open_regular(source), "rb", buffering=0) as file:
-                size_bytes = os.fstat(file.fileno()).st_size
-                if size_bytes > MAX_COPY_BYTES:
-                    raise DamagedFile(
-                        f"the file is too large to belong beside the weights; expected at most {MAX_COPY_BYTES} bytes, "
-                        f"got {size_bytes}",
-                        address=(source,),
-                    )
                 with self.create(name) as fd, system_errors(os.path.join(self.output, name)):
                     while data := file.read(1 << 20):
                         while data:
