@@ -108,9 +108,9 @@ def consolidate(
     refuse_inside(output, checkpoint=catalog.origin.root, tag_directory=os.path.dirname(catalog.files[0]))
     if digest is not None:
         maker(digest)
+    assets = _assets(catalog, chosen)
     planned = plan_model(catalog, chosen)
     plan, cost = planned.plan, planned.plan.cost(BLOCK_BYTES)
-    assets = _assets(catalog, chosen)
     with Inputs() as inputs:
         beside = prepare(planned, assets, chosen, inputs)
         traits = fingerprint(

@@ -175,11 +175,14 @@ class Stage:
     def copy(self, name: str, source: str) -> None:
         """A file of the checkpoint or the base model, byte for byte, block by block."""
         try:
-            with open(open_regular(source), "rb", buffering=0) as file:
-                with self.create(name) as fd, system_errors(os.path.join(self.output, name)):
-                    while data := file.read(1 << 20):
-                        while data:
-                            data = data[os.write(fd, data) :]
+            with (
+                open(open_regular(source), "rb", buffering=0) as file,
+                self.create(name) as fd,
+                system_errors(os.path.join(self.output, name)),
+            ):
+                while data := file.read(1 << 20):
+                    while data:
+                        data = data[os.write(fd, data) :]
         except ZeroConsolidateError:
             raise
         except OSError as error:
