@@ -26,7 +26,7 @@ from .run.digest import maker
 from .run.execute import BLOCK_BYTES
 from .run.inputs import Inputs
 from .write.assets import Assets, choose
-from .write.fingerprint import fingerprint
+from .write.fingerprint import fingerprint, refuse_changed
 from .write.manifest import MANIFEST_NAME, manifest
 from .write.report import Report
 from .write.stage import Stage, refuse_inside
@@ -133,6 +133,7 @@ def consolidate(
                 recorded = chosen.plain()
                 text = manifest(plan, catalog.origin, options=recorded, digest=digest, weights=digests, beside=around)
                 stage.write(MANIFEST_NAME, text)
+                refuse_changed(traits)
                 sizes = stage.publish(last=[INDEX_NAME, "config.json", MANIFEST_NAME])
             checked = stage.checked or 0
             overflows = {
