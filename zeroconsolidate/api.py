@@ -16,7 +16,7 @@ from .catalog.read import read
 from .convert import make_beside, make_weights
 from .errors import BadOption
 from .lazy import Checkpoint, parse_dtype
-from .plan.build import Cost, ModelPlan, build, sources
+from .plan.build import Cost, ModelPlan, Source, build, padding_bytes, select, sources
 from .plan.info import CheckpointInfo, describe
 from .plan.layout import INDEX_NAME, parse_size
 from .plan.witness import comparisons
@@ -271,17 +271,17 @@ def _plan(
     if ties not in ("drop", "copy"):
         raise BadOption(f"ties are dropped or copied; expected 'drop' or 'copy', got {ties!r}")
 
-    def wanted(name: str) -> bool:
+    def wanted(name: str, source: Source) -> bool:
+        if exclude_frozen and source.role == "frozen":
+            return False
         included = not include or any(fnmatchcase(name, glob) for glob in include)
         return included and not any(fnmatchcase(name, glob) for glob in exclude)
 
     return build(
-        catalog,
+        select(catalog, sources(catalog), copy_ties=ties == "copy").only(wanted),
         dtype=parse_dtype(dtype, catalog.origin.training_dtype),
         max_shard_bytes=None if max_shard_size is None else parse_size(max_shard_size),
-        copy_ties=ties == "copy",
-        exclude_frozen=exclude_frozen,
-        wanted=wanted,
+        padding_bytes=padding_bytes(catalog),
     )
 
 

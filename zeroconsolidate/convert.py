@@ -7,13 +7,14 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from .archive.regular import read_small
 from .errors import at
 from .plan.layout import INDEX_NAME
 from .run.digest import Follower, Span
 from .run.execute import execute
 from .run.outputs import OutputFile
 from .write.check import check as check_file
-from .write.config import with_dtype
+from .write.config import MAX_CONFIG_BYTES, with_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,8 +90,8 @@ def make_beside(plan: ModelPlan, assets: Assets, stage: Stage, torch_name: str) 
         stage.write(INDEX_NAME, plan.index)
     for name, path in assets.copies.items():
         if name == "config.json":
-            with at(path), open(path, "rb") as file:
-                stage.write(name, with_dtype(file.read(), torch_name))
+            with at(path):
+                stage.write(name, with_dtype(read_small(path, MAX_CONFIG_BYTES), torch_name))
         else:
             stage.copy(name, path)
     found = {}

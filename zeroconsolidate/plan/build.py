@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,20 @@ class Source:
     recipe: Recipe
     role: str
     """`trainable`, `frozen` or `buffer`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What will be written, by output name, and the names that will not. Each step of planning makes a new one:
+    ties are dropped, names filtered and changed, adapters merged; then the rest is laid out."""
+
+    named: Mapping[str, Source]
+    left_out: tuple[str, ...]
+
+    def only(self, wanted: Callable[[str, Source], bool]) -> Selection:
+        """Without the tensors that are not `wanted(name, source)`."""
+        kept = {name: source for name, source in self.named.items() if wanted(name, source)}
+        return Selection(named=kept, left_out=(*self.left_out, *(name for name in self.named if name not in kept)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,81 +117,52 @@ def sources(catalog: Catalog) -> dict[str, Source]:
     return {name: found[name] for name in catalog.order if name in found}
 
 
-def build(
-    catalog: Catalog,
-    *,
-    dtype: DType | None,
-    max_shard_bytes: int | None,
-    copy_ties: bool,
-    exclude_frozen: bool,
-    wanted: Callable[[str], bool],
-) -> ModelPlan:
+def select(catalog: Catalog, stored: Mapping[str, Source], *, copy_ties: bool) -> Selection:
+    """Choose the names to write: a tied parameter under all of its names, or under the first in the order of the
+    module, which is the one transformers keeps."""
+    kept: dict[str, str] = {}
+    named: dict[str, Source] = {}
+    left_out: list[str] = []
+    for name in catalog.order:
+        owner = catalog.ties.get(name, name)
+        if owner not in stored:
+            continue
+        if copy_ties or kept.setdefault(owner, name) == name:
+            named[name] = stored[owner]
+        else:
+            left_out.append(name)
+    return Selection(named=named, left_out=tuple(left_out))
+
+
+def build(selection: Selection, *, dtype: DType | None, max_shard_bytes: int | None, padding_bytes: int) -> ModelPlan:
     """Plan the output.
 
-    `dtype`: what floating-point parameters are cast to, None to keep each as it is stored. `copy_ties`: write
-    a tied parameter under all its names, else under the first in the order of the module, which is the one
-    transformers keeps. `wanted(name)` says which names to write. Raises BadOption if that leaves nothing.
+    `dtype`: what floating-point parameters are cast to, None to keep each as it is stored. Raises BadOption if
+    the selection is empty.
     """
-    stored = sources(catalog)
-    tensors: list[TensorPlan] = []
-    left_out: list[str] = []
-    for name, source in _named(catalog, stored, copy_ties=copy_ties).items():
-        if source is None or not wanted(name) or (exclude_frozen and source.role == "frozen"):
-            left_out.append(name)
-            continue
+    if not selection.named:
+        raise BadOption("nothing is left to write: the options exclude every tensor of the checkpoint")
+    tensors = []
+    for name, source in selection.named.items():
         is_parameter = source.role != "buffer"
-        cast = dtype is not None and is_parameter and source.recipe.dtype.kind in ("float", "float8")
+        castable = is_parameter and source.recipe.dtype.kind in ("float", "float8")
         tensors.append(
             TensorPlan(
                 name=name,
-                dtype=dtype if cast and dtype is not None else source.recipe.dtype,
+                dtype=dtype if castable and dtype is not None else source.recipe.dtype,
                 shape=source.shape,
                 recipe=source.recipe,
                 is_parameter=is_parameter,
             )
         )
-    if not tensors:
-        raise BadOption("nothing is left to write: the options exclude every tensor of the checkpoint")
     files = tuple(split(tensors, max_shard_bytes))
-    return ModelPlan(
-        files=files,
-        index=index_of(files),
-        left_out=tuple(left_out),
-        padding_bytes=_padding_bytes(catalog),
-    )
+    return ModelPlan(files=files, index=index_of(files), left_out=selection.left_out, padding_bytes=padding_bytes)
 
 
-def _named(catalog: Catalog, stored: Mapping[str, Source], *, copy_ties: bool) -> dict[str, Source | None]:
-    """Output name -> source, None for a name that is dropped because its parameter is written under another."""
-    kept: dict[str, str] = {}
-    named: dict[str, Source | None] = {}
-    for name in catalog.order:
-        owner = catalog.ties.get(name, name)
-        if owner not in stored:
-            continue
-        first = kept.setdefault(owner, name)
-        named[name] = stored[owner] if copy_ties or first == name else None
-    return named
-
-
-def _padding_bytes(catalog: Catalog) -> int:
+def padding_bytes(catalog: Catalog) -> int:
     """Bytes of the flat groups that no parameter uses; together with the parameters they are all bytes."""
     padding = 0
     for group in catalog.groups:
         held = sum(partition.numel for partition in group.partitions)
         padding += (held - sum(member.numel for member in group.members)) * group.partitions[0].dtype.itemsize
     return padding
-
-
-def tie_groups(catalog: Catalog) -> list[tuple[str, ...]]:
-    """The names of each tied parameter, in the order of the module."""
-    owners = Counter(catalog.ties.values())
-    order = {name: position for position, name in enumerate(catalog.order)}
-    return [
-        tuple(
-            sorted(
-                [owner, *(alias for alias, of in catalog.ties.items() if of == owner)], key=lambda n: order.get(n, 0)
-            )
-        )
-        for owner in owners
-    ]

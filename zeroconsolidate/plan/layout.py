@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from ..errors import BadOption
@@ -103,7 +104,12 @@ def split(tensors: Sequence[TensorPlan], max_shard_bytes: int | None) -> list[Fi
     shards: list[list[TensorPlan]] = []
     filling: list[TensorPlan] = []
     filled_bytes = 0
+    empties: list[TensorPlan] | None = None
     for tensor in tensors:
+        if not tensor.nbytes and empties is not None:
+            # To huggingface_hub, tensors without bytes share one storage, and what shares a storage stays together.
+            empties.append(tensor)
+            continue
         if max_shard_bytes is not None and tensor.nbytes > max_shard_bytes:
             shards.append([tensor])
             continue
@@ -112,6 +118,8 @@ def split(tensors: Sequence[TensorPlan], max_shard_bytes: int | None) -> list[Fi
             filling, filled_bytes = [], 0
         filling.append(tensor)
         filled_bytes += tensor.nbytes
+        if not tensor.nbytes:
+            empties = filling
     if filling or not shards:
         shards.append(filling)
     if len(shards) == 1:
@@ -151,7 +159,7 @@ def parse_size(text: str | int) -> int:
     (5000000000, 1500000, 4096)
     """
     match = _SIZE.fullmatch(str(text))
-    size = int(float(match[1]) * _UNITS[(match[2] or "B").upper()]) if match else 0
+    size = int(Decimal(match[1]) * _UNITS[(match[2] or "B").upper()]) if match else 0
     if size < 1:
         raise BadOption(f"a size is a number with B, KB, MB, GB or TB (powers of 1000); got {text!r}")
     return size
