@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ._version import __version__
-from .archive.discover import discover
-from .archive.load import load
-from .audit.findings import Findings, Verification
-from .catalog.read import read
 from .convert import make_beside, make_weights
 from .errors import BadOption
 from .lazy import Checkpoint, parse_dtype
-from .plan.build import Cost, ModelPlan, Source, build, padding_bytes, select, sources
+from .opening import Path, Roots, open_catalog, open_incomplete, roots_of
+from .plan.build import Cost, ModelPlan, Selection, Source, build, padding_bytes, select, sources
 from .plan.info import CheckpointInfo, describe
 from .plan.layout import INDEX_NAME, parse_size
+from .plan.rescue import Patched
 from .plan.witness import comparisons
+from .rescuing import frozen_of_base, rescued
 from .run.digest import maker
 from .run.execute import BLOCK_BYTES
 from .run.inputs import Inputs
@@ -27,30 +27,33 @@ from .write.assets import Assets, choose
 from .write.fingerprint import fingerprint
 from .write.manifest import MANIFEST_NAME, manifest
 from .write.report import Report
+from .write.rescue_report import RESCUE_REPORT_NAME, RescueReport
 from .write.stage import Stage, refuse_inside
 
 if TYPE_CHECKING:
     from .catalog.facts import Catalog
+    from .rescuing import Additions
 
-Path: TypeAlias = "str | os.PathLike[str]"
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (bytes written so far, bytes in all)."""
 
 
-def inspect(src: Path, *, tag: str | None = None) -> CheckpointInfo:
+def inspect(src: Roots, *, tag: str | None = None) -> CheckpointInfo:
     """What a checkpoint holds, from metadata alone: a moment, whatever the model's size.
 
-    Missing files of ranks are listed, not an error. Raises NotACheckpoint, DamagedFile, Disagreement,
+    `src` may be several directories that hold one checkpoint together, `tag` may be "last-complete". Files that are
+    missing or damaged are listed with what is lost, not an error. Raises NotACheckpoint, DamagedFile, Disagreement,
     UnsupportedLayout.
 
     >>> info = inspect("tests/fixtures/z3_bf16/checkpoint")
     >>> info.stage, info.world_size, info.training_dtype, info.missing_files
     (3, 2, 'bfloat16', ())
     """
-    return describe(read(discover(src, tag), load, incomplete=True))
+    left = open_incomplete(src, tag)
+    return describe(left.catalog, left.reasons)
 
 
-def open_checkpoint(src: Path, *, tag: str | None = None) -> Checkpoint:
+def open_checkpoint(src: Roots, *, tag: str | None = None) -> Checkpoint:
     """A lazy mapping from parameter and buffer names to tensors; each is read when its `load()` is called.
 
     Raises what `inspect` raises, and MissingFiles.
@@ -60,11 +63,11 @@ def open_checkpoint(src: Path, *, tag: str | None = None) -> Checkpoint:
     >>> weight.dtype, weight.load().shape == weight.shape
     (torch.float32, True)
     """
-    return Checkpoint(read(discover(src, tag), load))
+    return Checkpoint(open_catalog(src, tag))
 
 
 def consolidate(
-    src: Path,
+    src: Roots,
     out: Path,
     *,
     tag: str | None = None,
@@ -75,6 +78,8 @@ def consolidate(
     ties: str = "drop",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    rescue: bool | Literal["zeros"] = False,
+    fill: Path | Sequence[Path] = (),
     overwrite: bool = False,
     restart: bool = False,
     check: str = "sample",
@@ -83,20 +88,28 @@ def consolidate(
 ) -> Report:
     """Turn the checkpoint `src` into the model directory `out`.
 
-    `dtype`: fp32 (the masters, bit for bit), bf16, fp16, or auto (what the model was trained in); applies to
-    parameters, never to buffers. `max_shard_size`: such as "5GB", None for one file. `base`: directory of the
-    original model, for config, tokenizer and the like where the checkpoint has none. `ties`: "drop" writes a
-    tied parameter once, "copy" under all its names. `include` and `exclude`: globs of names. `check`: compare
-    masters with the 16-bit copies of stages 1 and 2: "sample", "all" or "none". `digest`: "sha256" or "xxh3" to
-    put one of every file and tensor into the manifest.
+    `src` may be several directories that hold one checkpoint together (node-local disks), `tag` may be
+    "last-complete". `dtype`: fp32 (the masters, bit for bit), bf16, fp16, or auto (what the model was trained in);
+    applies to parameters, never to buffers. `max_shard_size`: such as "5GB", None for one file. `base`: directory
+    of the original model, for config, tokenizer and the like where the checkpoint has none, and for frozen
+    parameters that were excluded from the save. `ties`: "drop" writes a tied parameter once, "copy" under all its
+    names. `include` and `exclude`: globs of names. `check`: compare masters with the 16-bit copies of stages 1 and
+    2: "sample", "all" or "none". `digest`: "sha256" or "xxh3" to put one of every file and tensor into the manifest.
+
+    `rescue`: write what can be had of an incomplete checkpoint, which is an error otherwise: whole tensors, copies in
+    16 bits for lost masters, elements of the models in `fill`, and with "zeros" zeros for the rest; tensors that are
+    still incomplete are left out. The report's `rescue` says what came from where.
 
     The output is complete or not there. A conversion that was stopped, killed included, goes on where it was when
     the same call is made again; with `restart` it begins anew. Raises what `open_checkpoint` raises,
     WitnessMismatch, OutputExists (also: in use), OutputFailed, BadOption (also: what is staged is another conversion).
     """
     began = time.monotonic()
-    catalog, output = _open(src, tag), os.path.normpath(os.fspath(out))
-    refuse_inside(output, checkpoint=catalog.origin.root, tag_directory=os.path.dirname(catalog.files[0]))
+    output = os.path.normpath(os.fspath(out))
+    ready = _prepare(src, tag, rescue=rescue, fill=fill, base=base)
+    catalog = ready.catalog
+    for root in {catalog.origin.root, *roots_of(src)}:
+        refuse_inside(output, checkpoint=root, tag_directory=os.path.dirname(catalog.files[0]))
     chosen: dict[str, Any] = {
         "dtype": dtype,
         "max_shard_size": max_shard_size,
@@ -105,7 +118,7 @@ def consolidate(
         "include": list(include),
         "exclude": list(exclude),
     }
-    plan = _plan(catalog, **chosen)
+    plan = plan_model(catalog, ready.stored, ready.additions.sources, **chosen)
     assets = _assets(catalog, base)
     written = parse_dtype(dtype, catalog.origin.training_dtype)
     if digest is not None:
@@ -113,8 +126,10 @@ def consolidate(
     cost = plan.cost(BLOCK_BYTES)
     traits = fingerprint(
         version=__version__,
-        options=chosen | {"base": None if base is None else os.path.realpath(base), "digest": digest},
-        sources=[*catalog.files, *assets.copies.values()],
+        options=chosen
+        | {"base": None if base is None else os.path.realpath(base), "digest": digest}
+        | {"rescue": rescue, "fill": list(map(os.path.realpath, roots_of(fill)))},
+        sources=[*catalog.files, *assets.copies.values(), *ready.additions.files, *ready.filled_from],
         layout=plan.files,
     )
     with Inputs() as inputs, Stage(output, overwrite=overwrite, restart=restart, fingerprint=traits) as stage:
@@ -124,9 +139,10 @@ def consolidate(
         else:
             stage.need(cost.output_bytes)
             if stage.checked is None:
-                stage.note_checked(_check(catalog, inputs, check))
+                stage.note_checked(_check(catalog, ready.whole, inputs, check))
             make_weights(plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes)
-            beside = make_beside(plan, assets, stage, written.torch_name)
+            extra = {RESCUE_REPORT_NAME: ready.report.to_json()} if ready.report else {}
+            beside = make_beside(plan, assets, stage, written.torch_name, extra)
             digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
             stage.write(
                 MANIFEST_NAME,
@@ -160,12 +176,14 @@ def consolidate(
         left_out=plan.left_out,
         left_behind=assets.left_behind,
         missing=assets.missing,
-        warnings=(*catalog.notes, *_warnings(plan, assets, overflows)),
+        from_base=len(ready.additions.sources),
+        rescue=ready.report,
+        warnings=(*catalog.notes, *ready.additions.warnings, *_warnings(plan, assets, overflows)),
     )
 
 
 def estimate(
-    src: Path,
+    src: Roots,
     *,
     tag: str | None = None,
     dtype: str = "fp32",
@@ -174,10 +192,16 @@ def estimate(
     ties: str = "drop",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    base: Path | None = None,
+    rescue: bool | Literal["zeros"] = False,
+    fill: Path | Sequence[Path] = (),
 ) -> Cost:
     """What `consolidate` with the same options would read, write and need. Nothing is written."""
-    plan = _plan(
-        _open(src, tag),
+    ready = _prepare(src, tag, rescue=rescue, fill=fill, base=base)
+    plan = plan_model(
+        ready.catalog,
+        ready.stored,
+        ready.additions.sources,
         dtype=dtype,
         max_shard_size=max_shard_size,
         ties=ties,
@@ -188,78 +212,49 @@ def estimate(
     return plan.cost(BLOCK_BYTES)
 
 
-def verify(
-    output: Path, *, against: Path | None = None, tag: str | None = None, progress: Progress | None = None
-) -> Verification:
-    """Check the model directory `output`: by itself and its manifest, or byte for byte with a checkpoint.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ready:
+    """A checkpoint with everything that stands in for what it lacks."""
 
-    By itself: headers, index, sizes, config against shapes, digests. `against`: the checkpoint (and its `tag`) it
-    must be made of, whatever tool made it; a manifest tells which options were used, else every tensor is expected.
-    What is wrong is in `.problems`, not raised. Raises NotACheckpoint if there is nothing to check, and with
-    `against` what `open_checkpoint` raises.
-    """
-    from .archive.weights import read_weights
-    from .audit import against as bytewise
-    from .audit import output as alone
-
-    began, directory = time.monotonic(), os.path.normpath(os.fspath(output))
-    if against is None:
-        findings = _findings(progress, alone.work_bytes(directory))
-        alone.audit_output(directory, findings)
-        return findings.verification(directory, time.monotonic() - began)
-    catalog, weights = _open(against, tag), read_weights(directory)
-    options = (alone.read_manifest(directory) or {}).get("options", {})
-    chosen = {key: options.get(key, default) for key, default in _EVERYTHING.items()}
-    plan = _plan(catalog, dtype="fp32", max_shard_size=None, ties="copy", **chosen)
-    planned = {tensor.name: tensor for tensor in plan.tensors()}
-    owners = {name: catalog.ties.get(name, name) for name in planned}
-    written = {owners[name] for name in weights.tensors if name in owners}
-    aliases = frozenset(name for name, owner in owners.items() if owner in written)
-    findings = _findings(progress, bytewise.work_bytes(weights, planned))
-    with Inputs() as inputs:
-        bytewise.audit_against(weights, planned, aliases, inputs, findings)
-    return findings.verification(directory, time.monotonic() - began)
+    catalog: Catalog
+    stored: Mapping[str, Source]
+    whole: Mapping[str, Source]
+    """Those of `stored` that are nothing but the checkpoint's own."""
+    additions: Additions
+    report: RescueReport | None
+    filled_from: tuple[str, ...]
 
 
-_EVERYTHING: dict[str, Any] = {"exclude_frozen": False, "include": (), "exclude": ()}
+def _prepare(
+    src: Roots,
+    tag: str | None,
+    *,
+    rescue: bool | Literal["zeros"],
+    fill: Path | Sequence[Path],
+    base: Path | None,
+) -> _Ready:
+    if rescue not in (False, True, "zeros"):
+        raise BadOption(f"a rescue is True or 'zeros'; got {rescue!r}")
+    if not rescue and roots_of(fill):
+        raise BadOption("a model to fill with is only used in a rescue; expected --rescue as well")
+    incomplete = open_incomplete(src, tag) if rescue else None
+    if incomplete is not None and incomplete.catalog.missing:
+        catalog = incomplete.catalog
+        stored, report, filled_from = rescued(incomplete, roots_of(fill), zeros=rescue == "zeros")
+        whole = {name: source for name, source in stored.items() if not isinstance(source.recipe, Patched)}
+    else:
+        catalog, report, filled_from = open_catalog(src, tag), None, ()
+        stored = whole = sources(catalog)
+    additions = frozen_of_base(catalog, stored, None if base is None else os.fspath(base))
+    return _Ready(
+        catalog=catalog, stored=stored, whole=whole, additions=additions, report=report, filled_from=filled_from
+    )
 
 
-def verify_source(src: Path, *, tag: str | None = None, progress: Progress | None = None) -> Verification:
-    """Check a checkpoint: CRC-32 of every record used, agreement of ranks, every master weight against its 16-bit
-    copy (stages 1 and 2), NaN and infinity counts by tensor.
-
-    What is wrong is in `.problems`, not raised; what keeps the checkpoint from being read at all is raised, as by
-    `open_checkpoint`.
-    """
-    from .audit.source import audit_source, work_bytes
-
-    began = time.monotonic()
-    catalog = _open(src, tag)
-    stored = sources(catalog)
-    findings = _findings(progress, work_bytes(catalog, stored))
-    with Inputs() as inputs:
-        audit_source(catalog, stored, inputs, findings)
-    return findings.verification(os.path.dirname(catalog.files[0]), time.monotonic() - began)
-
-
-def _findings(progress: Progress | None, total_bytes: int) -> Findings:
-    done = 0
-
-    def advance(size_bytes: int) -> None:
-        nonlocal done
-        done += size_bytes
-        if progress is not None:
-            progress(min(done, total_bytes), total_bytes)
-
-    return Findings(advance=advance)
-
-
-def _open(src: Path, tag: str | None) -> Catalog:
-    return read(discover(src, tag), load)
-
-
-def _plan(
+def plan_model(
     catalog: Catalog,
+    stored: Mapping[str, Source],
+    additions: Mapping[str, Source] | None = None,
     *,
     dtype: str,
     max_shard_size: str | int | None,
@@ -268,6 +263,7 @@ def _plan(
     include: Sequence[str],
     exclude: Sequence[str],
 ) -> ModelPlan:
+    """The plan for `stored`, the checkpoint's tensors, and `additions` from elsewhere. Raises BadOption."""
     if ties not in ("drop", "copy"):
         raise BadOption(f"ties are dropped or copied; expected 'drop' or 'copy', got {ties!r}")
 
@@ -277,8 +273,10 @@ def _plan(
         included = not include or any(fnmatchcase(name, glob) for glob in include)
         return included and not any(fnmatchcase(name, glob) for glob in exclude)
 
+    selection = select(catalog, stored, copy_ties=ties == "copy")
+    selection = Selection(named={**selection.named, **(additions or {})}, left_out=selection.left_out)
     return build(
-        select(catalog, sources(catalog), copy_ties=ties == "copy").only(wanted),
+        selection.only(wanted),
         dtype=parse_dtype(dtype, catalog.origin.training_dtype),
         max_shard_bytes=None if max_shard_size is None else parse_size(max_shard_size),
         padding_bytes=padding_bytes(catalog),
@@ -292,14 +290,14 @@ def _assets(catalog: Catalog, base: Path | None) -> Assets:
     return choose(catalog.origin.root, directory, tags=catalog.origin.tags)
 
 
-def _check(catalog: Catalog, inputs: Inputs, check: str) -> int:
+def _check(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, check: str) -> int:
     if check not in ("sample", "all", "none"):
         raise BadOption(f"the check is 'sample', 'all' or 'none'; got {check!r}")
     if check == "none" or not catalog.module:
         return 0
     from .run.witness import compare
 
-    return compare(comparisons(catalog, sources(catalog), everything=check == "all"), inputs)
+    return compare(comparisons(catalog, stored, everything=check == "all"), inputs)
 
 
 _WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "base_model.model.", "pretrained_model.")

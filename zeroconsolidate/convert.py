@@ -17,7 +17,7 @@ from .write.check import check as check_file
 from .write.config import MAX_CONFIG_BYTES, with_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from .plan.build import ModelPlan
     from .plan.layout import FilePlan
@@ -84,8 +84,10 @@ def _shifted(progress: Callable[[int, int], None] | None, before: int, total_byt
     return lambda upto: None if progress is None else progress(before + upto, total_bytes)
 
 
-def make_beside(plan: ModelPlan, assets: Assets, stage: Stage, torch_name: str) -> dict[str, tuple[int, str]]:
-    """Stage everything that is not weights; returns sizes and SHA-256 by name."""
+def make_beside(
+    plan: ModelPlan, assets: Assets, stage: Stage, torch_name: str, extra: Mapping[str, bytes]
+) -> dict[str, tuple[int, str]]:
+    """Stage everything that is not weights, the `extra` files included; returns sizes and SHA-256 by name."""
     if plan.index is not None:
         stage.write(INDEX_NAME, plan.index)
     for name, path in assets.copies.items():
@@ -94,8 +96,10 @@ def make_beside(plan: ModelPlan, assets: Assets, stage: Stage, torch_name: str) 
                 stage.write(name, with_dtype(read_small(path, MAX_CONFIG_BYTES), torch_name))
         else:
             stage.copy(name, path)
+    for name, text in extra.items():
+        stage.write(name, text)
     found = {}
-    for name in sorted([*assets.copies, *([INDEX_NAME] if plan.index is not None else [])]):
+    for name in sorted([*extra, *assets.copies, *([INDEX_NAME] if plan.index is not None else [])]):
         with open(stage.path(name), "rb") as file:
             data = file.read()
         found[name] = (len(data), hashlib.sha256(data).hexdigest())

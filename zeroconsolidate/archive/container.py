@@ -32,7 +32,7 @@ MAX_RECORDS = 1 << 20
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s4xHH4xIIIHHH8xI")
-"""signature, flags, method, CRC-32, bytes packed and unpacked, lengths of name, extra and comment, header's start"""
+"""signature, flags, method, CRC-32, packed and unpacked bytes, lengths of name, extra, comment, start of the header"""
 _END = struct.Struct("<4s4H2IH")
 _END64_LOCATOR = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQ2H2I4Q")
@@ -99,6 +99,11 @@ class ZipContainer:
     def names(self) -> list[str]:
         """The names of all records, without the folder they share."""
         return [name.removeprefix(f"{self._prefix}/") for name in self._records]
+
+    @property
+    def checksums(self) -> list[tuple[str, int, int]]:
+        """Name, size and CRC-32 of every record, as the zip directory states them."""
+        return [(name, record.size_bytes, record.crc32) for name, record in self._records.items()]
 
     def checksum(self, name: str) -> tuple[int, int, int]:
         """Where the data of record `name` begins and how many bytes they are, and their CRC-32 as the zip says it."""
@@ -196,7 +201,8 @@ def _directory(fd: int, size_bytes: int) -> dict[str, _Record]:
         if before is not None:
             _add(records, before, header_start)
         end = header_start + _LOCAL.size + name_bytes + packed
-        before = (name, header_start, unpacked, method == 0 and packed == unpacked and not flags & 1, crc32)
+        stored = method == 0 and packed == unpacked and not flags & 1
+        before = (name, header_start, unpacked, stored, crc32)
     if end > start:
         raise DamagedFile(f"the record {shown_name(before[0] if before else '')} reaches into the zip directory")
     if before is not None:
