@@ -7,7 +7,7 @@ import re
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ..errors import NotACheckpoint, at
+from ..errors import NotACheckpoint, ZeroConsolidateError, at
 from . import names
 from .names import FileKind, FileName
 from .raw import CheckpointFiles
@@ -30,12 +30,20 @@ def discover(path: str | os.PathLike[str], tag: str | None = None) -> Checkpoint
             parent, own = os.path.split(os.path.abspath(root))
             return _files(root=parent, tag=own, directory=root, tags=(own,), latest=None, fence=Fence(root))
         tags = _tags(root, natural(entries))
-        latest = next((_latest(root, file) for file in LATEST if file in entries), None)
+        named = next((file for file in LATEST if file in entries), None)
+        latest = _latest(root, named, needed=tag is None) if named else None
         chosen = tag if tag is not None else _choose(entries, tags, latest)
         if chosen not in tags:
             raise NotACheckpoint(_wrong_tag(chosen, tags, given=tag is not None, directory=root))
         directory = os.path.join(root, chosen)
         return _files(root=root, tag=chosen, directory=directory, tags=tags, latest=latest, fence=Fence(root))
+
+
+def tags_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Every tag in a checkpoint's directory, in natural order. Raises NotACheckpoint if it cannot be listed."""
+    root = os.path.normpath(os.fspath(path))
+    with at(root):
+        return _tags(root, natural(_list(root)))
 
 
 def natural(strings: list[str]) -> list[str]:
@@ -79,14 +87,22 @@ def _tags(root: str, entries: list[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _latest(root: str, file: str) -> str:
+def _latest(root: str, file: str, *, needed: bool) -> str | None:
+    """The tag that `latest` names; None if the file is damaged and somebody else names the tag."""
+    try:
+        return _read_latest(root, file)
+    except ZeroConsolidateError:
+        if needed:
+            raise
+        return None
+
+
+def _read_latest(root: str, file: str) -> str:
     with at(file):
         path = os.path.join(root, file)
         try:
             Fence(root).check(path)
             text = read_small(path, MAX_LATEST_BYTES).decode("utf-8").strip()
-        except OSError as error:
-            raise NotACheckpoint(f"the file that names the newest tag cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
             raise NotACheckpoint("the file that names the newest tag is not text") from None
         if not text or "/" in text or "\\" in text or text in (".", "..") or not text.isprintable():

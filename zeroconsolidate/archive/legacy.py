@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from ..errors import DamagedFile, UnsupportedLayout, ZeroConsolidateError
 from .container import MAX_PICKLE_BYTES, ZipContainer
@@ -53,7 +53,7 @@ class LegacyContainer:
             self.close()
             raise
 
-    def __enter__(self) -> LegacyContainer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -25,59 +25,69 @@ if TYPE_CHECKING:
     Load = Callable[[CheckpointFiles, FileKind], Iterable[RawFile]]
 
 
-def read(files: CheckpointFiles, load: Load, *, incomplete: bool = False) -> Catalog:
+def read(files: CheckpointFiles, load: Load) -> Catalog:
     """The facts of a checkpoint. `load(files, kind)` yields the files of one kind in the order of their ranks.
-
-    With `incomplete`, files of some ranks may be missing: they are listed in `Catalog.missing`, not an error.
 
     Raises MissingFiles, Disagreement, DamagedFile or UnsupportedLayout; each names the file and rank.
     """
-    model_kind = FileKind.PARTITIONED_MODEL if files.of(FileKind.PARTITIONED_MODEL) else FileKind.MODEL
-    if not files.of(model_kind):
-        raise MissingFiles(
-            "the model states are missing; look for mp_rank_00_model_states.pt (stages 0 to 2) "
-            "or zero_pp_rank_0_mp_rank_00_model_states.pt (stage 3)",
-            files=("mp_rank_00_model_states.pt",),
-        )
+    model_kind = model_kind_of(files)
     models = _read_models(files, model_kind, load)
     first = models[0]
     grid = grid_of(files, first)
     universal = read_universal(files, load)
-    partitioned = universal is None and (bool(files.of(FileKind.OPTIMIZER)) or _is_partitioned(first, model_kind))
+    partitioned = universal is None and is_partitioned(files, first)
     world_size = first.world_size or max(len(files.of(FileKind.OPTIMIZER)) // grid.size, 1)
-    missing: list[str] = []
     if partitioned:
         missing = missing_ranks(files, FileKind.OPTIMIZER, world_size, grid)
         if model_kind is FileKind.PARTITIONED_MODEL:
             missing += missing_ranks(files, FileKind.PARTITIONED_MODEL, world_size, grid)
-        if missing and (not incomplete or not files.of(FileKind.OPTIMIZER)):
+        if missing:
             raise are_missing(missing, world_size)
     optimizers = [read_optimizer_file(raw) for raw in load(files, FileKind.OPTIMIZER)]
-    _agree(models, optimizers)
+    agree(models, optimizers)
     experts = tuple(load(files, FileKind.EXPERT))
-    story = Story(
-        files=files,
-        grid=grid,
-        world_size=world_size,
-        models={mp: tuple(m for m in models if m.mp_rank == mp) for mp in range(grid.size)},
-        optimizers={mp: tuple(o for o in optimizers if o.mp_rank == mp) for mp in range(grid.size)},
-        wholes={} if partitioned or universal else _wholes(files, models, load),
-        universal=universal,
-        layers=read_layers(load(files, FileKind.LAYER)),
-        experts={mp: expert_files(raw for raw in experts if raw.name.mp_rank == mp) for mp in range(grid.size)},
-        expert_paths=tuple(raw.path for raw in experts),
-        stacks=stacks(first.autoep_layers),
-        missing=tuple(missing),
+    return assemble(
+        Story(
+            files=files,
+            grid=grid,
+            world_size=world_size,
+            models={mp: tuple(m for m in models if m.mp_rank == mp) for mp in range(grid.size)},
+            optimizers={mp: tuple(o for o in optimizers if o.mp_rank == mp) for mp in range(grid.size)},
+            wholes={} if partitioned or universal else _wholes(files, models, load),
+            universal=universal,
+            layers=read_layers(load(files, FileKind.LAYER)),
+            experts={mp: expert_files(raw for raw in experts if raw.name.mp_rank == mp) for mp in range(grid.size)},
+            expert_paths=tuple(raw.path for raw in experts),
+            stacks=stacks(first.autoep_layers),
+            missing=(),
+        )
     )
-    return assemble(story)
 
 
-def _is_partitioned(first: ModelFile, kind: FileKind) -> bool:
+def model_kind_of(files: CheckpointFiles) -> FileKind:
+    """Whether one file holds the model or one a rank. Raises MissingFiles if there is neither."""
+    for kind in (FileKind.PARTITIONED_MODEL, FileKind.MODEL):
+        if files.of(kind):
+            return kind
+    raise MissingFiles(
+        "the model states are missing; look for mp_rank_00_model_states.pt (stages 0 to 2) "
+        "or zero_pp_rank_0_mp_rank_00_model_states.pt (stage 3)",
+        files=("mp_rank_00_model_states.pt",),
+    )
+
+
+def is_partitioned(files: CheckpointFiles, first: ModelFile) -> bool:
     """Whether optimizer files belong to the checkpoint, even if none is there."""
     config = first.ds_config.get("zero_optimization")
     stage = config.get("stage") if isinstance(config, dict) else None
-    partitioned = first.optimizer is not None and "single_partition_of_fp32_groups" in first.optimizer
-    return kind is FileKind.PARTITIONED_MODEL or first.param_shapes is not None or stage in (1, 2, 3) or partitioned
+    of_one_rank = first.optimizer is not None and "single_partition_of_fp32_groups" in first.optimizer
+    return (
+        bool(files.of(FileKind.OPTIMIZER))
+        or model_kind_of(files) is FileKind.PARTITIONED_MODEL
+        or first.param_shapes is not None
+        or stage in (1, 2, 3)
+        or of_one_rank
+    )
 
 
 def _read_models(files: CheckpointFiles, kind: FileKind, load: Load) -> list[ModelFile]:
@@ -90,7 +100,7 @@ def _read_models(files: CheckpointFiles, kind: FileKind, load: Load) -> list[Mod
             first = model
         same([model], "'param_shapes'", _ordered_shapes, reference=(_base(first.file), _ordered_shapes(first)))
         same([model], "'frozen_param_shapes'", lambda m: m.frozen_shapes, reference=(first.file, first.frozen_shapes))
-        models.append(model if model is first else _shared_with(first, model))
+        models.append(model if model is first else shared_with(first, model))
     return models
 
 
@@ -98,7 +108,7 @@ def _ordered_shapes(model: ModelFile) -> object:
     return None if model.param_shapes is None else [list(group.items()) for group in model.param_shapes]
 
 
-def _shared_with(first: ModelFile, model: ModelFile) -> ModelFile:
+def shared_with(first: ModelFile, model: ModelFile) -> ModelFile:
     """`model` with the parts that equal the first rank's replaced by those, and its placeholders dropped."""
     return replace(
         model,
@@ -115,7 +125,8 @@ def _shared_with(first: ModelFile, model: ModelFile) -> ModelFile:
     )
 
 
-def _agree(models: list[ModelFile], optimizers: list[OptimizerFile]) -> None:
+def agree(models: list[ModelFile], optimizers: list[OptimizerFile]) -> None:
+    """All files must be of one save. Raises Disagreement."""
     first = models[0]
     here = _base(first.file)
     same(models, "the step ('global_steps')", lambda m: m.step)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import BadOption
 from .layout import FilePlan, TensorPlan, index_of, split
-from .sources import Source, padding_bytes, sources
+from .sources import Source, padding_bytes, placed, sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..dtypes import DType
 
 
-__all__ = ["Cost", "ModelPlan", "Selection", "Source", "build", "padding_bytes", "select", "sources"]
+__all__ = ["Cost", "ModelPlan", "Selection", "Source", "build", "padding_bytes", "placed", "select", "sources"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,182 +1,300 @@
-"""Which parameter a master without a name is: decided from looks (shape and rounded value) and order.
+"""Which name each tensor gets, judged by the names and shapes that the target expects.
 
-Looks come first: a master whose look only one name has is that name. What remains looks alike (norm weights that
-all round to 1, biases that all round to 0); there order decides. A param group lists its parameters in the order of
-the module, so a master lies between the names of its neighbours in the group:
+Training code wraps models, and every wrapper leaves its prefix: `module.`, `_forward_module.`, FlagEmbedding's
+`model.` beside heads that have none. A file with such names loads without an exception and gives random weights.
+No list of prefixes can tell `model.` of a wrapper from `model.` of a Llama; what the target expects can:
 
-    group   … q.weight   n?   up.weight …        n? looks like norm1.weight and norm2.weight
-    module  … q.weight   norm1.weight   up.weight   norm2.weight …
-            n? is norm1.weight: no other that looks like it lies between q.weight and up.weight
+    stored                               expected                        prefix taken off
+    model.encoder.layer.0.output.weight  encoder.layer.0.output.weight   `model.`
+    colbert_linear.weight                                                (a head: kept apart)
 
-What is still undecided after that is an error, unless every choice writes the same bytes.
+Each expectation (weights of the same model, the architecture itself) is asked in turn; the first that some
+mapping satisfies decides. If there are expectations and none is satisfied, the names are wrong.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from ..errors import UnsupportedLayout, WitnessMismatch
+from ..errors import BadOption, WrongNames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from ..catalog.facts import Shape
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a name's copy, or a rounded master, looks like."""
+HEADS = ("colbert_linear.", "sparse_linear.")
+"""Heads of BGE-M3, which FlagEmbedding keeps in files of their own (`colbert_linear.pt`, `sparse_linear.pt`)."""
 
-    shape: tuple[int, ...]
-    dtype: str
-    digest: bytes
-    """Of the elements' bits."""
+WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "pretrained_model.")
+"""Prefixes that are a wrapper's whatever the model: data parallelism, Lightning, torch.compile, TRL's value head."""
+
+_INNER_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
+"""Wrappers of submodules, which may stand anywhere in a name and never in an expected one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Master:
-    """A master without a name."""
+class Expectation:
+    """The names a target expects."""
 
-    looks: frozenset[Look]
-    """Rounded to each dtype that the module has."""
-    bits: bytes
-    """Digest of its own elements."""
-    is_copy: bool
-    """Whether rounding lost nothing: then it makes no difference whether it or the copy is written."""
+    origin: str
+    """For people: where the names come from."""
+    shapes: Mapping[str, Shape | None]
+    """None where only the name is known."""
+    ties: Mapping[str, str]
+    """alias -> kept name: an alias need not be present if its parameter is."""
+    optional: frozenset[str]
+    """Names that may be absent, such as buffers that are computed anew."""
+    exact: bool
+    """Whether it is the target itself, so that nothing may be missing or unexpected. A base model is not: heads
+    may have been added or dropped since."""
 
 
-def assign(groups: Sequence[Sequence[Master]], names: Sequence[Mapping[str, Look]]) -> list[list[str]]:
-    """By group, the name of each master. `names`: by group, its candidates in the order of the module.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """The decision: new names, and why."""
 
-    Raises WitnessMismatch if a master is no candidate's, UnsupportedLayout if masters cannot be told apart.
+    mapping: Mapping[str, str]
+    """stored name -> output name."""
+    heads: Mapping[str, str]
+    """stored name -> name of a BGE-M3 head's tensor."""
+    reason: str
+    missing: tuple[str, ...]
+    """Expected names that nothing has."""
+    unexpected: tuple[str, ...]
+    """Output names that the target does not expect."""
+    mismatched: tuple[str, ...]
+    """Output names that the target expects in another shape."""
+    expectation: Expectation | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the target will find every parameter, in its shape, and nothing else."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+
+def decide(stored: Mapping[str, Shape], ties: Mapping[str, str], expectations: Iterable[Expectation]) -> Naming:
+    """Choose names for the stored tensors, aliases (`ties`: alias -> owner) included.
+
+    If no expectation is satisfied, the one that came nearest is returned, with what it misses (`Naming.fits`).
     """
-    return _Assignment(groups, names).solve()
+    best: Naming | None = None
+    for expectation in expectations:
+        naming = best_mapping(stored, ties, expectation)
+        if naming.fits or (not expectation.exact and is_kin(naming)):
+            return naming
+        if best is None or _wrong(naming) < _wrong(best):
+            best = naming
+    return best or without_evidence(stored)
 
 
-class _Assignment:
-    def __init__(self, groups: Sequence[Sequence[Master]], names: Sequence[Mapping[str, Look]]) -> None:
-        self._groups = groups
-        self._names = names
-        self._place = [{name: place for place, name in enumerate(candidates)} for candidates in names]
-        self._found: list[list[str | None]] = [[None] * len(group) for group in groups]
-        self._taken: set[str] = set()
-        self._possible = [[self._like(g, master) for master in group] for g, group in enumerate(groups)]
+def best_mapping(stored: Mapping[str, Shape], ties: Mapping[str, str], expectation: Expectation) -> Naming:
+    """The change of prefix that brings most names to where they are expected."""
+    clean = {name: _without_inner(name) for name in stored}
+    heads = {name: new for name, new in clean.items() if _is_head(new, expectation)}
+    body = {name: new for name, new in clean.items() if name not in heads}
+    candidates = _candidates(body.values(), expectation.shapes)
 
-    def solve(self) -> list[list[str]]:
-        """Rounds of deduction until nothing more follows."""
-        for g, group in enumerate(self._possible):
-            for index, possible in enumerate(group):
-                if not possible:
-                    shape = next(iter(self._groups[g][index].looks)).shape if self._groups[g][index].looks else ()
-                    raise WitnessMismatch(
-                        f"master {index} of group {g}, of shape {shape}, does not round to any copy in the module; "
-                        "a file may be of another save"
-                    )
-        while any(self._round(g) for g in range(len(self._groups))):
-            pass
-        self._indifferent()
-        return [[name or "" for name in group] for group in self._found]
+    def hits(change: tuple[str, str]) -> int:
+        return sum(1 for name, new in body.items() if _agrees(_moved(new, change), stored[name], expectation.shapes))
 
-    def _like(self, g: int, master: Master) -> tuple[str, ...]:
-        return tuple(name for name, look in self._names[g].items() if look in master.looks)
-
-    def _round(self, g: int) -> bool:
-        """One pass over a group: every run of like masters with as many names left for it as it has masters."""
-        progress, index = False, 0
-        group = self._found[g]
-        in_order = self._in_order(g)
-        while index < len(group):
-            if group[index] is not None:
-                index += 1
-                continue
-            low, high = self._bounds(g, index) if in_order else (-1, len(self._place[g]))
-            like = self._possible[g][index]
-            # The masters up to the next known neighbour that look like this one.
-            run = [index]
-            for other in range(index + 1, len(group)):
-                if in_order and group[other] is not None:
-                    break
-                if group[other] is None and self._possible[g][other] == like:
-                    run.append(other)
-            left = [name for name in like if name not in self._taken and low < self._place[g][name] < high]
-            if len(left) < len(run):
-                raise WitnessMismatch(f"{len(run)} masters of group {g} round to the copies of {len(left)} parameters")
-            if len(left) == len(run) and (len(run) == 1 or in_order or self._equal(g, run)):
-                for master, name in zip(run, left, strict=True):
-                    group[master] = name
-                    self._taken.add(name)
-                progress = True
-            index += 1
-        return progress
-
-    def _in_order(self, g: int) -> bool:
-        """Whether what is known of the group is in the order of the module."""
-        places = [self._place[g][name] for name in self._found[g] if name is not None]
-        return places == sorted(places)
-
-    def _bounds(self, g: int, index: int) -> tuple[int, int]:
-        before = [self._place[g][name] for name in self._found[g][:index] if name is not None]
-        behind = [self._place[g][name] for name in self._found[g][index:] if name is not None]
-        return (before[-1] if before else -1), (behind[0] if behind else len(self._place[g]))
-
-    def _equal(self, g: int, run: Sequence[int]) -> bool:
-        return len({self._groups[g][index].bits for index in run}) == 1
-
-    def _indifferent(self) -> None:
-        """What is left may be given out in any way if no choice changes a byte that is written."""
-        for g, group in enumerate(self._found):
-            for index, name in enumerate(group):
-                if name is not None:
-                    continue
-                left = [n for n in self._possible[g][index] if n not in self._taken]
-                rivals = [
-                    self._groups[h][i]
-                    for h, others in enumerate(self._found)
-                    for i, other in enumerate(others)
-                    if other is None and set(self._possible[h][i]) & set(left)
-                ]
-                same = len({rival.bits for rival in rivals}) == 1
-                if not left or not same or (len(rivals) != len(left) and not rivals[0].is_copy):
-                    raise UnsupportedLayout(
-                        f"master {index} of group {g} may be any of {', '.join(left[:4]) or 'no parameter'}: their "
-                        "copies in the module are equal, and the order does not tell which one it is"
-                    )
-                group[index] = left[0]
-                self._taken.add(left[0])
-
-
-MAX_TRIES = 4_000_000
-"""Pairs of place and name that are compared before a flat master is given up."""
-
-
-def walk(total: int, names: Sequence[tuple[str, int]], match: Callable[[int, int], bool]) -> list[str]:
-    """The names laid end to end in a flat master of `total` elements, in the order of the module.
-
-    `names`: candidates with their elements. `match(offset, index)`: whether the elements from `offset`, rounded, are
-    the copy of candidate `index`. Raises WitnessMismatch if there is no way to fill the buffer, UnsupportedLayout if
-    there are two, or too many to try.
-    """
-    solutions: list[tuple[int, ...]] = []
-    tries = 0
-    stack: list[tuple[int, int, tuple[int, ...]]] = [(0, 0, ())]
-    while stack and len(solutions) < 2:
-        offset, first, chosen = stack.pop()
-        if offset == total:
-            solutions.append(chosen)
-            continue
-        for index in range(len(names) - 1, first - 1, -1):
-            numel = names[index][1]
-            if numel and offset + numel <= total:
-                tries += 1
-                if tries > MAX_TRIES:
-                    raise UnsupportedLayout("the parameters of a flat master cannot be told: too many look alike")
-                if match(offset, index):
-                    stack.append((offset + numel, index + 1, (*chosen, index)))
-    if not solutions:
-        raise WitnessMismatch("the flat master does not round to copies of the module laid end to end")
-    if len(solutions) > 1:
-        one, other = solutions
-        differing = next(names[index][0] for index in one if index not in other)
-        raise UnsupportedLayout(
-            f"the flat master may hold {differing} or another parameter whose copy in the module is equal"
+    # On a tie the earlier candidate wins: no change, then taking a prefix off, then putting one on.
+    change = max(candidates, key=hits)
+    mapping = {name: _moved(new, change) for name, new in body.items()}
+    taken, put = change
+    how = (
+        "names as trained"
+        if all(name == new for name, new in mapping.items())
+        else " and ".join(
+            part
+            for part in (
+                f"the prefix {taken!r} taken off" if taken else "",
+                f"the prefix {put!r} put on" if put else "",
+                "wrappers inside names taken out" if any(n != c for n, c in clean.items()) else "",
+            )
+            if part
         )
-    return [names[index][0] for index in solutions[0]]
+    )
+    return _judged(mapping, heads, stored, ties, expectation, f"{how}: those of {expectation.origin}")
+
+
+def judge(
+    mapping: Mapping[str, str], stored: Mapping[str, Shape], ties: Mapping[str, str], expectation: Expectation
+) -> Naming:
+    """Compare names that a user chose with what is expected."""
+    heads = {name: new for name, new in mapping.items() if _is_head(new, expectation)}
+    body = {name: new for name, new in mapping.items() if name not in heads}
+    return _judged(body, heads, stored, ties, expectation, f"renamed as asked: those of {expectation.origin}")
+
+
+def without_evidence(stored: Mapping[str, Shape]) -> Naming:
+    """Undo what is a wrapper's in any model; leave all else as it is, and say that nothing was there to compare."""
+    names = {name: _without_inner(name) for name in stored}
+    taken = []
+    while prefix := next((p for p in WRAPPERS if _carried(p, names.values())), None):
+        taken.append(prefix)
+        names = {name: new.removeprefix(prefix) for name, new in names.items()}
+    how = f"the wrapper's prefix {''.join(taken)!r} taken off" if taken else "names as trained"
+    return Naming(
+        mapping=names,
+        heads={},
+        reason=f"{how}; nothing was there to compare them with (install transformers, or name the original "
+        "model with --base)",
+        missing=(),
+        unexpected=(),
+        mismatched=(),
+        expectation=None,
+    )
+
+
+def renamed(stored: Mapping[str, Shape], rules: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Apply `FROM=TO` rules in order: a prefix, or a regular expression if FROM begins with `^` or is `/…/`.
+
+    Raises BadOption for a bad expression, or if two tensors would get one name.
+    """
+    import re
+
+    names = {name: name for name in stored}
+    for old, new in rules:
+        pattern = old[1:-1] if len(old) > 1 and old[0] == old[-1] == "/" else old if old.startswith("^") else None
+        try:
+            compiled = None if pattern is None else re.compile(pattern)
+            for name, current in names.items():
+                if compiled is not None:
+                    names[name] = compiled.sub(new, current)
+                elif current.startswith(old):
+                    names[name] = new + current[len(old) :]
+        except re.error as error:
+            raise BadOption(f"the renaming rule {old!r} is no regular expression: {error}") from None
+    return unique(names)
+
+
+def unique(names: dict[str, str]) -> dict[str, str]:
+    """`names` if no two tensors get the same one. Raises BadOption."""
+    owners: dict[str, str] = {}
+    for name, new in names.items():
+        if not new or owners.setdefault(new, name) != name:
+            raise BadOption(f"the renaming gives {name!r} and {owners.get(new)!r} the same name {new!r}")
+    return names
+
+
+def _candidates(names: Iterable[str], expected: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Pairs (prefix to take off, prefix to put on) that bring at least one name to an expected one."""
+    found: dict[tuple[str, str], None] = {("", ""): None}
+    tails = {tail: head for name in expected for head, tail in _cuts(name)}
+    for name in names:
+        for head, tail in (("", name), *_cuts(name)):
+            if tail in expected:
+                found[head, ""] = None
+            elif tail in tails and "." in tail:
+                found[head, tails[tail]] = None
+    return sorted(found, key=lambda change: (bool(change[1]), len(change[0]) + len(change[1])))
+
+
+def _cuts(name: str) -> list[tuple[str, str]]:
+    """(prefix with its dot, rest) at each dot."""
+    return [(name[: i + 1], name[i + 1 :]) for i, letter in enumerate(name) if letter == "."]
+
+
+def _moved(name: str, change: tuple[str, str]) -> str:
+    taken, put = change
+    return put + name.removeprefix(taken) if name.startswith(taken) else name
+
+
+def _without_inner(name: str) -> str:
+    for wrapper in _INNER_WRAPPERS:
+        name = name.replace(f".{wrapper}", ".").removeprefix(wrapper)
+    return name
+
+
+def _is_head(name: str, expectation: Expectation) -> bool:
+    return name.startswith(HEADS) and name not in expectation.shapes
+
+
+def _carried(prefix: str, names: Iterable[str]) -> bool:
+    return all(name.startswith((prefix, "v_head.", *HEADS)) for name in names) and any(
+        name.startswith(prefix) for name in names
+    )
+
+
+def _agrees(name: str, shape: Shape, expected: Mapping[str, Shape | None]) -> bool:
+    return name in expected and expected[name] in (None, shape)
+
+
+def _judged(
+    mapping: Mapping[str, str],
+    heads: Mapping[str, str],
+    stored: Mapping[str, Shape],
+    ties: Mapping[str, str],
+    expectation: Expectation,
+    reason: str,
+) -> Naming:
+    given = {new: stored[name] for name, new in mapping.items()}
+    expected = expectation.shapes
+    tied = _partners(expectation.ties)
+    own = _partners({mapping[alias]: mapping[owner] for alias, owner in ties.items() if {alias, owner} <= set(mapping)})
+    missing = tuple(
+        name
+        for name in expected
+        if name not in given
+        and name not in expectation.optional
+        and not any(partner in given for partner in tied.get(name, ()))
+    )
+    unexpected = tuple(
+        name
+        for name in given
+        if name not in expected
+        and name not in expectation.ties
+        and not any(partner in expected for partner in own.get(name, ()))
+    )
+    return Naming(
+        mapping=mapping,
+        heads=heads,
+        reason=reason,
+        missing=missing,
+        unexpected=unexpected,
+        mismatched=tuple(name for name, shape in given.items() if expected.get(name) not in (None, shape)),
+        expectation=expectation,
+    )
+
+
+def _partners(ties: Mapping[str, str]) -> dict[str, set[str]]:
+    """Every name of a tied parameter -> all of its names."""
+    groups: dict[str, set[str]] = {}
+    for alias, owner in ties.items():
+        groups.setdefault(owner, {owner}).add(alias)
+    return {name: group for group in groups.values() for name in group}
+
+
+def is_kin(naming: Naming) -> bool:
+    """Whether the expectation, a base model, is recognisable: one side's names contain the other's, and shapes agree
+    but for the rows of a vocabulary that was resized."""
+    expected = naming.expectation.shapes if naming.expectation else {}
+    hits = len(expected) - len(naming.missing)
+    nested = not naming.missing or not naming.unexpected
+    return nested and len(naming.mismatched) <= 2 and hits > len(naming.mismatched)
+
+
+def _wrong(naming: Naming) -> int:
+    return len(naming.missing) + len(naming.unexpected) + len(naming.mismatched)
+
+
+def complaint(naming: Naming) -> WrongNames:
+    """The error for names that do not fit."""
+    origin = naming.expectation.origin if naming.expectation else "the target"
+    parts = []
+    if naming.missing:
+        parts.append(f"{len(naming.missing)} expected names are missing, such as {naming.missing[0]!r}")
+    if naming.unexpected:
+        name = naming.unexpected[0]
+        near = get_close_matches(name, naming.missing, n=2, cutoff=0.3)
+        nearest = f" (nearest: {', '.join(map(repr, near))})" if near else ""
+        parts.append(f"{len(naming.unexpected)} names are unknown to it, such as {name!r}{nearest}")
+    if naming.mismatched:
+        parts.append(f"{len(naming.mismatched)} have another shape, such as {naming.mismatched[0]!r}")
+    return WrongNames(
+        f"the names do not fit {origin}: {'; '.join(parts)}; a loader would leave random weights; "
+        "rename with --rename FROM=TO, name the right model with --base, or insist with --allow-missing"
+    )

@@ -35,12 +35,20 @@ class Source:
 def sources(catalog: Catalog) -> dict[str, Source]:
     """Every stored tensor by its stored name, in the order of the module. Ties are not among them.
 
-    Raises Disagreement or DamagedFile if the shapes do not fit the flat groups or the parts do not fit together.
+    Raises Disagreement or DamagedFile if the shapes do not fit the flat groups or the parts do not fit together,
+    MissingFiles if files are.
     """
-    placed = place(catalog)
+    if catalog.missing:
+        raise are_missing(list(catalog.missing), catalog.origin.world_size)
+    return placed(catalog)
+
+
+def placed(catalog: Catalog) -> dict[str, Source]:
+    """`sources`, also of an incomplete checkpoint: copies of what is lost are of the file LOST."""
+    parts_of = place(catalog)
     found: dict[str, Source] = {}
-    for name in _names(catalog, placed):
-        parts = [holdings[name][0] for holdings in placed if name in holdings]
+    for name in _names(catalog, parts_of):
+        parts = [holdings[name][0] for holdings in parts_of if name in holdings]
         whole = put_together(name, catalog.joins.get(name), parts if parts[0].role != "buffer" else parts[:1])
         found[name] = Source(name=name, shape=whole.shape, recipe=whole.recipe, role=parts[0].role)
     return found
@@ -48,10 +56,10 @@ def sources(catalog: Catalog) -> dict[str, Source]:
 
 def replicas(catalog: Catalog) -> list[Replica]:
     """Everything that is held more than once and must be equal. Buffers may differ: they are not trained."""
-    placed = place(catalog)
+    parts_of = place(catalog)
     found: list[Replica] = []
-    for name in _names(catalog, placed):
-        parts = [holdings[name] for holdings in placed if name in holdings]
+    for name in _names(catalog, parts_of):
+        parts = [holdings[name] for holdings in parts_of if name in holdings]
         if parts[0][0].role == "buffer":
             continue
         for first, *others in parts:
@@ -71,9 +79,7 @@ def replicas(catalog: Catalog) -> list[Replica]:
 
 
 def place(catalog: Catalog) -> list[Holdings]:
-    """What each part of the model holds. Raises MissingFiles if partitions are incomplete."""
-    if catalog.missing:
-        raise are_missing(list(catalog.missing), catalog.origin.world_size)
+    """What each part of the model holds."""
     return [_place(part, many=len(catalog.parts) > 1) for part in catalog.parts]
 
 
@@ -88,9 +94,9 @@ def _place(part: Part, *, many: bool) -> Holdings:
         holdings.setdefault(name, []).append(held)
 
     for group in part.groups:
-        placed: Mapping[str, Recipe] = (zero12 if group.cut is Cut.CONTIGUOUS else zero3).place(group)
+        recipes: Mapping[str, Recipe] = (zero12 if group.cut is Cut.CONTIGUOUS else zero3).place(group)
         for member in group.members:
-            recipe = placed[member.name]
+            recipe = recipes[member.name]
             add(member.name, member.shape, recipe, "trainable", group.holder, is_spare=member.is_spare)
     for masters in part.masters:
         for name, tensor in masters.items():
@@ -111,9 +117,9 @@ def _frozen(frozen: Frozen) -> Recipe:
     return zero3.FragmentStripes(frozen, numel)
 
 
-def _names(catalog: Catalog, placed: list[Holdings]) -> Iterator[str]:
+def _names(catalog: Catalog, parts: list[Holdings]) -> Iterator[str]:
     for name in catalog.order:
-        if any(name in holdings for holdings in placed):
+        if any(name in holdings for holdings in parts):
             yield name
         elif name not in catalog.ties:
             raise PlanBroken(f"the catalog lists {name} without saying where it is")

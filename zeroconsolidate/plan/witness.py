@@ -42,7 +42,7 @@ class Comparison:
 
 def comparisons(catalog: Catalog, stored: Mapping[str, Source], *, everything: bool) -> list[Comparison]:
     """What to compare: every element, or a sample too small to be felt. Empty where there are no copies."""
-    pairs = [*_pairs(catalog), *_stacked(catalog, stored)]
+    pairs = [*_pairs(catalog, stored), *_stacked(catalog, stored)]
     if not everything and len(pairs) > SAMPLED_TENSORS:
         pairs = [pairs[i * len(pairs) // SAMPLED_TENSORS] for i in range(SAMPLED_TENSORS)]
     return [
@@ -51,16 +51,19 @@ def comparisons(catalog: Catalog, stored: Mapping[str, Source], *, everything: b
     ]
 
 
-def _pairs(catalog: Catalog) -> Iterator[tuple[str, Recipe, LocatedTensor]]:
+def _pairs(catalog: Catalog, stored: Mapping[str, Source]) -> Iterator[tuple[str, Recipe, LocatedTensor]]:
     for part, holdings in zip(catalog.parts, place(catalog), strict=True):
         for name, copy in part.module.items():
-            held = holdings.get(catalog.ties.get(name, name))
-            if held and copy.numel and held[0].role == "trainable":
+            owner = catalog.ties.get(name, name)
+            held = holdings.get(owner)
+            if held and copy.numel and held[0].role == "trainable" and owner in stored:
                 yield name, held[0].recipe, copy
 
 
 def _stacked(catalog: Catalog, stored: Mapping[str, Source]) -> Iterator[tuple[str, Recipe, LocatedTensor]]:
     for name, copies in catalog.stacked.items():
+        if name not in stored:
+            continue
         whole = stored[name].recipe
         numel = whole.numel // len(copies)
         for expert, copy in enumerate(copies):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import mmap
 import os
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from ..archive.regular import open_regular
 from ..errors import DamagedFile, at
+from ..plan.pieces import ZEROS
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,7 +24,7 @@ class Inputs:
     def __init__(self) -> None:
         self._open: OrderedDict[str, int] = OrderedDict()
 
-    def __enter__(self) -> Inputs:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -47,6 +48,9 @@ class Inputs:
 
     def read_into(self, path: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` (bytes) from byte `start` of the file. Raises DamagedFile where the file ends before."""
+        if path == ZEROS:
+            buffer[:] = bytes(len(buffer))
+            return
         fd = self.fd(path)
         done = 0
         while done < len(buffer):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .rescue_report import RescueReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +22,8 @@ class Report:
     """Elements of parameters (buffers not counted), a tied one once a name it is written under."""
     dtype: str
     """What floating-point parameters were written as, in torch's spelling."""
+    names: str
+    """What was decided about names, and why."""
     tag: str
     step: int | None
     stage: int
@@ -39,6 +45,12 @@ class Report:
     """Files of the checkpoint that belong to training."""
     missing: tuple[str, ...]
     """What a loader will miss."""
+    notes: tuple[str, ...]
+    """What was changed or decided on the way."""
+    from_base: int
+    """Frozen parameters that the checkpoint has not and the base model has: so many tensors are from there."""
+    rescue: RescueReport | None
+    """What came from where, if the checkpoint was incomplete."""
     warnings: tuple[str, ...]
 
     @property
@@ -48,4 +60,5 @@ class Report:
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, ready for JSON."""
-        return asdict(self) | {"gb_per_second": round(self.gb_per_second, 3)}
+        rescue = {"rescue": self.rescue.to_dict() if self.rescue else None}
+        return asdict(self) | rescue | {"gb_per_second": round(self.gb_per_second, 3)}

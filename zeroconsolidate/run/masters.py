@@ -11,7 +11,7 @@ import numpy as np
 from ..archive.located import LocatedTensor
 from ..errors import UnsupportedLayout, at
 from ..plan.boxes import row_major
-from ..plan.naming import Look, Master, assign, walk
+from ..plan.masters import Look, Master, assign, walk
 from ..plan.witness import SAMPLED_NUMEL
 from .elements import bits, blocks, rounded
 from .execute import BLOCK_BYTES
