@@ -79,11 +79,9 @@ def after_import() -> None:
     if not os.environ.get("LAYOUTS_OLD_DEEPSPEED"):
         return
 
-    def stream(*_args: object, **_kwargs: object) -> types.SimpleNamespace:
-        return types.SimpleNamespace(wait_stream=lambda *_: None, synchronize=lambda *_: None)
+    from .cuda import Stream
 
-    accelerator.Event = lambda self, **_kwargs: None
-    accelerator.Stream = stream
-    accelerator.current_stream = stream
+    accelerator.Event = accelerator.Stream = Stream
+    accelerator.current_stream = lambda self, *_: Stream()
     accelerator.stream = lambda self, _stream: contextlib.nullcontext()
     accelerator.communication_backend_name = lambda self: "gloo"
