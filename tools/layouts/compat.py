@@ -45,13 +45,13 @@ def before_import() -> None:
         module.__version__ = "0"
         module._C = types.SimpleNamespace(_has_xpu=lambda: False)
         sys.modules[name] = module
-    tensorboard = types.ModuleType("tensorboardX")
-    tensorboard.SummaryWriter = object
-    sys.modules.setdefault("tensorboardX", tensorboard)
     torch.Tensor.record_stream = lambda self, stream: None
     if before_accelerators():
         from . import cuda
 
+        tensorboard = types.ModuleType("tensorboardX")
+        tensorboard.SummaryWriter = object
+        sys.modules.setdefault("tensorboardX", tensorboard)
         cuda.stand_in()
 
 
@@ -84,4 +84,8 @@ def after_import() -> None:
     accelerator.Event = accelerator.Stream = Stream
     accelerator.current_stream = lambda self, *_: Stream()
     accelerator.stream = lambda self, _stream: contextlib.nullcontext()
+    import deepspeed.comm.torch as backend
+
+    # Shared-memory collectives are a C++ extension to be compiled; gloo's own do.
+    backend.build_shm_op = lambda: None
     accelerator.communication_backend_name = lambda self: "gloo"
