@@ -55,9 +55,9 @@ OFFLOADED = [
         name="nvme_z3",
         stage=3,
         config={"aio": {"block_size": 1024, "intra_op_parallelism": 1}},
-        zero={"offload_optimizer": {"device": "nvme", "nvme_path": "swap"}, "sub_group_size": 600},
+        zero={"offload_optimizer": {"device": "nvme", "nvme_path": "swap"}, "sub_group_size": 300},
         patches=("python_operators", "small_swap_files"),
-        about="Optimizer on NVMe: flat groups are empty in the .pt file, masters are in offloaded_tensors.",
+        about="Optimizer on NVMe: a swapped sub-group is empty in the .pt file, its master is in offloaded_tensors.",
     ),
     Case(
         name="bf16_masters_z2",
@@ -250,7 +250,6 @@ OLD = [
     old("0.9.5", 1, dtype="fp16", note=" in fp16"),
     old("0.9.5", 2, groups=True, note=", tie recorded nowhere but in the storages"),
     old("0.9.5", 3, frozen=FROZEN, note=", frozen parameters"),
-    old("0.9.5", 0, suffix="bf16opt", config={"data_types": {"grad_accum_dtype": "fp32"}}, note=" (BF16_Optimizer)"),
     *(
         old(
             version,
@@ -280,6 +279,9 @@ OLD = [
     old("0.14.4", 3, note=", tied"),
     old("0.14.4", 1, suffix="pp2", world=4, pp=2, model="pipeline", note=" in a pipeline, dp 2"),
     old("0.14.4", 2, suffix="moe_ep2", world=4, ep=2, model="experts", note=", native MoE with replicas"),
+    old("0.18.9", 1, suffix="tp2", tp=2, model="tensor", note=", AutoTP: patterns, no affine map"),
+    old("0.19.5", 2, suffix="tp2", world=4, tp=2, model="tensor", note=", AutoTP: patterns, no affine map"),
+    old("0.19.5", 3, suffix="tp2", world=4, tp=2, model="tensor", note=", AutoTP at stage 3"),
     old("0.16.9", 2, groups=True, frozen=FROZEN, note=", two groups, frozen parameters"),
     old("0.16.9", 3, zero={"sub_group_size": 500}, note=", several sub-groups"),
     old("0.16.9", 0, suffix="bf16opt", config={"data_types": {"grad_accum_dtype": "fp32"}}, note=" (BF16_Optimizer)"),

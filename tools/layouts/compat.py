@@ -45,13 +45,13 @@ def before_import() -> None:
         module.__version__ = "0"
         module._C = types.SimpleNamespace(_has_xpu=lambda: False)
         sys.modules[name] = module
-    tensorboard = types.ModuleType("tensorboardX")
-    tensorboard.SummaryWriter = object
-    sys.modules.setdefault("tensorboardX", tensorboard)
     torch.Tensor.record_stream = lambda self, stream: None
     if before_accelerators():
         from . import cuda
 
+        tensorboard = types.ModuleType("tensorboardX")
+        tensorboard.SummaryWriter = object
+        sys.modules.setdefault("tensorboardX", tensorboard)
         cuda.stand_in()
 
 
@@ -79,11 +79,13 @@ def after_import() -> None:
     if not os.environ.get("LAYOUTS_OLD_DEEPSPEED"):
         return
 
-    def stream(*_args: object, **_kwargs: object) -> types.SimpleNamespace:
-        return types.SimpleNamespace(wait_stream=lambda *_: None, synchronize=lambda *_: None)
+    from .cuda import Stream
 
-    accelerator.Event = lambda self, **_kwargs: None
-    accelerator.Stream = stream
-    accelerator.current_stream = stream
+    accelerator.Event = accelerator.Stream = Stream
+    accelerator.current_stream = lambda self, *_: Stream()
     accelerator.stream = lambda self, _stream: contextlib.nullcontext()
+    import deepspeed.comm.torch as backend
+
+    # Shared-memory collectives are a C++ extension to be compiled; gloo's own do.
+    backend.build_shm_op = lambda: None
     accelerator.communication_backend_name = lambda self: "gloo"
