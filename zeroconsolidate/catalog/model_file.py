@@ -70,7 +70,7 @@ def read_model_file(raw: RawFile) -> ModelFile:
             step=fields.optional(content, "global_steps", int),
             world_size=world_size,
             ds_version=fields.optional(content, "ds_version", str),
-            ds_config=fields.field(content, "ds_config", dict, {}),
+            ds_config=fields.config(content),
         )
 
 

@@ -42,18 +42,19 @@ def sort_names(first: ModelFile, trainable: set[str], *, whole: bool) -> ModuleN
     buffers = {name: module[name] for name in first.buffer_names if name in module and name not in trainable}
     stored = trainable | listed_frozen
     notes: list[str] = [f"{name} is no tensor and is left out" for name in first.skipped]
-    ties = _ties(first, stored, set(buffers), whole=whole, notes=notes)
+    ties, lost = _ties(first, stored, set(buffers), whole=whole)
+    notes += [f"{alias} is tied to {target}, which was not saved; left out" for alias, target in lost.items()]
     frozen: dict[str, LocatedTensor] = {}
     for name, tensor in module.items():
-        if name in stored or name in ties or name in buffers:
+        if name in stored or name in ties or name in buffers or name in lost:
             continue
-        if name in first.shared_params:
-            continue  # tied to something that was not saved: said in the notes
         if whole and tensor.dtype.is_floating and first.frozen_shapes is None:
             frozen[name] = tensor
         elif tensor.numel or whole:
             buffers[name] = tensor
             notes.append(f"{name} is listed neither as parameter nor as buffer; written unchanged, as a buffer")
+        elif first.rank:
+            notes.append(f"{name} may be tied to another parameter, which only the missing file of rank 0 can tell")
         else:
             with at(first.file.rpartition("/")[2]), at(name):
                 raise DamagedFile("the parameter is in the module but its values are nowhere")
@@ -81,13 +82,18 @@ def _listed_frozen(first: ModelFile) -> dict[str, LocatedTensor]:
     return found
 
 
-def _ties(first: ModelFile, stored: set[str], buffers: set[str], *, whole: bool, notes: list[str]) -> dict[str, str]:
-    """alias -> stored name, from `shared_params` and, where the module holds values, from shared storages.
+def _ties(
+    first: ModelFile, stored: set[str], buffers: set[str], *, whole: bool
+) -> tuple[dict[str, str], dict[str, str]]:
+    """(alias -> stored name, alias -> name that was not saved), from `shared_params` and, where the module holds
+    values, from shared storages.
 
     DeepSpeed 0.9.5 and older leave `shared_params` empty at stages 1 and 2; the module's tensors then still
-    are the same view of the same storage. Empty placeholders prove nothing and are never compared.
+    are the same view of the same storage. Empty placeholders prove nothing and are never compared. Where the
+    module holds values, DeepSpeed goes by address, and takes all parameters without elements for one.
     """
     ties: dict[str, str] = {}
+    lost: dict[str, str] = {}
     for alias, canonical in first.shared_params.items():
         target, seen = canonical, {alias}
         while (
@@ -95,24 +101,26 @@ def _ties(first: ModelFile, stored: set[str], buffers: set[str], *, whole: bool,
         ):
             seen.add(target)
             target = first.shared_params[target]
-        if alias in stored or alias in buffers:
+        if alias in stored or alias in buffers or target == alias:
             continue
-        if target not in stored and target not in first.module:
-            notes.append(f"{alias} is tied to {target}, which was not saved; left out")
-        ties[alias] = target
+        if whole and alias in first.module and not first.module[alias].numel:
+            continue
+        if target in stored or target in first.module:
+            ties[alias] = target
+        else:
+            lost[alias] = target
     if whole:
         owners: dict[object, str] = {}
         for name, tensor in first.module.items():
             if tensor.numel and name in stored:
                 owners[tensor.identity] = name
         for name, tensor in first.module.items():
-            if not tensor.numel or name in stored or name in buffers or name in ties:
+            if not tensor.numel or name in stored or name in buffers or name in ties or name in lost:
                 continue
             owner = owners.setdefault(tensor.identity, name)
             if owner != name:
                 ties[name] = owner
-    known = stored | set(first.module)
-    return {alias: target for alias, target in ties.items() if target in known}
+    return {alias: target for alias, target in ties.items() if target not in ties}, lost
 
 
 def _witness_fits(
