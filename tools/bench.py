@@ -1,0 +1,225 @@
+"""Measures conversions of a real checkpoint, side by side in one run: ours, DeepSpeed's, and a plain copy.
+
+    python tools/bench.py make  --dir DIR              trains the checkpoints with DeepSpeed (needs the extra)
+    python tools/bench.py run   --dir DIR [--repeat 5] prints the table of the README
+
+Every command is a process of its own. In a round each command runs once, in turn, so that a drift of the
+machine's speed meets all of them alike; the first round warms the page cache and is not counted. Wall, CPU and
+peak memory are the operating system's figures for the finished process (`wait4`); quoted are medians, and
+ratios are medians of the ratios within a round. Timings are never asserted, here or in tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+RANKS = 4
+SIZES = {
+    # name: (vocabulary, width, layers); the large model is four times the small one
+    "small": (16_000, 512, 18),
+    "large": (32_000, 1024, 20),
+}
+STAGES = (2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One finished process."""
+
+    wall: float
+    cpu: float
+    peak_mib: float
+
+
+def make(directory: Path) -> None:
+    """Train one step of each size at each stage and save it."""
+    environment = os.environ | {
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "TORCH_EXTENSIONS_DIR": str(directory / "torch_extensions"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    for size in SIZES:
+        for stage in STAGES:
+            target = directory / f"{size}_z{stage}"
+            if (target / "latest").exists():
+                continue
+            command = [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--nproc-per-node",
+                str(RANKS),
+                "--master-port",
+                "29611",
+            ]
+            subprocess.run(
+                [*command, __file__, "train", "--dir", str(target), "--size", size, "--stage", str(stage)],
+                env=environment,
+                check=True,
+            )
+
+
+def train(target: Path, size: str, stage: int) -> None:
+    """What each rank runs."""
+    import deepspeed
+    import torch
+    from torch import nn
+
+    vocabulary, width, layers = SIZES[size]
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(width)
+            self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+            self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.norm(x)
+            q, k, v = self.qkv(h).chunk(3, -1)
+            return x + self.out(q * k + v) + self.down(torch.relu(self.up(h)))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(vocabulary, width)
+            self.layers = nn.ModuleList(Block() for _ in range(layers))
+            self.head = nn.Linear(width, vocabulary, bias=False)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            x = self.embed(ids)
+            for layer in self.layers:
+                x = layer(x)
+            return self.head(x).float().logsumexp(-1).mean()
+
+    deepspeed.init_distributed("gloo")
+    torch.manual_seed(0)
+    model = Model()
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "bf16": {"enabled": True},
+        "zero_optimization": {"stage": stage},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    engine, *_ = deepspeed.initialize(
+        model=model, config=config, optimizer=torch.optim.AdamW(model.parameters(), lr=1e-4)
+    )
+    engine.backward(engine(torch.randint(0, vocabulary, (1, 8))))
+    engine.step()
+    engine.save_checkpoint(str(target))
+    torch.distributed.barrier()
+    os._exit(0)  # gloo's threads may outlive the interpreter's shutdown otherwise
+
+
+def measure(command: list[str]) -> Run:
+    """Run a command to its end. Raises if it fails."""
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    noise = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{command} failed: {noise.decode()[-2000:]}")
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def commands(checkpoint: Path, scratch: Path, reference: Path) -> dict[str, list[str]]:
+    """What is compared, by label."""
+    ours = [sys.executable, "-m", "zeroconsolidate"]
+    convert = [*ours, "convert", str(checkpoint), str(scratch / "out"), "--quiet"]
+    theirs = [sys.executable, str(checkpoint / "zero_to_fp32.py"), str(checkpoint), str(scratch / "out")]
+    copy = f"cp {reference} {scratch}/out.safetensors && sync {scratch}/out.safetensors"
+    return {
+        "cp + sync of the fp32 output": ["sh", "-c", copy],
+        "zeroconsolidate, fp32": convert,
+        "zeroconsolidate, bf16": [*convert, "--dtype", "bf16"],
+        "DeepSpeed zero_to_fp32.py": [*theirs, "--safe_serialization", "--max_shard_size", "100GB"],
+        "zeroconsolidate inspect": [*ours, "inspect", str(checkpoint)],
+    }
+
+
+def clear(scratch: Path) -> None:
+    """Take away the last command's output and let the disk finish, so that nobody pays for another's bytes."""
+    shutil.rmtree(scratch / "out", ignore_errors=True)
+    (scratch / "out.safetensors").unlink(missing_ok=True)
+    os.sync()
+
+
+def compare(checkpoint: Path, scratch: Path, repeat: int) -> dict[str, list[Run]]:
+    """Rounds of all commands on one checkpoint; the first is not counted."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    reference = scratch / "reference.safetensors"
+    clear(scratch)
+    measure([sys.executable, "-m", "zeroconsolidate", "convert", str(checkpoint), str(scratch / "out"), "--quiet"])
+    shutil.move(scratch / "out" / "model.safetensors", reference)
+    runs: dict[str, list[Run]] = {}
+    for number in range(repeat + 1):
+        for label, command in commands(checkpoint, scratch, reference).items():
+            clear(scratch)
+            run = measure(command)
+            if number:
+                runs.setdefault(label, []).append(run)
+            print(f"  round {number}  {label:<30} {run.wall:6.2f} s  {run.peak_mib:7.0f} MiB", file=sys.stderr)
+    clear(scratch)
+    reference.unlink()
+    return runs
+
+
+def table(checkpoint: Path, runs: dict[str, list[Run]]) -> str:
+    """Markdown."""
+    copies = runs["cp + sync of the fp32 output"]
+    lines = [
+        f"**{checkpoint.name}**",
+        "",
+        "| command | wall | of the copy | CPU | peak memory |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for label, measured in runs.items():
+        ratio = statistics.median(run.wall / copy.wall for run, copy in zip(measured, copies, strict=True))
+        wall, cpu, peak = (
+            statistics.median(getattr(run, key) for run in measured) for key in ("wall", "cpu", "peak_mib")
+        )
+        lines.append(f"| {label} | {wall:.2f} s | {ratio:.2f} | {cpu:.2f} s | {peak:.0f} MiB |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=("make", "run", "train"))
+    parser.add_argument("--dir", type=Path, required=True)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--only", nargs="*", help="such as large_z2")
+    parser.add_argument("--size", choices=SIZES)
+    parser.add_argument("--stage", type=int)
+    options = parser.parse_args()
+    if options.verb == "make":
+        make(options.dir)
+    elif options.verb == "train":
+        train(options.dir, options.size, options.stage)
+    else:
+        names = options.only or [f"{size}_z{stage}" for size in SIZES for stage in STAGES]
+        print(f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}, "
+              f"Python {platform.python_version()}, deepspeed {version('deepspeed')}, torch {version('torch')}, "
+              f"safetensors {version('safetensors')}; medians of {options.repeat}")  # fmt: skip
+        for name in names:
+            print(
+                "\n" + table(options.dir / name, compare(options.dir / name, options.dir / "scratch", options.repeat))
+            )
+
+
+if __name__ == "__main__":
+    main()

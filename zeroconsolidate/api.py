@@ -1,0 +1,210 @@
+"""The verbs: they wire the stages together and own every default."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeAlias, Unpack
+
+from ._version import __version__
+from .beside import prepare
+from .convert import make_beside, make_weights
+from .errors import BadOption
+from .lazy import Checkpoint
+from .opening import Path, Roots, open_catalog, open_incomplete, roots_of
+from .options import OptionKeywords, Options
+from .plan.info import CheckpointInfo, describe
+from .plan.layout import INDEX_NAME
+from .plan.witness import comparisons
+from .planning import open_for, plan_model
+from .run.digest import maker
+from .run.execute import BLOCK_BYTES
+from .run.inputs import Inputs
+from .write.assets import Assets, choose
+from .write.fingerprint import fingerprint, refuse_changed
+from .write.manifest import MANIFEST_NAME, manifest
+from .write.report import Report
+from .write.rescue_report import RESCUE_REPORT_NAME
+from .write.stage import Stage, refuse_inside
+
+if TYPE_CHECKING:
+    from .catalog.facts import Catalog
+    from .plan.build import Cost, Source
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with (bytes written so far, bytes in all)."""
+
+
+def inspect(src: Roots, *, tag: str | None = None) -> CheckpointInfo:
+    """What a checkpoint holds, from metadata alone: a moment, whatever the model's size.
+
+    `src` may be several directories that hold one checkpoint together, `tag` may be "last-complete". Files that are
+    missing or damaged are listed with what is lost, not an error. Raises NotACheckpoint, DamagedFile, Disagreement,
+    UnsupportedLayout.
+
+    >>> info = inspect("tests/fixtures/z3_bf16/checkpoint")
+    >>> info.stage, info.world_size, info.training_dtype, info.missing_files
+    (3, 2, 'bfloat16', ())
+    """
+    left = open_incomplete(src, tag)
+    return describe(left.catalog, left.reasons)
+
+
+def open_checkpoint(src: Roots, *, tag: str | None = None) -> Checkpoint:
+    """A lazy mapping from parameter and buffer names to tensors; each is read when its `load()` is called.
+
+    Raises what `inspect` raises, and MissingFiles.
+
+    >>> checkpoint = open_checkpoint("tests/fixtures/z3_bf16/checkpoint")
+    >>> weight = checkpoint["embed.weight"]
+    >>> weight.dtype, weight.load().shape == weight.shape
+    (torch.float32, True)
+    """
+    return Checkpoint(open_catalog(src, tag))
+
+
+def consolidate(
+    src: Roots,
+    out: Path,
+    *,
+    tag: str | None = None,
+    overwrite: bool = False,
+    restart: bool = False,
+    check: str = "sample",
+    digest: str | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[OptionKeywords],
+) -> Report:
+    """Turn the checkpoint `src` into the model directory `out`.
+
+    What is written:
+
+    - `dtype`: "fp32" (the masters, bit for bit), "bf16", "fp16", or "auto" (what the model was trained in); applies to
+      parameters, never to buffers. Default "fp32".
+    - `max_shard_size`: such as "5GB". Default None: one file.
+    - `base`: directory of the original model: config, tokenizer and the like where the checkpoint has none, frozen
+      parameters that were excluded from the save, and a witness of names.
+    - `exclude_frozen`, `include` and `exclude` (globs of names): which tensors.
+    - `ties`: "drop" writes a tied parameter once, "copy" under all its names.
+    - `names`: "hub" undoes wrappers by evidence and writes the hub's layout, "in-memory" keeps the layout that
+      transformers 5 has in memory, "stored" changes nothing.
+    - `rename`: `FROM=TO` rules, or a function from stored to output names. `allow_missing`: write even if a loader
+      would miss parameters.
+    - `sentence_transformers`: "cls", "mean" or "last" writes what SentenceTransformer needs, with that pooling.
+    - `rescue`: write what can be had of an incomplete checkpoint, which is an error otherwise: whole tensors, copies in
+      16 bits for lost masters, elements of the models in `fill`, and with "zeros" zeros for the rest; tensors that are
+      still incomplete are left out. The report's `rescue` says what came from where.
+
+    How: `src` may be several directories that hold one checkpoint together (node-local disks). `tag` chooses among
+    several, "last-complete" the newest whole one. `check` compares masters with the 16-bit copies of stages 1 and 2:
+    "sample", "all" or "none". `digest`: "sha256" or "xxh3" puts one of every file and tensor into the manifest.
+    `overwrite` replaces the model in `out` once the new one is complete.
+
+    The output is complete or not there. A conversion that was stopped, killed included, goes on where it was when
+    the same call is made again; with `restart` it begins anew. Raises what `open_checkpoint` raises, WitnessMismatch,
+    WrongNames, OutputExists (also: in use), OutputFailed, BadOption (also: what is staged is another conversion).
+    """
+    began = time.monotonic()
+    chosen = Options(**options)
+    output = os.path.normpath(os.fspath(out))
+    opened = open_for(src, tag, chosen)
+    catalog = opened.catalog
+    for root in {catalog.origin.root, *roots_of(src)}:
+        refuse_inside(output, checkpoint=root, tag_directory=os.path.dirname(catalog.files[0]))
+    if digest is not None:
+        maker(digest)
+    assets = _assets(catalog, chosen)
+    planned = plan_model(opened, chosen)
+    plan, cost = planned.plan, planned.plan.cost(BLOCK_BYTES)
+    with Inputs() as inputs:
+        beside = prepare(planned, assets, chosen, inputs)
+        if opened.report is not None:
+            beside.made[RESCUE_REPORT_NAME] = opened.report.to_json()
+        traits = fingerprint(
+            version=__version__,
+            options=chosen.plain() | {"digest": digest},
+            sources=[*catalog.files, *beside.copies.values(), *opened.additions.files, *opened.filled_from],
+            layout=plan.files,
+        )
+        with Stage(output, overwrite=overwrite, restart=restart, fingerprint=traits) as stage:
+            resumed_bytes = stage.resumed_bytes
+            if stage.is_publishing:
+                sizes = stage.finish()
+            else:
+                stage.need(cost.output_bytes)
+                if stage.checked is None:
+                    stage.note_checked(_check(catalog, opened.whole, inputs, check))
+                make_weights(plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes)
+                around = make_beside(beside.made, beside.copies, stage)
+                digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
+                recorded = chosen.plain()
+                text = manifest(plan, catalog.origin, options=recorded, digest=digest, weights=digests, beside=around)
+                stage.write(MANIFEST_NAME, text)
+                refuse_changed(traits)
+                sizes = stage.publish(last=[INDEX_NAME, "config.json", MANIFEST_NAME])
+            checked = stage.checked or 0
+            overflows = {
+                name: count
+                for file in plan.files
+                for name, count in (stage.facts(file.name) or {}).get("overflows", {}).items()
+            }
+    origin = catalog.origin
+    return Report(
+        output=output,
+        files=sizes,
+        tensors=cost.tensors,
+        parameters=sum(tensor.numel for tensor in plan.tensors() if tensor.is_parameter),
+        dtype=planned.dtype.torch_name,
+        names=planned.target.reason,
+        tag=origin.tag,
+        step=origin.step,
+        stage=origin.stage,
+        world_size=origin.world_size,
+        ds_version=origin.ds_version,
+        seconds=time.monotonic() - began,
+        bytes_read=cost.input_bytes,
+        bytes_written=cost.output_bytes,
+        resumed_bytes=resumed_bytes,
+        checked=checked,
+        overflows=overflows,
+        left_out=plan.left_out,
+        left_behind=assets.left_behind,
+        missing=assets.missing,
+        from_base=len(opened.additions.sources),
+        rescue=opened.report,
+        notes=(*catalog.notes, *beside.notes),
+        warnings=(*planned.target.warnings, *opened.additions.warnings, *_warnings(assets, overflows)),
+    )
+
+
+def estimate(src: Roots, *, tag: str | None = None, **options: Unpack[OptionKeywords]) -> Cost:
+    """What `consolidate` with the same options would read, write and need. Nothing is written."""
+    chosen = Options(**options)
+    return plan_model(open_for(src, tag, chosen), chosen).plan.cost(BLOCK_BYTES)
+
+
+def _assets(catalog: Catalog, options: Options) -> Assets:
+    try:
+        return choose(catalog.origin.root, options.base_directory, tags=catalog.origin.tags)
+    except OSError as error:
+        raise BadOption(f"a directory cannot be read: {error.strerror} (at {error.filename})") from None
+
+
+def _check(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, check: str) -> int:
+    if check not in ("sample", "all", "none"):
+        raise BadOption(f"the check is 'sample', 'all' or 'none'; got {check!r}")
+    if check == "none" or not catalog.module:
+        return 0
+    from .run.witness import compare
+
+    return compare(comparisons(catalog, stored, everything=check == "all"), inputs)
+
+
+def _warnings(assets: Assets, overflows: dict[str, int]) -> list[str]:
+    warnings = []
+    if overflows:
+        warnings.append(f"{sum(overflows.values())} values became infinite, in {', '.join(sorted(overflows)[:4])}")
+    if assets.unknown:
+        warnings.append(f"not copied, because not known to belong to a model: {', '.join(assets.unknown)}")
+    return warnings

@@ -1,0 +1,1 @@
+"""FILES: a directory and a tag become files, a `.pt` container becomes located storages. Never runs pickled code."""

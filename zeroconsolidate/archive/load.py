@@ -1,0 +1,79 @@
+"""Opens the files of a tag, one at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import DamagedFile, NotACheckpoint, UnsafePath, UnsafePickle, at
+from .container import ZipContainer
+from .raw import CheckpointFiles, RawFile
+from .unpickle import unpickle_placeless
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .names import FileKind, FileName
+
+MAX_REMEMBERED = 16
+"""Pickles that are kept while the files of one kind are read, to recognise equal ones.
+
+At stage 3 the model files of all ranks hold the same empty placeholders; they differ by the device (`cuda:0` to
+`cuda:7`) and between the first rank and the rest. A thousand files are ten to decode.
+"""
+
+
+def load(files: CheckpointFiles, kind: FileKind) -> Iterator[RawFile]:
+    """The files of one kind in the order of their ranks, read as they are asked for.
+
+    Only pickles and zip directories are read, never tensors. Raises DamagedFile or UnsafePickle, with the file.
+    """
+    remembered: dict[bytes, object] = {}
+    for name in files.of(kind):
+        yield load_file(files.path(name), kind, name, remembered)
+
+
+class LoadReadable:
+    """`load`, but files that are damaged are left out and remembered: `reasons` has what is wrong, by name.
+
+    A file that looks like an attack is an error all the same.
+    """
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+
+    def __call__(self, files: CheckpointFiles, kind: FileKind) -> Iterator[RawFile]:
+        """The readable files of one kind in the order of their ranks."""
+        remembered: dict[bytes, object] = {}
+        for name in files.of(kind):
+            try:
+                yield load_file(files.path(name), kind, name, remembered)
+            except (UnsafePickle, UnsafePath):
+                raise
+            except DamagedFile as error:
+                self.reasons[name.name] = error.message
+
+
+def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes, object] | None = None) -> RawFile:
+    """One file. Raises DamagedFile, UnsafePickle, UnsafePath, NotACheckpoint (if it may not be read).
+
+    `remembered`: contents by pickle. A content with no byte of a tensor in it says nothing about its file, and
+    is the same object for all files that have the same pickle.
+    """
+    with at(name.name):
+        try:
+            with ZipContainer(path) as container:
+                pickled = container.read_pickle()
+                content = None if remembered is None else remembered.get(pickled)
+                if content is None:
+                    content, placeless = unpickle_placeless(pickled, container)
+                    if placeless and remembered is not None and len(remembered) < MAX_REMEMBERED:
+                        remembered[pickled] = content
+        except PermissionError:
+            raise NotACheckpoint("the file cannot be read: permission denied") from None
+        except FileNotFoundError:
+            raise NotACheckpoint("the file has gone while it was being read") from None
+        except OSError as error:
+            raise DamagedFile(f"the file cannot be read: {error.strerror or error}") from None
+        if not isinstance(content, dict):
+            raise DamagedFile(f"the file holds no checkpoint; expected a dict, got {type(content).__name__}")
+    return RawFile(kind=kind, name=name, path=path, content=content)

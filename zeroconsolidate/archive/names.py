@@ -1,0 +1,75 @@
+"""The grammar of DeepSpeed's file names (mirrors `deepspeed/runtime/engine.py`, `_get_ckpt_name` and its siblings).
+
+`pp_rank` in these names is the data-parallel rank; `mp_rank` is the combined model-parallel rank. The prefix
+`bf16_` stands in front of optimizer files when bf16 is enabled in the config, whatever the optimizer's class.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+
+class FileKind(Enum):
+    """What a file of a tag holds, as told by its name."""
+
+    MODEL = "model states of all data-parallel ranks (stages 0-2)"
+    PARTITIONED_MODEL = "model states of one data-parallel rank (stage 3)"
+    OPTIMIZER = "optimizer states of one data-parallel rank"
+    LAYER = "model states of one pipeline layer"
+    EXPERT = "model states of one expert"
+    EXPERT_OPTIMIZER = "optimizer states of one expert-parallel rank (MoE at stage 0)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class FileName:
+    """A parsed file name; ranks that the name does not state are 0. Sorts by rank, numerically."""
+
+    mp_rank: int = 0
+    dp_rank: int = 0
+    layer: int = 0
+    expert: int = 0
+    name: str
+
+
+_NUMBER = r"(?:0|[1-9][0-9]{0,6})"
+_GRAMMAR: tuple[tuple[FileKind, re.Pattern[str]], ...] = tuple(
+    (kind, re.compile(pattern + r"\.pt"))
+    for kind, pattern in (
+        (FileKind.MODEL, r"mp_rank_(?P<mp_rank>[0-9]{2,7})_model_states"),
+        (
+            FileKind.PARTITIONED_MODEL,
+            rf"(?:bf16_|fp16_)?zero_pp_rank_(?P<dp_rank>{_NUMBER})_mp_rank_(?P<mp_rank>[0-9]{{2,7}})_model_states",
+        ),
+        (
+            # Before DeepSpeed 0.3.14 the underscore in front of `optim` was missing.
+            FileKind.OPTIMIZER,
+            rf"(?:bf16_|fp16_)?zero_pp_rank_(?P<dp_rank>{_NUMBER})_mp_rank_(?P<mp_rank>[0-9]{{2,7}})_?optim_states",
+        ),
+        (FileKind.LAYER, r"layer_(?P<layer>[0-9]{2,7})-(?:model_(?P<mp_rank>[0-9]{2,7})-)?model_states"),
+        (
+            FileKind.EXPERT,
+            rf"(?:layer_(?P<layer>{_NUMBER})_)?expert_(?P<expert>{_NUMBER})_mp_rank_(?P<mp_rank>[0-9]{{2,7}})_model_states",
+        ),
+        (
+            FileKind.EXPERT_OPTIMIZER,
+            rf"expp_rank_(?P<dp_rank>{_NUMBER})_mp_rank_(?P<mp_rank>[0-9]{{2,7}})_optim_states",
+        ),
+    )
+)
+
+
+def parse(name: str) -> tuple[FileKind, FileName] | None:
+    """What the file `name` holds and for which ranks, or None if it is not one of DeepSpeed's.
+
+    >>> kind, rank = parse("bf16_zero_pp_rank_10_mp_rank_00_optim_states.pt")
+    >>> kind.name, rank.dp_rank, rank.mp_rank
+    ('OPTIMIZER', 10, 0)
+    """
+    for kind, pattern in _GRAMMAR:
+        match = pattern.fullmatch(name)
+        if match:
+            ranks = {key: int(value) for key, value in match.groupdict().items() if value is not None}
+            return kind, FileName(name=name, **ranks)
+    return None

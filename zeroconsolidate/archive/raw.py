@@ -1,0 +1,48 @@
+"""What the stages behind `archive` see of files: names, and plain dicts with located tensors in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .names import FileKind, FileName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointFiles:
+    """The files of one tag, sorted by rank as numbers; the ranks come from the names."""
+
+    root: str
+    """The directory that holds the tag (Trainer's `checkpoint-N`), where config and tokenizer are looked for."""
+    tag: str
+    directory: str
+    """`root/tag`."""
+    tags: tuple[str, ...]
+    """Every tag found in `root`, in natural order."""
+    latest: str | None
+    """What the file `latest` says, or None without one."""
+    files: dict[FileKind, tuple[FileName, ...]]
+    """Files by kind; kinds without files are absent."""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """Name -> path of the files that are not in `directory`: a checkpoint may lie on several nodes' own disks."""
+
+    def of(self, kind: FileKind) -> tuple[FileName, ...]:
+        """The files of one kind, by rank."""
+        return self.files.get(kind, ())
+
+    def path(self, file: FileName) -> str:
+        """The full path of one of the files."""
+        return self.elsewhere.get(file.name) or f"{self.directory}/{file.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawFile:
+    """One file's content: the dict that was saved, a LocatedTensor in place of each tensor."""
+
+    kind: FileKind
+    name: FileName
+    path: str
+    content: dict[str, Any]

@@ -1,0 +1,395 @@
+"""The command: arguments, progress bar, printing, exit codes. The only place that prints.
+
+Exit codes: 0 done, 1 `verify` found something wrong, 2 an error that is one sentence on stderr, 3 done with losses
+(`--rescue`), 130 and 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, Self
+
+from ._version import __version__
+from .errors import BadOption, ZeroConsolidateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .audit.findings import Verification
+    from .plan.build import Cost
+    from .plan.info import CheckpointInfo
+    from .plan.losses import Loss
+    from .write.report import Report
+    from .write.rescue_report import RescueReport
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception: what is staged is synced before the process ends."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = _parser().parse_args(argv)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code: int = options.run(options)
+        return code
+    except ZeroConsolidateError as error:
+        print(f"zeroconsolidate: {_printable(str(error))}", file=sys.stderr)
+        if error.losses:
+            print(_losses_text(error.losses), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("zeroconsolidate: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except _Terminated:
+        print("zeroconsolidate: terminated; the same command goes on from here", file=sys.stderr)
+        return 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _printable(text: str, keep: str = "") -> str:
+    """`text` without what steers a terminal: names in it come from files that others made.
+
+    >>> _printable("global_step1\\x1b[2J")
+    'global_step1\\\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zeroconsolidate", description="Turn a DeepSpeed ZeRO checkpoint into a model directory that loads."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    convert = commands.add_parser("convert", help="write the model", description="Write the model of a checkpoint.")
+    convert.set_defaults(run=_convert)
+    _source(convert)
+    convert.add_argument("output", metavar="OUTPUT", help="directory to write; must not exist, or be empty")
+    convert.add_argument("--dtype", default="fp32", metavar="fp32|bf16|fp16|auto", help="of parameters (default: fp32)")
+    convert.add_argument("--max-shard-size", metavar="5GB", help="split the weights into files of at most this size")
+    convert.add_argument("--base", metavar="DIR", help="the original model, for files and frozen weights not saved")
+    rescue = convert.add_mutually_exclusive_group()
+    rescue.add_argument("--rescue", action="store_true", default=False,
+                        help="write what can be had of an incomplete checkpoint")  # fmt: skip
+    # An option of its own: as an optional value of the one above, it would swallow CHECKPOINT.
+    rescue.add_argument("--rescue=zeros", dest="rescue", action="store_const", const="zeros",
+                        help="the same, with zeros for what is nowhere")  # fmt: skip
+    convert.add_argument("--fill", action="append", default=[], metavar="DIR", help="in a rescue: a model to fill with")
+    convert.add_argument("--exclude-frozen", action="store_true", help="write trained parameters and buffers only")
+    convert.add_argument("--ties", choices=("drop", "copy"), default="drop", help="tied weights: once, or by all names")
+    convert.add_argument("--include", action="append", default=[], metavar="GLOB", help="only names that match")
+    convert.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="no names that match")
+    convert.add_argument("--names", choices=("hub", "in-memory", "stored"), default="hub",
+                         help="by evidence, in the hub's layout (default); in transformers 5's; unchanged")  # fmt: skip
+    convert.add_argument("--rename", action="append", metavar="FROM=TO", help="a prefix, or a regex as /FROM/=TO")
+    convert.add_argument("--allow-missing", action="store_true", help="write even if a loader would miss parameters")
+    convert.add_argument("--sentence-transformers", choices=("cls", "mean", "last"),
+                         help="write what SentenceTransformer needs, with this pooling")  # fmt: skip
+    convert.add_argument(
+        "--overwrite", action="store_true", help="replace the model in OUTPUT when the new is complete"
+    )
+    convert.add_argument("--restart", action="store_true", help="throw an interrupted conversion's work away")
+    convert.add_argument("--digest", choices=("sha256", "xxh3"), help="put one of every tensor into the manifest")
+    convert.add_argument("--dry-run", action="store_true", help="print what it would cost, write nothing")
+    check = convert.add_mutually_exclusive_group()
+    check.add_argument("--check", action="store_const", const="all", default="sample",
+                       help="compare every master weight with its 16-bit copy (default: a sample)")  # fmt: skip
+    check.add_argument("--no-check", dest="check", action="store_const", const="none", help="compare none")
+    convert.add_argument("--quiet", action="store_true", help="no progress bar, no report")
+    convert.add_argument("--json", action="store_true", help="print the report as one JSON object")
+
+    inspect = commands.add_parser("inspect", help="tell what a checkpoint holds", description="Read metadata only.")
+    inspect.set_defaults(run=_inspect)
+    _source(inspect)
+    inspect.add_argument("--tensors", action="store_true", help="list every tensor")
+    inspect.add_argument("--json", action="store_true", help="print one JSON object")
+
+    verify = commands.add_parser(
+        "verify",
+        help="check an output or a checkpoint",
+        description="Check OUTPUT by itself (headers, index, sizes, config, digests of the manifest), OUTPUT byte for "
+        "byte with a checkpoint, or a checkpoint (checksums, agreement, copies, NaN). Exit code 1: something is wrong.",
+    )
+    verify.set_defaults(run=_verify)
+    verify.add_argument("output", metavar="OUTPUT", nargs="?", help="model directory, whatever tool wrote it")
+    other = verify.add_mutually_exclusive_group()
+    other.add_argument("--against", metavar="CHECKPOINT", action="append",
+                       help="compare every byte of OUTPUT with this checkpoint")  # fmt: skip
+    other.add_argument("--source", metavar="CHECKPOINT", action="append",
+                       help="check this checkpoint instead of an output")  # fmt: skip
+    verify.add_argument("--tag", metavar="T", help="which tag of the checkpoint (default: the one `latest` names)")
+    verify.add_argument("--quiet", action="store_true", help="no progress bar, print problems only")
+    verify.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    return parser
+
+
+def _source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="+",
+                        help="checkpoint-N, or a folder global_stepN; several for nodes' own disks")  # fmt: skip
+    parser.add_argument("--tag", metavar="T", help="which tag, or last-complete (default: the one `latest` names)")
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from .api import consolidate, estimate
+
+    chosen: dict[str, Any] = {
+        "tag": options.tag,
+        "dtype": options.dtype,
+        "max_shard_size": options.max_shard_size,
+        "exclude_frozen": options.exclude_frozen,
+        "ties": options.ties,
+        "include": options.include,
+        "exclude": options.exclude,
+        "base": options.base,
+        "names": options.names,
+        "rename": options.rename,
+        "allow_missing": options.allow_missing,
+        "sentence_transformers": options.sentence_transformers,
+        "rescue": options.rescue,
+        "fill": options.fill,
+    }
+    if options.dry_run:
+        cost = estimate(options.checkpoint, **chosen)
+        print(json.dumps(_plain(cost)) if options.json else _cost_text(cost))
+        return 0
+    with _Bar(hidden=options.quiet or options.json or not sys.stderr.isatty()) as bar:
+        report = consolidate(
+            options.checkpoint,
+            options.output,
+            overwrite=options.overwrite,
+            restart=options.restart,
+            digest=options.digest,
+            check=options.check,
+            progress=bar.show,
+            **chosen,
+        )
+    if options.json:
+        print(json.dumps(report.to_dict()))
+    elif not options.quiet:
+        print(_printable(_report_text(report), keep="\n"))
+    return 3 if report.rescue else 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from .api import inspect
+
+    info = inspect(options.checkpoint, tag=options.tag)
+    print(
+        json.dumps(info.to_dict()) if options.json else _printable(_info_text(info, tensors=options.tensors), keep="\n")
+    )
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from .verifying import verify, verify_source
+
+    if (options.output is None) == (options.source is None):
+        raise BadOption("verify takes an output, or --source and a checkpoint")
+    with _Bar(hidden=options.quiet or options.json or not sys.stderr.isatty()) as bar:
+        if options.source is not None:
+            found = verify_source(options.source, tag=options.tag, progress=bar.show)
+        else:
+            found = verify(options.output, against=options.against, tag=options.tag, progress=bar.show)
+    if options.json:
+        print(json.dumps(found.to_dict()))
+    elif not options.quiet or not found.ok:
+        print(_verification_text(found))
+    return 0 if found.ok else 1
+
+
+class _Bar:
+    """A progress bar in bytes; tqdm is imported when the first bytes are written."""
+
+    def __init__(self, *, hidden: bool) -> None:
+        self._hidden = hidden
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    @property
+    def show(self) -> Callable[[int, int], None] | None:
+        """What to pass as `progress`."""
+        return None if self._hidden else self._show
+
+    def _show(self, done: int, total: int) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, unit="B", unit_scale=True, leave=False)
+        self._bar.update(done - self._bar.n)
+
+
+def _plain(cost: Cost) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return asdict(cost)
+
+
+def _size(size_bytes: int) -> str:
+    """Bytes in decimal units, as Hugging Face and disks count."""
+    for unit, one in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if size_bytes >= one:
+            return f"{size_bytes / one:.2f} {unit}"
+    return f"{size_bytes} B"
+
+
+def _rows(rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(f"  {label:<{width}}  {text}" for label, text in rows)
+
+
+def _some(items: Sequence[str], most: int = 6) -> str:
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def _cost_text(cost: Cost) -> str:
+    return _rows(
+        [
+            ("reads", _size(cost.input_bytes)),
+            ("writes", f"{_size(cost.output_bytes)}, {cost.tensors} tensors in {cost.files} files"),
+            ("memory", f"{_size(cost.peak_memory_bytes)} beside the interpreter"),
+        ]
+    )
+
+
+def _report_text(report: Report) -> str:
+    rows = [
+        ("from", f"{report.tag}: step {report.step}, ZeRO stage {report.stage}, {report.world_size} ranks, "
+                 f"DeepSpeed {report.ds_version or 'unknown'}"),
+        ("weights", f"{report.parameters:,} parameters in {report.tensors} tensors, {report.dtype}"),
+        ("files", _some([f"{name} ({_size(size)})" for name, size in report.files.items()], 8)),
+        ("time", f"{report.seconds:.2f} s, {report.gb_per_second:.2f} GB/s"),
+    ]  # fmt: skip
+    if report.resumed_bytes:
+        rows.append(("resumed", f"{_size(report.resumed_bytes)} were there already"))
+    if report.checked:
+        rows.append(("checked", f"{report.checked:,} master weights against the copies saved beside them: equal"))
+    rows.append(("names", report.names))
+    if report.from_base:
+        rows.append(("from base", f"{report.from_base} frozen tensors that the checkpoint has not"))
+    if report.rescue:
+        rows += _rescue_rows(report.rescue)
+    if report.left_out:
+        rows.append(("left out", _some(report.left_out)))
+    if report.left_behind:
+        rows.append(("left behind", _some(report.left_behind, 12)))
+    rows += [("note", text) for text in report.notes]
+    rows += [("missing", text) for text in report.missing]
+    rows += [("warning", text) for text in report.warnings]
+    return f"{report.output}\n{_rows(rows)}"
+
+
+_SOURCES = {
+    "checkpoint": "exactly, from the checkpoint",
+    "module": "in 16 bits, from the copy beside the masters",
+    "fill": "from the models given to fill with",
+    "zeros": "as zeros",
+    "nowhere": "not at all: not written",
+}
+
+
+def _rescue_rows(rescue: RescueReport) -> list[tuple[str, str]]:
+    rows = [("lost file", f"{name}: {reason}") for name, reason in list(rescue.lost_files.items())[:8]]
+    rows += [
+        ("rescued", f"{rescue.percent(source):6.2f} %  {text} ({rescue.by_source[source]:,} elements)")
+        for source, text in _SOURCES.items()
+        if rescue.by_source[source]
+    ]
+    if rescue.not_written:
+        rows.append(("not written", f"{len(rescue.not_written)} tensors: {_some(rescue.not_written)}"))
+    return rows
+
+
+def _losses_text(losses: Sequence[Loss], most: int = 12) -> str:
+    """The worst losses first, a tensor a line."""
+    hit = sorted((loss for loss in losses if loss.lost_numel), key=lambda loss: -loss.lost_bytes)
+    width = max((len(loss.name) for loss in hit[:most]), default=0)
+    lines = [
+        f"  {loss.name:<{width}}  {loss.fate:<11}  {100 * loss.lost_numel / loss.numel:5.1f} %  "
+        f"{_size(loss.lost_bytes)} of {_size(loss.nbytes)}"
+        for loss in hit[:most]
+    ]
+    if len(hit) > most:
+        lines.append(f"  and {len(hit) - most} more: `zeroconsolidate inspect --tensors` lists them all")
+    return "\n".join(lines)
+
+
+def _verification_text(found: Verification) -> str:
+    rows = [("checked", text) for text in found.checks]
+    rows.append(("read", f"{_size(found.bytes_read)} in {found.seconds:.2f} s, {found.gb_per_second:.2f} GB/s"))
+    rows += [("note", text) for text in found.notes[:20]]
+    if len(found.notes) > 20:
+        rows.append(("note", f"and {len(found.notes) - 20} more"))
+    rows += [("WRONG", text) for text in found.problems[:50]]
+    if len(found.problems) > 50:
+        rows.append(("WRONG", f"and {len(found.problems) - 50} more"))
+    many = f"{len(found.problems)} problem{'s' * (len(found.problems) != 1)}"
+    return f"{found.subject}: {'all is well' if found.ok else many}\n{_rows(rows)}"
+
+
+def _info_text(info: CheckpointInfo, *, tensors: bool) -> str:
+    ranks = f"{info.world_size} ranks" + (f", missing: {_some(info.missing_files)}" if info.missing_files else "")
+    names, numels = info.counts, info.parameters
+    rows = [
+        ("tag", f"{info.tag}" + (f" of {_some(info.tags)}" if len(info.tags) > 1 else "")
+                + (f" (latest: {info.latest})" if info.latest not in (None, info.tag) else "")),
+        ("step", f"{info.step}"),
+        ("saved by", f"DeepSpeed {info.ds_version or 'unknown'}, ZeRO stage {info.stage}, {ranks}"),
+        ("trained in", info.training_dtype),
+        ("optimizer", f"{info.optimizer or 'handed to DeepSpeed'}, keeps {_some(info.optimizer_state) or 'nothing'}"),
+        ("trainable", f"{numels['trainable']:,} in {names['trainable']} tensors"),
+        ("frozen", f"{numels['frozen']:,} in {names['frozen']} tensors"),
+        ("buffers", f"{numels['buffer']:,} in {names['buffer']} tensors"),
+        ("ties", _some([f"{t.name} = {t.tied_to}" for t in info.tensors if t.tied_to]) or "none"),
+        ("groups", "; ".join(_group_text(g) for g in info.param_groups) or "unknown"),
+        ("output", ", ".join(f"{_size(size)} as {dtype}" for dtype, size in info.output_bytes.items())),
+    ]  # fmt: skip
+    rows += [("lost file", f"{name}: {reason}") for name, reason in info.reasons.items()]
+    rows += [("lost", _lost_text(info.losses))] if info.losses else []
+    rows += [("note", note) for note in info.notes]
+    text = f"{info.root}\n{_rows(rows)}"
+    if tensors:
+        fates = {
+            loss.name: f"{loss.fate} ({100 * loss.lost_numel / loss.numel:.1f} %)"
+            for loss in info.losses
+            if loss.lost_numel
+        }
+        width = max((len(t.name) for t in info.tensors), default=0)
+        text += "".join(
+            f"\n  {t.name:<{width}}  {t.role:<9}  {t.dtype:<8}  {list(t.shape)}"
+            + (f"  = {t.tied_to}" if t.tied_to else "")
+            + (f"  {fates[t.name]}" if t.name in fates else "")
+            for t in info.tensors
+        )
+    return text
+
+
+def _lost_text(losses: Sequence[Loss]) -> str:
+    lost, held = sum(loss.lost_bytes for loss in losses), sum(loss.nbytes for loss in losses)
+    counts = [f"{sum(loss.fate == fate for loss in losses)} {fate}" for fate in ("lost", "partly lost", "whole")]
+    return f"{_size(lost)} of {_size(held)} ({100 * lost / max(held, 1):.1f} %); tensors: {', '.join(counts)}"
+
+
+def _group_text(group: Any) -> str:
+    shown = {key: group[key] for key in ("lr", "weight_decay", "betas", "eps") if key in group}
+    return ", ".join(f"{key} {value}" for key, value in shown.items()) or "no settings"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Everything that can go wrong, on one page.
+
+Each error is also the built-in a caller would think of catching::
+
+    ZeroConsolidateError
+    ├── NotACheckpoint        FileNotFoundError    the path, tag or `latest` leads to no checkpoint
+    ├── MissingFiles          FileNotFoundError    a rank's file is not there (`.files`)
+    ├── DamagedFile           ValueError           truncated, empty, not what its name says
+    │   ├── UnsafePickle      ValueError           names code that no checkpoint needs; nothing was run
+    │   └── UnsafePath        ValueError           a link that leads out, a pipe or device in place of a file
+    ├── Disagreement          ValueError           two files tell different stories
+    ├── WitnessMismatch       ValueError           a master weight does not round to its 16-bit copy
+    ├── UnsupportedLayout     NotImplementedError  a layout we know of, or do not know, and cannot read
+    ├── WrongNames            ValueError           a loader would not find its parameters under these names
+    ├── BadOption             ValueError           an argument that makes no sense here
+    ├── OutputExists          FileExistsError      the output is there already, or someone is writing it
+    ├── OutputFailed          OSError              the output could not be written (`.errno` kept)
+    └── PlanBroken            ValueError           our own arithmetic contradicts itself: a bug in this library
+
+An error carries an address. Code that knows where it is wraps its work in :func:`at`, and the address grows
+from the inside out while the error unwinds::
+
+    >>> with at("bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"), at("group 0"):
+    ...     raise DamagedFile("the flat group holds too few elements; expected 12, got 10")
+    Traceback (most recent call last):
+        ...
+    zeroconsolidate.errors.DamagedFile: the flat group holds too few elements; expected 12, got 10 \
+(at bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt > group 0)
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class ZeroConsolidateError(Exception):
+    """Base of all errors; `message` is one sentence, `address` the places it happened at, outermost first."""
+
+    def __init__(self, message: str, *, address: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.address = address
+        self.losses: tuple[Any, ...] = ()
+        """Where files of a checkpoint cannot be used: a `plan.losses.Loss` for each of its tensors."""
+
+    def __str__(self) -> str:
+        return f"{self.message} (at {' > '.join(self.address)})" if self.address else self.message
+
+
+class NotACheckpoint(ZeroConsolidateError, FileNotFoundError):
+    """The path, the tag or the file `latest` leads to no checkpoint."""
+
+
+class MissingFiles(ZeroConsolidateError, FileNotFoundError):
+    """Files of some ranks are not there; `files` has their names."""
+
+    def __init__(self, message: str, *, files: tuple[str, ...], address: tuple[str, ...] = ()) -> None:
+        super().__init__(message, address=address)
+        self.files = files
+
+
+class DamagedFile(ZeroConsolidateError, ValueError):
+    """A file is truncated, empty, or not what its name says."""
+
+
+class UnsafePickle(DamagedFile):
+    """A pickle names code that no checkpoint needs. Nothing of it was run."""
+
+
+class UnsafePath(DamagedFile):
+    """A link or a name that leads out of its directory, or something that is no regular file. It was not read."""
+
+
+class Disagreement(ZeroConsolidateError, ValueError):
+    """Two files of one checkpoint tell different stories."""
+
+
+class WitnessMismatch(ZeroConsolidateError, ValueError):
+    """A master weight, rounded to the training dtype, is not the 16-bit copy that was saved with it."""
+
+
+class UnsupportedLayout(ZeroConsolidateError, NotImplementedError):
+    """A layout that cannot be read (yet), called by its name."""
+
+
+class WrongNames(ZeroConsolidateError, ValueError):
+    """A loader would not find its parameters under these names, and would leave random weights."""
+
+
+class BadOption(ZeroConsolidateError, ValueError):
+    """An argument that makes no sense for this checkpoint."""
+
+
+class OutputExists(ZeroConsolidateError, FileExistsError):
+    """The output is there already, or another process is writing it."""
+
+
+class OutputFailed(ZeroConsolidateError, OSError):
+    """The output could not be written; `errno` is the system's, where it came from there."""
+
+    def __init__(self, message: str, *, errno: int | None = None, address: tuple[str, ...] = ()) -> None:
+        super().__init__(message, address=address)
+        self.errno = errno
+
+    @classmethod
+    def from_system(cls, path: str, error: OSError) -> OutputFailed:
+        """The system's refusal to write `path`, in words."""
+        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        return cls(f"the output cannot be written: {reason}", errno=error.errno, address=(path,))
+
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "permission denied",
+    errno.EROFS: "the file system is read-only",
+}
+
+
+class PlanBroken(ZeroConsolidateError, ValueError):
+    """A plan does not cover its tensors exactly once: a bug in this library, caught before it cost weights."""
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Put `place` in front of the address of any of our errors raised inside."""
+    try:
+        yield
+    except ZeroConsolidateError as error:
+        error.address = (place, *error.address)
+        raise

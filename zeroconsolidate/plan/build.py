@@ -1,0 +1,173 @@
+"""Catalog + wishes -> ModelPlan: names, ties, dtypes and shards are decided here, before a byte is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..catalog.agree import are_missing
+from ..catalog.facts import Cut, FrozenStripes
+from ..errors import BadOption, PlanBroken
+from . import zero3, zero12
+from .layout import FilePlan, TensorPlan, index_of, split
+from .pieces import Recipe, View
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ..catalog.facts import Catalog, Shape
+    from ..dtypes import DType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A named tensor of the checkpoint and where its elements are."""
+
+    name: str
+    shape: Shape
+    recipe: Recipe
+    role: str
+    """`trainable`, `frozen` or `buffer`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What will be written, by output name, and the names that will not. Each step of planning makes a new one:
+    ties are dropped, names filtered and changed, adapters merged; then the rest is laid out."""
+
+    named: Mapping[str, Source]
+    left_out: tuple[str, ...]
+
+    def only(self, wanted: Callable[[str, Source], bool]) -> Selection:
+        """Without the tensors that are not `wanted(name, source)`."""
+        kept = {name: source for name, source in self.named.items() if wanted(name, source)}
+        return Selection(named=kept, left_out=(*self.left_out, *(name for name in self.named if name not in kept)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What executing a plan will take."""
+
+    input_bytes: int
+    output_bytes: int
+    peak_memory_bytes: int
+    """An upper bound for what the executor allocates; the interpreter's own 30 MB come on top."""
+    files: int
+    tensors: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPlan:
+    """Every byte of the weights to be written, and where it comes from."""
+
+    files: tuple[FilePlan, ...]
+    index: bytes | None
+    """Content of `model.safetensors.index.json`, for a model in several shards."""
+    left_out: tuple[str, ...]
+    """Names that the checkpoint has and the output has not: dropped ties, excluded tensors."""
+    padding_bytes: int
+    """Bytes of flat groups that belong to no parameter."""
+
+    def tensors(self) -> Iterator[TensorPlan]:
+        """All tensors, file by file."""
+        for file in self.files:
+            yield from file.tensors
+
+    def cost(self, block_bytes: int) -> Cost:
+        """The plan's cost when it is executed with blocks of `block_bytes`."""
+        tensors = list(self.tensors())
+        copied = all(tensor.is_copy for tensor in tensors)
+        return Cost(
+            input_bytes=sum(tensor.numel * tensor.recipe.dtype.itemsize for tensor in tensors),
+            output_bytes=sum(file.size_bytes for file in self.files) + len(self.index or b""),
+            peak_memory_bytes=sum(len(file.header) for file in self.files) + (0 if copied else 8 * block_bytes),
+            files=len(self.files) + (self.index is not None),
+            tensors=len(tensors),
+        )
+
+
+def sources(catalog: Catalog) -> dict[str, Source]:
+    """Every stored tensor by its stored name, in the order of the module. Ties are not among them.
+
+    Raises Disagreement or DamagedFile if the shapes do not fit the flat groups, MissingFiles if files are.
+    """
+    if catalog.missing:
+        raise are_missing(list(catalog.missing), catalog.origin.world_size)
+    return placed(catalog)
+
+
+def placed(catalog: Catalog) -> dict[str, Source]:
+    """`sources`, also of an incomplete checkpoint: copies of what is lost are of the file LOST."""
+    found: dict[str, Source] = {}
+    for group in catalog.groups:
+        recipes: Mapping[str, Recipe] = (zero12 if group.cut is Cut.CONTIGUOUS else zero3).place(group)
+        for member in group.members:
+            found[member.name] = Source(
+                name=member.name, shape=member.shape, recipe=recipes[member.name], role="trainable"
+            )
+    for name, frozen in catalog.frozen.items():
+        if isinstance(frozen, FrozenStripes):
+            numel = 1
+            for n in frozen.shape:
+                numel *= n
+            recipe: Recipe = zero3.FragmentStripes(frozen, numel)
+        else:
+            recipe = View(frozen)
+        found[name] = Source(name=name, shape=frozen.shape, recipe=recipe, role="frozen")
+    for name, buffer in catalog.buffers.items():
+        found[name] = Source(name=name, shape=buffer.shape, recipe=View(buffer), role="buffer")
+    missing = [name for name in catalog.order if name not in found and name not in catalog.ties]
+    if missing:
+        raise PlanBroken(f"the catalog lists {missing[0]} without saying where it is")
+    return {name: found[name] for name in catalog.order if name in found}
+
+
+def select(catalog: Catalog, stored: Mapping[str, Source], *, copy_ties: bool) -> Selection:
+    """Choose the names to write: a tied parameter under all of its names, or under the first in the order of the
+    module, which is the one transformers keeps."""
+    kept: dict[str, str] = {}
+    named: dict[str, Source] = {}
+    left_out: list[str] = []
+    for name in catalog.order:
+        owner = catalog.ties.get(name, name)
+        if owner not in stored:
+            continue
+        if copy_ties or kept.setdefault(owner, name) == name:
+            named[name] = stored[owner]
+        else:
+            left_out.append(name)
+    return Selection(named=named, left_out=tuple(left_out))
+
+
+def build(selection: Selection, *, dtype: DType | None, max_shard_bytes: int | None, padding_bytes: int) -> ModelPlan:
+    """Plan the output.
+
+    `dtype`: what floating-point parameters are cast to, None to keep each as it is stored. Raises BadOption if
+    the selection is empty.
+    """
+    if not selection.named:
+        raise BadOption("nothing is left to write: the options exclude every tensor of the checkpoint")
+    tensors = []
+    for name, source in selection.named.items():
+        is_parameter = source.role != "buffer"
+        castable = is_parameter and source.recipe.dtype.kind in ("float", "float8")
+        tensors.append(
+            TensorPlan(
+                name=name,
+                dtype=dtype if castable and dtype is not None else source.recipe.dtype,
+                shape=source.shape,
+                recipe=source.recipe,
+                is_parameter=is_parameter,
+            )
+        )
+    files = tuple(split(tensors, max_shard_bytes))
+    return ModelPlan(files=files, index=index_of(files), left_out=selection.left_out, padding_bytes=padding_bytes)
+
+
+def padding_bytes(catalog: Catalog) -> int:
+    """Bytes of the flat groups that no parameter uses; together with the parameters they are all bytes."""
+    padding = 0
+    for group in catalog.groups:
+        held = sum(partition.numel for partition in group.partitions)
+        padding += (held - sum(member.numel for member in group.members)) * group.partitions[0].dtype.itemsize
+    return padding

@@ -1,0 +1,165 @@
+"""The output's shape: how tensors are spread over shards and laid out in a safetensors file.
+
+A safetensors file is an 8-byte little-endian header length, a JSON header padded with spaces to a multiple of 8,
+and the tensors' bytes. The order of tensors, of keys and the padding follow the reference implementation
+(safetensors `safetensors/src/tensor.rs`, `prepare`), so that for equal tensors the files are equal byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from ..errors import BadOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..dtypes import DType
+    from .pieces import Recipe
+
+MAX_HEADER_BYTES = 100_000_000
+"""Readers refuse a longer header (safetensors `MAX_HEADER_SIZE`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorPlan:
+    """A tensor of the output: what it is and how its elements are obtained."""
+
+    name: str
+    dtype: DType
+    """As written. Where it differs from `recipe.dtype`, elements are cast."""
+    shape: tuple[int, ...]
+    recipe: Recipe
+    is_parameter: bool
+
+    @property
+    def numel(self) -> int:
+        return self.recipe.numel
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the output."""
+        return self.recipe.numel * self.dtype.itemsize
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the output's bytes are input bytes, unchanged."""
+        return self.recipe.is_plain and self.dtype is self.recipe.dtype
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePlan:
+    """A safetensors file of the output."""
+
+    name: str
+    header: bytes
+    """The length prefix included."""
+    tensors: tuple[TensorPlan, ...]
+    """In file order."""
+    starts: tuple[int, ...]
+    """By tensor: the byte of the file at which it begins."""
+    size_bytes: int
+
+
+def lay_out(name: str, tensors: Sequence[TensorPlan]) -> FilePlan:
+    """Order tensors as safetensors does (largest alignment first, then by name) and build the header."""
+    ordered = sorted(tensors, key=lambda tensor: (tensor.dtype.file_order, tensor.name.encode()))
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offsets, here = [], 0
+    for tensor in ordered:
+        entries[tensor.name] = {
+            "dtype": tensor.dtype.code,
+            "shape": list(tensor.shape),
+            "data_offsets": [here, here + tensor.nbytes],
+        }
+        offsets.append(here)
+        here += tensor.nbytes
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER_BYTES:
+        raise BadOption(
+            f"the header of {name} would be too long for readers; expected at most {MAX_HEADER_BYTES} bytes, "
+            f"got {len(text)}; write more shards with --max-shard-size"
+        )
+    header = len(text).to_bytes(8, "little") + text
+    return FilePlan(
+        name=name,
+        header=header,
+        tensors=tuple(ordered),
+        starts=tuple(len(header) + offset for offset in offsets),
+        size_bytes=len(header) + here,
+    )
+
+
+def split(tensors: Sequence[TensorPlan], max_shard_bytes: int | None) -> list[FilePlan]:
+    """Spread tensors over shards in their given order, each filled until the next tensor would not fit.
+
+    A tensor larger than a shard gets a shard to itself, which stands *before* the one being filled, as in
+    huggingface_hub `serialization/_base.py`, `split_state_dict_into_shards_factory`.
+    """
+    shards: list[list[TensorPlan]] = []
+    filling: list[TensorPlan] = []
+    filled_bytes = 0
+    empties: list[TensorPlan] | None = None
+    for tensor in tensors:
+        if not tensor.nbytes and empties is not None:
+            # To huggingface_hub, tensors without bytes share one storage, and what shares a storage stays together.
+            empties.append(tensor)
+            continue
+        if max_shard_bytes is not None and tensor.nbytes > max_shard_bytes:
+            shards.append([tensor])
+            continue
+        if max_shard_bytes is not None and filled_bytes + tensor.nbytes > max_shard_bytes:
+            shards.append(filling)
+            filling, filled_bytes = [], 0
+        filling.append(tensor)
+        filled_bytes += tensor.nbytes
+        if not tensor.nbytes:
+            empties = filling
+    if filling or not shards:
+        shards.append(filling)
+    if len(shards) == 1:
+        return [lay_out("model.safetensors", shards[0])]
+    return [
+        lay_out(f"model-{number:05d}-of-{len(shards):05d}.safetensors", shard)
+        for number, shard in enumerate(shards, start=1)
+    ]
+
+
+INDEX_NAME = "model.safetensors.index.json"
+
+
+def index_of(files: Sequence[FilePlan]) -> bytes | None:
+    """The index of a model in several shards, as transformers writes it; None for a single file."""
+    if len(files) == 1:
+        return None
+    tensors = [(tensor, file.name) for file in files for tensor in file.tensors]
+    index = {
+        "metadata": {
+            "total_parameters": sum(tensor.numel for tensor, _ in tensors if tensor.is_parameter),
+            "total_size": sum(tensor.nbytes for tensor, _ in tensors),
+        },
+        "weight_map": {tensor.name: file for tensor, file in tensors},
+    }
+    return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
+
+
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(B|KB|MB|GB|TB)?\s*", re.IGNORECASE)
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def parse_size(text: str | int) -> int:
+    """`"5GB"` -> 5000000000: decimal units, as Hugging Face counts. Raises BadOption.
+
+    >>> parse_size("5GB"), parse_size("1.5 MB"), parse_size(4096)
+    (5000000000, 1500000, 4096)
+    """
+    match = _SIZE.fullmatch(str(text))
+    size = int(Decimal(match[1]) * _UNITS[(match[2] or "B").upper()]) if match else 0
+    if size < 1:
+        raise BadOption(f"a size is a number with B, KB, MB, GB or TB (powers of 1000); got {text!r}")
+    return size

@@ -1,0 +1,164 @@
+"""The vocabulary of plans: a recipe yields copies, a copy says which elements of a file go where in a tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import PlanBroken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..archive.located import LocatedTensor
+    from ..dtypes import DType
+
+ZEROS = "<zeros>"
+"""The name of an input that holds zeros only, without end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """`count` runs of `run_numel` elements, from one input file to one tensor.
+
+    Run i begins at byte `file_start + i * file_step * dtype.itemsize` of `file` and at element
+    `start + i * step` of the tensor. One run (`count == 1`) is an extent of the file.
+    """
+
+    file: str
+    file_start: int
+    """Byte of the file."""
+    dtype: DType
+    """Of the elements in the file."""
+    big_endian: bool
+    start: int
+    """Element of the tensor, counted in row-major order."""
+    run_numel: int
+    count: int = 1
+    file_step: int = 0
+    """Elements from the start of one run to that of the next, in the file."""
+    step: int = 0
+    """Elements from the start of one run to that of the next, in the tensor."""
+
+    @property
+    def numel(self) -> int:
+        return self.run_numel * self.count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are read from the file."""
+        return self.numel * self.dtype.itemsize
+
+
+class Recipe(Protocol):
+    """How a tensor's elements are obtained from input files. Frozen, small, and picklable."""
+
+    @property
+    def numel(self) -> int:
+        """Elements of the tensor."""
+
+    @property
+    def dtype(self) -> DType:
+        """Of the tensor. A copy of another floating-point dtype is cast to it."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the tensor's bytes are extents of files laid end to end: no gaps, no foreign byte order."""
+
+    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
+        """The copies that make elements `[start, stop)`; their own `start` counts from element 0 of the tensor.
+
+        They cover the interval exactly once. Nothing of it is stored: 1,024 ranks times 2,000 parameters are
+        two million copies.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A whole tensor as it lies in a file, contiguous or strided."""
+
+    tensor: LocatedTensor
+
+    @property
+    def numel(self) -> int:
+        return self.tensor.numel
+
+    @property
+    def dtype(self) -> DType:
+        return self.tensor.dtype
+
+    @property
+    def is_plain(self) -> bool:
+        return self.tensor.is_contiguous and not self.tensor.storage.big_endian
+
+    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
+        """One copy for a contiguous tensor, else one a row (the last dimension that is not 1)."""
+        stop = self.numel if stop is None else stop
+        tensor = self.tensor
+        if start >= stop:
+            return
+        if tensor.is_contiguous:
+            yield self._copy(offset=start, start=start, run_numel=stop - start)
+            return
+        dims = [(n, step) for n, step in zip(tensor.shape, tensor.stride, strict=True) if n != 1]
+        row_numel, element_step = dims.pop()
+        for row in range(start // row_numel, -(-stop // row_numel)):
+            first = max(start - row * row_numel, 0)
+            last = min(stop - row * row_numel, row_numel)
+            offset, rest = first * element_step, row
+            for n, step in reversed(dims):
+                rest, index = divmod(rest, n)
+                offset += index * step
+            at = row * row_numel + first
+            if element_step == 1:
+                yield self._copy(offset=offset, start=at, run_numel=last - first)
+            else:
+                yield self._copy(
+                    offset=offset, start=at, run_numel=1, count=last - first, file_step=element_step, step=1
+                )
+
+    def _copy(
+        self, *, offset: int, start: int, run_numel: int, count: int = 1, file_step: int = 0, step: int = 0
+    ) -> Copy:
+        return Copy(
+            file=self.tensor.file,
+            file_start=self.tensor.start + offset * self.tensor.dtype.itemsize,
+            dtype=self.tensor.dtype,
+            big_endian=self.tensor.storage.big_endian,
+            start=start,
+            run_numel=run_numel,
+            count=count,
+            file_step=file_step,
+            step=step,
+        )
+
+
+def covers_once(recipe: Recipe) -> None:
+    """Prove that the copies of a recipe cover each element exactly once. Raises PlanBroken.
+
+    Runs that interleave (a step beyond the run) are proven by counting each element, so this is for tests and
+    for `show_plan`; execution checks plain tensors as it goes.
+    """
+    position = 0
+    strided: list[Copy] = []
+    for copy in recipe.copies():
+        if copy.count > 1 and copy.step != copy.run_numel:
+            strided.append(copy)
+            continue
+        if not strided and copy.start != position:
+            raise PlanBroken(f"the copies leave a gap or overlap; expected element {position} next, got {copy.start}")
+        position = copy.start + copy.numel
+        if strided:
+            strided.append(copy)
+    if strided:
+        seen = [
+            e
+            for c in strided
+            for i in range(c.count)
+            for e in range(c.start + i * c.step, c.start + i * c.step + c.run_numel)
+        ]
+        rest = set(range(recipe.numel)) - set(seen)
+        if len(seen) != len(set(seen)) or sorted(rest) != list(range(len(rest))):
+            raise PlanBroken("strided copies overlap or leave a gap")
+    elif position != recipe.numel:
+        raise PlanBroken(f"the copies end early; expected {recipe.numel} elements, got {position}")
