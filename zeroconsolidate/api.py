@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, TypeAlias, Unpack
 from ._version import __version__
 from .beside import prepare
 from .convert import make_beside, make_weights
-from .errors import BadOption
+from .errors import BadOption, UnsupportedLayout
 from .lazy import Checkpoint
 from .opening import Path, Roots, open_catalog, open_incomplete, roots_of
 from .options import OptionKeywords, Options
 from .plan.info import CheckpointInfo, describe
 from .plan.layout import INDEX_NAME
-from .plan.witness import comparisons
+from .plan.witness import comparisons, replica_comparisons
 from .planning import open_for, plan_model
 from .run.digest import maker
 from .run.execute import BLOCK_BYTES
@@ -72,6 +72,8 @@ def consolidate(
     overwrite: bool = False,
     restart: bool = False,
     check: str = "sample",
+    replicas: str = "equal",
+    weights_only: bool = False,
     digest: str | None = None,
     progress: Progress | None = None,
     **options: Unpack[OptionKeywords],
@@ -97,8 +99,10 @@ def consolidate(
       still incomplete are left out. The report's `rescue` says what came from where.
 
     How: `src` may be several directories that hold one checkpoint together (node-local disks). `tag` chooses among
-    several, "last-complete" the newest whole one. `check` compares masters with the 16-bit copies of stages 1 and 2:
-    "sample", "all" or "none". `digest`: "sha256" or "xxh3" puts one of every file and tensor into the manifest.
+    several, "last-complete" the newest whole one. `check` compares masters with the 16-bit copies that most layouts
+    have: "sample", "all" or "none". `replicas`: what several ranks hold must be "equal", or the "first" is taken and
+    those that differ are named. `weights_only`: write the weights even if the optimizer's state is laid out in a way
+    that is not understood. `digest`: "sha256" or "xxh3" puts one of every file and tensor into the manifest.
     `overwrite` replaces the model in `out` once the new one is complete.
 
     The output is complete or not there. A conversion that was stopped, killed included, goes on where it was when
@@ -110,6 +114,8 @@ def consolidate(
     output = os.path.normpath(os.fspath(out))
     opened = open_for(src, tag, chosen)
     catalog = opened.catalog
+    _refuse_unplaced(catalog, weights_only=weights_only)
+    differing: list[str] = []
     for root in {catalog.origin.root, *roots_of(src)}:
         refuse_inside(output, checkpoint=root, tag_directory=os.path.dirname(catalog.files[0]))
     if digest is not None:
@@ -134,7 +140,9 @@ def consolidate(
             else:
                 stage.need(cost.output_bytes)
                 if stage.checked is None:
-                    stage.note_checked(_check(catalog, opened.whole, inputs, check))
+                    checked = _check(catalog, opened.whole, inputs, check)
+                    differing = _compare_replicas(catalog, inputs, replicas, check)
+                    stage.note_checked(checked)
                 make_weights(plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes)
                 around = make_beside(beside.made, beside.copies, stage)
                 digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
@@ -174,7 +182,7 @@ def consolidate(
         from_base=len(opened.additions.sources),
         rescue=opened.report,
         notes=(*catalog.notes, *beside.notes),
-        warnings=(*planned.target.warnings, *opened.additions.warnings, *_warnings(assets, overflows)),
+        warnings=(*differing, *planned.target.warnings, *opened.additions.warnings, *_warnings(assets, overflows)),
     )
 
 
@@ -194,11 +202,39 @@ def _assets(catalog: Catalog, options: Options) -> Assets:
 def _check(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, check: str) -> int:
     if check not in ("sample", "all", "none"):
         raise BadOption(f"the check is 'sample', 'all' or 'none'; got {check!r}")
-    if check == "none" or not catalog.module:
+    if check == "none" or not (catalog.module or catalog.stacked):
         return 0
     from .run.witness import compare
 
     return compare(comparisons(catalog, stored, everything=check == "all"), inputs)
+
+
+def _compare_replicas(catalog: Catalog, inputs: Inputs, replicas: str, check: str) -> list[str]:
+    """Warnings about tensors of which ranks hold different copies; Disagreement unless the first may be taken."""
+    if replicas not in ("equal", "first"):
+        raise BadOption(f"replicas must be 'equal', or the 'first' is taken; got {replicas!r}")
+    if catalog.missing or (check == "none" and replicas == "equal"):
+        return []
+    found = replica_comparisons(catalog)
+    if not found:
+        return []
+    from .run.witness import compare, drifted
+
+    if replicas == "equal":
+        compare([comparison for comparison in found if not comparison.is_spare], inputs)
+        found = [comparison for comparison in found if comparison.is_spare]
+    names = drifted(found, inputs)
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return [f"ranks hold different copies of {len(names)} tensors, the first was taken: {shown}"] if names else []
+
+
+def _refuse_unplaced(catalog: Catalog, *, weights_only: bool) -> None:
+    if catalog.unplaced and not weights_only:
+        raise UnsupportedLayout(
+            f"the optimizer's state {', '.join(map(repr, catalog.unplaced))} is not laid out like the parameters; "
+            "the weights do not depend on it: --weights-only writes them",
+            address=(catalog.origin.tag,),
+        )
 
 
 def _warnings(assets: Assets, overflows: dict[str, int]) -> list[str]:

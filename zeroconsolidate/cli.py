@@ -106,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--check", action="store_const", const="all", default="sample",
                        help="compare every master weight with its 16-bit copy (default: a sample)")  # fmt: skip
     check.add_argument("--no-check", dest="check", action="store_const", const="none", help="compare none")
+    convert.add_argument("--replicas", choices=("equal", "first"), default="equal",
+                         help="what several ranks hold must be equal, or take the first")  # fmt: skip
+    convert.add_argument("--weights-only", action="store_true", help="do not mind an optimizer state of unknown layout")
     convert.add_argument("--quiet", action="store_true", help="no progress bar, no report")
     convert.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
@@ -171,6 +174,8 @@ def _convert(options: argparse.Namespace) -> int:
             restart=options.restart,
             digest=options.digest,
             check=options.check,
+            replicas=options.replicas,
+            weights_only=options.weights_only,
             progress=bar.show,
             **chosen,
         )
@@ -350,7 +355,7 @@ def _info_text(info: CheckpointInfo, *, tensors: bool) -> str:
         ("tag", f"{info.tag}" + (f" of {_some(info.tags)}" if len(info.tags) > 1 else "")
                 + (f" (latest: {info.latest})" if info.latest not in (None, info.tag) else "")),
         ("step", f"{info.step}"),
-        ("saved by", f"DeepSpeed {info.ds_version or 'unknown'}, ZeRO stage {info.stage}, {ranks}"),
+        ("saved by", f"DeepSpeed {info.ds_version or 'unknown'}, {info.layout}, {info.writer}, {ranks}"),
         ("trained in", info.training_dtype),
         ("optimizer", f"{info.optimizer or 'handed to DeepSpeed'}, keeps {_some(info.optimizer_state) or 'nothing'}"),
         ("trainable", f"{numels['trainable']:,} in {names['trainable']} tensors"),
