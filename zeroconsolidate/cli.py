@@ -10,7 +10,7 @@ import argparse
 import json
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ._version import __version__
 from .errors import BadOption, ZeroConsolidateError
@@ -79,6 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--ties", choices=("drop", "copy"), default="drop", help="tied weights: once, or by all names")
     convert.add_argument("--include", action="append", default=[], metavar="GLOB", help="only names that match")
     convert.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="no names that match")
+    convert.add_argument("--names", choices=("hub", "in-memory", "stored"), default="hub",
+                         help="by evidence, in the hub's layout (default); in transformers 5's; unchanged")  # fmt: skip
+    convert.add_argument("--rename", action="append", metavar="FROM=TO", help="a prefix, or a regex as /FROM/=TO")
+    convert.add_argument("--allow-missing", action="store_true", help="write even if a loader would miss parameters")
+    convert.add_argument("--sentence-transformers", choices=("cls", "mean", "last"),
+                         help="write what SentenceTransformer needs, with this pooling")  # fmt: skip
     convert.add_argument(
         "--overwrite", action="store_true", help="replace the model in OUTPUT when the new is complete"
     )
@@ -131,6 +137,11 @@ def _convert(options: argparse.Namespace) -> int:
         "ties": options.ties,
         "include": options.include,
         "exclude": options.exclude,
+        "base": options.base,
+        "names": options.names,
+        "rename": options.rename,
+        "allow_missing": options.allow_missing,
+        "sentence_transformers": options.sentence_transformers,
     }
     if options.dry_run:
         cost = estimate(options.checkpoint, **chosen)
@@ -140,7 +151,6 @@ def _convert(options: argparse.Namespace) -> int:
         report = consolidate(
             options.checkpoint,
             options.output,
-            base=options.base,
             overwrite=options.overwrite,
             restart=options.restart,
             digest=options.digest,
@@ -189,7 +199,7 @@ class _Bar:
         self._hidden = hidden
         self._bar: Any = None
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -254,10 +264,12 @@ def _report_text(report: Report) -> str:
         rows.append(("resumed", f"{_size(report.resumed_bytes)} were there already"))
     if report.checked:
         rows.append(("checked", f"{report.checked:,} master weights against the copies saved beside them: equal"))
+    rows.append(("names", report.names))
     if report.left_out:
         rows.append(("left out", _some(report.left_out)))
     if report.left_behind:
         rows.append(("left behind", _some(report.left_behind, 12)))
+    rows += [("note", text) for text in report.notes]
     rows += [("missing", text) for text in report.missing]
     rows += [("warning", text) for text in report.warnings]
     return f"{report.output}\n{_rows(rows)}"

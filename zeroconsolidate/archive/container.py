@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ..errors import DamagedFile, at
 from .regular import open_regular
@@ -67,7 +67,7 @@ class ZipContainer:
             self.close()
             raise
 
-    def __enter__(self) -> ZipContainer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from ..archive.regular import open_regular
 from ..errors import BadOption, DamagedFile, OutputFailed, ZeroConsolidateError
@@ -112,7 +112,7 @@ class Follower:
         self._tensors: dict[str, str] = {}
         self._thread = threading.Thread(target=self._follow, name="zeroconsolidate-digest", daemon=True)
 
-    def __enter__(self) -> Follower:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

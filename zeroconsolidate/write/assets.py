@@ -51,7 +51,8 @@ _GROUPS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Copied byte for byte. A group the checkpoint has nothing of is taken from the base model as a whole."""
 
-_MADE_ANEW = ("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*", "adapter_model.*")
+_MADE_ANEW = ("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*", "adapter_model.*",
+               "colbert_linear.pt", "sparse_linear.pt")  # fmt: skip
 
 _LEFT_BEHIND = (
     "global_step*", "latest*", "zero_to_fp32.py", "zero_to_torch.py", "optimizer*", "scheduler*", "scaler*",
@@ -133,8 +134,8 @@ def _refuse_unfit(path: str) -> None:
     os.close(fd)
     if size_bytes > MAX_COPY_BYTES:
         raise DamagedFile(
-            f"the file is too large to belong beside the weights; "
-            f"expected at most {MAX_COPY_BYTES} bytes, got {size_bytes}"
+            f"the file is too large to belong beside the weights; expected at most {MAX_COPY_BYTES} bytes, "
+            f"got {size_bytes}"
         )
 
 

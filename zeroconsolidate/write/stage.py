@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ..archive.regular import open_regular
 from ..errors import BadOption, DamagedFile, OutputExists, OutputFailed, PlanBroken, ZeroConsolidateError, at
@@ -56,7 +56,7 @@ class Stage:
         self._names: list[str] = []
         self._published = False
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         with at(self.output), system_errors(self.output):
             if os.path.lexists(self.output) and not os.path.isdir(self.output):
                 raise OutputExists("the output is a file; expected a directory or nothing")
@@ -238,10 +238,14 @@ class Stage:
         while not os.path.isdir(here):
             missing.append(here)
             here = os.path.dirname(here) or "."
-        for directory in reversed(missing):
-            with suppress(FileExistsError):  # another conversion began at the same moment; the lock decides
-                os.mkdir(directory)
-                self._made.append(directory)
+        try:
+            for directory in reversed(missing):
+                with suppress(FileExistsError):  # another conversion began at the same moment; the lock decides
+                    os.mkdir(directory)
+                    self._made.append(directory)
+        except OSError:
+            self._clear()
+            raise
 
     def _open(self) -> None:
         """Read the journal, and continue its conversion or begin ours."""
