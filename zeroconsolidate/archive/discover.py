@@ -39,6 +39,13 @@ def discover(path: str | os.PathLike[str], tag: str | None = None) -> Checkpoint
         return _files(root=root, tag=chosen, directory=directory, tags=tags, latest=latest, fence=Fence(root))
 
 
+def tags_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Every tag in a checkpoint's directory, in natural order. Raises NotACheckpoint if it cannot be listed."""
+    root = os.path.normpath(os.fspath(path))
+    with at(root):
+        return _tags(root, natural(_list(root)))
+
+
 def natural(strings: list[str]) -> list[str]:
     """Sorted with numbers inside compared as numbers: `global_step9` before `global_step10`."""
     return sorted(strings, key=lambda s: [(int(p), "") if p[:1] in _DIGITS else (-1, p) for p in _NUMBERS.split(s)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import DamagedFile, NotACheckpoint, at
+from ..errors import DamagedFile, NotACheckpoint, UnsafePath, UnsafePickle, at
 from .container import ZipContainer
 from .raw import CheckpointFiles, RawFile
 from .unpickle import unpickle_placeless
@@ -30,6 +30,27 @@ def load(files: CheckpointFiles, kind: FileKind) -> Iterator[RawFile]:
     remembered: dict[bytes, object] = {}
     for name in files.of(kind):
         yield load_file(files.path(name), kind, name, remembered)
+
+
+class LoadReadable:
+    """`load`, but files that are damaged are left out and remembered: `reasons` has what is wrong, by name.
+
+    A file that looks like an attack is an error all the same.
+    """
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+
+    def __call__(self, files: CheckpointFiles, kind: FileKind) -> Iterator[RawFile]:
+        """The readable files of one kind in the order of their ranks."""
+        remembered: dict[bytes, object] = {}
+        for name in files.of(kind):
+            try:
+                yield load_file(files.path(name), kind, name, remembered)
+            except (UnsafePickle, UnsafePath):
+                raise
+            except DamagedFile as error:
+                self.reasons[name.name] = error.message
 
 
 def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes, object] | None = None) -> RawFile:

@@ -66,6 +66,10 @@ def _checksums(used: Mapping[str, array[int]], findings: Findings) -> None:
         name = os.path.basename(path)
         findings.files += 1
         try:
+            with open(path, "rb") as file:
+                if file.read(4) != b"PK\x03\x04":
+                    findings.notes.append(f"{name}: saved in torch's old container, which has no checksums")
+                    continue
             with ZipContainer(path) as container:
                 bad, checked = _records(container, starts, findings)
         except (ZeroConsolidateError, OSError) as error:

@@ -24,33 +24,35 @@ if TYPE_CHECKING:
 def read(
     files: CheckpointFiles,
     load: Callable[[CheckpointFiles, FileKind], Iterable[RawFile]],
-    *,
-    incomplete: bool = False,
 ) -> Catalog:
     """The facts of a checkpoint. `load(files, kind)` yields the files of one kind in the order of their ranks.
-
-    With `incomplete`, files of some ranks may be missing: they are listed in `Catalog.missing`, not an error.
 
     Raises MissingFiles, Disagreement, DamagedFile or UnsupportedLayout; each names the file and rank.
     """
     refuse_unread_kinds(files)
-    model_kind = FileKind.PARTITIONED_MODEL if files.of(FileKind.PARTITIONED_MODEL) else FileKind.MODEL
-    if not files.of(model_kind):
-        raise MissingFiles(
-            "the model states are missing; look for mp_rank_00_model_states.pt (stages 1 and 2) "
-            "or zero_pp_rank_0_mp_rank_00_model_states.pt (stage 3)",
-            files=("mp_rank_00_model_states.pt",),
-        )
+    model_kind = model_kind_of(files)
     models = _read_models(files, model_kind, load)
     world_size = models[0].world_size or len(files.of(FileKind.OPTIMIZER)) or 1
     missing = missing_ranks(files, FileKind.OPTIMIZER, world_size)
     if model_kind is FileKind.PARTITIONED_MODEL:
         missing += missing_ranks(files, FileKind.PARTITIONED_MODEL, world_size)
-    if missing and (not incomplete or not files.of(FileKind.OPTIMIZER)):
+    if missing:
         raise are_missing(missing, world_size)
     optimizers = [read_optimizer_file(raw) for raw in load(files, FileKind.OPTIMIZER)]
-    _agree(models, optimizers, world_size)
-    return _assemble(files, models, optimizers, world_size, missing)
+    agree(models, optimizers, world_size)
+    return assemble(files, models, optimizers, world_size, missing)
+
+
+def model_kind_of(files: CheckpointFiles) -> FileKind:
+    """Whether one file holds the model or one a rank. Raises MissingFiles if there is neither."""
+    for kind in (FileKind.PARTITIONED_MODEL, FileKind.MODEL):
+        if files.of(kind):
+            return kind
+    raise MissingFiles(
+        "the model states are missing; look for mp_rank_00_model_states.pt (stages 1 and 2) "
+        "or zero_pp_rank_0_mp_rank_00_model_states.pt (stage 3)",
+        files=("mp_rank_00_model_states.pt",),
+    )
 
 
 def _read_models(
@@ -64,7 +66,7 @@ def _read_models(
         first = first or model
         same([model], "'param_shapes'", lambda m: [list(g.items()) for g in m.param_shapes], reference=_told(first))
         same([model], "'frozen_param_shapes'", lambda m: m.frozen_shapes, reference=(first.file, first.frozen_shapes))
-        models.append(model if model is first else _shared_with(first, model))
+        models.append(model if model is first else shared_with(first, model))
     return models
 
 
@@ -72,7 +74,7 @@ def _told(first: ModelFile) -> tuple[str, object]:
     return first.file.rpartition("/")[2], [list(group.items()) for group in first.param_shapes]
 
 
-def _shared_with(first: ModelFile, model: ModelFile) -> ModelFile:
+def shared_with(first: ModelFile, model: ModelFile) -> ModelFile:
     """`model` with the parts that equal the first rank's replaced by those, and its placeholders dropped."""
     return ModelFile(
         rank=model.rank,
@@ -91,7 +93,8 @@ def _shared_with(first: ModelFile, model: ModelFile) -> ModelFile:
     )
 
 
-def _agree(models: list[ModelFile], optimizers: list[OptimizerFile], world_size: int) -> None:
+def agree(models: list[ModelFile], optimizers: list[OptimizerFile], world_size: int) -> None:
+    """All files must be of one save. Raises Disagreement, or UnsupportedLayout for groups of other sizes."""
     first = models[0]
     here = first.file.rpartition("/")[2]
     same(models, "the step ('global_steps')", lambda m: m.step)
@@ -113,7 +116,7 @@ def _agree(models: list[ModelFile], optimizers: list[OptimizerFile], world_size:
                     )
 
 
-def _assemble(
+def assemble(
     files: CheckpointFiles,
     models: list[ModelFile],
     optimizers: list[OptimizerFile],

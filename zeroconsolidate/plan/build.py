@@ -89,16 +89,21 @@ class ModelPlan:
 def sources(catalog: Catalog) -> dict[str, Source]:
     """Every stored tensor by its stored name, in the order of the module. Ties are not among them.
 
-    Raises Disagreement or DamagedFile if the shapes do not fit the flat groups.
+    Raises Disagreement or DamagedFile if the shapes do not fit the flat groups, MissingFiles if files are.
     """
     if catalog.missing:
         raise are_missing(list(catalog.missing), catalog.origin.world_size)
+    return placed(catalog)
+
+
+def placed(catalog: Catalog) -> dict[str, Source]:
+    """`sources`, also of an incomplete checkpoint: copies of what is lost are of the file LOST."""
     found: dict[str, Source] = {}
     for group in catalog.groups:
-        placed: Mapping[str, Recipe] = (zero12 if group.cut is Cut.CONTIGUOUS else zero3).place(group)
+        recipes: Mapping[str, Recipe] = (zero12 if group.cut is Cut.CONTIGUOUS else zero3).place(group)
         for member in group.members:
             found[member.name] = Source(
-                name=member.name, shape=member.shape, recipe=placed[member.name], role="trainable"
+                name=member.name, shape=member.shape, recipe=recipes[member.name], role="trainable"
             )
     for name, frozen in catalog.frozen.items():
         if isinstance(frozen, FrozenStripes):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from .losses import Loss, losses
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -45,7 +47,11 @@ class CheckpointInfo:
     stage: int
     world_size: int
     missing_files: tuple[str, ...]
-    """Files of ranks that are not there; empty for a complete checkpoint."""
+    """Files of ranks that are not there or cannot be used; empty for a complete checkpoint."""
+    reasons: Mapping[str, str]
+    """Why, by missing file."""
+    losses: tuple[Loss, ...]
+    """What is lost of each tensor with the missing files; empty for a complete checkpoint."""
     step: int | None
     ds_version: str | None
     training_dtype: str
@@ -70,8 +76,8 @@ class CheckpointInfo:
         return asdict(self)
 
 
-def describe(catalog: Catalog) -> CheckpointInfo:
-    """Sum the facts up."""
+def describe(catalog: Catalog, reasons: Mapping[str, str] | None = None) -> CheckpointInfo:
+    """Sum the facts up. `reasons`: why each of the catalog's missing files cannot be used."""
     origin = catalog.origin
     tensors = _tensors(catalog)
     counts = dict.fromkeys(("trainable", "frozen", "buffer", "tie"), 0)
@@ -90,6 +96,8 @@ def describe(catalog: Catalog) -> CheckpointInfo:
         stage=origin.stage,
         world_size=origin.world_size,
         missing_files=catalog.missing,
+        reasons=dict(reasons or {}),
+        losses=losses(catalog) if catalog.missing else (),
         step=origin.step,
         ds_version=origin.ds_version,
         training_dtype=origin.training_dtype.torch_name,
