@@ -114,11 +114,6 @@ def consolidate(
         refuse_inside(output, checkpoint=root, tag_directory=os.path.dirname(catalog.files[0]))
     if digest is not None:
         maker(digest)
-<<<<<<< HEAD
-    planned = plan_model(catalog, chosen)
-    plan, cost = planned.plan, planned.plan.cost(BLOCK_BYTES)
-=======
->>>>>>> main
     assets = _assets(catalog, chosen)
     planned = plan_model(opened, chosen)
     plan, cost = planned.plan, planned.plan.cost(BLOCK_BYTES)
