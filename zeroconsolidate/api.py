@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeAlias, Unpack
 
 from ._version import __version__
+from .beside import prepare
 from .convert import make_beside, make_weights
 from .errors import BadOption
-from .lazy import Checkpoint, parse_dtype
+from .lazy import Checkpoint
 from .opening import Path, Roots, open_catalog, open_incomplete, roots_of
-from .plan.build import Cost, ModelPlan, Selection, Source, build, padding_bytes, select, sources
+from .options import OptionKeywords, Options
 from .plan.info import CheckpointInfo, describe
-from .plan.layout import INDEX_NAME, parse_size
-from .plan.rescue import Patched
+from .plan.layout import INDEX_NAME
 from .plan.witness import comparisons
-from .rescuing import frozen_of_base, rescued
+from .planning import Planned, plan_model
+from .rescuing import Material, rescued_material, whole_material
 from .run.digest import maker
 from .run.execute import BLOCK_BYTES
 from .run.inputs import Inputs
@@ -27,12 +26,12 @@ from .write.assets import Assets, choose
 from .write.fingerprint import fingerprint
 from .write.manifest import MANIFEST_NAME, manifest
 from .write.report import Report
-from .write.rescue_report import RESCUE_REPORT_NAME, RescueReport
+from .write.rescue_report import RESCUE_REPORT_NAME
 from .write.stage import Stage, refuse_inside
 
 if TYPE_CHECKING:
     from .catalog.facts import Catalog
-    from .rescuing import Additions
+    from .plan.build import Cost, Source
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (bytes written so far, bytes in all)."""
@@ -71,97 +70,91 @@ def consolidate(
     out: Path,
     *,
     tag: str | None = None,
-    dtype: str = "fp32",
-    max_shard_size: str | int | None = None,
-    base: Path | None = None,
-    exclude_frozen: bool = False,
-    ties: str = "drop",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    rescue: bool | Literal["zeros"] = False,
-    fill: Path | Sequence[Path] = (),
     overwrite: bool = False,
     restart: bool = False,
     check: str = "sample",
     digest: str | None = None,
     progress: Progress | None = None,
+    **options: Unpack[OptionKeywords],
 ) -> Report:
-    """Turn the checkpoint `src` into the model directory `out`.
+    """Turn the checkpoint `src`, or several directories that hold one together, into the model directory `out`.
 
-    `src` may be several directories that hold one checkpoint together (node-local disks), `tag` may be
-    "last-complete". `dtype`: fp32 (the masters, bit for bit), bf16, fp16, or auto (what the model was trained in);
-    applies to parameters, never to buffers. `max_shard_size`: such as "5GB", None for one file. `base`: directory
-    of the original model, for config, tokenizer and the like where the checkpoint has none, and for frozen
-    parameters that were excluded from the save. `ties`: "drop" writes a tied parameter once, "copy" under all its
-    names. `include` and `exclude`: globs of names. `check`: compare masters with the 16-bit copies of stages 1 and
-    2: "sample", "all" or "none". `digest`: "sha256" or "xxh3" to put one of every file and tensor into the manifest.
+    What is written:
 
-    `rescue`: write what can be had of an incomplete checkpoint, which is an error otherwise: whole tensors, copies in
-    16 bits for lost masters, elements of the models in `fill`, and with "zeros" zeros for the rest; tensors that are
-    still incomplete are left out. The report's `rescue` says what came from where.
+    - `dtype`: "fp32" (the masters, bit for bit), "bf16", "fp16", or "auto" (what the model was trained in); applies to
+      parameters, never to buffers. Default "fp32".
+    - `max_shard_size`: such as "5GB". Default None: one file.
+    - `base`: directory of the original model: config, tokenizer and the like where the checkpoint has none, frozen
+      parameters that were excluded from the save, and a witness of names.
+    - `exclude_frozen`, `include` and `exclude` (globs of names): which tensors.
+    - `ties`: "drop" writes a tied parameter once, "copy" under all its names.
+    - `names`: "hub" undoes wrappers by evidence and writes the hub's layout, "in-memory" keeps the layout that
+      transformers 5 has in memory, "stored" changes nothing.
+    - `rename`: `FROM=TO` rules, or a function from stored to output names. `allow_missing`: write even if a loader
+      would miss parameters.
+    - `sentence_transformers`: "cls", "mean" or "last" writes what SentenceTransformer needs, with that pooling.
+    - `rescue`: of an incomplete checkpoint, which is an error otherwise, what can be had: whole tensors, copies in 16
+      bits for lost masters, elements of the models in `fill`, and with "zeros" zeros for the rest. Tensors that are
+      still incomplete are left out. The report's `rescue` says what came from where.
+
+    How: `tag` chooses among several, "last-complete" the newest whole one. `check` compares masters with the 16-bit
+    copies of stages 1 and 2: "sample", "all" or "none". `digest`: "sha256" or "xxh3" puts one of every file and tensor
+    into the manifest. `overwrite` replaces the model in `out` once the new one is complete.
 
     The output is complete or not there. A conversion that was stopped, killed included, goes on where it was when
-    the same call is made again; with `restart` it begins anew. Raises what `open_checkpoint` raises,
-    WitnessMismatch, OutputExists (also: in use), OutputFailed, BadOption (also: what is staged is another conversion).
+    the same call is made again; with `restart` it begins anew. Raises what `open_checkpoint` raises, WitnessMismatch,
+    WrongNames, OutputExists (also: in use), OutputFailed, BadOption (also: what is staged is another conversion).
     """
     began = time.monotonic()
-    output = os.path.normpath(os.fspath(out))
-    ready = _prepare(src, tag, rescue=rescue, fill=fill, base=base)
-    catalog = ready.catalog
-    for root in {catalog.origin.root, *roots_of(src)}:
+    chosen = Options(**options)
+    material, output = _material(src, tag, chosen), os.path.normpath(os.fspath(out))
+    catalog = material.catalog
+    for root in dict.fromkeys([catalog.origin.root, *roots_of(src)]):
         refuse_inside(output, checkpoint=root, tag_directory=os.path.dirname(catalog.files[0]))
-    chosen: dict[str, Any] = {
-        "dtype": dtype,
-        "max_shard_size": max_shard_size,
-        "ties": ties,
-        "exclude_frozen": exclude_frozen,
-        "include": list(include),
-        "exclude": list(exclude),
-    }
-    plan = plan_model(catalog, ready.stored, ready.additions.sources, **chosen)
-    assets = _assets(catalog, base)
-    written = parse_dtype(dtype, catalog.origin.training_dtype)
     if digest is not None:
         maker(digest)
-    cost = plan.cost(BLOCK_BYTES)
-    traits = fingerprint(
-        version=__version__,
-        options=chosen
-        | {"base": None if base is None else os.path.realpath(base), "digest": digest}
-        | {"rescue": rescue, "fill": list(map(os.path.realpath, roots_of(fill)))},
-        sources=[*catalog.files, *assets.copies.values(), *ready.additions.files, *ready.filled_from],
-        layout=plan.files,
-    )
-    with Inputs() as inputs, Stage(output, overwrite=overwrite, restart=restart, fingerprint=traits) as stage:
-        resumed_bytes = stage.resumed_bytes
-        if stage.is_publishing:
-            sizes = stage.finish()
-        else:
-            stage.need(cost.output_bytes)
-            if stage.checked is None:
-                stage.note_checked(_check(catalog, ready.whole, inputs, check))
-            make_weights(plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes)
-            extra = {RESCUE_REPORT_NAME: ready.report.to_json()} if ready.report else {}
-            beside = make_beside(plan, assets, stage, written.torch_name, extra)
-            digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
-            stage.write(
-                MANIFEST_NAME,
-                manifest(plan, catalog.origin, options=chosen, digest=digest, weights=digests, beside=beside),
-            )
-            sizes = stage.publish(last=[INDEX_NAME, "config.json", MANIFEST_NAME])
-        checked = stage.checked or 0
-        overflows = {
-            name: count
-            for file in plan.files
-            for name, count in (stage.facts(file.name) or {}).get("overflows", {}).items()
-        }
+    planned = _planned(material, chosen)
+    plan, cost = planned.plan, planned.plan.cost(BLOCK_BYTES)
+    assets = _assets(catalog, chosen)
+    with Inputs() as inputs:
+        beside = prepare(planned, assets, chosen, inputs)
+        if material.report is not None:
+            beside.made[RESCUE_REPORT_NAME] = material.report.to_json()
+        traits = fingerprint(
+            version=__version__,
+            options=chosen.plain() | {"digest": digest},
+            sources=[*material.files, *beside.copies.values()],
+            layout=plan.files,
+        )
+        with Stage(output, overwrite=overwrite, restart=restart, fingerprint=traits) as stage:
+            resumed_bytes = stage.resumed_bytes
+            if stage.is_publishing:
+                sizes = stage.finish()
+            else:
+                stage.need(cost.output_bytes)
+                if stage.checked is None:
+                    stage.note_checked(_check(catalog, material.whole, inputs, check))
+                make_weights(plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes)
+                around = make_beside(beside.made, beside.copies, stage)
+                digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
+                recorded = chosen.told()
+                text = manifest(plan, catalog.origin, options=recorded, digest=digest, weights=digests, beside=around)
+                stage.write(MANIFEST_NAME, text)
+                sizes = stage.publish(last=[INDEX_NAME, "config.json", MANIFEST_NAME])
+            checked = stage.checked or 0
+            overflows = {
+                name: count
+                for file in plan.files
+                for name, count in (stage.facts(file.name) or {}).get("overflows", {}).items()
+            }
     origin = catalog.origin
     return Report(
         output=output,
         files=sizes,
         tensors=cost.tensors,
         parameters=sum(tensor.numel for tensor in plan.tensors() if tensor.is_parameter),
-        dtype=written.torch_name,
+        dtype=planned.dtype.torch_name,
+        names=planned.target.reason,
         tag=origin.tag,
         step=origin.step,
         stage=origin.stage,
@@ -176,118 +169,42 @@ def consolidate(
         left_out=plan.left_out,
         left_behind=assets.left_behind,
         missing=assets.missing,
-        from_base=len(ready.additions.sources),
-        rescue=ready.report,
-        warnings=(*catalog.notes, *ready.additions.warnings, *_warnings(plan, assets, overflows)),
+        from_base=len(material.additions.sources),
+        rescue=material.report,
+        notes=(*catalog.notes, *beside.notes),
+        warnings=(*planned.target.warnings, *material.additions.warnings, *_warnings(assets, overflows)),
     )
 
 
-def estimate(
-    src: Roots,
-    *,
-    tag: str | None = None,
-    dtype: str = "fp32",
-    max_shard_size: str | int | None = None,
-    exclude_frozen: bool = False,
-    ties: str = "drop",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    base: Path | None = None,
-    rescue: bool | Literal["zeros"] = False,
-    fill: Path | Sequence[Path] = (),
-) -> Cost:
+def estimate(src: Roots, *, tag: str | None = None, **options: Unpack[OptionKeywords]) -> Cost:
     """What `consolidate` with the same options would read, write and need. Nothing is written."""
-    ready = _prepare(src, tag, rescue=rescue, fill=fill, base=base)
-    plan = plan_model(
-        ready.catalog,
-        ready.stored,
-        ready.additions.sources,
-        dtype=dtype,
-        max_shard_size=max_shard_size,
-        ties=ties,
-        exclude_frozen=exclude_frozen,
-        include=include,
-        exclude=exclude,
-    )
-    return plan.cost(BLOCK_BYTES)
+    chosen = Options(**options)
+    return _planned(_material(src, tag, chosen), chosen).plan.cost(BLOCK_BYTES)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ready:
-    """A checkpoint with everything that stands in for what it lacks."""
-
-    catalog: Catalog
-    stored: Mapping[str, Source]
-    whole: Mapping[str, Source]
-    """Those of `stored` that are nothing but the checkpoint's own."""
-    additions: Additions
-    report: RescueReport | None
-    filled_from: tuple[str, ...]
+def _material(src: Roots, tag: str | None, options: Options) -> Material:
+    base = options.base_directory
+    if options.rescue:
+        left = open_incomplete(src, tag)
+        return rescued_material(left, options.fill_directories, base, zeros=options.rescue == "zeros")
+    return whole_material(open_catalog(src, tag), base)
 
 
-def _prepare(
-    src: Roots,
-    tag: str | None,
-    *,
-    rescue: bool | Literal["zeros"],
-    fill: Path | Sequence[Path],
-    base: Path | None,
-) -> _Ready:
-    if rescue not in (False, True, "zeros"):
-        raise BadOption(f"a rescue is True or 'zeros'; got {rescue!r}")
-    if not rescue and roots_of(fill):
-        raise BadOption("a model to fill with is only used in a rescue; expected --rescue as well")
-    incomplete = open_incomplete(src, tag) if rescue else None
-    if incomplete is not None and incomplete.catalog.missing:
-        catalog = incomplete.catalog
-        stored, report, filled_from = rescued(incomplete, roots_of(fill), zeros=rescue == "zeros")
-        whole = {name: source for name, source in stored.items() if not isinstance(source.recipe, Patched)}
-    else:
-        catalog, report, filled_from = open_catalog(src, tag), None, ()
-        stored = whole = sources(catalog)
-    additions = frozen_of_base(catalog, stored, None if base is None else os.fspath(base))
-    return _Ready(
-        catalog=catalog, stored=stored, whole=whole, additions=additions, report=report, filled_from=filled_from
+def _planned(material: Material, options: Options) -> Planned:
+    return plan_model(
+        material.catalog,
+        options,
+        material.stored,
+        additions=material.additions.sources,
+        partial=material.report is not None,
     )
 
 
-def plan_model(
-    catalog: Catalog,
-    stored: Mapping[str, Source],
-    additions: Mapping[str, Source] | None = None,
-    *,
-    dtype: str,
-    max_shard_size: str | int | None,
-    ties: str,
-    exclude_frozen: bool,
-    include: Sequence[str],
-    exclude: Sequence[str],
-) -> ModelPlan:
-    """The plan for `stored`, the checkpoint's tensors, and `additions` from elsewhere. Raises BadOption."""
-    if ties not in ("drop", "copy"):
-        raise BadOption(f"ties are dropped or copied; expected 'drop' or 'copy', got {ties!r}")
-
-    def wanted(name: str, source: Source) -> bool:
-        if exclude_frozen and source.role == "frozen":
-            return False
-        included = not include or any(fnmatchcase(name, glob) for glob in include)
-        return included and not any(fnmatchcase(name, glob) for glob in exclude)
-
-    selection = select(catalog, stored, copy_ties=ties == "copy")
-    selection = Selection(named={**selection.named, **(additions or {})}, left_out=selection.left_out)
-    return build(
-        selection.only(wanted),
-        dtype=parse_dtype(dtype, catalog.origin.training_dtype),
-        max_shard_bytes=None if max_shard_size is None else parse_size(max_shard_size),
-        padding_bytes=padding_bytes(catalog),
-    )
-
-
-def _assets(catalog: Catalog, base: Path | None) -> Assets:
-    directory = None if base is None else os.fspath(base)
-    if directory is not None and not os.path.isdir(directory):
-        raise BadOption(f"the base model must be a directory; got {directory}")
-    return choose(catalog.origin.root, directory, tags=catalog.origin.tags)
+def _assets(catalog: Catalog, options: Options) -> Assets:
+    try:
+        return choose(catalog.origin.root, options.base_directory, tags=catalog.origin.tags)
+    except OSError as error:
+        raise BadOption(f"a directory cannot be read: {error.strerror} (at {error.filename})") from None
 
 
 def _check(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, check: str) -> int:
@@ -300,15 +217,8 @@ def _check(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, check
     return compare(comparisons(catalog, stored, everything=check == "all"), inputs)
 
 
-_WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "base_model.model.", "pretrained_model.")
-
-
-def _warnings(plan: ModelPlan, assets: Assets, overflows: dict[str, int]) -> list[str]:
+def _warnings(assets: Assets, overflows: dict[str, int]) -> list[str]:
     warnings = []
-    names = [tensor.name for tensor in plan.tensors() if tensor.is_parameter]
-    prefix = next((p for p in _WRAPPERS if names and all(name.startswith(p) for name in names)), None)
-    if prefix:
-        warnings.append(f"every name carries the wrapper's prefix {prefix!r}: a loader will not find its parameters")
     if overflows:
         warnings.append(f"{sum(overflows.values())} values became infinite, in {', '.join(sorted(overflows)[:4])}")
     if assets.unknown:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .api import plan_model
 from .audit.findings import Findings, Verification
 from .opening import open_catalog
+from .options import Options
 from .plan.build import sources
+from .planning import plan_model
 from .run.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -37,9 +38,8 @@ def verify(
         alone.audit_output(directory, findings)
         return findings.verification(directory, time.monotonic() - began)
     catalog, weights = open_catalog(against, tag), read_weights(directory)
-    options = (alone.read_manifest(directory) or {}).get("options", {})
-    chosen = {key: options.get(key, default) for key, default in _EVERYTHING.items()}
-    plan = plan_model(catalog, sources(catalog), dtype="fp32", max_shard_size=None, ties="copy", **chosen)
+    options = Options.recorded((alone.read_manifest(directory) or {}).get("options", {}))
+    plan = plan_model(catalog, options, sources(catalog)).plan
     planned = {tensor.name: tensor for tensor in plan.tensors()}
     owners = {name: catalog.ties.get(name, name) for name in planned}
     written = {owners[name] for name in weights.tensors if name in owners}
@@ -48,9 +48,6 @@ def verify(
     with Inputs() as inputs:
         bytewise.audit_against(weights, planned, aliases, inputs, findings)
     return findings.verification(directory, time.monotonic() - began)
-
-
-_EVERYTHING: dict[str, Any] = {"exclude_frozen": False, "include": (), "exclude": ()}
 
 
 def verify_source(src: Roots, *, tag: str | None = None, progress: Progress | None = None) -> Verification:

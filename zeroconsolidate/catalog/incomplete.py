@@ -51,7 +51,7 @@ def read_incomplete(
     """
     refuse_unread_kinds(files)
     model_kind = model_kind_of(files)
-    models = [model for raw in load(files, model_kind) if (model := _parsed(read_model_file, raw, reasons))]
+    models = _models(files, model_kind, load, reasons)
     optimizers = [
         optimizer
         for raw in load(files, FileKind.OPTIMIZER)
@@ -70,12 +70,12 @@ def read_incomplete(
     for kind in dict.fromkeys((FileKind.OPTIMIZER, model_kind)):
         if kind is not FileKind.MODEL:
             reasons.update(dict.fromkeys(missing_ranks(files, kind, world_size), "missing"))
-    if not reasons:
-        agree(models, optimizers, world_size)
-        return Incomplete(catalog=assemble(files, models, optimizers, world_size, []), reasons={})
     for model in models[1:]:
         same([model], "'param_shapes'", _listed, reference=(_base(first.file), _listed(first)))
         same([model], "'frozen_param_shapes'", _frozen, reference=(_base(first.file), _frozen(first)))
+    if not reasons:
+        agree(models, optimizers, world_size)
+        return Incomplete(catalog=assemble(files, models, optimizers, world_size, []), reasons={})
     if optimizers:
         agree(models, optimizers, world_size)
     striped = model_kind is FileKind.PARTITIONED_MODEL
@@ -94,6 +94,25 @@ def read_incomplete(
         notes=(*catalog.notes, *notes),
     )
     return Incomplete(catalog=catalog, reasons=dict(sorted(reasons.items())))
+
+
+def _models(
+    files: CheckpointFiles,
+    kind: FileKind,
+    load: Callable[[CheckpointFiles, FileKind], Iterable[RawFile]],
+    reasons: dict[str, str],
+) -> list[ModelFile]:
+    """The model files that can be read. Of each step one is kept whole; the others share what equals it."""
+    models: list[ModelFile] = []
+    firsts: dict[int | None, ModelFile] = {}
+    for raw in load(files, kind):
+        model = _parsed(read_model_file, raw, reasons)
+        if model is None:
+            continue
+        first = firsts.setdefault(model.step, model)
+        alike = model is not first and (_listed(model), _frozen(model)) == (_listed(first), _frozen(first))
+        models.append(shared_with(first, model) if alike else model)
+    return models
 
 
 def _parsed(parse: Callable[[RawFile], T], raw: RawFile, reasons: dict[str, str]) -> T | None:
@@ -121,7 +140,7 @@ def _plain(step: float | None) -> str:
 
 
 def _listed(model: ModelFile) -> object:
-    return [list(group.items()) for group in model.param_shapes]
+    return [list(group.items()) for group in model.param_shapes]  # in order: it is the order of the flat group
 
 
 def _frozen(model: ModelFile) -> object:

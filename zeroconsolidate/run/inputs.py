@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from ..archive.regular import open_regular
 from ..errors import DamagedFile, at
@@ -24,7 +24,7 @@ class Inputs:
     def __init__(self) -> None:
         self._open: OrderedDict[str, int] = OrderedDict()
 
-    def __enter__(self) -> Inputs:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -22,6 +22,8 @@ class Report:
     """Elements of parameters (buffers not counted), a tied one once a name it is written under."""
     dtype: str
     """What floating-point parameters were written as, in torch's spelling."""
+    names: str
+    """What was decided about names, and why."""
     tag: str
     step: int | None
     stage: int
@@ -47,6 +49,8 @@ class Report:
     """Frozen parameters that the checkpoint has not and the base model has: so many tensors are from there."""
     rescue: RescueReport | None
     """What came from where, if the checkpoint was incomplete."""
+    notes: tuple[str, ...]
+    """What was changed or decided on the way."""
     warnings: tuple[str, ...]
 
     @property
