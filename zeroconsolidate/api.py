@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, TypeAlias, Unpack
 from ._version import __version__
 from .beside import prepare
 from .convert import make_beside, make_weights
-from .errors import BadOption
+from .errors import BadOption, UnsupportedLayout
 from .lazy import Checkpoint
 from .opening import Path, Roots, open_catalog, open_incomplete, roots_of
 from .options import OptionKeywords, Options
 from .plan.info import CheckpointInfo, describe
 from .plan.layout import INDEX_NAME
-from .plan.witness import comparisons
-from .planning import Planned, plan_model
-from .rescuing import Material, rescued_material, whole_material
+from .plan.witness import comparisons, replica_comparisons
+from .planning import open_for, plan_model
 from .run.digest import maker
 from .run.execute import BLOCK_BYTES
 from .run.inputs import Inputs
 from .write.assets import Assets, choose
-from .write.fingerprint import fingerprint
+from .write.fingerprint import fingerprint, refuse_changed
 from .write.manifest import MANIFEST_NAME, manifest
 from .write.report import Report
 from .write.rescue_report import RESCUE_REPORT_NAME
@@ -73,11 +72,13 @@ def consolidate(
     overwrite: bool = False,
     restart: bool = False,
     check: str = "sample",
+    replicas: str = "equal",
+    weights_only: bool = False,
     digest: str | None = None,
     progress: Progress | None = None,
     **options: Unpack[OptionKeywords],
 ) -> Report:
-    """Turn the checkpoint `src`, or several directories that hold one together, into the model directory `out`.
+    """Turn the checkpoint `src` into the model directory `out`.
 
     What is written:
 
@@ -93,13 +94,16 @@ def consolidate(
     - `rename`: `FROM=TO` rules, or a function from stored to output names. `allow_missing`: write even if a loader
       would miss parameters.
     - `sentence_transformers`: "cls", "mean" or "last" writes what SentenceTransformer needs, with that pooling.
-    - `rescue`: of an incomplete checkpoint, which is an error otherwise, what can be had: whole tensors, copies in 16
-      bits for lost masters, elements of the models in `fill`, and with "zeros" zeros for the rest. Tensors that are
+    - `rescue`: write what can be had of an incomplete checkpoint, which is an error otherwise: whole tensors, copies in
+      16 bits for lost masters, elements of the models in `fill`, and with "zeros" zeros for the rest; tensors that are
       still incomplete are left out. The report's `rescue` says what came from where.
 
-    How: `tag` chooses among several, "last-complete" the newest whole one. `check` compares masters with the 16-bit
-    copies of stages 1 and 2: "sample", "all" or "none". `digest`: "sha256" or "xxh3" puts one of every file and tensor
-    into the manifest. `overwrite` replaces the model in `out` once the new one is complete.
+    How: `src` may be several directories that hold one checkpoint together (node-local disks). `tag` chooses among
+    several, "last-complete" the newest whole one. `check` compares masters with the 16-bit copies that most layouts
+    have: "sample", "all" or "none". `replicas`: what several ranks hold must be "equal", or the "first" is taken and
+    those that differ are named. `weights_only`: write the weights even if the optimizer's state is laid out in a way
+    that is not understood. `digest`: "sha256" or "xxh3" puts one of every file and tensor into the manifest.
+    `overwrite` replaces the model in `out` once the new one is complete.
 
     The output is complete or not there. A conversion that was stopped, killed included, goes on where it was when
     the same call is made again; with `restart` it begins anew. Raises what `open_checkpoint` raises, WitnessMismatch,
@@ -107,23 +111,26 @@ def consolidate(
     """
     began = time.monotonic()
     chosen = Options(**options)
-    material, output = _material(src, tag, chosen), os.path.normpath(os.fspath(out))
-    catalog = material.catalog
-    for root in dict.fromkeys([catalog.origin.root, *roots_of(src)]):
+    output = os.path.normpath(os.fspath(out))
+    opened = open_for(src, tag, chosen)
+    catalog = opened.catalog
+    _refuse_unplaced(catalog, weights_only=weights_only)
+    differing: list[str] = []
+    for root in {catalog.origin.root, *roots_of(src)}:
         refuse_inside(output, checkpoint=root, tag_directory=os.path.dirname(catalog.files[0]))
     if digest is not None:
         maker(digest)
-    planned = _planned(material, chosen)
-    plan, cost = planned.plan, planned.plan.cost(BLOCK_BYTES)
     assets = _assets(catalog, chosen)
+    planned = plan_model(opened, chosen)
+    plan, cost = planned.plan, planned.plan.cost(BLOCK_BYTES)
     with Inputs() as inputs:
         beside = prepare(planned, assets, chosen, inputs)
-        if material.report is not None:
-            beside.made[RESCUE_REPORT_NAME] = material.report.to_json()
+        if opened.report is not None:
+            beside.made[RESCUE_REPORT_NAME] = opened.report.to_json()
         traits = fingerprint(
             version=__version__,
             options=chosen.plain() | {"digest": digest},
-            sources=[*material.files, *beside.copies.values()],
+            sources=[*catalog.files, *beside.copies.values(), *opened.additions.files, *opened.filled_from],
             layout=plan.files,
         )
         with Stage(output, overwrite=overwrite, restart=restart, fingerprint=traits) as stage:
@@ -133,13 +140,16 @@ def consolidate(
             else:
                 stage.need(cost.output_bytes)
                 if stage.checked is None:
-                    stage.note_checked(_check(catalog, material.whole, inputs, check))
+                    checked = _check(catalog, opened.whole, inputs, check)
+                    differing = _compare_replicas(catalog, inputs, replicas, check)
+                    stage.note_checked(checked)
                 make_weights(plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes)
                 around = make_beside(beside.made, beside.copies, stage)
                 digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
                 recorded = chosen.told()
                 text = manifest(plan, catalog.origin, options=recorded, digest=digest, weights=digests, beside=around)
                 stage.write(MANIFEST_NAME, text)
+                refuse_changed(traits)
                 sizes = stage.publish(last=[INDEX_NAME, "config.json", MANIFEST_NAME])
             checked = stage.checked or 0
             overflows = {
@@ -169,35 +179,17 @@ def consolidate(
         left_out=plan.left_out,
         left_behind=assets.left_behind,
         missing=assets.missing,
-        from_base=len(material.additions.sources),
-        rescue=material.report,
+        from_base=len(opened.additions.sources),
+        rescue=opened.report,
         notes=(*catalog.notes, *beside.notes),
-        warnings=(*planned.target.warnings, *material.additions.warnings, *_warnings(assets, overflows)),
+        warnings=(*differing, *planned.target.warnings, *opened.additions.warnings, *_warnings(assets, overflows)),
     )
 
 
 def estimate(src: Roots, *, tag: str | None = None, **options: Unpack[OptionKeywords]) -> Cost:
     """What `consolidate` with the same options would read, write and need. Nothing is written."""
     chosen = Options(**options)
-    return _planned(_material(src, tag, chosen), chosen).plan.cost(BLOCK_BYTES)
-
-
-def _material(src: Roots, tag: str | None, options: Options) -> Material:
-    base = options.base_directory
-    if options.rescue:
-        left = open_incomplete(src, tag)
-        return rescued_material(left, options.fill_directories, base, zeros=options.rescue == "zeros")
-    return whole_material(open_catalog(src, tag), base)
-
-
-def _planned(material: Material, options: Options) -> Planned:
-    return plan_model(
-        material.catalog,
-        options,
-        material.stored,
-        additions=material.additions.sources,
-        partial=material.report is not None,
-    )
+    return plan_model(open_for(src, tag, chosen), chosen).plan.cost(BLOCK_BYTES)
 
 
 def _assets(catalog: Catalog, options: Options) -> Assets:
@@ -210,11 +202,39 @@ def _assets(catalog: Catalog, options: Options) -> Assets:
 def _check(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, check: str) -> int:
     if check not in ("sample", "all", "none"):
         raise BadOption(f"the check is 'sample', 'all' or 'none'; got {check!r}")
-    if check == "none" or not catalog.module:
+    if check == "none" or not (catalog.module or catalog.stacked):
         return 0
     from .run.witness import compare
 
     return compare(comparisons(catalog, stored, everything=check == "all"), inputs)
+
+
+def _compare_replicas(catalog: Catalog, inputs: Inputs, replicas: str, check: str) -> list[str]:
+    """Warnings about tensors of which ranks hold different copies; Disagreement unless the first may be taken."""
+    if replicas not in ("equal", "first"):
+        raise BadOption(f"replicas must be 'equal', or the 'first' is taken; got {replicas!r}")
+    if catalog.missing or (check == "none" and replicas == "equal"):
+        return []
+    found = replica_comparisons(catalog)
+    if not found:
+        return []
+    from .run.witness import compare, drifted
+
+    if replicas == "equal":
+        compare([comparison for comparison in found if not comparison.is_spare], inputs)
+        found = [comparison for comparison in found if comparison.is_spare]
+    names = drifted(found, inputs)
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return [f"ranks hold different copies of {len(names)} tensors, the first was taken: {shown}"] if names else []
+
+
+def _refuse_unplaced(catalog: Catalog, *, weights_only: bool) -> None:
+    if catalog.unplaced and not weights_only:
+        raise UnsupportedLayout(
+            f"the optimizer's state {', '.join(map(repr, catalog.unplaced))} is not laid out like the parameters; "
+            "the weights do not depend on it: --weights-only writes them",
+            address=(catalog.origin.tag,),
+        )
 
 
 def _warnings(assets: Assets, overflows: dict[str, int]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, Self
@@ -42,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.losses:
             print(_printable(_losses_text(error.losses), keep="\n"), file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read what we print has gone (`| head`); what was to be done is done.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print("zeroconsolidate: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -106,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--check", action="store_const", const="all", default="sample",
                        help="compare every master weight with its 16-bit copy (default: a sample)")  # fmt: skip
     check.add_argument("--no-check", dest="check", action="store_const", const="none", help="compare none")
+    convert.add_argument("--replicas", choices=("equal", "first"), default="equal",
+                         help="what several ranks hold must be equal, or take the first")  # fmt: skip
+    convert.add_argument("--weights-only", action="store_true", help="do not mind an optimizer state of unknown layout")
     convert.add_argument("--quiet", action="store_true", help="no progress bar, no report")
     convert.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
@@ -152,12 +160,12 @@ def _convert(options: argparse.Namespace) -> int:
         "include": options.include,
         "exclude": options.exclude,
         "base": options.base,
-        "rescue": options.rescue,
-        "fill": options.fill,
         "names": options.names,
         "rename": options.rename,
         "allow_missing": options.allow_missing,
         "sentence_transformers": options.sentence_transformers,
+        "rescue": options.rescue,
+        "fill": options.fill,
     }
     if options.dry_run:
         cost = estimate(options.checkpoint, **chosen)
@@ -171,6 +179,8 @@ def _convert(options: argparse.Namespace) -> int:
             restart=options.restart,
             digest=options.digest,
             check=options.check,
+            replicas=options.replicas,
+            weights_only=options.weights_only,
             progress=bar.show,
             **chosen,
         )
@@ -280,11 +290,11 @@ def _report_text(report: Report) -> str:
         rows.append(("resumed", f"{_size(report.resumed_bytes)} were there already"))
     if report.checked:
         rows.append(("checked", f"{report.checked:,} master weights against the copies saved beside them: equal"))
+    rows.append(("names", report.names))
     if report.from_base:
         rows.append(("from base", f"{report.from_base} frozen tensors that the checkpoint has not"))
     if report.rescue:
         rows += _rescue_rows(report.rescue)
-    rows.append(("names", report.names))
     if report.left_out:
         rows.append(("left out", _some(report.left_out)))
     if report.left_behind:
@@ -350,7 +360,7 @@ def _info_text(info: CheckpointInfo, *, tensors: bool) -> str:
         ("tag", f"{info.tag}" + (f" of {_some(info.tags)}" if len(info.tags) > 1 else "")
                 + (f" (latest: {info.latest})" if info.latest not in (None, info.tag) else "")),
         ("step", f"{info.step}"),
-        ("saved by", f"DeepSpeed {info.ds_version or 'unknown'}, ZeRO stage {info.stage}, {ranks}"),
+        ("saved by", f"DeepSpeed {info.ds_version or 'unknown'}, {info.layout}, {info.writer}, {ranks}"),
         ("trained in", info.training_dtype),
         ("optimizer", f"{info.optimizer or 'handed to DeepSpeed'}, keeps {_some(info.optimizer_state) or 'nothing'}"),
         ("trainable", f"{numels['trainable']:,} in {names['trainable']} tensors"),

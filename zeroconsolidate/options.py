@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from .errors import BadOption
+from .opening import roots_of
 from .plan.layout import parse_size
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class OptionKeywords(TypedDict, total=False):
     rename: Rename
     allow_missing: bool
     sentence_transformers: str | None
-    rescue: bool | str
+    rescue: bool | Literal["zeros"]
     fill: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -48,7 +49,7 @@ class Options:
     rename: Rename = None
     allow_missing: bool = False
     sentence_transformers: str | None = None
-    rescue: bool | str = False
+    rescue: bool | Literal["zeros"] = False
     fill: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = ()
 
     def __post_init__(self) -> None:
@@ -56,8 +57,9 @@ class Options:
         _one_of("names are", self.names, "hub", "in-memory", "stored")
         if self.sentence_transformers is not None:
             _one_of("the pooling of sentence-transformers is", self.sentence_transformers, "cls", "mean", "last")
-        _one_of("a rescue is", self.rescue, False, True, "zeros")
-        if self.fill_directories and not self.rescue:
+        if self.rescue not in (False, True, "zeros"):
+            raise BadOption(f"a rescue is True or 'zeros'; got {self.rescue!r}")
+        if not self.rescue and roots_of(self.fill):
             raise BadOption("a model to fill with is only used in a rescue; expected --rescue as well")
         if self.base_directory is not None and not os.path.isdir(self.base_directory):
             raise BadOption(f"the base model must be a directory; got {self.base_directory}")
@@ -66,12 +68,6 @@ class Options:
     def base_directory(self) -> str | None:
         """`base` as a path."""
         return None if self.base is None else os.fspath(self.base)
-
-    @property
-    def fill_directories(self) -> tuple[str, ...]:
-        """`fill` as paths."""
-        many = (self.fill,) if isinstance(self.fill, (str, os.PathLike)) else self.fill
-        return tuple(os.fspath(directory) for directory in many)
 
     @property
     def max_shard_bytes(self) -> int | None:
@@ -87,7 +83,7 @@ class Options:
         """Values that JSON can hold, for fingerprint and manifest. A callable is told by its name."""
         chosen = {field.name: getattr(self, field.name) for field in fields(self)}
         chosen["base"] = None if self.base_directory is None else os.path.realpath(self.base_directory)
-        chosen["fill"] = list(map(os.path.realpath, self.fill_directories))
+        chosen["fill"] = list(map(os.path.realpath, roots_of(self.fill)))
         chosen["include"], chosen["exclude"] = list(self.include), list(self.exclude)
         if callable(self.rename):
             chosen["rename"] = f"{self.rename.__module__}.{getattr(self.rename, '__qualname__', 'callable')}"
@@ -111,6 +107,6 @@ class Options:
         return cls(ties="copy", rename=rename if isinstance(rename, list) else None, **kept)
 
 
-def _one_of(what: str, value: object, *allowed: object) -> None:
+def _one_of(what: str, value: object, *allowed: str) -> None:
     if value not in allowed:
         raise BadOption(f"{what} one of {', '.join(map(repr, allowed))}; got {value!r}")

@@ -7,7 +7,10 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from .lazy import parse_dtype
-from .plan.build import ModelPlan, Selection, Source, build, padding_bytes, select
+from .opening import open_catalog, open_incomplete, roots_of
+from .plan.build import ModelPlan, Selection, Source, build, padding_bytes, select, sources
+from .plan.rescue import Patched
+from .rescuing import frozen_of_base, rescued
 from .target import Target, Wishes, fit
 
 if TYPE_CHECKING:
@@ -15,7 +18,10 @@ if TYPE_CHECKING:
 
     from .catalog.facts import Catalog
     from .dtypes import DType
+    from .opening import Roots
     from .options import Options
+    from .rescuing import Additions
+    from .write.rescue_report import RescueReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,19 +34,38 @@ class Planned:
     target: Target
 
 
-def plan_model(
-    catalog: Catalog,
-    options: Options,
-    stored: Mapping[str, Source],
-    *,
-    additions: Mapping[str, Source] | None = None,
-    partial: bool = False,
-) -> Planned:
-    """Plan the output. Raises what `fit` and `build` raise.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A checkpoint with everything that stands in for what it lacks."""
 
-    `stored`: the checkpoint's tensors by their names in it. `additions`: tensors from elsewhere, by output name.
-    `partial`: tensors that the checkpoint should have are not in `stored`, and the caller knows.
-    """
+    catalog: Catalog
+    stored: Mapping[str, Source]
+    whole: Mapping[str, Source]
+    """Those of `stored` that are nothing but the checkpoint's own."""
+    additions: Additions
+    report: RescueReport | None
+    filled_from: tuple[str, ...]
+
+
+def open_for(src: Roots, tag: str | None, options: Options) -> Opened:
+    """Open a checkpoint, rescue what can be had of an incomplete one if asked, add what the base model has to give."""
+    incomplete = open_incomplete(src, tag) if options.rescue else None
+    if incomplete is not None and incomplete.catalog.missing:
+        catalog = incomplete.catalog
+        stored, report, filled_from = rescued(incomplete, roots_of(options.fill), zeros=options.rescue == "zeros")
+        whole = {name: source for name, source in stored.items() if not isinstance(source.recipe, Patched)}
+    else:
+        catalog, report, filled_from = open_catalog(src, tag), None, ()
+        stored = whole = sources(catalog)
+    additions = frozen_of_base(catalog, stored, options.base_directory)
+    return Opened(
+        catalog=catalog, stored=stored, whole=whole, additions=additions, report=report, filled_from=filled_from
+    )
+
+
+def plan_model(opened: Opened, options: Options) -> Planned:
+    """Plan the output. Raises what `fit` and `build` raise."""
+    catalog = opened.catalog
 
     def wanted(name: str, source: Source) -> bool:
         if options.exclude_frozen and source.role == "frozen":
@@ -49,8 +74,8 @@ def plan_model(
         return included and not any(fnmatchcase(name, glob) for glob in options.exclude)
 
     dtype = parse_dtype(options.dtype, catalog.origin.training_dtype)
-    chosen = select(catalog, stored, copy_ties=options.ties == "copy")
-    chosen = Selection(named={**chosen.named, **(additions or {})}, left_out=chosen.left_out).only(wanted)
+    chosen = select(catalog, opened.stored, copy_ties=options.ties == "copy")
+    chosen = Selection(named={**chosen.named, **opened.additions.sources}, left_out=chosen.left_out).only(wanted)
     target = fit(
         catalog,
         chosen,
@@ -59,7 +84,7 @@ def plan_model(
             rename=options.rename,
             base=options.base_directory,
             allow_missing=options.allow_missing,
-            partial=options.partial or partial,
+            partial=options.partial or opened.report is not None,
         ),
     )
     plan = build(

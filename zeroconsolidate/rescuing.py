@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from .archive.weights import read_weights
 from .errors import BadOption, NotACheckpoint, ZeroConsolidateError
 from .plan.base import missing_frozen
-from .plan.build import sources
-from .plan.rescue import Filler, Patched, rescue
+from .plan.rescue import Filler, rescue
 from .write.manifest import MANIFEST_NAME
 from .write.rescue_report import RescueReport, rescue_report
 
@@ -24,47 +23,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """What there is to write: a checkpoint's tensors, with everything that stands in for what it lacks."""
-
-    catalog: Catalog
-    stored: dict[str, Source]
-    whole: dict[str, Source]
-    """Those of `stored` that are nothing but the checkpoint's own."""
-    additions: Additions
-    report: RescueReport | None
-    files: tuple[str, ...]
-    """Every file that is read for tensors."""
-
-
-def whole_material(catalog: Catalog, base: str | None) -> Material:
-    """The material of a complete checkpoint. Raises what `sources` raises."""
-    stored = sources(catalog)
-    additions = frozen_of_base(catalog, stored, base)
-    files = (*catalog.files, *additions.files)
-    return Material(catalog=catalog, stored=stored, whole=stored, additions=additions, report=None, files=files)
-
-
-def rescued_material(incomplete: Incomplete, fill: Sequence[str], base: str | None, *, zeros: bool) -> Material:
-    """What can be had of an incomplete checkpoint.
-
-    Raises BadOption if that is nothing, or if a model to fill with has no weights.
-    """
-    if not incomplete.catalog.missing:
-        return whole_material(incomplete.catalog, base)
-    stored, report, filled_from = _rescued(incomplete, fill, zeros=zeros)
-    additions = frozen_of_base(incomplete.catalog, stored, base)
-    return Material(
-        catalog=incomplete.catalog,
-        stored=stored,
-        whole={name: source for name, source in stored.items() if not isinstance(source.recipe, Patched)},
-        additions=additions,
-        report=report,
-        files=(*incomplete.catalog.files, *filled_from, *additions.files),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Additions:
     """Sources that a checkpoint does not have itself."""
 
@@ -74,10 +32,13 @@ class Additions:
     warnings: tuple[str, ...]
 
 
-def _rescued(
+def rescued(
     incomplete: Incomplete, fill: Sequence[str], *, zeros: bool
 ) -> tuple[dict[str, Source], RescueReport, tuple[str, ...]]:
-    """The tensors that can be written, what was done for them, and the files used to fill with."""
+    """What can be written of an incomplete checkpoint, what was done for it, and the files used to fill with.
+
+    Raises BadOption if that is nothing, or if a model to fill with has no weights.
+    """
     fillers = [filler(directory) for directory in fill]
     found = rescue(incomplete.catalog, fillers, zeros=zeros)
     if all(tensor.source is None for tensor in found):

@@ -10,7 +10,7 @@ from .audit.findings import Findings, Verification
 from .opening import open_catalog
 from .options import Options
 from .plan.build import sources
-from .planning import plan_model
+from .planning import open_for, plan_model
 from .run.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -37,9 +37,10 @@ def verify(
         findings = _findings(progress, alone.work_bytes(directory))
         alone.audit_output(directory, findings)
         return findings.verification(directory, time.monotonic() - began)
-    catalog, weights = open_catalog(against, tag), read_weights(directory)
+    weights = read_weights(directory)
     options = Options.recorded((alone.read_manifest(directory) or {}).get("options", {}))
-    plan = plan_model(catalog, options, sources(catalog)).plan
+    opened = open_for(against, tag, options)
+    catalog, plan = opened.catalog, plan_model(opened, options).plan
     planned = {tensor.name: tensor for tensor in plan.tensors()}
     owners = {name: catalog.ties.get(name, name) for name in planned}
     written = {owners[name] for name in weights.tensors if name in owners}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..plan.joined import Mean, Section
 from .cast import STORAGE, cast
 
 if TYPE_CHECKING:
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 def fill(inputs: Inputs, recipe: Recipe, start: int, stop: int, block: NDArray[np.generic]) -> None:
     """Elements `[start, stop)` of the recipe's tensor into `block`, 1-D, of dtype STORAGE[recipe.dtype]."""
+    if isinstance(recipe, Section):
+        fill(inputs, recipe.whole, recipe.first + start, recipe.first + stop, block)
+        return
+    if isinstance(recipe, Mean):
+        _fill_mean(inputs, recipe, start, stop, block)
+        return
     for copy in recipe.copies(start, stop):
         target = block[copy.start - start :]
         if copy.dtype is recipe.dtype:
@@ -40,6 +47,16 @@ def _place(inputs: Inputs, copy: Copy, elements: NDArray[np.generic]) -> None:
         target[...] = _file_runs(inputs, copy)
     if copy.big_endian:
         target[...] = target.byteswap()
+
+
+def _fill_mean(inputs: Inputs, mean: Mean, start: int, stop: int, block: NDArray[np.generic]) -> None:
+    """Sum in the order of the parts, then divide, all in the parts' own dtype: as DeepSpeed does it, bit for bit."""
+    fill(inputs, mean.parts[0], start, stop, block)
+    other = np.empty_like(block)
+    for part in mean.parts[1:]:
+        fill(inputs, part, start, stop, other)
+        np.add(block, other, out=block)
+    np.divide(block, block.dtype.type(len(mean.parts)), out=block)
 
 
 def read_all(inputs: Inputs, recipe: Recipe) -> NDArray[np.generic]:

@@ -134,8 +134,8 @@ def _refuse_unfit(path: str) -> None:
     os.close(fd)
     if size_bytes > MAX_COPY_BYTES:
         raise DamagedFile(
-            f"the file is too large to belong beside the weights; expected at most {MAX_COPY_BYTES} bytes, "
-            f"got {size_bytes}"
+            f"the file is too large to belong beside the weights; "
+            f"expected at most {MAX_COPY_BYTES} bytes, got {size_bytes}"
         )
 
 

@@ -45,12 +45,12 @@ class Report:
     """Files of the checkpoint that belong to training."""
     missing: tuple[str, ...]
     """What a loader will miss."""
+    notes: tuple[str, ...]
+    """What was changed or decided on the way."""
     from_base: int
     """Frozen parameters that the checkpoint has not and the base model has: so many tensors are from there."""
     rescue: RescueReport | None
     """What came from where, if the checkpoint was incomplete."""
-    notes: tuple[str, ...]
-    """What was changed or decided on the way."""
     warnings: tuple[str, ...]
 
     @property

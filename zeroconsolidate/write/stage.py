@@ -105,7 +105,13 @@ class Stage:
 
     def facts(self, name: str) -> dict[str, Any] | None:
         """What the journal remembers of a complete file, None if it is not complete."""
-        return self._journal.progress.facts[name] if name in self._journal.progress.done else None
+        size_bytes = self._journal.progress.done.get(name)
+        if size_bytes is None:
+            return None
+        with suppress(OSError):
+            if self.is_publishing or os.path.getsize(self.path(name)) == size_bytes:
+                return self._journal.progress.facts[name]
+        return None  # someone has taken the staged file away
 
     def need(self, size_bytes: int) -> None:
         """Raise OutputFailed if the disk has less room than `size_bytes`, what is staged already counted in."""
@@ -175,14 +181,11 @@ class Stage:
     def copy(self, name: str, source: str) -> None:
         """A file of the checkpoint or the base model, byte for byte, block by block."""
         try:
-            with (
-                open(open_regular(source), "rb", buffering=0) as file,
-                self.create(name) as fd,
-                system_errors(os.path.join(self.output, name)),
-            ):
+            with open(open_regular(source), "rb", buffering=0) as file, self.create(name) as fd:
                 while data := file.read(1 << 20):
-                    while data:
-                        data = data[os.write(fd, data) :]
+                    with system_errors(os.path.join(self.output, name)):
+                        while data:
+                            data = data[os.write(fd, data) :]
         except ZeroConsolidateError:
             raise
         except OSError as error:
