@@ -146,7 +146,7 @@ def consolidate(
                 make_weights(plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes)
                 around = make_beside(beside.made, beside.copies, stage)
                 digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
-                recorded = chosen.plain()
+                recorded = chosen.told()
                 text = manifest(plan, catalog.origin, options=recorded, digest=digest, weights=digests, beside=around)
                 stage.write(MANIFEST_NAME, text)
                 refuse_changed(traits)

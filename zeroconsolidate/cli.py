@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, Self
@@ -40,8 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ZeroConsolidateError as error:
         print(f"zeroconsolidate: {_printable(str(error))}", file=sys.stderr)
         if error.losses:
-            print(_losses_text(error.losses), file=sys.stderr)
+            print(_printable(_losses_text(error.losses), keep="\n"), file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read what we print has gone (`| head`); what was to be done is done.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print("zeroconsolidate: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -91,6 +91,13 @@ class Options:
             chosen["rename"] = list(self.rename)
         return chosen
 
+    def told(self) -> dict[str, Any]:
+        """`plain`, for a manifest that goes out into the world: directories by their last name only."""
+        chosen = self.plain()
+        chosen["base"] = None if chosen["base"] is None else os.path.basename(chosen["base"])
+        chosen["fill"] = list(map(os.path.basename, chosen["fill"]))
+        return chosen
+
     @classmethod
     def recorded(cls, chosen: dict[str, Any]) -> Options:
         """The options of a manifest, as far as they decide which tensors there are and how they are called."""
