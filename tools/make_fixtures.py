@@ -15,8 +15,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fixtures_lib import ranks
+
+if TYPE_CHECKING:
+    from fixtures_lib.cases import Case
 
 ranks.prepare()
 
@@ -52,14 +56,19 @@ def main() -> int:
     return bool(failed)
 
 
-def make(case, target: Path) -> int:
+def make(case: Case, target: Path) -> int:
     """Build `case` and put it at `target`, replacing what was there. Returns its size in bytes."""
-    from fixtures_lib import train
+    from fixtures_lib import cases, flagembedding, train, trainer
 
+    work = {
+        cases.EngineCase: train.train,
+        cases.TrainerCase: trainer.train,
+        cases.FlagEmbeddingCase: flagembedding.train,
+    }[type(case)]
     workshop = Path(tempfile.mkdtemp(prefix=f"fixture-{case.name}-"))
     built = workshop / case.name
     built.mkdir()
-    ranks.run(train.train, case, built, world_size=case.world_size, log=workshop / "ranks.log")
+    ranks.run(work, case, built, world_size=case.world_size, log=workshop / "ranks.log")
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         shutil.rmtree(target)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .archive.discover import discover
 from .archive.load import load
+from .archive.regular import read_small
 from .catalog.read import read
 from .errors import BadOption, at
 from .lazy import Checkpoint, parse_dtype
@@ -22,7 +23,7 @@ from .run.inputs import Inputs
 from .run.outputs import OutputFile
 from .write.assets import Assets, choose
 from .write.check import check as check_file
-from .write.config import with_dtype
+from .write.config import MAX_CONFIG_BYTES, with_dtype
 from .write.report import Report
 from .write.stage import Stage, refuse_inside
 
@@ -232,8 +233,8 @@ def _beside(plan: ModelPlan, assets: Assets, stage: Stage, torch_name: str) -> d
         stage.write(INDEX_NAME, plan.index)
     for name, path in assets.copies.items():
         if name == "config.json":
-            with at(path), open(path, "rb") as file:
-                stage.write(name, with_dtype(file.read(), torch_name))
+            with at(path):
+                stage.write(name, with_dtype(read_small(path, MAX_CONFIG_BYTES), torch_name))
         else:
             stage.copy(name, path)
     names = [*assets.copies, *([INDEX_NAME] if plan.index is not None else [])]

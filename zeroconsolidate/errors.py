@@ -6,7 +6,8 @@ Each error is also the built-in a caller would think of catching::
     ├── NotACheckpoint        FileNotFoundError    the path, tag or `latest` leads to no checkpoint
     ├── MissingFiles          FileNotFoundError    a rank's file is not there (`.files`)
     ├── DamagedFile           ValueError           truncated, empty, not what its name says
-    │   └── UnsafePickle      ValueError           names code that no checkpoint needs; nothing was run
+    │   ├── UnsafePickle      ValueError           names code that no checkpoint needs; nothing was run
+    │   └── UnsafePath        ValueError           a link that leads out, a pipe or device in place of a file
     ├── Disagreement          ValueError           two files tell different stories
     ├── WitnessMismatch       ValueError           a master weight does not round to its 16-bit copy
     ├── UnsupportedLayout     NotImplementedError  a layout we know of, or do not know, and cannot read
@@ -66,6 +67,10 @@ class DamagedFile(ZeroConsolidateError, ValueError):
 
 class UnsafePickle(DamagedFile):
     """A pickle names code that no checkpoint needs. Nothing of it was run."""
+
+
+class UnsafePath(DamagedFile):
+    """A link or a name that leads out of its directory, or something that is no regular file. It was not read."""
 
 
 class Disagreement(ZeroConsolidateError, ValueError):

@@ -53,7 +53,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run(work: Callable[..., None], *args: Any, world_size: int, log: Path, timeout_seconds: float = 300) -> None:
+def run(work: Callable[..., None], *args: Any, world_size: int, log: Path, timeout_seconds: float = 900) -> None:
     """Call `work(*args)` in `world_size` processes that see the environment `torchrun` would give them.
 
     Raises `RuntimeError` with the tail of the log when a rank fails, and `TimeoutError` when they hang; no rank

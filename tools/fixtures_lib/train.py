@@ -32,6 +32,8 @@ def train(case: EngineCase, folder: Path) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(case.freeze))
     optimizer = torch.optim.AdamW(_param_groups(model, case.groups), lr=3e-3)
+    if not case.broadcast:
+        deepspeed.DeepSpeedEngine._broadcast_model = lambda engine: None
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=case.ds_config)
 
     torch.manual_seed(case.seed + 1 + rank)  # every rank sees data of its own

@@ -78,7 +78,9 @@ def _masters(engine: Any, parameters: dict[str, nn.Parameter]) -> dict[str, Tens
         # DeepSpeed links names to fragments in the order the parameters came in, but lays them out shuffled, so its
         # getter answers with other parameters' values here.
         return _masters_from_partitions(engine.optimizer)
-    return {name: safe_get_full_fp32_param(p) for name, p in parameters.items() if p.requires_grad}
+    masters = {name: safe_get_full_fp32_param(p) for name, p in parameters.items() if p.requires_grad}
+    # No rank holds a fragment of a parameter without elements, so there is nothing to ask for.
+    return {name: torch.empty(0) if master is None else master for name, master in masters.items()}
 
 
 def _masters_from_partitions(optimizer: Any) -> dict[str, Tensor]:

@@ -43,15 +43,15 @@ class Buffers(nn.Module):
 class TinyLM(nn.Module):
     """A language model whose output head is its input embedding.
 
-    `empty` adds a parameter without elements, `scalar` one without dimensions, `channels_last` a convolution whose
-    weight is not contiguous; each is used in the forward pass, so each has a gradient.
+    `scalar` adds a parameter without dimensions, `channels_last` a convolution whose weight is not contiguous, `empty`
+    a layer whose weight has no elements. That one is never called: ZeRO-3 waits for ever for weights it need not fetch.
     """
 
     def __init__(self, *, layers: int = 2, empty: bool = False, scalar: bool = False, channels_last: bool = False):
         super().__init__()
         self.embed = nn.Embedding(VOCABULARY, WIDTH)
         self.layers = nn.ModuleList(Block() for _ in range(layers))
-        self.empty = nn.Parameter(torch.empty(0, WIDTH)) if empty else None
+        self.empty = nn.Linear(0, WIDTH, bias=False) if empty else None
         self.gain = nn.Parameter(torch.tensor(1.5)) if scalar else None
         self.conv = nn.Conv2d(2, 3, 2).to(memory_format=torch.channels_last) if channels_last else None
         self.buffers_of_all_kinds = Buffers()
@@ -67,6 +67,4 @@ class TinyLM(nn.Module):
             x = x + self.conv(x[:, None, :2, :2].expand(-1, 2, -1, -1)).mean()
         if self.gain is not None:
             x = x * self.gain
-        if self.empty is not None:
-            x = x + self.empty.sum()
         return self.head(x).float().pow(2).mean()

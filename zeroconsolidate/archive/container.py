@@ -17,49 +17,51 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import DamagedFile, at
+from .regular import open_regular
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-MAX_PICKLE_BYTES = 1 << 29
-"""A `data.pkl` larger than this is refused. Real ones take about 100 bytes a tensor."""
-MAX_RECORDS = 1 << 22
-"""More records than this are refused."""
+MAX_PICKLE_BYTES = 1 << 28
+"""A `data.pkl` larger than this is refused. Real ones take about 150 bytes a tensor."""
+MAX_RECORDS = 1 << 20
+"""More records than this are refused. There is one for each storage, and a handful of others."""
 
 _LOCAL = struct.Struct("<4s5H3I2H")
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_CENTRAL = struct.Struct("<4s4xHH8xIIHHH8xI")
+"""signature, flags, method, packed and unpacked bytes, lengths of name, extra and comment, start of the header"""
 _END = struct.Struct("<4s4H2IH")
 _END64_LOCATOR = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _MAX_COMMENT_BYTES = 0xFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
+class _Record(NamedTuple):
     header_start: int
     size_bytes: int
+    stop: int
+    """Where the next record, or the zip directory, begins."""
     stored: bool
 
 
 class ZipContainer:
     """An open zip container; use it as a context manager.
 
-    Raises DamagedFile if the file is empty, truncated, no zip, or if a record lies outside of it.
+    Raises DamagedFile if the file is empty, truncated, no zip, or if a record lies outside of it, and UnsafePath
+    if it is no regular file.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = open_regular(path)
         try:
             self.size_bytes = os.fstat(self._fd).st_size
             self._records = _directory(self._fd, self.size_bytes)
             self._prefix = _prefix(self._records)
-            order = self._records.get(f"{self._prefix}/byteorder")
-            self.big_endian = order is not None and self.read("byteorder", limit_bytes=16) == b"big"
+            self.big_endian = f"{self._prefix}/byteorder" in self._records and self._is_big_endian()
         except BaseException:
             self.close()
             raise
@@ -97,7 +99,7 @@ class ZipContainer:
         record = self._record(f"data/{key}")
         if record.size_bytes < size_bytes:
             raise DamagedFile(
-                f"the storage {key!r} is shorter than the pickle says; "
+                f"the storage {shown_name(key)} is shorter than the pickle says; "
                 f"expected {size_bytes} bytes, got {record.size_bytes}"
             )
         # DeepSpeed's stage-3 model files have one empty placeholder a parameter: nobody will read them,
@@ -108,23 +110,35 @@ class ZipContainer:
         """The byte of the file at which the data of record `name` begins."""
         record = self._record(name)
         with at(name):
-            header = _LOCAL.unpack(self.pread(_LOCAL.size, record.header_start))
-            if header[0] != b"PK\x03\x04":
+            full_name = f"{self._prefix}/{name}".encode("utf-8", "surrogateescape")
+            header = self.pread(_LOCAL.size + len(full_name), record.header_start)
+            signature, *_, name_bytes, extra_bytes = _LOCAL.unpack_from(header)
+            if signature != b"PK\x03\x04":
                 raise DamagedFile("a record's local header is not where the zip directory says")
-            start = record.header_start + _LOCAL.size + int(header[-2]) + int(header[-1])
-            if start + record.size_bytes > self.size_bytes:
+            if name_bytes != len(full_name) or header[_LOCAL.size :] != full_name:
+                raise DamagedFile("a record's local header has another name than the zip directory")
+            start: int = record.header_start + len(header) + extra_bytes
+            if start + record.size_bytes > record.stop:
                 raise DamagedFile(
-                    f"a record reaches past the end of the file; "
-                    f"expected at most {self.size_bytes} bytes, got {start + record.size_bytes}"
+                    f"a record overlaps what follows it; "
+                    f"expected to end before byte {record.stop}, got {start + record.size_bytes}"
                 )
         return start
+
+    def _is_big_endian(self) -> bool:
+        order = self.read("byteorder", limit_bytes=16)
+        if order not in (b"little", b"big"):
+            raise DamagedFile(f"the byte order is unknown; expected little or big, got {order!r}")
+        return order == b"big"
 
     def _record(self, name: str) -> _Record:
         record = self._records.get(f"{self._prefix}/{name}")
         if record is None:
-            raise DamagedFile(f"the container has no record {name!r}")
+            raise DamagedFile(f"the container has no record {shown_name(name)}")
         if not record.stored:
-            raise DamagedFile(f"the record {name!r} is compressed or encrypted; torch stores records as they are")
+            raise DamagedFile(
+                f"the record {shown_name(name)} is compressed or encrypted; torch stores records as they are"
+            )
         return record
 
 
@@ -139,71 +153,106 @@ def _pread(fd: int, size_bytes: int, start: int) -> bytes:
 
 
 def _directory(fd: int, size_bytes: int) -> dict[str, _Record]:
-    """The records by name, from the central directory."""
+    """The records by name, from the central directory. Like torch's, it must have them in the order of the file."""
     if size_bytes == 0:
         raise DamagedFile("the file is empty; expected a torch checkpoint, got 0 bytes")
     count, directory_bytes, start = _end_of_directory(fd, size_bytes)
     if count > MAX_RECORDS or start + directory_bytes > size_bytes or count * _CENTRAL.size > directory_bytes:
         raise DamagedFile(f"the zip directory is impossible; got {count} records in {directory_bytes} bytes at {start}")
+    if directory_bytes > count * _MAX_ENTRY_BYTES:
+        raise DamagedFile(f"the zip directory is too large; got {directory_bytes} bytes for {count} records")
     data = _pread(fd, directory_bytes, start)
     records: dict[str, _Record] = {}
-    position = 0
+    position = end = 0
+    before: tuple[str, int, int, bool] | None = None
     for _ in range(count):
         if position + _CENTRAL.size > len(data):
             raise DamagedFile(f"the zip directory ends too early; expected {count} records, got {len(records)}")
-        entry = _CENTRAL.unpack_from(data, position)
-        signature, flags, method = entry[0], entry[3], entry[4]
-        packed, unpacked, name_bytes, extra_bytes, comment_bytes = entry[8:13]
-        header_start = entry[16]
+        (signature, flags, method, packed, unpacked, name_bytes, extra_bytes, comment_bytes, header_start) = (
+            _CENTRAL.unpack_from(data, position)
+        )
         if signature != b"PK\x01\x02":
             raise DamagedFile("the zip directory is damaged")
-        name_end = position + _CENTRAL.size + name_bytes
-        name = data[position + _CENTRAL.size : name_end].decode("utf-8", "surrogateescape")
-        extra = data[name_end : name_end + extra_bytes]
-        unpacked, packed, header_start = _zip64(extra, unpacked, packed, header_start)
-        if name in records:
-            raise DamagedFile(f"the container has the record {name!r} twice")
-        if header_start + _LOCAL.size + unpacked > size_bytes:
-            raise DamagedFile(f"the record {name!r} lies outside of the file")
-        stored = method == 0 and packed == unpacked and not flags & 1
-        records[name] = _Record(header_start, unpacked, stored)
-        position = name_end + extra_bytes + comment_bytes
-    _no_overlaps(records)
+        position += _CENTRAL.size
+        name = data[position : position + name_bytes].decode("utf-8", "surrogateescape")
+        position += name_bytes
+        if 0xFFFFFFFF in (packed, unpacked, header_start):
+            extra = data[position : position + extra_bytes]
+            unpacked, packed, header_start = _zip64(extra, unpacked, packed, header_start)
+        position += extra_bytes + comment_bytes
+        if header_start < end:
+            raise DamagedFile(f"the records {shown_name(before[0] if before else '')} and {shown_name(name)} overlap")
+        if before is not None:
+            _add(records, before, header_start)
+        end = header_start + _LOCAL.size + name_bytes + packed
+        before = (name, header_start, unpacked, method == 0 and packed == unpacked and not flags & 1)
+    if end > start:
+        raise DamagedFile(f"the record {shown_name(before[0] if before else '')} reaches into the zip directory")
+    if before is not None:
+        _add(records, before, start)
+    if position != len(data):
+        raise DamagedFile(f"the zip directory is longer than its records; expected {position} bytes, got {len(data)}")
     return records
 
 
-def _no_overlaps(records: dict[str, _Record]) -> None:
-    end, before = 0, ""
-    for start, size, name in sorted((r.header_start, r.size_bytes, n) for n, r in records.items()):
-        if start < end:
-            raise DamagedFile(f"the records {before!r} and {name!r} overlap")
-        end, before = start + _LOCAL.size + size, name
+_MAX_ENTRY_BYTES = _CENTRAL.size + 256
+"""On average, name and extra fields of a record in the directory. Real ones have 30 bytes of name and 28 of extra."""
+
+
+def _add(records: dict[str, _Record], record: tuple[str, int, int, bool], stop: int) -> None:
+    name, header_start, size_bytes, stored = record
+    if name in records:
+        raise DamagedFile(f"the container has the record {shown_name(name)} twice")
+    records[name] = _Record(header_start, size_bytes, stop, stored)
+
+
+def shown_name(name: str) -> str:
+    """A record's name for an error."""
+    return repr(name[:80]) + ("…" if len(name) > 80 else "")
 
 
 def _end_of_directory(fd: int, size_bytes: int) -> tuple[int, int, int]:
-    """(number of records, directory's bytes, directory's start)."""
-    tail_bytes = min(size_bytes, _END.size + _MAX_COMMENT_BYTES)
-    tail_start = size_bytes - tail_bytes
-    tail = _pread(fd, tail_bytes, tail_start)
-    at_end = tail.rfind(b"PK\x05\x06")
-    if at_end < 0 or at_end + _END.size > len(tail):
-        if _pread(fd, min(4, size_bytes), 0) == b"PK\x03\x04":
-            raise DamagedFile(
-                f"the file is truncated: the zip directory that torch writes last is missing after {size_bytes} bytes"
-            )
-        raise DamagedFile("the file is not a torch checkpoint: it is no zip archive")
-    _, _, _, _, count, directory_bytes, start, _ = _END.unpack_from(tail, at_end)
-    locator_start = tail_start + at_end - _END64_LOCATOR.size
+    """(number of records, directory's bytes, directory's start).
+
+    The end record must be the last thing in the file. Zip allows a comment behind it, in which another end
+    record can be hidden so that two readers see two archives; torch never writes one.
+    """
+    end_start = size_bytes - _END.size
+    tail = _pread(fd, _END.size, end_start) if end_start >= 0 else b""
+    if not tail.startswith(b"PK\x05\x06"):
+        raise _no_end(fd, size_bytes)
+    _, _, _, _, count, directory_bytes, start, comment_bytes = _END.unpack(tail)
+    if comment_bytes:
+        raise DamagedFile(f"the zip directory announces a comment of {comment_bytes} bytes, which is not there")
+    locator_start = end_start - _END64_LOCATOR.size
     if locator_start >= 0:
         signature, _, end64_start, _ = _END64_LOCATOR.unpack(_pread(fd, _END64_LOCATOR.size, locator_start))
         if signature == b"PK\x06\x07":
-            if end64_start + _END64.size > size_bytes:
+            if end64_start + _END64.size > locator_start:
                 raise DamagedFile("the zip64 end record lies outside of the file")
             end64 = _END64.unpack(_pread(fd, _END64.size, end64_start))
             if end64[0] != b"PK\x06\x06":
                 raise DamagedFile("the zip64 end record is not where its locator says")
             count, directory_bytes, start = end64[7:10]
+            end_start = end64_start
+    if start + directory_bytes > end_start:
+        raise DamagedFile(
+            f"the zip directory lies outside of the file; expected it to end before byte {end_start}, "
+            f"got {start + directory_bytes}"
+        )
     return count, directory_bytes, start
+
+
+def _no_end(fd: int, size_bytes: int) -> DamagedFile:
+    """The error for a file that does not end in a zip directory."""
+    if _pread(fd, min(4, size_bytes), 0) != b"PK\x03\x04":
+        return DamagedFile("the file is not a torch checkpoint: it is no zip archive")
+    tail_bytes = min(size_bytes, _END.size + _MAX_COMMENT_BYTES)
+    if b"PK\x05\x06" in _pread(fd, tail_bytes, size_bytes - tail_bytes):
+        return DamagedFile("the file goes on behind its zip directory: something was appended to it")
+    return DamagedFile(
+        f"the file is truncated: the zip directory that torch writes last is missing after {size_bytes} bytes"
+    )
 
 
 def _zip64(extra: bytes, unpacked: int, packed: int, header_start: int) -> tuple[int, int, int]:

@@ -4,43 +4,57 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..errors import NotACheckpoint, at
 from . import names
 from .raw import CheckpointFiles
+from .regular import MAX_ENTRIES, Fence, read_small, scan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .names import FileKind, FileName
 
 
 def discover(path: str | os.PathLike[str], tag: str | None = None) -> CheckpointFiles:
     """Find the checkpoint in `path`: a directory with `latest` and tags, or a tag directory itself.
 
-    Without `tag`, `latest` decides, or the only tag there is. Raises NotACheckpoint, naming what was found instead.
+    Without `tag`, `latest` decides, or the only tag there is. Raises NotACheckpoint, naming what was found instead,
+    UnsafePath for links that lead out of the directory, DamagedFile for a directory of too many entries.
     """
     root = os.path.normpath(os.fspath(path))
     with at(root):
         entries = _list(root)
         if tag is None and any(names.parse(entry) for entry in entries):
             parent, own = os.path.split(os.path.abspath(root))
-            return _files(root=parent, tag=own, directory=root, tags=(own,), latest=None)
-        tags = tuple(entry for entry in natural(entries) if _is_tag(root, entry))
+            return _files(root=parent, tag=own, directory=root, tags=(own,), latest=None, fence=Fence(root))
+        tags = _tags(root, natural(entries))
         latest = _latest(root) if "latest" in entries else None
         chosen = tag if tag is not None else _choose(entries, tags, latest)
         if chosen not in tags:
             raise NotACheckpoint(_wrong_tag(chosen, tags, given=tag is not None, directory=root))
-        return _files(root=root, tag=chosen, directory=os.path.join(root, chosen), tags=tags, latest=latest)
+        directory = os.path.join(root, chosen)
+        return _files(root=root, tag=chosen, directory=directory, tags=tags, latest=latest, fence=Fence(root))
 
 
 def natural(strings: list[str]) -> list[str]:
     """Sorted with numbers inside compared as numbers: `global_step9` before `global_step10`."""
-    return sorted(strings, key=lambda s: [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"([0-9]+)", s)])
+    return sorted(strings, key=lambda s: [(int(p), "") if p[:1] in _DIGITS else (-1, p) for p in _NUMBERS.split(s)])
+
+
+_NUMBERS = re.compile(r"([0-9]+)")
+_DIGITS = tuple("0123456789")  # str.isdigit() is true of "²" as well, which int() does not take
 
 
 def _list(root: str) -> list[str]:
+    return sorted(entry.name for entry in _entries(root))
+
+
+def _entries(root: str) -> list[os.DirEntry[str]]:
     try:
-        return sorted(os.listdir(root))
+        return list(scan(root))
     except NotADirectoryError:
         parent = os.path.dirname(root) or "."
         raise NotACheckpoint(f"this is a file; expected the checkpoint's directory, perhaps {parent}") from None
@@ -50,24 +64,39 @@ def _list(root: str) -> list[str]:
         raise NotACheckpoint("the directory cannot be read: permission denied") from None
 
 
-def _is_tag(root: str, entry: str) -> bool:
-    try:
-        with os.scandir(os.path.join(root, entry)) as inside:
-            return any(names.parse(file.name) for file in inside)
-    except OSError:
-        return False
+def _tags(root: str, entries: list[str]) -> tuple[str, ...]:
+    """The folders that hold a DeepSpeed file. At most MAX_ENTRIES entries are looked at in all of them together."""
+    found, left = [], MAX_ENTRIES
+    for entry in entries:
+        try:
+            with os.scandir(os.path.join(root, entry)) as inside:
+                for file in islice(inside, max(left, 1)):
+                    left -= 1
+                    if names.parse(file.name):
+                        found.append(entry)
+                        break
+        except OSError:
+            continue
+    return tuple(found)
 
 
 def _latest(root: str) -> str:
     with at("latest"):
+        path = os.path.join(root, "latest")
         try:
-            with open(os.path.join(root, "latest"), "rb") as file:
-                text = file.read(4096).decode("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise NotACheckpoint(f"the file that names the newest tag cannot be read: {error}") from None
+            Fence(root).check(path)
+            text = read_small(path, MAX_LATEST_BYTES).decode("utf-8").strip()
+        except OSError as error:
+            raise NotACheckpoint(f"the file that names the newest tag cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise NotACheckpoint("the file that names the newest tag is not text") from None
         if not text or "/" in text or "\\" in text or text in (".", "..") or not text.isprintable():
-            raise NotACheckpoint(f"the file must name a folder beside it; got {text!r:.80}")
+            raise NotACheckpoint(f"the file must name a folder beside it; got {text[:80]!r}")
         return text
+
+
+MAX_LATEST_BYTES = 4096
+"""A longer `latest` is refused; file names have at most 255 bytes."""
 
 
 def _choose(entries: list[str], tags: tuple[str, ...], latest: str | None) -> str:
@@ -76,31 +105,41 @@ def _choose(entries: list[str], tags: tuple[str, ...], latest: str | None) -> st
     if len(tags) == 1:
         return tags[0]
     if tags:
-        raise NotACheckpoint(f"there are several tags and no file `latest`; choose one with --tag: {', '.join(tags)}")
+        raise NotACheckpoint(f"there are several tags and no file `latest`; choose one with --tag: {_some(tags)}")
     runs = [entry for entry in natural(entries) if re.fullmatch(r"checkpoint-[0-9]+", entry)]
     if runs:
-        raise NotACheckpoint(
-            f"this is a directory of checkpoints, not a checkpoint; name one of them: {', '.join(runs)}"
-        )
+        raise NotACheckpoint(f"this is a directory of checkpoints, not a checkpoint; name one of them: {_some(runs)}")
     raise NotACheckpoint(
         "this is not a DeepSpeed checkpoint; expected a file `latest`, a folder such as global_step500, or files "
-        f"such as zero_pp_rank_0_mp_rank_00_optim_states.pt, got {', '.join(entries[:8]) or 'an empty directory'}"
+        f"such as zero_pp_rank_0_mp_rank_00_optim_states.pt, got {_some(entries) or 'an empty directory'}"
     )
 
 
 def _wrong_tag(tag: str, tags: tuple[str, ...], *, given: bool, directory: str) -> str:
-    there = f"the tags here are: {', '.join(tags)}" if tags else "there are no tags here"
-    who = f"there is no tag {tag!r}" if given else f"the file `latest` names the tag {tag!r}, which is not here"
+    there = f"the tags here are: {_some(tags)}" if tags else "there are no tags here"
+    who = f"there is no tag {tag[:80]!r}" if given else f"the file `latest` names the tag {tag!r}, which is not here"
     if tag and "/" not in tag and os.path.isdir(os.path.join(directory, tag)):
         who = f"the folder {tag!r} holds no checkpoint files"
     return f"{who}; {there}"
 
 
-def _files(*, root: str, tag: str, directory: str, tags: tuple[str, ...], latest: str | None) -> CheckpointFiles:
+def _some(names_here: Sequence[str], most: int = 12) -> str:
+    more = f" and {len(names_here) - most} more" if len(names_here) > most else ""
+    return ", ".join(names_here[:most]) + more
+
+
+def _files(
+    *, root: str, tag: str, directory: str, tags: tuple[str, ...], latest: str | None, fence: Fence
+) -> CheckpointFiles:
     found: dict[FileKind, list[FileName]] = {}
-    for name in _list(directory):
-        parsed = names.parse(name)
+    with at(tag):
+        fence.check(directory)
+    for entry in _entries(directory):
+        parsed = names.parse(entry.name)
         if parsed:
+            if entry.is_symlink():
+                with at(entry.name):
+                    fence.check(entry.path)
             found.setdefault(parsed[0], []).append(parsed[1])
     return CheckpointFiles(
         root=root,

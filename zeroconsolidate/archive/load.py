@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING
 from ..errors import DamagedFile, NotACheckpoint, at
 from .container import ZipContainer
 from .raw import CheckpointFiles, RawFile
-from .unpickle import unpickle
+from .unpickle import unpickle_placeless
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .names import FileKind, FileName
+
+MAX_REMEMBERED = 16
+"""Pickles that are kept while the files of one kind are read, to recognise equal ones.
+
+At stage 3 the model files of all ranks hold the same empty placeholders; they differ by the device (`cuda:0` to
+`cuda:7`) and between the first rank and the rest. A thousand files are ten to decode.
+"""
 
 
 def load(files: CheckpointFiles, kind: FileKind) -> Iterator[RawFile]:
@@ -20,16 +27,26 @@ def load(files: CheckpointFiles, kind: FileKind) -> Iterator[RawFile]:
 
     Only pickles and zip directories are read, never tensors. Raises DamagedFile or UnsafePickle, with the file.
     """
+    remembered: dict[bytes, object] = {}
     for name in files.of(kind):
-        yield load_file(files.path(name), kind, name)
+        yield load_file(files.path(name), kind, name, remembered)
 
 
-def load_file(path: str, kind: FileKind, name: FileName) -> RawFile:
-    """One file. Raises DamagedFile, UnsafePickle, NotACheckpoint (if it may not be read)."""
+def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes, object] | None = None) -> RawFile:
+    """One file. Raises DamagedFile, UnsafePickle, UnsafePath, NotACheckpoint (if it may not be read).
+
+    `remembered`: contents by pickle. A content with no byte of a tensor in it says nothing about its file, and
+    is the same object for all files that have the same pickle.
+    """
     with at(name.name):
         try:
             with ZipContainer(path) as container:
-                content = unpickle(container.read_pickle(), container)
+                pickled = container.read_pickle()
+                content = None if remembered is None else remembered.get(pickled)
+                if content is None:
+                    content, placeless = unpickle_placeless(pickled, container)
+                    if placeless and remembered is not None and len(remembered) < MAX_REMEMBERED:
+                        remembered[pickled] = content
         except PermissionError:
             raise NotACheckpoint("the file cannot be read: permission denied") from None
         except FileNotFoundError:

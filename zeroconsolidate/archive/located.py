@@ -10,13 +10,21 @@ from ..errors import DamagedFile
 if TYPE_CHECKING:
     from ..dtypes import DType
 
+MAX_DIMENSIONS = 64
+"""Tensors of more dimensions are refused, as numpy does."""
+MAX_NUMEL = 1 << 56
+"""Shapes, strides and offsets beyond it are refused: no byte position or size then leaves 64 bits."""
+MAX_REPEATED_NUMEL = 1 << 24
+"""A view may repeat the elements of its storage (`expand`) up to this size: small buffers are saved that way,
+but four bytes that expand to terabytes are an attack."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocatedStorage:
     """The bytes behind one or several tensors, inside a `.pt` container."""
 
     file: str
-    """Path of the container."""
+    """Path of the container, "" for an empty storage: that has no place."""
     key: str
     """Name of the storage inside it."""
     start: int
@@ -43,19 +51,27 @@ class LocatedTensor:
     item: float | int | None = None
 
     def __post_init__(self) -> None:
-        if len(self.shape) != len(self.stride) or min((self.offset, *self.shape, *self.stride)) < 0:
+        shape, stride, offset = self.shape, self.stride, self.offset
+        numel, last, possible = 1, offset, len(shape) == len(stride) <= MAX_DIMENSIONS and 0 <= offset <= MAX_NUMEL
+        for n, step in zip(shape, stride, strict=False):
+            possible = possible and 0 <= n <= MAX_NUMEL and 0 <= step <= MAX_NUMEL
+            numel *= n
+            last += (n - 1) * step
+        if not possible or numel > MAX_NUMEL:
+            raise DamagedFile(f"a tensor's geometry is impossible; got {self._geometry()}")
+        if numel and last >= self.storage.numel:
             raise DamagedFile(
-                f"a tensor's geometry is impossible; got shape {self.shape}, stride {self.stride}, offset {self.offset}"
+                f"a tensor reaches past its storage {self.storage.key[:80]!r}; "
+                f"expected at most {self.storage.numel} elements, got a view that needs {last + 1}"
             )
-        if self.numel and self._last >= self.storage.numel:
+        if numel > self.storage.numel and numel > MAX_REPEATED_NUMEL:
             raise DamagedFile(
-                f"a tensor reaches past its storage {self.storage.key!r}; "
-                f"expected at most {self.storage.numel} elements, got a view that needs {self._last + 1}"
+                f"a tensor repeats the elements of its storage too often; expected at most {MAX_REPEATED_NUMEL} "
+                f"elements out of {self.storage.numel}, got {self._geometry()}"
             )
 
-    @property
-    def _last(self) -> int:
-        return self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+    def _geometry(self) -> str:
+        return f"shape {self.shape}, stride {self.stride}, offset {self.offset}"[:300]
 
     @property
     def dtype(self) -> DType:
@@ -88,6 +104,10 @@ class LocatedTensor:
         return True
 
     @property
-    def identity(self) -> tuple[object, ...]:
-        """Equal for two tensors exactly when they are the same view of the same storage."""
-        return (self.storage.file, self.storage.key, self.offset, self.shape, self.stride)
+    def identity(self) -> str:
+        """Equal for two tensors exactly when they are the same view of the same storage.
+
+        It is text because it is used as a key: a file can make the hashes of integers and tuples collide, those
+        of text it cannot.
+        """
+        return f"{self.offset} {self.shape} {self.stride} {self.storage.key} {self.storage.file}"

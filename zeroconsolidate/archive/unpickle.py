@@ -1,11 +1,11 @@
 """Reads the pickle inside a `.pt` container without running any of it.
 
-Python's own unpickler does the decoding; it is harmless as long as nothing it is asked to import or call does
-anything. So every global a pickle names is answered from a table by (module, name):
+A :class:`~.machine.Machine` decodes the opcodes; what lies outside of the pickle is answered here, from a table
+by (module, name):
 
-* what DeepSpeed and torch need to describe tensors becomes a constructor of our own (see `_CONSTRUCTORS`);
+* what DeepSpeed and torch need to describe tensors is a constructor of our own (see `_CONSTRUCTORS`);
 * what only an attack would name (`os.system`, `builtins.eval`, …) is an error;
-* every other name becomes a class of its own that keeps what it is given and does nothing: :class:`Inert`.
+* every other name is a :class:`Name`, and a call of it an :class:`Inert` that keeps its arguments and does nothing.
 
 The globals found in real checkpoints come from torch `torch/_utils.py` and `torch/_tensor.py`, DeepSpeed
 `deepspeed/utils/tensor_fragment.py` (`fragment_address`) and `deepspeed/runtime/zero/config.py` (`ZeroStageEnum`).
@@ -13,15 +13,16 @@ The globals found in real checkpoints come from torch `torch/_utils.py` and `tor
 
 from __future__ import annotations
 
-import io
-import pickle
 import struct
 from typing import TYPE_CHECKING, Any
 
 from ..dtypes import DType
 from ..errors import DamagedFile, UnsafePickle, ZeroConsolidateError
-from .inert import Inert, PlainDict
+from .hostile_names import is_hostile
+from .inert import Inert, Name, PlainDict
 from .located import LocatedStorage, LocatedTensor
+from .machine import Limits, Machine
+from .shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,46 +30,24 @@ if TYPE_CHECKING:
     from .container import ZipContainer
 
 
-class _Sealed:
-    """A value that a pickle can pass around or call but, unlike a function or an enum member, not alter."""
+class _Constructor(Name):
+    """A name that we answer with something of our own."""
 
-    __slots__ = ("value",)
+    __slots__ = ("make",)
 
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-    def __setstate__(self, state: object) -> None:
-        raise UnsafePickle("the pickle tries to alter a function or type")
+    def __init__(self, qualified_name: str, make: Callable[..., object]) -> None:
+        super().__init__(qualified_name)
+        self.make = make
 
 
-class _Constructor(_Sealed):
-    __slots__ = ()
-    value: Callable[..., object]
+class _Element(Name):
+    """A storage class or a dtype: `torch.HalfStorage`, `torch.bfloat16`."""
 
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        return self.value(*args, **kwargs)
+    __slots__ = ("dtype",)
 
-
-_HOSTILE_MODULES = frozenset(
-    "os posix nt subprocess sys importlib runpy pty socket shutil ctypes _ctypes signal multiprocessing threading "
-    "asyncio pickle _pickle marshal code codeop types inspect pdb bdb timeit webbrowser http urllib ftplib smtplib "
-    "tempfile pathlib io _io operator _operator functools pkgutil zipimport gc atexit builtin_function_or_method "
-    "pip setuptools distutils cffi venv".split()
-)
-_HOSTILE_BUILTINS = frozenset(
-    "eval exec compile open input breakpoint getattr setattr delattr __import__ globals locals vars execfile "
-    "exit quit memoryview map filter apply reduce file".split()
-)
-_HOSTILE_NAMES = frozenset(
-    {
-        ("torch", "load"),
-        ("torch.storage", "_load_from_bytes"),
-        ("torch.serialization", "load"),
-        ("torch.hub", "load"),
-        ("numpy", "load"),
-        ("numpy.testing._private.utils", "runstring"),
-    }
-)
+    def __init__(self, qualified_name: str, dtype: DType) -> None:
+        super().__init__(qualified_name)
+        self.dtype = dtype
 
 
 def unpickle(data: bytes, container: ZipContainer) -> object:
@@ -76,79 +55,90 @@ def unpickle(data: bytes, container: ZipContainer) -> object:
 
     Raises UnsafePickle for what only an attack would contain, DamagedFile for what is no pickle.
     """
-    reader = _Reader(data, container)
+    return unpickle_placeless(data, container)[0]
+
+
+def unpickle_placeless(data: bytes, container: ZipContainer) -> tuple[object, bool]:
+    """`unpickle`, and whether the object is the same whatever container it is in: all its storages are empty."""
+    world = _World(container, len(data))
     try:
-        return reader.load()
+        value, stop = Machine(data, world, Limits()).run()
     except ZeroConsolidateError:
         raise
-    except (
-        pickle.UnpicklingError,
-        ArithmeticError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        MemoryError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise DamagedFile(f"data.pkl is damaged: {type(error).__name__}: {error}") from None
+    except (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+        # An opcode that pops an empty stack, a memo entry that is not there, text that is not UTF-8, …
+        raise DamagedFile(f"data.pkl is damaged: {type(error).__name__}: {error!s:.200}") from None
+    if stop != len(data):
+        raise DamagedFile(f"data.pkl goes on behind its end; expected {stop} bytes, got {len(data)}")
+    return value, world.placeless
 
 
-class _Reader(pickle.Unpickler):
-    def __init__(self, data: bytes, container: ZipContainer) -> None:
-        super().__init__(io.BytesIO(data), encoding="utf-8")
+class _World:
+    """What the names, calls and persistent ids of one container's pickle stand for."""
+
+    def __init__(self, container: ZipContainer, pickle_bytes: int) -> None:
         self._container = container
-        self._storages: dict[tuple[str, DType], LocatedStorage] = {}
-        self._classes: dict[tuple[str, str], type[Inert]] = {}
+        self._storages: dict[str, LocatedStorage] = {}
+        self._names: dict[tuple[str, str], Name] = {}
+        self._encodable = pickle_bytes
+        self.placeless = True
 
-    def find_class(self, module: str, name: str) -> object:
-        known = _CONSTRUCTORS.get((module, name))
+    def find(self, module: str, name: str) -> object:
+        known = _CONSTRUCTORS.get((module, name)) or self._names.get((module, name))
         if known is not None:
             return known
-        if (module, name) in _DEFERRED:
-            return _Constructor(getattr(self, _DEFERRED[module, name]))
-        root = module.partition(".")[0]
-        hostile = root in _HOSTILE_MODULES or (module, name) in _HOSTILE_NAMES
-        if hostile or (root in ("builtins", "__builtin__") and name.partition(".")[0] in _HOSTILE_BUILTINS):
+        if is_hostile(module, name):
             raise UnsafePickle(
-                f"the pickle names {module}.{name}, which no checkpoint needs; "
+                f"the pickle names {shown(module + '.' + name)}, which no checkpoint needs; "
                 "the file may be an attack, nothing in it was run"
             )
-        inert = self._classes.get((module, name))
-        if inert is None:
-            body = {"__slots__": (), "qualified_name": f"{module}.{name}", "__module__": __name__}
-            inert = self._classes[module, name] = type("Inert", (Inert,), body)
-        return inert
+        own = _OWN.get((module, name))
+        qualified = f"{module}.{name}"
+        self._names[module, name] = made = (
+            Name(qualified) if own is None else _Constructor(qualified, getattr(self, own))
+        )
+        return made
 
-    def persistent_load(self, pid: object) -> LocatedStorage:
+    def call(self, function: object, arguments: tuple[object, ...]) -> object:
+        if type(function) is _Constructor:
+            return function.make(*arguments)
+        if not isinstance(function, Name):
+            raise DamagedFile(f"the pickle calls what is no function or class; got {shown(function)}")
+        return Inert(function.qualified_name, arguments)
+
+    def persistent(self, pid: object) -> LocatedStorage:
         """`('storage', type, key, location, numel)`; `_rebuild_*` turns it into a tensor."""
-        if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
-            raise DamagedFile(f"a persistent id is not a torch storage; got {pid!r:.100}")
-        _, sealed, key, _, numel = pid
-        dtype = sealed.value if isinstance(sealed, _Sealed) else None
-        if not isinstance(dtype, DType) or not isinstance(key, str) or type(numel) is not int or numel < 0:
-            raise DamagedFile(f"a storage's description is impossible; got {pid!r:.100}")
-        known = self._storages.get((key, dtype))
+        if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
+            raise DamagedFile(f"a persistent id is not a torch storage; got {shown(pid)}")
+        _, element, key, _, numel = pid
+        if type(element) is not _Element or type(key) is not str or type(numel) is not int or numel < 0:
+            raise DamagedFile(f"a storage's description is impossible; got {shown(pid)}")
+        dtype = element.dtype
+        known = self._storages.get(key)
         if known is None:
             start = self._container.storage(key, numel * dtype.itemsize)
-            known = self._storages[key, dtype] = LocatedStorage(
-                file=self._container.path,
+            self.placeless &= not numel
+            known = self._storages[key] = LocatedStorage(
+                file=self._container.path if numel else "",
                 key=key,
                 start=start,
                 numel=numel,
                 dtype=dtype,
                 big_endian=self._container.big_endian,
             )
-        elif known.numel != numel:
-            raise DamagedFile(f"the storage {key!r} is described twice; got {known.numel} and {numel} elements")
+        elif known.numel != numel or known.dtype is not dtype:
+            raise DamagedFile(
+                f"the storage {shown(key)} is described twice; "
+                f"got {known.numel} elements of {known.dtype.code} and {numel} of {dtype.code}"
+            )
         return known
 
     def _rebuild(self, storage: object, offset: Any, size: Any, stride: Any, *_: object) -> LocatedTensor:
-        if not isinstance(storage, LocatedStorage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
+        if type(storage) is not LocatedStorage or type(size) is not tuple or type(stride) is not tuple:
             raise DamagedFile("a tensor's description is impossible")
-        if not all(type(value) is int for value in (offset, *size, *stride)):
-            raise DamagedFile("a tensor's geometry is impossible: it is not made of integers")
+        for value in (offset, *size, *stride):
+            if type(value) is not int:
+                raise DamagedFile("a tensor's geometry is impossible: it is not made of integers")
         tensor = LocatedTensor(storage, offset, size, stride)
         if size == ():
             return LocatedTensor(storage, offset, size, stride, self._item(tensor))
@@ -162,19 +152,18 @@ class _Reader(pickle.Unpickler):
         stride: Any,
         grad: object,
         hooks: object,
-        dtype: object,
+        element: object,
         *_: object,
     ) -> LocatedTensor:
         """Tensors of dtypes that have no storage class of their own: an untyped storage and a dtype."""
-        actual = dtype.value if isinstance(dtype, _Sealed) else None
-        if not isinstance(storage, LocatedStorage) or not isinstance(actual, DType):
+        if type(storage) is not LocatedStorage or type(element) is not _Element:
             raise DamagedFile("a tensor's description is impossible")
         typed = LocatedStorage(
             file=storage.file,
             key=storage.key,
             start=storage.start,
-            numel=storage.numel * storage.dtype.itemsize // actual.itemsize,
-            dtype=actual,
+            numel=storage.numel * storage.dtype.itemsize // element.dtype.itemsize,
+            dtype=element.dtype,
             big_endian=storage.big_endian,
         )
         return self._rebuild(typed, offset, size, stride)
@@ -183,6 +172,21 @@ class _Reader(pickle.Unpickler):
         data = self._container.pread(tensor.dtype.itemsize, tensor.start)
         byteorder = ">" if tensor.storage.big_endian else "<"
         return _decode_item(data, tensor.dtype, byteorder)
+
+    def _from_type(self, function: object, _: object, arguments: object, *__: object) -> object:
+        """`_rebuild_from_type_v2(function, type, args, state)`: a subclass, or a tensor with attributes."""
+        if type(function) is not _Constructor or function.make == self._from_type or type(arguments) is not tuple:
+            raise DamagedFile("a tensor is rebuilt by something that is no rebuild function")
+        return function.make(*arguments)
+
+    def _encode(self, text: object, encoding: object = "utf-8", *_: object) -> bytes:
+        """Protocol 2 writes bytes as `_codecs.encode(text, 'latin1')`, each for itself."""
+        if type(text) is not str or encoding not in ("latin1", "latin-1"):
+            raise DamagedFile("bytes are encoded in a way that pickle does not write")
+        self._encodable -= len(text)
+        if self._encodable < 0:
+            raise UnsafePickle("the pickle turns the same text into bytes again and again")
+        return text.encode("latin-1")
 
 
 def _decode_item(data: bytes, dtype: DType, byteorder: str) -> float | int | None:
@@ -202,82 +206,66 @@ def _first(value: object, *_: object) -> object:
     return value
 
 
-def _from_type(function: object, _: object, args: tuple[object, ...], *__: object) -> object:
-    """`torch._tensor._rebuild_from_type_v2(function, type, args, state)`: a subclass or a tensor with attributes."""
-    if not isinstance(function, _Constructor):
-        raise DamagedFile("a tensor is rebuilt by something that is no rebuild function")
-    return function(*args)
+def _dict(*arguments: object) -> dict[Any, Any]:
+    """`OrderedDict()`, `defaultdict(factory)`, `Counter({…})`: items that do not come in a dict are set later."""
+    last = arguments[-1] if arguments else None
+    return last if type(last) is dict else PlainDict()
 
 
-def _encode(text: object, encoding: object = "utf-8", *_: object) -> bytes:
-    """Protocol 2 writes bytes as `_codecs.encode(text, 'latin1')`."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise DamagedFile("bytes are encoded in a way that pickle does not write")
-    return text.encode("latin-1")
+def _tuple(items: object) -> tuple[object, ...]:
+    if type(items) is not tuple:
+        raise DamagedFile(f"a size is not made of a tuple; got {shown(items)}")
+    return items
 
 
-def _dict(*args: Any) -> PlainDict:
-    return PlainDict(args[-1]) if args and not isinstance(args[-1], (type, Inert, _Sealed)) else PlainDict()
+def _set(items: object) -> list[object]:
+    # A list, because members such as tensors need not be hashable, and order is kept.
+    if type(items) is not list:
+        raise DamagedFile(f"a set is not made of a list; got {shown(items)}")
+    return items
 
 
-def _tuple(items: Any = ()) -> tuple[object, ...]:
-    return tuple(items)
-
-
-def _set(items: Any = ()) -> list[object]:
-    # A list, because members such as Inert objects and located tensors need not be hashable, and order is kept.
-    return list(items)
-
-
-def _storage_types() -> dict[tuple[str, str], _Sealed]:
-    names = {
-        "DoubleStorage": DType.F64,
-        "FloatStorage": DType.F32,
-        "HalfStorage": DType.F16,
-        "BFloat16Storage": DType.BF16,
-        "LongStorage": DType.I64,
-        "IntStorage": DType.I32,
-        "ShortStorage": DType.I16,
-        "CharStorage": DType.I8,
-        "ByteStorage": DType.U8,
-        "BoolStorage": DType.BOOL,
-        "ComplexFloatStorage": DType.C64,
-    }
-    table = {("torch", name): _Sealed(dtype) for name, dtype in names.items()}
-    table["torch.storage", "UntypedStorage"] = _Sealed(DType.U8)
-    return table | {("torch", dtype.torch_name): _Sealed(dtype) for dtype in DType}
-
-
-_CONSTRUCTORS: dict[tuple[str, str], _Sealed] = {
-    ("torch._utils", "_rebuild_parameter"): _Constructor(_first),
-    ("torch._utils", "_rebuild_parameter_with_state"): _Constructor(_first),
-    ("torch._tensor", "_rebuild_from_type_v2"): _Constructor(_from_type),
-    ("torch._tensor", "_rebuild_from_type"): _Constructor(_from_type),
-    ("torch", "Size"): _Constructor(_tuple),
-    ("collections", "OrderedDict"): _Constructor(_dict),
-    ("collections", "defaultdict"): _Constructor(_dict),
-    ("collections", "Counter"): _Constructor(_dict),
-    ("_codecs", "encode"): _Constructor(_encode),
-    **{
-        (module, name): _Constructor(make)
-        for module in ("builtins", "__builtin__")
-        for name, make in {
-            "set": _set,
-            "frozenset": _set,
-            "list": _set,
-            "tuple": _tuple,
-            "dict": _dict,
-            "int": int,
-            "float": float,
-            "bool": bool,
-            "complex": complex,
-        }.items()
-    },
-    **_storage_types(),
+_STORAGES = {
+    "DoubleStorage": DType.F64,
+    "FloatStorage": DType.F32,
+    "HalfStorage": DType.F16,
+    "BFloat16Storage": DType.BF16,
+    "LongStorage": DType.I64,
+    "IntStorage": DType.I32,
+    "ShortStorage": DType.I16,
+    "CharStorage": DType.I8,
+    "ByteStorage": DType.U8,
+    "BoolStorage": DType.BOOL,
+    "ComplexFloatStorage": DType.C64,
 }
 
-_DEFERRED = {
+_CONSTRUCTORS: dict[tuple[str, str], Name] = {
+    **{
+        (module, name): _Constructor(f"{module}.{name}", make)
+        for module, name, make in (
+            ("torch._utils", "_rebuild_parameter", _first),
+            ("torch._utils", "_rebuild_parameter_with_state", _first),
+            ("torch", "Size", _tuple),
+            ("collections", "OrderedDict", _dict),
+            ("collections", "defaultdict", _dict),
+            ("collections", "Counter", _dict),
+            ("builtins", "set", _set),
+            ("builtins", "frozenset", _set),
+            ("__builtin__", "set", _set),
+            ("__builtin__", "frozenset", _set),
+        )
+    },
+    **{("torch", name): _Element(f"torch.{name}", dtype) for name, dtype in _STORAGES.items()},
+    **{("torch", dtype.torch_name): _Element(f"torch.{dtype.torch_name}", dtype) for dtype in DType},
+    ("torch.storage", "UntypedStorage"): _Element("torch.storage.UntypedStorage", DType.U8),
+}
+
+_OWN = {
     ("torch._utils", "_rebuild_tensor"): "_rebuild",
     ("torch._utils", "_rebuild_tensor_v2"): "_rebuild",
     ("torch._utils", "_rebuild_tensor_v3"): "_rebuild_v3",
+    ("torch._tensor", "_rebuild_from_type"): "_from_type",
+    ("torch._tensor", "_rebuild_from_type_v2"): "_from_type",
+    ("_codecs", "encode"): "_encode",
 }
+"""Constructors that need the container: methods of _World."""

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ..archive.inert import Inert
-from ..archive.located import LocatedTensor
+from ..archive.located import MAX_DIMENSIONS, MAX_NUMEL, LocatedTensor
+from ..archive.shown import shown
 from ..errors import DamagedFile
 
 T = TypeVar("T")
+
+MAX_NAME_CHARACTERS = 1024
+"""Longer parameter names are refused."""
 
 
 def field(content: Mapping[str, Any], key: str, kind: type[T], default: T | None = None) -> T:
@@ -40,17 +44,36 @@ def shapes(value: object, key: str) -> dict[str, tuple[int, ...]]:
         raise DamagedFile(f"{key!r} is not a mapping of names to shapes; got {type(value).__name__}")
     checked: dict[str, tuple[int, ...]] = {}
     for name, shape in value.items():
-        if not isinstance(shape, (tuple, list)) or not all(type(n) is int and n >= 0 for n in shape):
-            raise DamagedFile(f"{key!r} has an impossible shape for {name!r}; got {shape!r:.80}")
-        checked[_name(name)] = tuple(shape)
+        if not isinstance(shape, (tuple, list)) or not _possible(shape):
+            raise DamagedFile(
+                f"{key!r} has an impossible shape for {shown(name)}; "
+                f"got {', '.join(map(shown, shape[:8])) if isinstance(shape, (tuple, list)) else shown(shape)}"
+            )
+        checked[name_of(name)] = tuple(shape)
     return checked
+
+
+def _possible(shape: tuple[object, ...] | list[object]) -> bool:
+    numel = 1
+    for n in shape:
+        if type(n) is not int or not 0 <= n <= MAX_NUMEL:
+            return False
+        numel *= n
+    return len(shape) <= MAX_DIMENSIONS and numel <= MAX_NUMEL
 
 
 def tensors(value: object, key: str) -> dict[str, LocatedTensor]:
     """The tensors of a state dict, in order; entries that are no tensors (`_extra_state`) are left out."""
     if not isinstance(value, Mapping):
         raise DamagedFile(f"{key!r} is not a state dict; got {type(value).__name__}")
-    return {_name(name): item for name, item in value.items() if isinstance(item, LocatedTensor)}
+    return {name_of(name): item for name, item in value.items() if isinstance(item, LocatedTensor)}
+
+
+def names(value: object, key: str) -> tuple[str, ...]:
+    """A list of names, as in `buffer_names`, or the keys of a mapping."""
+    if not isinstance(value, (list, tuple, Mapping)):
+        raise DamagedFile(f"{key!r} is not a list of names; got {type(value).__name__}")
+    return tuple(name_of(name) for name in value)
 
 
 def flat(value: object, key: str) -> tuple[LocatedTensor, ...]:
@@ -59,7 +82,7 @@ def flat(value: object, key: str) -> tuple[LocatedTensor, ...]:
         raise DamagedFile(f"{key!r} is not a list of tensors; got {type(value).__name__}")
     for index, item in enumerate(value):
         if not isinstance(item, LocatedTensor) or len(item.shape) != 1 or not item.is_contiguous:
-            raise DamagedFile(f"{key!r}[{index}] is not a flat tensor; got {item!r:.80}")
+            raise DamagedFile(f"{key!r}[{index}] is not a flat tensor; got {shown(item)}")
     return tuple(value)
 
 
@@ -70,7 +93,19 @@ def enum_int(value: object) -> int | None:
     return value if type(value) is int else None
 
 
-def _name(name: object) -> str:
+def name_of(name: object) -> str:
+    """A parameter's name: it becomes a key of JSON, a folder's name in some exports, and is printed."""
     if not isinstance(name, str) or not name or not name.isprintable():
-        raise DamagedFile(f"a parameter's name is not printable text; got {name!r:.80}")
+        raise DamagedFile(f"a parameter's name is not printable text; got {shown(name)}")
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise DamagedFile(
+            f"a parameter's name is too long; expected at most {MAX_NAME_CHARACTERS} characters, "
+            f"got {len(name)}: {shown(name)}"
+        )
+    if "/" in name or "\\" in name or name in _RESERVED:
+        raise DamagedFile(f"a parameter's name looks like a path or a reserved word; got {shown(name)}")
     return name
+
+
+_RESERVED = frozenset({".", "..", "__metadata__"})
+"""The last is where safetensors keeps what is no tensor."""

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ..archive.raw import RawFile
     from .facts import Shape
 
+MAX_WORLD_SIZE = 1 << 17
+"""More data-parallel ranks than this are refused: each is expected to have files."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFile:
@@ -45,6 +48,9 @@ def read_model_file(raw: RawFile) -> ModelFile:
     with at(raw.name.name):
         _refuse_model_parallel(content)
         module = fields.tensors(content.get("module"), "module")
+        world_size = fields.optional(content, "dp_world_size", int)
+        if world_size is not None and not 1 <= world_size <= MAX_WORLD_SIZE:
+            raise DamagedFile(f"'dp_world_size' is impossible; expected 1 to {MAX_WORLD_SIZE}, got {world_size}")
         shapes = content.get("param_shapes")
         if shapes is None:
             raise UnsupportedLayout("the file has no 'param_shapes': it was not saved by a ZeRO stage 1, 2 or 3 run")
@@ -55,14 +61,14 @@ def read_model_file(raw: RawFile) -> ModelFile:
             rank=raw.name.dp_rank,
             file=raw.path,
             module=module,
-            buffer_names=tuple(str(name) for name in fields.field(content, "buffer_names", list, [])),
+            buffer_names=fields.names(content.get("buffer_names") or [], "buffer_names"),
             param_shapes=tuple(fields.shapes(group, "param_shapes") for group in listed),
             frozen_shapes=None if frozen is None else fields.shapes(frozen, "frozen_param_shapes"),
             frozen_fragments=fields.tensors(content.get("frozen_param_fragments") or {}, "frozen_param_fragments"),
             shared_params=_shared(content.get("shared_params") or {}),
-            skipped=tuple(str(name) for name in content["module"] if name not in module),
+            skipped=tuple(name for name in fields.names(content["module"], "module") if name not in module),
             step=fields.optional(content, "global_steps", int),
-            world_size=fields.optional(content, "dp_world_size", int),
+            world_size=world_size,
             ds_version=fields.optional(content, "ds_version", str),
             ds_config=fields.field(content, "ds_config", dict, {}),
         )
@@ -79,6 +85,6 @@ def _refuse_model_parallel(content: Mapping[str, Any]) -> None:
 
 
 def _shared(value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(s, str) for pair in value.items() for s in pair):
+    if not isinstance(value, dict):
         raise DamagedFile("'shared_params' is not a mapping of names to names")
-    return dict(value)
+    return {fields.name_of(alias): fields.name_of(name) for alias, name in value.items()}

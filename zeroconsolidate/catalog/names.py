@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ..archive.located import LocatedTensor
     from .model_file import ModelFile
 
+MAX_TIE_CHAIN = 64
+"""Aliases of aliases are followed so far; DeepSpeed writes none."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleNames:
@@ -87,7 +90,9 @@ def _ties(first: ModelFile, stored: set[str], buffers: set[str], *, whole: bool,
     ties: dict[str, str] = {}
     for alias, canonical in first.shared_params.items():
         target, seen = canonical, {alias}
-        while target in first.shared_params and target not in stored and target not in seen:
+        while (
+            target in first.shared_params and target not in stored and target not in seen and len(seen) < MAX_TIE_CHAIN
+        ):
             seen.add(target)
             target = first.shared_params[target]
         if alias in stored or alias in buffers:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..archive.located import LocatedTensor
+from ..archive.shown import shown
 from ..errors import DamagedFile, UnsupportedLayout, at
 from . import fields
 from .facts import Cut
@@ -61,7 +62,7 @@ def read_optimizer_file(raw: RawFile) -> OptimizerFile:
         if key is None:
             raise UnsupportedLayout(
                 f"the file holds no flat groups; expected one of {', '.join(_DIALECTS)}, "
-                f"got {', '.join(map(str, content))}"
+                f"got {', '.join(map(shown, list(content)[:8]))}"
             )
         cut, base_key = _DIALECTS[key]
         base = content.get(base_key)
@@ -79,7 +80,14 @@ def read_optimizer_file(raw: RawFile) -> OptimizerFile:
             slice_names=_slice_names(content.get("param_slice_mappings")),
             steps=tuple(sorted({step for state in states if (step := _step(state.get("step"))) is not None})),
             state_names=tuple(
-                sorted({str(k) for s in states for k, v in s.items() if isinstance(v, LocatedTensor) and v.shape})
+                sorted(
+                    {
+                        fields.name_of(k)
+                        for s in states
+                        for k, v in s.items()
+                        if isinstance(v, LocatedTensor) and v.shape
+                    }
+                )
             ),
             param_groups=tuple(_settings(group) for group in groups),
             ds_version=version if isinstance(version, str) else None,
@@ -104,14 +112,32 @@ def _base(base: object) -> tuple[list[Mapping[Any, Any]], list[Any]]:
 def _step(value: object) -> float | None:
     if isinstance(value, LocatedTensor):
         value = value.item
+    if isinstance(value, int) and abs(value) >> 53:
+        raise DamagedFile(f"the optimizer's step is impossible; got {value}")
     return float(value) if isinstance(value, (int, float)) else None
 
 
 def _settings(group: object) -> dict[str, object]:
     if not isinstance(group, Mapping):
         return {}
-    plain = (int, float, str, bool, tuple, list, type(None))
-    return {str(key): value for key, value in group.items() if key != "params" and isinstance(value, plain)}
+    return {
+        key: value
+        for key, value in group.items()
+        if isinstance(key, str) and key != "params" and (_is_plain(value) or _is_plain_list(value))
+    }
+
+
+MAX_SETTING_ITEMS = 16
+"""A longer list among the optimizer's settings is left out. `betas` has 2 or 3."""
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (int, float, str, bool))
+
+
+def _is_plain_list(value: object) -> bool:
+    # Flat, because what is nested may contain itself, or the same list 2**50 times.
+    return isinstance(value, (tuple, list)) and len(value) <= MAX_SETTING_ITEMS and all(map(_is_plain, value))
 
 
 def _counts(value: object, groups: int) -> tuple[int, ...] | None:
@@ -120,7 +146,7 @@ def _counts(value: object, groups: int) -> tuple[int, ...] | None:
     listed: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * groups
     if len(listed) != groups or not all(type(n) is int and n > 0 for n in listed):
         raise DamagedFile(
-            f"'partition_count' does not fit; expected one for each of {groups} groups, got {value!r:.80}"
+            f"'partition_count' does not fit; expected one for each of {groups} groups, got {shown(value)}"
         )
     return tuple(listed)
 
@@ -138,4 +164,4 @@ def _paddings(value: object) -> tuple[tuple[int, ...], ...] | None:
 def _slice_names(value: object) -> tuple[tuple[str, ...], ...] | None:
     if not isinstance(value, list) or not all(isinstance(group, Mapping) for group in value):
         return None
-    return tuple(tuple(str(name) for name in group) for group in value)
+    return tuple(tuple(name for name in group if isinstance(name, str)) for group in value)

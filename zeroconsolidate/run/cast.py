@@ -41,16 +41,17 @@ def cast(elements: NDArray[np.generic], source: DType, target: DType, out: NDArr
         out[...] = elements
         return 0
     single = _to_single(elements, source)
-    if target is DType.F32:
-        out[...] = single
-        return _overflows(elements, source, single) if source is DType.F64 else 0
     if target is DType.BF16:
-        _round_to_bf16(single, out)
+        unusual = _round_to_bf16(single, out)
+        infinite = int(np.count_nonzero((out & np.uint16(0x7FFF)) == 0x7F80)) if unusual else 0
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            out[...] = single  # numpy rounds float32 to float16 to nearest even
+        infinite = int(np.count_nonzero(np.isinf(out)))
+    if not infinite:
         return 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        out[...] = single  # numpy rounds float32 to float16 to nearest even
-    infinite = int(np.count_nonzero(np.isinf(out)))
-    return infinite - int(np.count_nonzero(np.isinf(single))) if infinite else 0
+    before = elements if source is DType.F64 else single
+    return infinite - int(np.count_nonzero(np.isinf(before)))
 
 
 def _to_single(elements: NDArray[np.generic], source: DType) -> NDArray[np.float32]:
@@ -67,12 +68,8 @@ def _to_single(elements: NDArray[np.generic], source: DType) -> NDArray[np.float
         return elements.astype(np.float32)
 
 
-def _overflows(elements: NDArray[np.generic], source: DType, single: NDArray[np.float32]) -> int:
-    infinite = int(np.count_nonzero(np.isinf(single)))
-    return infinite - int(np.count_nonzero(np.isinf(elements.astype(np.float64)))) if infinite else 0
-
-
-def _round_to_bf16(single: NDArray[np.float32], out: NDArray[np.generic]) -> None:
+def _round_to_bf16(single: NDArray[np.float32], out: NDArray[np.generic]) -> bool:
+    """Returns whether there was a value that is, or becomes, infinite or NaN."""
     bits = single.view(np.uint32)
     # Adding half of the last kept bit, and one less if that bit is even, rounds to nearest even by carry.
     rounded = bits >> np.uint32(16)
@@ -81,9 +78,14 @@ def _round_to_bf16(single: NDArray[np.float32], out: NDArray[np.generic]) -> Non
     rounded += bits
     rounded >>= np.uint32(16)
     out[...] = rounded
+    # As integers, positive floats are the largest signed, negative ones the largest unsigned: two sweeps without
+    # a copy tell that nothing is so large that it is, or rounds to, infinity (or is NaN).
+    if bits.view(np.int32).max(initial=0) < 0x7F7F8000 and bits.max(initial=0) < 0xFF7F8000:
+        return False
     nan = np.isnan(single)
     if nan.any():
         out[nan] = 0x7FC0  # the carry could have turned a NaN's payload into infinity
+    return True
 
 
 # (exponent bits, mantissa bits, bias, finite only: no infinities and one NaN, unsigned zero: 0x80 is the NaN)

@@ -7,6 +7,7 @@ import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from ..archive.regular import open_regular
 from ..errors import DamagedFile, at
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Inputs:
         while len(self._open) >= MAX_OPEN:
             os.close(self._open.popitem(last=False)[1])
         try:
-            opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            opened = open_regular(path)
         except OSError as error:
             raise DamagedFile(f"{path} cannot be read any more: {error.strerror}") from None
         self._open[path] = opened

@@ -6,15 +6,26 @@ sentence-transformers (`modules.json` and the folders it names) and from checkpo
 
 from __future__ import annotations
 
-import ast
-import json
 import os
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+from ..archive.regular import Fence, read_small, scan
+from ..errors import DamagedFile, at
+from .config import MAX_CONFIG_BYTES, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+Entry = TypeVar("Entry")
+
+MAX_ASSETS = 10_000
+"""A checkpoint or base model with more entries than this beside the weights is refused."""
+MAX_CODE_BYTES = 1 << 24
+"""A longer module of remote code is refused."""
 
 _GROUPS: dict[str, tuple[str, ...]] = {
     "config": ("config.json",),
@@ -73,7 +84,8 @@ class Assets:
 def choose(checkpoint: str, base: str | None, *, tags: Iterable[str]) -> Assets:
     """Sort the entries of the checkpoint directory, and fill up from the base model's.
 
-    Raises OSError if a directory cannot be listed.
+    Raises OSError if a directory cannot be listed, UnsafePath where a file to be copied is a link that leads out of
+    its directory, DamagedFile for too many entries.
     """
     copies: dict[str, str] = {}
     grouped, rest = _sorted(checkpoint)
@@ -90,9 +102,10 @@ def choose(checkpoint: str, base: str | None, *, tags: Iterable[str]) -> Assets:
         for name, path in _remote_code(copies.get("config.json"), source).items():
             if copies.setdefault(name, path) == path and source == base:
                 from_base.append(name)
-    tags = set(tags)
+    tags, own = set(tags), set(copies)
     left = tuple(e for e in rest if e.rstrip("/") in tags or _matches(e, _LEFT_BEHIND) or _matches(e, _MADE_ANEW))
-    unknown = tuple(e for e in rest if e not in left and e not in copies)
+    known = own.union(left)
+    unknown = tuple(e for e in rest if e not in known)
     return Assets(
         copies=copies,
         from_base=tuple(from_base),
@@ -106,16 +119,27 @@ def _sorted(directory: str) -> tuple[dict[str, dict[str, str]], list[str]]:
     """({group: {output name: path}}, the entries in no group); folders end in `/`."""
     grouped: dict[str, dict[str, str]] = {}
     rest: list[str] = []
-    for entry in sorted(os.scandir(directory), key=lambda e: e.name):
+    fence = Fence(directory)
+    for entry in sorted(_few(scan(directory)), key=lambda e: e.name):
         name = entry.name + ("/" if entry.is_dir() else "")
         group = next((g for g, patterns in _GROUPS.items() if _matches(name, patterns)), None)
         if group is None:
             rest.append(name)
-        elif entry.is_dir():
-            grouped.setdefault(group, {}).update(_tree(entry.path, entry.name))
-        else:
-            grouped.setdefault(group, {})[name] = entry.path
+            continue
+        with at(name):
+            if entry.is_dir():
+                grouped.setdefault(group, {}).update(_tree(entry.path, entry.name, fence))
+            else:
+                fence.check(entry.path)
+                grouped.setdefault(group, {})[name] = entry.path
     return grouped, rest
+
+
+def _few(entries: Iterable[Entry]) -> list[Entry]:
+    listed = list(islice(entries, MAX_ASSETS + 1))
+    if len(listed) > MAX_ASSETS:
+        raise DamagedFile(f"there are too many files beside the weights; expected at most {MAX_ASSETS}")
+    return listed
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
@@ -123,13 +147,13 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, p) or (not p.endswith("/") and fnmatchcase(name, f"{p}/")) for p in patterns)
 
 
-def _tree(path: str, prefix: str) -> dict[str, str]:
+def _tree(path: str, prefix: str, fence: Fence) -> dict[str, str]:
     found = {}
-    for directory, _, files in os.walk(path):
-        inside = os.path.relpath(directory, path)
-        for file in sorted(files):
-            found[os.path.normpath(os.path.join(prefix, inside, file))] = os.path.join(directory, file)
-    return found
+    for inside, file in _few((inside, file) for inside, _, files in os.walk(path) for file in files):
+        source = os.path.join(inside, file)
+        fence.check(source)
+        found[os.path.normpath(os.path.join(prefix, os.path.relpath(source, path)))] = source
+    return dict(sorted(found.items()))
 
 
 def _remote_code(config: str | None, directory: str) -> dict[str, str]:
@@ -137,10 +161,9 @@ def _remote_code(config: str | None, directory: str) -> dict[str, str]:
     if config is None:
         return {}
     try:
-        with open(config, encoding="utf-8") as file:
-            auto_map = json.load(file).get("auto_map")
-    except (OSError, ValueError, AttributeError):
-        return {}
+        auto_map = parse(read_small(config, MAX_CONFIG_BYTES)).get("auto_map")
+    except (OSError, DamagedFile, AttributeError):
+        return {}  # said when the config is written
     wanted = [
         reference.rpartition("--")[2].partition(".")[0]
         for value in (auto_map.values() if isinstance(auto_map, dict) else ())
@@ -148,23 +171,26 @@ def _remote_code(config: str | None, directory: str) -> dict[str, str]:
         if isinstance(reference, str) and "--" not in reference  # "owner/repo--module.Class" lives on the hub
     ]
     found: dict[str, str] = {}
+    fence = Fence(directory)
     while wanted:
-        name = f"{wanted.pop()}.py"
-        path = os.path.join(directory, name)
-        if name not in found and os.path.isfile(path):
-            found[name] = path
-            wanted += _relative_imports(path)
+        module = wanted.pop()
+        name, path = f"{module}.py", os.path.join(directory, f"{module}.py")
+        # An identifier is no path: not absolute, not upwards.
+        if module.isidentifier() and name not in found and os.path.isfile(path):
+            with at(name):
+                fence.check(path)
+                found[name] = path
+                wanted += _relative_imports(read_small(path, MAX_CODE_BYTES))
     return found
 
 
-def _relative_imports(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            tree = ast.parse(file.read())
-    except (OSError, SyntaxError, ValueError):
-        return []
-    modules = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            modules += [node.module.partition(".")[0]] if node.module else [alias.name for alias in node.names]
+_RELATIVE_IMPORT = re.compile(rb"^[ \t]*from[ \t]+\.(\w*)[ \t]+import[ \t]+([\w \t,]*)", re.MULTILINE)
+
+
+def _relative_imports(code: bytes) -> list[str]:
+    """Modules that are imported relatively. By pattern, as transformers does it: Python's parser can be crashed."""
+    modules: list[str] = []
+    for match in _RELATIVE_IMPORT.finditer(code):
+        module, names = (part.decode("utf-8", "replace") for part in match.groups())
+        modules += [module] if module else [name.split()[0] for name in names.split(",") if name.strip()]
     return modules

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from ..errors import DamagedFile
+
+MAX_CONFIG_BYTES = 1 << 24
+"""A longer config.json is refused."""
 
 _DTYPE = re.compile(
     r'("(?:torch_)?dtype"\s*:\s*")(float16|bfloat16|float32|float64|half|float|double)(")',
@@ -21,9 +25,18 @@ def with_dtype(text: bytes, torch_name: str) -> bytes:
     >>> with_dtype(b'{"torch_dtype": "bfloat16", "hidden_size": 8}', "float32")
     b'{"torch_dtype": "float32", "hidden_size": 8}'
     """
+    parse(text)
+    return _DTYPE.sub(rf"\g<1>{torch_name}\g<3>", text.decode("utf-8")).encode()
+
+
+def parse(text: bytes) -> Any:
+    """The value of a JSON file from outside, integers as text: Python takes quadratic time for long ones.
+
+    Raises DamagedFile if it is no JSON or nested too deep.
+    """
     try:
-        decoded = text.decode("utf-8")
-        json.loads(decoded)
+        return json.loads(text.decode("utf-8"), parse_int=str)
     except ValueError as error:
         raise DamagedFile(f"config.json is not JSON: {error}") from None
-    return _DTYPE.sub(rf"\g<1>{torch_name}\g<3>", decoded).encode()
+    except RecursionError:
+        raise DamagedFile("config.json is nested too deep") from None

@@ -12,10 +12,14 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..errors import BadOption, DamagedFile, OutputExists, OutputFailed, at
+from ..archive.regular import open_regular
+from ..errors import BadOption, DamagedFile, OutputExists, OutputFailed, ZeroConsolidateError, at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+MAX_COPY_BYTES = 1 << 32
+"""A larger file is not copied beside the weights. Tokenizers take megabytes, dense layers of encoders some more."""
 
 STAGING = ".zeroconsolidate"
 """Name of the staging folder."""
@@ -101,13 +105,24 @@ class Stage:
                 data = data[os.write(fd, data) :]
 
     def copy(self, name: str, source: str) -> None:
-        """A small file of the checkpoint or the base model, byte for byte."""
+        """A file of the checkpoint or the base model, byte for byte, block by block."""
         try:
-            with open(source, "rb") as file:
-                data = file.read()
+            with open(open_regular(source), "rb", buffering=0) as file:
+                size_bytes = os.fstat(file.fileno()).st_size
+                if size_bytes > MAX_COPY_BYTES:
+                    raise DamagedFile(
+                        f"the file is too large to belong beside the weights; expected at most {MAX_COPY_BYTES} bytes, "
+                        f"got {size_bytes}",
+                        address=(source,),
+                    )
+                with self.create(name) as fd, _system_errors(os.path.join(self.output, name)):
+                    while data := file.read(1 << 20):
+                        while data:
+                            data = data[os.write(fd, data) :]
+        except ZeroConsolidateError:
+            raise
         except OSError as error:
             raise DamagedFile(f"the file cannot be read: {error.strerror}", address=(source,)) from None
-        self.write(name, data)
 
     def path(self, name: str) -> str:
         """Where the file `name` is while it is staged."""
