@@ -63,7 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("output", metavar="OUTPUT", help="directory to write; must not exist, or be empty")
     convert.add_argument("--dtype", default="fp32", metavar="fp32|bf16|fp16|auto", help="of parameters (default: fp32)")
     convert.add_argument("--max-shard-size", metavar="5GB", help="split the weights into files of at most this size")
-    convert.add_argument("--base", metavar="DIR", help="the original model, for files the checkpoint lacks")
+    convert.add_argument("--base", metavar="DIR", help="the original model, for files and weights the checkpoint lacks")
+    convert.add_argument("--lora", choices=("adapter", "merge", "keep"),
+                         help="adapters: write them for PEFT (default), merge them, or keep the raw names")  # fmt: skip
+    convert.add_argument("--adapter", action="append", default=[], metavar="NAME", dest="adapters",
+                         help="which of several adapters; repeat it in the order of merging")  # fmt: skip
     convert.add_argument("--exclude-frozen", action="store_true", help="write trained parameters and buffers only")
     convert.add_argument("--ties", choices=("drop", "copy"), default="drop", help="tied weights: once, or by all names")
     convert.add_argument("--include", action="append", default=[], metavar="GLOB", help="only names that match")
@@ -101,6 +105,9 @@ def _convert(options: argparse.Namespace) -> int:
         "max_shard_size": options.max_shard_size,
         "exclude_frozen": options.exclude_frozen,
         "ties": options.ties,
+        "base": options.base,
+        "lora": options.lora,
+        "adapters": options.adapters,
         "include": options.include,
         "exclude": options.exclude,
     }
@@ -112,7 +119,6 @@ def _convert(options: argparse.Namespace) -> int:
         report = consolidate(
             options.checkpoint,
             options.output,
-            base=options.base,
             overwrite=options.overwrite,
             check=options.check,
             progress=bar.show,
@@ -207,6 +213,7 @@ def _report_text(report: Report) -> str:
         rows.append(("left out", _some(report.left_out)))
     if report.left_behind:
         rows.append(("left behind", _some(report.left_behind, 12)))
+    rows += [("decided", text) for text in report.decided]
     rows += [("missing", text) for text in report.missing]
     rows += [("warning", text) for text in report.warnings]
     return f"{report.output}\n{_rows(rows)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -111,3 +111,5 @@ class Catalog:
     """Files that should be there and are not. Unless empty, partitions are incomplete and nothing can be placed."""
     notes: tuple[str, ...]
     """What a person should know: things left out or decided without proof."""
+    unsaved_ties: Mapping[str, str] = field(default_factory=dict)
+    """alias -> name, where neither is among `order`: frozen parameters that their trainer left out."""

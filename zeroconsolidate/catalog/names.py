@@ -26,6 +26,7 @@ class ModuleNames:
     frozen: Mapping[str, LocatedTensor]
     """Frozen parameters that are saved whole (stages 1 and 2)."""
     ties: Mapping[str, str]
+    unsaved_ties: Mapping[str, str]
     witness: Mapping[str, LocatedTensor]
     notes: tuple[str, ...]
 
@@ -65,7 +66,13 @@ def sort_names(first: ModelFile, trainable: set[str], *, whole: bool) -> ModuleN
     witness = {name: tensor for name, tensor in module.items() if ties.get(name, name) in trainable}
     _witness_fits(first, witness, ties, whole=whole)
     return ModuleNames(
-        order=tuple(order), buffers=buffers, frozen=frozen, ties=ties, witness=witness, notes=tuple(notes)
+        order=tuple(order),
+        buffers=buffers,
+        frozen=frozen,
+        ties=ties,
+        unsaved_ties={alias: name for alias, name in first.shared_params.items() if not {alias, name} & set(order)},
+        witness=witness,
+        notes=tuple(notes),
     )
 
 

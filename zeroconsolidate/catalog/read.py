@@ -135,6 +135,7 @@ def _assemble(
         frozen=frozen,
         buffers=named.buffers,
         ties=named.ties,
+        unsaved_ties=named.unsaved_ties,
         order=named.order,
         module={} if striped else named.witness,
         missing=tuple(missing),

@@ -79,18 +79,19 @@ def _blocks(tensor: TensorPlan, start: int, inputs: Inputs, output: OutputFile, 
     import numpy as np
 
     from .cast import STORAGE, cast
-    from .fill import fill
+    from .fill import reader
 
     recipe = tensor.recipe
+    elements = reader(inputs, recipe)
     wide = max(recipe.dtype.itemsize, tensor.dtype.itemsize)
-    block_numel = min(tensor.numel, BLOCK_BYTES // wide)
+    block_numel = min(tensor.numel, elements.block_numel or BLOCK_BYTES // wide)
     source = np.empty(block_numel, STORAGE[recipe.dtype])
     target = np.empty(block_numel, STORAGE[tensor.dtype])
     overflows = 0
     for first in range(0, tensor.numel, block_numel):
         last = min(first + block_numel, tensor.numel)
         here, there = source[: last - first], target[: last - first]
-        fill(inputs, recipe, first, last, here)
+        elements.fill(first, last, here)
         overflows += cast(here, recipe.dtype, tensor.dtype, there)
         written = there.view(np.uint8).data
         output.write(written, start + first * tensor.dtype.itemsize)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from ..plan.merging import Merged, RowsReplaced, Shifted, Within
 from .cast import STORAGE
 
 if TYPE_CHECKING:
@@ -15,8 +16,54 @@ if TYPE_CHECKING:
     from .inputs import Inputs
 
 
+class Reader(Protocol):
+    """Yields a tensor's elements, copied from files or computed."""
+
+    @property
+    def block_numel(self) -> int | None:
+        """The size of blocks it is best asked for; None if it makes no difference."""
+
+    def fill(self, start: int, stop: int, block: NDArray[np.generic]) -> None:
+        """Elements `[start, stop)` into the beginning of `block`, 1-D, of dtype STORAGE[recipe.dtype]."""
+
+
+def reader(inputs: Inputs, recipe: Recipe) -> Reader:
+    """What reads a recipe's tensor. One that computes holds what it needs for as long as it lives."""
+    if isinstance(recipe, Within):
+        return _PartOf(reader(inputs, recipe.whole), recipe)
+    if isinstance(recipe, (Merged, RowsReplaced, Shifted)):
+        # Torch's second of start-up is paid by those who merge.
+        from . import merge
+
+        if isinstance(recipe, Merged):
+            return merge.MergedReader(inputs, recipe)
+        if isinstance(recipe, RowsReplaced):
+            return merge.RowsReplacedReader(inputs, recipe)
+        return merge.ShiftedReader(inputs, recipe)
+    return _Copied(inputs, recipe)
+
+
+class _Copied:
+    block_numel = None
+
+    def __init__(self, inputs: Inputs, recipe: Recipe) -> None:
+        self._inputs, self._recipe = inputs, recipe
+
+    def fill(self, start: int, stop: int, block: NDArray[np.generic]) -> None:
+        fill(self._inputs, self._recipe, start, stop, block)
+
+
+class _PartOf:
+    def __init__(self, whole: Reader, recipe: Within) -> None:
+        self._whole, self._start = whole, recipe.start
+        self.block_numel = whole.block_numel
+
+    def fill(self, start: int, stop: int, block: NDArray[np.generic]) -> None:
+        self._whole.fill(self._start + start, self._start + stop, block)
+
+
 def fill(inputs: Inputs, recipe: Recipe, start: int, stop: int, block: NDArray[np.generic]) -> None:
-    """Elements `[start, stop)` of the recipe's tensor into `block`, 1-D, of dtype STORAGE[recipe.dtype]."""
+    """Elements `[start, stop)` of a tensor that is copied into `block`, 1-D, of dtype STORAGE[recipe.dtype]."""
     for copy in recipe.copies(start, stop):
         first = copy.start - start
         if copy.count == 1:
@@ -32,7 +79,8 @@ def fill(inputs: Inputs, recipe: Recipe, start: int, stop: int, block: NDArray[n
 def read_all(inputs: Inputs, recipe: Recipe) -> NDArray[np.generic]:
     """The whole tensor, flat, of dtype STORAGE[recipe.dtype]."""
     block = np.empty(recipe.numel, STORAGE[recipe.dtype])
-    fill(inputs, recipe, 0, recipe.numel, block)
+    if recipe.numel:
+        reader(inputs, recipe).fill(0, recipe.numel, block)
     return block
 
 

@@ -49,7 +49,13 @@ _GROUPS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Copied byte for byte. A group the checkpoint has nothing of is taken from the base model as a whole."""
 
-_MADE_ANEW = ("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*", "adapter_model.*")
+_MADE_ANEW = (
+    "model*.safetensors",
+    "model*.safetensors.index.json",
+    "pytorch_model*",
+    "adapter_model.*",
+    "adapter_config.json",
+)
 
 _LEFT_BEHIND = (
     "global_step*", "latest*", "zero_to_fp32.py", "zero_to_torch.py", "optimizer*", "scheduler*", "scaler*",

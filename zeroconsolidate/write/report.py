@@ -37,6 +37,8 @@ class Report:
     """Files of the checkpoint that belong to training."""
     missing: tuple[str, ...]
     """What a loader will miss."""
+    decided: tuple[str, ...]
+    """What was decided about names, adapters and their base, and why."""
     warnings: tuple[str, ...]
 
     @property

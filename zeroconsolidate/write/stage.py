@@ -26,7 +26,7 @@ STAGING = ".zeroconsolidate"
 
 _WEIGHTS = re.compile(
     r"(?:model|pytorch_model)(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)"
-    r"|(?:model\.safetensors|pytorch_model\.bin)\.index\.json"
+    r"|(?:model\.safetensors|pytorch_model\.bin)\.index\.json|adapter_model\.(?:safetensors|bin)|adapter_config\.json"
 )
 
 

@@ -1,0 +1,207 @@
+"""safetensors files by their own header: what tensors they hold and where their bytes are.
+
+The layout is 8 bytes of header length, a JSON header, then the tensors' bytes. What the reference reader checks is
+checked here (safetensors `safetensors/src/tensor.rs`, `Metadata::validate`): offsets follow one another without gap
+or overlap, sizes fit shapes, and the last byte of the last tensor is the last byte of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from ..dtypes import DType
+from ..errors import DamagedFile, NotACheckpoint, at
+from .located import LocatedStorage, LocatedTensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_HEADER_BYTES = 100_000_000
+"""A longer header is refused, as the reference reader does."""
+
+INDEX_SUFFIX = ".safetensors.index.json"
+
+_BY_CODE = {dtype.code: dtype for dtype in DType}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SafetensorsFile:
+    """The header of one file."""
+
+    path: str
+    size_bytes: int
+    data_start: int
+    """The byte of the file at which the first tensor begins."""
+    tensors: Mapping[str, LocatedTensor]
+    """By name, in the order of their bytes."""
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SafetensorsModel:
+    """The weights of a model directory: one file, or the shards an index names."""
+
+    directory: str
+    files: Mapping[str, SafetensorsFile]
+    """By name inside the directory."""
+    tensors: Mapping[str, LocatedTensor]
+    index: str | None
+    """Name of the index, None for a single file."""
+
+
+def read_file(path: str) -> SafetensorsFile:
+    """The header of one file. Raises DamagedFile."""
+    with at(os.path.basename(path)):
+        try:
+            with open(path, "rb") as file:
+                size_bytes = os.fstat(file.fileno()).st_size
+                prefix = file.read(8)
+                length = int.from_bytes(prefix, "little")
+                if len(prefix) < 8 or length > min(MAX_HEADER_BYTES, size_bytes - 8):
+                    raise DamagedFile(
+                        f"the file is no safetensors file or is cut off; expected a header of at most "
+                        f"{max(min(MAX_HEADER_BYTES, size_bytes - 8), 0)} bytes, got {length} in {size_bytes} bytes"
+                    )
+                text = file.read(length)
+        except OSError as error:
+            raise DamagedFile(f"the file cannot be read: {error.strerror or error}") from None
+        header = _json(text, "the header")
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict):
+            raise DamagedFile("the header's '__metadata__' is not a mapping")
+        tensors = _tensors(path, header, 8 + length, size_bytes)
+    return SafetensorsFile(
+        path=path,
+        size_bytes=size_bytes,
+        data_start=8 + length,
+        tensors=tensors,
+        metadata={str(key): str(value) for key, value in metadata.items()},
+    )
+
+
+def read_model(directory: str) -> SafetensorsModel:
+    """The weights in `directory`: the shards of an index, else its only safetensors file, else all of them.
+
+    Raises NotACheckpoint if there are none, DamagedFile if the index and the shards tell different stories.
+    """
+    with at(directory):
+        try:
+            entries = sorted(os.listdir(directory))
+        except OSError as error:
+            raise NotACheckpoint(f"the model's directory cannot be read: {error.strerror}") from None
+        indices = [entry for entry in entries if entry.endswith(INDEX_SUFFIX)]
+        if len(indices) > 1:
+            raise DamagedFile(f"there are several indices; expected one, got {', '.join(indices)}")
+        weight_map = _weight_map(os.path.join(directory, indices[0])) if indices else None
+        names = (
+            sorted(set(weight_map.values()))
+            if weight_map is not None
+            else [entry for entry in entries if entry.endswith(".safetensors")]
+        )
+        if not names:
+            raise NotACheckpoint("there are no safetensors weights in the directory")
+        files = {name: read_file(os.path.join(directory, name)) for name in names}
+        tensors: dict[str, LocatedTensor] = {}
+        for file_name, file in files.items():
+            for name, tensor in file.tensors.items():
+                if name in tensors:
+                    with at(file_name):
+                        raise DamagedFile(f"the tensor {name!r} is also in {os.path.basename(tensors[name].file)}")
+                tensors[name] = tensor
+        if weight_map is not None:
+            _index_fits(weight_map, files)
+    return SafetensorsModel(directory=directory, files=files, tensors=tensors, index=indices[0] if indices else None)
+
+
+def _weight_map(path: str) -> dict[str, str]:
+    with at(os.path.basename(path)):
+        try:
+            with open(path, "rb") as file:
+                text = file.read(MAX_HEADER_BYTES + 1)
+        except OSError as error:
+            raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
+        if len(text) > MAX_HEADER_BYTES:
+            raise DamagedFile(f"the index is too large; expected at most {MAX_HEADER_BYTES} bytes")
+        found = _json(text, "the index").get("weight_map")
+        if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+            raise DamagedFile("the index has no usable 'weight_map'; expected a mapping of names to files")
+        for file in set(found.values()):
+            # An index is a list of names in its own folder: anything else would read files it has no business with.
+            if "/" in file or "\\" in file or "\0" in file or file in (".", "..") or not file.isprintable():
+                raise DamagedFile(f"the index names a file outside of its folder; got {file!r:.80}")
+        return found
+
+
+def _index_fits(weight_map: Mapping[str, str], files: Mapping[str, SafetensorsFile]) -> None:
+    for name, file in weight_map.items():
+        if name not in files[file].tensors:
+            with at(file):
+                raise DamagedFile(f"the index says the tensor {name!r} is in this file, which has no such tensor")
+    for file_name, contents in files.items():
+        extra = next((name for name in contents.tensors if name not in weight_map), None)
+        if extra is not None:
+            with at(file_name):
+                raise DamagedFile(f"the file holds the tensor {extra!r}, which the index does not name")
+
+
+def _tensors(path: str, header: Mapping[str, Any], data_start: int, size_bytes: int) -> dict[str, LocatedTensor]:
+    found: dict[str, tuple[int, int, LocatedTensor]] = {}
+    for name, entry in header.items():
+        with at(repr(name)[1:81]):
+            found[name] = _tensor(path, name, entry, data_start)
+    here = 0
+    ordered = sorted(found.items(), key=lambda item: item[1][:2])
+    for name, (start, stop, _) in ordered:
+        if start != here:
+            raise DamagedFile(f"the tensors leave a gap or overlap; expected {name!r} at byte {here}, got {start}")
+        here = stop
+    if data_start + here != size_bytes:
+        raise DamagedFile(
+            f"the file's size does not fit its header; expected {data_start + here} bytes, got {size_bytes}"
+        )
+    return {name: tensor for name, (_, _, tensor) in ordered}
+
+
+def _tensor(path: str, name: str, entry: object, data_start: int) -> tuple[int, int, LocatedTensor]:
+    if not isinstance(entry, dict) or not name.isprintable():
+        raise DamagedFile("the header's entry is no tensor")
+    dtype, shape, offsets = _BY_CODE.get(str(entry.get("dtype"))), entry.get("shape"), entry.get("data_offsets")
+    if dtype is None:
+        raise DamagedFile(f"the tensor's dtype is not known; got {entry.get('dtype')!r:.40}")
+    if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
+        raise DamagedFile(f"the tensor's geometry is impossible; got shape {shape!r:.80}, bytes {offsets!r:.80}")
+    numel, stride = 1, []
+    for n in reversed(shape):
+        stride.append(numel)
+        numel *= n
+    start, stop = offsets
+    if stop - start != numel * dtype.itemsize:
+        raise DamagedFile(
+            f"the tensor's bytes do not fit its shape {tuple(shape)}; "
+            f"expected {numel * dtype.itemsize} bytes, got {stop - start}"
+        )
+    storage = LocatedStorage(file=path, key=name, start=data_start + start, numel=numel, dtype=dtype, big_endian=False)
+    return start, stop, LocatedTensor(storage, 0, tuple(shape), tuple(reversed(stride)))
+
+
+def _sizes(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+
+
+def _json(text: bytes, what: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise DamagedFile(f"{what} names an entry twice")
+        return found
+
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{what} is not JSON: {type(error).__name__}: {error}") from None
+    if not isinstance(value, dict):
+        raise DamagedFile(f"{what} is not a JSON object; got {type(value).__name__}")
+    return value
