@@ -7,8 +7,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict, defaultdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,6 +22,9 @@ from zeroconsolidate.errors import DamagedFile
 from zeroconsolidate.plan.pieces import View, covers_once
 from zeroconsolidate.run.fill import read_all
 from zeroconsolidate.run.inputs import Inputs
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def read(path: Path) -> Any:
@@ -130,9 +132,11 @@ def test_parameters_and_tensors_with_attributes(tmp_path: Path):
         assert_same(located, tensor.detach().as_subclass(torch.Tensor))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
-                                   torch.int16, torch.int8, torch.uint8, torch.bool, torch.uint16, torch.uint32,
-                                   torch.uint64])  # fmt: skip
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+     torch.uint8, torch.bool, torch.uint16, torch.uint32, torch.uint64],
+)  # fmt: skip
 def test_0d_tensors_carry_their_value(tmp_path: Path, dtype: torch.dtype):
     located = saved(torch.tensor(1, dtype=dtype), tmp_path / "f.pt")
     assert located.item == 1
@@ -320,7 +324,7 @@ def sparse_zip64(path: Path, *, big_bytes: int, tail: np.ndarray, wide: bool = T
                     0,
                     0,
                     0xFFFFFFFF if far else start,
-                )  # fmt: skip
+                )
             )
             file.write(name + extra)
         end = file.tell()

@@ -108,7 +108,8 @@ def test_opened_tensors_are_the_live_values(case: Path):
         stored = truth[ties.get(name, name)]
         assert (tuple(tensor.shape), tensor.dtype) == (view.shape, view.dtype)
         assert tensor.shape == stored.shape
-        assert tensor.dtype == stored.dtype, name
+        # DeepSpeed keeps an empty parameter out of the flat groups of stages 1 and 2: it has no master.
+        assert tensor.dtype == stored.dtype or not tensor.numel(), name
         assert _bytes(tensor) == _bytes(stored), name
         assert view.numel == stored.numel()
         assert _bytes(view.load(torch.bfloat16)) == _bytes(stored.to(torch.bfloat16))
@@ -129,7 +130,7 @@ def test_inspect_tells_what_was_trained(case: Path):
         by_role[tensor.role].add(tensor.name)
         stored = truth[tensor.tied_to or tensor.name]
         assert tensor.shape == tuple(stored.shape), tensor.name
-        assert DType.of(tensor.dtype) is DType.of(str(stored.dtype).removeprefix("torch.")), tensor.name
+        assert DType.of(tensor.dtype) is DType.of(str(stored.dtype).removeprefix("torch.")) or not tensor.numel
         assert tensor.numel == stored.numel()
     saved = set(truth)
     empties = {name for name, tensor in truth.items() if not tensor.numel()}

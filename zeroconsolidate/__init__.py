@@ -6,7 +6,8 @@ True
 """
 
 from ._version import __version__
-from .api import consolidate, estimate, inspect, open_checkpoint
+from .api import consolidate, estimate, inspect, open_checkpoint, verify, verify_source
+from .audit.findings import Verification
 from .errors import ZeroConsolidateError
 from .lazy import Checkpoint, TensorView
 from .plan.build import Cost
@@ -20,10 +21,13 @@ __all__ = [
     "Report",
     "TensorInfo",
     "TensorView",
+    "Verification",
     "ZeroConsolidateError",
     "__version__",
     "consolidate",
     "estimate",
     "inspect",
     "open_checkpoint",
+    "verify",
+    "verify_source",
 ]

@@ -6,13 +6,15 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ._version import __version__
 from .archive.discover import discover
 from .archive.load import load
-from .archive.regular import read_small
+from .audit.findings import Findings, Verification
 from .catalog.read import read
-from .errors import BadOption, at
+from .convert import make_beside, make_weights
+from .errors import BadOption
 from .lazy import Checkpoint, parse_dtype
 from .lora import Planned, find_adapters, merged, plan_export, plan_merge, prove_base
 from .plan.adapter import ADAPTER_CONFIG
@@ -20,12 +22,12 @@ from .plan.build import Cost, ModelPlan, Source, build, padding_bytes, select, s
 from .plan.info import CheckpointInfo, describe
 from .plan.layout import INDEX_NAME, parse_size
 from .plan.witness import comparisons
-from .run.execute import BLOCK_BYTES, execute
+from .run.digest import maker
+from .run.execute import BLOCK_BYTES
 from .run.inputs import Inputs
-from .run.outputs import OutputFile
 from .write.assets import Assets, choose
-from .write.check import check as check_file
-from .write.config import MAX_CONFIG_BYTES, with_dtype, without_ties
+from .write.fingerprint import fingerprint
+from .write.manifest import MANIFEST_NAME, manifest
 from .write.report import Report
 from .write.stage import Stage, refuse_inside
 
@@ -78,7 +80,9 @@ def consolidate(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     overwrite: bool = False,
+    restart: bool = False,
     check: str = "sample",
+    digest: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Turn the checkpoint `src` into the model directory `out`.
@@ -90,41 +94,65 @@ def consolidate(
     PEFT loads, "merge" it into the full model, or "keep" the raw names. `adapters`: which of several, in the order
     of merging. `ties`: "drop" writes a tied parameter once, "copy" under all its names. `include` and `exclude`:
     globs of names. `check`: compare masters with the 16-bit copies of stages 1 and 2, and `base` with the frozen
-    copies: "sample", "all" or "none".
+    copies: "sample", "all" or "none". `digest`: "sha256" or "xxh3" to
+    put one of every file and tensor into the manifest.
 
-    The output is complete or not there. Raises what `open_checkpoint` raises, WitnessMismatch, OutputExists,
-    OutputFailed, BadOption.
+    The output is complete or not there. A conversion that was stopped, killed included, goes on where it was when
+    the same call is made again; with `restart` it begins anew. Raises what `open_checkpoint` raises,
+    WitnessMismatch, OutputExists (also: in use), OutputFailed, BadOption (also: what is staged is another conversion).
     """
     began = time.monotonic()
     catalog, output = _open(src, tag), os.path.normpath(os.fspath(out))
     refuse_inside(output, checkpoint=catalog.origin.root, tag_directory=os.path.dirname(catalog.files[0]))
-    planned = _plan(
-        catalog,
-        dtype=dtype,
-        max_shard_size=max_shard_size,
-        base=base,
-        lora=lora,
-        adapters=adapters,
-        ties=ties,
-        exclude_frozen=exclude_frozen,
-        include=include,
-        exclude=exclude,
-    )
+    chosen: dict[str, Any] = {
+        "dtype": dtype,
+        "max_shard_size": max_shard_size,
+        "lora": lora,
+        "adapters": list(adapters),
+        "ties": ties,
+        "exclude_frozen": exclude_frozen,
+        "include": list(include),
+        "exclude": list(exclude),
+    }
+    planned = _plan(catalog, base=base, **chosen)
     plan = planned.plan
     assets = planned.assets(_assets(catalog, None if planned.is_adapter else base, planned.folders))
     written = parse_dtype(dtype, catalog.origin.training_dtype)
-    with Inputs() as inputs:
-        checked = _check(catalog, inputs, check, planned)
-        with Stage(output, overwrite=overwrite) as stage:
-            cost = plan.cost(BLOCK_BYTES)
+    if digest is not None:
+        maker(digest)
+    cost = plan.cost(BLOCK_BYTES)
+    traits = fingerprint(
+        version=__version__,
+        options=chosen | {"base": None if base is None else os.path.realpath(base), "digest": digest},
+        sources=[*catalog.files, *assets.copies.values(), *planned.files],
+        layout=plan.files,
+    )
+    with Inputs() as inputs, Stage(output, overwrite=overwrite, restart=restart, fingerprint=traits) as stage:
+        resumed_bytes = stage.resumed_bytes
+        if stage.is_publishing:
+            sizes = stage.finish()
+        else:
             stage.need(cost.output_bytes)
-            overflows = _weights(plan, inputs, stage, progress, cost.output_bytes)
-            files = _beside(plan, assets, stage, written.torch_name, untied=planned.untied)
-            stage.publish(last=[INDEX_NAME, "config.json", ADAPTER_CONFIG])
+            if stage.checked is None:
+                stage.note_checked(_check(catalog, inputs, check, planned))
+            make_weights(plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes)
+            beside = make_beside(plan, assets, stage, written.torch_name, untied=planned.untied)
+            digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
+            stage.write(
+                MANIFEST_NAME,
+                manifest(plan, catalog.origin, options=chosen, digest=digest, weights=digests, beside=beside),
+            )
+            sizes = stage.publish(last=[INDEX_NAME, "config.json", ADAPTER_CONFIG, MANIFEST_NAME])
+        checked = stage.checked or 0
+        overflows = {
+            name: count
+            for file in plan.files
+            for name, count in (stage.facts(file.name) or {}).get("overflows", {}).items()
+        }
     origin = catalog.origin
     return Report(
         output=output,
-        files={file.name: file.size_bytes for file in plan.files} | files,
+        files=sizes,
         tensors=cost.tensors,
         parameters=sum(tensor.numel for tensor in plan.tensors() if tensor.is_parameter),
         dtype=written.torch_name,
@@ -136,6 +164,7 @@ def consolidate(
         seconds=time.monotonic() - began,
         bytes_read=cost.input_bytes,
         bytes_written=cost.output_bytes,
+        resumed_bytes=resumed_bytes,
         checked=checked,
         overflows=overflows,
         left_out=plan.left_out,
@@ -176,6 +205,72 @@ def estimate(
     return planned.plan.cost(BLOCK_BYTES)
 
 
+def verify(
+    output: Path, *, against: Path | None = None, tag: str | None = None, progress: Progress | None = None
+) -> Verification:
+    """Check the model directory `output`: by itself and its manifest, or byte for byte with a checkpoint.
+
+    By itself: headers, index, sizes, config against shapes, digests. `against`: the checkpoint (and its `tag`) it
+    must be made of, whatever tool made it; a manifest tells which options were used, else every tensor is expected.
+    What is wrong is in `.problems`, not raised. Raises NotACheckpoint if there is nothing to check, and with
+    `against` what `open_checkpoint` raises.
+    """
+    from .archive.weights import read_weights
+    from .audit import against as bytewise
+    from .audit import output as alone
+
+    began, directory = time.monotonic(), os.path.normpath(os.fspath(output))
+    if against is None:
+        findings = _findings(progress, alone.work_bytes(directory))
+        alone.audit_output(directory, findings)
+        return findings.verification(directory, time.monotonic() - began)
+    catalog, weights = _open(against, tag), read_weights(directory)
+    options = (alone.read_manifest(directory) or {}).get("options", {})
+    chosen = {key: options.get(key, default) for key, default in _EVERYTHING.items()}
+    plan = _plan(catalog, base=None, dtype="fp32", max_shard_size=None, ties="copy", **chosen).plan
+    planned = {tensor.name: tensor for tensor in plan.tensors()}
+    owners = {name: catalog.ties.get(name, name) for name in planned}
+    written = {owners[name] for name in weights.tensors if name in owners}
+    aliases = frozenset(name for name, owner in owners.items() if owner in written)
+    findings = _findings(progress, bytewise.work_bytes(weights, planned))
+    with Inputs() as inputs:
+        bytewise.audit_against(weights, planned, aliases, inputs, findings)
+    return findings.verification(directory, time.monotonic() - began)
+
+
+_EVERYTHING: dict[str, Any] = {"lora": "keep", "adapters": (), "exclude_frozen": False, "include": (), "exclude": ()}
+
+
+def verify_source(src: Path, *, tag: str | None = None, progress: Progress | None = None) -> Verification:
+    """Check a checkpoint: CRC-32 of every record used, agreement of ranks, every master weight against its 16-bit
+    copy (stages 1 and 2), NaN and infinity counts by tensor.
+
+    What is wrong is in `.problems`, not raised; what keeps the checkpoint from being read at all is raised, as by
+    `open_checkpoint`.
+    """
+    from .audit.source import audit_source, work_bytes
+
+    began = time.monotonic()
+    catalog = _open(src, tag)
+    stored = sources(catalog)
+    findings = _findings(progress, work_bytes(catalog, stored))
+    with Inputs() as inputs:
+        audit_source(catalog, stored, inputs, findings)
+    return findings.verification(os.path.dirname(catalog.files[0]), time.monotonic() - began)
+
+
+def _findings(progress: Progress | None, total_bytes: int) -> Findings:
+    done = 0
+
+    def advance(size_bytes: int) -> None:
+        nonlocal done
+        done += size_bytes
+        if progress is not None:
+            progress(min(done, total_bytes), total_bytes)
+
+    return Findings(advance=advance)
+
+
 def _open(src: Path, tag: str | None) -> Catalog:
     return read(discover(src, tag), load)
 
@@ -202,9 +297,8 @@ def _plan(
         included = not include or any(fnmatchcase(name, glob) for glob in include)
         return included and not any(fnmatchcase(name, glob) for glob in exclude)
 
-    directory = _directory(base)
+    directory, target = _directory(base), parse_dtype(dtype, catalog.origin.training_dtype)
     found = find_adapters(catalog, lora=lora, chosen=adapters)
-    target = parse_dtype(dtype, catalog.origin.training_dtype)
     if found is not None and lora != "merge":
         if include or exclude:
             raise BadOption("an adapter is written whole: --include and --exclude go with --lora keep or merge")
@@ -246,42 +340,6 @@ def _check(catalog: Catalog, inputs: Inputs, check: str, planned: Planned) -> in
 
         checked += compare(comparisons(catalog, sources(catalog), everything=check == "all"), inputs)
     return checked
-
-
-def _weights(
-    plan: ModelPlan, inputs: Inputs, stage: Stage, progress: Progress | None, total_bytes: int
-) -> dict[str, int]:
-    """Write all weights; returns the overflows by tensor."""
-    done, overflows = 0, {}
-
-    def advance(size_bytes: int) -> None:
-        nonlocal done
-        done += size_bytes
-        if progress is not None:
-            progress(done, total_bytes)
-
-    for file in plan.files:
-        with at(file.name):
-            with stage.create(file.name) as fd:
-                tally = execute(file, inputs, OutputFile(os.path.join(stage.output, file.name), fd), progress=advance)
-            check_file(stage.path(file.name), file)
-            overflows.update(tally.overflows)
-    return overflows
-
-
-def _beside(plan: ModelPlan, assets: Assets, stage: Stage, torch_name: str, *, untied: bool) -> dict[str, int]:
-    """Stage everything that is not weights; returns sizes by name."""
-    if plan.index is not None:
-        stage.write(INDEX_NAME, plan.index)
-    for name, path in assets.copies.items():
-        if name == "config.json":
-            with at(path):
-                config = with_dtype(read_small(path, MAX_CONFIG_BYTES), torch_name)
-                stage.write(name, without_ties(config) if untied else config)
-        else:
-            stage.copy(name, path)
-    names = [*assets.copies, *([INDEX_NAME] if plan.index is not None else [])]
-    return {name: os.path.getsize(stage.path(name)) for name in sorted(names)}
 
 
 _WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "base_model.model.", "pretrained_model.")

@@ -1,6 +1,7 @@
 """The command: arguments, progress bar, printing, exit codes. The only place that prints.
 
-Exit codes: 0 done, 2 an error that is one sentence on stderr, 130 and 143 interrupted.
+Exit codes: 0 done, 1 `verify` found something wrong, 2 an error that is one sentence on stderr, 130 and 143
+interrupted.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .errors import ZeroConsolidateError
+from .errors import BadOption, ZeroConsolidateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .audit.findings import Verification
     from .plan.build import Cost
     from .plan.info import CheckpointInfo
     from .write.report import Report
 
 
 class _Terminated(BaseException):
-    """SIGTERM, as an exception: what is staged is taken away before the process ends."""
+    """SIGTERM, as an exception: what is staged is synced before the process ends."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"zeroconsolidate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("zeroconsolidate: interrupted; nothing was left behind", file=sys.stderr)
+        print("zeroconsolidate: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except _Terminated:
-        print("zeroconsolidate: terminated; nothing was left behind", file=sys.stderr)
+        print("zeroconsolidate: terminated; the same command goes on from here", file=sys.stderr)
         return 143
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -75,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--overwrite", action="store_true", help="replace the model in OUTPUT when the new is complete"
     )
+    convert.add_argument("--restart", action="store_true", help="throw an interrupted conversion's work away")
+    convert.add_argument("--digest", choices=("sha256", "xxh3"), help="put one of every tensor into the manifest")
     convert.add_argument("--dry-run", action="store_true", help="print what it would cost, write nothing")
     check = convert.add_mutually_exclusive_group()
     check.add_argument("--check", action="store_const", const="all", default="sample",
@@ -88,6 +92,21 @@ def _parser() -> argparse.ArgumentParser:
     _source(inspect)
     inspect.add_argument("--tensors", action="store_true", help="list every tensor")
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
+
+    verify = commands.add_parser(
+        "verify",
+        help="check an output or a checkpoint",
+        description="Check OUTPUT by itself (headers, index, sizes, config, digests of the manifest), OUTPUT byte for "
+        "byte with a checkpoint, or a checkpoint (checksums, agreement, copies, NaN). Exit code 1: something is wrong.",
+    )
+    verify.set_defaults(run=_verify)
+    verify.add_argument("output", metavar="OUTPUT", nargs="?", help="model directory, whatever tool wrote it")
+    other = verify.add_mutually_exclusive_group()
+    other.add_argument("--against", metavar="CHECKPOINT", help="compare every byte of OUTPUT with this checkpoint")
+    other.add_argument("--source", metavar="CHECKPOINT", help="check this checkpoint instead of an output")
+    verify.add_argument("--tag", metavar="T", help="which tag of the checkpoint (default: the one `latest` names)")
+    verify.add_argument("--quiet", action="store_true", help="no progress bar, print problems only")
+    verify.add_argument("--json", action="store_true", help="print the result as one JSON object")
     return parser
 
 
@@ -120,6 +139,8 @@ def _convert(options: argparse.Namespace) -> int:
             options.checkpoint,
             options.output,
             overwrite=options.overwrite,
+            restart=options.restart,
+            digest=options.digest,
             check=options.check,
             progress=bar.show,
             **chosen,
@@ -137,6 +158,23 @@ def _inspect(options: argparse.Namespace) -> int:
     info = inspect(options.checkpoint, tag=options.tag)
     print(json.dumps(info.to_dict()) if options.json else _info_text(info, tensors=options.tensors))
     return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from .api import verify, verify_source
+
+    if (options.output is None) == (options.source is None):
+        raise BadOption("verify takes an output, or --source and a checkpoint")
+    with _Bar(hidden=options.quiet or options.json or not sys.stderr.isatty()) as bar:
+        if options.source is not None:
+            found = verify_source(options.source, tag=options.tag, progress=bar.show)
+        else:
+            found = verify(options.output, against=options.against, tag=options.tag, progress=bar.show)
+    if options.json:
+        print(json.dumps(found.to_dict()))
+    elif not options.quiet or not found.ok:
+        print(_verification_text(found))
+    return 0 if found.ok else 1
 
 
 class _Bar:
@@ -207,6 +245,8 @@ def _report_text(report: Report) -> str:
         ("files", _some([f"{name} ({_size(size)})" for name, size in report.files.items()], 8)),
         ("time", f"{report.seconds:.2f} s, {report.gb_per_second:.2f} GB/s"),
     ]  # fmt: skip
+    if report.resumed_bytes:
+        rows.append(("resumed", f"{_size(report.resumed_bytes)} were there already"))
     if report.checked:
         rows.append(("checked", f"{report.checked:,} master weights against the copies saved beside them: equal"))
     if report.left_out:
@@ -217,6 +257,19 @@ def _report_text(report: Report) -> str:
     rows += [("missing", text) for text in report.missing]
     rows += [("warning", text) for text in report.warnings]
     return f"{report.output}\n{_rows(rows)}"
+
+
+def _verification_text(found: Verification) -> str:
+    rows = [("checked", text) for text in found.checks]
+    rows.append(("read", f"{_size(found.bytes_read)} in {found.seconds:.2f} s, {found.gb_per_second:.2f} GB/s"))
+    rows += [("note", text) for text in found.notes[:20]]
+    if len(found.notes) > 20:
+        rows.append(("note", f"and {len(found.notes) - 20} more"))
+    rows += [("WRONG", text) for text in found.problems[:50]]
+    if len(found.problems) > 50:
+        rows.append(("WRONG", f"and {len(found.problems) - 50} more"))
+    many = f"{len(found.problems)} problem{'s' * (len(found.problems) != 1)}"
+    return f"{found.subject}: {'all is well' if found.ok else many}\n{_rows(rows)}"
 
 
 def _info_text(info: CheckpointInfo, *, tensors: bool) -> str:

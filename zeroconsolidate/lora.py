@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .archive.json_file import read_json
-from .archive.safetensors import read_model
+from .archive.weights import read_weights
 from .catalog.peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
 from .catalog.wrapping import PEFT_MODEL, Kind, Part, adapters_in, take_apart
 from .errors import BadOption, NotACheckpoint, UnsupportedLayout, WitnessMismatch, at
@@ -124,6 +124,8 @@ class Planned:
     is_merged: bool = False
     config_files: Mapping[str, str] = field(default_factory=dict)
     """Output name -> path of an adapter's configuration."""
+    files: tuple[str, ...] = ()
+    """Files outside of the checkpoint's own that decide what is written."""
     folders: tuple[str, ...] = ()
     """Entries of the checkpoint that belong to its adapters."""
     untied: bool = False
@@ -163,6 +165,7 @@ def plan_export(catalog: Catalog, adapters: Adapters, *, dtype: DType | None) ->
         plan=build_adapters(files, left_out=left_out, dtype=dtype, padding_bytes=padding_bytes(catalog)),
         is_adapter=True,
         config_files={os.path.join(file.folder, ADAPTER_CONFIG): adapters.files[file.adapter] for file in files},
+        files=tuple(adapters.files.values()),
         folders=adapters.present,
         decided=(
             f"a PEFT adapter directory: {adapters.kinds}, for the base model {', '.join(bases) or 'unknown'}; "
@@ -177,6 +180,8 @@ class Merge:
     """A planned merge."""
 
     selection: Selection
+    files: tuple[str, ...]
+    """Those of the original model that were read."""
     untied: bool
     """Whether the configuration must say that the embeddings are no longer tied."""
     comparisons: tuple[Comparison, ...]
@@ -201,6 +206,7 @@ def plan_merge(
     result = Merger(model, adapters.configs, original, dtype).result(copy_ties=copy_ties)
     return Merge(
         selection=result.selection,
+        files=() if original is None else tuple(dict.fromkeys(t.file for t in original.tensors.values())),
         untied=bool(result.untied),
         comparisons=_comparisons(result),
         decided=tuple(_decided(adapters, result, original, dtype)),
@@ -212,6 +218,7 @@ def merged(plan: ModelPlan, merge: Merge, adapters: Adapters) -> Planned:
     return Planned(
         plan=plan,
         is_merged=True,
+        files=(*adapters.files.values(), *merge.files),
         folders=adapters.present,
         untied=merge.untied,
         comparisons=merge.comparisons,
@@ -239,7 +246,7 @@ def _original(base: str | None, adapters: Adapters, own: Mapping[str, Source]) -
                 "the weights it was made from: name that model instead"
             )
     targets = [f"{part.module}.weight" for part in adapters.parts.values() if part.kind is Kind.TUNER]
-    return Original(read_model(base).tensors, base, list(dict.fromkeys([*targets, *own])))
+    return Original(read_weights(base).tensors, base, list(dict.fromkeys([*targets, *own])))
 
 
 def _comparisons(result: MergeResult) -> tuple[Comparison, ...]:

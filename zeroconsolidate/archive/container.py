@@ -31,8 +31,8 @@ MAX_RECORDS = 1 << 20
 """More records than this are refused. There is one for each storage, and a handful of others."""
 
 _LOCAL = struct.Struct("<4s5H3I2H")
-_CENTRAL = struct.Struct("<4s4xHH8xIIHHH8xI")
-"""signature, flags, method, packed and unpacked bytes, lengths of name, extra and comment, start of the header"""
+_CENTRAL = struct.Struct("<4s4xHH4xIIIHHH8xI")
+"""signature, flags, method, CRC-32, packed and unpacked bytes, lengths of name, extra, comment, start of the header"""
 _END = struct.Struct("<4s4H2IH")
 _END64_LOCATOR = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQ2H2I4Q")
@@ -45,6 +45,7 @@ class _Record(NamedTuple):
     stop: int
     """Where the next record, or the zip directory, begins."""
     stored: bool
+    crc32: int
 
 
 class ZipContainer:
@@ -93,6 +94,16 @@ class ZipContainer:
     def pread(self, size_bytes: int, start: int) -> bytes:
         """Exactly `size_bytes` bytes of the file from `start`."""
         return _pread(self._fd, size_bytes, start)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all records, without the folder they share."""
+        return [name.removeprefix(f"{self._prefix}/") for name in self._records]
+
+    def checksum(self, name: str) -> tuple[int, int, int]:
+        """Where the data of record `name` begins and how many bytes they are, and their CRC-32 as the zip says it."""
+        record = self._record(name)
+        return self.start(name), record.size_bytes, record.crc32
 
     def storage(self, key: str, size_bytes: int) -> int:
         """The byte at which storage `key` begins; the record must hold at least `size_bytes`."""
@@ -164,11 +175,11 @@ def _directory(fd: int, size_bytes: int) -> dict[str, _Record]:
     data = _pread(fd, directory_bytes, start)
     records: dict[str, _Record] = {}
     position = end = 0
-    before: tuple[str, int, int, bool] | None = None
+    before: tuple[str, int, int, bool, int] | None = None
     for _ in range(count):
         if position + _CENTRAL.size > len(data):
             raise DamagedFile(f"the zip directory ends too early; expected {count} records, got {len(records)}")
-        (signature, flags, method, packed, unpacked, name_bytes, extra_bytes, comment_bytes, header_start) = (
+        (signature, flags, method, crc32, packed, unpacked, name_bytes, extra_bytes, comment_bytes, header_start) = (
             _CENTRAL.unpack_from(data, position)
         )
         if signature != b"PK\x01\x02":
@@ -185,7 +196,8 @@ def _directory(fd: int, size_bytes: int) -> dict[str, _Record]:
         if before is not None:
             _add(records, before, header_start)
         end = header_start + _LOCAL.size + name_bytes + packed
-        before = (name, header_start, unpacked, method == 0 and packed == unpacked and not flags & 1)
+        stored = method == 0 and packed == unpacked and not flags & 1
+        before = (name, header_start, unpacked, stored, crc32)
     if end > start:
         raise DamagedFile(f"the record {shown_name(before[0] if before else '')} reaches into the zip directory")
     if before is not None:
@@ -199,11 +211,11 @@ _MAX_ENTRY_BYTES = _CENTRAL.size + 256
 """On average, name and extra fields of a record in the directory. Real ones have 30 bytes of name and 28 of extra."""
 
 
-def _add(records: dict[str, _Record], record: tuple[str, int, int, bool], stop: int) -> None:
-    name, header_start, size_bytes, stored = record
+def _add(records: dict[str, _Record], record: tuple[str, int, int, bool, int], stop: int) -> None:
+    name, header_start, size_bytes, stored, crc32 = record
     if name in records:
         raise DamagedFile(f"the container has the record {shown_name(name)} twice")
-    records[name] = _Record(header_start, size_bytes, stop, stored)
+    records[name] = _Record(header_start, size_bytes, stop, stored, crc32)
 
 
 def shown_name(name: str) -> str:

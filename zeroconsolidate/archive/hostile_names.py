@@ -7,10 +7,10 @@ from __future__ import annotations
 
 _HOSTILE_MODULES = frozenset(
     "os posix nt subprocess sys importlib runpy pty socket shutil ctypes _ctypes signal multiprocessing threading "
-    "asyncio pickle _pickle marshal code codeop types inspect pdb bdb timeit webbrowser http urllib ftplib smtplib "
-    "tempfile pathlib io _io operator _operator functools pkgutil zipimport gc atexit builtin_function_or_method "
-    "pip setuptools distutils cffi venv".split()
+    "asyncio pickle _pickle marshal code codeop inspect pdb bdb timeit webbrowser http urllib ftplib smtplib "
+    "pkgutil zipimport gc atexit builtin_function_or_method pip setuptools distutils cffi venv".split()
 )
+"""Not in the list is what people do keep in `client_state`: paths, namespaces, partial functions."""
 _HOSTILE_BUILTINS = frozenset(
     "eval exec compile open input breakpoint getattr setattr delattr __import__ globals locals vars execfile "
     "exit quit memoryview map filter apply reduce file".split()

@@ -6,7 +6,7 @@ from .inert import Inert, Name
 
 
 def shown(value: object) -> str:
-    """A value out of a pickle, for an error: short, printable, and never walking into containers.
+    r"""A value out of a pickle, for an error: short, printable, and never walking into containers.
 
     >>> shown("a\tb"), shown(["x"] * 3), shown(7)
     ("'a\\tb'", 'list of 3', '7')

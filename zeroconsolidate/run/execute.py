@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import PlanBroken, at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..plan.layout import FilePlan, TensorPlan
     from .inputs import Inputs
     from .outputs import OutputFile
@@ -18,63 +15,59 @@ BLOCK_BYTES = 1 << 20
 """The executor's reusable buffer: small enough for the processor's cache, large enough to make calls cheap."""
 
 
-@dataclass(slots=True)
-class Tally:
-    """What happened to the values on their way."""
-
-    overflows: dict[str, int]
-    """By tensor: finite elements that became infinite in a cast."""
-
-
 def execute(
     plan: FilePlan,
     inputs: Inputs,
     output: OutputFile,
     *,
-    progress: Callable[[int], None],
-) -> Tally:
-    """Write one output file. `progress(n)` is called after every n bytes written.
+    start: int,
+    overflows: dict[str, int],
+) -> None:
+    """Write one output file from byte `start` on; what lies below is there already.
 
-    Raises DamagedFile if an input ends early, OutputFailed if the output cannot be written.
+    Finite elements that become infinite in a cast are counted in `overflows`, by tensor; the counts are right
+    whenever the output says how far it is. Raises DamagedFile if an input ends early, OutputFailed if the output
+    cannot be written.
     """
-    tally = Tally(overflows={})
     block = memoryview(bytearray(BLOCK_BYTES))
-    output.write(plan.header, 0)
-    progress(len(plan.header))
-    for tensor, start in zip(plan.tensors, plan.starts, strict=True):
+    if start < len(plan.header):
+        output.write(plan.header, 0)
+        output.reached(len(plan.header))
+    for tensor, first_byte in zip(plan.tensors, plan.starts, strict=True):
+        # An element that a stop has cut in two is made again.
+        first = max(start - first_byte, 0) // tensor.dtype.itemsize
+        if first >= tensor.numel:
+            continue
         with at(tensor.name):
             if tensor.is_copy:
-                _copy(tensor, start, inputs, output, block, progress)
-            elif tensor.numel:
-                overflows = _blocks(tensor, start, inputs, output, progress)
-                if overflows:
-                    tally.overflows[tensor.name] = overflows
-    return tally
+                _copy(tensor, first, first_byte, inputs, output, block)
+            else:
+                _blocks(tensor, first, first_byte, inputs, output, overflows)
 
 
 def _copy(
-    tensor: TensorPlan,
-    start: int,
-    inputs: Inputs,
-    output: OutputFile,
-    block: memoryview,
-    progress: Callable[[int], None],
+    tensor: TensorPlan, first: int, first_byte: int, inputs: Inputs, output: OutputFile, block: memoryview
 ) -> None:
     """The output's bytes are input bytes: extents go straight to their place."""
-    itemsize, position = tensor.dtype.itemsize, 0
-    for copy in tensor.recipe.copies():
+    itemsize, position = tensor.dtype.itemsize, first
+    for copy in tensor.recipe.copies(first, tensor.numel):
         if copy.start != position or copy.count != 1:
             raise PlanBroken(f"the copies leave a gap or overlap; expected element {position} next, got {copy.start}")
-        output.copy(inputs, copy.file, copy.file_start, copy.nbytes, start + copy.start * itemsize, block)
+        output.copy(inputs, copy.file, copy.file_start, copy.nbytes, first_byte + copy.start * itemsize, block)
         position += copy.numel
-        progress(copy.nbytes)
-        output.start_writeback(start + position * itemsize)
     if position != tensor.numel:
         raise PlanBroken(f"the copies end early; expected {tensor.numel} elements, got {position}")
 
 
-def _blocks(tensor: TensorPlan, start: int, inputs: Inputs, output: OutputFile, progress: Callable[[int], None]) -> int:
-    """Elements are gathered, cast and written block by block. Returns the number of overflows."""
+def _blocks(
+    tensor: TensorPlan,
+    first: int,
+    first_byte: int,
+    inputs: Inputs,
+    output: OutputFile,
+    overflows: dict[str, int],
+) -> None:
+    """Elements are gathered, cast and written block by block."""
     # numpy is imported by those who cast; a plain copy never pays for it.
     import numpy as np
 
@@ -87,14 +80,12 @@ def _blocks(tensor: TensorPlan, start: int, inputs: Inputs, output: OutputFile, 
     block_numel = min(tensor.numel, elements.block_numel or BLOCK_BYTES // wide)
     source = np.empty(block_numel, STORAGE[recipe.dtype])
     target = np.empty(block_numel, STORAGE[tensor.dtype])
-    overflows = 0
-    for first in range(0, tensor.numel, block_numel):
-        last = min(first + block_numel, tensor.numel)
-        here, there = source[: last - first], target[: last - first]
-        elements.fill(first, last, here)
-        overflows += cast(here, recipe.dtype, tensor.dtype, there)
-        written = there.view(np.uint8).data
-        output.write(written, start + first * tensor.dtype.itemsize)
-        progress(len(written))
-        output.start_writeback(start + last * tensor.dtype.itemsize)
-    return overflows
+    for begin in range(first, tensor.numel, block_numel):
+        end = min(begin + block_numel, tensor.numel)
+        here, there = source[: end - begin], target[: end - begin]
+        elements.fill(begin, end, here)
+        infinite = cast(here, recipe.dtype, tensor.dtype, there)
+        output.write(there.view(np.uint8).data, first_byte + begin * tensor.dtype.itemsize)
+        if infinite:
+            overflows[tensor.name] = overflows.get(tensor.name, 0) + infinite
+        output.reached(first_byte + end * tensor.dtype.itemsize)

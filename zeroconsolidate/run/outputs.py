@@ -10,6 +10,8 @@ from ..errors import OutputFailed
 from .inputs import ended_early
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .inputs import Inputs
 
 # What copy_file_range answers where it cannot do this pair of files (other file system, no support, special file).
@@ -17,16 +19,22 @@ _CANNOT = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ETXTBSY}
 )
 _WRITEBACK_BYTES = 32 << 20
+_PIECE_BYTES = 64 << 20
+"""The kernel copies so much at a time: between two pieces signals are heard, progress shown and syncs made."""
 
 
 class OutputFile:
-    """A file that is being written at given positions."""
+    """A file that is written from `start` on, in ascending order.
 
-    def __init__(self, path: str, fd: int) -> None:
+    `reached(n)` is called again and again: every byte of the file below n is written.
+    """
+
+    def __init__(self, path: str, fd: int, *, start: int, reached: Callable[[int], None]) -> None:
         self.path = path
         self._fd = fd
         self._in_kernel = hasattr(os, "copy_file_range")
-        self._written_back = 0
+        self._written_back = start
+        self._tell = reached
 
     def write(self, data: bytes | memoryview, start: int) -> None:
         """All of `data` at byte `start`. Raises OutputFailed."""
@@ -46,7 +54,8 @@ class OutputFile:
         done = 0
         while done < size_bytes and self._in_kernel:
             try:
-                got = os.copy_file_range(inputs.fd(path), self._fd, size_bytes - done, file_start + done, start + done)
+                piece = min(size_bytes - done, _PIECE_BYTES)
+                got = os.copy_file_range(inputs.fd(path), self._fd, piece, file_start + done, start + done)
             except OSError as error:
                 if error.errno not in _CANNOT:
                     raise OutputFailed.from_system(self.path, error) from None
@@ -58,14 +67,16 @@ class OutputFile:
                     raise ended_early(path, file_start + size_bytes, file_start + done)
                 break
             done += got
+            self.reached(start + done)
         while done < size_bytes:
             part = block[: min(len(block), size_bytes - done)]
             inputs.read_into(path, file_start + done, part)
             self.write(part, start + done)
             done += len(part)
+            self.reached(start + done)
 
-    def start_writeback(self, upto: int) -> None:
-        """Have the kernel begin to write back what is complete below byte `upto`, while the rest is being made.
+    def reached(self, upto: int) -> None:
+        """Every byte below `upto` is written: pass it on, and have the kernel begin to write back.
 
         The final fsync then has little left to wait for. The advice is given once for each range, while its
         pages are dirty, which the kernel cannot drop: the file stays in the page cache.
@@ -73,3 +84,4 @@ class OutputFile:
         if upto - self._written_back >= _WRITEBACK_BYTES and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._fd, self._written_back, upto - self._written_back, os.POSIX_FADV_DONTNEED)
             self._written_back = upto
+        self._tell(upto)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import PlanBroken, at
+from ..errors import OutputFailed, PlanBroken, at
 
 if TYPE_CHECKING:
     from ..plan.layout import FilePlan
@@ -32,3 +32,7 @@ def check(path: str, plan: FilePlan) -> None:
                             )
         except SafetensorError as error:
             raise PlanBroken(f"the file cannot be opened by safetensors: {error}") from None
+        except OSError as error:
+            if isinstance(error, OutputFailed):
+                raise
+            raise OutputFailed(f"the staged file cannot be read back: {error}", errno=error.errno) from None

@@ -27,6 +27,8 @@ class Report:
     bytes_read: int
     """Tensor data read from the checkpoint."""
     bytes_written: int
+    resumed_bytes: int
+    """Of the bytes written, those an earlier, interrupted run had written already."""
     checked: int
     """Elements of master weights compared with their 16-bit copies before writing."""
     overflows: dict[str, int]

@@ -1,19 +1,25 @@
 """Nothing incomplete ever has a final name: files are made in a staging folder and renamed when all are done.
 
 The staging folder lies *inside* the output directory, so that a rename never crosses file systems (an output
-directory is often a mount point) and an output that is a parent's only writable folder works too.
+directory is often a mount point) and an output that is a parent's only writable folder works too. Beside the
+staged files it holds the journal (see :mod:`.journal`) and the lock. A conversion that is stopped leaves the folder
+behind if anything in it is worth continuing; the same conversion, run again, goes on from there.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from ..archive.regular import open_regular
-from ..errors import BadOption, DamagedFile, OutputExists, OutputFailed, ZeroConsolidateError, at
+from ..errors import BadOption, DamagedFile, OutputExists, OutputFailed, PlanBroken, ZeroConsolidateError, at
+from .journal import Fingerprint, Journal, refuse_other
+from .lock import Lock
+from .part import Part
+from .publish import rename
+from .system import remove, sync_directory, system_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,11 +29,6 @@ MAX_COPY_BYTES = 1 << 32
 
 STAGING = ".zeroconsolidate"
 """Name of the staging folder."""
-
-_WEIGHTS = re.compile(
-    r"(?:model|pytorch_model)(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)"
-    r"|(?:model\.safetensors|pytorch_model\.bin)\.index\.json|adapter_model\.(?:safetensors|bin)|adapter_config\.json"
-)
 
 
 def refuse_inside(output: str, *, checkpoint: str, tag_directory: str) -> None:
@@ -42,57 +43,127 @@ def refuse_inside(output: str, *, checkpoint: str, tag_directory: str) -> None:
 
 
 class Stage:
-    """The staging folder of one conversion; use it as a context manager. Without :meth:`publish`, nothing remains."""
+    """The staging folder of one conversion; use it as a context manager.
 
-    def __init__(self, output: str, *, overwrite: bool) -> None:
+    `fingerprint` says what is converted and how: staged work of another conversion is refused with BadOption, or
+    thrown away with `restart`. Raises OutputExists for an output in use, OutputFailed when the system refuses.
+    """
+
+    def __init__(self, output: str, *, overwrite: bool, restart: bool, fingerprint: Fingerprint) -> None:
         self.output = output
         self.folder = os.path.join(output, STAGING)
         self._overwrite = overwrite
+        self._restart = restart
+        self._fingerprint = fingerprint
         self._made: list[str] = []
         self._names: list[str] = []
+        self._published = False
 
     def __enter__(self) -> Stage:
-        with at(self.output), _system_errors(self.output):
-            self._refuse_existing()
-            missing, here = [], self.output
-            while not os.path.isdir(here):
-                missing.append(here)
-                here = os.path.dirname(here) or "."
-            for directory in reversed(missing):
-                os.mkdir(directory)
-                self._made.append(directory)
-            shutil.rmtree(self.folder, ignore_errors=True)
-            os.mkdir(self.folder)
+        with at(self.output), system_errors(self.output):
+            if os.path.lexists(self.output) and not os.path.isdir(self.output):
+                raise OutputExists("the output is a file; expected a directory or nothing")
+            if not os.path.isdir(self.folder):
+                self._refuse_existing(ours=())
+            self._make_folders()
+            self._lock = Lock(os.path.join(self.folder, "lock"))
+            try:
+                self._open()
+            except BaseException:
+                self._lock.release()
+                raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        for directory in reversed(self._made):
-            try:
-                os.rmdir(directory)
-            except OSError:
-                return
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        progress = self._journal.progress
+        worth_keeping = bool(progress.upto or progress.done or progress.publish)
+        self._journal.close()
+        try:
+            # A plan that broke would break again at the same place: its work is worth nothing.
+            if self._published or not worth_keeping or isinstance(error, PlanBroken):
+                self._clear()
+        finally:
+            self._lock.release()
+
+    @property
+    def is_publishing(self) -> bool:
+        """Whether an earlier run had made everything and was giving final names: call :meth:`finish`."""
+        return self._journal.progress.publish is not None
+
+    @property
+    def resumed_bytes(self) -> int:
+        """Bytes of weights an earlier run had made."""
+        progress = self._journal.progress
+        return sum((progress.upto | progress.done).values())
+
+    @property
+    def checked(self) -> int | None:
+        """What :meth:`note_checked` was told, by this run or an earlier one."""
+        return self._journal.progress.checked
+
+    def note_checked(self, numel: int) -> None:
+        """Remember that the witness has been compared."""
+        with system_errors(self.output):
+            self._journal.append({"checked": numel})
+
+    def facts(self, name: str) -> dict[str, Any] | None:
+        """What the journal remembers of a complete file, None if it is not complete."""
+        return self._journal.progress.facts[name] if name in self._journal.progress.done else None
 
     def need(self, size_bytes: int) -> None:
-        """Raise OutputFailed if the disk has less room than `size_bytes`."""
-        with _system_errors(self.output):
+        """Raise OutputFailed if the disk has less room than `size_bytes`, what is staged already counted in."""
+        with system_errors(self.output):
             disk = os.statvfs(self.folder)
-        free = disk.f_bavail * disk.f_frsize
+            staged = sum(
+                os.stat(os.path.join(folder, file)).st_blocks * 512
+                for folder, _, files in os.walk(self.folder)
+                for file in files
+            )
+        free = disk.f_bavail * disk.f_frsize + staged
         if free < size_bytes:
             raise OutputFailed(
                 f"the disk has too little room; expected {size_bytes} bytes free, got {free}", address=(self.output,)
             )
 
     @contextmanager
-    def create(self, name: str) -> Iterator[int]:
-        """The descriptor of a new file of the output, synced to disk at the end of the block."""
-        path = self.path(name)
-        with _system_errors(os.path.join(self.output, name)):
+    def weights(self, name: str, size_bytes: int) -> Iterator[Part]:
+        """A large file, which is continued where an earlier run stopped. Synced and remembered at the block's end."""
+        path, final = self.path(name), os.path.join(self.output, name)
+        with system_errors(final):
             os.makedirs(os.path.dirname(path), exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            with system_errors(final):
+                part = Part(final, name, fd, size_bytes, before=self._journal.progress, memory=self)
+            try:
+                yield part
+            except BaseException as stopped:
+                if not isinstance(stopped, Exception):  # an interruption, not a failure: keep all there is
+                    with suppress(OSError, OutputFailed):
+                        part.sync()
+                raise
+            with system_errors(final):
+                os.fsync(fd)
+                self._journal.append({"file": name, "done": size_bytes, "facts": part.facts})
+        finally:
+            os.close(fd)
+        self._names.append(name)
+
+    def keep(self, name: str) -> None:
+        """A file that an earlier run has completed is part of this output."""
+        self._names.append(name)
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[int]:
+        """The descriptor of a new, small file of the output, synced to disk at the end of the block."""
+        path = self.path(name)
+        with system_errors(os.path.join(self.output, name)):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            remove(path)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             yield fd
-            with _system_errors(os.path.join(self.output, name)):
+            with system_errors(os.path.join(self.output, name)):
                 os.fsync(fd)
         finally:
             os.close(fd)
@@ -100,7 +171,7 @@ class Stage:
 
     def write(self, name: str, data: bytes) -> None:
         """A small file, whole."""
-        with self.create(name) as fd, _system_errors(os.path.join(self.output, name)):
+        with self.create(name) as fd, system_errors(os.path.join(self.output, name)):
             while data:
                 data = data[os.write(fd, data) :]
 
@@ -115,7 +186,7 @@ class Stage:
                         f"got {size_bytes}",
                         address=(source,),
                     )
-                with self.create(name) as fd, _system_errors(os.path.join(self.output, name)):
+                with self.create(name) as fd, system_errors(os.path.join(self.output, name)):
                     while data := file.read(1 << 20):
                         while data:
                             data = data[os.write(fd, data) :]
@@ -126,59 +197,104 @@ class Stage:
 
     def path(self, name: str) -> str:
         """Where the file `name` is while it is staged."""
-        return os.path.join(self.folder, name)
+        return os.path.join(self.folder, "files", name)
 
-    def publish(self, last: Sequence[str]) -> None:
-        """Give every staged file its final name, those in `last` after all others, and take away what they replace."""
-        with at(self.output), _system_errors(self.output):
-            final = set(self._names)
-            if self._overwrite:
-                # An index must never point at shards of another conversion, not even between two renames.
-                for old in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-                    _remove(os.path.join(self.output, old))
-            for name in [n for n in self._names if n not in last] + [n for n in last if n in final]:
-                target = os.path.join(self.output, name)
-                os.makedirs(os.path.dirname(target), exist_ok=True)
-                os.replace(self.path(name), target)
-            if self._overwrite:
-                for old in os.listdir(self.output):
-                    if old not in final and _WEIGHTS.fullmatch(old):
-                        _remove(os.path.join(self.output, old))
-            _sync_directory(self.output)
-            self._made.clear()
+    def publish(self, last: Sequence[str]) -> dict[str, int]:
+        """Give every staged file its final name, those in `last` after all others, and take away what they replace.
 
-    def _refuse_existing(self) -> None:
-        if not os.path.lexists(self.output):
+        Returns sizes by name.
+        """
+        final = set(self._names)
+        names = [name for name in self._names if name not in last] + [name for name in last if name in final]
+        with at(self.output), system_errors(self.output):
+            sizes = {name: os.path.getsize(self.path(name)) for name in names}
+            for directory, _, _ in os.walk(os.path.join(self.folder, "files")):
+                sync_directory(directory)
+            self.make_durable()
+            self._journal.append({"publish": names, "sizes": sizes, "overwrite": self._overwrite})
+        return self.finish()
+
+    def finish(self) -> dict[str, int]:
+        """Carry out what :meth:`publish` has written down, from wherever it stopped; returns sizes by name."""
+        record = self._journal.progress.publish or {}
+        with at(self.output), system_errors(self.output):
+            rename(self.output, self.path, record["publish"], record["sizes"], overwrite=record["overwrite"])
+        self._published = True
+        return dict(record["sizes"])
+
+    def make_durable(self) -> None:
+        """Sync the folders that lead to the journal: without their entries it could vanish with the power."""
+        for directory in (self.folder, self.output, *map(os.path.dirname, self._made)):
+            sync_directory(directory)
+
+    def remember(self, name: str, upto: int, facts: dict[str, Any]) -> None:
+        """Journal that the file is on disk below byte `upto`, which has been synced."""
+        if not self._journal.progress.upto:
+            self.make_durable()
+        self._journal.append({"file": name, "upto": upto, "facts": facts})
+
+    @property
+    def _journal_path(self) -> str:
+        return os.path.join(self.folder, "journal")
+
+    def _make_folders(self) -> None:
+        missing, here = [], self.folder
+        while not os.path.isdir(here):
+            missing.append(here)
+            here = os.path.dirname(here) or "."
+        for directory in reversed(missing):
+            with suppress(FileExistsError):  # another conversion began at the same moment; the lock decides
+                os.mkdir(directory)
+                self._made.append(directory)
+
+    def _open(self) -> None:
+        """Read the journal, and continue its conversion or begin ours."""
+        try:
+            self._journal = Journal(self._journal_path)
+        except OSError:
+            self._clear()
+            raise
+        try:
+            self._take_over()
+        except BaseException:
+            self._journal.close()
+            if self._journal.progress.fingerprint is None:
+                self._clear()  # nobody's work, and we add none
+            raise
+
+    def _take_over(self) -> None:
+        progress = self._journal.progress
+        published: Sequence[str] = (progress.publish or {}).get("publish", ())
+        if progress.fingerprint is not None and not self._restart:
+            refuse_other(progress.fingerprint, self._fingerprint, self.folder)
+            self._refuse_existing(ours=published)
             return
-        if not os.path.isdir(self.output):
-            raise OutputExists("the output is a file; expected a directory or nothing")
-        there = sorted(name for name in os.listdir(self.output) if name != STAGING)
-        if there and not self._overwrite:
+        if published:
+            # The half-published files belong to nothing: their conversion is being thrown away.
+            for name in published:
+                if not os.path.lexists(self.path(name)):
+                    remove(os.path.join(self.output, name))
+        self._refuse_existing(ours=())
+        self._journal.close()
+        remove(self._journal_path)
+        shutil.rmtree(os.path.join(self.folder, "files"), ignore_errors=True)
+        self._journal = Journal(self._journal_path)
+        self._journal.append({"begin": self._fingerprint})
+
+    def _refuse_existing(self, *, ours: Sequence[str]) -> None:
+        if self._overwrite or not os.path.isdir(self.output):
+            return
+        known = {STAGING, *(name.partition("/")[0] for name in ours)}
+        there = sorted(name for name in os.listdir(self.output) if name not in known)
+        if there:
             shown = ", ".join(there[:3]) + (", …" if len(there) > 3 else "")
             raise OutputExists(f"the output directory is not empty ({shown}); replace its model with --overwrite")
 
-
-@contextmanager
-def _system_errors(path: str) -> Iterator[None]:
-    """The system's errors, as ours."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, (OutputExists, OutputFailed)):
-            raise
-        raise OutputFailed.from_system(path, error) from None
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    def _clear(self) -> None:
+        """Take the staging folder away, the journal first: without it the rest means nothing."""
+        with suppress(OSError):
+            remove(self._journal_path)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for directory in [] if self._published else reversed(self._made):
+            with suppress(OSError):
+                os.rmdir(directory)

@@ -1,0 +1,140 @@
+"""Kill conversions with SIGKILL at random moments, run them again, and compare every byte with a straight run.
+
+    python tools/kill_rounds.py --rounds 100
+
+Each round converts a synthetic checkpoint in a child process that is killed after a random part of the time a straight
+run takes, several times over, until one gets through. After every kill no final name may stand before the journal says
+that all files are complete, and in the end the directory must equal the straight run's, byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import synthetic  # noqa: E402
+
+from zeroconsolidate import api  # noqa: E402
+from zeroconsolidate.write import part  # noqa: E402
+from zeroconsolidate.write.journal import Journal  # noqa: E402
+
+VARIANTS: tuple[dict[str, Any], ...] = (
+    {"dtype": "fp32"},
+    {"dtype": "fp32", "max_shard_size": "2MB", "digest": "sha256"},
+    {"dtype": "bf16"},
+    {"dtype": "bf16", "max_shard_size": "1MB"},
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--megabytes", type=float, default=24, help="size of the masters")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    dice = random.Random(args.seed)
+    part.SYNC_BYTES = 256 << 10  # many syncs in little data
+    with tempfile.TemporaryDirectory(prefix="kill-rounds-") as name:
+        work = Path(name)
+        checkpoints = []
+        for stage in (2, 3):
+            checkpoints.append(work / f"z{stage}" / "checkpoint-5")
+            synthetic.write(
+                checkpoints[-1], synthetic.values_of(synthetic.shapes_of(args.megabytes)), stage=stage, ranks=3
+            )
+            (checkpoints[-1] / "config.json").write_text('{"dtype": "bfloat16"}')
+        kills = {"before any sync": 0, "while copying": 0, "while publishing": 0, "after the end": 0}
+        straight = {}
+        for number in range(args.rounds):
+            checkpoint, variant = checkpoints[number % 2], VARIANTS[number // 2 % len(VARIANTS)]
+            key = (number % 2, number // 2 % len(VARIANTS))
+            if key not in straight:
+                out = work / f"straight-{key}"
+                began = time.monotonic()
+                api.consolidate(checkpoint, out, **variant)
+                straight[key] = (contents(out), time.monotonic() - began)
+            expected, seconds = straight[key]
+            out = work / "out"
+            while not convert(checkpoint, out, variant, kill_after=dice.random() * 1.2 * seconds):
+                kills[where(out)] += 1
+                partial = (
+                    [path.name for path in out.iterdir() if path.name != ".zeroconsolidate"] if out.exists() else []
+                )
+                if partial and not publishing(out):
+                    print(f"round {number}: {partial} have final names, but nothing vouches for them")
+                    return 1
+            if contents(out) != expected:
+                print(f"round {number}: {variant} of {checkpoint} differs from a straight run")
+                return 1
+            shutil.rmtree(out)
+    print(f"{args.rounds} rounds, {sum(kills.values())} kills: " + ", ".join(f"{n} {k}" for k, n in kills.items()))
+    return 0
+
+
+def convert(checkpoint: Path, out: Path, options: dict[str, Any], *, kill_after: float) -> bool:
+    """Convert in a child and kill it after so many seconds; True if it had got through by then."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            if not (out / "zeroconsolidate.json").exists() or (out / ".zeroconsolidate/journal").exists():
+                api.consolidate(checkpoint, out, **options)
+            code = 0
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + kill_after
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            if status:
+                raise SystemExit(f"a conversion failed with {status}; see above")
+            return True
+        time.sleep(0.0005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def where(out: Path) -> str:
+    """Where a killed conversion was."""
+    journal = out / ".zeroconsolidate/journal"
+    if not journal.exists():
+        return "after the end" if (out / "zeroconsolidate.json").exists() else "before any sync"
+    if publishing(out):
+        return "while publishing"
+    opened = Journal(str(journal))
+    opened.close()
+    return "while copying" if opened.progress.upto or opened.progress.done else "before any sync"
+
+
+def publishing(out: Path) -> bool:
+    journal = out / ".zeroconsolidate/journal"
+    if not journal.exists():
+        return (out / "zeroconsolidate.json").exists()
+    opened = Journal(str(journal))
+    opened.close()
+    return opened.progress.publish is not None
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    skip = directory / ".zeroconsolidate"
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and skip not in path.parents
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

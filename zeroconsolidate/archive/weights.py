@@ -1,0 +1,84 @@
+"""The weights of a model directory, whatever tool wrote it: safetensors, or pickles read without running them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import DamagedFile, NotACheckpoint, at
+from . import safetensors
+from .container import ZipContainer
+from .located import LocatedTensor
+from .unpickle import unpickle
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PICKLE_NAME = "pytorch_model.bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Located tensors by name, and the files they are in (names inside the directory)."""
+
+    directory: str
+    files: tuple[str, ...]
+    tensors: Mapping[str, LocatedTensor]
+    index: str | None
+    """Name of the index, None for a single file."""
+
+
+def read_weights(directory: str) -> Weights:
+    """The weights in `directory`: safetensors if there are any, else `pytorch_model.bin` and its shards.
+
+    Raises NotACheckpoint if there are neither, DamagedFile or UnsafePickle for what cannot be read.
+    """
+    with at(directory):
+        try:
+            entries = os.listdir(directory)
+        except OSError as error:
+            raise NotACheckpoint(f"the model's directory cannot be read: {error.strerror}") from None
+    if any(entry.endswith((".safetensors", safetensors.INDEX_SUFFIX)) for entry in entries):
+        model = safetensors.read_model(directory)
+        return Weights(directory=directory, files=tuple(model.files), tensors=model.tensors, index=model.index)
+    with at(directory):
+        index = f"{PICKLE_NAME}.index.json" if f"{PICKLE_NAME}.index.json" in entries else None
+        names = _shards(os.path.join(directory, index)) if index else [PICKLE_NAME]
+        if not index and PICKLE_NAME not in entries:
+            raise NotACheckpoint(
+                "there are no weights in the directory; expected safetensors files or pytorch_model.bin"
+            )
+        tensors: dict[str, LocatedTensor] = {}
+        for name in names:
+            tensors |= _pickled(directory, name)
+    return Weights(directory=directory, files=tuple(names), tensors=tensors, index=index)
+
+
+def _shards(path: str) -> list[str]:
+    with at(os.path.basename(path)):
+        try:
+            with open(path, encoding="utf-8") as file:
+                weight_map = json.load(file)["weight_map"]
+            names = sorted(set(weight_map.values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedFile(f"the index cannot be read: {type(error).__name__}: {error}") from None
+        for name in names:
+            if not isinstance(name, str) or os.path.basename(name) != name or name in ("", ".", ".."):
+                raise DamagedFile(f"the index names a file outside of its folder; got {name!r:.80}")
+        return names
+
+
+def _pickled(directory: str, name: str) -> dict[str, LocatedTensor]:
+    with at(name):
+        try:
+            with ZipContainer(os.path.join(directory, name)) as container:
+                content = unpickle(container.read_pickle(), container)
+        except OSError as error:
+            if isinstance(error, NotACheckpoint):
+                raise
+            raise DamagedFile(f"the file cannot be read: {error.strerror or error}") from None
+        if not isinstance(content, dict):
+            raise DamagedFile(f"the file holds no state dict; got {type(content).__name__}")
+        return {str(key): value for key, value in content.items() if isinstance(value, LocatedTensor)}

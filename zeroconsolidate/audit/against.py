@@ -1,0 +1,77 @@
+"""Are the weights in a directory those of a checkpoint? Every byte is compared, whatever tool wrote them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import ZeroConsolidateError
+from ..plan.pieces import View
+from ..run.compare import first_difference
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..archive.weights import Weights
+    from ..plan.layout import TensorPlan
+    from ..run.inputs import Inputs
+    from .findings import Findings
+
+
+def audit_against(
+    weights: Weights, planned: Mapping[str, TensorPlan], may_lack: frozenset[str], inputs: Inputs, findings: Findings
+) -> None:
+    """Compare every tensor in `weights` with the planned one of that name, cast to the dtype it was written in.
+
+    `may_lack`: planned names that an output may leave out, because it has the same parameter under another name.
+    """
+    findings.files = len(weights.files)
+    findings.tensors = len(weights.tensors)
+    compared = 0
+    for name, tensor in weights.tensors.items():
+        plan = planned.get(name)
+        if plan is None:
+            findings.problems.append(f"{name}: the checkpoint has no such tensor")
+            continue
+        if tensor.shape != plan.shape:
+            findings.problems.append(
+                f"{name}: the shape differs; expected {list(plan.shape)}, got {list(tensor.shape)}"
+            )
+            continue
+        written, made = tensor.dtype, plan.recipe.dtype
+        if written is not made and not (written.is_floating and made.kind.startswith("float")):
+            findings.problems.append(f"{name}: the dtype differs; expected {made.code}, got {written.code}")
+            continue
+        try:
+            found = first_difference(
+                inputs, plan.recipe, View(tensor), start=0, stop=plan.numel, progress=findings.read
+            )
+        except ZeroConsolidateError as error:
+            findings.problems.append(f"{name}: {error}")
+            continue
+        compared += plan.numel
+        if found is not None:
+            index = _unravel(found.index, plan.shape)
+            findings.problems.append(
+                f"{name}: differs first at element {index}; expected {found.expected!r}, got {found.got!r}"
+            )
+    lacking = [name for name in planned if name not in weights.tensors and name not in may_lack]
+    findings.problems += [f"{name}: the output has no such tensor" for name in lacking]
+    findings.checks.append(f"{compared:,} elements against the checkpoint, byte for byte")
+
+
+def work_bytes(weights: Weights, planned: Mapping[str, TensorPlan]) -> int:
+    """How many bytes `audit_against` will look at, for a progress bar."""
+    return sum(
+        tensor.numel * (tensor.dtype.itemsize + planned[name].recipe.dtype.itemsize)
+        for name, tensor in weights.tensors.items()
+        if name in planned
+    )
+
+
+def _unravel(index: int, shape: tuple[int, ...]) -> list[int]:
+    """Row-major position -> indices: element 7 of a [3, 5] tensor is [1, 2]."""
+    found = []
+    for n in reversed(shape):
+        index, rest = divmod(index, n)
+        found.append(rest)
+    return found[::-1]

@@ -1,0 +1,86 @@
+"""config.json against the weights beside it, as far as names that many architectures share allow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..archive.located import LocatedTensor
+
+_EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "shared.weight")
+_WIDTHS = ("hidden_size", "d_model", "n_embd", "embedding_size", "word_embed_proj_dim", "dim", "emb_dim")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.([0-9]+)\.")
+
+
+def config_problems(directory: str, tensors: Mapping[str, LocatedTensor]) -> tuple[list[str], list[str]]:
+    """(problems, checks done). A model without config.json, or one too unusual to judge, has neither."""
+    try:
+        with open(os.path.join(directory, "config.json"), encoding="utf-8") as file:
+            config = json.load(file)
+    except FileNotFoundError:
+        return [], []
+    except (OSError, ValueError) as error:
+        return [f"config.json: {error}"], []
+    if not isinstance(config, dict):
+        return ["config.json: expected an object"], []
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    problems: list[str] = []
+    checks = [
+        *_dtype(config, tensors, problems),
+        *_vocabulary(text, tensors, problems),
+        *_layers(text, tensors, problems),
+    ]
+    return problems, [f"config.json: {', '.join(checks)}"] if checks else []
+
+
+def _dtype(config: Mapping[str, Any], tensors: Mapping[str, LocatedTensor], problems: list[str]) -> list[str]:
+    stated = config.get("dtype", config.get("torch_dtype"))
+    written = {tensor.dtype.torch_name for tensor in tensors.values() if tensor.dtype.is_floating}
+    if not isinstance(stated, str) or not written:
+        return []
+    if stated.removeprefix("torch.") not in written:
+        problems.append(f"config.json: 'dtype' is {stated!r}, but the weights are {', '.join(sorted(written))}")
+    return ["dtype"]
+
+
+def _vocabulary(config: Any, tensors: Mapping[str, LocatedTensor], problems: list[str]) -> list[str]:
+    found = [
+        (name, t.shape)
+        for name, t in tensors.items()
+        if len(t.shape) == 2 and any(name == e or name.endswith(f".{e}") for e in _EMBEDDINGS)
+    ]
+    if len(found) != 1:
+        return []
+    name, (rows, width) = found[0]
+    vocabulary = config.get("vocab_size")
+    widths = [config[key] for key in _WIDTHS if isinstance(config.get(key), int)]
+    if isinstance(vocabulary, int) and rows < vocabulary:
+        problems.append(f"config.json: 'vocab_size' is {vocabulary}, but {name} has {rows} rows")
+    if widths and width not in widths:
+        problems.append(f"config.json: the width is {widths[0]}, but {name} has {width} columns")
+    return ["vocabulary and width"] if widths or isinstance(vocabulary, int) else []
+
+
+def _layers(config: Any, tensors: Mapping[str, LocatedTensor], problems: list[str]) -> list[str]:
+    stated = config.get("num_hidden_layers", config.get("n_layer"))
+    if not isinstance(stated, int):
+        return []
+    towers: dict[str, set[int]] = {}
+    for name in tensors:
+        match = _LAYER.search(name)
+        if match:
+            towers.setdefault(name[: match.start(1)], set()).add(int(match[1]))
+    if len(towers) != 1:
+        return []  # encoder and decoder, or vision and text: `num_hidden_layers` speaks of one of them
+    (layers,) = towers.values()
+    if layers != set(range(stated)):
+        problems.append(
+            f"config.json: 'num_hidden_layers' is {stated}, but the weights have {len(layers)} layers "
+            f"({min(layers)} to {max(layers)})"
+        )
+    return ["number of layers"]

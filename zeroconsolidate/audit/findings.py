@@ -1,0 +1,76 @@
+"""What an audit found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+Advance = Callable[[int], None]
+"""Called with the number of bytes that have been looked at since the last call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The result of :func:`zeroconsolidate.verify` and :func:`zeroconsolidate.verify_source`."""
+
+    subject: str
+    """The directory that was looked at."""
+    checks: tuple[str, ...]
+    """What was done, in words."""
+    problems: tuple[str, ...]
+    """What is wrong; empty if all is well."""
+    notes: tuple[str, ...]
+    """What could not be checked, and what is unusual without being wrong."""
+    files: int
+    tensors: int
+    bytes_read: int
+    seconds: float
+    nonfinite: dict[str, tuple[int, int]]
+    """Tensor -> (NaNs, infinities), for those that have any."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether no problem was found."""
+        return not self.problems
+
+    @property
+    def gb_per_second(self) -> float:
+        """Bytes read a second, in units of 10**9."""
+        return self.bytes_read / max(self.seconds, 1e-9) / 1e9
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, ready for JSON."""
+        return asdict(self) | {"ok": self.ok, "gb_per_second": round(self.gb_per_second, 3)}
+
+
+@dataclass(slots=True)
+class Findings:
+    """Findings while they are being made."""
+
+    advance: Advance
+    checks: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    files: int = 0
+    tensors: int = 0
+    bytes_read: int = 0
+    nonfinite: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def read(self, size_bytes: int) -> None:
+        """So many more bytes have been looked at."""
+        self.bytes_read += size_bytes
+        self.advance(size_bytes)
+
+    def verification(self, subject: str, seconds: float) -> Verification:
+        """The finished result."""
+        return Verification(
+            subject=subject,
+            checks=tuple(self.checks),
+            problems=tuple(self.problems),
+            notes=tuple(self.notes),
+            files=self.files,
+            tensors=self.tensors,
+            bytes_read=self.bytes_read,
+            seconds=seconds,
+            nonfinite=self.nonfinite,
+        )

@@ -1,0 +1,171 @@
+"""Is a model directory whole? Headers, index, sizes, config against shapes, digests against the manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from ..archive.weights import Weights, read_weights
+from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError
+from ..run.digest import digest_of
+from ..write.manifest import MANIFEST_NAME
+from ..write.stage import STAGING
+from .config import config_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .findings import Findings
+
+_STRAY = re.compile(r"(?:model|pytorch_model|adapter_model)(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)")
+_MAX_MANIFEST_BYTES = 1 << 30
+
+
+def read_manifest(directory: str) -> dict[str, Any] | None:
+    """The manifest, None if the directory has none. Raises DamagedFile if it is no manifest of a version we know."""
+    path = os.path.join(directory, MANIFEST_NAME)
+    try:
+        with open(path, "rb") as file:
+            manifest = json.loads(file.read(_MAX_MANIFEST_BYTES))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedFile(f"the manifest cannot be read: {error}", address=(path,)) from None
+    if not isinstance(manifest, dict) or manifest.get("manifest") != 1:
+        raise DamagedFile("the file is no manifest of a version this library knows", address=(path,))
+    if not all(isinstance(manifest.get(key), dict) for key in ("files", "tensors", "options", "source")):
+        raise DamagedFile("the manifest lacks a part; expected files, tensors, options and source", address=(path,))
+    return manifest
+
+
+def audit_output(directory: str, findings: Findings) -> None:
+    """All checks; what is wrong goes into `findings`. Raises NotACheckpoint if there is no such directory."""
+    if not os.path.isdir(directory):
+        raise NotACheckpoint("there is no such directory", address=(directory,))
+    if os.path.isdir(os.path.join(directory, STAGING)):
+        findings.problems.append("a conversion into this directory was interrupted; run it again to finish it")
+    weights = None
+    try:
+        weights = read_weights(directory)
+    except ZeroConsolidateError as error:
+        findings.problems.append(str(error))
+    if weights is not None:
+        _structure(directory, weights, findings)
+    try:
+        manifest = read_manifest(directory)
+    except DamagedFile as error:
+        findings.problems.append(str(error))
+        return
+    if manifest is None:
+        findings.notes.append(f"there is no {MANIFEST_NAME}: contents cannot be checked, only their form")
+        return
+    if weights is not None:
+        _tensors(weights, manifest["tensors"], findings)
+    _files(directory, manifest, findings)
+
+
+def work_bytes(directory: str) -> int:
+    """How many bytes `audit_output` will look at, for a progress bar."""
+    try:
+        manifest = read_manifest(directory) or {}
+    except DamagedFile:
+        return 0
+    return sum(
+        entry["bytes"]
+        for entry in manifest.get("files", {}).values()
+        if isinstance(entry, dict) and len(entry) > 1 and isinstance(entry.get("bytes"), int)
+    )
+
+
+def _structure(directory: str, weights: Weights, findings: Findings) -> None:
+    findings.files = len(weights.files)
+    findings.tensors = len(weights.tensors)
+    findings.checks.append(f"headers of {len(weights.files)} files, {len(weights.tensors)} tensors")
+    stray = [name for name in sorted(os.listdir(directory)) if _STRAY.fullmatch(name) and name not in weights.files]
+    if weights.index:
+        findings.checks.append("the index names what the shards hold")
+        findings.problems += [f"{name}: the index does not name this file" for name in stray]
+        with open(os.path.join(directory, weights.index), encoding="utf-8") as file:
+            total = json.load(file).get("metadata", {}).get("total_size")
+        held = sum(tensor.numel * tensor.dtype.itemsize for tensor in weights.tensors.values())
+        if total is not None and total != held:
+            findings.problems.append(f"{weights.index}: 'total_size' is wrong; expected {held}, got {total}")
+    problems, checks = config_problems(directory, weights.tensors)
+    findings.problems += problems
+    findings.checks += checks
+
+
+def _tensors(weights: Weights, listed: Mapping[str, Any], findings: Findings) -> None:
+    """Names, dtypes and shapes as the manifest lists them."""
+    for name, entry in listed.items():
+        tensor = weights.tensors.get(name)
+        expected = (entry.get("file"), entry.get("dtype"), entry.get("shape"))
+        got = tensor and (os.path.basename(tensor.file), tensor.dtype.code, list(tensor.shape))
+        if got != expected:
+            findings.problems.append(f"{name}: not as written; expected {expected}, got {got or 'nothing'}")
+    extra = [name for name in weights.tensors if name not in listed]
+    findings.problems += [f"{name}: the manifest has no such tensor" for name in extra]
+    findings.checks.append("names, dtypes and shapes against the manifest")
+
+
+def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> None:
+    """Sizes and digests as the manifest lists them; damage in weights is traced to the tensors it is in."""
+    digested = 0
+    for name, entry in manifest["files"].items():
+        path = os.path.join(directory, name)
+        if os.path.isabs(name) or ".." in name.split("/"):
+            findings.problems.append(f"{MANIFEST_NAME}: it names a file outside of the directory; got {name!r:.80}")
+            continue
+        try:
+            size_bytes = os.path.getsize(path)
+        except OSError as error:
+            findings.problems.append(f"{name}: {error.strerror or error}")
+            continue
+        if size_bytes != entry["bytes"]:
+            findings.problems.append(f"{name}: the size differs; expected {entry['bytes']} bytes, got {size_bytes}")
+        algorithm = next((key for key in ("sha256", "xxh3") if key in entry), None)
+        if algorithm is None:
+            continue
+        try:
+            got = digest_of(path, algorithm, progress=findings.read)
+        except BadOption as error:
+            findings.notes.append(f"{name}: not digested: {error}")
+            continue
+        except DamagedFile as error:
+            findings.problems.append(f"{name}: {error}")
+            continue
+        digested += 1
+        if got != entry[algorithm]:
+            damaged = _damaged(directory, name, algorithm, manifest["tensors"])
+            where = f", in {', '.join(damaged)}" if damaged else ""
+            findings.problems.append(f"{name}: the {algorithm} differs{where}; expected {entry[algorithm]}, got {got}")
+    findings.checks.append(f"{len(manifest['files'])} sizes and {digested} digests against the manifest")
+    if manifest.get("digest") is None:
+        findings.notes.append(
+            "the manifest has no digests of the weights: convert with --digest, or compare with --against CHECKPOINT"
+        )
+
+
+def _damaged(directory: str, file: str, algorithm: str, listed: Mapping[str, Any]) -> list[str]:
+    """The tensors of a file whose own digests differ."""
+    try:
+        weights = read_weights(directory)
+        return [
+            name
+            for name, entry in listed.items()
+            if entry.get("file") == file
+            and algorithm in entry
+            and (tensor := weights.tensors.get(name)) is not None
+            and digest_of(
+                tensor.file,
+                algorithm,
+                start=tensor.start,
+                stop=tensor.start + tensor.numel * tensor.dtype.itemsize,
+                progress=lambda _: None,
+            )
+            != entry[algorithm]
+        ]
+    except ZeroConsolidateError:
+        return []

@@ -1,0 +1,91 @@
+"""Compares the elements of two tensors, one of them cast to the dtype of the other, block by block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..dtypes import DType
+from .cast import STORAGE, cast
+from .execute import BLOCK_BYTES
+from .fill import reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from ..plan.pieces import Recipe
+    from .inputs import Inputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """The first element, in row-major order, in which two tensors differ."""
+
+    index: int
+    expected: float
+    got: float
+
+
+def first_difference(
+    inputs: Inputs,
+    source: Recipe,
+    target: Recipe,
+    *,
+    start: int,
+    stop: int,
+    progress: Callable[[int], None],
+) -> Difference | None:
+    """Where elements `[start, stop)` of `source`, cast to the dtype of `target`, first differ from it.
+
+    Bytes are compared. Only where a cast took place is one NaN as good as another: which bits it gets is the
+    processor's choice. `progress(n)` after every n bytes read from either.
+    """
+    block_numel = BLOCK_BYTES // max(source.dtype.itemsize, target.dtype.itemsize)
+    expected, written = reader(inputs, source), reader(inputs, target)
+    for first in range(start, stop, block_numel):
+        last = min(first + block_numel, stop)
+        ours = np.empty(last - first, STORAGE[source.dtype])
+        theirs = np.empty(last - first, STORAGE[target.dtype])
+        expected.fill(first, last, ours)
+        written.fill(first, last, theirs)
+        found = _difference(ours, source.dtype, theirs, target.dtype)
+        if found is not None:
+            index, value, got = found
+            return Difference(index=first + index, expected=value, got=got)
+        progress((last - first) * (source.dtype.itemsize + target.dtype.itemsize))
+    return None
+
+
+def _difference(
+    ours: NDArray[np.generic], source: DType, theirs: NDArray[np.generic], target: DType
+) -> tuple[int, float, float] | None:
+    made = ours
+    if source is not target:
+        made = np.empty_like(theirs)
+        cast(ours, source, target, made)
+    different = _bits(made) != _bits(theirs)
+    if not different.any():
+        return None
+    if source is not target:
+        different &= ~(np.isnan(_values(made, target)) & np.isnan(_values(theirs, target)))
+        if not different.any():
+            return None
+    index = int(np.argmax(different))
+    expected, got = (float(_values(values[index : index + 1], target)[0]) for values in (made, theirs))
+    return index, expected, got
+
+
+def _bits(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    return values.view(np.dtype(f"u{values.itemsize}"))
+
+
+def _values(values: NDArray[np.generic], dtype: DType) -> NDArray[np.floating]:
+    if not dtype.kind.startswith("float"):
+        return values.astype(np.float64)
+    wide = np.empty(len(values), np.float32)
+    cast(values, dtype, DType.F32, wide)
+    return wide

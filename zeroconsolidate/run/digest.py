@@ -1,0 +1,162 @@
+"""Digests of files and of the tensors in them.
+
+:class:`Follower` computes them while a file is being written, in a thread that reads back what the writer has
+already handed to the page cache: hashing releases the interpreter's lock, so the copy goes on beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import BadOption, DamagedFile, OutputFailed, ZeroConsolidateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+ALGORITHMS = ("sha256", "xxh3")
+"""SHA-256 as `sha256sum` prints it; XXH3 with 128 bits, several times faster, against accidents only."""
+
+_BLOCK_BYTES = 1 << 20
+
+
+class Hash(Protocol):
+    """What hashlib and xxhash have in common."""
+
+    def update(self, data: memoryview, /) -> object:
+        """Take in more bytes."""
+
+    def hexdigest(self) -> str:
+        """The digest of all bytes taken in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes `[start, stop)` of a file, and the tensor they are (None for a header)."""
+
+    start: int
+    stop: int
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Digests:
+    """Hexadecimal digests of a file and of its tensors, by name."""
+
+    file: str
+    tensors: dict[str, str]
+
+
+def maker(algorithm: str) -> Callable[[], Hash]:
+    """What makes a new hash of that kind. Raises BadOption for an unknown one, or where xxhash is not installed."""
+    if algorithm == "sha256":
+        return hashlib.sha256
+    if algorithm == "xxh3":
+        try:
+            import xxhash
+        except ImportError:
+            raise BadOption("the digest xxh3 needs the package xxhash; install zeroconsolidate[xxh3]") from None
+        made: Callable[[], Hash] = xxhash.xxh3_128
+        return made
+    raise BadOption(f"a digest is one of {', '.join(ALGORITHMS)}; got {algorithm!r}")
+
+
+def digest_of(
+    path: str, algorithm: str, *, start: int = 0, stop: int | None = None, progress: Callable[[int], None]
+) -> str:
+    """The digest of bytes `[start, stop)` of a file, to its end by default. `progress(n)` after every n bytes.
+
+    Raises DamagedFile if the file cannot be read or ends before `stop`.
+    """
+    hashed = maker(algorithm)()
+    block = memoryview(bytearray(_BLOCK_BYTES))
+    try:
+        with open(path, "rb", buffering=0) as file:
+            file.seek(start)
+            left = (os.fstat(file.fileno()).st_size if stop is None else stop) - start
+            while left > 0:
+                got = file.readinto(block[: min(left, _BLOCK_BYTES)])
+                if not got:
+                    raise DamagedFile(f"the file ends too early; expected {left} more bytes", address=(path,))
+                hashed.update(block[:got])
+                left -= got
+                progress(got)
+    except OSError as error:
+        if isinstance(error, ZeroConsolidateError):
+            raise
+        raise DamagedFile(f"the file cannot be read: {error.strerror}", address=(path,)) from None
+    return hashed.hexdigest()
+
+
+class Follower:
+    """Digests a file behind the one who writes it from its first byte to its last; use it as a context manager.
+
+    `spans` are the whole file, in order. :meth:`reached` says how far it is written, :meth:`result` waits for
+    the rest. Leaving the block without a result stops the thread.
+    """
+
+    def __init__(self, path: str, spans: Sequence[Span], algorithm: str) -> None:
+        self._path = path
+        self._spans = spans
+        self._make = maker(algorithm)
+        self._turn = threading.Condition()
+        self._upto = 0
+        self._stopped = False
+        self._error: OSError | None = None
+        self._file = self._make()
+        self._tensors: dict[str, str] = {}
+        self._thread = threading.Thread(target=self._follow, name="zeroconsolidate-digest", daemon=True)
+
+    def __enter__(self) -> Follower:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        with self._turn:
+            self._stopped = True
+            self._turn.notify()
+        self._thread.join()
+
+    def reached(self, upto: int) -> None:
+        """Every byte below `upto` is written."""
+        with self._turn:
+            self._upto = upto
+            self._turn.notify()
+
+    def result(self) -> Digests:
+        """The digests, when the last byte has been reached. Raises OutputFailed if the file could not be read back."""
+        self._thread.join()
+        if self._error is not None:
+            raise OutputFailed.from_system(self._path, self._error)
+        return Digests(file=self._file.hexdigest(), tensors=self._tensors)
+
+    def _follow(self) -> None:
+        block = memoryview(bytearray(_BLOCK_BYTES))
+        try:
+            with open(self._path, "rb", buffering=0) as file:
+                for span in self._spans:
+                    tensor, here = self._make(), span.start
+                    while here < span.stop:
+                        part = block[: min(_BLOCK_BYTES, span.stop - here)]
+                        if not self._wait(here + len(part)):
+                            return
+                        got = file.readinto(part)
+                        if not got:
+                            raise OSError(0, "it has become shorter while it was being written")
+                        self._file.update(part[:got])
+                        if span.name is not None:
+                            tensor.update(part[:got])
+                        here += got
+                    if span.name is not None:
+                        self._tensors[span.name] = tensor.hexdigest()
+        except OSError as error:
+            self._error = error
+
+    def _wait(self, upto: int) -> bool:
+        with self._turn:
+            self._turn.wait_for(lambda: self._stopped or self._upto >= upto)
+            return self._upto >= upto

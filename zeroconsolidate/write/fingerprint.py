@@ -1,0 +1,48 @@
+"""What decides an output's bytes, short enough to be compared before a conversion is continued."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DamagedFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ..plan.layout import FilePlan
+    from .journal import Fingerprint
+
+
+def fingerprint(
+    *, version: str, options: Mapping[str, object], sources: Iterable[str], layout: Sequence[FilePlan]
+) -> Fingerprint:
+    """The options, the input files with sizes and times, the output files with their headers, and our version.
+
+    Where every byte comes from follows from these by arithmetic, so the copies themselves are not in it.
+    Raises DamagedFile if an input file has gone.
+    """
+    exact: Fingerprint = json.loads(
+        json.dumps(
+            {
+                "options": dict(options),
+                "source": {path: _looks(path) for path in sorted(set(map(os.path.realpath, sources)))},
+                "output": {
+                    file.name: {"bytes": file.size_bytes, "header": hashlib.sha256(file.header).hexdigest()[:16]}
+                    for file in layout
+                },
+                "zeroconsolidate": {"version": version},
+            }
+        )
+    )
+    return exact
+
+
+def _looks(path: str) -> dict[str, Any]:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise DamagedFile(f"the file cannot be read any more: {error.strerror}", address=(path,)) from None
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}

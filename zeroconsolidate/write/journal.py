@@ -1,0 +1,135 @@
+"""The journal of a conversion: what is safely on disk, so that a killed conversion goes on where it stopped.
+
+One record a line, `<crc32 of the JSON> <JSON>`, appended and synced. Whatever a record speaks of has been synced
+*before* it is written, so that a power failure can lose records but never make one a lie; a torn or unreadable line
+and everything behind it do not count.
+
+    {"begin": <fingerprint>}                                what is being converted, first line
+    {"checked": 131072}                                     the witness has been compared, so many elements
+    {"file": "model.safetensors", "upto": 536870912, …}     every byte below is on disk
+    {"file": "model.safetensors", "done": 988097824, …}     the file is complete and checked
+    {"publish": ["model.safetensors", …], …}                all files are complete: only renames are left
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadOption
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Fingerprint = dict[str, dict[str, Any]]
+"""Aspect (`options`, `sources`, …) -> what decides the output's bytes, as values that survive JSON."""
+
+_MAX_BYTES = 1 << 28
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the records of a journal add up to."""
+
+    fingerprint: Fingerprint | None = None
+    checked: int | None = None
+    upto: dict[str, int] = field(default_factory=dict)
+    """File -> bytes that are on disk."""
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """File -> what its newest record says besides."""
+    done: dict[str, int] = field(default_factory=dict)
+    """Complete file -> its size."""
+    publish: dict[str, Any] | None = None
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        """Add one record up."""
+        if "begin" in record:
+            self.fingerprint = record["begin"]
+        elif "checked" in record:
+            self.checked = record["checked"]
+        elif "publish" in record:
+            self.publish = dict(record)
+        elif "done" in record:
+            self.done[record["file"]] = record["done"]
+            self.facts[record["file"]] = record["facts"]
+        elif "upto" in record:
+            self.upto[record["file"]] = record["upto"]
+            self.facts[record["file"]] = record["facts"]
+
+
+class Journal:
+    """An open journal. The system's errors pass through; the caller knows whose disk it is."""
+
+    def __init__(self, path: str) -> None:
+        """Open the journal at `path`, or begin one, and read what it says."""
+        self.progress = Progress()
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            valid = 0
+            with open(path, "rb") as file:
+                for line in file.read(_MAX_BYTES).splitlines(keepends=True):
+                    record = _record(line)
+                    if record is None:
+                        break
+                    self.progress.take(record)
+                    valid += len(line)
+            os.ftruncate(self._fd, valid)
+            os.lseek(self._fd, valid, os.SEEK_SET)
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write a record and sync it. What it speaks of must be synced already."""
+        text = json.dumps(record, separators=(",", ":")).encode()
+        line = memoryview(b"%08x %s\n" % (zlib.crc32(text), text))
+        while line:
+            line = line[os.write(self._fd, line) :]
+        os.fsync(self._fd)
+        self.progress.take(record)
+
+    def close(self) -> None:
+        """Close the file; again is no harm."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    crc, _, text = line.rstrip(b"\n").partition(b" ")
+    if not line.endswith(b"\n") or crc != b"%08x" % zlib.crc32(text):
+        return None
+    record: dict[str, Any] = json.loads(text)
+    return record
+
+
+def refuse_other(before: Fingerprint, now: Fingerprint, folder: str) -> None:
+    """Raise BadOption, saying what changed, if staged work was made from something else."""
+    changes = [
+        _change(aspect, name, before.get(aspect, {}).get(name), now.get(aspect, {}).get(name))
+        for aspect in dict.fromkeys([*before, *now])
+        for name in dict.fromkeys([*before.get(aspect, {}), *now.get(aspect, {})])
+        if before.get(aspect, {}).get(name) != now.get(aspect, {}).get(name)
+    ]
+    if changes:
+        more = f", and {len(changes) - 3} more changes" if len(changes) > 3 else ""
+        raise BadOption(
+            f"an interrupted conversion lies in {folder}, but of something else: {'; '.join(changes[:3])}{more}; "
+            "start over with --restart, or run the earlier command again to continue it"
+        )
+
+
+def _change(aspect: str, name: str, before: object, now: object) -> str:
+    label = f"{aspect} {name}" if aspect != "options" else f"--{name.replace('_', '-')}"
+    if before is None or now is None:
+        return f"{label} {'is new' if before is None else 'has gone'}"
+    return f"{label} was {_short(before)}, is {_short(now)}"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return f"{value!r:.60}"

@@ -1,0 +1,49 @@
+"""Staged files get their final names. Whoever is interrupted here can begin again: what is renamed stays renamed."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from ..errors import OutputFailed
+from .system import remove, sync_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+_WEIGHTS = re.compile(
+    r"(?:model|pytorch_model)(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)"
+    r"|(?:model\.safetensors|pytorch_model\.bin)\.index\.json|adapter_model\.(?:safetensors|bin)|adapter_config\.json"
+)
+# What describes a set of weights must never stand beside weights of another set, not even between two renames.
+_DESCRIBES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "zeroconsolidate.json")
+
+
+def rename(
+    output: str, staged: Callable[[str], str], names: Sequence[str], sizes: Mapping[str, int], *, overwrite: bool
+) -> None:
+    """Rename the file `staged(name)` to `output/name`, for all names in order, then sync the folders.
+
+    With `overwrite`, weights that stand in `output` and are not among the names are taken away. The system's errors
+    pass through; raises OutputFailed if a file is neither staged nor, with its size, in place.
+    """
+    if overwrite:
+        for old in _DESCRIBES:
+            if old not in sizes or os.path.lexists(staged(old)):
+                remove(os.path.join(output, old))
+    folders = {output}
+    for name in names:
+        target = os.path.join(output, name)
+        if os.path.lexists(staged(name)):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.replace(staged(name), target)
+        elif not os.path.isfile(target) or os.path.getsize(target) != sizes[name]:
+            raise OutputFailed(f"the finished file {name} has been taken away; start over with --restart")
+        folders.add(os.path.dirname(target))
+    if overwrite:
+        for old in os.listdir(output):
+            if old not in sizes and _WEIGHTS.fullmatch(old):
+                remove(os.path.join(output, old))
+    for folder in sorted(folders):
+        sync_directory(folder)
