@@ -55,7 +55,7 @@ def test_there_are_fixtures():
 
 @pytest.mark.parametrize("dtype", TORCH)
 def test_converts_to_the_live_values(case: Path, dtype: str, tmp_path: Path):
-    report = zeroconsolidate.consolidate(case / "checkpoint", tmp_path / "out", dtype=dtype, check="all")
+    report = zeroconsolidate.consolidate(case / "checkpoint", tmp_path / "out", lora="keep", dtype=dtype, check="all")
     written = load_file(tmp_path / "out" / "model.safetensors")
     truth = expected(case, TORCH[dtype])
     assert_same(written, truth)
@@ -68,20 +68,20 @@ def test_converts_to_the_live_values(case: Path, dtype: str, tmp_path: Path):
 
 
 def test_the_file_is_the_one_safetensors_writes(case: Path, tmp_path: Path):
-    zeroconsolidate.consolidate(case / "checkpoint", tmp_path / "out")
+    zeroconsolidate.consolidate(case / "checkpoint", tmp_path / "out", lora="keep")
     save_file(expected(case, torch.float32), tmp_path / "theirs.safetensors", metadata={"format": "pt"})
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "theirs.safetensors").read_bytes()
 
 
 def test_ties_can_be_copied(case: Path, tmp_path: Path):
-    zeroconsolidate.consolidate(case / "checkpoint", tmp_path / "out", ties="copy")
+    zeroconsolidate.consolidate(case / "checkpoint", tmp_path / "out", lora="keep", ties="copy")
     truth = expected(case, torch.float32)
     truth |= {alias: truth[name] for alias, name in provenance(case)["ties"].items() if name in truth}
     assert_same(load_file(tmp_path / "out" / "model.safetensors"), truth)
 
 
 def test_auto_is_the_training_dtype(case: Path, tmp_path: Path):
-    report = zeroconsolidate.consolidate(case / "checkpoint", tmp_path / "out", dtype="auto")
+    report = zeroconsolidate.consolidate(case / "checkpoint", tmp_path / "out", lora="keep", dtype="auto")
     trained_in = TORCH[provenance(case)["dtype"]]
     assert report.dtype == str(trained_in).removeprefix("torch.")
     assert_same(load_file(tmp_path / "out" / "model.safetensors"), expected(case, trained_in))
@@ -89,7 +89,7 @@ def test_auto_is_the_training_dtype(case: Path, tmp_path: Path):
 
 def test_frozen_parameters_can_be_left_out(case: Path, tmp_path: Path):
     facts = provenance(case)
-    zeroconsolidate.consolidate(case / "checkpoint", tmp_path / "out", exclude_frozen=True)
+    zeroconsolidate.consolidate(case / "checkpoint", tmp_path / "out", lora="keep", exclude_frozen=True)
     written = load_file(tmp_path / "out" / "model.safetensors")
     trained = {n: t for n, t in expected(case, torch.float32).items() if n not in facts["frozen"]}
     # DeepSpeed 0.19.8 lists a parameter without elements with the frozen ones; nobody misses its values.
@@ -148,7 +148,9 @@ def test_inspect_tells_what_was_trained(case: Path):
 
 def test_the_estimate_is_what_is_written(case: Path, tmp_path: Path):
     cost = zeroconsolidate.estimate(case / "checkpoint", dtype="bf16", max_shard_size="1KB")
-    report = zeroconsolidate.consolidate(case / "checkpoint", tmp_path / "out", dtype="bf16", max_shard_size="1KB")
+    report = zeroconsolidate.consolidate(
+        case / "checkpoint", tmp_path / "out", lora="keep", dtype="bf16", max_shard_size="1KB"
+    )
     weights = [path for path in (tmp_path / "out").iterdir() if path.name.startswith("model")]
     assert cost.output_bytes == sum(path.stat().st_size for path in weights) == report.bytes_written
     assert cost.files == len(weights)
@@ -165,7 +167,7 @@ def test_the_estimate_is_what_is_written(case: Path, tmp_path: Path):
 
 def test_the_checkpoint_is_not_touched(case: Path, tmp_path: Path):
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (case / "checkpoint").rglob("*")}
-    zeroconsolidate.consolidate(case / "checkpoint", tmp_path / "out", check="all")
+    zeroconsolidate.consolidate(case / "checkpoint", tmp_path / "out", lora="keep", check="all")
     assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (case / "checkpoint").rglob("*")} == before
 
 

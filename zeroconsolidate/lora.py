@@ -209,7 +209,7 @@ def plan_merge(
         files=() if original is None else tuple(dict.fromkeys(t.file for t in original.tensors.values())),
         untied=bool(result.untied),
         comparisons=_comparisons(result),
-        decided=tuple(_decided(adapters, result, original, dtype)),
+        decided=tuple(_decided(adapters, result, original)),
     )
 
 
@@ -277,24 +277,24 @@ def prove_base(comparisons: Sequence[Comparison], inputs: Inputs) -> int:
         ) from None
 
 
-def _decided(adapters: Adapters, result: MergeResult, original: Original | None, dtype: DType | None) -> list[str]:
-    decided = [
-        f"merged {adapters.kinds} into {result.merged} tensors; {result.replaced} more were trained in the place of "
-        "the original's"
-    ]
+def _decided(adapters: Adapters, result: MergeResult, original: Original | None) -> list[str]:
+    decided = [f"merged {adapters.kinds} into {result.merged} tensors"]
+    if result.replaced:
+        decided.append(f"{result.replaced} tensors are not the original's but were trained in their place")
     if original is not None:
-        decided.append(f"untrained weights are those of {original.directory}, in full precision")
+        held = sorted({tensor.dtype.torch_name for tensor in original.tensors.values()})
+        decided.append(f"untrained weights are those of {original.directory}, in {', '.join(held)}")
         if original.prefix_note:
             decided.append(original.prefix_note)
-    copies = [result.selection.named[name] for name in result.from_checkpoint if name in result.selection.named]
-    stored = sorted({source.recipe.dtype.torch_name for source in copies})
-    if original is None:
+    if original is None and result.from_checkpoint:
+        stored = ", ".join(sorted(set(result.from_checkpoint.values())))
         decided.append(
-            f"untrained weights are the frozen copies in the checkpoint ({', '.join(stored) or 'none'}): where the "
-            "original had more precision, --base keeps it"
+            f"untrained weights are the frozen copies in the checkpoint, in {stored}: if the original had more "
+            "precision, name it with --base"
         )
     elif result.from_checkpoint:
-        decided.append(f"taken from the checkpoint's frozen copies instead: {', '.join(result.from_checkpoint[:4])}")
+        some = list(result.from_checkpoint)[:4]
+        decided.append(f"taken from the frozen copies in the checkpoint instead: {', '.join(some)}")
     if result.untied:
         decided.append(f"no longer tied, and written for itself: {', '.join(result.untied)}")
     return decided

@@ -39,8 +39,8 @@ class MergeResult:
     """Tensors to which adapters add something."""
     replaced: int
     """Tensors that were trained in the place of the original's: modules_to_save, biases."""
-    from_checkpoint: tuple[str, ...]
-    """Names of the tensors of the original model that come from the checkpoint's frozen copies."""
+    from_checkpoint: Mapping[str, str]
+    """Names of the tensors of the original model that are the checkpoint's frozen copies, and the dtypes of those."""
     untied: tuple[str, ...]
     """Names that shared one tensor in the original model and have their own now."""
     unproven: Mapping[str, tuple[Recipe, Recipe]]
@@ -118,7 +118,7 @@ class Merger:
         which weights are merged, as PEFT would in a model loaded in it; None for each its own."""
         self._model, self._configs, self._dtype, self._original = model, configs, dtype, original
         self._altered = next((c.initialization for c in configs.values() if c.alters_base), None)
-        self._from_checkpoint: list[str] = []
+        self._from_checkpoint: dict[str, str] = {}
         self._unproven: dict[str, tuple[Recipe, Recipe]] = {}
 
     def result(self, *, copy_ties: bool) -> MergeResult:
@@ -144,7 +144,7 @@ class Merger:
             selection=Selection(named=named, left_out=(*self._model.left_out, *left_out)),
             merged=merged,
             replaced=replaced,
-            from_checkpoint=tuple(dict.fromkeys(map(self._name, self._from_checkpoint))),
+            from_checkpoint=self._from_checkpoint,
             untied=tuple(self._untied(made)),
             unproven=self._unproven,
         )
@@ -200,7 +200,7 @@ class Merger:
             return {}
         known = [path.removeprefix(f"{module}.") for path in self._model.own if path.startswith(f"{module}.")]
         if self._original is not None and not targets <= set(known):
-            known = list(self._original.parameters_of(module))
+            known = self._original.in_order(module, targets)
         order = [name for name in dict.fromkeys(known) if name in targets]
         shapes: dict[str, Shape] = {}
         for name in order:
@@ -269,7 +269,7 @@ class Merger:
                 return None  # the original's files do without it
         if own is None:
             return None
-        self._from_checkpoint.append(path)
+        self._from_checkpoint[self._name(path)] = own.recipe.dtype.torch_name
         return self._as_stored(path, own, own.role)
 
     def _as_stored(self, path: str, source: Source, role: str) -> Found:

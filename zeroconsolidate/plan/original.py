@@ -95,9 +95,11 @@ class Original:
                     return found
         return None
 
-    def parameters_of(self, module: str) -> tuple[str, ...]:
-        """The parameters of a module with stacked experts, in the order of the module."""
-        return tuple(p for p in ("gate_up_proj", "down_proj") if self.find(f"{module}.{p}") is not None)
+    def in_order(self, module: str, parameters: Iterable[str]) -> list[str]:
+        """Those `parameters` of a module that are there, in the order of the module as far as it is known."""
+        known = [name for _, _, matrices in STACKS for name in matrices]
+        ordered = sorted(parameters, key=lambda name: (known.index(name) if name in known else len(known), name))
+        return [name for name in ordered if self.find(f"{module}.{name}") is not None]
 
     def nearest(self, path: str) -> str:
         """Names like `path`, for an error."""
