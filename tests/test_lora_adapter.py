@@ -46,9 +46,10 @@ def test_peft_loads_it(tuned: Tuned, tmp_path: Path):
         )
         for folder in ("out", "truth")
     }
-    # PEFT lists every name of the base as missing, and tied names even in what it has saved itself.
-    assert [key for key in results["out"].missing_keys if key not in results["truth"].missing_keys] == []
-    assert [key for key in results["out"].unexpected_keys if key not in results["truth"].unexpected_keys] == []
+    # PEFT lists every name of the base as missing, and tied names even of what it has saved itself.
+    known = results["truth"]
+    assert [key for key in results["out"].missing_keys if "default" in key and key not in known.missing_keys] == []
+    assert [key for key in results["out"].unexpected_keys if key not in known.unexpected_keys] == []
     model = PeftModel.from_pretrained(build(tuned.make), tmp_path / "out")
     values = dict(model.named_parameters(remove_duplicate=False))
     assert [name for name, value in tuned.masters.items() if not torch.equal(values[name].float(), value)] == []
