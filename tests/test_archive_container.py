@@ -132,11 +132,7 @@ def test_parameters_and_tensors_with_attributes(tmp_path: Path):
         assert_same(located, tensor.detach().as_subclass(torch.Tensor))
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-     torch.uint8, torch.bool, torch.uint16, torch.uint32, torch.uint64],
-)  # fmt: skip
+@pytest.mark.parametrize("dtype", [getattr(torch, d.torch_name) for d in DType if d.kind not in ("complex", "float8")])
 def test_0d_tensors_carry_their_value(tmp_path: Path, dtype: torch.dtype):
     located = saved(torch.tensor(1, dtype=dtype), tmp_path / "f.pt")
     assert located.item == 1

@@ -14,9 +14,10 @@ from zeroconsolidate.errors import BadOption, UnsupportedLayout, WitnessMismatch
 
 pytest.importorskip("peft")
 
-from peft_runs import CASES, EXPERTS, Tuned, build, differing, gpt2, llama, lora, mixtral, tune
+from peft_runs import CASES, EXPERTS, Tuned, build, differing, gpt2, llama, lora, mixtral, qwen3_moe, tune
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import nn
@@ -59,14 +60,14 @@ def test_into_the_original_model(tuned: Tuned, stage: int, dtype: str, tmp_path:
 def test_into_the_frozen_copy(tuned: Tuned, dtype: str, tmp_path: Path):
     """The base in the shards is in bfloat16, whatever the original was."""
     source = tuned.save(tmp_path / "in", stage=3, frozen=True, dtype=torch.bfloat16)
-    report = zeroconsolidate.consolidate(source, tmp_path / "out", lora="merge", dtype=dtype)
+    report = zeroconsolidate.consolidate(source, tmp_path / "out", lora="merge", dtype=dtype, names="stored")
     merged = tuned.merged(DTYPES[dtype], rounded_base=True)
     truth = {name: tensor for name, tensor in merged.state_dict().items() if tensor.numel()}
     ours = written(tmp_path / "out")
     assert differing(ours, {name: truth[name] for name in ours}) == []
     kept = {tensor.data_ptr() for name, tensor in truth.items() if name in ours}
     assert [name for name, tensor in truth.items() if name not in ours and tensor.data_ptr() not in kept] == []
-    assert any("bfloat16" in text for text in report.decided)
+    assert any("bfloat16" in text for text in report.notes)
 
 
 def test_only_rounds_when_asked(tmp_path: Path):
@@ -119,11 +120,11 @@ def test_several_in_order(case: str, dtype: str, tmp_path: Path):
 
 @pytest.mark.parametrize("wrapper", ["model.", "module.model."])
 def test_behind_a_wrapper(wrapper: str, tmp_path: Path):
-    """As in FlagEmbedding's checkpoints. Without `--base` the wrapper's name stays: undoing it takes evidence."""
+    """As in FlagEmbedding's checkpoints. What the trainer wrapped around PEFT's wrapping is not PEFT's."""
     tuned = tune(llama, default=lora())
     source = tuned.save(tmp_path / "in", stage=3, frozen=True, dtype=torch.float32, wrapper=wrapper)
     truth = tuned.merged(torch.float32).state_dict()
-    zeroconsolidate.consolidate(source, tmp_path / "shards", lora="merge")
+    zeroconsolidate.consolidate(source, tmp_path / "shards", lora="merge", names="stored")
     assert differing(written(tmp_path / "shards"), {wrapper + name: value for name, value in truth.items()}) == []
     zeroconsolidate.consolidate(source, tmp_path / "out", lora="merge", base=tuned.save_base(tmp_path / "base"))
     assert differing(written(tmp_path / "out"), truth) == []
@@ -141,7 +142,7 @@ def test_base_saved_from_another_class(tmp_path: Path):
     original.save_pretrained(tmp_path / "base")
     report = zeroconsolidate.consolidate(source, tmp_path / "out", lora="merge", base=tmp_path / "base")
     assert differing(written(tmp_path / "out"), whole.state_dict()) == []
-    assert any("'model.'" in text for text in report.decided)
+    assert any("'model.'" in text for text in report.notes)
 
 
 def test_shards_and_resharding(tmp_path: Path):
@@ -158,6 +159,32 @@ def test_shards_and_resharding(tmp_path: Path):
 
 def build_sharded(tuned: Tuned, folder: Path) -> None:
     build(tuned.make).save_pretrained(folder, max_shard_size="4KB")
+
+
+@pytest.mark.parametrize("make", [mixtral, qwen3_moe])
+def test_experts_in_the_hub_s_layout(make: Callable[[], nn.Module], tmp_path: Path):
+    """Merged as one stack, which the frozen copy in the shards is, and written expert by expert."""
+    tuned = tune(make, default=lora(target_parameters=EXPERTS))
+    source = tuned.save(tmp_path / "in", stage=3, frozen=True, dtype=torch.float32)
+    tuned.model.config.architectures = [type(tuned.model.get_base_model()).__name__]
+    tuned.model.config.save_pretrained(source)
+    zeroconsolidate.consolidate(source, tmp_path / "out", lora="merge")
+    assert differing(written(tmp_path / "out"), hub_layout(tuned.merged(torch.float32), tmp_path / "truth")) == []
+
+
+def test_verify_knows_merged_weights(tmp_path: Path):
+    tuned = tune(llama, default=lora(target_modules=["embed_tokens", "q_proj"]))
+    source, base = tuned.save(tmp_path / "in", stage=3, frozen=False, dtype=torch.bfloat16), tmp_path / "base"
+    tuned.save_base(base)
+    for dtype in DTYPES:
+        out = tmp_path / dtype
+        zeroconsolidate.consolidate(source, out, lora="merge", base=base, dtype=dtype)
+        assert zeroconsolidate.verify(out).problems == ()
+        assert zeroconsolidate.verify(out, against=source).problems == ()
+        data = bytearray((out / "model.safetensors").read_bytes())
+        data[-3] ^= 0x40
+        (out / "model.safetensors").write_bytes(data)
+        assert len(zeroconsolidate.verify(out, against=source).problems) == 1
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -195,7 +222,7 @@ def test_what_altered_the_base(initialization: str, tmp_path: Path):
     report = zeroconsolidate.consolidate(whole, tmp_path / "out", lora="merge", base=base)
     truth = tuned.model.merge_and_unload().state_dict()
     assert differing(written(tmp_path / "out"), truth) == []
-    assert any("frozen copies in the checkpoint instead" in text for text in report.decided)
+    assert any("frozen copies in the checkpoint instead" in text for text in report.notes)
 
 
 @pytest.mark.parametrize("setting", [{"layer_replication": [[0, 1]]}, {"use_bdlora": {"x": 1}}, {"kasa_config": {}}])

@@ -1,5 +1,5 @@
 # Sourced by the other scripts: `environment NAME REQUIREMENT...` makes the virtual environment .venv/NAME, once for
-# a given set of requirements, and puts it first on PATH. Needs Python 3.10 or newer (PYTHON chooses which).
+# a given set of requirements, and puts it first on PATH. Needs Python 3.11 or newer (PYTHON chooses which).
 
 environment() {
     name=$1

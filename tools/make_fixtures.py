@@ -10,6 +10,7 @@ in memory, and `provenance.json`. A case is built aside and moved into place whe
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 import sys
 import tempfile
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="CASE", choices=CASES, default=list(CASES), help="just these")
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
     parser.add_argument("--out", type=Path, metavar="DIR", default=FIXTURES, help="default: tests/fixtures")
+    parser.add_argument("--seed", type=int, help="other weights and other data than the committed fixtures have")
     args = parser.parse_args()
     if args.list:
         for case in CASES.values():
@@ -44,8 +46,9 @@ def main() -> int:
     failed = []
     for name in args.only:
         started = time.monotonic()
+        case = CASES[name] if args.seed is None else dataclasses.replace(CASES[name], seed=args.seed)
         try:
-            size = make(CASES[name], args.out / name)
+            size = make(case, args.out / name)
         except Exception as error:
             failed.append(name)
             print(f"{name}: {error}", file=sys.stderr)

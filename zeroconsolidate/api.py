@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias, Unpack
 
 from ._version import __version__
 from .archive.discover import discover
 from .archive.load import load
 from .audit.findings import Findings, Verification
+from .beside import prepare
 from .catalog.read import read
 from .convert import make_beside, make_weights
 from .errors import BadOption
-from .lazy import Checkpoint, parse_dtype
-from .lora import Planned, find_adapters, merged, plan_export, plan_merge, prove_base
+from .lazy import Checkpoint
+from .lora import prove_base
+from .options import OptionKeywords, Options
 from .plan.adapter import ADAPTER_CONFIG
-from .plan.build import Cost, ModelPlan, Source, build, padding_bytes, select, sources
+from .plan.build import Cost, sources
 from .plan.info import CheckpointInfo, describe
-from .plan.layout import INDEX_NAME, parse_size
+from .plan.layout import INDEX_NAME
 from .plan.witness import comparisons
+from .planning import plan_model
 from .run.digest import maker
 from .run.execute import BLOCK_BYTES
 from .run.inputs import Inputs
 from .write.assets import Assets, choose
-from .write.fingerprint import fingerprint
+from .write.fingerprint import fingerprint, refuse_changed
 from .write.manifest import MANIFEST_NAME, manifest
 from .write.report import Report
 from .write.stage import Stage, refuse_inside
 
 if TYPE_CHECKING:
     from .catalog.facts import Catalog
+    from .planning import Planned
 
 Path: TypeAlias = "str | os.PathLike[str]"
 Progress: TypeAlias = Callable[[int, int], None]
@@ -70,92 +73,89 @@ def consolidate(
     out: Path,
     *,
     tag: str | None = None,
-    dtype: str = "fp32",
-    max_shard_size: str | int | None = None,
-    base: Path | None = None,
-    lora: str | None = None,
-    adapters: Sequence[str] = (),
-    exclude_frozen: bool = False,
-    ties: str = "drop",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
     overwrite: bool = False,
     restart: bool = False,
     check: str = "sample",
     digest: str | None = None,
     progress: Progress | None = None,
+    **options: Unpack[OptionKeywords],
 ) -> Report:
     """Turn the checkpoint `src` into the model directory `out`.
 
-    `dtype`: fp32 (the masters, bit for bit), bf16, fp16, or auto (what the model was trained in); applies to
-    parameters, never to buffers. `max_shard_size`: such as "5GB", None for one file. `base`: directory of the
-    original model, for config, tokenizer and the like where the checkpoint has none, and for the weights that
-    adapters are merged into. `lora`: of a run with PEFT adapters, write the "adapter" (the default) as a directory
-    PEFT loads, "merge" it into the full model, or "keep" the raw names. `adapters`: which of several, in the order
-    of merging. `ties`: "drop" writes a tied parameter once, "copy" under all its names. `include` and `exclude`:
-    globs of names. `check`: compare masters with the 16-bit copies of stages 1 and 2, and `base` with the frozen
-    copies: "sample", "all" or "none". `digest`: "sha256" or "xxh3" to
-    put one of every file and tensor into the manifest.
+    What is written:
+
+    - `dtype`: "fp32" (the masters, bit for bit), "bf16", "fp16", or "auto" (what the model was trained in); applies to
+      parameters, never to buffers. Default "fp32".
+    - `max_shard_size`: such as "5GB". Default None: one file.
+    - `base`: directory of the original model: config, tokenizer and the like where the checkpoint has none, a witness
+      of names, and the weights that adapters are merged into.
+    - `lora`: of a run with PEFT adapters, write the "adapter" (the default) as a directory PEFT loads, "merge" it into
+      the full model, or "keep" the raw names. `adapters`: which of several, in the order of merging.
+    - `exclude_frozen`, `include` and `exclude` (globs of names): which tensors.
+    - `ties`: "drop" writes a tied parameter once, "copy" under all its names.
+    - `names`: "hub" undoes wrappers by evidence and writes the hub's layout, "in-memory" keeps the layout that
+      transformers 5 has in memory, "stored" changes nothing.
+    - `rename`: `FROM=TO` rules, or a function from stored to output names. `allow_missing`: write even if a loader
+      would miss parameters.
+    - `sentence_transformers`: "cls", "mean" or "last" writes what SentenceTransformer needs, with that pooling.
+
+    How: `tag` chooses among several. `check` compares masters with the 16-bit copies of stages 1 and 2, and `base`
+    with the frozen copies of an adapter run: "sample", "all" or "none". `digest`: "sha256" or "xxh3" puts one of every
+    file and tensor into the manifest. `overwrite` replaces the model in `out` once the new one is complete.
 
     The output is complete or not there. A conversion that was stopped, killed included, goes on where it was when
-    the same call is made again; with `restart` it begins anew. Raises what `open_checkpoint` raises,
-    WitnessMismatch, OutputExists (also: in use), OutputFailed, BadOption (also: what is staged is another conversion).
+    the same call is made again; with `restart` it begins anew. Raises what `open_checkpoint` raises, WitnessMismatch,
+    WrongNames, OutputExists (also: in use), OutputFailed, BadOption (also: what is staged is another conversion).
     """
     began = time.monotonic()
+    chosen = Options(**options)
     catalog, output = _open(src, tag), os.path.normpath(os.fspath(out))
     refuse_inside(output, checkpoint=catalog.origin.root, tag_directory=os.path.dirname(catalog.files[0]))
-    chosen: dict[str, Any] = {
-        "dtype": dtype,
-        "max_shard_size": max_shard_size,
-        "lora": lora,
-        "adapters": list(adapters),
-        "ties": ties,
-        "exclude_frozen": exclude_frozen,
-        "include": list(include),
-        "exclude": list(exclude),
-    }
-    planned = _plan(catalog, base=base, **chosen)
-    plan = planned.plan
-    assets = planned.assets(_assets(catalog, None if planned.is_adapter else base, planned.folders))
-    written = parse_dtype(dtype, catalog.origin.training_dtype)
     if digest is not None:
         maker(digest)
-    cost = plan.cost(BLOCK_BYTES)
-    traits = fingerprint(
-        version=__version__,
-        options=chosen | {"base": None if base is None else os.path.realpath(base), "digest": digest},
-        sources=[*catalog.files, *assets.copies.values(), *planned.files],
-        layout=plan.files,
-    )
-    with Inputs() as inputs, Stage(output, overwrite=overwrite, restart=restart, fingerprint=traits) as stage:
-        resumed_bytes = stage.resumed_bytes
-        if stage.is_publishing:
-            sizes = stage.finish()
-        else:
-            stage.need(cost.output_bytes)
-            if stage.checked is None:
-                stage.note_checked(_check(catalog, inputs, check, planned))
-            make_weights(plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes)
-            beside = make_beside(plan, assets, stage, written.torch_name, untied=planned.untied)
-            digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
-            stage.write(
-                MANIFEST_NAME,
-                manifest(plan, catalog.origin, options=chosen, digest=digest, weights=digests, beside=beside),
-            )
-            sizes = stage.publish(last=[INDEX_NAME, "config.json", ADAPTER_CONFIG, MANIFEST_NAME])
-        checked = stage.checked or 0
-        overflows = {
-            name: count
-            for file in plan.files
-            for name, count in (stage.facts(file.name) or {}).get("overflows", {}).items()
-        }
+    assets = _assets(catalog, chosen)
+    planned = plan_model(catalog, chosen)
+    if planned.adapted is not None:
+        assets = planned.adapted.assets(assets)
+    plan, cost = planned.plan, planned.plan.cost(BLOCK_BYTES)
+    with Inputs() as inputs:
+        beside = prepare(planned, assets, chosen, inputs)
+        traits = fingerprint(
+            version=__version__,
+            options=chosen.plain() | {"digest": digest},
+            sources=[*catalog.files, *beside.copies.values(), *(planned.adapted.files if planned.adapted else ())],
+            layout=plan.files,
+        )
+        with Stage(output, overwrite=overwrite, restart=restart, fingerprint=traits) as stage:
+            resumed_bytes = stage.resumed_bytes
+            if stage.is_publishing:
+                sizes = stage.finish()
+            else:
+                stage.need(cost.output_bytes)
+                if stage.checked is None:
+                    stage.note_checked(_check(catalog, inputs, check, planned))
+                make_weights(plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes)
+                around = make_beside(beside.made, beside.copies, stage)
+                digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
+                recorded = chosen.plain()
+                text = manifest(plan, catalog.origin, options=recorded, digest=digest, weights=digests, beside=around)
+                stage.write(MANIFEST_NAME, text)
+                refuse_changed(traits)
+                sizes = stage.publish(last=[INDEX_NAME, "config.json", ADAPTER_CONFIG, MANIFEST_NAME])
+            checked = stage.checked or 0
+            overflows = {
+                name: count
+                for file in plan.files
+                for name, count in (stage.facts(file.name) or {}).get("overflows", {}).items()
+            }
     origin = catalog.origin
     return Report(
         output=output,
         files=sizes,
         tensors=cost.tensors,
         parameters=sum(tensor.numel for tensor in plan.tensors() if tensor.is_parameter),
-        dtype=written.torch_name,
+        dtype=planned.dtype.torch_name,
+        names=planned.target.reason,
         tag=origin.tag,
         step=origin.step,
         stage=origin.stage,
@@ -170,39 +170,14 @@ def consolidate(
         left_out=plan.left_out,
         left_behind=assets.left_behind,
         missing=assets.missing,
-        decided=planned.decided,
-        warnings=(*catalog.notes, *planned.warnings, *_warnings(plan, assets, overflows, planned)),
+        notes=(*catalog.notes, *(planned.adapted.decided if planned.adapted else ()), *beside.notes),
+        warnings=(*planned.target.warnings, *_warnings(assets, overflows)),
     )
 
 
-def estimate(
-    src: Path,
-    *,
-    tag: str | None = None,
-    dtype: str = "fp32",
-    max_shard_size: str | int | None = None,
-    base: Path | None = None,
-    lora: str | None = None,
-    adapters: Sequence[str] = (),
-    exclude_frozen: bool = False,
-    ties: str = "drop",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-) -> Cost:
+def estimate(src: Path, *, tag: str | None = None, **options: Unpack[OptionKeywords]) -> Cost:
     """What `consolidate` with the same options would read, write and need. Nothing is written."""
-    planned = _plan(
-        _open(src, tag),
-        dtype=dtype,
-        max_shard_size=max_shard_size,
-        base=base,
-        lora=lora,
-        adapters=adapters,
-        ties=ties,
-        exclude_frozen=exclude_frozen,
-        include=include,
-        exclude=exclude,
-    )
-    return planned.plan.cost(BLOCK_BYTES)
+    return plan_model(_open(src, tag), Options(**options)).plan.cost(BLOCK_BYTES)
 
 
 def verify(
@@ -225,9 +200,8 @@ def verify(
         alone.audit_output(directory, findings)
         return findings.verification(directory, time.monotonic() - began)
     catalog, weights = _open(against, tag), read_weights(directory)
-    options = (alone.read_manifest(directory) or {}).get("options", {})
-    chosen = {key: options.get(key, default) for key, default in _EVERYTHING.items()}
-    plan = _plan(catalog, base=None, dtype="fp32", max_shard_size=None, ties="copy", **chosen).plan
+    options = Options.recorded((alone.read_manifest(directory) or {}).get("options", {}))
+    plan = plan_model(catalog, options).plan
     planned = {tensor.name: tensor for tensor in plan.tensors()}
     owners = {name: catalog.ties.get(name, name) for name in planned}
     written = {owners[name] for name in weights.tensors if name in owners}
@@ -236,9 +210,6 @@ def verify(
     with Inputs() as inputs:
         bytewise.audit_against(weights, planned, aliases, inputs, findings)
     return findings.verification(directory, time.monotonic() - began)
-
-
-_EVERYTHING: dict[str, Any] = {"lora": "keep", "adapters": (), "exclude_frozen": False, "include": (), "exclude": ()}
 
 
 def verify_source(src: Path, *, tag: str | None = None, progress: Progress | None = None) -> Verification:
@@ -275,58 +246,11 @@ def _open(src: Path, tag: str | None) -> Catalog:
     return read(discover(src, tag), load)
 
 
-def _plan(
-    catalog: Catalog,
-    *,
-    dtype: str,
-    max_shard_size: str | int | None,
-    base: Path | None,
-    lora: str | None,
-    adapters: Sequence[str],
-    ties: str,
-    exclude_frozen: bool,
-    include: Sequence[str],
-    exclude: Sequence[str],
-) -> Planned:
-    if ties not in ("drop", "copy"):
-        raise BadOption(f"ties are dropped or copied; expected 'drop' or 'copy', got {ties!r}")
-
-    def wanted(name: str, source: Source) -> bool:
-        if exclude_frozen and source.role == "frozen":
-            return False
-        included = not include or any(fnmatchcase(name, glob) for glob in include)
-        return included and not any(fnmatchcase(name, glob) for glob in exclude)
-
-    directory, target = _directory(base), parse_dtype(dtype, catalog.origin.training_dtype)
-    found = find_adapters(catalog, lora=lora, chosen=adapters)
-    if found is not None and lora != "merge":
-        if include or exclude:
-            raise BadOption("an adapter is written whole: --include and --exclude go with --lora keep or merge")
-        return plan_export(catalog, found, dtype=target)
-    merge = None
-    if found is None:
-        selection = select(catalog, sources(catalog), copy_ties=ties == "copy")
-    else:
-        merge = plan_merge(catalog, found, base=directory, dtype=target, copy_ties=ties == "copy")
-        selection = merge.selection
-    plan = build(
-        selection.only(wanted),
-        dtype=target,
-        max_shard_bytes=None if max_shard_size is None else parse_size(max_shard_size),
-        padding_bytes=padding_bytes(catalog),
-    )
-    return Planned(plan=plan) if merge is None or found is None else merged(plan, merge, found)
-
-
-def _directory(base: Path | None) -> str | None:
-    directory = None if base is None else os.fspath(base)
-    if directory is not None and not os.path.isdir(directory):
-        raise BadOption(f"the base model must be a directory; got {directory}")
-    return directory
-
-
-def _assets(catalog: Catalog, base: Path | None, folders: Sequence[str]) -> Assets:
-    return choose(catalog.origin.root, _directory(base), tags=(*catalog.origin.tags, *folders))
+def _assets(catalog: Catalog, options: Options) -> Assets:
+    try:
+        return choose(catalog.origin.root, options.base_directory, tags=catalog.origin.tags)
+    except OSError as error:
+        raise BadOption(f"a directory cannot be read: {error.strerror} (at {error.filename})") from None
 
 
 def _check(catalog: Catalog, inputs: Inputs, check: str, planned: Planned) -> int:
@@ -334,7 +258,7 @@ def _check(catalog: Catalog, inputs: Inputs, check: str, planned: Planned) -> in
         raise BadOption(f"the check is 'sample', 'all' or 'none'; got {check!r}")
     if check == "none":
         return 0
-    checked = prove_base(planned.comparisons, inputs) if planned.comparisons else 0
+    checked = prove_base(planned.adapted.comparisons, inputs) if planned.adapted is not None else 0
     if catalog.module:
         from .run.witness import compare
 
@@ -342,15 +266,8 @@ def _check(catalog: Catalog, inputs: Inputs, check: str, planned: Planned) -> in
     return checked
 
 
-_WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "base_model.model.", "pretrained_model.")
-
-
-def _warnings(plan: ModelPlan, assets: Assets, overflows: dict[str, int], planned: Planned) -> list[str]:
+def _warnings(assets: Assets, overflows: dict[str, int]) -> list[str]:
     warnings = []
-    names = [tensor.name for tensor in plan.tensors() if tensor.is_parameter]
-    prefix = next((p for p in _WRAPPERS if names and all(name.startswith(p) for name in names)), None)
-    if prefix and not planned.is_adapter:
-        warnings.append(f"every name carries the wrapper's prefix {prefix!r}: a loader will not find its parameters")
     if overflows:
         warnings.append(f"{sum(overflows.values())} values became infinite, in {', '.join(sorted(overflows)[:4])}")
     if assets.unknown:

@@ -10,7 +10,7 @@ import argparse
 import json
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ._version import __version__
 from .errors import BadOption, ZeroConsolidateError
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         return code
     except ZeroConsolidateError as error:
-        print(f"zeroconsolidate: {error}", file=sys.stderr)
+        print(f"zeroconsolidate: {_printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("zeroconsolidate: interrupted; the same command goes on from here", file=sys.stderr)
@@ -46,6 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 143
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _printable(text: str, keep: str = "") -> str:
+    """`text` without what steers a terminal: names in it come from files that others made.
+
+    >>> _printable("global_step1\\x1b[2J")
+    'global_step1\\\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
 def _terminate(*_: object) -> None:
@@ -74,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--ties", choices=("drop", "copy"), default="drop", help="tied weights: once, or by all names")
     convert.add_argument("--include", action="append", default=[], metavar="GLOB", help="only names that match")
     convert.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="no names that match")
+    convert.add_argument("--names", choices=("hub", "in-memory", "stored"), default="hub",
+                         help="by evidence, in the hub's layout (default); in transformers 5's; unchanged")  # fmt: skip
+    convert.add_argument("--rename", action="append", metavar="FROM=TO", help="a prefix, or a regex as /FROM/=TO")
+    convert.add_argument("--allow-missing", action="store_true", help="write even if a loader would miss parameters")
+    convert.add_argument("--sentence-transformers", choices=("cls", "mean", "last"),
+                         help="write what SentenceTransformer needs, with this pooling")  # fmt: skip
     convert.add_argument(
         "--overwrite", action="store_true", help="replace the model in OUTPUT when the new is complete"
     )
@@ -123,12 +138,16 @@ def _convert(options: argparse.Namespace) -> int:
         "dtype": options.dtype,
         "max_shard_size": options.max_shard_size,
         "exclude_frozen": options.exclude_frozen,
-        "ties": options.ties,
-        "base": options.base,
         "lora": options.lora,
         "adapters": options.adapters,
+        "ties": options.ties,
         "include": options.include,
         "exclude": options.exclude,
+        "base": options.base,
+        "names": options.names,
+        "rename": options.rename,
+        "allow_missing": options.allow_missing,
+        "sentence_transformers": options.sentence_transformers,
     }
     if options.dry_run:
         cost = estimate(options.checkpoint, **chosen)
@@ -148,7 +167,7 @@ def _convert(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(report.to_dict()))
     elif not options.quiet:
-        print(_report_text(report))
+        print(_printable(_report_text(report), keep="\n"))
     return 0
 
 
@@ -156,7 +175,9 @@ def _inspect(options: argparse.Namespace) -> int:
     from .api import inspect
 
     info = inspect(options.checkpoint, tag=options.tag)
-    print(json.dumps(info.to_dict()) if options.json else _info_text(info, tensors=options.tensors))
+    print(
+        json.dumps(info.to_dict()) if options.json else _printable(_info_text(info, tensors=options.tensors), keep="\n")
+    )
     return 0
 
 
@@ -184,7 +205,7 @@ class _Bar:
         self._hidden = hidden
         self._bar: Any = None
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -249,11 +270,12 @@ def _report_text(report: Report) -> str:
         rows.append(("resumed", f"{_size(report.resumed_bytes)} were there already"))
     if report.checked:
         rows.append(("checked", f"{report.checked:,} master weights against the copies saved beside them: equal"))
+    rows.append(("names", report.names))
     if report.left_out:
         rows.append(("left out", _some(report.left_out)))
     if report.left_behind:
         rows.append(("left behind", _some(report.left_behind, 12)))
-    rows += [("decided", text) for text in report.decided]
+    rows += [("note", text) for text in report.notes]
     rows += [("missing", text) for text in report.missing]
     rows += [("warning", text) for text in report.warnings]
     return f"{report.output}\n{_rows(rows)}"

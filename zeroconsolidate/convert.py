@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from .archive.regular import read_small
 from .errors import at
-from .plan.layout import INDEX_NAME
-from .run.digest import Follower, Span
+from .run.digest import Follower, Span, digest_of
 from .run.execute import execute
 from .run.outputs import OutputFile
 from .write.check import check as check_file
-from .write.config import MAX_CONFIG_BYTES, with_dtype, without_ties
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from .plan.build import ModelPlan
     from .plan.layout import FilePlan
     from .run.inputs import Inputs
-    from .write.assets import Assets
     from .write.stage import Stage
 
 
@@ -84,25 +79,14 @@ def _shifted(progress: Callable[[int, int], None] | None, before: int, total_byt
     return lambda upto: None if progress is None else progress(before + upto, total_bytes)
 
 
-def make_beside(
-    plan: ModelPlan, assets: Assets, stage: Stage, torch_name: str, *, untied: bool
-) -> dict[str, tuple[int, str]]:
-    """Stage everything that is not weights; returns sizes and SHA-256 by name.
-
-    `untied`: config.json must say that the embeddings, which were tied, no longer are.
-    """
-    if plan.index is not None:
-        stage.write(INDEX_NAME, plan.index)
-    for name, path in assets.copies.items():
-        if name == "config.json":
-            with at(path):
-                config = with_dtype(read_small(path, MAX_CONFIG_BYTES), torch_name)
-                stage.write(name, without_ties(config) if untied else config)
-        else:
-            stage.copy(name, path)
+def make_beside(made: Mapping[str, bytes], copies: Mapping[str, str], stage: Stage) -> dict[str, tuple[int, str]]:
+    """Stage everything that is not weights: contents by name, and paths to copy. Returns sizes and SHA-256 by name."""
+    for name, data in made.items():
+        stage.write(name, data)
+    for name, path in copies.items():
+        stage.copy(name, path)
     found = {}
-    for name in sorted([*assets.copies, *([INDEX_NAME] if plan.index is not None else [])]):
-        with open(stage.path(name), "rb") as file:
-            data = file.read()
-        found[name] = (len(data), hashlib.sha256(data).hexdigest())
+    for name in sorted([*made, *copies]):
+        staged = stage.path(name)
+        found[name] = (os.path.getsize(staged), digest_of(staged, "sha256", progress=lambda _: None))
     return found

@@ -11,6 +11,7 @@ Each error is also the built-in a caller would think of catching::
     ├── Disagreement          ValueError           two files tell different stories
     ├── WitnessMismatch       ValueError           a master weight does not round to its 16-bit copy
     ├── UnsupportedLayout     NotImplementedError  a layout we know of, or do not know, and cannot read
+    ├── WrongNames            ValueError           a loader would not find its parameters under these names
     ├── BadOption             ValueError           an argument that makes no sense here
     ├── OutputExists          FileExistsError      the output is there already, or someone is writing it
     ├── OutputFailed          OSError              the output could not be written (`.errno` kept)
@@ -83,6 +84,10 @@ class WitnessMismatch(ZeroConsolidateError, ValueError):
 
 class UnsupportedLayout(ZeroConsolidateError, NotImplementedError):
     """A layout that cannot be read (yet), called by its name."""
+
+
+class WrongNames(ZeroConsolidateError, ValueError):
+    """A loader would not find its parameters under these names, and would leave random weights."""
 
 
 class BadOption(ZeroConsolidateError, ValueError):

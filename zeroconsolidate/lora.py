@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .archive.json_file import read_json
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from .run.inputs import Inputs
     from .write.assets import Assets
 
-CHOICES = ("adapter", "merge", "keep")
-"""What may become of adapters: an adapter directory, a full model, or their raw names."""
-
 MERGED_BY_FORMULA = ("LORA", "TRAINABLE_TOKENS")
 
 
@@ -48,6 +45,11 @@ class Adapters:
     """alias -> name, those of tensors that were not saved included."""
 
     @property
+    def is_wrapped(self) -> bool:
+        """Whether the trainer had wrapped something around the PEFT model."""
+        return any(part.wrapper for part in self.parts.values())
+
+    @property
     def kinds(self) -> str:
         """The adapters in words: `default (LORA)`."""
         return ", ".join(f"{name} ({config.peft_type})" for name, config in self.configs.items())
@@ -56,11 +58,9 @@ class Adapters:
 def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) -> Adapters | None:
     """The adapters of the checkpoint; None if it has none, or if they are to be kept as they are.
 
-    `chosen`: names of adapters; by default all that were trained. Raises BadOption for wishes that make no sense,
-    NotACheckpoint if adapter_config.json is missing.
+    `lora`: `adapter`, `merge`, `keep` or None. `chosen`: names of adapters; by default all that were trained. Raises
+    BadOption for wishes that make no sense, NotACheckpoint if adapter_config.json is missing.
     """
-    if lora not in (None, *CHOICES):
-        raise BadOption(f"adapters can become one of {', '.join(CHOICES)}; got {lora!r}")
     root = catalog.origin.root
     names = list(dict.fromkeys([*catalog.order, *catalog.unsaved_ties, *catalog.unsaved_ties.values()]))
     config_path = os.path.join(root, ADAPTER_CONFIG)
@@ -115,40 +115,47 @@ def _config_file(root: str, adapter: str, *, alone: bool) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """A plan, and what it asks for beside the weights."""
+class Adapted:
+    """What goes with the weights of an adapter run."""
 
-    plan: ModelPlan
-    is_adapter: bool = False
+    is_adapter: bool
     """Whether the output is one or several PEFT adapters, not a model."""
-    is_merged: bool = False
-    config_files: Mapping[str, str] = field(default_factory=dict)
+    is_wrapped: bool
+    """Whether the trainer had wrapped something around the PEFT model."""
+    config_files: Mapping[str, str]
     """Output name -> path of an adapter's configuration."""
-    files: tuple[str, ...] = ()
-    """Files outside of the checkpoint's own that decide what is written."""
-    folders: tuple[str, ...] = ()
+    files: tuple[str, ...]
+    """Those outside of the checkpoint's own that decide what is written."""
+    folders: tuple[str, ...]
     """Entries of the checkpoint that belong to its adapters."""
-    untied: bool = False
+    untied: bool
     """Whether the model's configuration must say that the embeddings are no longer tied."""
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[Comparison, ...]
     """The original model against its frozen copy in the checkpoint."""
-    decided: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    decided: tuple[str, ...]
+    """What was decided and why, for the report."""
 
     def assets(self, chosen: Assets) -> Assets:
         """The files beside the weights: an adapter has its configuration in place of a model's, and a merged model is
         not what the adapter's model card describes."""
+        copies = dict(chosen.copies)
+        left_behind, missing = list(chosen.left_behind), chosen.missing
         if self.is_adapter:
-            left_behind = tuple(entry for entry in chosen.left_behind if entry not in self.config_files)
-            return replace(chosen, copies={**chosen.copies, **self.config_files}, left_behind=left_behind, missing=())
-        if self.is_merged and "README.md" in chosen.copies:
-            copies = {name: path for name, path in chosen.copies.items() if name != "README.md"}
-            return replace(chosen, copies=copies, left_behind=(*chosen.left_behind, "README.md"))
-        return chosen
+            for name in chosen.from_base:
+                copies.pop(name, None)
+            copies |= self.config_files
+            left_behind, missing = [entry for entry in left_behind if entry not in self.config_files], ()
+        elif copies.pop("README.md", None):
+            left_behind.append("README.md")
+        own = {f"{folder}/" for folder in self.folders}
+        unknown = tuple(entry for entry in chosen.unknown if entry not in own)
+        return replace(chosen, copies=copies, left_behind=tuple(left_behind), missing=missing, unknown=unknown)
 
 
-def plan_export(catalog: Catalog, adapters: Adapters, *, dtype: DType | None) -> Planned:
-    """The adapters as PEFT would save them. Raises UnsupportedLayout for kinds whose file is computed."""
+def plan_export(
+    catalog: Catalog, adapters: Adapters, *, dtype: DType | None
+) -> tuple[ModelPlan, Adapted, tuple[str, ...]]:
+    """The adapters as PEFT would save them, and warnings. Raises UnsupportedLayout for kinds whose file is computed."""
     named = select(catalog, sources(catalog), copy_ties=True).named
     files, outside = adapter_files(named, adapters.parts, adapters.ties, adapters.configs)
     left_out = tuple(
@@ -161,18 +168,21 @@ def plan_export(catalog: Catalog, adapters: Adapters, *, dtype: DType | None) ->
         shown = ", ".join(outside[:4]) + (f" and {len(outside) - 4} more" if len(outside) > 4 else "")
         warnings = (f"trained, but no part of a PEFT adapter, and not written: {shown}",)
     bases = dict.fromkeys(config.base for config in adapters.configs.values() if config.base)
-    return Planned(
-        plan=build_adapters(files, left_out=left_out, dtype=dtype, padding_bytes=padding_bytes(catalog)),
+    adapted = Adapted(
         is_adapter=True,
+        is_wrapped=adapters.is_wrapped,
         config_files={os.path.join(file.folder, ADAPTER_CONFIG): adapters.files[file.adapter] for file in files},
         files=tuple(adapters.files.values()),
         folders=adapters.present,
+        untied=False,
+        comparisons=(),
         decided=(
             f"a PEFT adapter directory: {adapters.kinds}, for the base model {', '.join(bases) or 'unknown'}; "
             "--lora merge writes a full model",
         ),
-        warnings=warnings,
     )
+    plan = build_adapters(files, left_out=left_out, dtype=dtype, padding_bytes=padding_bytes(catalog))
+    return plan, adapted, warnings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,14 +190,7 @@ class Merge:
     """A planned merge."""
 
     selection: Selection
-    files: tuple[str, ...]
-    """Those of the original model that were read."""
-    untied: bool
-    """Whether the configuration must say that the embeddings are no longer tied."""
-    comparisons: tuple[Comparison, ...]
-    """The original model against its frozen copy in the checkpoint."""
-    decided: tuple[str, ...]
-    """What was decided and why, for the report."""
+    adapted: Adapted
 
 
 def plan_merge(
@@ -204,26 +207,18 @@ def plan_merge(
     model = collect(named, adapters.parts, adapters.ties, adapters.configs)
     original = _original(base, adapters, model.own)
     result = Merger(model, adapters.configs, original, dtype).result(copy_ties=copy_ties)
-    return Merge(
-        selection=result.selection,
-        files=() if original is None else tuple(dict.fromkeys(t.file for t in original.tensors.values())),
+    base_files = () if original is None else dict.fromkeys(tensor.file for tensor in original.tensors.values())
+    adapted = Adapted(
+        is_adapter=False,
+        is_wrapped=adapters.is_wrapped,
+        config_files={},
+        files=(*adapters.files.values(), *base_files),
+        folders=adapters.present,
         untied=bool(result.untied),
         comparisons=_comparisons(result),
         decided=tuple(_decided(adapters, result, original)),
     )
-
-
-def merged(plan: ModelPlan, merge: Merge, adapters: Adapters) -> Planned:
-    """The plan of a merged model, with what goes with it."""
-    return Planned(
-        plan=plan,
-        is_merged=True,
-        files=(*adapters.files.values(), *merge.files),
-        folders=adapters.present,
-        untied=merge.untied,
-        comparisons=merge.comparisons,
-        decided=merge.decided,
-    )
+    return Merge(selection=result.selection, adapted=adapted)
 
 
 def _refuse(config: PeftConfig) -> None:

@@ -15,11 +15,13 @@ DType = Literal["bf16", "fp16", "fp32"]
 class EngineCase:
     """A bare DeepSpeed engine around `zoo.TinyLM`.
 
-    name: folder under tests/fixtures. zero, config: what is added to `zero_optimization` and to the whole config.
-    model: arguments of `zoo.TinyLM`. freeze: name prefixes of parameters that are not trained. groups: endings of
-    parameter names, one per optimizer param group; a parameter joins the first group it fits.
-    broadcast: whether rank 0's parameters are sent to the others at the start. client_state: what the user's script
-    gives `save_checkpoint` to keep.
+    name: folder under tests/fixtures.
+    zero, config: what is added to `zero_optimization` and to the whole config.
+    model: arguments of `zoo.TinyLM`.
+    freeze: name prefixes of parameters that are not trained.
+    groups: endings of parameter names, one per optimizer param group; a parameter joins the first group it fits.
+    broadcast: whether rank 0's parameters are sent to the others at the start (`_shapes` says why not).
+    client_state: what the user's script gives `save_checkpoint` to keep.
     """
 
     name: str
@@ -241,7 +243,15 @@ def _shapes() -> list[EngineCase]:
     return [
         *_every_stage("scalar", "a parameter without dimensions", model={"scalar": True}, broadcast=False),
         *_every_stage("empty", "a parameter without elements", model={"empty": True}),
+        # Trained, it is flattened and comes out contiguous; frozen, ZeRO-1 and 2 save it with its strides.
         *_every_stage("channels_last", "a parameter not contiguous", model={"channels_last": True}, broadcast=False),
+        *_every_stage(
+            "channels_last_frozen",
+            "a frozen parameter not contiguous",
+            model={"channels_last": True},
+            freeze=("conv",),
+            broadcast=False,
+        ),
     ]
 
 

@@ -33,7 +33,7 @@ def train(case: EngineCase, folder: Path) -> None:
         parameter.requires_grad_(not name.startswith(case.freeze))
     optimizer = torch.optim.AdamW(_param_groups(model, case.groups), lr=3e-3)
     if not case.broadcast:
-        deepspeed.DeepSpeedEngine._broadcast_model = lambda engine: None
+        _leave_out_the_first_broadcast()
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=case.ds_config)
 
     torch.manual_seed(case.seed + 1 + rank)  # every rank sees data of its own
@@ -77,3 +77,16 @@ def _param_groups(model: nn.Module, endings: tuple[str, ...]) -> list[dict[str, 
             fits = next(index for index, ending in enumerate(endings) if name.endswith(ending))
             groups[fits]["params"].append(parameter)
     return groups
+
+
+def _leave_out_the_first_broadcast() -> None:
+    """Patch deepspeed in this process; `EngineCase.broadcast` says when and why."""
+    from deepspeed import DeepSpeedEngine
+    from deepspeed.runtime.zero.partition_parameters import Init
+
+    def partition(init: Init, parameter: nn.Parameter) -> None:
+        init._convert_to_deepspeed_param(parameter)
+        parameter.partition()
+
+    DeepSpeedEngine._broadcast_model = lambda engine: None
+    Init._zero_init_param = partition

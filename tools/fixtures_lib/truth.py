@@ -46,7 +46,7 @@ def collect(engine: Any, *, compute_dtype: torch.dtype, exclude_frozen: bool) ->
     trainable, frozen = [], []
     carries_more = compute_dtype == torch.float32
     for name, live in _live_values(parameters):
-        if parameters[name].requires_grad:
+        if _is_optimized(parameters[name]):
             trainable.append(name)
             master = masters[name].detach().float().reshape(live.shape).contiguous()
             _confirm(name, master, live, compute_dtype)
@@ -78,9 +78,12 @@ def _masters(engine: Any, parameters: dict[str, nn.Parameter]) -> dict[str, Tens
         # DeepSpeed links names to fragments in the order the parameters came in, but lays them out shuffled, so its
         # getter answers with other parameters' values here.
         return _masters_from_partitions(engine.optimizer)
-    masters = {name: safe_get_full_fp32_param(p) for name, p in parameters.items() if p.requires_grad}
-    # No rank holds a fragment of a parameter without elements, so there is nothing to ask for.
-    return {name: torch.empty(0) if master is None else master for name, master in masters.items()}
+    return {name: safe_get_full_fp32_param(p) for name, p in parameters.items() if _is_optimized(p)}
+
+
+def _is_optimized(parameter: nn.Parameter) -> bool:
+    """DeepSpeed gives a parameter without elements to no optimizer, and saves it among the frozen ones."""
+    return parameter.requires_grad and getattr(parameter, "ds_numel", parameter.numel()) > 0
 
 
 def _masters_from_partitions(optimizer: Any) -> dict[str, Tensor]:

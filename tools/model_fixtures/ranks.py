@@ -13,9 +13,10 @@ import torch
 
 
 def install() -> None:
-    """Teach accelerate the gloo backend and the CPU device, and transformers that bf16 needs no GPU."""
+    """Teach accelerate and peft the CPU device, accelerate the gloo backend, transformers that bf16 needs no GPU."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+    import peft.tuners.trainable_tokens.layer as trainable_tokens
     import transformers.training_args
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
@@ -27,6 +28,14 @@ def install() -> None:
     def set_device(self: PartialState) -> None:
         self.device = self.device or torch.device("cpu")
 
+    def collect_token_weights(
+        _self: object, weight: torch.nn.Parameter, rows: list[int], _embed_dim: int
+    ) -> torch.Tensor:
+        # peft gathers the rows on one rank and broadcasts them through CUDA memory; here every rank gathers.
+        with trainable_tokens.gather_params_ctx([weight], modifier_rank=None):
+            return weight[rows].detach().clone()
+
     PartialState._prepare_backend = prepare_backend
     PartialState.set_device = set_device
     transformers.training_args.is_torch_bf16_gpu_available = lambda: True
+    trainable_tokens.TrainableTokensLayer._collect_token_weights = collect_token_weights

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ..errors import DamagedFile, at
 from .regular import open_regular
@@ -67,7 +67,7 @@ class ZipContainer:
             self.close()
             raise
 
-    def __enter__(self) -> ZipContainer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -260,7 +260,7 @@ def _no_end(fd: int, size_bytes: int) -> DamagedFile:
     if _pread(fd, min(4, size_bytes), 0) != b"PK\x03\x04":
         return DamagedFile("the file is not a torch checkpoint: it is no zip archive")
     tail_bytes = min(size_bytes, _END.size + _MAX_COMMENT_BYTES)
-    if b"PK\x05\x06" in _pread(fd, tail_bytes, size_bytes - tail_bytes):
+    if b"PK\x05\x06" in _pread(fd, tail_bytes, size_bytes - tail_bytes)[: 4 - _END.size]:
         return DamagedFile("the file goes on behind its zip directory: something was appended to it")
     return DamagedFile(
         f"the file is truncated: the zip directory that torch writes last is missing after {size_bytes} bytes"

@@ -7,7 +7,7 @@ import re
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ..errors import NotACheckpoint, at
+from ..errors import NotACheckpoint, ZeroConsolidateError, at
 from . import names
 from .raw import CheckpointFiles
 from .regular import MAX_ENTRIES, Fence, read_small, scan
@@ -31,7 +31,7 @@ def discover(path: str | os.PathLike[str], tag: str | None = None) -> Checkpoint
             parent, own = os.path.split(os.path.abspath(root))
             return _files(root=parent, tag=own, directory=root, tags=(own,), latest=None, fence=Fence(root))
         tags = _tags(root, natural(entries))
-        latest = _latest(root) if "latest" in entries else None
+        latest = _latest(root, needed=tag is None) if "latest" in entries else None
         chosen = tag if tag is not None else _choose(entries, tags, latest)
         if chosen not in tags:
             raise NotACheckpoint(_wrong_tag(chosen, tags, given=tag is not None, directory=root))
@@ -80,14 +80,22 @@ def _tags(root: str, entries: list[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _latest(root: str) -> str:
+def _latest(root: str, *, needed: bool) -> str | None:
+    """The tag that `latest` names; None if the file is damaged and somebody else names the tag."""
+    try:
+        return _read_latest(root)
+    except ZeroConsolidateError:
+        if needed:
+            raise
+        return None
+
+
+def _read_latest(root: str) -> str:
     with at("latest"):
         path = os.path.join(root, "latest")
         try:
             Fence(root).check(path)
             text = read_small(path, MAX_LATEST_BYTES).decode("utf-8").strip()
-        except OSError as error:
-            raise NotACheckpoint(f"the file that names the newest tag cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
             raise NotACheckpoint("the file that names the newest tag is not text") from None
         if not text or "/" in text or "\\" in text or text in (".", "..") or not text.isprintable():

@@ -53,10 +53,11 @@ class LocatedTensor:
     def __post_init__(self) -> None:
         shape, stride, offset = self.shape, self.stride, self.offset
         numel, last, possible = 1, offset, len(shape) == len(stride) <= MAX_DIMENSIONS and 0 <= offset <= MAX_NUMEL
-        for n, step in zip(shape, stride, strict=False):
-            possible = possible and 0 <= n <= MAX_NUMEL and 0 <= step <= MAX_NUMEL
-            numel *= n
-            last += (n - 1) * step
+        if possible:  # else not even multiplied: a million large sizes make a number of megabytes
+            for n, step in zip(shape, stride, strict=True):
+                possible = possible and 0 <= n <= MAX_NUMEL and 0 <= step <= MAX_NUMEL
+                numel *= n
+                last += (n - 1) * step
         if not possible or numel > MAX_NUMEL:
             raise DamagedFile(f"a tensor's geometry is impossible; got {self._geometry()}")
         if numel and last >= self.storage.numel:
@@ -71,7 +72,10 @@ class LocatedTensor:
             )
 
     def _geometry(self) -> str:
-        return f"shape {self.shape}, stride {self.stride}, offset {self.offset}"[:300]
+        shape, stride = (
+            str(values[:8])[:-1] + (", …)" if len(values) > 8 else ")") for values in (self.shape, self.stride)
+        )
+        return f"shape {shape}, stride {stride}, offset {self.offset}"[:300]
 
     @property
     def dtype(self) -> DType:

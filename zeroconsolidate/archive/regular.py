@@ -41,10 +41,13 @@ def open_regular(path: str) -> int:
 def read_small(path: str, limit_bytes: int) -> bytes:
     """The whole of a small file.
 
-    Raises OSError, UnsafePath (see :func:`open_regular`), and DamagedFile if it is larger than `limit_bytes`.
+    Raises DamagedFile if it cannot be read or is larger than `limit_bytes`, UnsafePath as :func:`open_regular` does.
     """
-    with open(open_regular(path), "rb") as file:
-        data = file.read(limit_bytes + 1)
+    try:
+        with open(open_regular(path), "rb") as file:
+            data = file.read(limit_bytes + 1)
+    except OSError as error:
+        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
     if len(data) > limit_bytes:
         raise DamagedFile(f"the file is too large; expected at most {limit_bytes} bytes")
     return data

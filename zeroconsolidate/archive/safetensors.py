@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..dtypes import DType
 from ..errors import DamagedFile, NotACheckpoint, at
-from .located import LocatedStorage, LocatedTensor
+from .located import MAX_DIMENSIONS, MAX_NUMEL, LocatedStorage, LocatedTensor
+from .regular import open_regular, read_small
+from .shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +58,7 @@ def read_file(path: str) -> SafetensorsFile:
     """The header of one file. Raises DamagedFile."""
     with at(os.path.basename(path)):
         try:
-            with open(path, "rb") as file:
+            with open(open_regular(path), "rb") as file:
                 size_bytes = os.fstat(file.fileno()).st_size
                 prefix = file.read(8)
                 length = int.from_bytes(prefix, "little")
@@ -68,7 +70,7 @@ def read_file(path: str) -> SafetensorsFile:
                 text = file.read(length)
         except OSError as error:
             raise DamagedFile(f"the file cannot be read: {error.strerror or error}") from None
-        header = _json(text, "the header")
+        header = parse_object(text, "the header")
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict):
             raise DamagedFile("the header's '__metadata__' is not a mapping")
@@ -109,7 +111,7 @@ def read_model(directory: str) -> SafetensorsModel:
             for name, tensor in file.tensors.items():
                 if name in tensors:
                     with at(file_name):
-                        raise DamagedFile(f"the tensor {name!r} is also in {os.path.basename(tensors[name].file)}")
+                        raise DamagedFile(f"the tensor {shown(name)} is also in {os.path.basename(tensors[name].file)}")
                 tensors[name] = tensor
         if weight_map is not None:
             _index_fits(weight_map, files)
@@ -118,20 +120,13 @@ def read_model(directory: str) -> SafetensorsModel:
 
 def _weight_map(path: str) -> dict[str, str]:
     with at(os.path.basename(path)):
-        try:
-            with open(path, "rb") as file:
-                text = file.read(MAX_HEADER_BYTES + 1)
-        except OSError as error:
-            raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
-        if len(text) > MAX_HEADER_BYTES:
-            raise DamagedFile(f"the index is too large; expected at most {MAX_HEADER_BYTES} bytes")
-        found = _json(text, "the index").get("weight_map")
+        found = parse_object(read_small(path, MAX_HEADER_BYTES), "the index").get("weight_map")
         if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
             raise DamagedFile("the index has no usable 'weight_map'; expected a mapping of names to files")
         for file in set(found.values()):
             # An index is a list of names in its own folder: anything else would read files it has no business with.
             if "/" in file or "\\" in file or "\0" in file or file in (".", "..") or not file.isprintable():
-                raise DamagedFile(f"the index names a file outside of its folder; got {file!r:.80}")
+                raise DamagedFile(f"the index names a file outside of its folder; got {shown(file)}")
         return found
 
 
@@ -139,12 +134,12 @@ def _index_fits(weight_map: Mapping[str, str], files: Mapping[str, SafetensorsFi
     for name, file in weight_map.items():
         if name not in files[file].tensors:
             with at(file):
-                raise DamagedFile(f"the index says the tensor {name!r} is in this file, which has no such tensor")
+                raise DamagedFile(f"the index says the tensor {shown(name)} is in this file, which has no such tensor")
     for file_name, contents in files.items():
         extra = next((name for name in contents.tensors if name not in weight_map), None)
         if extra is not None:
             with at(file_name):
-                raise DamagedFile(f"the file holds the tensor {extra!r}, which the index does not name")
+                raise DamagedFile(f"the file holds the tensor {shown(extra)}, which the index does not name")
 
 
 def _tensors(path: str, header: Mapping[str, Any], data_start: int, size_bytes: int) -> dict[str, LocatedTensor]:
@@ -156,7 +151,7 @@ def _tensors(path: str, header: Mapping[str, Any], data_start: int, size_bytes: 
     ordered = sorted(found.items(), key=lambda item: item[1][:2])
     for name, (start, stop, _) in ordered:
         if start != here:
-            raise DamagedFile(f"the tensors leave a gap or overlap; expected {name!r} at byte {here}, got {start}")
+            raise DamagedFile(f"the tensors leave a gap or overlap; expected {shown(name)} at byte {here}, got {start}")
         here = stop
     if data_start + here != size_bytes:
         raise DamagedFile(
@@ -170,9 +165,9 @@ def _tensor(path: str, name: str, entry: object, data_start: int) -> tuple[int, 
         raise DamagedFile("the header's entry is no tensor")
     dtype, shape, offsets = _BY_CODE.get(str(entry.get("dtype"))), entry.get("shape"), entry.get("data_offsets")
     if dtype is None:
-        raise DamagedFile(f"the tensor's dtype is not known; got {entry.get('dtype')!r:.40}")
-    if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
-        raise DamagedFile(f"the tensor's geometry is impossible; got shape {shape!r:.80}, bytes {offsets!r:.80}")
+        raise DamagedFile(f"the tensor's dtype is not known; got {shown(entry.get('dtype'))}")
+    if not _sizes(shape, MAX_DIMENSIONS) or not _sizes(offsets, 2) or len(offsets) != 2:
+        raise DamagedFile(f"the tensor's geometry is impossible; got shape {shown(shape)}, bytes {shown(offsets)}")
     numel, stride = 1, []
     for n in reversed(shape):
         stride.append(numel)
@@ -187,11 +182,13 @@ def _tensor(path: str, name: str, entry: object, data_start: int) -> tuple[int, 
     return start, stop, LocatedTensor(storage, 0, tuple(shape), tuple(reversed(stride)))
 
 
-def _sizes(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+def _sizes(value: object, most: int) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and len(value) <= most and all(type(n) is int and 0 <= n <= MAX_NUMEL for n in value)
 
 
-def _json(text: bytes, what: str) -> dict[str, Any]:
+def parse_object(text: bytes, what: str) -> dict[str, Any]:
+    """The JSON object in `text`. Raises DamagedFile, calling it `what`, if it is none or names a key twice."""
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
@@ -201,7 +198,7 @@ def _json(text: bytes, what: str) -> dict[str, Any]:
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise DamagedFile(f"{what} is not JSON: {type(error).__name__}: {error}") from None
+        raise DamagedFile(f"{what} is not JSON: {type(error).__name__}: {error!s:.200}") from None
     if not isinstance(value, dict):
         raise DamagedFile(f"{what} is not a JSON object; got {type(value).__name__}")
     return value

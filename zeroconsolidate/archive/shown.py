@@ -8,8 +8,8 @@ from .inert import Inert, Name
 def shown(value: object) -> str:
     r"""A value out of a pickle, for an error: short, printable, and never walking into containers.
 
-    >>> shown("a\tb"), shown(["x"] * 3), shown(7)
-    ("'a\\tb'", 'list of 3', '7')
+    >>> shown("weight"), shown(["x"] * 3), shown(7)
+    ("'weight'", 'list of 3', '7')
     """
     if isinstance(value, (str, bytes)):
         return repr(value[:100]) + ("…" if len(value) > 100 else "")

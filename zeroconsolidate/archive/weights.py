@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +10,8 @@ from ..errors import DamagedFile, NotACheckpoint, at
 from . import safetensors
 from .container import ZipContainer
 from .located import LocatedTensor
+from .regular import read_small
+from .shown import shown
 from .unpickle import unpickle
 
 if TYPE_CHECKING:
@@ -58,15 +59,15 @@ def read_weights(directory: str) -> Weights:
 
 def _shards(path: str) -> list[str]:
     with at(os.path.basename(path)):
-        try:
-            with open(path, encoding="utf-8") as file:
-                weight_map = json.load(file)["weight_map"]
-            names = sorted(set(weight_map.values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedFile(f"the index cannot be read: {type(error).__name__}: {error}") from None
+        weight_map = safetensors.parse_object(read_small(path, safetensors.MAX_HEADER_BYTES), "the index").get(
+            "weight_map"
+        )
+        if not isinstance(weight_map, dict):
+            raise DamagedFile("the index has no usable 'weight_map'; expected a mapping of names to files")
+        names = sorted({name if isinstance(name, str) else "" for name in weight_map.values()})
         for name in names:
-            if not isinstance(name, str) or os.path.basename(name) != name or name in ("", ".", ".."):
-                raise DamagedFile(f"the index names a file outside of its folder; got {name!r:.80}")
+            if os.path.basename(name) != name or name in ("", ".", "..") or not name.isprintable():
+                raise DamagedFile(f"the index names a file outside of its folder; got {shown(name)}")
         return names
 
 

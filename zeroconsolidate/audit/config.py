@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from typing import TYPE_CHECKING, Any
+
+from ..archive.regular import read_small
+from ..errors import DamagedFile
+from ..write.config import MAX_CONFIG_BYTES, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,13 +22,13 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.([0-9]+)\.")
 
 def config_problems(directory: str, tensors: Mapping[str, LocatedTensor]) -> tuple[list[str], list[str]]:
     """(problems, checks done). A model without config.json, or one too unusual to judge, has neither."""
-    try:
-        with open(os.path.join(directory, "config.json"), encoding="utf-8") as file:
-            config = json.load(file)
-    except FileNotFoundError:
+    path = os.path.join(directory, "config.json")
+    if not os.path.lexists(path):
         return [], []
-    except (OSError, ValueError) as error:
-        return [f"config.json: {error}"], []
+    try:
+        config = parse(read_small(path, MAX_CONFIG_BYTES), parse_int=int)
+    except DamagedFile as error:
+        return [f"config.json: {error.message}"], []
     if not isinstance(config, dict):
         return ["config.json: expected an object"], []
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config

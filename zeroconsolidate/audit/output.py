@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from typing import TYPE_CHECKING, Any
 
+from ..archive.regular import read_small
+from ..archive.safetensors import MAX_HEADER_BYTES, parse_object
+from ..archive.shown import shown
 from ..archive.weights import Weights, read_weights
-from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError
+from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, at
 from ..run.digest import digest_of
 from ..write.manifest import MANIFEST_NAME
 from ..write.stage import STAGING
@@ -20,23 +22,24 @@ if TYPE_CHECKING:
     from .findings import Findings
 
 _STRAY = re.compile(r"(?:model|pytorch_model|adapter_model)(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)")
-_MAX_MANIFEST_BYTES = 1 << 30
+MAX_MANIFEST_BYTES = 1 << 28
+"""A longer manifest is refused. A tensor takes 200 bytes."""
 
 
 def read_manifest(directory: str) -> dict[str, Any] | None:
     """The manifest, None if the directory has none. Raises DamagedFile if it is no manifest of a version we know."""
     path = os.path.join(directory, MANIFEST_NAME)
-    try:
-        with open(path, "rb") as file:
-            manifest = json.loads(file.read(_MAX_MANIFEST_BYTES))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedFile(f"the manifest cannot be read: {error}", address=(path,)) from None
-    if not isinstance(manifest, dict) or manifest.get("manifest") != 1:
-        raise DamagedFile("the file is no manifest of a version this library knows", address=(path,))
-    if not all(isinstance(manifest.get(key), dict) for key in ("files", "tensors", "options", "source")):
-        raise DamagedFile("the manifest lacks a part; expected files, tensors, options and source", address=(path,))
+    with at(path):
+        manifest = parse_object(read_small(path, MAX_MANIFEST_BYTES), "the manifest")
+        if manifest.get("manifest") != 1:
+            raise DamagedFile("the file is no manifest of a version this library knows")
+        if not all(isinstance(manifest.get(key), dict) for key in ("files", "tensors", "options", "source")):
+            raise DamagedFile("the manifest lacks a part; expected files, tensors, options and source")
+        for entry in (*manifest["files"].values(), *manifest["tensors"].values()):
+            if not isinstance(entry, dict) or not isinstance(entry.get("bytes", 0), int):
+                raise DamagedFile(f"the manifest has an entry that describes nothing; got {shown(entry)}")
     return manifest
 
 
@@ -87,8 +90,10 @@ def _structure(directory: str, weights: Weights, findings: Findings) -> None:
     if weights.index:
         findings.checks.append("the index names what the shards hold")
         findings.problems += [f"{name}: the index does not name this file" for name in stray]
-        with open(os.path.join(directory, weights.index), encoding="utf-8") as file:
-            total = json.load(file).get("metadata", {}).get("total_size")
+        metadata = parse_object(read_small(os.path.join(directory, weights.index), MAX_HEADER_BYTES), "the index").get(
+            "metadata"
+        )
+        total = metadata.get("total_size") if isinstance(metadata, dict) else None
         held = sum(tensor.numel * tensor.dtype.itemsize for tensor in weights.tensors.values())
         if total is not None and total != held:
             findings.problems.append(f"{weights.index}: 'total_size' is wrong; expected {held}, got {total}")
@@ -116,15 +121,15 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
     for name, entry in manifest["files"].items():
         path = os.path.join(directory, name)
         if os.path.isabs(name) or ".." in name.split("/"):
-            findings.problems.append(f"{MANIFEST_NAME}: it names a file outside of the directory; got {name!r:.80}")
+            findings.problems.append(f"{MANIFEST_NAME}: it names a file outside of the directory; got {shown(name)}")
             continue
         try:
             size_bytes = os.path.getsize(path)
         except OSError as error:
             findings.problems.append(f"{name}: {error.strerror or error}")
             continue
-        if size_bytes != entry["bytes"]:
-            findings.problems.append(f"{name}: the size differs; expected {entry['bytes']} bytes, got {size_bytes}")
+        if size_bytes != entry.get("bytes"):
+            findings.problems.append(f"{name}: the size differs; expected {entry.get('bytes')} bytes, got {size_bytes}")
         algorithm = next((key for key in ("sha256", "xxh3") if key in entry), None)
         if algorithm is None:
             continue

@@ -55,7 +55,7 @@ def shapes(value: object, key: str) -> dict[str, tuple[int, ...]]:
 
 def _possible(shape: tuple[object, ...] | list[object]) -> bool:
     numel = 1
-    for n in shape:
+    for n in shape[: MAX_DIMENSIONS + 1]:
         if type(n) is not int or not 0 <= n <= MAX_NUMEL:
             return False
         numel *= n

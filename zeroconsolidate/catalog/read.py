@@ -42,7 +42,7 @@ def read(
             files=("mp_rank_00_model_states.pt",),
         )
     models = _read_models(files, model_kind, load)
-    world_size = models[0].world_size or len(files.of(FileKind.OPTIMIZER))
+    world_size = models[0].world_size or len(files.of(FileKind.OPTIMIZER)) or 1
     missing = missing_ranks(files, FileKind.OPTIMIZER, world_size)
     if model_kind is FileKind.PARTITIONED_MODEL:
         missing += missing_ranks(files, FileKind.PARTITIONED_MODEL, world_size)
@@ -195,11 +195,12 @@ def _striped_frozen(models: list[ModelFile], world_size: int) -> dict[str, Froze
                     numel *= n
                 expected = -(-numel // world_size)
                 look = (fragment.dtype, fragment.storage.big_endian)
-                if fragment.numel != expected or not fragment.is_contiguous or looks.setdefault(name, look) != look:
+                first_look = looks.setdefault(name, look)
+                if fragment.numel != expected or not fragment.is_contiguous or look != first_look:
                     with at(name):
                         raise Disagreement(
                             f"the frozen parameter's stripe in rank {model.rank} does not fit; expected {expected} "
-                            f"elements of {looks[name][0].code} for the shape {shape}, got "
+                            f"elements of {first_look[0].code} for the shape {shape}, got "
                             f"{fragment.numel} of {fragment.dtype.code}"
                         )
                 starts[name].append(fragment.start)

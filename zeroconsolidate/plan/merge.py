@@ -22,7 +22,6 @@ from .pieces import View
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..catalog.facts import Shape
     from ..catalog.peft_config import PeftConfig
     from ..catalog.wrapping import Part
     from ..dtypes import DType
@@ -202,14 +201,13 @@ class Merger:
         if self._original is not None and not targets <= set(known):
             known = self._original.in_order(module, targets)
         order = [name for name in dict.fromkeys(known) if name in targets]
-        shapes: dict[str, Shape] = {}
-        for name in order:
-            base = self._base(f"{module}.{name}")
-            if base is not None:
-                shapes[name] = base.source.shape
-        missing = sorted(targets - set(shapes))
-        if missing:
-            raise self._is_nowhere(f"{module}.{missing[0]}")
+        bases = {name: self._base(f"{module}.{name}") for name in order}
+        shapes = {name: base.source.shape for name, base in bases.items() if base is not None}
+        if not shapes:
+            # A target without a dot, such as `down_proj`, matches any module; most have no parameter of that name.
+            if self._base(f"{module}.weight") is not None:
+                return {}
+            raise self._is_nowhere(f"{module}.{min(targets)}")
         return {depth: name for name, depth in in_order(depths, order, shapes).items()}
 
     def _added(self, base: Source, additions: _Additions | None) -> Recipe:

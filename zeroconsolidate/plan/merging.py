@@ -11,6 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from ..errors import PlanBroken
+from .pieces import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,68 +183,15 @@ class Shifted:
         raise PlanBroken("a shifted bias is computed, it has no copies")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndToEnd:
-    """Recipes of one dtype laid end to end: an expert's matrices, which the hub stores one by one."""
-
-    parts: tuple[Recipe, ...]
-
-    @property
-    def numel(self) -> int:
-        return sum(part.numel for part in self.parts)
-
-    @property
-    def dtype(self) -> DType:
-        return self.parts[0].dtype
-
-    @property
-    def is_plain(self) -> bool:
-        return all(part.is_plain for part in self.parts)
-
-    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
-        """The parts' copies, moved to where each part begins."""
-        from dataclasses import replace
-
-        stop = self.numel if stop is None else stop
-        first = 0
-        for part in self.parts:
-            last = first + part.numel
-            if first < stop and last > start:
-                for copy in part.copies(max(start - first, 0), min(stop, last) - first):
-                    yield replace(copy, start=copy.start + first)
-            first = last
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Within:
-    """Elements `[start, start + numel)` of another recipe's tensor: one expert's matrix of a merged stack."""
-
-    whole: Recipe
-    start: int
-    numel: int
-
-    @property
-    def dtype(self) -> DType:
-        return self.whole.dtype
-
-    @property
-    def is_plain(self) -> bool:
-        return self.whole.is_plain
-
-    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
-        from dataclasses import replace
-
-        stop = self.numel if stop is None else stop
-        for copy in self.whole.copies(self.start + start, self.start + stop):
-            yield replace(copy, start=copy.start - self.start)
-
-
 def nbytes(recipe: Recipe) -> int:
     """Bytes of files that a recipe reads once through."""
     if isinstance(recipe, (Merged, RowsReplaced, Shifted)):
         return recipe.input_bytes
-    if isinstance(recipe, Within) and recipe.whole.numel:
-        return nbytes(recipe.whole) * recipe.numel // recipe.whole.numel
+    if isinstance(recipe, Rows):
+        taken = [0] * len(recipe.of)
+        for number, _, rows in recipe.runs:
+            taken[number] += rows * recipe.row_numel
+        return sum(nbytes(of) * numel // max(of.numel, 1) for of, numel in zip(recipe.of, taken, strict=True))
     return recipe.numel * recipe.dtype.itemsize
 
 
@@ -251,4 +199,11 @@ def memory_bytes(recipe: Recipe) -> int:
     """An upper bound for what evaluating a recipe takes beyond the executor's blocks; 0 for one that copies."""
     if isinstance(recipe, (Merged, RowsReplaced, Shifted)):
         return recipe.memory_bytes
-    return memory_bytes(recipe.whole) if isinstance(recipe, Within) else 0
+    return sum(memory_bytes(of) for of in recipe.of) if isinstance(recipe, Rows) else 0
+
+
+def is_computed(recipe: Recipe) -> bool:
+    """Whether some of the elements are no copies."""
+    if isinstance(recipe, Rows):
+        return any(map(is_computed, recipe.of))
+    return isinstance(recipe, (Merged, RowsReplaced, Shifted))

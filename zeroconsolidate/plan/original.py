@@ -12,8 +12,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from .build import Source
-from .merging import EndToEnd, Within
-from .pieces import View
+from .pieces import Rows, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,7 +47,7 @@ class Found:
         made, start = {}, 0
         for name, shape in self.pieces:
             numel = shape[0] * shape[1]
-            part = Within(whole=recipe, start=start, numel=numel)
+            part = Rows((recipe,), 1, ((0, start, numel),))
             made[name] = Source(name=name, shape=shape, recipe=part, role=role)
             start += numel
         return made
@@ -124,8 +123,12 @@ class Original:
         if not pieces or len(dtypes) != 1 or {s for _, s in pieces} - {s for _, s in per_expert}:
             return None
         shape = (expert, sum(s[0] for _, s in per_expert), per_expert[0][1][1])
-        source = Source(name=module, shape=shape, recipe=EndToEnd(parts=tuple(recipes)), role="frozen")
+        source = Source(name=module, shape=shape, recipe=_end_to_end(recipes), role="frozen")
         return Found(source=source, pieces=tuple(pieces))
+
+
+def _end_to_end(recipes: list[Recipe]) -> Recipe:
+    return Rows(tuple(recipes), 1, tuple((number, 0, recipe.numel) for number, recipe in enumerate(recipes)))
 
 
 def _prefixes(wanted: list[str], names: set[str]) -> tuple[str, str]:

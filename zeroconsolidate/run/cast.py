@@ -43,7 +43,7 @@ def cast(elements: NDArray[np.generic], source: DType, target: DType, out: NDArr
     single = _to_single(elements, source)
     if target is DType.BF16:
         unusual = _round_to_bf16(single, out)
-        infinite = int(np.count_nonzero((out & np.uint16(0x7FFF)) == 0x7F80)) if unusual else 0
+        infinite = int(np.count_nonzero((out.view(np.uint16) & np.uint16(0x7FFF)) == 0x7F80)) if unusual else 0
     else:
         with np.errstate(over="ignore", invalid="ignore"):
             out[...] = single  # numpy rounds float32 to float16 to nearest even

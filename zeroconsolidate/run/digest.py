@@ -10,8 +10,9 @@ import hashlib
 import os
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
+from ..archive.regular import open_regular
 from ..errors import BadOption, DamagedFile, OutputFailed, ZeroConsolidateError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def digest_of(
     hashed = maker(algorithm)()
     block = memoryview(bytearray(_BLOCK_BYTES))
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(open_regular(path), "rb", buffering=0) as file:
             file.seek(start)
             left = (os.fstat(file.fileno()).st_size if stop is None else stop) - start
             while left > 0:
@@ -111,7 +112,7 @@ class Follower:
         self._tensors: dict[str, str] = {}
         self._thread = threading.Thread(target=self._follow, name="zeroconsolidate-digest", daemon=True)
 
-    def __enter__(self) -> Follower:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

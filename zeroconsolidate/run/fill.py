@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ..plan.merging import Merged, RowsReplaced, Shifted, Within
+from ..plan.merging import Merged, RowsReplaced, Shifted, is_computed
+from ..plan.pieces import Rows
 from .cast import STORAGE
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ class Reader(Protocol):
 
 def reader(inputs: Inputs, recipe: Recipe) -> Reader:
     """What reads a recipe's tensor. One that computes holds what it needs for as long as it lives."""
-    if isinstance(recipe, Within):
-        return _PartOf(reader(inputs, recipe.whole), recipe)
+    if isinstance(recipe, Rows) and is_computed(recipe):
+        return _Gathered(inputs, recipe)
     if isinstance(recipe, (Merged, RowsReplaced, Shifted)):
         # Torch's second of start-up is paid by those who merge.
         from . import merge
@@ -53,13 +54,34 @@ class _Copied:
         fill(self._inputs, self._recipe, start, stop, block)
 
 
-class _PartOf:
-    def __init__(self, whole: Reader, recipe: Within) -> None:
-        self._whole, self._start = whole, recipe.start
-        self.block_numel = whole.block_numel
+class _Gathered:
+    """Rows of tensors some of which are computed."""
+
+    block_numel = None
+
+    def __init__(self, inputs: Inputs, recipe: Rows) -> None:
+        self._recipe = recipe
+        self._readers = [_shared(inputs, of) for of in recipe.of]
 
     def fill(self, start: int, stop: int, block: NDArray[np.generic]) -> None:
-        self._whole.fill(self._start + start, self._start + stop, block)
+        here = 0
+        for number, first_row, rows in self._recipe.runs:
+            upto = here + rows * self._recipe.row_numel
+            first, last = max(start, here), min(stop, upto)
+            if first < last:
+                moved = first_row * self._recipe.row_numel - here
+                self._readers[number].fill(first + moved, last + moved, block[first - start : last - start])
+            here = upto
+
+
+def _shared(inputs: Inputs, recipe: Recipe) -> Reader:
+    """The reader of a tensor whose parts are asked for one by one (an expert at a time): made once, not each time."""
+    for known, kept in inputs.readers:
+        if known is recipe:
+            return kept
+    made = reader(inputs, recipe)
+    inputs.readers = [*inputs.readers[-1:], (recipe, made)]
+    return made
 
 
 def fill(inputs: Inputs, recipe: Recipe, start: int, stop: int, block: NDArray[np.generic]) -> None:

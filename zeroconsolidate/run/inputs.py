@@ -5,13 +5,16 @@ from __future__ import annotations
 import mmap
 import os
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from ..archive.regular import open_regular
 from ..errors import DamagedFile, at
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from ..plan.pieces import Recipe
+    from .fill import Reader
 
 MAX_OPEN = 256
 """Open input files at a time: a thousand ranks must fit under the usual limit of 1,024 descriptors."""
@@ -22,8 +25,10 @@ class Inputs:
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, int] = OrderedDict()
+        self.readers: list[tuple[Recipe, Reader]] = []
+        """The last readers that are worth keeping; :mod:`.fill` looks after them."""
 
-    def __enter__(self) -> Inputs:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from ..archive.regular import Fence, read_small, scan
+from ..archive.regular import Fence, open_regular, read_small, scan
 from ..errors import DamagedFile, at
 from .config import MAX_CONFIG_BYTES, parse
 
@@ -24,6 +24,8 @@ Entry = TypeVar("Entry")
 
 MAX_ASSETS = 10_000
 """A checkpoint or base model with more entries than this beside the weights is refused."""
+MAX_COPY_BYTES = 1 << 32
+"""A larger file is not copied beside the weights. Tokenizers take megabytes, dense layers of encoders some more."""
 MAX_CODE_BYTES = 1 << 24
 """A longer module of remote code is refused."""
 
@@ -49,13 +51,8 @@ _GROUPS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Copied byte for byte. A group the checkpoint has nothing of is taken from the base model as a whole."""
 
-_MADE_ANEW = (
-    "model*.safetensors",
-    "model*.safetensors.index.json",
-    "pytorch_model*",
-    "adapter_model.*",
-    "adapter_config.json",
-)
+_MADE_ANEW = ("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*", "adapter_model.*",
+               "adapter_config.json", "colbert_linear.pt", "sparse_linear.pt")  # fmt: skip
 
 _LEFT_BEHIND = (
     "global_step*", "latest*", "zero_to_fp32.py", "zero_to_torch.py", "optimizer*", "scheduler*", "scaler*",
@@ -90,8 +87,9 @@ class Assets:
 def choose(checkpoint: str, base: str | None, *, tags: Iterable[str]) -> Assets:
     """Sort the entries of the checkpoint directory, and fill up from the base model's.
 
+    What could not be copied is refused here, before hours are spent on the weights.
     Raises OSError if a directory cannot be listed, UnsafePath where a file to be copied is a link that leads out of
-    its directory, DamagedFile for too many entries.
+    its directory or no file at all, DamagedFile for too many or too large files and for a config.json that is no JSON.
     """
     copies: dict[str, str] = {}
     grouped, rest = _sorted(checkpoint)
@@ -108,6 +106,9 @@ def choose(checkpoint: str, base: str | None, *, tags: Iterable[str]) -> Assets:
         for name, path in _remote_code(copies.get("config.json"), source).items():
             if copies.setdefault(name, path) == path and source == base:
                 from_base.append(name)
+    for path in copies.values():
+        with at(path):
+            _refuse_unfit(path)
     tags, own = set(tags), set(copies)
     left = tuple(e for e in rest if e.rstrip("/") in tags or _matches(e, _LEFT_BEHIND) or _matches(e, _MADE_ANEW))
     known = own.union(left)
@@ -121,24 +122,49 @@ def choose(checkpoint: str, base: str | None, *, tags: Iterable[str]) -> Assets:
     )
 
 
+def _refuse_unfit(path: str) -> None:
+    if os.path.basename(path) == "config.json":
+        parse(read_small(path, MAX_CONFIG_BYTES))
+        return
+    try:
+        fd = open_regular(path)
+    except OSError as error:
+        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
+    size_bytes = os.fstat(fd).st_size
+    os.close(fd)
+    if size_bytes > MAX_COPY_BYTES:
+        raise DamagedFile(
+            f"the file is too large to belong beside the weights; "
+            f"expected at most {MAX_COPY_BYTES} bytes, got {size_bytes}"
+        )
+
+
 def _sorted(directory: str) -> tuple[dict[str, dict[str, str]], list[str]]:
     """({group: {output name: path}}, the entries in no group); folders end in `/`."""
     grouped: dict[str, dict[str, str]] = {}
     rest: list[str] = []
     fence = Fence(directory)
     for entry in sorted(_few(scan(directory)), key=lambda e: e.name):
-        name = entry.name + ("/" if entry.is_dir() else "")
+        is_folder = _is_folder(entry)
+        name = entry.name + ("/" if is_folder else "")
         group = next((g for g, patterns in _GROUPS.items() if _matches(name, patterns)), None)
         if group is None:
             rest.append(name)
             continue
         with at(name):
-            if entry.is_dir():
+            if is_folder:
                 grouped.setdefault(group, {}).update(_tree(entry.path, entry.name, fence))
             else:
                 fence.check(entry.path)
                 grouped.setdefault(group, {})[name] = entry.path
     return grouped, rest
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _few(entries: Iterable[Entry]) -> list[Entry]:
@@ -168,7 +194,7 @@ def _remote_code(config: str | None, directory: str) -> dict[str, str]:
         return {}
     try:
         auto_map = parse(read_small(config, MAX_CONFIG_BYTES)).get("auto_map")
-    except (OSError, DamagedFile, AttributeError):
+    except (DamagedFile, AttributeError):
         return {}  # said when the config is written
     wanted = [
         reference.rpartition("--")[2].partition(".")[0]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DamagedFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_CONFIG_BYTES = 1 << 24
 """A longer config.json is refused."""
@@ -44,14 +47,67 @@ def without_ties(text: bytes) -> bytes:
     return decoded.encode()
 
 
-def parse(text: bytes) -> Any:
-    """The value of a JSON file from outside, integers as text: Python takes quadratic time for long ones.
+def parse(text: bytes, *, parse_int: Callable[[str], object] = str) -> Any:
+    """The value of a JSON file from outside, integers as text by default: for long ones Python takes quadratic time.
 
     Raises DamagedFile if it is no JSON or nested too deep.
     """
     try:
-        return json.loads(text.decode("utf-8"), parse_int=str)
+        return json.loads(text.decode("utf-8"), parse_int=parse_int)
     except ValueError as error:
         raise DamagedFile(f"config.json is not JSON: {error}") from None
     except RecursionError:
         raise DamagedFile("config.json is nested too deep") from None
+
+
+def readable_before_5(text: bytes) -> tuple[bytes, bool]:
+    """config.json with `rope_theta` beside `rope_parameters`, and whether it had to be added.
+
+    transformers 5 writes only the latter; older ones do not know it, silently take a base of 10000 and give other
+    logits. transformers 5 reads both.
+
+    >>> readable_before_5(b'{"rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}}')
+    (b'{"rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}, "rope_theta": 5.0}', True)
+    """
+    config = parse(text)
+    parameters = config.get("rope_parameters") if isinstance(config, dict) else None
+    if not isinstance(parameters, dict) or "rope_theta" not in parameters or "rope_theta" in config:
+        return text, False
+    decoded = text.decode("utf-8")
+    start = decoded.index('"rope_parameters"')
+    value = re.compile(r"\s*:\s*").match(decoded, start + len('"rope_parameters"'))
+    theta = re.search(r'"rope_theta"\s*:\s*([-+0-9.eE]+)', decoded[start:])
+    if value is None or theta is None:
+        return text, False
+    _, end = json.JSONDecoder().raw_decode(decoded, value.end())
+    indent = re.search(r"\n([ \t]*)$", decoded[:start])
+    separator = ",\n" + indent[1] if indent else ", "
+    added = f'{separator}"rope_theta": {theta[1]}'
+    others = {key: item for key, item in json.loads(decoded[value.end() : end]).items() if key != "rope_theta"}
+    if others.get("rope_type", "default") != "default" and "rope_scaling" not in config:
+        added += f'{separator}"rope_scaling": {json.dumps(others)}'
+    return (decoded[:end] + added + decoded[end:]).encode(), True
+
+
+def without_truncation(text: bytes) -> tuple[bytes, bool]:
+    """tokenizer.json with `truncation` and `padding` cleared, and whether they were set.
+
+    A training run bakes its own lengths in (FlagEmbedding's trainers do); users of the tokenizers library would have
+    their texts cut to them. Every other byte stays. Raises DamagedFile if it is no JSON.
+
+    >>> without_truncation(b'{"version": "1.0", "truncation": {"max_length": 24}, "padding": null}')
+    (b'{"version": "1.0", "truncation": null, "padding": null}', True)
+    """
+    decoded = text.decode("utf-8")
+    changed = False
+    for key in ("truncation", "padding"):
+        # Both stand at the head of the file, before any token could contain these letters.
+        found = re.search(rf'"{key}"\s*:\s*', decoded[:100_000])
+        if found is None or decoded.startswith("null", found.end()):
+            continue
+        try:
+            _, end = json.JSONDecoder().raw_decode(decoded, found.end())
+        except ValueError as error:
+            raise DamagedFile(f"tokenizer.json is not JSON: {error}") from None
+        decoded, changed = decoded[: found.end()] + "null" + decoded[end:], True
+    return decoded.encode(), changed

@@ -40,6 +40,20 @@ def fingerprint(
     return exact
 
 
+def refuse_changed(before: Fingerprint) -> None:
+    """Raise DamagedFile if an input file is not what it was when the fingerprint was taken.
+
+    Someone may have trained on into the same folder while we read: half of each file would be of another step.
+    """
+    for path, looks in before["source"].items():
+        if _looks(path) != looks:
+            raise DamagedFile(
+                "the file was changed while it was being converted; nothing was published: "
+                "when nobody writes to it any more, convert again with --restart",
+                address=(path,),
+            )
+
+
 def _looks(path: str) -> dict[str, Any]:
     try:
         status = os.stat(path)

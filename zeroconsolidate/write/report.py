@@ -18,6 +18,8 @@ class Report:
     """Elements of parameters (buffers not counted), a tied one once a name it is written under."""
     dtype: str
     """What floating-point parameters were written as, in torch's spelling."""
+    names: str
+    """What was decided about names, and why."""
     tag: str
     step: int | None
     stage: int
@@ -39,8 +41,8 @@ class Report:
     """Files of the checkpoint that belong to training."""
     missing: tuple[str, ...]
     """What a loader will miss."""
-    decided: tuple[str, ...]
-    """What was decided about names, adapters and their base, and why."""
+    notes: tuple[str, ...]
+    """What was changed or decided on the way."""
     warnings: tuple[str, ...]
 
     @property

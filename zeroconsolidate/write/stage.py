@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ..archive.regular import open_regular
 from ..errors import BadOption, DamagedFile, OutputExists, OutputFailed, PlanBroken, ZeroConsolidateError, at
@@ -23,9 +23,6 @@ from .system import remove, sync_directory, system_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-MAX_COPY_BYTES = 1 << 32
-"""A larger file is not copied beside the weights. Tokenizers take megabytes, dense layers of encoders some more."""
 
 STAGING = ".zeroconsolidate"
 """Name of the staging folder."""
@@ -59,7 +56,7 @@ class Stage:
         self._names: list[str] = []
         self._published = False
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         with at(self.output), system_errors(self.output):
             if os.path.lexists(self.output) and not os.path.isdir(self.output):
                 raise OutputExists("the output is a file; expected a directory or nothing")
@@ -108,7 +105,13 @@ class Stage:
 
     def facts(self, name: str) -> dict[str, Any] | None:
         """What the journal remembers of a complete file, None if it is not complete."""
-        return self._journal.progress.facts[name] if name in self._journal.progress.done else None
+        size_bytes = self._journal.progress.done.get(name)
+        if size_bytes is None:
+            return None
+        with suppress(OSError):
+            if self.is_publishing or os.path.getsize(self.path(name)) == size_bytes:
+                return self._journal.progress.facts[name]
+        return None  # someone has taken the staged file away
 
     def need(self, size_bytes: int) -> None:
         """Raise OutputFailed if the disk has less room than `size_bytes`, what is staged already counted in."""
@@ -178,16 +181,9 @@ class Stage:
     def copy(self, name: str, source: str) -> None:
         """A file of the checkpoint or the base model, byte for byte, block by block."""
         try:
-            with open(open_regular(source), "rb", buffering=0) as file:
-                size_bytes = os.fstat(file.fileno()).st_size
-                if size_bytes > MAX_COPY_BYTES:
-                    raise DamagedFile(
-                        f"the file is too large to belong beside the weights; expected at most {MAX_COPY_BYTES} bytes, "
-                        f"got {size_bytes}",
-                        address=(source,),
-                    )
-                with self.create(name) as fd, system_errors(os.path.join(self.output, name)):
-                    while data := file.read(1 << 20):
+            with open(open_regular(source), "rb", buffering=0) as file, self.create(name) as fd:
+                while data := file.read(1 << 20):
+                    with system_errors(os.path.join(self.output, name)):
                         while data:
                             data = data[os.write(fd, data) :]
         except ZeroConsolidateError:
@@ -242,10 +238,14 @@ class Stage:
         while not os.path.isdir(here):
             missing.append(here)
             here = os.path.dirname(here) or "."
-        for directory in reversed(missing):
-            with suppress(FileExistsError):  # another conversion began at the same moment; the lock decides
-                os.mkdir(directory)
-                self._made.append(directory)
+        try:
+            for directory in reversed(missing):
+                with suppress(FileExistsError):  # another conversion began at the same moment; the lock decides
+                    os.mkdir(directory)
+                    self._made.append(directory)
+        except OSError:
+            self._clear()
+            raise
 
     def _open(self) -> None:
         """Read the journal, and continue its conversion or begin ours."""

@@ -1,0 +1,293 @@
+"""Real conversions while system calls fail, files change and the output vanishes.
+
+    python tests/faults/rounds.py            every fault at every call: some thousand rounds
+    python tests/faults/rounds.py --every 7  every seventh
+
+A shim in C (`shim.c`, compiled here, needs a C compiler) stands between Python and the C library and lets one call
+fail. A round is a conversion in a forked child with one fault; after it
+
+* the child must have succeeded, or raised one of our errors;
+* every file with a final name must be complete and equal, byte for byte, to that of a straight run;
+* the same conversion, run again without faults, must succeed and make the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent)]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+WRITES, READS = 1, 2
+ONCE, STICKY, SHORT, BACKWARDS = 0, 1, 2, 3
+SHIM = "FAULT_SHIM"
+_MEMORY = "/dev/shm"
+STAGING = ".zeroconsolidate"
+
+VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "stage 2, fp32, one file": (2, {"dtype": "fp32"}),
+    "stage 3, bf16, shards": (3, {"dtype": "bf16", "max_shard_size": "200KB"}),
+    "stage 2, fp32, shards, digests": (2, {"max_shard_size": "300KB", "digest": "sha256"}),
+}
+FAULTS = {
+    "the disk is full at a call": (WRITES, ONCE, errno.ENOSPC),
+    "the disk stays full": (WRITES, STICKY, errno.ENOSPC),
+    "a write fails (EIO)": (WRITES, ONCE, errno.EIO),
+    "a write is interrupted (EINTR)": (WRITES, ONCE, errno.EINTR),
+    "the output becomes read-only": (WRITES, STICKY, errno.EROFS),
+    "a read fails (EIO)": (READS, ONCE, errno.EIO),
+    "a read is interrupted (EINTR)": (READS, ONCE, errno.EINTR),
+}
+
+
+@dataclass
+class Tally:
+    """What came of all rounds."""
+
+    rounds: Counter[str] = field(default_factory=Counter)
+    """By fault."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    findings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Case:
+    """One checkpoint, the options it is converted with, and what a straight run makes of it."""
+
+    name: str
+    work: Path
+    checkpoint: Path
+    options: dict[str, Any]
+    expected: dict[str, bytes]
+
+    @property
+    def output(self) -> Path:
+        return self.work / "out" / "model"
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    staging = directory / STAGING
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and staging not in path.parents
+    }
+
+
+def child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `work` returns, in a forked process: {"outcome": "done" | name of one of our errors | a traceback}."""
+    from zeroconsolidate.errors import PlanBroken, ZeroConsolidateError
+
+    read_end, write_end = os.pipe()
+    process = os.fork()
+    if not process:
+        signal.alarm(60)
+        try:
+            told = {"outcome": "done"} | work()
+        except ZeroConsolidateError as error:
+            told = {"outcome": type(error).__name__, "message": str(error)}
+            if isinstance(error, PlanBroken):
+                told = {"outcome": "PlanBroken", "traceback": str(error)}
+        except BaseException:  # noqa: BLE001 (it is a finding, told to the parent)
+            told = {"outcome": "not ours", "traceback": traceback.format_exc()[-1500:]}
+        shim().fault_arm(b"", 0, -1, ONCE, 0)
+        os.write(write_end, json.dumps(told).encode())
+        os._exit(0)
+    os.close(write_end)
+    with open(read_end, "rb") as pipe:
+        said = pipe.read()
+    status = os.waitpid(process, 0)[1]
+    return json.loads(said) if said else {"outcome": "not ours", "traceback": f"ended with status {status}"}
+
+
+def shim() -> ctypes.CDLL:
+    library = ctypes.CDLL(os.environ[SHIM])
+    library.fault_arm.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_long, ctypes.c_int, ctypes.c_int]
+    library.fault_count.restype = ctypes.c_long
+    return library
+
+
+def convert(case: Case, **more: Any) -> None:
+    from zeroconsolidate import consolidate
+
+    consolidate(case.checkpoint, case.output, **(case.options | more))
+
+
+def with_fault(case: Case, kinds: int, nth: int, mode: int, error: int) -> dict[str, Any]:
+    library = shim()
+    folder = str(case.work / "out") if kinds == WRITES else str(case.work)
+    library.fault_arm(folder.encode(), kinds, nth, mode, error)
+    convert(case)
+    return {"calls": library.fault_count()}
+
+
+def after(case: Case, tally: Tally, fault: str, told: dict[str, Any], *, restart: bool = False) -> None:
+    """Judge a round that is over, and run the conversion again."""
+    tally.rounds[fault] += 1
+    tally.outcomes[told["outcome"]] += 1
+    where = f"{fault} ({case.name})"
+    if "traceback" in told:
+        tally.findings.append(f"{where}: {told['traceback']}")
+    wrong = [name for name, data in contents(case.output).items() if data != case.expected.get(name)]
+    if wrong:
+        tally.findings.append(f"{where}: final names without the right content: {', '.join(wrong)}; {told}")
+    if told["outcome"] == "done":
+        missing = set(case.expected) - set(contents(case.output))
+        if missing:
+            tally.findings.append(f"{where}: said to be done, but lacks {', '.join(sorted(missing))}")
+    else:
+        again = child(lambda: convert(case, **({"restart": True} if restart else {})) or {})
+        if again["outcome"] != "done" or contents(case.output) != case.expected:
+            tally.findings.append(f"{where}: the second run failed: {again}; the first: {told}")
+    shutil.rmtree(case.output.parent)
+    case.output.parent.mkdir()
+
+
+def call_faults(case: Case, tally: Tally, every: int) -> None:
+    """Every fault at every call in turn."""
+    calls = {}
+    for kinds in (WRITES, READS):
+        told = child(lambda kinds=kinds: with_fault(case, kinds, -1, ONCE, 0))
+        calls[kinds] = told["calls"]
+        after(case, tally, "none", told)
+    for number, (fault, (kinds, mode, error)) in enumerate(FAULTS.items()):
+        for nth in range(number % every, calls[kinds], every):
+            told = child(lambda n=nth, k=kinds, m=mode, e=error: with_fault(case, k, n, m, e))
+            after(case, tally, fault, told)
+    for fault, kinds, mode in (
+        ("every write is short", WRITES, SHORT),
+        ("every read is short", READS, SHORT),
+        ("every read and write is short", WRITES | READS, SHORT),
+        ("the clocks run backwards", WRITES, BACKWARDS),
+    ):
+        told = child(lambda k=kinds, m=mode: with_fault(case, k, -1, m, 0))
+        if told["outcome"] != "done":
+            tally.findings.append(f"{fault} ({case.name}): expected no error, got {told}")
+        after(case, tally, fault, told)
+
+
+def changes(case: Case) -> Iterator[tuple[str, Callable[[], None], bool]]:
+    """(what happens meanwhile, how, whether sources must be restored)."""
+    for pattern in ("*optim_states.pt", "*model_states.pt"):
+        path = sorted(case.checkpoint.rglob(pattern))[0]
+        size = path.stat().st_size
+        yield "a source shrinks", lambda p=path, n=size: os.truncate(p, n // 2), True
+        yield "a source becomes empty", lambda p=path: os.truncate(p, 0), True
+        yield "a source grows", lambda p=path, n=size: os.truncate(p, n + 4096), True
+        yield "a source is taken away", path.unlink, True
+        yield "a source is replaced", lambda p=path, n=size: (p.unlink(), p.write_bytes(b"\1" * n)), True
+        yield "a source is overwritten", lambda p=path, n=size: p.write_bytes(b"\1" * n), True
+    yield "the output is removed", lambda: shutil.rmtree(case.output), False
+    yield "the output's parent is removed", lambda: shutil.rmtree(case.output.parent), False
+    yield "the staged files are removed", lambda: shutil.rmtree(case.output / STAGING / "files"), False
+    yield "the journal is removed", (case.output / STAGING / "journal").unlink, False
+
+
+def meanwhile(case: Case, tally: Tally, every: int) -> None:
+    """Files change while the conversion runs, at each time that progress is told."""
+    kept = case.work / "kept"
+    shutil.copytree(case.checkpoint, kept)
+    turns: list[int] = []
+    child_turns = child(lambda: convert(case, progress=lambda *_: turns.append(1)) or {"turns": len(turns)})["turns"]
+    shutil.rmtree(case.output.parent)
+    case.output.parent.mkdir()
+    for number, (what, change, restore) in enumerate(changes(case)):
+        for turn in range(number % every, child_turns, every):
+            count = iter(range(1 << 30))
+
+            def progress(*_: int, turn: int = turn, change: Callable[[], None] = change, count: Iterator[int] = count):
+                if next(count) == turn:
+                    change()
+
+            told = child(lambda p=progress: convert(case, progress=p) or {})
+            case.output.parent.mkdir(exist_ok=True)
+            if restore:
+                shutil.rmtree(case.checkpoint)
+                shutil.copytree(kept, case.checkpoint)
+            after(case, tally, what, told, restart=restore)
+    shutil.rmtree(kept)
+
+
+def run(every: int) -> Tally:
+    """All rounds, in the process that has the shim loaded."""
+    import synthetic
+
+    import zeroconsolidate  # noqa: F401 (imported once, inherited by every child)
+    from zeroconsolidate.write import part
+
+    part.SYNC_BYTES = 64 << 10  # many syncs in little data
+    tally = Tally()
+    for number, (name, (stage, options)) in enumerate(VARIANTS.items()):
+        # In memory where possible: a round syncs dozens of times.
+        with tempfile.TemporaryDirectory(prefix="faults-", dir=_MEMORY if os.path.isdir(_MEMORY) else None) as folder:
+            work = Path(os.path.realpath(folder))
+            checkpoint = work / "checkpoint-5"
+            synthetic.write(checkpoint, synthetic.values_of(synthetic.shapes_of(0.8, layers=2)), stage=stage, ranks=2)
+            (checkpoint / "config.json").write_text('{"dtype": "bfloat16"}')
+            (checkpoint / "tokenizer.json").write_text("{}" * 9000)
+            (work / "out").mkdir()
+            case = Case(name, work, checkpoint, options, {})
+            told = child(lambda case=case: convert(case) or {})
+            if told["outcome"] != "done":
+                raise SystemExit(f"the straight run failed: {told}")
+            case.expected = contents(case.output)
+            shutil.rmtree(case.output)
+            call_faults(case, tally, every)
+            meanwhile(case, tally, max(1, every + number - 1))
+    return tally
+
+
+def compiled(folder: str) -> str:
+    """The shim, made with the system's C compiler."""
+    library = f"{folder}/shim.so"
+    compiler = os.environ.get("CC", "cc")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", library, str(HERE / "shim.c"), "-ldl"], check=True)
+    return library
+
+
+def rounds(every: int) -> dict[str, Any]:
+    """Run all rounds in a process of their own; returns the tally as plain values."""
+    with tempfile.TemporaryDirectory(prefix="fault-shim-") as folder:
+        library = compiled(folder)
+        environment = os.environ | {"LD_PRELOAD": library, SHIM: library, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, __file__, "--every", str(every)]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--every", type=int, default=1, help="try each fault at every so manieth call")
+    options = parser.parse_args()
+    if SHIM in os.environ:
+        tally = run(options.every)
+        json.dump({"rounds": tally.rounds, "outcomes": tally.outcomes, "findings": tally.findings}, sys.stdout)
+        return 0
+    tally = rounds(options.every)
+    for title in ("rounds", "outcomes"):
+        print(f"{title}: {sum(tally[title].values())}")
+        for name, number in sorted(tally[title].items(), key=lambda item: -item[1]):
+            print(f"  {number:5}  {name}")
+    print(f"findings: {len(tally['findings'])}", *tally["findings"], sep="\n  ")
+    return bool(tally["findings"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Everything beside the weights: what is copied, what is edited, what is made anew."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .archive.regular import read_small
+from .errors import BadOption, DamagedFile, ZeroConsolidateError, at
+from .plan.layout import INDEX_NAME
+from .plan.naming import HEADS
+from .write import heads as head_files
+from .write import sentence_transformers
+from .write.config import MAX_CONFIG_BYTES, parse, readable_before_5, with_dtype, without_ties, without_truncation
+
+if TYPE_CHECKING:
+    from .options import Options
+    from .planning import Planned
+    from .run.inputs import Inputs
+    from .write.assets import Assets
+
+MAX_TOKENIZER_BYTES = 1 << 28
+"""A larger tokenizer.json is copied unedited. Vocabularies of a quarter million entries take some 20 MB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """The small files of an output."""
+
+    copies: dict[str, str]
+    """Output name -> path of the file it is a copy of."""
+    made: dict[str, bytes]
+    """Output name -> content."""
+    notes: tuple[str, ...]
+    """What was changed or decided."""
+
+
+def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) -> Beside:
+    """Read, edit and make the files beside the weights. Raises DamagedFile for a config that is no JSON."""
+    copies, made, notes = dict(assets.copies), dict[str, bytes](), list[str]()
+    if planned.plan.index is not None:
+        made[INDEX_NAME] = planned.plan.index
+    hidden_size = None
+    if "config.json" in copies:
+        path = copies.pop("config.json")
+        with at(path):
+            text = with_dtype(_read(path, MAX_CONFIG_BYTES), planned.dtype.torch_name)
+            if planned.adapted is not None and planned.adapted.untied:
+                text = without_ties(text)
+            made["config.json"], changed = readable_before_5(text)
+            config = parse(text)
+        if changed:
+            notes.append("config.json: rope_theta added beside rope_parameters, for transformers before 5")
+        hidden_size = config.get("hidden_size") if isinstance(config, dict) else None
+    if (planned.target.unwrapped or options.sentence_transformers) and "tokenizer.json" in copies:
+        _tokenizer(copies, made, notes)
+    if planned.target.heads:
+        made |= _heads(planned, inputs)
+    elif options.base_directory is not None and not (planned.adapted is not None and planned.adapted.is_adapter):
+        _base_heads(options.base_directory, copies, notes)
+    if options.sentence_transformers is not None:
+        if not str(hidden_size).isdigit():
+            raise BadOption("sentence-transformers needs the size of an embedding; config.json states no hidden_size")
+        made |= sentence_transformers.files(
+            options.sentence_transformers, hidden_size=int(str(hidden_size)), max_length=None
+        )
+    for name in made:
+        copies.pop(name, None)
+    return Beside(copies=copies, made=made, notes=tuple(notes))
+
+
+def _read(path: str, limit_bytes: int) -> bytes:
+    try:
+        return read_small(path, limit_bytes)
+    except ZeroConsolidateError:
+        raise
+    except OSError as error:
+        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
+
+
+def _tokenizer(copies: dict[str, str], made: dict[str, bytes], notes: list[str]) -> None:
+    path = copies["tokenizer.json"]
+    if os.path.getsize(path) > MAX_TOKENIZER_BYTES:
+        return
+    with at(path):
+        try:
+            text, changed = without_truncation(_read(path, MAX_TOKENIZER_BYTES))
+        except UnicodeDecodeError as error:
+            raise DamagedFile(f"tokenizer.json is no text: {error}") from None
+    if changed:
+        made["tokenizer.json"] = text
+        notes.append("tokenizer.json: the training run's truncation and padding cleared")
+
+
+def _heads(planned: Planned, inputs: Inputs) -> dict[str, bytes]:
+    """BGE-M3's heads, small enough to be held."""
+    import numpy as np
+
+    from .run.cast import STORAGE, cast
+    from .run.fill import read_all
+
+    found = {}
+    for name, source in planned.target.heads.items():
+        with at(name):
+            elements = read_all(inputs, source.recipe)
+            written = np.empty(elements.shape, STORAGE[planned.dtype])
+            cast(elements, source.recipe.dtype, planned.dtype, written)
+        found[name] = (source.shape, written, planned.dtype)
+    return head_files.files(found)
+
+
+def _base_heads(base: str, copies: dict[str, str], notes: list[str]) -> None:
+    """Heads that were not trained are the base model's; FlagEmbedding loads both or takes random ones."""
+    paths = {f"{head.rstrip('.')}.pt": os.path.join(base, f"{head.rstrip('.')}.pt") for head in HEADS}
+    if all(os.path.isfile(path) for path in paths.values()):
+        copies |= paths
+        notes.append(f"{' and '.join(paths)} are the base model's: they were not trained")

@@ -1,0 +1,104 @@
+"""The wishes a conversion can be given, in one place, checked once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+
+from .errors import BadOption
+from .plan.layout import parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+Rename: TypeAlias = "Sequence[str] | Callable[[str], str] | None"
+
+
+class OptionKeywords(TypedDict, total=False):
+    """The same wishes as keyword arguments, for signatures."""
+
+    dtype: str
+    max_shard_size: str | int | None
+    base: str | os.PathLike[str] | None
+    lora: str | None
+    adapters: Sequence[str]
+    exclude_frozen: bool
+    ties: str
+    include: Sequence[str]
+    exclude: Sequence[str]
+    names: str
+    rename: Rename
+    allow_missing: bool
+    sentence_transformers: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What decides the bytes of an output. `zeroconsolidate.consolidate` describes each. Raises BadOption."""
+
+    dtype: str = "fp32"
+    max_shard_size: str | int | None = None
+    base: str | os.PathLike[str] | None = None
+    lora: str | None = None
+    adapters: Sequence[str] = ()
+    exclude_frozen: bool = False
+    ties: str = "drop"
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    names: str = "hub"
+    rename: Rename = None
+    allow_missing: bool = False
+    sentence_transformers: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("ties are", self.ties, "drop", "copy")
+        _one_of("names are", self.names, "hub", "in-memory", "stored")
+        if self.lora is not None:
+            _one_of("adapters become", self.lora, "adapter", "merge", "keep")
+        if self.sentence_transformers is not None:
+            _one_of("the pooling of sentence-transformers is", self.sentence_transformers, "cls", "mean", "last")
+        if self.base_directory is not None and not os.path.isdir(self.base_directory):
+            raise BadOption(f"the base model must be a directory; got {self.base_directory}")
+
+    @property
+    def base_directory(self) -> str | None:
+        """`base` as a path."""
+        return None if self.base is None else os.fspath(self.base)
+
+    @property
+    def max_shard_bytes(self) -> int | None:
+        """`max_shard_size` as a number."""
+        return None if self.max_shard_size is None else parse_size(self.max_shard_size)
+
+    @property
+    def partial(self) -> bool:
+        """Whether tensors are left out on purpose."""
+        return bool(self.exclude_frozen or self.include or self.exclude)
+
+    def plain(self) -> dict[str, Any]:
+        """Values that JSON can hold, for fingerprint and manifest. A callable is told by its name."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen["base"] = None if self.base_directory is None else os.path.realpath(self.base_directory)
+        for key in ("adapters", "include", "exclude"):
+            chosen[key] = list(chosen[key])
+        if callable(self.rename):
+            chosen["rename"] = f"{self.rename.__module__}.{getattr(self.rename, '__qualname__', 'callable')}"
+        elif self.rename is not None:
+            chosen["rename"] = list(self.rename)
+        return chosen
+
+    @classmethod
+    def recorded(cls, chosen: dict[str, Any]) -> Options:
+        """The options of a manifest, as far as they decide which tensors there are and how they are called."""
+        known = {"lora", "adapters", "exclude_frozen", "include", "exclude", "names", "allow_missing"}
+        if chosen.get("lora") == "merge":
+            known |= {"base", "dtype"}  # merged weights depend on both
+        rename = chosen.get("rename")
+        kept = {key: value for key, value in chosen.items() if key in known}
+        return cls(ties="copy", rename=rename if isinstance(rename, list) else None, **kept)
+
+
+def _one_of(what: str, value: object, *allowed: str) -> None:
+    if value not in allowed:
+        raise BadOption(f"{what} one of {', '.join(map(repr, allowed))}; got {value!r}")

@@ -1,0 +1,102 @@
+"""From a catalog and the caller's options to a plan: which tensors, under which names, in which layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from .errors import BadOption
+from .lazy import parse_dtype
+from .lora import Adapted, Adapters, find_adapters, plan_export, plan_merge
+from .plan.build import ModelPlan, Selection, Source, build, padding_bytes, select, sources
+from .target import Target, Wishes, fit
+
+if TYPE_CHECKING:
+    from .catalog.facts import Catalog
+    from .dtypes import DType
+    from .options import Options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A plan, and what goes with it."""
+
+    plan: ModelPlan
+    dtype: DType
+    """What floating-point parameters are written as."""
+    target: Target
+    adapted: Adapted | None = None
+    """Of a run with adapters that were merged or are written for PEFT: what goes with it."""
+
+
+def plan_model(catalog: Catalog, options: Options) -> Planned:
+    """Plan the output. Raises what `sources`, `fit` and `build` raise."""
+
+    def wanted(name: str, source: Source) -> bool:
+        if options.exclude_frozen and source.role == "frozen":
+            return False
+        included = not options.include or any(fnmatchcase(name, glob) for glob in options.include)
+        return included and not any(fnmatchcase(name, glob) for glob in options.exclude)
+
+    dtype = parse_dtype(options.dtype, catalog.origin.training_dtype)
+    adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters)
+    if adapters is not None and options.lora != "merge":
+        if options.include or options.exclude:
+            raise BadOption("an adapter is written whole: --include and --exclude go with --lora keep or merge")
+        return _as_adapters(catalog, adapters, dtype)
+    adapted = None
+    if adapters is None:
+        chosen = select(catalog, sources(catalog), copy_ties=options.ties == "copy").only(wanted)
+    else:
+        if options.exclude_frozen:
+            raise BadOption(
+                "a merged model needs its frozen weights: --exclude-frozen goes with --lora adapter or keep"
+            )
+        merge = plan_merge(
+            catalog, adapters, base=options.base_directory, dtype=dtype, copy_ties=options.ties == "copy"
+        )
+        chosen, adapted = merge.selection.only(wanted), merge.adapted
+    if adapted is not None and options.base_directory is not None and options.rename is None:
+        target = Target(
+            selection=chosen,
+            heads={},
+            reason=f"names as in the base model {options.base_directory}",
+            warnings=(),
+            unwrapped=adapted.is_wrapped,
+        )
+    else:
+        target = _fitted(catalog, chosen, options)
+    plan = build(
+        target.selection,
+        dtype=dtype,
+        max_shard_bytes=options.max_shard_bytes,
+        padding_bytes=padding_bytes(catalog),
+    )
+    return Planned(plan=plan, dtype=dtype, target=target, adapted=adapted)
+
+
+def _fitted(catalog: Catalog, chosen: Selection, options: Options) -> Target:
+    return fit(
+        catalog,
+        chosen,
+        Wishes(
+            names=options.names,
+            rename=options.rename,
+            base=options.base_directory,
+            allow_missing=options.allow_missing,
+            partial=options.partial,
+        ),
+    )
+
+
+def _as_adapters(catalog: Catalog, adapters: Adapters, dtype: DType) -> Planned:
+    plan, adapted, warnings = plan_export(catalog, adapters, dtype=dtype)
+    target = Target(
+        selection=Selection(named={}, left_out=plan.left_out),
+        heads={},
+        reason="PEFT's own names",
+        warnings=warnings,
+        unwrapped=adapted.is_wrapped,
+    )
+    return Planned(plan=plan, dtype=dtype, target=target, adapted=adapted)

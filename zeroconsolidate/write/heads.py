@@ -1,0 +1,37 @@
+"""Heads of BGE-M3 in the form FlagEmbedding loads: `colbert_linear.pt` and `sparse_linear.pt`.
+
+Each is what `torch.save(linear.state_dict())` writes, with the keys `weight` and `bias`
+(FlagEmbedding `inference/embedder/encoder_only/m3.py` reads both or neither; without them it takes random heads).
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from ..dtypes import DType
+
+
+def files(heads: Mapping[str, tuple[tuple[int, ...], NDArray[Any], DType]]) -> dict[str, bytes]:
+    """Output name -> content. `heads`: tensor name such as `colbert_linear.weight` -> (shape, elements, dtype).
+
+    Imports torch, whose format it is; heads are small.
+    """
+    import torch
+
+    states: dict[str, dict[str, torch.Tensor]] = {}
+    for name, (shape, elements, dtype) in heads.items():
+        head, _, key = name.partition(".")
+        tensor = torch.from_numpy(elements.view("u1")).view(getattr(torch, dtype.torch_name)).reshape(shape)
+        states.setdefault(head, {})[key] = tensor
+    found = {}
+    for head, state in states.items():
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        found[f"{head}.pt"] = buffer.getvalue()
+    return found
