@@ -215,7 +215,7 @@ UNIVERSAL = [
         world=4,
         pp=2,
         model="pipeline",
-        universal=(),
+        universal=("--inject_missing_state",),
         about="ds_to_universal over a pipeline.",
     ),
     Case(
@@ -233,6 +233,7 @@ UNIVERSAL = [
         stage=2,
         ep=2,
         model="mixtral",
+        blocks=1,
         optimizer="config",
         config={"optimizer": {"type": "AdamW", "params": {"lr": 3e-3, "torch_adam": True}}},
         universal=(),

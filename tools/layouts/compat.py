@@ -82,7 +82,7 @@ def after_import() -> None:
     from .cuda import Stream
 
     accelerator.Event = accelerator.Stream = Stream
-    accelerator.current_stream = lambda self, *_: Stream()
+    accelerator.current_stream = accelerator.default_stream = lambda self, *_: Stream()
     accelerator.stream = lambda self, _stream: contextlib.nullcontext()
     # Shared-memory collectives are a C++ extension to be compiled; gloo's own do. Not by `import ... as`, which gives
     # the `torch` that deepspeed.comm imported.
