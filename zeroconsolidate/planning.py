@@ -74,7 +74,7 @@ def plan_model(opened: Opened, options: Options) -> Planned:
         return included and not any(fnmatchcase(name, glob) for glob in options.exclude)
 
     dtype = parse_dtype(options.dtype, catalog.origin.training_dtype)
-    chosen = select(catalog, opened.stored, copy_ties=options.ties == "copy")
+    chosen = select(catalog, opened.stored, copy_ties=options.ties == "copy", wanted=wanted)
     chosen = Selection(named={**chosen.named, **opened.additions.sources}, left_out=chosen.left_out).only(wanted)
     target = fit(
         catalog,
