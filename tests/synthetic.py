@@ -66,8 +66,10 @@ def write(
     for rank, partition in enumerate(partitions):
         state = {"zero_stage": stage, "partition_count": ranks if stage == 3 else [ranks], "ds_version": VERSION}
         key = "fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"
+        base = "optimizer_state_dict" if stage == 3 else "base_optimizer_state"
+        state |= {key: [partition], base: {"state": {0: {"step": torch.tensor(float(step))}}, "param_groups": []}}
         torch.save(
-            {"optimizer_state_dict": state | {key: [partition]}, "ds_config": {}, "ds_version": VERSION},
+            {"optimizer_state_dict": state, "ds_config": {}, "ds_version": VERSION},
             folder / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt",
         )
     (root / "latest").write_text(tag)

@@ -1,13 +1,14 @@
 """The command: arguments, progress bar, printing, exit codes. The only place that prints.
 
-Exit codes: 0 done, 1 `verify` found something wrong, 2 an error that is one sentence on stderr, 130 and 143
-interrupted.
+Exit codes: 0 done, 1 `verify` found something wrong, 2 an error that is one sentence on stderr, 3 done with losses
+(`--rescue`), 130 and 143 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, Self
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from .audit.findings import Verification
     from .plan.build import Cost
     from .plan.info import CheckpointInfo
+    from .plan.losses import Loss
     from .write.report import Report
+    from .write.rescue_report import RescueReport
 
 
 class _Terminated(BaseException):
@@ -37,7 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except ZeroConsolidateError as error:
         print(f"zeroconsolidate: {_printable(str(error))}", file=sys.stderr)
+        if error.losses:
+            print(_printable(_losses_text(error.losses), keep="\n"), file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read what we print has gone (`| head`); what was to be done is done.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print("zeroconsolidate: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -75,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--dtype", default="fp32", metavar="fp32|bf16|fp16|auto", help="of parameters (default: fp32)")
     convert.add_argument("--max-shard-size", metavar="5GB", help="split the weights into files of at most this size")
     convert.add_argument("--base", metavar="DIR", help="the original model, for files and weights the checkpoint lacks")
+    rescue = convert.add_mutually_exclusive_group()
+    rescue.add_argument("--rescue", action="store_true", default=False,
+                        help="write what can be had of an incomplete checkpoint")  # fmt: skip
+    # An option of its own: as an optional value of the one above, it would swallow CHECKPOINT.
+    rescue.add_argument("--rescue=zeros", dest="rescue", action="store_const", const="zeros",
+                        help="the same, with zeros for what is nowhere")  # fmt: skip
+    convert.add_argument("--fill", action="append", default=[], metavar="DIR", help="in a rescue: a model to fill with")
     convert.add_argument("--lora", choices=("adapter", "merge", "keep"),
                          help="adapters: write them for PEFT (default), merge them, or keep the raw names")  # fmt: skip
     convert.add_argument("--adapter", action="append", default=[], metavar="NAME", dest="adapters",
@@ -99,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--check", action="store_const", const="all", default="sample",
                        help="compare every master weight with its 16-bit copy (default: a sample)")  # fmt: skip
     check.add_argument("--no-check", dest="check", action="store_const", const="none", help="compare none")
+    convert.add_argument("--replicas", choices=("equal", "first"), default="equal",
+                         help="what several ranks hold must be equal, or take the first")  # fmt: skip
+    convert.add_argument("--weights-only", action="store_true", help="do not mind an optimizer state of unknown layout")
     convert.add_argument("--quiet", action="store_true", help="no progress bar, no report")
     convert.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
@@ -117,8 +136,10 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(run=_verify)
     verify.add_argument("output", metavar="OUTPUT", nargs="?", help="model directory, whatever tool wrote it")
     other = verify.add_mutually_exclusive_group()
-    other.add_argument("--against", metavar="CHECKPOINT", help="compare every byte of OUTPUT with this checkpoint")
-    other.add_argument("--source", metavar="CHECKPOINT", help="check this checkpoint instead of an output")
+    other.add_argument("--against", metavar="CHECKPOINT", action="append",
+                       help="compare every byte of OUTPUT with this checkpoint")  # fmt: skip
+    other.add_argument("--source", metavar="CHECKPOINT", action="append",
+                       help="check this checkpoint instead of an output")  # fmt: skip
     verify.add_argument("--tag", metavar="T", help="which tag of the checkpoint (default: the one `latest` names)")
     verify.add_argument("--quiet", action="store_true", help="no progress bar, print problems only")
     verify.add_argument("--json", action="store_true", help="print the result as one JSON object")
@@ -126,8 +147,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint-N, or a folder global_stepN")
-    parser.add_argument("--tag", metavar="T", help="which tag (default: the one `latest` names)")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="+",
+                        help="checkpoint-N, or a folder global_stepN; several for nodes' own disks")  # fmt: skip
+    parser.add_argument("--tag", metavar="T", help="which tag, or last-complete (default: the one `latest` names)")
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -148,6 +170,8 @@ def _convert(options: argparse.Namespace) -> int:
         "rename": options.rename,
         "allow_missing": options.allow_missing,
         "sentence_transformers": options.sentence_transformers,
+        "rescue": options.rescue,
+        "fill": options.fill,
     }
     if options.dry_run:
         cost = estimate(options.checkpoint, **chosen)
@@ -161,6 +185,8 @@ def _convert(options: argparse.Namespace) -> int:
             restart=options.restart,
             digest=options.digest,
             check=options.check,
+            replicas=options.replicas,
+            weights_only=options.weights_only,
             progress=bar.show,
             **chosen,
         )
@@ -168,7 +194,7 @@ def _convert(options: argparse.Namespace) -> int:
         print(json.dumps(report.to_dict()))
     elif not options.quiet:
         print(_printable(_report_text(report), keep="\n"))
-    return 0
+    return 3 if report.rescue else 0
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -182,7 +208,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from .api import verify, verify_source
+    from .verifying import verify, verify_source
 
     if (options.output is None) == (options.source is None):
         raise BadOption("verify takes an output, or --source and a checkpoint")
@@ -271,6 +297,10 @@ def _report_text(report: Report) -> str:
     if report.checked:
         rows.append(("checked", f"{report.checked:,} master weights against the copies saved beside them: equal"))
     rows.append(("names", report.names))
+    if report.from_base:
+        rows.append(("from base", f"{report.from_base} frozen tensors that the checkpoint has not"))
+    if report.rescue:
+        rows += _rescue_rows(report.rescue)
     if report.left_out:
         rows.append(("left out", _some(report.left_out)))
     if report.left_behind:
@@ -279,6 +309,41 @@ def _report_text(report: Report) -> str:
     rows += [("missing", text) for text in report.missing]
     rows += [("warning", text) for text in report.warnings]
     return f"{report.output}\n{_rows(rows)}"
+
+
+_SOURCES = {
+    "checkpoint": "exactly, from the checkpoint",
+    "module": "in 16 bits, from the copy beside the masters",
+    "fill": "from the models given to fill with",
+    "zeros": "as zeros",
+    "nowhere": "not at all: not written",
+}
+
+
+def _rescue_rows(rescue: RescueReport) -> list[tuple[str, str]]:
+    rows = [("lost file", f"{name}: {reason}") for name, reason in list(rescue.lost_files.items())[:8]]
+    rows += [
+        ("rescued", f"{rescue.percent(source):6.2f} %  {text} ({rescue.by_source[source]:,} elements)")
+        for source, text in _SOURCES.items()
+        if rescue.by_source[source]
+    ]
+    if rescue.not_written:
+        rows.append(("not written", f"{len(rescue.not_written)} tensors: {_some(rescue.not_written)}"))
+    return rows
+
+
+def _losses_text(losses: Sequence[Loss], most: int = 12) -> str:
+    """The worst losses first, a tensor a line."""
+    hit = sorted((loss for loss in losses if loss.lost_numel), key=lambda loss: -loss.lost_bytes)
+    width = max((len(loss.name) for loss in hit[:most]), default=0)
+    lines = [
+        f"  {loss.name:<{width}}  {loss.fate:<11}  {100 * loss.lost_numel / loss.numel:5.1f} %  "
+        f"{_size(loss.lost_bytes)} of {_size(loss.nbytes)}"
+        for loss in hit[:most]
+    ]
+    if len(hit) > most:
+        lines.append(f"  and {len(hit) - most} more: `zeroconsolidate inspect --tensors` lists them all")
+    return "\n".join(lines)
 
 
 def _verification_text(found: Verification) -> str:
@@ -301,7 +366,7 @@ def _info_text(info: CheckpointInfo, *, tensors: bool) -> str:
         ("tag", f"{info.tag}" + (f" of {_some(info.tags)}" if len(info.tags) > 1 else "")
                 + (f" (latest: {info.latest})" if info.latest not in (None, info.tag) else "")),
         ("step", f"{info.step}"),
-        ("saved by", f"DeepSpeed {info.ds_version or 'unknown'}, ZeRO stage {info.stage}, {ranks}"),
+        ("saved by", f"DeepSpeed {info.ds_version or 'unknown'}, {info.layout}, {info.writer}, {ranks}"),
         ("trained in", info.training_dtype),
         ("optimizer", f"{info.optimizer or 'handed to DeepSpeed'}, keeps {_some(info.optimizer_state) or 'nothing'}"),
         ("trainable", f"{numels['trainable']:,} in {names['trainable']} tensors"),
@@ -311,16 +376,30 @@ def _info_text(info: CheckpointInfo, *, tensors: bool) -> str:
         ("groups", "; ".join(_group_text(g) for g in info.param_groups) or "unknown"),
         ("output", ", ".join(f"{_size(size)} as {dtype}" for dtype, size in info.output_bytes.items())),
     ]  # fmt: skip
+    rows += [("lost file", f"{name}: {reason}") for name, reason in info.reasons.items()]
+    rows += [("lost", _lost_text(info.losses))] if info.losses else []
     rows += [("note", note) for note in info.notes]
     text = f"{info.root}\n{_rows(rows)}"
     if tensors:
+        fates = {
+            loss.name: f"{loss.fate} ({100 * loss.lost_numel / loss.numel:.1f} %)"
+            for loss in info.losses
+            if loss.lost_numel
+        }
         width = max((len(t.name) for t in info.tensors), default=0)
         text += "".join(
             f"\n  {t.name:<{width}}  {t.role:<9}  {t.dtype:<8}  {list(t.shape)}"
             + (f"  = {t.tied_to}" if t.tied_to else "")
+            + (f"  {fates[t.name]}" if t.name in fates else "")
             for t in info.tensors
         )
     return text
+
+
+def _lost_text(losses: Sequence[Loss]) -> str:
+    lost, held = sum(loss.lost_bytes for loss in losses), sum(loss.nbytes for loss in losses)
+    counts = [f"{sum(loss.fate == fate for loss in losses)} {fate}" for fate in ("lost", "partly lost", "whole")]
+    return f"{_size(lost)} of {_size(held)} ({100 * lost / max(held, 1):.1f} %); tensors: {', '.join(counts)}"
 
 
 def _group_text(group: Any) -> str:

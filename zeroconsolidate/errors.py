@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +45,8 @@ class ZeroConsolidateError(Exception):
         super().__init__(message)
         self.message = message
         self.address = address
+        self.losses: tuple[Any, ...] = ()
+        """Where files of a checkpoint cannot be used: a `plan.losses.Loss` for each of its tensors."""
 
     def __str__(self) -> str:
         return f"{self.message} (at {' > '.join(self.address)})" if self.address else self.message

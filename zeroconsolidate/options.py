@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from .errors import BadOption
+from .opening import roots_of
 from .plan.layout import parse_size
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class OptionKeywords(TypedDict, total=False):
     rename: Rename
     allow_missing: bool
     sentence_transformers: str | None
+    rescue: bool | Literal["zeros"]
+    fill: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,8 @@ class Options:
     rename: Rename = None
     allow_missing: bool = False
     sentence_transformers: str | None = None
+    rescue: bool | Literal["zeros"] = False
+    fill: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = ()
 
     def __post_init__(self) -> None:
         _one_of("ties are", self.ties, "drop", "copy")
@@ -58,6 +63,10 @@ class Options:
             _one_of("adapters become", self.lora, "adapter", "merge", "keep")
         if self.sentence_transformers is not None:
             _one_of("the pooling of sentence-transformers is", self.sentence_transformers, "cls", "mean", "last")
+        if self.rescue not in (False, True, "zeros"):
+            raise BadOption(f"a rescue is True or 'zeros'; got {self.rescue!r}")
+        if not self.rescue and roots_of(self.fill):
+            raise BadOption("a model to fill with is only used in a rescue; expected --rescue as well")
         if self.base_directory is not None and not os.path.isdir(self.base_directory):
             raise BadOption(f"the base model must be a directory; got {self.base_directory}")
 
@@ -80,12 +89,20 @@ class Options:
         """Values that JSON can hold, for fingerprint and manifest. A callable is told by its name."""
         chosen = {field.name: getattr(self, field.name) for field in fields(self)}
         chosen["base"] = None if self.base_directory is None else os.path.realpath(self.base_directory)
+        chosen["fill"] = list(map(os.path.realpath, roots_of(self.fill)))
         for key in ("adapters", "include", "exclude"):
             chosen[key] = list(chosen[key])
         if callable(self.rename):
             chosen["rename"] = f"{self.rename.__module__}.{getattr(self.rename, '__qualname__', 'callable')}"
         elif self.rename is not None:
             chosen["rename"] = list(self.rename)
+        return chosen
+
+    def told(self) -> dict[str, Any]:
+        """`plain`, for a manifest that goes out into the world: directories by their last name only."""
+        chosen = self.plain()
+        chosen["base"] = None if chosen["base"] is None else os.path.basename(chosen["base"])
+        chosen["fill"] = list(map(os.path.basename, chosen["fill"]))
         return chosen
 
     @classmethod

@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING
 from .errors import BadOption
 from .lazy import parse_dtype
 from .lora import Adapted, Adapters, find_adapters, plan_export, plan_merge
+from .opening import open_catalog, open_incomplete, roots_of
 from .plan.build import ModelPlan, Selection, Source, build, padding_bytes, select, sources
+from .plan.rescue import Patched
+from .rescuing import frozen_of_base, rescued
 from .target import Target, Wishes, fit
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .catalog.facts import Catalog
     from .dtypes import DType
+    from .opening import Roots
     from .options import Options
+    from .rescuing import Additions
+    from .write.rescue_report import RescueReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +38,38 @@ class Planned:
     """Of a run with adapters that were merged or are written for PEFT: what goes with it."""
 
 
-def plan_model(catalog: Catalog, options: Options) -> Planned:
-    """Plan the output. Raises what `sources`, `fit` and `build` raise."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A checkpoint with everything that stands in for what it lacks."""
+
+    catalog: Catalog
+    stored: Mapping[str, Source]
+    whole: Mapping[str, Source]
+    """Those of `stored` that are nothing but the checkpoint's own."""
+    additions: Additions
+    report: RescueReport | None
+    filled_from: tuple[str, ...]
+
+
+def open_for(src: Roots, tag: str | None, options: Options) -> Opened:
+    """Open a checkpoint, rescue what can be had of an incomplete one if asked, add what the base model has to give."""
+    incomplete = open_incomplete(src, tag) if options.rescue else None
+    if incomplete is not None and incomplete.catalog.missing:
+        catalog = incomplete.catalog
+        stored, report, filled_from = rescued(incomplete, roots_of(options.fill), zeros=options.rescue == "zeros")
+        whole = {name: source for name, source in stored.items() if not isinstance(source.recipe, Patched)}
+    else:
+        catalog, report, filled_from = open_catalog(src, tag), None, ()
+        stored = whole = sources(catalog)
+    additions = frozen_of_base(catalog, stored, options.base_directory)
+    return Opened(
+        catalog=catalog, stored=stored, whole=whole, additions=additions, report=report, filled_from=filled_from
+    )
+
+
+def plan_model(opened: Opened, options: Options) -> Planned:
+    """Plan the output. Raises what `fit` and `build` raise."""
+    catalog = opened.catalog
 
     def wanted(name: str, source: Source) -> bool:
         if options.exclude_frozen and source.role == "frozen":
@@ -47,7 +85,8 @@ def plan_model(catalog: Catalog, options: Options) -> Planned:
         return _as_adapters(catalog, adapters, dtype)
     adapted = None
     if adapters is None:
-        chosen = select(catalog, sources(catalog), copy_ties=options.ties == "copy").only(wanted)
+        chosen = select(catalog, opened.stored, copy_ties=options.ties == "copy")
+        chosen = Selection(named={**chosen.named, **opened.additions.sources}, left_out=chosen.left_out).only(wanted)
     else:
         if options.exclude_frozen:
             raise BadOption(
@@ -66,7 +105,7 @@ def plan_model(catalog: Catalog, options: Options) -> Planned:
             unwrapped=adapted.is_wrapped,
         )
     else:
-        target = _fitted(catalog, chosen, options)
+        target = _fitted(catalog, chosen, options, partial=options.partial or opened.report is not None)
     plan = build(
         target.selection,
         dtype=dtype,
@@ -76,7 +115,7 @@ def plan_model(catalog: Catalog, options: Options) -> Planned:
     return Planned(plan=plan, dtype=dtype, target=target, adapted=adapted)
 
 
-def _fitted(catalog: Catalog, chosen: Selection, options: Options) -> Target:
+def _fitted(catalog: Catalog, chosen: Selection, options: Options, *, partial: bool) -> Target:
     return fit(
         catalog,
         chosen,
@@ -85,7 +124,7 @@ def _fitted(catalog: Catalog, chosen: Selection, options: Options) -> Target:
             rename=options.rename,
             base=options.base_directory,
             allow_missing=options.allow_missing,
-            partial=options.partial,
+            partial=partial,
         ),
     )
 

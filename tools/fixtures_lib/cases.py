@@ -127,6 +127,7 @@ def _world() -> list[EngineCase]:
     return [
         *_every_stage("w1", "a single rank", world_size=1),
         *_every_stage("w3", "three ranks, which divide nothing evenly", world_size=3),
+        *_every_stage("w4", "four ranks, one of which can be lost", world_size=4),
         # Here rank 10 would sort before rank 2 as text, and most parameters have fewer elements than there are ranks.
         *_every_stage("w12", "ranks 10 and 11", world_size=12, model={"layers": 1}),
         EngineCase(

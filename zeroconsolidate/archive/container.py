@@ -77,6 +77,11 @@ class ZipContainer:
         """Close the file."""
         os.close(self._fd)
 
+    @property
+    def form(self) -> str:
+        """What wrote it, as `RawFile.container` says."""
+        return "torch zip (archive/)" if self._prefix == "archive" else "torch zip"
+
     def read_pickle(self) -> bytes:
         """The bytes of `data.pkl`."""
         return self.read("data.pkl", limit_bytes=MAX_PICKLE_BYTES)
@@ -99,6 +104,11 @@ class ZipContainer:
     def names(self) -> list[str]:
         """The names of all records, without the folder they share."""
         return [name.removeprefix(f"{self._prefix}/") for name in self._records]
+
+    @property
+    def checksums(self) -> list[tuple[str, int, int]]:
+        """Name, size and CRC-32 of every record, as the zip directory states them."""
+        return [(name, record.size_bytes, record.crc32) for name, record in self._records.items()]
 
     def checksum(self, name: str) -> tuple[int, int, int]:
         """Where the data of record `name` begins and how many bytes they are, and their CRC-32 as the zip says it."""

@@ -18,6 +18,9 @@ MAX_REPEATED_NUMEL = 1 << 24
 """A view may repeat the elements of its storage (`expand`) up to this size: small buffers are saved that way,
 but four bytes that expand to terabytes are an attack."""
 
+LOST = "<lost>"
+"""The `file` of a storage that was saved, as all ranks' files together show, but whose file is not there any more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocatedStorage:

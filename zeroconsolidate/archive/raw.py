@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .names import FileKind, FileName
 
 
@@ -24,6 +26,8 @@ class CheckpointFiles:
     """What the file `latest` says, or None without one."""
     files: dict[FileKind, tuple[FileName, ...]]
     """Files by kind; kinds without files are absent."""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """Name -> path of the files that are not in `directory`: a checkpoint may lie on several nodes' own disks."""
 
     def of(self, kind: FileKind) -> tuple[FileName, ...]:
         """The files of one kind, by rank."""
@@ -31,7 +35,7 @@ class CheckpointFiles:
 
     def path(self, file: FileName) -> str:
         """The full path of one of the files."""
-        return f"{self.directory}/{file.name}"
+        return self.elsewhere.get(file.name) or f"{self.directory}/{file.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +46,6 @@ class RawFile:
     name: FileName
     path: str
     content: dict[str, Any]
+    container: str
+    """How it was written: `torch zip`, `torch zip (archive/)` by a writer that hands torch an open file,
+    `torch legacy` in the container of torch before 1.6."""

@@ -5,32 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..catalog.agree import are_missing
-from ..catalog.facts import Cut, FrozenStripes
-from ..errors import BadOption, PlanBroken
-from . import zero3, zero12
+from ..errors import BadOption
 from .adapter import ADAPTER_WEIGHTS
 from .layout import FilePlan, TensorPlan, index_of, lay_out, split
 from .merging import memory_bytes, nbytes
-from .pieces import Recipe, View
+from .sources import Source, padding_bytes, placed, sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from ..catalog.facts import Catalog, Shape
+    from ..catalog.facts import Catalog
     from ..dtypes import DType
     from .adapter import AdapterFile
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A named tensor of the checkpoint and where its elements are."""
-
-    name: str
-    shape: Shape
-    recipe: Recipe
-    role: str
-    """`trainable`, `frozen` or `buffer`."""
+__all__ = ["Cost", "ModelPlan", "Selection", "Source", "build", "padding_bytes", "placed", "select", "sources"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,37 +80,6 @@ class ModelPlan:
         )
 
 
-def sources(catalog: Catalog) -> dict[str, Source]:
-    """Every stored tensor by its stored name, in the order of the module. Ties are not among them.
-
-    Raises Disagreement or DamagedFile if the shapes do not fit the flat groups.
-    """
-    if catalog.missing:
-        raise are_missing(list(catalog.missing), catalog.origin.world_size)
-    found: dict[str, Source] = {}
-    for group in catalog.groups:
-        placed: Mapping[str, Recipe] = (zero12 if group.cut is Cut.CONTIGUOUS else zero3).place(group)
-        for member in group.members:
-            found[member.name] = Source(
-                name=member.name, shape=member.shape, recipe=placed[member.name], role="trainable"
-            )
-    for name, frozen in catalog.frozen.items():
-        if isinstance(frozen, FrozenStripes):
-            numel = 1
-            for n in frozen.shape:
-                numel *= n
-            recipe: Recipe = zero3.FragmentStripes(frozen, numel)
-        else:
-            recipe = View(frozen)
-        found[name] = Source(name=name, shape=frozen.shape, recipe=recipe, role="frozen")
-    for name, buffer in catalog.buffers.items():
-        found[name] = Source(name=name, shape=buffer.shape, recipe=View(buffer), role="buffer")
-    missing = [name for name in catalog.order if name not in found and name not in catalog.ties]
-    if missing:
-        raise PlanBroken(f"the catalog lists {missing[0]} without saying where it is")
-    return {name: found[name] for name in catalog.order if name in found}
-
-
 def select(catalog: Catalog, stored: Mapping[str, Source], *, copy_ties: bool) -> Selection:
     """Choose the names to write: a tied parameter under all of its names, or under the first in the order of the
     module, which is the one transformers keeps."""
@@ -178,12 +136,3 @@ def tensor_plans(named: Mapping[str, Source], dtype: DType | None) -> list[Tenso
             )
         )
     return tensors
-
-
-def padding_bytes(catalog: Catalog) -> int:
-    """Bytes of the flat groups that no parameter uses; together with the parameters they are all bytes."""
-    padding = 0
-    for group in catalog.groups:
-        held = sum(partition.numel for partition in group.partitions)
-        padding += (held - sum(member.numel for member in group.members)) * group.partitions[0].dtype.itemsize
-    return padding

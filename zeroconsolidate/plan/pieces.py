@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ..archive.located import LocatedTensor
     from ..dtypes import DType
 
+ZEROS = "<zeros>"
+"""The name of an input that holds zeros only, without end."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
@@ -56,7 +59,7 @@ class Recipe(Protocol):
 
     @property
     def dtype(self) -> DType:
-        """Of the elements in the files."""
+        """Of the tensor. A copy of another floating-point dtype is cast to it."""
 
     @property
     def is_plain(self) -> bool:

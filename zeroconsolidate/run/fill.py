@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from ..plan.joined import Mean, Section
 from ..plan.merging import Merged, RowsReplaced, Shifted, is_computed
 from ..plan.pieces import Rows
-from .cast import STORAGE
+from .cast import STORAGE, cast
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,16 +88,44 @@ def _shared(inputs: Inputs, recipe: Recipe) -> Reader:
 
 def fill(inputs: Inputs, recipe: Recipe, start: int, stop: int, block: NDArray[np.generic]) -> None:
     """Elements `[start, stop)` of a tensor that is copied into `block`, 1-D, of dtype STORAGE[recipe.dtype]."""
+    if isinstance(recipe, Section):
+        fill(inputs, recipe.whole, recipe.first + start, recipe.first + stop, block)
+        return
+    if isinstance(recipe, Mean):
+        _fill_mean(inputs, recipe, start, stop, block)
+        return
     for copy in recipe.copies(start, stop):
-        first = copy.start - start
-        if copy.count == 1:
-            target = block[first : first + copy.run_numel]
-            inputs.read_into(copy.file, copy.file_start, target.view(np.uint8).data)
+        target = block[copy.start - start :]
+        if copy.dtype is recipe.dtype:
+            _place(inputs, copy, target)
         else:
-            target = _runs(block[first:], copy.count, copy.run_numel, copy.step)
-            target[...] = _file_runs(inputs, copy)
-        if copy.big_endian:
-            target[...] = target.byteswap()
+            # The runs are read side by side and spread when they are cast.
+            elements = np.empty(copy.numel, STORAGE[copy.dtype])
+            _place(inputs, replace(copy, step=copy.run_numel), elements)
+            runs = _runs(target, copy.count, copy.run_numel, copy.step)
+            cast(elements.reshape(runs.shape), copy.dtype, recipe.dtype, runs)
+
+
+def _place(inputs: Inputs, copy: Copy, elements: NDArray[np.generic]) -> None:
+    """The elements of one copy, from position 0 of `elements` on."""
+    if copy.count == 1:
+        target = elements[: copy.run_numel]
+        inputs.read_into(copy.file, copy.file_start, target.view(np.uint8).data)
+    else:
+        target = _runs(elements, copy.count, copy.run_numel, copy.step)
+        target[...] = _file_runs(inputs, copy)
+    if copy.big_endian:
+        target[...] = target.byteswap()
+
+
+def _fill_mean(inputs: Inputs, mean: Mean, start: int, stop: int, block: NDArray[np.generic]) -> None:
+    """Sum in the order of the parts, then divide, all in the parts' own dtype: as DeepSpeed does it, bit for bit."""
+    fill(inputs, mean.parts[0], start, stop, block)
+    other = np.empty_like(block)
+    for part in mean.parts[1:]:
+        fill(inputs, part, start, stop, other)
+        np.add(block, other, out=block)
+    np.divide(block, block.dtype.type(len(mean.parts)), out=block)
 
 
 def read_all(inputs: Inputs, recipe: Recipe) -> NDArray[np.generic]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from ..archive.regular import open_regular
 from ..errors import DamagedFile, at
+from ..plan.pieces import ZEROS
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -52,6 +53,9 @@ class Inputs:
 
     def read_into(self, path: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` (bytes) from byte `start` of the file. Raises DamagedFile where the file ends before."""
+        if path == ZEROS:
+            buffer[:] = bytes(len(buffer))
+            return
         fd = self.fd(path)
         done = 0
         while done < len(buffer):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .rescue_report import RescueReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,10 @@ class Report:
     """What a loader will miss."""
     notes: tuple[str, ...]
     """What was changed or decided on the way."""
+    from_base: int
+    """Frozen parameters that the checkpoint has not and the base model has: so many tensors are from there."""
+    rescue: RescueReport | None
+    """What came from where, if the checkpoint was incomplete."""
     warnings: tuple[str, ...]
 
     @property
@@ -52,4 +60,5 @@ class Report:
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, ready for JSON."""
-        return asdict(self) | {"gb_per_second": round(self.gb_per_second, 3)}
+        rescue = {"rescue": self.rescue.to_dict() if self.rescue else None}
+        return asdict(self) | rescue | {"gb_per_second": round(self.gb_per_second, 3)}

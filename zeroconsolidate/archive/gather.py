@@ -1,0 +1,90 @@
+"""One checkpoint from several directories: what each node saved on its own disk."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import DamagedFile, Disagreement, NotACheckpoint, at
+from .container import ZipContainer
+from .discover import discover
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .names import FileKind, FileName
+    from .raw import CheckpointFiles
+
+
+def gather(roots: Sequence[str], tag: str | None = None) -> CheckpointFiles:
+    """The files of one tag from all `roots` together; a file that several of them have must be the same.
+
+    The first root with a config.json is the one whose config and tokenizer are looked at. Raises what `discover`
+    raises, and Disagreement if the roots are of different tags or have different files of one name.
+    """
+    parts = _parts(roots, tag)
+    if len(parts) == 1:
+        return parts[0]
+    main = next((part for part in parts if os.path.isfile(os.path.join(part.root, "config.json"))), parts[0])
+    paths: dict[str, str] = {}
+    found: dict[FileKind, dict[str, FileName]] = {}
+    for part in sorted(parts, key=lambda part: part is not main):
+        for kind, names in part.files.items():
+            for name in names:
+                path = part.path(name)
+                if name.name in paths:
+                    _same(paths[name.name], path)
+                paths.setdefault(name.name, path)
+                found.setdefault(kind, {})[name.name] = name
+    return replace(
+        main,
+        files={kind: tuple(sorted(names.values())) for kind, names in found.items()},
+        elsewhere={name: path for name, path in paths.items() if path != f"{main.directory}/{name}"},
+        latest=next((part.latest for part in parts if part.latest), None),
+    )
+
+
+def _parts(roots: Sequence[str], tag: str | None) -> list[CheckpointFiles]:
+    """Each root's files. One that cannot tell its tag (`latest` is on another node) has that of the others."""
+    parts: dict[str, CheckpointFiles] = {}
+    puzzled: list[tuple[str, NotACheckpoint]] = []
+    for root in dict.fromkeys(roots):
+        try:
+            parts[root] = discover(root, tag)
+        except NotACheckpoint as error:
+            if tag is not None or len(roots) == 1:
+                raise
+            puzzled.append((root, error))
+    tags = sorted({part.tag for part in parts.values()})
+    if len(tags) > 1:
+        raise Disagreement(
+            f"the directories are of different saves; expected one tag, got {', '.join(tags)}; choose one with --tag"
+        )
+    if not tags:
+        raise puzzled[0][1]
+    for root, _ in puzzled:
+        parts[root] = discover(root, tags[0])
+    return [parts[root] for root in dict.fromkeys(roots)]
+
+
+def _same(one: str, other: str) -> None:
+    """Two files of the same name must be copies: the same records with the same checksums, of equal length."""
+    if os.path.samefile(one, other):
+        return
+    looks = [_looks(path) for path in (one, other)]
+    if looks[0] != looks[1] or looks[0] is None:
+        with at(os.path.basename(one)):
+            raise Disagreement(
+                f"two directories have this file, and they differ: {one} and {other}; "
+                "move away the one that is not of this save"
+            )
+
+
+def _looks(path: str) -> tuple[int, object] | None:
+    """What is equal for copies, without reading gigabytes. None for a file that cannot be read."""
+    try:
+        with ZipContainer(path) as container:
+            return container.size_bytes, container.checksums
+    except (OSError, DamagedFile):
+        return None
