@@ -107,7 +107,7 @@ def _model(draw: Draw, shapes: list[dict[str, Any]], world_size: int, *, striped
     return {
         "module": PlainDict(module | ({} if striped else fragments)),
         "buffer_names": ["d.running"][: draw.below(2)],
-        "param_shapes": shapes,
+        "param_shapes": [dict(group) for group in shapes],
         "frozen_param_shapes": frozen if draw.below(4) else None,
         "frozen_param_fragments": fragments,
         "shared_params": {"e.alias": draw.one_of(_NAMES)} if draw.below(3) == 2 else {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import sys
 import zipfile
@@ -57,6 +58,18 @@ def _containers() -> list[bytes]:
             archive.writestr("a/version", b"3\n")
         seeds.append(buffer.getvalue())
     return seeds
+
+
+def _safetensors() -> list[bytes]:
+    header = json.dumps(
+        {
+            "__metadata__": {"format": "pt"},
+            "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+            "b": {"dtype": "BF16", "shape": [], "data_offsets": [24, 26]},
+            "c": {"dtype": "I64", "shape": [0, 7], "data_offsets": [26, 26]},
+        }
+    ).encode()
+    return [len(header).to_bytes(8, "little") + header + bytes(26)]
 
 
 def _configs() -> list[bytes]:
