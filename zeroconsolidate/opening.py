@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from .archive.discover import natural, tags_in
@@ -18,9 +19,12 @@ from .errors import (
     NotACheckpoint,
     UnsafePath,
     UnsafePickle,
+    UnsupportedLayout,
+    WitnessMismatch,
     ZeroConsolidateError,
 )
 from .plan.losses import in_words, losses
+from .run.inputs import Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +75,7 @@ def open_catalog(src: Roots, tag: str | None) -> Catalog:
     """
     files = find(src, tag)
     try:
-        return read(files, load)
+        return answered(read(files, load))
     except (UnsafePickle, UnsafePath):
         raise
     except (MissingFiles, DamagedFile, Disagreement) as error:
@@ -81,7 +85,22 @@ def open_catalog(src: Roots, tag: str | None) -> Catalog:
 
 def open_incomplete(src: Roots, tag: str | None) -> Incomplete:
     """The facts of what is there of a checkpoint, whole or not."""
-    return _incomplete(find(src, tag))
+    left = _incomplete(find(src, tag))
+    try:
+        return replace(left, catalog=answered(left.catalog))
+    except (UnsupportedLayout, WitnessMismatch) as error:
+        # Which master is which parameter cannot be said; everything else can.
+        return replace(left, catalog=replace(left.catalog, notes=(*left.catalog.notes, str(error))))
+
+
+def answered(catalog: Catalog) -> Catalog:
+    """With the questions answered that only values can answer; only then are they read, and numpy imported."""
+    if not catalog.unnamed and not catalog.strays:
+        return catalog
+    from .run.masters import answer
+
+    with Inputs() as inputs:
+        return answer(catalog, inputs)
 
 
 def newest_complete(roots: Sequence[str]) -> str | None:
@@ -121,7 +140,8 @@ def _explain(error: ZeroConsolidateError, files: CheckpointFiles, roots: Sequenc
         error.losses = losses(left.catalog)
     except ZeroConsolidateError:
         return
-    error.message += f"; {in_words(error.losses, left.reasons)}"
+    named = isinstance(error, MissingFiles) and set(error.files) == set(left.reasons)
+    error.message += f"; {in_words(error.losses, left.reasons, named=named)}"
     newest = newest_complete(roots)
     if newest is not None:
         error.message += f"; the newest complete tag is {newest}: --tag {LAST_COMPLETE}"

@@ -1,4 +1,8 @@
-"""provenance.json: how a fixture was made, which names it holds, and the sha256 of every file in it."""
+"""provenance.json: how a fixture was made, which names it holds, and the sha256 of every file in it.
+
+Training again with the same versions gives the same bytes, but for the padding at the end of ZeRO-3's partitions, which
+DeepSpeed never fills.
+"""
 
 from __future__ import annotations
 

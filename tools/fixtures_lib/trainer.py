@@ -146,7 +146,9 @@ def collate(examples: list[dict[str, list[int]]]) -> dict[str, Tensor]:
 def live_logits(engine: Any, masters: dict[str, Tensor], ties: dict[str, str], input_ids: Tensor) -> dict[str, Tensor]:
     """What the trained model answers: bf16 from the live engine, fp32 from its masters in a model of their own.
 
-    input_ids: int64 [1, tokens]. Logits: [1, tokens, vocabulary]. A collective under ZeRO-3.
+    input_ids: int64 [1, tokens]. Logits: [1, tokens, vocabulary]. A collective under ZeRO-3. A model loaded from the
+    consolidated weights must equal logits_fp32. logits_bf16 too after ZeRO-2, but not to the last bit after ZeRO-3,
+    whose engine replaces torch's linear by a product, rounded, and then an added bias, rounded again.
     """
     from transformers import Qwen2ForCausalLM
 

@@ -77,6 +77,11 @@ class ZipContainer:
         """Close the file."""
         os.close(self._fd)
 
+    @property
+    def form(self) -> str:
+        """What wrote it, as `RawFile.container` says."""
+        return "torch zip (archive/)" if self._prefix == "archive" else "torch zip"
+
     def read_pickle(self) -> bytes:
         """The bytes of `data.pkl`."""
         return self.read("data.pkl", limit_bytes=MAX_PICKLE_BYTES)

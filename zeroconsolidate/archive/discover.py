@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import NotACheckpoint, ZeroConsolidateError, at
 from . import names
+from .names import FileKind, FileName
 from .raw import CheckpointFiles
 from .regular import MAX_ENTRIES, Fence, read_small, scan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from .names import FileKind, FileName
+    from collections.abc import Iterator, Sequence
 
 
 def discover(path: str | os.PathLike[str], tag: str | None = None) -> CheckpointFiles:
@@ -31,7 +30,8 @@ def discover(path: str | os.PathLike[str], tag: str | None = None) -> Checkpoint
             parent, own = os.path.split(os.path.abspath(root))
             return _files(root=parent, tag=own, directory=root, tags=(own,), latest=None, fence=Fence(root))
         tags = _tags(root, natural(entries))
-        latest = _latest(root, needed=tag is None) if "latest" in entries else None
+        named = next((file for file in LATEST if file in entries), None)
+        latest = _latest(root, named, needed=tag is None) if named else None
         chosen = tag if tag is not None else _choose(entries, tags, latest)
         if chosen not in tags:
             raise NotACheckpoint(_wrong_tag(chosen, tags, given=tag is not None, directory=root))
@@ -87,19 +87,19 @@ def _tags(root: str, entries: list[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _latest(root: str, *, needed: bool) -> str | None:
+def _latest(root: str, file: str, *, needed: bool) -> str | None:
     """The tag that `latest` names; None if the file is damaged and somebody else names the tag."""
     try:
-        return _read_latest(root)
+        return _read_latest(root, file)
     except ZeroConsolidateError:
         if needed:
             raise
         return None
 
 
-def _read_latest(root: str) -> str:
-    with at("latest"):
-        path = os.path.join(root, "latest")
+def _read_latest(root: str, file: str) -> str:
+    with at(file):
+        path = os.path.join(root, file)
         try:
             Fence(root).check(path)
             text = read_small(path, MAX_LATEST_BYTES).decode("utf-8").strip()
@@ -110,6 +110,9 @@ def _read_latest(root: str) -> str:
         return text
 
 
+LATEST = ("latest", "latest_universal")
+"""Files that name a tag. `ds_to_universal` leaves the first as it is and writes the second; converted into a
+directory of its own a universal checkpoint has only that."""
 MAX_LATEST_BYTES = 4096
 """A longer `latest` is refused; file names have at most 255 bytes."""
 
@@ -156,6 +159,9 @@ def _files(
                 with at(entry.name):
                     fence.check(entry.path)
             found.setdefault(parsed[0], []).append(parsed[1])
+        elif entry.name == names.UNIVERSAL_FOLDER and entry.is_dir():
+            for kind, file in _universal(entry.path, fence):
+                found.setdefault(kind, []).append(file)
     return CheckpointFiles(
         root=root,
         tag=tag,
@@ -164,3 +170,18 @@ def _files(
         latest=latest,
         files={kind: tuple(sorted(files)) for kind, files in found.items()},
     )
+
+
+def _universal(folder: str, fence: Fence) -> Iterator[tuple[FileKind, FileName]]:
+    """The files of a universal checkpoint's folder. The parameters' names are the folders' names."""
+    fence.check(folder)
+    for entry in _entries(folder):
+        inside = f"{names.UNIVERSAL_FOLDER}/{entry.name}"
+        if entry.name == names.UNIVERSAL_STATE:
+            fence.check(entry.path)
+            yield FileKind.UNIVERSAL_STATE, FileName(name=inside)
+        elif entry.is_dir():
+            weights = os.path.join(entry.path, names.UNIVERSAL_WEIGHTS)
+            if os.path.exists(weights):
+                fence.check(weights)
+                yield FileKind.UNIVERSAL, FileName(name=f"{inside}/{names.UNIVERSAL_WEIGHTS}")

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import DamagedFile, NotACheckpoint, UnsafePath, UnsafePickle, at
-from .container import ZipContainer
+from .legacy import open_container
+from .located import LocatedTensor
+from .names import FileKind
 from .raw import CheckpointFiles, RawFile
 from .unpickle import unpickle_placeless
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .names import FileKind, FileName
+    from .names import FileName
 
 MAX_REMEMBERED = 16
 """Pickles that are kept while the files of one kind are read, to recognise equal ones.
@@ -61,7 +63,8 @@ def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes,
     """
     with at(name.name):
         try:
-            with ZipContainer(path) as container:
+            with open_container(path) as container:
+                form = container.form
                 pickled = container.read_pickle()
                 content = None if remembered is None else remembered.get(pickled)
                 if content is None:
@@ -74,6 +77,8 @@ def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes,
             raise NotACheckpoint("the file has gone while it was being read") from None
         except OSError as error:
             raise DamagedFile(f"the file cannot be read: {error.strerror or error}") from None
+        if kind is FileKind.UNIVERSAL and isinstance(content, LocatedTensor):
+            content = {"param": content}  # stage 3 saves the tensor alone, the other stages a dict around it
         if not isinstance(content, dict):
             raise DamagedFile(f"the file holds no checkpoint; expected a dict, got {type(content).__name__}")
-    return RawFile(kind=kind, name=name, path=path, content=content)
+    return RawFile(kind=kind, name=name, path=path, content=content, container=form)

@@ -16,10 +16,13 @@ The opcodes are those of CPython's `Lib/pickle.py`, whose comments describe them
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import DamagedFile
 from .opcodes import TABLE
+
+if TYPE_CHECKING:
+    from mmap import mmap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,7 @@ class Machine:
     are left to the caller.
     """
 
-    def __init__(self, data: bytes, world: World, limits: Limits) -> None:
+    def __init__(self, data: bytes | mmap, world: World, limits: Limits) -> None:
         self.data = data
         self.world = world
         self.limits = limits
@@ -150,5 +153,5 @@ class Machine:
         return items
 
 
-def _beyond(stop: int, data: bytes) -> DamagedFile:
+def _beyond(stop: int, data: bytes | mmap) -> DamagedFile:
     return DamagedFile(f"the pickle announces more than it holds; expected {stop} bytes, got {len(data)}")

@@ -20,6 +20,8 @@ class FileKind(Enum):
     LAYER = "model states of one pipeline layer"
     EXPERT = "model states of one expert"
     EXPERT_OPTIMIZER = "optimizer states of one expert-parallel rank (MoE at stage 0)"
+    UNIVERSAL = "one parameter of a universal checkpoint"
+    UNIVERSAL_STATE = "what a universal checkpoint says about the optimizer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -58,6 +60,13 @@ _GRAMMAR: tuple[tuple[FileKind, re.Pattern[str]], ...] = tuple(
         ),
     )
 )
+
+
+UNIVERSAL_FOLDER = "zero"
+UNIVERSAL_WEIGHTS = "fp32.pt"
+UNIVERSAL_STATE = "optimizer_state.pt"
+"""A universal checkpoint (`ds_to_universal`) is model files and a folder: `zero/<parameter>/fp32.pt` beside moments,
+and one file for what is not by parameter."""
 
 
 def parse(name: str) -> tuple[FileKind, FileName] | None:

@@ -46,3 +46,6 @@ class RawFile:
     name: FileName
     path: str
     content: dict[str, Any]
+    container: str
+    """How it was written: `torch zip`, `torch zip (archive/)` by a writer that hands torch an open file,
+    `torch legacy` in the container of torch before 1.6."""

@@ -14,7 +14,7 @@ The globals found in real checkpoints come from torch `torch/_utils.py` and `tor
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..dtypes import DType
 from ..errors import DamagedFile, UnsafePickle, ZeroConsolidateError
@@ -27,7 +27,23 @@ from .shown import shown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .container import ZipContainer
+
+class Container(Protocol):
+    """Where storages lie: what the pickle of a file needs to know of the file."""
+
+    @property
+    def path(self) -> str:
+        """Of the file."""
+
+    @property
+    def big_endian(self) -> bool:
+        """Whether elements are stored with the most significant byte first."""
+
+    def storage(self, key: str, size_bytes: int) -> int:
+        """The byte at which the elements of storage `key` begin. Raises DamagedFile if they are fewer bytes."""
+
+    def pread(self, size_bytes: int, start: int) -> bytes:
+        """Exactly so many bytes from byte `start`. Raises DamagedFile."""
 
 
 class _Constructor(Name):
@@ -50,7 +66,7 @@ class _Element(Name):
         self.dtype = dtype
 
 
-def unpickle(data: bytes, container: ZipContainer) -> object:
+def unpickle(data: bytes, container: Container) -> object:
     """The object in `data`, with LocatedTensor in place of tensors and Inert in place of unknown objects.
 
     Raises UnsafePickle for what only an attack would contain, DamagedFile for what is no pickle.
@@ -58,9 +74,9 @@ def unpickle(data: bytes, container: ZipContainer) -> object:
     return unpickle_placeless(data, container)[0]
 
 
-def unpickle_placeless(data: bytes, container: ZipContainer) -> tuple[object, bool]:
+def unpickle_placeless(data: bytes, container: Container) -> tuple[object, bool]:
     """`unpickle`, and whether the object is the same whatever container it is in: all its storages are empty."""
-    world = _World(container, len(data))
+    world = World(container, len(data))
     try:
         value, stop = Machine(data, world, Limits()).run()
     except ZeroConsolidateError:
@@ -73,12 +89,12 @@ def unpickle_placeless(data: bytes, container: ZipContainer) -> tuple[object, bo
     return value, world.placeless
 
 
-class _World:
+class World:
     """What the names, calls and persistent ids of one container's pickle stand for."""
 
-    def __init__(self, container: ZipContainer, pickle_bytes: int) -> None:
+    def __init__(self, container: Container, pickle_bytes: int) -> None:
         self._container = container
-        self._storages: dict[str, LocatedStorage] = {}
+        self.storages: dict[str, LocatedStorage] = {}
         self._names: dict[tuple[str, str], Name] = {}
         self._encodable = pickle_bytes
         self.placeless = True
@@ -108,17 +124,19 @@ class _World:
 
     def persistent(self, pid: object) -> LocatedStorage:
         """`('storage', type, key, location, numel)`; `_rebuild_*` turns it into a tensor."""
+        if type(pid) is tuple and len(pid) == 6 and pid[5] is None:
+            pid = pid[:5]  # torch's older container has a sixth field, for views of storages; nothing uses it
         if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
             raise DamagedFile(f"a persistent id is not a torch storage; got {shown(pid)}")
         _, element, key, _, numel = pid
         if type(element) is not _Element or type(key) is not str or type(numel) is not int or numel < 0:
             raise DamagedFile(f"a storage's description is impossible; got {shown(pid)}")
         dtype = element.dtype
-        known = self._storages.get(key)
+        known = self.storages.get(key)
         if known is None:
             start = self._container.storage(key, numel * dtype.itemsize)
             self.placeless &= not numel
-            known = self._storages[key] = LocatedStorage(
+            known = self.storages[key] = LocatedStorage(
                 file=self._container.path if numel else "",
                 key=key,
                 start=start,
@@ -268,4 +286,4 @@ _OWN = {
     ("torch._tensor", "_rebuild_from_type_v2"): "_from_type",
     ("_codecs", "encode"): "_encode",
 }
-"""Constructors that need the container: methods of _World."""
+"""Constructors that need the container: methods of World."""

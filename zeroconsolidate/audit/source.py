@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..archive.container import ZipContainer
+from ..archive.legacy import open_container
 from ..dtypes import DType
 from ..errors import DamagedFile, WitnessMismatch, ZeroConsolidateError
 from ..plan.witness import comparisons
@@ -66,11 +67,10 @@ def _checksums(used: Mapping[str, array[int]], findings: Findings) -> None:
         name = os.path.basename(path)
         findings.files += 1
         try:
-            with open(path, "rb") as file:
-                if file.read(4) != b"PK\x03\x04":
-                    findings.notes.append(f"{name}: saved in torch's old container, which has no checksums")
+            with open_container(path) as container:
+                if not isinstance(container, ZipContainer):
+                    findings.notes.append(f"{name}: torch's older container has no checksums")
                     continue
-            with ZipContainer(path) as container:
                 bad, checked = _records(container, starts, findings)
         except (ZeroConsolidateError, OSError) as error:
             findings.problems.append(f"{name}: {error}")

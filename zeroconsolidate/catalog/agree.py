@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from ..archive.names import FileKind
-from ..errors import Disagreement, MissingFiles, UnsupportedLayout, at
+from ..errors import Disagreement, MissingFiles, at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,44 +18,89 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", "ModelFile", "OptimizerFile")
 
-_UNREAD = {
-    FileKind.LAYER: "a pipeline (PipelineModule)",
-    FileKind.EXPERT: "a mixture of experts (deepspeed.moe)",
-    FileKind.EXPERT_OPTIMIZER: "a mixture of experts at stage 0 (deepspeed.moe)",
-}
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How model-parallel ranks, which file names number through, divide into pipeline stages and tensor ranks."""
+
+    pp: int
+    tp: int
+
+    @property
+    def size(self) -> int:
+        return self.pp * self.tp
+
+    def stage(self, mp_rank: int) -> int:
+        """Pipeline stages are the slower axis (`PipelineParallelGrid` in `deepspeed/runtime/pipe/topology.py`)."""
+        return mp_rank // self.tp
+
+    def tensor_rank(self, mp_rank: int) -> int:
+        return mp_rank % self.tp
 
 
-def refuse_unread_kinds(files: CheckpointFiles) -> None:
-    """Refuse what the file names alone show to be another layout."""
-    for kind, what in _UNREAD.items():
-        if files.of(kind):
-            with at(files.of(kind)[0].name):
-                raise UnsupportedLayout(f"the checkpoint is that of {what}, which is not read yet")
+def grid_of(files: CheckpointFiles, first: ModelFile) -> Grid:
+    """The grid that the first model file states (DeepSpeed >= 0.19.5), or that the layer files' names show.
 
-
-def missing_ranks(files: CheckpointFiles, kind: FileKind, world_size: int) -> list[str]:
-    """The names of the files that `world_size` ranks should have and have not.
-
-    Raises Disagreement if a rank has two files or there are more ranks, UnsupportedLayout for model parallelism.
+    Raises MissingFiles if a model-parallel rank has no model file, Disagreement if the statements differ.
     """
-    by_rank: dict[int, str] = {}
+    kind = FileKind.PARTITIONED_MODEL if files.of(FileKind.PARTITIONED_MODEL) else FileKind.MODEL
+    found = sorted({name.mp_rank for name in files.of(kind)})
+    size = first.mp_world_size or len(found)
+    missing = [mp_rank for mp_rank in range(size) if mp_rank not in found]
+    if missing:
+        names = tuple(f"mp_rank_{mp_rank:02d}_model_states.pt" for mp_rank in missing)
+        raise MissingFiles(
+            f"model-parallel ranks have no model states; expected those of {size}, missing {', '.join(names[:6])}",
+            files=names,
+        )
+    if found[-1] >= size:
+        raise Disagreement(
+            f"there are files of more model-parallel ranks than the save had; expected {size}, got rank {found[-1]}"
+        )
+    layers = files.of(FileKind.LAYER)
+    stated = first.parallel.get("pp_degree")
+    tp = len({layer.mp_rank for layer in layers})
+    pp = stated if type(stated) is int and stated > 0 else (size // tp if layers else 1)
+    grid = Grid(pp, size // max(pp, 1))
+    if grid.size != size or (layers and tp != grid.tp):
+        with at(_base(first.file)):
+            raise Disagreement(
+                f"the model-parallel ranks do not divide into pipeline stages; got {size} ranks, {pp} stages"
+                + (f", layer files of {tp} tensor-parallel ranks" if layers else "")
+            )
+    return grid
+
+
+def missing_ranks(files: CheckpointFiles, kind: FileKind, world_size: int, grid: Grid) -> list[str]:
+    """The names of the files that `world_size` data-parallel ranks of a grid should have and have not.
+
+    Raises Disagreement if a rank has two files or there are more ranks.
+    """
+    by_rank: dict[tuple[int, int], str] = {}
     for name in files.of(kind):
+        rank = (name.mp_rank, name.dp_rank)
         with at(name.name):
-            if name.mp_rank:
-                raise UnsupportedLayout(f"the checkpoint has model-parallel ranks; got a file of rank {name.mp_rank}")
-            if name.dp_rank in by_rank:
+            if rank in by_rank:
                 raise Disagreement(
-                    f"rank {name.dp_rank} has two files; expected one, also got {by_rank[name.dp_rank]}; "
+                    f"rank {name.dp_rank} has two files; expected one, also got {by_rank[rank]}; "
                     "one of them is left from another save"
                 )
-            if name.dp_rank >= world_size:
+            if name.dp_rank >= world_size or name.mp_rank >= grid.size:
                 raise Disagreement(
                     f"the file is left from a save with more ranks; expected ranks 0 to {world_size - 1} of "
                     f"{world_size}, got rank {name.dp_rank}; move it away if that is so"
+                    if name.mp_rank < grid.size
+                    else f"the file is left from a save with more model-parallel ranks; expected {grid.size}, "
+                    f"got rank {name.mp_rank}"
                 )
-        by_rank[name.dp_rank] = name.name
+        by_rank[rank] = name.name
     example = next(iter(by_rank.values()), None) or _usual_name(kind)
-    return [_of_rank(example, rank) for rank in range(world_size) if rank not in by_rank]
+    return [
+        _of_rank(example, dp_rank, mp_rank)
+        for mp_rank in range(grid.size)
+        for dp_rank in range(world_size)
+        if (mp_rank, dp_rank) not in by_rank
+    ]
 
 
 def are_missing(files: list[str], world_size: int) -> MissingFiles:
@@ -97,6 +144,5 @@ def _usual_name(kind: FileKind) -> str:
     return f"zero_pp_rank_0_mp_rank_00_{suffix}_states.pt"
 
 
-def _of_rank(name: str, rank: int) -> str:
-    head, _, tail = name.partition("pp_rank_")
-    return f"{head}pp_rank_{rank}_{tail.partition('_')[2]}"
+def _of_rank(name: str, dp_rank: int, mp_rank: int) -> str:
+    return re.sub(r"pp_rank_[0-9]+_mp_rank_[0-9]+", f"pp_rank_{dp_rank}_mp_rank_{mp_rank:02d}", name)

@@ -31,6 +31,8 @@ class Member:
     shape: Shape
     padding_numel: int = 0
     """Elements of padding behind it (`param_alignment_paddings`; contiguous groups only)."""
+    is_spare: bool = False
+    """Whether the client declares this copy to be one of several, which only the first pipeline stage's stands for."""
 
     @property
     def numel(self) -> int:
@@ -48,7 +50,9 @@ class FlatGroup:
     cut: Cut
     members: tuple[Member, ...]
     partitions: tuple[LocatedTensor, ...]
-    """By rank: 1-D and contiguous."""
+    """By rank of the set that shares the group: 1-D and contiguous."""
+    holder: str = "all ranks"
+    """The set of ranks, for people: `pipeline stage 1`, `expert rank 0`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,124 @@ Frozen: TypeAlias = "LocatedTensor | FrozenStripes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What one slice of the model's ranks holds: everything, unless tensors are cut over tensor-parallel ranks
+    or experts stacked over expert-parallel ranks. Then there is one part a rank of that axis, and a name that
+    several parts hold is joined as `Catalog.joins` says.
+
+    Within a part, a name that is held several times (a tie over pipeline stages, a shard group smaller than the
+    world) has replicas, which must be equal.
+    """
+
+    index: int
+    """Rank on the axis along which tensors are cut."""
+    groups: tuple[FlatGroup, ...]
+    masters: tuple[Mapping[str, LocatedTensor], ...]
+    """Trainable parameters that are saved whole, one mapping for each file that has them."""
+    frozen: Mapping[str, Frozen]
+    buffers: Mapping[str, LocatedTensor]
+    module: Mapping[str, LocatedTensor]
+    """The 16-bit (or fp32) copies saved beside the masters, aliases included; empty at stage 3. The witness."""
+
+
+class Rule(Enum):
+    """How the parts of a tensor make the whole, where no widths or maps are needed to say it."""
+
+    REPLICATED = "every part has the whole tensor, and all are equal"
+    AVERAGED = "every part has the whole tensor; the whole is their mean"
+
+
+@dataclass(frozen=True, slots=True)
+class Concatenated:
+    """The parts laid side by side along a dimension; several sub-parameters (a fused q, k, v) each for itself."""
+
+    dim: int
+    widths: tuple[tuple[int, ...], ...] | None = None
+    """By sub-parameter, by part. None: one sub-parameter, as wide as each part is."""
+    view: Shape | None = None
+    """The whole's shape as `dim` counts it, where that differs from the parts' own; -1 stands for what remains."""
+
+
+@dataclass(frozen=True, slots=True)
+class AffinePiece:
+    """`whole.as_strided(shape, source)` equals `part.as_strided(shape, dest)`; offsets and strides in elements."""
+
+    shape: Shape
+    source: tuple[int, Shape]
+    """(offset, strides) in the whole tensor."""
+    dest: tuple[int, Shape]
+    """(offset, strides) in the part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """DeepSpeed's own map of a tensor (`affine_map`), the most exact statement there is."""
+
+    shape: Shape
+    """Of the whole."""
+    pieces: tuple[tuple[AffinePiece, ...], ...]
+    """By part."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """How a tensor that several parts hold is put together."""
+
+    rule: Rule | Concatenated | Affine
+    rows: int | None = None
+    """Keep so many rows of dimension 0: the rest pads a vocabulary to a multiple of the ranks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unnamed:
+    """Master weights that were saved without names (stage 0), and the names they can have.
+
+    Which is which follows from order, shape and value: a master, rounded, is its 16-bit copy. Reading values is
+    not the catalog's business, so it only states the question.
+    """
+
+    file: str
+    part: int
+    """Index in `Catalog.parts`."""
+    groups: tuple[tuple[LocatedTensor, ...], ...]
+    """By param group: the masters in the group's order; a single flat one where `fused`."""
+    fused: bool
+    candidates: tuple[Mapping[str, LocatedTensor], ...]
+    """By param group: names with their copies, in the order of the module."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stray:
+    """A tensor of the module that nothing lists: frozen, or a second name of a parameter.
+
+    Checkpoints of mixtures of experts give every name a storage of its own, so a tie that is not recorded can only
+    be seen in the values.
+    """
+
+    part: int
+    """Index in `Catalog.parts`."""
+    name: str
+    copy: LocatedTensor
+    unlisted: bool
+    """Frozen parameters are listed in this checkpoint, and this is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degrees:
+    """How many ranks share the work along each axis."""
+
+    dp: int = 1
+    tp: int = 1
+    pp: int = 1
+    ep: int = 1
+    """Expert-parallel ranks; they are data-parallel ranks as well."""
+
+    def __str__(self) -> str:
+        named = [f"{name} {n}" for name, n in (("tp", self.tp), ("pp", self.pp), ("ep", self.ep)) if n > 1]
+        return " x ".join([f"dp {self.dp}", *named])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Where a checkpoint comes from."""
 
@@ -78,6 +200,7 @@ class Origin:
     stage: int
     world_size: int
     """Data-parallel ranks."""
+    degrees: Degrees
     step: int | None
     """`global_steps` of the engine."""
     ds_version: str | None
@@ -89,6 +212,10 @@ class Origin:
     """Names of what the optimizer keeps a value of for each element, such as `exp_avg`."""
     param_groups: tuple[Mapping[str, object], ...]
     """The optimizer's settings a group: the plain values (lr, betas, weight_decay, …)."""
+    wrapper: str
+    """DeepSpeed's class around the optimizer, by what it saves: `DeepSpeedZeroOptimizer`, `BF16_Optimizer`, …"""
+    writer: str
+    """The container of the files, as `RawFile.container` says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +225,44 @@ class Catalog:
     origin: Origin
     files: tuple[str, ...]
     """Every file that was read."""
-    groups: tuple[FlatGroup, ...]
-    frozen: Mapping[str, Frozen]
-    buffers: Mapping[str, LocatedTensor]
+    parts: tuple[Part, ...]
+    joins: Mapping[str, Join]
+    """By name, for tensors that several parts hold; a name that is not here is replicated."""
+    stacked: Mapping[str, tuple[LocatedTensor, ...]]
+    """By name of a tensor that stacks experts: the copy of each expert (AutoEP's expert files). A witness."""
+    unnamed: tuple[Unnamed, ...]
+    """Questions that only values can answer; until they are, the 16-bit copies stand in for the masters."""
+    strays: tuple[Stray, ...]
+    """More questions for values: until they are answered, a stray is taken for a parameter of its own."""
     ties: Mapping[str, str]
     """alias -> the name under which its parameter is stored; never an alias itself."""
     order: tuple[str, ...]
     """All names, aliases included, in the order of the module's state dict."""
-    module: Mapping[str, LocatedTensor]
-    """The 16-bit (or fp32) copies saved beside the masters, aliases included; empty at stage 3. The witness."""
+    unplaced: tuple[str, ...]
+    """Names of optimizer state that is not laid out like the parameters; weights do not need it."""
     missing: tuple[str, ...]
     """Files that should be there and are not. Unless empty, partitions are incomplete and nothing can be placed."""
     notes: tuple[str, ...]
     """What a person should know: things left out or decided without proof."""
+    unsaved_ties: Mapping[str, str]
+    """alias -> name, where neither is among `order`: frozen parameters that their trainer left out."""
+
+    @property
+    def groups(self) -> tuple[FlatGroup, ...]:
+        """The flat groups of all parts."""
+        return tuple(group for part in self.parts for group in part.groups)
+
+    @property
+    def frozen(self) -> Mapping[str, Frozen]:
+        """Frozen parameters, as the first part that has them holds them."""
+        return {name: held for part in reversed(self.parts) for name, held in part.frozen.items()}
+
+    @property
+    def buffers(self) -> Mapping[str, LocatedTensor]:
+        """Buffers, as the first part that has them holds them."""
+        return {name: held for part in reversed(self.parts) for name, held in part.buffers.items()}
+
+    @property
+    def module(self) -> Mapping[str, LocatedTensor]:
+        """The copies that witness the masters, as the first part that has them holds them."""
+        return {name: held for part in reversed(self.parts) for name, held in part.module.items()}

@@ -15,11 +15,13 @@ from ..archive.located import LOST, LocatedStorage, LocatedTensor
 from ..archive.names import FileKind
 from ..dtypes import DType
 from ..errors import DamagedFile, Disagreement, MissingFiles, at
-from .agree import missing_ranks, refuse_unread_kinds, same
+from .agree import Grid, missing_ranks, same
+from .experts import stacks
 from .facts import Cut
 from .model_file import ModelFile, read_model_file
 from .optimizer_file import OptimizerFile, read_optimizer_file
-from .read import agree, assemble, model_kind_of, shared_with
+from .parts import Story, assemble
+from .read import agree, is_partitioned, model_kind_of, read, shared_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -49,9 +51,10 @@ def read_incomplete(
     Raises MissingFiles if no file is left that says what the parameters are, and what `read` raises for files
     that are whole but contradict each other.
     """
-    refuse_unread_kinds(files)
     model_kind = model_kind_of(files)
-    models = [model for raw in load(files, model_kind) if (model := _parsed(read_model_file, raw, reasons))]
+    if any(files.of(kind) for kind in _WHOLE_ONLY) or any(name.mp_rank for name in files.of(model_kind)):
+        return Incomplete(catalog=read(files, load), reasons={})
+    models = _models(files, model_kind, load, reasons)
     optimizers = [
         optimizer
         for raw in load(files, FileKind.OPTIMIZER)
@@ -67,17 +70,19 @@ def read_incomplete(
         )
     first = models[0]
     world_size = first.world_size or max((o.rank for o in optimizers), default=0) + 1
+    if not is_partitioned(files, first):
+        return Incomplete(catalog=read(files, load), reasons={})
     for kind in dict.fromkeys((FileKind.OPTIMIZER, model_kind)):
         if kind is not FileKind.MODEL:
-            reasons.update(dict.fromkeys(missing_ranks(files, kind, world_size), "missing"))
-    if not reasons:
-        agree(models, optimizers, world_size)
-        return Incomplete(catalog=assemble(files, models, optimizers, world_size, []), reasons={})
+            reasons.update(dict.fromkeys(missing_ranks(files, kind, world_size, _GRID), "missing"))
     for model in models[1:]:
         same([model], "'param_shapes'", _listed, reference=(_base(first.file), _listed(first)))
         same([model], "'frozen_param_shapes'", _frozen, reference=(_base(first.file), _frozen(first)))
+    if not reasons:
+        agree(models, optimizers)
+        return Incomplete(catalog=_assemble(files, models, optimizers, world_size, []), reasons={})
     if optimizers:
-        agree(models, optimizers, world_size)
+        agree(models, optimizers)
     striped = model_kind is FileKind.PARTITIONED_MODEL
     notes: list[str] = []
     if striped:
@@ -87,13 +92,62 @@ def read_incomplete(
         # Buffers and names are read from the first: where that is lost, from whoever has them.
         models[0] = replace(models[0], module=first.module, skipped=first.skipped, ds_config=first.ds_config)
     optimizers = _by_rank(optimizers, _optimizer_stand_ins(first, optimizers, world_size, striped=striped))
-    catalog = assemble(files, models, optimizers, world_size, sorted(reasons))
+    catalog = _assemble(files, models, optimizers, world_size, sorted(reasons))
     catalog = replace(
         catalog,
         files=tuple(path for path in catalog.files if path != LOST),
         notes=(*catalog.notes, *notes),
     )
     return Incomplete(catalog=catalog, reasons=dict(sorted(reasons.items())))
+
+
+_GRID = Grid(pp=1, tp=1)
+_WHOLE_ONLY = (FileKind.LAYER, FileKind.EXPERT, FileKind.EXPERT_OPTIMIZER, FileKind.UNIVERSAL)
+"""Where there are such files, or several model-parallel ranks, a checkpoint is read whole or not at all."""
+
+
+def _assemble(
+    files: CheckpointFiles,
+    models: list[ModelFile],
+    optimizers: list[OptimizerFile],
+    world_size: int,
+    missing: list[str],
+) -> Catalog:
+    return assemble(
+        Story(
+            files=files,
+            grid=_GRID,
+            world_size=world_size,
+            models={0: tuple(models)},
+            optimizers={0: tuple(optimizers)},
+            wholes={},
+            universal=None,
+            layers={},
+            experts={0: {}},
+            expert_paths=(),
+            stacks=stacks(models[0].autoep_layers),
+            missing=tuple(missing),
+        )
+    )
+
+
+def _models(
+    files: CheckpointFiles,
+    kind: FileKind,
+    load: Callable[[CheckpointFiles, FileKind], Iterable[RawFile]],
+    reasons: dict[str, str],
+) -> list[ModelFile]:
+    """The model files that can be read. Of each step one is kept whole; the others share what equals it."""
+    models: list[ModelFile] = []
+    firsts: dict[int | None, ModelFile] = {}
+    for raw in load(files, kind):
+        model = _parsed(read_model_file, raw, reasons)
+        if model is None:
+            continue
+        first = firsts.setdefault(model.step, model)
+        alike = model is not first and (_listed(model), _frozen(model)) == (_listed(first), _frozen(first))
+        models.append(shared_with(first, model) if alike else model)
+    return models
 
 
 def _parsed(parse: Callable[[RawFile], T], raw: RawFile, reasons: dict[str, str]) -> T | None:
@@ -121,7 +175,7 @@ def _plain(step: float | None) -> str:
 
 
 def _listed(model: ModelFile) -> object:
-    return [list(group.items()) for group in model.param_shapes]
+    return [list(group.items()) for group in model.param_shapes or ()]
 
 
 def _frozen(model: ModelFile) -> object:
@@ -160,8 +214,8 @@ def _without_unknown_ties(first: ModelFile, notes: list[str]) -> ModelFile:
     """Only rank 0 of stage 3 records which names are tied; without its file, an alias is a name with no values."""
     if first.rank == 0:
         return first
-    listed = {name for group in first.param_shapes for name in group} | set(first.frozen_shapes or ())
-    listed |= set(first.buffer_names)
+    listed = {name for group in first.param_shapes or () for name in group} | set(first.frozen_shapes or ())
+    listed |= set(first.buffer_names or ())
     unknown = [name for name, tensor in first.module.items() if name not in listed and not tensor.numel]
     notes += [f"{name} is tied to another parameter; rank 0's lost file said to which; left out" for name in unknown]
     return replace(first, module={name: t for name, t in first.module.items() if name not in set(unknown)})
@@ -172,18 +226,17 @@ def _optimizer_stand_ins(
 ) -> list[OptimizerFile]:
     """One for every rank, whether lost or not."""
     template = survivors[0] if survivors else _template(first, striped=striped)
-    looks = [(p.dtype, p.storage.big_endian) for p in template.partitions] or [(DType.F32, False)] * len(
-        first.param_shapes
-    )
-    if len(looks) != len(first.param_shapes):
+    groups = first.param_shapes or template.param_shapes or ()
+    looks = [(p.dtype, p.storage.big_endian) for p in template.partitions] or [(DType.F32, False)] * len(groups)
+    if len(looks) != len(groups):
         with at(_base(template.file)):
             raise Disagreement(
-                f"the files do not describe the same model; expected {len(first.param_shapes)} flat groups "
+                f"the files do not describe the same model; expected {len(groups)} flat groups "
                 f"as in 'param_shapes' of {_base(first.file)}, got {len(looks)}"
             )
     sizes = [
         _partition_numels(index, list(shapes.values()), survivors, template, world_size, striped=striped)
-        for index, shapes in enumerate(first.param_shapes)
+        for index, shapes in enumerate(groups)
     ]
     return [
         replace(
@@ -205,15 +258,21 @@ def _template(first: ModelFile, *, striped: bool) -> OptimizerFile:
     stage = zero.get("stage") if isinstance(zero, dict) else None
     return OptimizerFile(
         rank=0,
+        mp_rank=0,
         file=LOST,
+        wrapper="unknown",
         cut=Cut.STRIPED if striped else Cut.CONTIGUOUS,
         stage=stage if isinstance(stage, int) else None,
         partitions=(),
         partition_counts=None,
         alignment_paddings=None,
-        slice_names=None,
+        partition_ranks=None,
+        slices=None,
+        param_shapes=None,
+        expert_groups=None,
         steps=(),
         state_names=(),
+        unplaced=(),
         param_groups=(),
         ds_version=first.ds_version,
         ds_config={},

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DamagedFile, UnsupportedLayout, at
+from ..errors import DamagedFile, at
 from . import fields
+from .keys import check_model_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ..archive.located import LocatedTensor
     from ..archive.raw import RawFile
     from .facts import Shape
@@ -24,11 +24,16 @@ class ModelFile:
     """One rank's model states, as far as they describe the model."""
 
     rank: int
+    """Data-parallel."""
+    mp_rank: int
     file: str
+    container: str
     module: Mapping[str, LocatedTensor]
-    buffer_names: tuple[str, ...]
-    param_shapes: tuple[Mapping[str, Shape], ...]
-    """By flat group, in the order in which the group was flattened."""
+    """Empty in a pipeline, which keeps the module in layer files."""
+    buffer_names: tuple[str, ...] | None
+    """None before DeepSpeed 0.4.2."""
+    param_shapes: tuple[Mapping[str, Shape], ...] | None
+    """By flat group, in the order in which the group was flattened. None where DeepSpeed did not record them."""
     frozen_shapes: Mapping[str, Shape] | None
     """None where DeepSpeed did not record them (stage 1, and before 0.9.1)."""
     frozen_fragments: Mapping[str, LocatedTensor]
@@ -36,52 +41,64 @@ class ModelFile:
     """alias -> canonical. DeepSpeed fills it on global rank 0 only."""
     skipped: tuple[str, ...]
     """Entries of the module that are no tensors."""
+    optimizer: Mapping[str, Any] | None
+    """The optimizer's own state dict, where it is not partitioned over files of its own (stage 0)."""
     step: int | None
     world_size: int | None
+    """Data-parallel."""
+    mp_world_size: int | None
+    parallel: Mapping[str, Any]
+    """`checkpoint_parallel_dimensions` (DeepSpeed >= 0.19.5): `tp_degree` and `pp_degree`."""
+    universal: Mapping[str, Any]
+    """`universal_checkpoint_info`: how tensors are cut over model-parallel ranks."""
+    autoep_layers: tuple[Mapping[str, Any], ...]
     ds_version: str | None
     ds_config: Mapping[str, Any]
 
 
 def read_model_file(raw: RawFile) -> ModelFile:
-    """Check and type one model file. Raises DamagedFile, or UnsupportedLayout for model parallelism."""
+    """Check and type one model file. Raises DamagedFile, or UnsupportedLayout for an unknown layout key."""
     content = raw.content
     with at(raw.name.name):
-        _refuse_model_parallel(content)
-        module = fields.tensors(content.get("module"), "module")
+        check_model_keys(content)
         world_size = fields.optional(content, "dp_world_size", int)
         if world_size is not None and not 1 <= world_size <= MAX_WORLD_SIZE:
             raise DamagedFile(f"'dp_world_size' is impossible; expected 1 to {MAX_WORLD_SIZE}, got {world_size}")
+        mp_world_size = fields.optional(content, "mp_world_size", int)
+        if mp_world_size is not None and not 1 <= mp_world_size <= MAX_WORLD_SIZE:
+            raise DamagedFile(f"'mp_world_size' is impossible; expected 1 to {MAX_WORLD_SIZE}, got {mp_world_size}")
+        saved = content.get("module")
+        module = {} if saved is None else fields.tensors(saved, "module")
         shapes = content.get("param_shapes")
-        if shapes is None:
-            raise UnsupportedLayout("the file has no 'param_shapes': it was not saved by a ZeRO stage 1, 2 or 3 run")
         # DeepSpeed 0.5.4 turned one mapping into a list of mappings, one a group.
-        listed = shapes if isinstance(shapes, (list, tuple)) else [shapes]
+        listed = shapes if isinstance(shapes, (list, tuple)) or shapes is None else [shapes]
         frozen = content.get("frozen_param_shapes")
+        listed_buffers = content.get("buffer_names")
+        layers = content.get("ds_autoep_layers") or ()
+        if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, Mapping) for layer in layers):
+            raise DamagedFile("'ds_autoep_layers' is not a list of layers")
         return ModelFile(
             rank=raw.name.dp_rank,
+            mp_rank=raw.name.mp_rank,
             file=raw.path,
+            container=raw.container,
             module=module,
-            buffer_names=fields.names(content.get("buffer_names") or [], "buffer_names"),
-            param_shapes=tuple(fields.shapes(group, "param_shapes") for group in listed),
+            buffer_names=fields.names(listed_buffers, "buffer_names") if listed_buffers is not None else None,
+            param_shapes=None if listed is None else tuple(fields.shapes(group, "param_shapes") for group in listed),
             frozen_shapes=None if frozen is None else fields.shapes(frozen, "frozen_param_shapes"),
             frozen_fragments=fields.tensors(content.get("frozen_param_fragments") or {}, "frozen_param_fragments"),
             shared_params=_shared(content.get("shared_params") or {}),
-            skipped=tuple(name for name in fields.names(content["module"], "module") if name not in module),
+            skipped=tuple(name for name in fields.names(saved or (), "module") if name not in module),
+            optimizer=fields.optional(content, "optimizer", dict),
             step=fields.optional(content, "global_steps", int),
             world_size=world_size,
+            mp_world_size=mp_world_size,
+            parallel=fields.field(content, "checkpoint_parallel_dimensions", dict, {}),
+            universal=fields.field(content, "universal_checkpoint_info", dict, {}),
+            autoep_layers=tuple(layers),
             ds_version=fields.optional(content, "ds_version", str),
-            ds_config=fields.field(content, "ds_config", dict, {}),
+            ds_config=fields.config(content),
         )
-
-
-def _refuse_model_parallel(content: Mapping[str, Any]) -> None:
-    degree = fields.field(content, "mp_world_size", int, 1)
-    if degree != 1:
-        raise UnsupportedLayout(f"the model is split over {degree} model-parallel ranks ('mp_world_size')")
-    for key in ("universal_checkpoint_info", "ds_autoep_layers", "num_experts"):
-        value = content.get(key)
-        if value and key != "num_experts":
-            raise UnsupportedLayout(f"the checkpoint has the layout key {key!r}, which is not read yet")
 
 
 def _shared(value: object) -> dict[str, str]:

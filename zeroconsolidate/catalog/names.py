@@ -26,33 +26,43 @@ class ModuleNames:
     frozen: Mapping[str, LocatedTensor]
     """Frozen parameters that are saved whole (stages 1 and 2)."""
     ties: Mapping[str, str]
+    unsaved_ties: Mapping[str, str]
     witness: Mapping[str, LocatedTensor]
+    strays: tuple[str, ...]
+    """Floating-point tensors that nothing lists: frozen, or second names that were given storages of their own."""
     notes: tuple[str, ...]
 
 
-def sort_names(first: ModelFile, trainable: set[str], *, whole: bool) -> ModuleNames:
+def sort_names(
+    first: ModelFile, trainable: set[str], *, whole: bool, apart: frozenset[str] = frozenset(), merged: bool = False
+) -> ModuleNames:
     """Tell the names of rank 0's module apart.
 
     `whole`: the module holds values (stages 1 and 2), not placeholders (stage 3). Then a frozen parameter is
     what is neither buffer, alias nor trainable: stage 1 does not list them (DeepSpeed's own converter therefore
-    loses them), stage 2 does and keeps the same values in `module`.
+    loses them), stage 2 does and keeps the same values in `module`. `apart`: names whose values are not in the
+    module, because expert files have them. `merged`: trainable tensors are whole and the module has a rank's part.
     """
     module = first.module
     listed_frozen = set(first.frozen_shapes or ())
-    buffers = {name: module[name] for name in first.buffer_names if name in module and name not in trainable}
+    buffers = {name: module[name] for name in first.buffer_names or () if name in module and name not in trainable}
     stored = trainable | listed_frozen
     notes: list[str] = [f"{name} is no tensor and is left out" for name in first.skipped]
-    ties = _ties(first, stored, set(buffers), whole=whole, notes=notes)
+    ties, lost = _ties(first, stored, set(buffers), whole=whole)
+    notes += [f"{alias} is tied to {target}, which was not saved; left out" for alias, target in lost.items()]
     frozen: dict[str, LocatedTensor] = {}
+    strays: list[str] = []
     for name, tensor in module.items():
-        if name in stored or name in ties or name in buffers:
+        if name in stored or name in ties or name in buffers or name in lost or name in apart:
             continue
-        if name in first.shared_params:
-            continue  # tied to something that was not saved: said in the notes
-        if whole and tensor.dtype.is_floating and first.frozen_shapes is None:
+        if whole and tensor.dtype.is_floating and first.frozen_shapes is None and first.buffer_names is not None:
             frozen[name] = tensor
-        elif tensor.numel or whole:
+            strays.append(name)
+        elif whole or (tensor.numel and not _is_placeholder(first, tensor)):
             buffers[name] = tensor
+            if whole and tensor.dtype.is_floating:
+                strays.append(name)
+                continue
             notes.append(f"{name} is listed neither as parameter nor as buffer; written unchanged, as a buffer")
         else:
             with at(first.file.rpartition("/")[2]), at(name):
@@ -61,11 +71,29 @@ def sort_names(first: ModelFile, trainable: set[str], *, whole: bool) -> ModuleN
         frozen |= _listed_frozen(first)
     order = dict.fromkeys([*(n for n in module if n in stored or n in ties or n in buffers or n in frozen)])
     order |= dict.fromkeys(name for name in first.frozen_shapes or ())
-    order |= dict.fromkeys(name for shapes in first.param_shapes for name in shapes)
-    witness = {name: tensor for name, tensor in module.items() if ties.get(name, name) in trainable}
+    order |= dict.fromkeys(name for shapes in first.param_shapes or () for name in shapes)
+    witness = {name: tensor for name, tensor in module.items() if ties.get(name, name) in trainable and not merged}
     _witness_fits(first, witness, ties, whole=whole)
     return ModuleNames(
-        order=tuple(order), buffers=buffers, frozen=frozen, ties=ties, witness=witness, notes=tuple(notes)
+        order=tuple(order),
+        buffers=buffers,
+        frozen=frozen,
+        ties=ties,
+        unsaved_ties={alias: name for alias, name in first.shared_params.items() if not {alias, name} & set(order)},
+        witness=witness,
+        strays=tuple(strays),
+        notes=tuple(notes),
+    )
+
+
+def _is_placeholder(first: ModelFile, tensor: LocatedTensor) -> bool:
+    """Whether this may be what stage 3 leaves of a parameter: before DeepSpeed 0.5 that is one element, not none."""
+    if tensor.shape != (1,) or not tensor.dtype.is_floating:
+        return False
+    shapes = {name: shape for group in first.param_shapes or () for name, shape in group.items()}
+    return any(
+        other.shape == (1,) and shapes.get(name, (1,)) != (1,) and first.module[name] is not tensor
+        for name, other in first.module.items()
     )
 
 
@@ -81,13 +109,17 @@ def _listed_frozen(first: ModelFile) -> dict[str, LocatedTensor]:
     return found
 
 
-def _ties(first: ModelFile, stored: set[str], buffers: set[str], *, whole: bool, notes: list[str]) -> dict[str, str]:
-    """alias -> stored name, from `shared_params` and, where the module holds values, from shared storages.
+def _ties(
+    first: ModelFile, stored: set[str], buffers: set[str], *, whole: bool
+) -> tuple[dict[str, str], dict[str, str]]:
+    """(alias -> stored name, alias -> name that was not saved), from `shared_params` and from shared storages.
 
-    DeepSpeed 0.9.5 and older leave `shared_params` empty at stages 1 and 2; the module's tensors then still
-    are the same view of the same storage. Empty placeholders prove nothing and are never compared.
+    DeepSpeed 0.9.5 and older leave `shared_params` empty at stages 1 and 2, and 0.9.1 and older have none; the
+    module's tensors then still are the same view of the same storage. Where the module holds values, DeepSpeed
+    goes by address, and takes all parameters without elements for one: those ties mean nothing.
     """
     ties: dict[str, str] = {}
+    lost: dict[str, str] = {}
     for alias, canonical in first.shared_params.items():
         target, seen = canonical, {alias}
         while (
@@ -95,24 +127,36 @@ def _ties(first: ModelFile, stored: set[str], buffers: set[str], *, whole: bool,
         ):
             seen.add(target)
             target = first.shared_params[target]
-        if alias in stored or alias in buffers:
+        if alias in stored or alias in buffers or target == alias:
             continue
-        if target not in stored and target not in first.module:
-            notes.append(f"{alias} is tied to {target}, which was not saved; left out")
-        ties[alias] = target
-    if whole:
-        owners: dict[object, str] = {}
-        for name, tensor in first.module.items():
-            if tensor.numel and name in stored:
-                owners[tensor.identity] = name
-        for name, tensor in first.module.items():
-            if not tensor.numel or name in stored or name in buffers or name in ties:
-                continue
+        if whole and alias in first.module and not first.module[alias].numel:
+            continue
+        (ties if target in stored or target in first.module else lost)[alias] = target
+    ties |= _by_storage(first, stored, buffers.union(ties, lost))
+    return {alias: target for alias, target in ties.items() if target not in ties}, lost
+
+
+def _by_storage(first: ModelFile, stored: set[str], known: set[str]) -> dict[str, str]:
+    """Names that are the same view of the same storage as a stored parameter.
+
+    The placeholders of stage 3 are empty, but each parameter's is a storage of its own, which an alias shares. If
+    two stored parameters share one, that does not hold here, and empty ones prove nothing.
+    """
+    owners: dict[object, str] = {}
+    distinct = True
+    for name, tensor in first.module.items():
+        if name in stored:
+            distinct &= owners.setdefault(tensor.identity, name) == name or bool(tensor.numel)
+    ties = {}
+    for name, tensor in first.module.items():
+        if name in stored or name in known or not (tensor.numel or distinct):
+            continue
+        owner = owners.get(tensor.identity)
+        if owner is None and tensor.numel:
             owner = owners.setdefault(tensor.identity, name)
-            if owner != name:
-                ties[name] = owner
-    known = stored | set(first.module)
-    return {alias: target for alias, target in ties.items() if target in known}
+        if owner is not None and owner != name:
+            ties[name] = owner
+    return ties
 
 
 def _witness_fits(
@@ -120,7 +164,7 @@ def _witness_fits(
 ) -> None:
     if not whole:
         return
-    shapes = {name: shape for group in first.param_shapes for name, shape in group.items()}
+    shapes = {name: shape for group in first.param_shapes or () for name, shape in group.items()}
     for name, tensor in witness.items():
         expected = shapes[ties.get(name, name)]
         if tensor.shape != expected:

@@ -1,9 +1,10 @@
 """What a `*_optim_states.pt` says about master weights.
 
-Two dialects, told apart by the key of the flat groups, so that a file without `zero_stage` is read as well:
+Dialects are told apart by the key of the flat groups, so that a file without `zero_stage` is read as well:
 
 * `single_partition_of_fp32_groups`: stages 1 and 2 (mirrors `DeepSpeedZeroOptimizer._rigid_state_dict` in
-  `deepspeed/runtime/zero/stage_1_and_2.py`);
+  `deepspeed/runtime/zero/stage_1_and_2.py`), and `BF16_Optimizer` (`deepspeed/runtime/bf16_optimizer.py`), which
+  does not say `zero_stage`;
 * `fp32_flat_groups`: stage 3 (mirrors `DeepSpeedZeroOptimizer_Stage3._rigid_state_dict` in
   `deepspeed/runtime/zero/stage3.py`).
 """
@@ -14,20 +15,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..archive.inert import Inert
 from ..archive.located import LocatedTensor
 from ..archive.shown import shown
 from ..errors import DamagedFile, UnsupportedLayout, at
 from . import fields
 from .facts import Cut
+from .keys import OPTIMIZER_FILE_KEYS, STATE_KEYS, check_keys
 
 if TYPE_CHECKING:
     from ..archive.raw import RawFile
+    from .facts import Shape
 
-_DIALECTS = {
-    # key of the flat groups           cut             key of the wrapped optimizer's own state dict
-    "single_partition_of_fp32_groups": (Cut.CONTIGUOUS, "base_optimizer_state"),
-    "fp32_flat_groups": (Cut.STRIPED, "optimizer_state_dict"),
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one kind of optimizer names what all of them save."""
+
+    cut: Cut
+    base: str
+    """Key of the wrapped optimizer's own state dict."""
+    wrapper: str
+    wrapper_without_stage: str
+
+
+DIALECTS = {
+    "single_partition_of_fp32_groups": Dialect(
+        Cut.CONTIGUOUS, "base_optimizer_state", "DeepSpeedZeroOptimizer", "BF16_Optimizer"
+    ),
+    "fp32_flat_groups": Dialect(
+        Cut.STRIPED, "optimizer_state_dict", "DeepSpeedZeroOptimizer_Stage3", "DeepSpeedZeroOptimizer_Stage3"
+    ),
 }
+"""By the key of the flat groups."""
+
+Slices = Mapping[str, tuple[int, int]]
+"""Parameter -> (first element, elements) in a rank's partition of a group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,20 +58,33 @@ class OptimizerFile:
     """One rank's optimizer states, as far as they are needed to find and trust its master weights."""
 
     rank: int
+    """Data-parallel."""
+    mp_rank: int
     file: str
     cut: Cut
+    wrapper: str
+    """DeepSpeed's class, by what it saves."""
     stage: int | None
     partitions: tuple[LocatedTensor, ...]
     """By flat group."""
     partition_counts: tuple[int, ...] | None
     """By flat group: over how many ranks it is cut. None where the file does not say."""
+    partition_ranks: tuple[tuple[int, ...], ...] | None
+    """By flat group: those ranks, where the file names them (AutoEP at stage 3)."""
     alignment_paddings: tuple[tuple[int, ...], ...] | None
     """By flat group, by member: elements of padding behind it (DeepSpeed > 0.19.6)."""
-    slice_names: tuple[tuple[str, ...], ...] | None
-    """By flat group: the parameters that touch this rank's partition, in `param_slice_mappings`' (unreliable) order."""
+    slices: tuple[Slices, ...] | None
+    """By flat group: what touches this rank's partition, in `param_slice_mappings`' order: that before a round robin,
+    so it serves only where `param_shapes` is missing."""
+    param_shapes: tuple[Mapping[str, Shape], ...] | None
+    """Before DeepSpeed 0.6.0, which moved them to the model file."""
+    expert_groups: tuple[bool, ...] | None
+    """By flat group: whether it holds experts (`moe` in the optimizer's param groups)."""
     steps: tuple[float, ...]
     """The optimizer's own step counters that differ, sorted; equal on all ranks of one save."""
     state_names: tuple[str, ...]
+    unplaced: tuple[str, ...]
+    """Names of optimizer state that is not laid out like the parameters."""
     param_groups: tuple[Mapping[str, object], ...]
     ds_version: str | None
     ds_config: Mapping[str, Any]
@@ -57,67 +93,73 @@ class OptimizerFile:
 def read_optimizer_file(raw: RawFile) -> OptimizerFile:
     """Check and type one optimizer file. Raises DamagedFile or UnsupportedLayout."""
     with at(raw.name.name):
+        check_keys(raw.content, OPTIMIZER_FILE_KEYS)
         content = fields.field(raw.content, "optimizer_state_dict", dict)
-        key = next((key for key in _DIALECTS if key in content), None)
+        key = next((key for key in DIALECTS if key in content), None)
+        check_keys(content, STATE_KEYS)
         if key is None:
             raise UnsupportedLayout(
-                f"the file holds no flat groups; expected one of {', '.join(_DIALECTS)}, "
+                f"the file holds no flat groups; expected one of {', '.join(DIALECTS)}, "
                 f"got {', '.join(map(shown, list(content)[:8]))}"
             )
-        cut, base_key = _DIALECTS[key]
-        base = content.get(base_key)
-        states, groups = _base(base)
+        dialect = DIALECTS[key]
+        states, groups = split_state(content.get(dialect.base))
         partitions = fields.flat(content[key], key)
+        stage = fields.enum_int(content.get("zero_stage"))
         version = raw.content.get("ds_version") or content.get("ds_version")
         return OptimizerFile(
             rank=raw.name.dp_rank,
+            mp_rank=raw.name.mp_rank,
             file=raw.path,
-            cut=cut,
-            stage=fields.enum_int(content.get("zero_stage")),
+            cut=dialect.cut,
+            wrapper=dialect.wrapper if stage is not None else dialect.wrapper_without_stage,
+            stage=stage,
             partitions=partitions,
             partition_counts=_counts(content.get("partition_count"), len(partitions)),
+            partition_ranks=_ranks(content.get("ds_zero_partition_groups"), len(partitions)),
             alignment_paddings=_paddings(content.get("param_alignment_paddings")),
-            slice_names=_slice_names(content.get("param_slice_mappings")),
-            steps=tuple(sorted({step for state in states if (step := _step(state.get("step"))) is not None})),
-            state_names=tuple(
-                sorted(
-                    {
-                        fields.name_of(k)
-                        for s in states
-                        for k, v in s.items()
-                        if isinstance(v, LocatedTensor) and v.shape
-                    }
-                )
-            ),
-            param_groups=tuple(_settings(group) for group in groups),
+            slices=_slices(content.get("param_slice_mappings")),
+            param_shapes=_shapes(raw.content.get("param_shapes")),
+            expert_groups=tuple(isinstance(g, Mapping) and bool(g.get("moe")) for g in groups) if groups else None,
+            steps=steps_of(states.values()),
+            state_names=state_names_of(states.values()),
+            unplaced=_unplaced(states, partitions),
+            param_groups=tuple(settings(group) for group in groups),
             ds_version=version if isinstance(version, str) else None,
-            ds_config=fields.field(raw.content, "ds_config", dict, {}),
+            ds_config=fields.config(raw.content),
         )
 
 
-def _base(base: object) -> tuple[list[Mapping[Any, Any]], list[Any]]:
-    """The states by flat group and the param groups of the wrapped optimizer."""
+def split_state(base: object) -> tuple[dict[Any, Mapping[Any, Any]], list[Any]]:
+    """The states by flat group (or parameter) and the param groups of the wrapped optimizer."""
     if isinstance(base, list):  # `elastic_checkpoint: true` keeps a list by group, without param groups
-        return [state for state in base if isinstance(state, Mapping)], []
+        return {index: state for index, state in enumerate(base) if isinstance(state, Mapping)}, []
     if not isinstance(base, Mapping):
-        return [], []
+        return {}, []
     states = base.get("state")
     groups = base.get("param_groups")
     return (
-        [state for state in states.values() if isinstance(state, Mapping)] if isinstance(states, Mapping) else [],
+        {index: state for index, state in states.items() if isinstance(state, Mapping)}
+        if isinstance(states, Mapping)
+        else {},
         groups if isinstance(groups, list) else [],
     )
 
 
-def _step(value: object) -> float | None:
-    if isinstance(value, LocatedTensor):
-        value = value.item
-    if isinstance(value, int) and abs(value) >> 53:
-        raise DamagedFile(f"the optimizer's step is impossible; got {value}")
-    return float(value) if isinstance(value, (int, float)) else None
+def steps_of(states: Any) -> tuple[float, ...]:
+    """The step counters that differ, sorted: tensors, or numbers (CPU Adam, ZenFlow)."""
+    return tuple(sorted({step for state in states if (step := _step(state.get("step"))) is not None}))
 
 
-def _settings(group: object) -> dict[str, object]:
+def state_names_of(states: Any) -> tuple[str, ...]:
+    """Names of what the optimizer keeps for each element, sorted."""
+    return tuple(
+        sorted({fields.name_of(k) for s in states for k, v in s.items() if isinstance(v, LocatedTensor) and v.shape})
+    )
+
+
+def settings(group: object) -> dict[str, object]:
+    """The plain values of a param group."""
     if not isinstance(group, Mapping):
         return {}
     return {
@@ -140,6 +182,27 @@ def _is_plain_list(value: object) -> bool:
     return isinstance(value, (tuple, list)) and len(value) <= MAX_SETTING_ITEMS and all(map(_is_plain, value))
 
 
+def _step(value: object) -> float | None:
+    if isinstance(value, LocatedTensor):
+        value = value.item
+    if isinstance(value, int) and abs(value) >> 53:
+        raise DamagedFile(f"the optimizer's step is impossible; got {value}")
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _unplaced(states: Mapping[Any, Mapping[Any, Any]], partitions: tuple[LocatedTensor, ...]) -> tuple[str, ...]:
+    """What is neither one value a group nor one value an element: blocks' scales of an 8-bit optimizer, factors."""
+    found = set()
+    for index, state in states.items():
+        numel = partitions[index].numel if type(index) is int and 0 <= index < len(partitions) else None
+        for key, value in state.items():
+            if isinstance(value, LocatedTensor) and value.numel > 1:
+                placed = numel is not None and len(value.shape) == 1 and value.numel >= numel
+                if not placed:
+                    found.add(fields.name_of(key))
+    return tuple(sorted(found))
+
+
 def _counts(value: object, groups: int) -> tuple[int, ...] | None:
     if value is None:
         return None
@@ -149,6 +212,22 @@ def _counts(value: object, groups: int) -> tuple[int, ...] | None:
             f"'partition_count' does not fit; expected one for each of {groups} groups, got {shown(value)}"
         )
     return tuple(listed)
+
+
+def _ranks(value: object, groups: int) -> tuple[tuple[int, ...], ...] | None:
+    """`ds_zero_partition_groups`: by sub-group, the data-parallel ranks that share it."""
+    if value is None:
+        return None
+    listed = list(value.values()) if isinstance(value, Mapping) else value
+    if not isinstance(listed, (list, tuple)) or len(listed) != groups:
+        raise DamagedFile(f"'ds_zero_partition_groups' does not fit; expected one for each of {groups} groups")
+    found = []
+    for group in listed:
+        ranks = group.get("partition_ranks") if isinstance(group, Mapping) else None
+        if not isinstance(ranks, (list, tuple)) or not all(type(rank) is int and rank >= 0 for rank in ranks):
+            raise DamagedFile("'ds_zero_partition_groups' has a group without usable 'partition_ranks'")
+        found.append(tuple(ranks))
+    return tuple(found)
 
 
 def _paddings(value: object) -> tuple[tuple[int, ...], ...] | None:
@@ -161,7 +240,23 @@ def _paddings(value: object) -> tuple[tuple[int, ...], ...] | None:
     return tuple(tuple(group) for group in value)
 
 
-def _slice_names(value: object) -> tuple[tuple[str, ...], ...] | None:
+def _shapes(value: object) -> tuple[Mapping[str, Shape], ...] | None:
+    if value is None:
+        return None
+    listed = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(fields.shapes(group, "param_shapes") for group in listed)
+
+
+def _slices(value: object) -> tuple[Slices, ...] | None:
+    """`fragment_address(numel, start)` by name, by group (`deepspeed/utils/tensor_fragment.py`)."""
     if not isinstance(value, list) or not all(isinstance(group, Mapping) for group in value):
         return None
-    return tuple(tuple(name for name in group if isinstance(name, str)) for group in value)
+    return tuple({fields.name_of(name): _slice(name, address) for name, address in group.items()} for group in value)
+
+
+def _slice(name: object, address: object) -> tuple[int, int]:
+    start = address.attribute("start") if isinstance(address, Inert) else None
+    numel = address.attribute("numel") if isinstance(address, Inert) else None
+    if type(start) is not int or type(numel) is not int or start < 0 or numel < 0:
+        raise DamagedFile(f"'param_slice_mappings' has no usable address for {shown(name)}")
+    return start, numel

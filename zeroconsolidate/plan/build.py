@@ -5,29 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..catalog.agree import are_missing
-from ..catalog.facts import Cut, FrozenStripes
-from ..errors import BadOption, PlanBroken
-from . import zero3, zero12
-from .layout import FilePlan, TensorPlan, index_of, split
-from .pieces import Recipe, View
+from ..errors import BadOption
+from .adapter import ADAPTER_WEIGHTS
+from .layout import FilePlan, TensorPlan, index_of, lay_out, split
+from .merging import memory_bytes, nbytes
+from .sources import Source, padding_bytes, placed, sources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from ..catalog.facts import Catalog, Shape
+    from ..catalog.facts import Catalog
     from ..dtypes import DType
+    from .adapter import AdapterFile
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A named tensor of the checkpoint and where its elements are."""
-
-    name: str
-    shape: Shape
-    recipe: Recipe
-    role: str
-    """`trainable`, `frozen` or `buffer`."""
+__all__ = ["Cost", "ModelPlan", "Selection", "Source", "build", "padding_bytes", "placed", "select", "sources"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,48 +70,14 @@ class ModelPlan:
         tensors = list(self.tensors())
         copied = all(tensor.is_copy for tensor in tensors)
         return Cost(
-            input_bytes=sum(tensor.numel * tensor.recipe.dtype.itemsize for tensor in tensors),
+            input_bytes=sum(nbytes(tensor.recipe) for tensor in tensors),
             output_bytes=sum(file.size_bytes for file in self.files) + len(self.index or b""),
-            peak_memory_bytes=sum(len(file.header) for file in self.files) + (0 if copied else 8 * block_bytes),
+            peak_memory_bytes=sum(len(file.header) for file in self.files)
+            + (0 if copied else 8 * block_bytes)
+            + max(memory_bytes(tensor.recipe) for tensor in tensors),
             files=len(self.files) + (self.index is not None),
             tensors=len(tensors),
         )
-
-
-def sources(catalog: Catalog) -> dict[str, Source]:
-    """Every stored tensor by its stored name, in the order of the module. Ties are not among them.
-
-    Raises Disagreement or DamagedFile if the shapes do not fit the flat groups, MissingFiles if files are.
-    """
-    if catalog.missing:
-        raise are_missing(list(catalog.missing), catalog.origin.world_size)
-    return placed(catalog)
-
-
-def placed(catalog: Catalog) -> dict[str, Source]:
-    """`sources`, also of an incomplete checkpoint: copies of what is lost are of the file LOST."""
-    found: dict[str, Source] = {}
-    for group in catalog.groups:
-        recipes: Mapping[str, Recipe] = (zero12 if group.cut is Cut.CONTIGUOUS else zero3).place(group)
-        for member in group.members:
-            found[member.name] = Source(
-                name=member.name, shape=member.shape, recipe=recipes[member.name], role="trainable"
-            )
-    for name, frozen in catalog.frozen.items():
-        if isinstance(frozen, FrozenStripes):
-            numel = 1
-            for n in frozen.shape:
-                numel *= n
-            recipe: Recipe = zero3.FragmentStripes(frozen, numel)
-        else:
-            recipe = View(frozen)
-        found[name] = Source(name=name, shape=frozen.shape, recipe=recipe, role="frozen")
-    for name, buffer in catalog.buffers.items():
-        found[name] = Source(name=name, shape=buffer.shape, recipe=View(buffer), role="buffer")
-    missing = [name for name in catalog.order if name not in found and name not in catalog.ties]
-    if missing:
-        raise PlanBroken(f"the catalog lists {missing[0]} without saying where it is")
-    return {name: found[name] for name in catalog.order if name in found}
 
 
 def select(catalog: Catalog, stored: Mapping[str, Source], *, copy_ties: bool) -> Selection:
@@ -147,8 +105,25 @@ def build(selection: Selection, *, dtype: DType | None, max_shard_bytes: int | N
     """
     if not selection.named:
         raise BadOption("nothing is left to write: the options exclude every tensor of the checkpoint")
+    files = tuple(split(tensor_plans(selection.named, dtype), max_shard_bytes))
+    return ModelPlan(files=files, index=index_of(files), left_out=selection.left_out, padding_bytes=padding_bytes)
+
+
+def build_adapters(
+    adapters: Sequence[AdapterFile], *, left_out: tuple[str, ...], dtype: DType | None, padding_bytes: int
+) -> ModelPlan:
+    """Plan the weights of adapters, each in the one file that PEFT expects."""
+    files = [
+        lay_out(f"{a.folder}/{ADAPTER_WEIGHTS}" if a.folder else ADAPTER_WEIGHTS, tensor_plans(a.tensors, dtype))
+        for a in adapters
+    ]
+    return ModelPlan(files=tuple(files), index=None, left_out=left_out, padding_bytes=padding_bytes)
+
+
+def tensor_plans(named: Mapping[str, Source], dtype: DType | None) -> list[TensorPlan]:
+    """The tensors of the output, floating-point parameters as `dtype`."""
     tensors = []
-    for name, source in selection.named.items():
+    for name, source in named.items():
         is_parameter = source.role != "buffer"
         castable = is_parameter and source.recipe.dtype.kind in ("float", "float8")
         tensors.append(
@@ -160,14 +135,4 @@ def build(selection: Selection, *, dtype: DType | None, max_shard_bytes: int | N
                 is_parameter=is_parameter,
             )
         )
-    files = tuple(split(tensors, max_shard_bytes))
-    return ModelPlan(files=files, index=index_of(files), left_out=selection.left_out, padding_bytes=padding_bytes)
-
-
-def padding_bytes(catalog: Catalog) -> int:
-    """Bytes of the flat groups that no parameter uses; together with the parameters they are all bytes."""
-    padding = 0
-    for group in catalog.groups:
-        held = sum(partition.numel for partition in group.partitions)
-        padding += (held - sum(member.numel for member in group.members)) * group.partitions[0].dtype.itemsize
-    return padding
+    return tensors

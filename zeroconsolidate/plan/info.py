@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from ..dtypes import DType
+from ..errors import at
+from .joins import whole_shape
 from .losses import Loss, losses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..catalog.facts import Catalog
+
+
+_WRAPPERS = {"none": "no optimizer of DeepSpeed's"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +51,16 @@ class CheckpointInfo:
     latest: str | None
     """The tag that the file `latest` names."""
     stage: int
+    layout: str
+    """In words: stage, degrees of parallelism, DeepSpeed's optimizer class."""
     world_size: int
+    """Data-parallel ranks."""
+    degrees: Mapping[str, int]
+    """`dp`, `tp`, `pp`, `ep`: ranks along each axis of parallelism."""
+    wrapper: str
+    """DeepSpeed's class around the optimizer, by what it saves."""
+    writer: str
+    """The container of the files."""
     missing_files: tuple[str, ...]
     """Files of ranks that are not there or cannot be used; empty for a complete checkpoint."""
     reasons: Mapping[str, str]
@@ -94,7 +109,11 @@ def describe(catalog: Catalog, reasons: Mapping[str, str] | None = None) -> Chec
         tags=origin.tags,
         latest=origin.latest,
         stage=origin.stage,
+        layout=f"ZeRO stage {origin.stage}, {origin.degrees}, {_WRAPPERS.get(origin.wrapper, origin.wrapper)}",
         world_size=origin.world_size,
+        degrees=asdict(origin.degrees),
+        wrapper=origin.wrapper,
+        writer=origin.writer,
         missing_files=catalog.missing,
         reasons=dict(reasons or {}),
         losses=losses(catalog) if catalog.missing else (),
@@ -114,15 +133,34 @@ def describe(catalog: Catalog, reasons: Mapping[str, str] | None = None) -> Chec
 
 
 def _tensors(catalog: Catalog) -> tuple[TensorInfo, ...]:
-    facts: dict[str, tuple[tuple[int, ...], str, str]] = {}
-    for group in catalog.groups:
-        dtype = group.partitions[0].dtype.torch_name
-        facts |= {member.name: (member.shape, dtype, "trainable") for member in group.members}
-    facts |= {name: (f.shape, f.dtype.torch_name, "frozen") for name, f in catalog.frozen.items()}
-    facts |= {name: (b.shape, b.dtype.torch_name, "buffer") for name, b in catalog.buffers.items()}
     found = []
+    facts = _facts(catalog)
     for name in catalog.order:
         owner = catalog.ties.get(name)
         shape, dtype, role = facts[owner or name]
         found.append(TensorInfo(name=name, shape=shape, dtype=dtype, role="tie" if owner else role, tied_to=owner))
     return tuple(found)
+
+
+def _facts(catalog: Catalog) -> dict[str, tuple[tuple[int, ...], str, str]]:
+    """Name -> shape of the whole, dtype as stored, role."""
+    parts: dict[str, list[tuple[tuple[int, ...], str, str]]] = {}
+    for part in catalog.parts:
+        held: dict[str, tuple[tuple[int, ...], str, str]] = {}
+        for group in part.groups:
+            dtype = group.partitions[0].dtype.torch_name if group.partitions else DType.F32.torch_name
+            held |= {member.name: (member.shape, dtype, "trainable") for member in group.members}
+        for masters in part.masters:
+            held |= {name: (m.shape, m.dtype.torch_name, "trainable") for name, m in masters.items()}
+        held |= {name: (f.shape, f.dtype.torch_name, "frozen") for name, f in part.frozen.items()}
+        held |= {name: (b.shape, b.dtype.torch_name, "buffer") for name, b in part.buffers.items()}
+        for name, fact in held.items():
+            parts.setdefault(name, []).append(fact)
+    facts = {}
+    for name, held_by in parts.items():
+        shape, dtype, role = held_by[0]
+        if role != "buffer":
+            with at(name):
+                shape = whole_shape(catalog.joins.get(name), [fact[0] for fact in held_by])
+        facts[name] = (shape, dtype, role)
+    return facts

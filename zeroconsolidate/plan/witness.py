@@ -1,7 +1,8 @@
-"""Stages 1 and 2 save every parameter twice: fp32 masters in flat groups, and the module in its own dtype.
+"""Most layouts save every parameter twice: fp32 masters for the optimizer, and the module in its own dtype.
 
 A master, rounded, must equal the module's element bit for bit. That is an independent witness of where we
-think a parameter lies: an order of parameters, an alignment or a rank taken wrongly cannot pass it.
+think a parameter lies: an order of parameters, an alignment or a rank taken wrongly cannot pass it. Where ranks
+hold parts of a tensor, each part is compared with its rank's own copy, before anything is joined.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .joined import Section
 from .pieces import Recipe, View
+from .sources import place, replicas
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from ..archive.located import LocatedTensor
     from ..catalog.facts import Catalog
-    from .build import Source
+    from .sources import Source
 
 SAMPLED_TENSORS = 256
 SAMPLED_NUMEL = 512
@@ -24,26 +28,60 @@ SAMPLED_NUMEL = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A master and its module copy, and the element intervals to compare."""
+    """A master and its module copy (or two replicas, of one dtype), and the element intervals to compare."""
 
     name: str
     master: Recipe
     copy: Recipe
     intervals: tuple[tuple[int, int], ...]
+    holders: tuple[str, str] | None = None
+    """For replicas: who holds each."""
+    is_spare: bool = False
+    """For replicas: whether a difference is only worth telling (see `Replica`)."""
 
 
 def comparisons(catalog: Catalog, stored: Mapping[str, Source], *, everything: bool) -> list[Comparison]:
-    """What to compare: every element, or a sample too small to be felt. Empty at stage 3, which has no copies."""
-    pairs = [
-        (name, stored[owner].recipe, View(copy))
-        for name, copy in catalog.module.items()
-        if (owner := catalog.ties.get(name, name)) in stored and copy.numel
-    ]
+    """What to compare: every element, or a sample too small to be felt. Empty where there are no copies."""
+    pairs = [*_pairs(catalog, stored), *_stacked(catalog, stored)]
     if not everything and len(pairs) > SAMPLED_TENSORS:
         pairs = [pairs[i * len(pairs) // SAMPLED_TENSORS] for i in range(SAMPLED_TENSORS)]
     return [
-        Comparison(name=name, master=master, copy=copy, intervals=_intervals(master.numel, everything=everything))
+        Comparison(name=name, master=master, copy=View(copy), intervals=_intervals(copy.numel, everything=everything))
         for name, master, copy in pairs
+    ]
+
+
+def _pairs(catalog: Catalog, stored: Mapping[str, Source]) -> Iterator[tuple[str, Recipe, LocatedTensor]]:
+    for part, holdings in zip(catalog.parts, place(catalog), strict=True):
+        for name, copy in part.module.items():
+            owner = catalog.ties.get(name, name)
+            held = holdings.get(owner)
+            if held and copy.numel and held[0].role == "trainable" and owner in stored:
+                yield name, held[0].recipe, copy
+
+
+def _stacked(catalog: Catalog, stored: Mapping[str, Source]) -> Iterator[tuple[str, Recipe, LocatedTensor]]:
+    for name, copies in catalog.stacked.items():
+        if name not in stored:
+            continue
+        whole = stored[name].recipe
+        numel = whole.numel // len(copies)
+        for expert, copy in enumerate(copies):
+            yield f"{name}[{expert}]", Section(whole, expert * numel, numel), copy
+
+
+def replica_comparisons(catalog: Catalog) -> list[Comparison]:
+    """Everything that is held more than once, to be compared in full: which copy is written is not left to luck."""
+    return [
+        Comparison(
+            name=replica.name,
+            master=replica.first,
+            copy=replica.other,
+            intervals=((0, replica.first.numel),),
+            holders=replica.holders,
+            is_spare=replica.is_spare,
+        )
+        for replica in replicas(catalog)
     ]
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import WitnessMismatch, at
+from ..errors import Disagreement, WitnessMismatch, ZeroConsolidateError, at
 from .compare import first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ..plan.witness import Comparison
+    from .compare import Difference
     from .inputs import Inputs
 
 
 def compare(
     comparisons: Iterable[Comparison], inputs: Inputs, *, progress: Callable[[int], None] = lambda _: None
 ) -> int:
-    """Returns the number of elements compared. Raises WitnessMismatch at the first that differs."""
+    """Returns the number of elements compared. At the first that differs raises WitnessMismatch, or for replicas
+    Disagreement."""
     compared = 0
     for comparison in comparisons:
         with at(comparison.name):
@@ -26,10 +28,33 @@ def compare(
                     inputs, comparison.master, comparison.copy, start=start, stop=stop, progress=progress
                 )
                 if found is not None:
-                    raise WitnessMismatch(
-                        f"the master weights do not round to the copy in 'module' (element {found.index}): "
-                        f"expected {found.got!r}, got {found.expected!r}; a file may be of another save, or the "
-                        "layout is not what it seems; nothing was written (--no-check writes it all the same)"
-                    )
+                    raise _mismatch(comparison, found)
                 compared += stop - start
     return compared
+
+
+def drifted(comparisons: Iterable[Comparison], inputs: Inputs) -> list[str]:
+    """Names of the tensors whose replicas differ."""
+    names: dict[str, None] = {}
+    for comparison in comparisons:
+        if comparison.name not in names:
+            try:
+                compare([comparison], inputs)
+            except Disagreement:
+                names[comparison.name] = None
+    return list(names)
+
+
+def _mismatch(comparison: Comparison, found: Difference) -> ZeroConsolidateError:
+    if comparison.holders:
+        first, other = comparison.holders
+        return Disagreement(
+            f"the copies that {first} and {other} hold of the same tensor differ (element {found.index}): "
+            f"{found.expected!r} and {found.got!r}; they have drifted apart, and no merge of them is exact; "
+            "nothing was written (--replicas first takes the first of them)"
+        )
+    return WitnessMismatch(
+        f"the master weights do not round to the copy in 'module' (element {found.index}): "
+        f"expected {found.got!r}, got {found.expected!r}; a file may be of another save, or the "
+        "layout is not what it seems; nothing was written (--no-check writes it all the same)"
+    )

@@ -1,0 +1,129 @@
+"""Experts that are spread over expert-parallel ranks.
+
+Expert-parallel rank e is data-parallel rank r with r mod ep == e (`deepspeed/utils/groups.py`). A group of experts is
+partitioned over the ranks of one e only; there are ep such groups, and `partition_count` tells: ranks / ep.
+
+* Native MoE numbers experts anew on each rank: local expert i of rank e is expert `e * local experts + i` of the
+  model (`deepspeed/moe/layer.py`; the expert files have the global number in their names and in their keys).
+* AutoEP stacks a rank's experts into one tensor `[local experts, …]`; the whole is the stack of all ranks
+  (`deepspeed/module_inject/auto_ep`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DamagedFile, Disagreement, UnsupportedLayout, at
+from . import fields
+from .facts import Affine, Concatenated, Join
+from .tensor_parallel import affine_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ..archive.located import LocatedTensor
+    from ..archive.raw import RawFile
+
+_NATIVE = re.compile(r"(?P<layer>.*deepspeed_moe\.experts\.deepspeed_experts\.)(?P<expert>[0-9]{1,7})(?P<rest>\..*)")
+
+
+def is_native(name: str) -> bool:
+    """Whether the parameter belongs to an expert of `deepspeed.moe`."""
+    return _NATIVE.fullmatch(name) is not None
+
+
+def global_names(names: Sequence[str], ep_rank: int) -> dict[str, str]:
+    """Local name -> name in the model, for the parameters of one expert-parallel rank.
+
+    >>> global_names(["m.deepspeed_moe.experts.deepspeed_experts.0.w"], 3)
+    {'m.deepspeed_moe.experts.deepspeed_experts.0.w': 'm.deepspeed_moe.experts.deepspeed_experts.3.w'}
+    """
+    matches = {name: match for name in names if (match := _NATIVE.fullmatch(name))}
+    local: dict[str, set[int]] = {}
+    for match in matches.values():
+        local.setdefault(match["layer"], set()).add(int(match["expert"]))
+    for layer, experts in local.items():
+        if experts != set(range(len(experts))):
+            raise Disagreement(f"the experts of {layer.rstrip('.')} are not numbered from 0; got {sorted(experts)}")
+    return {
+        name: f"{match['layer']}{ep_rank * len(local[match['layer']]) + int(match['expert'])}{match['rest']}"
+        for name, match in matches.items()
+    }
+
+
+def of_rank(names: Iterable[str], ep_rank: int, ep: int) -> set[str]:
+    """Those of the experts' names that belong to one of `ep` expert-parallel ranks."""
+    matches = {name: match for name in names if (match := _NATIVE.fullmatch(name))}
+    layers: dict[str, int] = {}
+    for match in matches.values():
+        layers[match["layer"]] = max(layers.get(match["layer"], 0), int(match["expert"]) + 1)
+    for layer, count in layers.items():
+        if count % ep:
+            raise Disagreement(f"{count} experts of {layer.rstrip('.')} do not divide into {ep} expert ranks")
+    return {name for name, m in matches.items() if int(m["expert"]) // (layers[m["layer"]] // ep) == ep_rank}
+
+
+def expert_files(raws: Iterable[RawFile]) -> dict[str, LocatedTensor]:
+    """The tensors of all expert files by their global names, sorted by layer, expert and place in the file."""
+    found: dict[str, LocatedTensor] = {}
+    for raw in raws:
+        with at(raw.name.name):
+            for name, tensor in fields.tensors(raw.content, "the file").items():
+                if name in found:
+                    raise Disagreement(f"{name} is in two expert files")
+                found[name] = tensor
+    return found
+
+
+def stacks(layers: Sequence[Mapping[str, Any]]) -> dict[str, Join]:
+    """The stacked tensors of AutoEP's layers, and how ranks' stacks make the whole.
+
+    The recorded map is used where there is one; else ranks are stacked in order, if `expert_placement` says so.
+    """
+    joins: dict[str, Join] = {}
+    for layer in layers:
+        prefix = fields.field(layer, "expert_key_prefix", str)
+        with at(prefix):
+            maps = fields.field(layer, "affine_maps", dict, {}).get("params")
+            ep = fields.field(layer, "ep_size", int)
+            names = list(maps) if isinstance(maps, Mapping) and maps else [f"{prefix}.w{i}" for i in (1, 2, 3)]
+            for name in map(str, names):
+                mapped = affine_of(maps[name], ep) if isinstance(maps, Mapping) and name in maps else None
+                rule: Affine | Concatenated = mapped or Concatenated(0)
+                joins[name] = Join(rule=rule)
+            if not maps:
+                _check_placement(layer, ep)
+    return joins
+
+
+def _check_placement(layer: Mapping[str, Any], ep: int) -> None:
+    placement = layer.get("expert_placement")
+    ranks = placement.get("ranks") if isinstance(placement, Mapping) else None
+    if ranks is None:
+        return
+    experts: list[int] = []
+    for rank in ranks if isinstance(ranks, (list, tuple)) else ():
+        if not isinstance(rank, Mapping) or not isinstance(rank.get("experts"), (list, tuple)):
+            raise DamagedFile("'expert_placement' is not a list of ranks with their experts")
+        experts += rank["experts"]
+    if experts != list(range(len(experts))) or len(ranks) != ep:
+        raise UnsupportedLayout(f"experts are not placed on the {ep} ranks in order, and no map says where they are")
+
+
+def stacked_copies(
+    joins: Mapping[str, Join], files: Mapping[str, LocatedTensor]
+) -> dict[str, tuple[LocatedTensor, ...]]:
+    """By stacked tensor: the copies of its experts in AutoEP's expert files, `<name>.<expert>`."""
+    found: dict[str, dict[int, LocatedTensor]] = {}
+    for key, tensor in files.items():
+        name, _, expert = key.rpartition(".")
+        if name in joins and expert.isdecimal():
+            found.setdefault(name, {})[int(expert)] = tensor
+    copies = {}
+    for name, by_expert in found.items():
+        if sorted(by_expert) != list(range(len(by_expert))):
+            raise Disagreement(f"the expert files of {name} are incomplete; got the experts {sorted(by_expert)}")
+        copies[name] = tuple(by_expert[expert] for expert in range(len(by_expert)))
+    return copies

@@ -1,0 +1,198 @@
+"""Flat groups: which parameters each holds, and which sets of ranks share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..errors import DamagedFile, Disagreement, UnsupportedLayout, at
+from .experts import global_names, is_native
+from .facts import Cut, FlatGroup, Member
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from .facts import Shape
+    from .model_file import ModelFile
+    from .optimizer_file import OptimizerFile
+
+
+@dataclass(frozen=True, slots=True)
+class Sharers:
+    """A set of ranks that share a flat group."""
+
+    ranks: tuple[int, ...]
+    ep_rank: int | None
+    """Set where the sets are the expert-parallel ranks; else every set has a replica of the group."""
+    holder: str
+
+
+def flat_groups(
+    model: ModelFile,
+    optimizers: Sequence[OptimizerFile],
+    world_size: int,
+    *,
+    shapes: Mapping[str, Shape],
+    stacked: Collection[str],
+    holder: str | None,
+) -> list[tuple[int, FlatGroup]]:
+    """The flat groups of one model-parallel rank, each with the index of its part of the model.
+
+    `shapes`: of the module's copies, for files that do not have `param_shapes`. `stacked`: names of tensors that
+    stack experts, whose parts are the expert-parallel ranks. `holder`: the pipeline stage, if there are several.
+    """
+    by_rank = {optimizer.rank: optimizer for optimizer in optimizers}
+    members_of = _members(model, optimizers, shapes)
+    found: list[tuple[int, FlatGroup]] = []
+    for index, members in enumerate(members_of):
+        with at(_base(optimizers[0].file)), at(f"group {index}"):
+            for sharers in _sharers(optimizers, index, members, world_size, stacked):
+                # With files missing (which `inspect` tolerates) the group is shown with the partitions there are.
+                partitions = tuple(by_rank[rank].partitions[index] for rank in sharers.ranks if rank in by_rank)
+                names = global_names([member.name for member in members], sharers.ep_rank or 0)
+                group = FlatGroup(
+                    index=index,
+                    cut=optimizers[0].cut,
+                    members=tuple(replace(member, name=names.get(member.name, member.name)) for member in members),
+                    partitions=partitions,
+                    holder=f"{holder}, {sharers.holder}" if holder else sharers.holder,
+                )
+                is_stacked = any(member.name in stacked for member in members)
+                found.append((sharers.ep_rank or 0 if is_stacked else 0, group))
+    return found
+
+
+def _sharers(
+    optimizers: Sequence[OptimizerFile],
+    index: int,
+    members: Sequence[Member],
+    world_size: int,
+    stacked: Collection[str],
+) -> list[Sharers]:
+    """The sets of ranks that share group `index`: all ranks, those of each expert rank, or shard groups (MiCS)."""
+    first = optimizers[0]
+    count = first.partition_counts[index] if first.partition_counts else world_size
+    names = [member.name for member in members]
+    experts = sum(is_native(name) or name in stacked for name in names)
+    if experts not in (0, len(names)):
+        raise UnsupportedLayout("the flat group holds experts and other parameters together")
+    if first.partition_ranks is not None:
+        sets = sorted({o.partition_ranks[index] for o in optimizers if o.partition_ranks is not None})
+        if len(sets) == 1 and len(sets[0]) == world_size:
+            return [Sharers(sets[0], None, "all ranks")]
+        return [
+            Sharers(ranks, e if experts else None, f"{'expert rank' if experts else 'shard group'} {e}")
+            for e, ranks in enumerate(sets)
+        ]
+    if count == world_size:
+        return [Sharers(tuple(range(world_size)), None, "all ranks")]
+    if world_size % count:
+        raise Disagreement(f"the flat group is cut over {count} ranks, which do not divide {world_size}")
+    sets_count = world_size // count
+    if experts:
+        return [
+            Sharers(tuple(range(e, world_size, sets_count)), e, f"expert rank {e} of {sets_count}")
+            for e in range(sets_count)
+        ]
+    if first.cut is Cut.STRIPED:  # MiCS: neighbours share a copy of the model
+        return [
+            Sharers(tuple(range(s * count, (s + 1) * count)), None, f"shard group {s} of {sets_count}")
+            for s in range(sets_count)
+        ]
+    raise UnsupportedLayout(
+        f"the flat group is cut over {count} ranks of {world_size}, and its parameters are no experts that are known"
+    )
+
+
+def _members(
+    model: ModelFile, optimizers: Sequence[OptimizerFile], shapes: Mapping[str, Shape]
+) -> list[tuple[Member, ...]]:
+    first = optimizers[0]
+    count = len(first.partitions)
+    listed: Sequence[Mapping[str, Shape]] | None = model.param_shapes
+    listed = first.param_shapes if listed is None else listed
+    if listed is None:
+        if first.slices is None:
+            raise UnsupportedLayout("neither 'param_shapes' nor 'param_slice_mappings' says what the flat groups hold")
+        return [_from_slices(optimizers, index, shapes) for index in range(count)]
+    if len(listed) == 1 and count > 1:
+        listed = _split(listed[0], [sum(o.partitions[g].numel for o in optimizers) for g in range(count)], first.cut,
+                        len(optimizers))  # fmt: skip
+    if len(listed) != count:
+        with at(_base(first.file)):
+            raise Disagreement(
+                f"the files do not describe the same model; expected {len(listed)} flat groups "
+                f"as in 'param_shapes' of {_base(model.file)}, got {count}"
+            )
+    found, seen = [], set[str]()
+    for index, group in enumerate(listed):
+        with at(_base(model.file)), at(f"group {index}"):
+            twice = seen.intersection(group)
+            if twice:
+                raise DamagedFile(f"the parameter {min(twice)!r} is in two groups")
+            seen.update(group)
+            found.append(_with_paddings(group, first.alignment_paddings, index))
+    return found
+
+
+def _with_paddings(
+    shapes: Mapping[str, Shape], paddings: tuple[tuple[int, ...], ...] | None, index: int
+) -> tuple[Member, ...]:
+    padding = paddings[index] if paddings is not None and index < len(paddings) else (0,) * len(shapes)
+    if len(padding) != len(shapes):
+        raise Disagreement(
+            f"'param_alignment_paddings' does not fit 'param_shapes'; "
+            f"expected {len(shapes)} entries, got {len(padding)}"
+        )
+    return tuple(Member(name, shape, pad) for (name, shape), pad in zip(shapes.items(), padding, strict=True))
+
+
+def _from_slices(optimizers: Sequence[OptimizerFile], index: int, shapes: Mapping[str, Shape]) -> tuple[Member, ...]:
+    """The members by the addresses that each rank has of its own partition.
+
+    Only BF16_Optimizer saves no shapes, and it knows no round robin, so its addresses can be trusted; they must tile
+    each partition from its beginning (mirrors `BF16_Optimizer._create_param_mapping`).
+    """
+    numels: dict[str, int] = {}
+    last = None
+    for optimizer in optimizers:
+        slices, here = (optimizer.slices or ())[index] if optimizer.slices else {}, 0
+        with at(_base(optimizer.file)):
+            for name, (start, numel) in sorted(slices.items(), key=lambda item: item[1]):
+                if start != here or (name in numels and name != last):
+                    raise Disagreement(f"'param_slice_mappings' does not tile the partition; got {name} at {start}")
+                numels[name] = numels.get(name, 0) + numel
+                here, last = start + numel, name
+    members = []
+    for name, numel in numels.items():
+        shape = shapes.get(name, (numel,))
+        expected = 1
+        for n in shape:
+            expected *= n
+        if expected != numel:
+            raise Disagreement(
+                f"{name} has {numel} elements in the flat group; expected {expected}, its shape is {shape}"
+            )
+        members.append(Member(name, shape))
+    return tuple(members)
+
+
+def _split(shapes: Mapping[str, Shape], held: list[int], cut: Cut, ranks: int) -> list[dict[str, Shape]]:
+    """One mapping for all groups (DeepSpeed before 0.5.4), told apart by how many elements each group holds."""
+    groups: list[dict[str, Shape]] = [{}]
+    here = 0
+    for name, shape in shapes.items():
+        numel = 1
+        for n in shape:
+            numel *= n
+        numel = -(-numel // ranks) * ranks if cut is Cut.STRIPED else numel
+        if here and here + numel > held[len(groups) - 1] and len(groups) < len(held):
+            groups.append({})
+            here = 0
+        groups[-1][name] = shape
+        here += numel
+    return groups
+
+
+def _base(path: str) -> str:
+    return path.rpartition("/")[2]

@@ -1,0 +1,105 @@
+"""Where a checkpoint comes from, summed up from all files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..dtypes import DType
+from .facts import Cut, Degrees, Origin
+
+if TYPE_CHECKING:
+    from .facts import Part
+    from .parts import Story
+
+
+def origin_of(story: Story, parts: tuple[Part, ...]) -> Origin:
+    """The origin that the files of a checkpoint state together."""
+    first, files = story.first, story.files
+    optimizer = next(iter(story.all_optimizers), None)
+    whole = next(iter(story.all_wholes), None)
+    config = first.ds_config.get("optimizer")
+    kind = config.get("type") if isinstance(config, dict) else None
+    settings = optimizer.param_groups if optimizer else whole.param_groups if whole else ()
+    if story.universal:
+        settings = story.universal.param_groups
+    states = optimizer.state_names if optimizer else whole.state_names if whole else ()
+    return Origin(
+        root=files.root,
+        tag=files.tag,
+        tags=files.tags,
+        latest=files.latest,
+        stage=_stage(story),
+        world_size=story.world_size,
+        degrees=Degrees(dp=story.world_size, tp=story.grid.tp, pp=story.grid.pp, ep=_expert_degree(story)),
+        step=first.step,
+        ds_version=first.ds_version or (optimizer.ds_version if optimizer else None),
+        training_dtype=_training_dtype(story, parts),
+        optimizer=kind if isinstance(kind, str) else None,
+        optimizer_state=states,
+        param_groups=settings,
+        wrapper=_wrapper(story),
+        writer=first.container,
+    )
+
+
+def _wrapper(story: Story) -> str:
+    if story.universal:
+        return "universal checkpoint"
+    wrappers = [o.wrapper for o in story.all_optimizers[:1]] + [whole.wrapper for whole in story.all_wholes[:1]]
+    return wrappers[0] if wrappers else "none"
+
+
+def unplaced_of(story: Story) -> tuple[str, ...]:
+    """Names of optimizer state that is not laid out like the parameters it belongs to."""
+    found = {name for optimizer in story.all_optimizers for name in optimizer.unplaced}
+    return tuple(sorted(found | {name for whole in story.all_wholes for name in whole.unplaced}))
+
+
+def _stage(story: Story) -> int:
+    """BF16_Optimizer does not say its stage; the config does, where it is in the file."""
+    if story.universal:
+        return story.universal.stage or 0
+    optimizer = next(iter(story.all_optimizers), None)
+    if optimizer is None:
+        return 0
+    if optimizer.stage is not None:
+        return optimizer.stage
+    if optimizer.cut is Cut.STRIPED:
+        return 3
+    for config in (optimizer.ds_config, story.first.ds_config):
+        zero = config.get("zero_optimization")
+        stage = zero.get("stage") if isinstance(zero, dict) else None
+        if type(stage) is int and 0 <= stage <= 3:
+            return stage
+    return 1
+
+
+def _expert_degree(story: Story) -> int:
+    """Over how many ranks experts are spread: the largest of the groups' degrees."""
+    degrees = [len(wholes) for wholes in story.wholes.values()]
+    for optimizer in story.all_optimizers[:1]:
+        flags = optimizer.expert_groups or (False,) * len(optimizer.partitions)
+        counts = optimizer.partition_counts or ()
+        degrees += [story.world_size // n for n, is_expert in zip(counts, flags, strict=False) if is_expert]
+        ranks = optimizer.partition_ranks or ()
+        degrees += [story.world_size // len(of_group) for of_group in ranks if of_group]
+    return max([1, *degrees])
+
+
+def _training_dtype(story: Story, parts: tuple[Part, ...]) -> DType:
+    """The dtype of most trainable elements in the module; stage 3 keeps it in its empty placeholders."""
+    votes: dict[DType, int] = {}
+    placeholders = story.first.module
+    for part in parts:
+        for group in part.groups:
+            for member in group.members:
+                copy = part.module.get(member.name, placeholders.get(member.name))
+                if copy is not None and copy.dtype.is_floating:
+                    votes[copy.dtype] = votes.get(copy.dtype, 0) + member.numel
+        if not part.groups:
+            masters = {name: master for held in part.masters for name, master in held.items()}
+            for name, saved in (part.module or masters).items():
+                copy = placeholders.get(name, saved)
+                if name not in part.buffers and copy.dtype.is_floating:
+                    votes[copy.dtype] = votes.get(copy.dtype, 0) + copy.numel
+    return max(votes, key=lambda dtype: votes[dtype]) if votes else DType.F32

@@ -1,0 +1,322 @@
+"""What was read, brought together: the parts of the model, how they join, what each name is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..archive.names import FileKind
+from ..errors import Disagreement, MissingFiles, UnsupportedLayout, at
+from . import tensor_parallel
+from .experts import is_native, of_rank, stacked_copies
+from .facts import Catalog, Cut, FlatGroup, Frozen, Join, Part, Stray, Unnamed
+from .frozen import striped_frozen
+from .groups import flat_groups
+from .names import ModuleNames, sort_names
+from .origin import origin_of, unplaced_of
+from .pipeline import Layers, tied_names
+from .universal import Universal, shaped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..archive.located import LocatedTensor
+    from ..archive.raw import CheckpointFiles
+    from .agree import Grid
+    from .facts import Shape
+    from .model_file import ModelFile
+    from .optimizer_file import OptimizerFile
+    from .whole_optimizer import WholeOptimizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """Every file's content, typed and compared, by model-parallel rank."""
+
+    files: CheckpointFiles
+    grid: Grid
+    world_size: int
+    """Data-parallel ranks."""
+    models: Mapping[int, tuple[ModelFile, ...]]
+    """By data-parallel rank at stage 3, else one."""
+    optimizers: Mapping[int, tuple[OptimizerFile, ...]]
+    wholes: Mapping[int, tuple[WholeOptimizer, ...]]
+    """Stage 0: the optimizer in one piece, by expert-parallel rank. Empty at other stages."""
+    universal: Universal | None
+    """The folder of a universal checkpoint, which takes the place of all optimizer files."""
+    layers: Mapping[int, Layers]
+    """By tensor-parallel rank: the layers of a pipeline."""
+    experts: Mapping[int, Mapping[str, LocatedTensor]]
+    """The tensors of expert files."""
+    expert_paths: tuple[str, ...]
+    stacks: Mapping[str, Join]
+    """AutoEP's stacked experts, by name."""
+    missing: tuple[str, ...]
+
+    @property
+    def first(self) -> ModelFile:
+        return self.models[0][0]
+
+    @property
+    def all_optimizers(self) -> list[OptimizerFile]:
+        return [optimizer for ranks in self.optimizers.values() for optimizer in ranks]
+
+    @property
+    def all_wholes(self) -> list[WholeOptimizer]:
+        return [whole for ranks in self.wholes.values() for whole in ranks]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Slice:
+    """One tensor-parallel rank's story."""
+
+    parts: tuple[Part, ...]
+    names: ModuleNames
+    unnamed: tuple[Unnamed, ...]
+    strays: tuple[Stray, ...]
+    tied: Mapping[str, str]
+
+
+def assemble(story: Story) -> Catalog:
+    """The catalog of a checkpoint. Raises Disagreement, MissingFiles or UnsupportedLayout."""
+    if story.grid.tp > 1 and story.stacks:
+        raise UnsupportedLayout("experts are stacked (AutoEP) and tensors are split (tensor parallelism) at once")
+    slices = [_slice(story, tp) for tp in range(story.grid.tp)]
+    parts = tuple(part for one in slices for part in one.parts)
+    names = slices[0].names
+    order = dict.fromkeys(name for one in slices for name in one.names.order)
+    tied = slices[0].tied
+    ties = {**names.ties, **tied}
+    joins = dict(story.stacks)
+    if story.grid.tp > 1:
+        joins |= _joins(story, parts, tied)
+    stacked = stacked_copies(story.stacks, story.experts.get(0, {}))
+    paths = [model.file for models in story.models.values() for model in models]
+    paths += [optimizer.file for optimizer in story.all_optimizers]
+    paths += [whole.file for whole in story.all_wholes]
+    paths += story.universal.paths if story.universal else ()
+    paths += [path for layers in story.layers.values() for path in layers.files]
+    return Catalog(
+        origin=origin_of(story, parts),
+        files=tuple(dict.fromkeys([*paths, *story.expert_paths])),
+        parts=parts,
+        joins=joins,
+        stacked=stacked,
+        unnamed=tuple(question for one in slices for question in one.unnamed),
+        strays=tuple(stray for one in slices for stray in one.strays),
+        ties=ties,
+        unsaved_ties=names.unsaved_ties,
+        order=(*order, *(alias for alias in tied if alias not in order)),
+        unplaced=unplaced_of(story),
+        missing=story.missing,
+        notes=tuple(dict.fromkeys([*(note for one in slices for note in one.names.notes), *_notes(story)])),
+    )
+
+
+def _notes(story: Story) -> list[str]:
+    if story.all_wholes and not any(whole.groups for whole in story.all_wholes):
+        return ["no master weights were saved beside the module: its own values are written (stage 0)"]
+    return []
+
+
+def _slice(story: Story, tp: int) -> _Slice:
+    stages = [mp for mp in range(story.grid.size) if story.grid.tensor_rank(mp) == tp]
+    base, pipeline_tied = _base_of(story, tp, stages), {}
+    if story.wholes and base.buffer_names is None:
+        base = replace(base, buffer_names=())  # candidates for masters: every tensor that may be a parameter
+    shapes = {name: tensor.shape for name, tensor in base.module.items()}
+    found: list[tuple[int, FlatGroup]] = []
+    for mp in stages:
+        if story.optimizers[mp]:
+            found += flat_groups(
+                story.models[mp][0],
+                story.optimizers[mp],
+                story.world_size,
+                shapes=shapes,
+                stacked=story.stacks,
+                holder=f"pipeline stage {story.grid.stage(mp)}" if story.grid.pp > 1 else None,
+            )
+    if story.layers:
+        found = _marked_spares(story, found)
+        pipeline_tied = _tie_stages(story, found, base)
+        found = [(index, _renamed(group, pipeline_tied, base.module)) for index, group in found]
+        _layers_are_there(found, base)
+    merged = _merged(story, base)
+    placeholders = any(FileKind.PARTITIONED_MODEL in story.files.files for _ in merged)
+    striped = placeholders or any(group.cut is Cut.STRIPED for _, group in found)
+    trainable = {member.name: member.shape for _, group in found for member in group.members}
+    trainable |= {name: tensor.shape for name, tensor in merged.items()}
+    named = sort_names(
+        replace(base, param_shapes=(trainable,)),
+        set(trainable),
+        whole=not striped,
+        apart=frozenset(story.stacks),
+        merged=bool(merged) and story.grid.tp > 1,
+    )
+    frozen: dict[str, Frozen] = dict(named.frozen)
+    if striped:
+        frozen |= striped_frozen(list(story.models[stages[0]]), story.world_size)
+    masters: tuple[Mapping[str, LocatedTensor], ...] = (merged,) if merged and tp == 0 else ()
+    unnamed: tuple[Unnamed, ...] = ()
+    module = {} if striped else dict(named.witness)
+    if story.wholes:
+        wholes = [whole for mp in stages for whole in story.wholes[mp]]
+        if any(whole.groups for whole in wholes):
+            unnamed = tuple(
+                _unnamed(whole, e, len(story.wholes[stages[0]]), tp, named) for whole, e in _ranked(story, stages)
+            )
+            module = {name: tensor for name, tensor in base.module.items() if name not in named.buffers}
+        else:
+            masters, frozen = (dict(named.frozen),), {}
+    count = 1 + max((index for index, _ in found), default=0)
+    parts = [
+        Part(
+            index=tp + index,
+            groups=tuple(group for at_index, group in found if at_index == index),
+            masters=masters if index == 0 else (),
+            frozen=frozen if index == 0 else {},
+            buffers=named.buffers if index == 0 else {},
+            module=module if index == 0 else {},
+        )
+        for index in range(count)
+    ]
+    strays = tuple(
+        Stray(part=tp, name=name, copy=base.module[name], unlisted=name in named.buffers)
+        for name in named.strays
+        # Without experts tied names share a storage, and what has one of its own is a tensor of its own.
+        if story.expert_paths or name in named.buffers
+    )
+    return _Slice(parts=tuple(parts), names=named, unnamed=unnamed, strays=strays, tied=pipeline_tied)
+
+
+def _merged(story: Story, base: ModelFile) -> dict[str, LocatedTensor]:
+    """The trained parameters of a universal checkpoint. What the model file holds as it is, is left to it."""
+    if story.universal is None:
+        return {}
+    own = {*(base.buffer_names or ()), *base.shared_params, *(base.frozen_shapes or ())}
+    shapes = {name: shape for group in base.param_shapes or () for name, shape in group.items()}
+    is_flat = FileKind.PARTITIONED_MODEL in story.files.files
+    return {
+        name: shaped(name, tensor, shapes.get(name) if is_flat else None)
+        for name, tensor in story.universal.masters.items()
+        if name not in own and (not shapes or name in shapes or name not in base.module)
+    }
+
+
+def _ranked(story: Story, stages: list[int]) -> list[tuple[WholeOptimizer, int]]:
+    return [(whole, e) for mp in stages for e, whole in enumerate(story.wholes[mp])]
+
+
+def _base_of(story: Story, tp: int, stages: list[int]) -> ModelFile:
+    """The model file that speaks for a tensor-parallel rank: rank 0's, with what layer and expert files add."""
+    first = story.models[stages[0]][0]
+    buffers = dict.fromkeys(name for mp in stages for name in story.models[mp][0].buffer_names or ())
+    module: dict[str, LocatedTensor] = {}
+    for mp in stages:
+        module |= story.models[mp][0].module
+        module |= {name: tensor for name, tensor in story.experts[mp].items() if is_native(name)}
+    if not module and not story.layers:
+        with at(first.file.rpartition("/")[2]):
+            raise MissingFiles(
+                "the file has no module, as in a pipeline, and there are no files of its layers",
+                files=("layer_00-model_states.pt",),
+            )
+    if story.layers:
+        module |= story.layers[tp].module
+    return replace(
+        first,
+        module=module,
+        buffer_names=tuple(buffers) if first.buffer_names is not None else None,
+        shared_params=story.first.shared_params,
+        skipped=tuple(dict.fromkeys(name for mp in stages for name in story.models[mp][0].skipped)),
+    )
+
+
+def _marked_spares(story: Story, found: list[tuple[int, FlatGroup]]) -> list[tuple[int, FlatGroup]]:
+    """On later pipeline stages, the copies of which the client says that the first stage's stand for them."""
+    names = {member.name for _, group in found for member in group.members}
+    spares = tensor_parallel.spares(story.first.universal, names)
+    marked = []
+    for index, group in found:
+        if spares and not group.holder.startswith("pipeline stage 0"):
+            members = tuple(replace(member, is_spare=member.name in spares) for member in group.members)
+            marked.append((index, replace(group, members=members)))
+        else:
+            marked.append((index, group))
+    return marked
+
+
+def _tie_stages(story: Story, found: list[tuple[int, FlatGroup]], base: ModelFile) -> dict[str, str]:
+    stages: list[dict[str, int]] = [{} for _ in range(story.grid.pp)]
+    holders = {f"pipeline stage {stage}": stage for stage in range(story.grid.pp)}
+    for _, group in found:
+        stage = stages[holders.get(group.holder.partition(",")[0], 0)]
+        stage |= {member.name: member.numel for member in group.members}
+    with at(base.file.rpartition("/")[2]):
+        return tied_names(stages, base.module)
+
+
+def _renamed(group: FlatGroup, names: Mapping[str, str], module: Mapping[str, LocatedTensor]) -> FlatGroup:
+    """A tied layer's parameters under the name of the layer's file, and with its shapes."""
+    if not names.keys() & {member.name for member in group.members}:
+        return group
+    members = []
+    for member in group.members:
+        name = names.get(member.name)
+        renamed = member if name is None else replace(member, name=name, shape=module[name].shape)
+        members.append(renamed)
+    return replace(group, members=tuple(members))
+
+
+def _layers_are_there(found: list[tuple[int, FlatGroup]], base: ModelFile) -> None:
+    for _, group in found:
+        for member in group.members:
+            if member.name not in base.module:
+                layer = member.name.partition(".")[0]
+                file = f"layer_{int(layer):02d}-model_states.pt" if layer.isdecimal() else "layer_*-model_states.pt"
+                raise MissingFiles(f"the file of a layer is missing; expected {member.name} in {file}", files=(file,))
+
+
+def _unnamed(whole: WholeOptimizer, ep_rank: int, ep: int, tp: int, named: ModuleNames) -> Unnamed:
+    """The question which of the module's parameters each master is."""
+    dense = {name: tensor for name, tensor in named.frozen.items() if not is_native(name)}
+    experts = {name: tensor for name, tensor in named.frozen.items() if is_native(name)}
+    own = of_rank(experts, ep_rank, ep)
+    of_experts = {name: tensor for name, tensor in experts.items() if name in own}
+    by_group = [of_experts if is_expert else dense for is_expert in whole.expert_groups]
+    if experts and not any(whole.expert_groups):
+        by_group = [dense | of_experts] * len(whole.groups)
+    return Unnamed(file=whole.file, part=tp, groups=whole.groups, fused=whole.fused, candidates=tuple(by_group))
+
+
+def _joins(story: Story, parts: tuple[Part, ...], tied: Mapping[str, str]) -> dict[str, Join]:
+    """How the tensors of tensor-parallel ranks join. Patterns know the names that the optimizer uses."""
+    info = story.first.universal
+    if not info:
+        with at(story.first.file.rpartition("/")[2]):
+            raise UnsupportedLayout(
+                f"the model is split over {story.grid.tp} tensor-parallel ranks, and no 'universal_checkpoint_info' "
+                "says how its tensors are put together"
+            )
+    for models in story.models.values():
+        if models[0].universal != info:
+            with at(models[0].file.rpartition("/")[2]):
+                raise Disagreement("'universal_checkpoint_info' differs from that of model-parallel rank 0")
+    back = {name: alias for alias, name in tied.items()}
+    shapes: dict[str, dict[int, Shape]] = {}
+    for part in parts:
+        held: dict[str, Shape] = {member.name: member.shape for group in part.groups for member in group.members}
+        if story.universal is None:
+            held |= {name: tensor.shape for masters in part.masters for name, tensor in masters.items()}
+        held |= {name: frozen.shape for name, frozen in part.frozen.items()}
+        for name, shape in held.items():
+            shapes.setdefault(name, {})[part.index] = shape
+    asked = {}
+    for name, by_part in shapes.items():
+        if len(by_part) != story.grid.tp:
+            with at(name):
+                raise Disagreement(f"only tensor-parallel ranks {sorted(by_part)} of {story.grid.tp} have the tensor")
+        asked[back.get(name, name)] = [by_part[index] for index in range(story.grid.tp)]
+    with at(story.first.file.rpartition("/")[2]):
+        joins = tensor_parallel.joins(info, asked, asked, story.grid.tp)
+    return {tied.get(name, name): join for name, join in joins.items()}

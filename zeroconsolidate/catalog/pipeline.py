@@ -1,0 +1,104 @@
+"""Pipelines (`PipelineModule`): one model file a stage without a module, and the layers in files of their own.
+
+`layer_LL-model_states.pt` is the state dict of layer LL without a prefix; the model calls its parameters `LL.name`
+(mirrors `PipelineModule.save_state_dict` in `deepspeed/runtime/pipe/module.py`). A tied layer is saved once, under
+the first index at which it is used, while the optimizer calls its parameters `tied_modules.KEY.name`, on every stage
+that uses it. Which layer a key is, is written nowhere; it follows from names, shapes and the stage.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import DamagedFile, Disagreement, UnsupportedLayout, at
+from . import fields
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ..archive.located import LocatedTensor
+    from ..archive.raw import RawFile
+
+_TIED = re.compile(r"tied_modules\.(?P<key>[^.]+)\.(?P<tail>.+)")
+_INDEXED = re.compile(r"(?P<layer>[0-9]{1,7})\.(?P<tail>.+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layers:
+    """The layers of one tensor-parallel rank."""
+
+    module: Mapping[str, LocatedTensor]
+    """`LL.name` -> tensor, by layer."""
+    files: tuple[str, ...]
+
+
+def read_layers(raws: Iterable[RawFile]) -> dict[int, Layers]:
+    """By tensor-parallel rank: all layers. Raises DamagedFile."""
+    modules: dict[int, dict[str, LocatedTensor]] = {}
+    files: dict[int, list[str]] = {}
+    for raw in raws:
+        with at(raw.name.name):
+            for name, tensor in fields.tensors(raw.content, "the layer").items():
+                full = f"{raw.name.layer}.{name}"
+                if modules.setdefault(raw.name.mp_rank, {}).setdefault(full, tensor) is not tensor:
+                    raise DamagedFile(f"{full} is in two layer files")
+            files.setdefault(raw.name.mp_rank, []).append(raw.path)
+    return {tp: Layers(module=module, files=tuple(files[tp])) for tp, module in sorted(modules.items())}
+
+
+def tied_names(stages: Sequence[Mapping[str, int]], module: Mapping[str, LocatedTensor]) -> dict[str, str]:
+    """`tied_modules.KEY.name` -> `LL.name`. `stages`: by pipeline stage, the elements of each trained parameter.
+
+    Raises Disagreement if no layer fits, UnsupportedLayout if several do.
+    """
+    owned = {name for stage in stages for name in stage}
+    keys: dict[str, dict[str, int]] = {}
+    first_stage: dict[str, int] = {}
+    for index, stage in enumerate(stages):
+        for name, numel in stage.items():
+            match = _TIED.fullmatch(name)
+            if match:
+                keys.setdefault(match["key"], {})[match["tail"]] = numel
+                first_stage.setdefault(match["key"], index)
+    names: dict[str, str] = {}
+    for key, tails in keys.items():
+        with at(f"tied_modules.{key}"):
+            fitting = [
+                layer
+                for layer in _free_layers(module, owned)
+                if all(_fits(module.get(f"{layer}.{tail}"), numel) for tail, numel in tails.items())
+            ]
+            fitting = _near(fitting, stages, first_stage[key])
+            if len(fitting) != 1:
+                shown = ", ".join(f"layer {layer}" for layer in fitting) or "none"
+                kind = UnsupportedLayout if fitting else Disagreement
+                raise kind(f"the tied layer must be one of the layers with files; expected one that fits, got {shown}")
+            names |= {f"tied_modules.{key}.{tail}": f"{fitting[0]}.{tail}" for tail in tails}
+    if len(set(names.values())) != len(names):
+        raise UnsupportedLayout("two tied layers could be the same layer; nothing in the files tells them apart")
+    return names
+
+
+def _free_layers(module: Mapping[str, LocatedTensor], owned: set[str]) -> list[int]:
+    """Layers none of whose parameters is trained under its own name."""
+    layers: dict[int, bool] = {}
+    for name in module:
+        match = _INDEXED.fullmatch(name)
+        if match:
+            layer = int(match["layer"])
+            layers[layer] = layers.get(layer, True) and name not in owned
+    return [layer for layer, free in layers.items() if free]
+
+
+def _fits(tensor: LocatedTensor | None, numel: int) -> bool:
+    return tensor is not None and tensor.dtype.is_floating and tensor.numel == numel
+
+
+def _near(layers: list[int], stages: Sequence[Mapping[str, int]], stage: int) -> list[int]:
+    """Those that can belong to a stage: behind all known layers of earlier stages, before those of later ones."""
+    known = [[int(m["layer"]) for name in names if (m := _INDEXED.fullmatch(name))] for names in stages]
+    behind = max((layer for earlier in known[:stage] for layer in earlier), default=-1)
+    before = min((layer for later in known[stage + 1 :] for layer in later), default=1 << 30)
+    return [layer for layer in layers if behind < layer < before]

@@ -1,0 +1,99 @@
+"""Stage 0: the optimizer's state in one piece, inside the model file (or, with experts, in `expp_rank_*` files).
+
+Master weights have no names there. Three dialects, told apart by their keys:
+
+* `fp32_groups`: a list over param groups of lists of masters in full shape (mirrors `FP16_UnfusedOptimizer` in
+  `deepspeed/runtime/fp16/unfused_optimizer.py`, used for bf16 as well);
+* `fp32_groups_flat`: one flat master a param group (mirrors `FP16_Optimizer` in `fused_optimizer.py`);
+* neither: the module is trained as it is, there are no masters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..archive.located import LocatedTensor
+from ..errors import DamagedFile, UnsupportedLayout
+from . import fields
+from .keys import WHOLE_STATE_KEYS, check_keys
+from .optimizer_file import DIALECTS, settings, split_state, state_names_of, steps_of
+
+if TYPE_CHECKING:
+    from .facts import Shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeOptimizer:
+    """A stage-0 optimizer's state."""
+
+    file: str
+    wrapper: str
+    groups: tuple[tuple[LocatedTensor, ...], ...]
+    """By param group: its masters in order, or one flat one where `fused`. Empty where there are no masters."""
+    fused: bool
+    expert_groups: tuple[bool, ...]
+    """By param group: whether it holds experts."""
+    steps: tuple[float, ...]
+    state_names: tuple[str, ...]
+    unplaced: tuple[str, ...]
+    """Names of optimizer state that is not shaped like the parameters."""
+    param_groups: tuple[Mapping[str, object], ...]
+
+
+def read_whole_optimizer(content: Mapping[str, Any], file: str) -> WholeOptimizer:
+    """Check and type the value of the key `optimizer`. Raises DamagedFile or UnsupportedLayout."""
+    partitioned = next((key for key in DIALECTS if key in content), None)
+    if partitioned:
+        raise UnsupportedLayout(
+            f"the model file holds one rank's {partitioned!r}; the optimizer files of all ranks are needed"
+        )
+    groups, fused, wrapper = _masters(content)
+    if wrapper != "none":
+        check_keys(content, WHOLE_STATE_KEYS)
+    states, params = split_state(content.get("optimizer_state_dict") if wrapper != "none" else content)
+    shapes = [master.shape for group in groups for master in group]
+    if groups and params and len(params) != len(groups):
+        raise DamagedFile(f"the masters do not fit the param groups; expected {len(params)} groups, got {len(groups)}")
+    return WholeOptimizer(
+        file=file,
+        wrapper=wrapper,
+        groups=groups,
+        fused=fused,
+        expert_groups=tuple(
+            bool(params[index].get("moe")) if index < len(params) and isinstance(params[index], Mapping) else False
+            for index in range(len(groups))
+        ),
+        steps=steps_of(states.values()),
+        state_names=state_names_of(states.values()),
+        unplaced=_unplaced(states, shapes),
+        param_groups=tuple(settings(group) for group in params),
+    )
+
+
+def _masters(content: Mapping[str, Any]) -> tuple[tuple[tuple[LocatedTensor, ...], ...], bool, str]:
+    if "fp32_groups" in content:
+        listed = fields.field(content, "fp32_groups", list)
+        for group in listed:
+            if not isinstance(group, (list, tuple)) or not all(isinstance(item, LocatedTensor) for item in group):
+                raise DamagedFile("'fp32_groups' is not a list of lists of tensors")
+        return tuple(tuple(group) for group in listed), False, "FP16_UnfusedOptimizer"
+    if "fp32_groups_flat" in content:
+        flat = fields.flat(content["fp32_groups_flat"], "fp32_groups_flat")
+        return tuple((master,) for master in flat), True, "FP16_Optimizer"
+    if content and not ("state" in content and "param_groups" in content):
+        raise UnsupportedLayout(
+            f"the optimizer's state is of an unknown kind; got the keys {', '.join(map(str, list(content)[:8]))}"
+        )
+    return (), False, "none"
+
+
+def _unplaced(states: Mapping[Any, Mapping[Any, Any]], shapes: list[Shape]) -> tuple[str, ...]:
+    found = set()
+    for index, state in states.items():
+        shape = shapes[index] if type(index) is int and 0 <= index < len(shapes) else None
+        for key, value in state.items():
+            if isinstance(value, LocatedTensor) and value.numel > 1 and shape is not None and value.shape != shape:
+                found.add(str(key))
+    return tuple(sorted(found))
