@@ -53,7 +53,9 @@ def checkpoint(draw: Draw) -> tuple[CheckpointFiles, Callable[[CheckpointFiles, 
                 if kind is names.FileKind.OPTIMIZER
                 else _model(draw, shapes, world_size, striped=striped)
             )
-            yield RawFile(kind=kind, name=name, path=files.path(name), content=_spoilt(draw, content))
+            yield RawFile(
+                kind=kind, name=name, path=files.path(name), container="torch zip", content=_spoilt(draw, content)
+            )
 
     return files, load
 

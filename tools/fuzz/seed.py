@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import struct
 import sys
 import zipfile
 from collections import OrderedDict
@@ -57,6 +58,11 @@ def _containers() -> list[bytes]:
             archive.writestr("a/data/0", bytes(32))
             archive.writestr("a/version", b"3\n")
         seeds.append(buffer.getvalue())
+    # torch's older container: magic, protocol, system, object, list of keys, and for each key a count and the bytes.
+    parts = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True, "protocol_version": 1001})
+    legacy = _tensor(b"FloatStorage", 4).replace(b"K\x04tq\x07Q", b"K\x04NtQ")
+    head = b"".join(pickle.dumps(part, 2) for part in parts)
+    seeds.append(head + legacy + pickle.dumps(["0"], 2) + struct.pack("<q", 4) + bytes(16))
     return seeds
 
 

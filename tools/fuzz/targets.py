@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 from draw import Draw
 
 from zeroconsolidate.archive import names
-from zeroconsolidate.archive.container import ZipContainer
 from zeroconsolidate.archive.discover import discover
+from zeroconsolidate.archive.legacy import open_container
 from zeroconsolidate.archive.located import LocatedTensor
 from zeroconsolidate.archive.safetensors import read_file
 from zeroconsolidate.archive.unpickle import unpickle
 from zeroconsolidate.catalog.incomplete import read_incomplete
 from zeroconsolidate.catalog.read import read
 from zeroconsolidate.errors import PlanBroken, ZeroConsolidateError
-from zeroconsolidate.plan.build import sources
 from zeroconsolidate.plan.info import describe
 from zeroconsolidate.plan.pieces import covers_once
 from zeroconsolidate.plan.rescue import rescue
+from zeroconsolidate.plan.sources import sources
 from zeroconsolidate.write.assets import choose
 from zeroconsolidate.write.config import with_dtype
 
@@ -78,12 +78,12 @@ def inside(tensor: LocatedTensor) -> None:
 
 
 def containers(data: bytes) -> None:
-    """A whole file. No storage that is handed out lies outside of it."""
+    """A whole file, zip or legacy. No storage that is handed out lies outside of it."""
     fd = os.memfd_create("fuzz")
     try:
         os.write(fd, data)
         path = f"/proc/self/fd/{fd}"
-        with ZipContainer(path) as container:
+        with open_container(path) as container:
             pickled = container.read_pickle()
             value = unpickle(pickled, container)
             for tensor in _tensors(value):
@@ -116,7 +116,8 @@ def catalogs(data: bytes) -> None:
         catalog = read_incomplete(files, load, {}).catalog
         json.dumps(describe(catalog).to_dict())
         for rescued in rescue(catalog, [], zeros=True):
-            _covered(rescued.recipe)
+            if rescued.source is not None:
+                _covered(rescued.source.recipe)
         raise
     json.dumps(describe(catalog).to_dict())
     for source in sources(catalog).values():
