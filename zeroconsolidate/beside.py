@@ -12,7 +12,7 @@ from .plan.layout import INDEX_NAME
 from .plan.naming import HEADS
 from .write import heads as head_files
 from .write import sentence_transformers
-from .write.config import MAX_CONFIG_BYTES, parse, readable_before_5, with_dtype, without_truncation
+from .write.config import MAX_CONFIG_BYTES, parse, readable_before_5, with_dtype, without_ties, without_truncation
 
 if TYPE_CHECKING:
     from .options import Options
@@ -46,6 +46,8 @@ def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) 
         path = copies.pop("config.json")
         with at(path):
             text = with_dtype(_read(path, MAX_CONFIG_BYTES), planned.dtype.torch_name)
+            if planned.adapted is not None and planned.adapted.untied:
+                text = without_ties(text)
             made["config.json"], changed = readable_before_5(text)
             config = parse(text)
         if changed:
@@ -55,7 +57,7 @@ def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) 
         _tokenizer(copies, made, notes)
     if planned.target.heads:
         made |= _heads(planned, inputs)
-    elif options.base_directory is not None:
+    elif options.base_directory is not None and not (planned.adapted is not None and planned.adapted.is_adapter):
         _base_heads(options.base_directory, copies, notes)
     if options.sentence_transformers is not None:
         if not str(hidden_size).isdigit():

@@ -62,11 +62,16 @@ def architecture(directory: str) -> tuple[Architecture | None, str]:
         return None, "there is no config.json"
     if find_spec("transformers") is None:
         return None, "transformers is not installed"
-    command = [sys.executable, "-m", "zeroconsolidate.integrations.architecture", directory]
+    # `python -m` looks for modules in its working directory first. That must not be the user's, who may stand in
+    # the checkpoint, which may hold a `transformers.py`: it is the folder our own package was imported from.
+    trusted = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    command = [sys.executable, "-m", "zeroconsolidate.integrations.architecture", os.path.abspath(directory)]
     quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    paths = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    quiet |= {"PYTHONPATH": os.pathsep.join(paths)} if paths else {}
     try:
         done = subprocess.run(  # noqa: S603  (our own module, no shell)
-            command, env=quiet, capture_output=True, timeout=ARCHITECTURE_SECONDS, check=False, text=True
+            command, env=quiet, cwd=trusted, capture_output=True, timeout=ARCHITECTURE_SECONDS, check=False, text=True
         )
         answer = json.loads(done.stdout.strip().rpartition("\n")[2])
     except subprocess.TimeoutExpired:

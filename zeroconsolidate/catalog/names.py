@@ -26,6 +26,7 @@ class ModuleNames:
     frozen: Mapping[str, LocatedTensor]
     """Frozen parameters that are saved whole (stages 1 and 2)."""
     ties: Mapping[str, str]
+    unsaved_ties: Mapping[str, str]
     witness: Mapping[str, LocatedTensor]
     strays: tuple[str, ...]
     """Floating-point tensors that nothing lists: frozen, or second names that were given storages of their own."""
@@ -78,6 +79,7 @@ def sort_names(
         buffers=buffers,
         frozen=frozen,
         ties=ties,
+        unsaved_ties={alias: name for alias, name in first.shared_params.items() if not {alias, name} & set(order)},
         witness=witness,
         strays=tuple(strays),
         notes=tuple(notes),

@@ -15,6 +15,7 @@ which tensor make up each tensor of the hub's layout, and the streaming copy doe
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     import torch
 
+MAX_MEMORY_BYTES = 8 << 30
+"""For a config that asks for a billion layers. Building 671 billion parameters takes about 1 GB, torch included."""
+
 _NAME_SHIFT = 40  # a row number below, the number of its tensor above
 _MAX_ELEMENTS = 1 << 22
 _MAX_RUNS = 1 << 16
@@ -30,6 +34,7 @@ _MAX_RUNS = 1 << 16
 
 def main(directory: str) -> int:
     """Print what the architecture in `directory`/config.json expects."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     try:
         print(json.dumps(expectation(directory)))  # noqa: T201  (the answer of this process)
     except Exception as error:  # noqa: BLE001  (any failure inside transformers means: this judge has no opinion)
@@ -45,7 +50,7 @@ def expectation(directory: str) -> dict[str, Any]:
 
     config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     names = getattr(config, "architectures", None) or []
-    architecture = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
+    architecture = next((found for name in names if (found := _model_class(transformers, name))), None)
     if architecture is None:
         architecture, names = transformers.AutoModel, ["AutoModel"]
     with torch.device("meta"):
@@ -61,6 +66,12 @@ def expectation(directory: str) -> dict[str, Any]:
         "base_prefix": getattr(model, "base_model_prefix", ""),
         "conversions": _conversions(model, state),
     }
+
+
+def _model_class(transformers: Any, name: object) -> Any:
+    """The model class of that name; a config from outside could name any function of the library."""
+    found = getattr(transformers, name, None) if isinstance(name, str) else None
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
 
 
 def _conversions(model: Any, state: dict[str, torch.Tensor]) -> list[dict[str, Any]]:

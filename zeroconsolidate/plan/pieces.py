@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import PlanBroken
@@ -131,6 +131,39 @@ class View:
             file_step=file_step,
             step=step,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Runs of rows of other tensors, end to end. A run is (tensor, first row, number of rows)."""
+
+    of: tuple[Recipe, ...]
+    row_numel: int
+    runs: tuple[tuple[int, int, int], ...]
+
+    @property
+    def numel(self) -> int:
+        return self.row_numel * sum(rows for _, _, rows in self.runs)
+
+    @property
+    def dtype(self) -> DType:
+        return self.of[0].dtype
+
+    @property
+    def is_plain(self) -> bool:
+        return all(recipe.is_plain for recipe in self.of)
+
+    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
+        """The copies of each run that the interval touches, moved to where the run stands."""
+        stop = self.numel if stop is None else stop
+        here = 0
+        for number, first_row, rows in self.runs:
+            upto = here + rows * self.row_numel
+            if here < stop and upto > start:
+                moved = here - first_row * self.row_numel
+                for copy in self.of[number].copies(max(start, here) - moved, min(stop, upto) - moved):
+                    yield replace(copy, start=copy.start + moved)
+            here = upto
 
 
 def covers_once(recipe: Recipe) -> None:
