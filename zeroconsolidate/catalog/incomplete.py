@@ -22,6 +22,7 @@ from .model_file import ModelFile, read_model_file
 from .optimizer_file import OptimizerFile, read_optimizer_file
 from .parts import Story, assemble
 from .read import agree, is_partitioned, model_kind_of, read, shared_with
+from .swapped import swapped_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -80,6 +81,7 @@ def read_incomplete(
         same([model], "'frozen_param_shapes'", _frozen, reference=(_base(first.file), _frozen(first)))
     if not reasons:
         agree(models, optimizers)
+        optimizers = swapped_in(optimizers, first, files.swaps, world_size)
         return Incomplete(catalog=_assemble(files, models, optimizers, world_size, []), reasons={})
     if optimizers:
         agree(models, optimizers)

@@ -94,6 +94,7 @@ def assemble(story: Story) -> Catalog:
     paths = [model.file for models in story.models.values() for model in models]
     paths += [optimizer.file for optimizer in story.all_optimizers]
     paths += [whole.file for whole in story.all_wholes]
+    paths += [swap.path for swap in story.files.swaps]
     paths += story.universal.paths if story.universal else ()
     paths += [path for layers in story.layers.values() for path in layers.files]
     return Catalog(
