@@ -71,7 +71,7 @@ def read_incomplete(
         )
     first = models[0]
     world_size = first.world_size or max((o.rank for o in optimizers), default=0) + 1
-    if not is_partitioned(files, first):
+    if not is_partitioned(files, first) or any(optimizer.intervals is not None for optimizer in optimizers):
         return Incomplete(catalog=read(files, load), reasons={})
     for kind in dict.fromkeys((FileKind.OPTIMIZER, model_kind)):
         if kind is not FileKind.MODEL:
@@ -268,6 +268,7 @@ def _template(first: ModelFile, *, striped: bool) -> OptimizerFile:
         partitions=(),
         partition_counts=None,
         alignment_paddings=None,
+        intervals=None,
         partition_ranks=None,
         slices=None,
         param_shapes=None,
