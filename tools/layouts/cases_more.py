@@ -252,6 +252,14 @@ OLD = [
     old("0.9.5", 1, dtype="fp16", note=" in fp16"),
     old("0.9.5", 2, groups=True, note=", tie recorded nowhere but in the storages"),
     old("0.9.5", 3, frozen=FROZEN, note=", frozen parameters"),
+    old(
+        "0.3.16",
+        1,
+        dtype="fp16",
+        optimizer="momentum",
+        zero={"reduce_bucket_size": 400},
+        note=": the first stage 1, groups cut into communication intervals of 400 elements",
+    ),
     *(
         old(
             version,
@@ -262,7 +270,7 @@ OLD = [
             note=" in fp16, a GPU played by the CPU",
         )
         for version, stages in (
-            ("0.3.16", (1, 2, 3)),
+            ("0.3.16", (2, 3)),
             ("0.4.5", (2, 3)),
             ("0.5.3", (2,)),
             ("0.5.10", (1, 2, 3)),

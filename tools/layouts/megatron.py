@@ -228,7 +228,7 @@ def build_pipeline(case: Case) -> nn.Module:
         layers=layers,
         topology=PipeModelDataParallelTopology(num_pp=case.pp, num_mp=case.tp, num_dp=case.dp),
         loss_fn=lambda logits, _: loss(logits, grid),
-        partition_method="uniform",
+        partition_method="type:Block",
     )
 
 

@@ -55,6 +55,12 @@ def joins(
     return found
 
 
+def is_terse(info: Mapping[str, Any]) -> bool:
+    """Whether the lists are of a version before 0.3: AutoTP then did not list embeddings and norms as replicated."""
+    version = info.get("universal_checkpoint_version", 0.0)
+    return not isinstance(version, (int, float)) or version < 0.3
+
+
 def spares(info: Mapping[str, Any], names: Iterable[str]) -> set[str]:
     """Names of which the client says that only the first pipeline stage's copy counts (tied embeddings)."""
     patterns = _patterns(info, "pipeline_replicated_parameter_patterns")
@@ -96,9 +102,13 @@ class _Rules:
         vocabulary = any(pattern.match(name) for pattern in self._vocabulary)
         if vocabulary and self._vocabulary_size is None:
             raise DamagedFile("the tensor is a vocabulary's, and 'original_vocab_size' is missing")
-        return Join(rule=self._rule(name, shapes), rows=self._vocabulary_size if vocabulary else None)
+        rule = self._rule(name, shapes)
+        default = Concatenated(0) if rule is None else rule
+        rows = self._vocabulary_size if vocabulary else None
+        return Join(rule=default, rows=rows, is_default=rule is None and not vocabulary)
 
-    def _rule(self, name: str, shapes: Sequence[Shape]) -> Rule | Concatenated | Affine:
+    def _rule(self, name: str, shapes: Sequence[Shape]) -> Rule | Concatenated | Affine | None:
+        """None: no list has the tensor, it is cut by rows."""
         for pattern, entry in self._affine:
             if pattern.match(name):
                 return affine_of(entry, self._tp)
@@ -112,7 +122,20 @@ class _Rules:
         for text, pattern, entry in self._sub_params:
             if pattern.match(name):
                 return self._sub_parameters(text, entry, shapes)
-        return Concatenated(1 if any(pattern.match(name) for pattern in self._rows) else 0)
+        if any(pattern.match(name) for pattern in self._rows):
+            return Concatenated(1)
+        return self._bias_of_sub_parameters(name, shapes)
+
+    def _bias_of_sub_parameters(self, name: str, shapes: Sequence[Shape]) -> Concatenated | None:
+        """A bias is cut as the rows of its weight. Before version 0.4 only the weight is listed, and DeepSpeed's own
+        merge puts the bias together wrongly."""
+        weight = name.removesuffix("bias") + "weight"
+        for text, pattern, entry in self._sub_params if name.endswith(".bias") else ():
+            if pattern.match(weight) and entry.get("partition_dim", 0) == 0 and all(len(s) == 1 for s in shapes):
+                view = entry.get("shape")
+                if isinstance(view, (list, tuple)) and view:
+                    return self._sub_parameters(text, {**entry, "shape": [view[0]], "partition_dim": 0}, shapes)
+        return None
 
     def _sub_parameters(self, pattern: str, entry: Mapping[str, Any], shapes: Sequence[Shape]) -> Concatenated:
         dim = fields.field(entry, "partition_dim", int, 0)
