@@ -20,11 +20,8 @@ from .model_file import ModelFile, read_model_file
 from .optimizer_file import OptimizerFile, read_optimizer_file
 from .parts import Story, assemble
 from .read import agree, is_partitioned, model_kind_of, read, shared_with
-<<<<<<< HEAD
 from .stand_ins import model_stand_in, optimizer_stand_ins
-=======
 from .swapped import swapped_in
->>>>>>> refs/heads/planners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -204,99 +201,3 @@ def _without_unknown_ties(first: ModelFile, notes: list[str]) -> ModelFile:
     unknown = [name for name, tensor in first.module.items() if name not in listed and not tensor.numel]
     notes += [f"{name} is tied to another parameter; rank 0's lost file said to which; left out" for name in unknown]
     return replace(first, module={name: t for name, t in first.module.items() if name not in set(unknown)})
-<<<<<<< HEAD
-=======
-
-
-def _optimizer_stand_ins(
-    first: ModelFile, survivors: list[OptimizerFile], world_size: int, *, striped: bool
-) -> list[OptimizerFile]:
-    """One for every rank, whether lost or not."""
-    template = survivors[0] if survivors else _template(first, striped=striped)
-    groups = first.param_shapes or template.param_shapes or ()
-    looks = [(p.dtype, p.storage.big_endian) for p in template.partitions] or [(DType.F32, False)] * len(groups)
-    if len(looks) != len(groups):
-        with at(_base(template.file)):
-            raise Disagreement(
-                f"the files do not describe the same model; expected {len(groups)} flat groups "
-                f"as in 'param_shapes' of {_base(first.file)}, got {len(looks)}"
-            )
-    sizes = [
-        _partition_numels(index, list(shapes.values()), survivors, template, world_size, striped=striped)
-        for index, shapes in enumerate(groups)
-    ]
-    return [
-        replace(
-            template,
-            rank=rank,
-            file=LOST,
-            partitions=tuple(
-                _lost(f"rank {rank}: group {index}", sizes[index][rank], dtype, big_endian=big_endian)
-                for index, (dtype, big_endian) in enumerate(looks)
-            ),
-        )
-        for rank in range(world_size)
-    ]
-
-
-def _template(first: ModelFile, *, striped: bool) -> OptimizerFile:
-    """What an optimizer file would say, when none is left: masters are fp32, the layout is the model file's."""
-    zero = first.ds_config.get("zero_optimization")
-    stage = zero.get("stage") if isinstance(zero, dict) else None
-    return OptimizerFile(
-        rank=0,
-        mp_rank=0,
-        file=LOST,
-        wrapper="unknown",
-        cut=Cut.STRIPED if striped else Cut.CONTIGUOUS,
-        stage=stage if isinstance(stage, int) else None,
-        partitions=(),
-        partition_counts=None,
-        alignment_paddings=None,
-        intervals=None,
-        partition_ranks=None,
-        slices=None,
-        param_shapes=None,
-        expert_groups=None,
-        steps=(),
-        state_names=(),
-        unplaced=(),
-        param_groups=(),
-        ds_version=first.ds_version,
-        ds_config={},
-    )
-
-
-def _partition_numels(
-    index: int,
-    shapes: list[Shape],
-    survivors: list[OptimizerFile],
-    template: OptimizerFile,
-    world_size: int,
-    *,
-    striped: bool,
-) -> list[int]:
-    """How many elements of a flat group each rank held.
-
-    Stage 3: all the same. Stages 1 and 2: the buffer is filled up to a multiple of twice the ranks and cut evenly,
-    but the padding at its end may have been taken off the last partitions when they were saved
-    (`get_data_parallel_partitions`, `_get_groups_without_padding` in `deepspeed/runtime/zero/stage_1_and_2.py`).
-    """
-    if striped:
-        there = [o.partitions[index].numel for o in survivors]
-        return [there[0] if there else sum(-(-_numel(shape) // world_size) for shape in shapes)] * world_size
-    paddings = template.alignment_paddings
-    used = sum(map(_numel, shapes)) + (sum(paddings[index]) if paddings and index < len(paddings) else 0)
-    # A survivor that does not end the buffer is as long as all; else the rule above says how long that is.
-    whole = max((o.partitions[index].numel for o in survivors), default=0)
-    if not any(o.rank + 1 < world_size and o.partitions[index].numel for o in survivors) or whole * world_size < used:
-        whole = -(-used // (2 * world_size)) * 2
-    return [max(min(whole, used - rank * whole), 0) for rank in range(world_size)]
-
-
-def _numel(shape: Shape) -> int:
-    numel = 1
-    for n in shape:
-        numel *= n
-    return numel
->>>>>>> refs/heads/planners

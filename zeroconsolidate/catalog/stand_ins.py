@@ -81,6 +81,7 @@ def _template(first: ModelFile, *, striped: bool) -> OptimizerFile:
         partitions=(),
         partition_counts=None,
         alignment_paddings=None,
+        intervals=None,
         partition_ranks=None,
         slices=None,
         param_shapes=None,
