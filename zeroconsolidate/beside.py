@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from .archive.regular import read_small
 from .errors import BadOption, DamagedFile, ZeroConsolidateError, at
+from .plan.expectation import HEADS
 from .plan.layout import INDEX_NAME
-from .plan.naming import HEADS
 from .write import heads as head_files
 from .write import sentence_transformers
 from .write.config import MAX_CONFIG_BYTES, parse, readable_before_5, with_dtype, without_truncation
