@@ -16,11 +16,11 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
+from test_fixtures_convert import consolidate
 from test_partition_laws import MEMORY
 from zero_model import Run
 from zero_model import save as save_checkpoint
 
-import zeroconsolidate
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import BadOption
 from zeroconsolidate.plan import layout
@@ -136,9 +136,7 @@ def test_a_converted_model_is_what_they_would_have_saved(dtype: torch.dtype, dat
             text = json.dumps(index, indent=2, sort_keys=True) + "\n"
             (theirs / "model.safetensors.index.json").write_text(text)
         checkpoint = save_checkpoint(run, Path(folder) / "checkpoint")
-        zeroconsolidate.consolidate(
-            checkpoint, out, dtype=str(dtype).removeprefix("torch."), max_shard_size=limit_bytes
-        )
+        consolidate(checkpoint, out, dtype=str(dtype).removeprefix("torch."), max_shard_size=limit_bytes)
         ours = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "zeroconsolidate.json"}
         assert ours == {path.name: path.read_bytes() for path in theirs.iterdir()}
 

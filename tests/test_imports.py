@@ -30,8 +30,13 @@ def test_inspect_imports_nothing_heavy(case: str):
     assert imported("inspect", FIXTURES / case / "checkpoint", "--tensors", "--json") == "[0, []]"
 
 
-@pytest.mark.parametrize("case", ["z2_bf16", "z3_bf16", "trainer_zero3_tied"])
-@pytest.mark.parametrize("options", [[], ["--dtype", "bf16"], ["--check", "--max-shard-size", "1KB"], ["--dry-run"]])
+OPTIONS = [[], ["--dtype", "bf16", "--check", "--max-shard-size", "1KB"], ["--dry-run"]]
+
+
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [(case, options) for case in ("z2_bf16", "z3_bf16") for options in OPTIONS] + [("trainer_zero3_tied", [])],
+)
 def test_a_conversion_imports_neither_torch_nor_the_trainers(case: str, options: list[str], tmp_path: Path):
     found = imported("convert", FIXTURES / case / "checkpoint", tmp_path / "out", *options)
     assert found.startswith("[0, ")

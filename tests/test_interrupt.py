@@ -39,7 +39,17 @@ FIXTURES = Path(__file__).parent / "fixtures"
 @pytest.mark.parametrize("moment", [("open", 3), ("pwrite", 1), ("pwrite", 2), ("fsync", 1), ("fsync", 2)])
 def test_a_signal_at_a_chosen_moment(tmp_path: Path, number: signal.Signals, moment: tuple[str, int]):
     source = FIXTURES / "trainer_zero3_tied" / "checkpoint"
-    arguments = ["convert", source, tmp_path / "out", "--dtype", "bf16", "--max-shard-size", "20KB"]
+    arguments = [
+        "convert",
+        source,
+        tmp_path / "out",
+        "--dtype",
+        "bf16",
+        "--max-shard-size",
+        "20KB",
+        "--names",
+        "stored",
+    ]
     done = python(INTERRUPTED, *moment, int(number), *arguments)
     assert done.returncode == 128 + number, done
     assert "Traceback" not in done.stderr
@@ -75,6 +85,8 @@ def test_an_interrupted_overwrite_leaves_the_old_model(tmp_path: Path):
     assert zeroconsolidate("convert", FIXTURES / "z2_bf16" / "checkpoint", out).returncode == 0
     before = {name: (out / name).read_bytes() for name in final(out)}
     source = FIXTURES / "trainer_zero3_tied" / "checkpoint"
-    done = python(INTERRUPTED, "fsync", 2, int(signal.SIGTERM), "convert", source, out, "--overwrite")
+    done = python(
+        INTERRUPTED, "fsync", 2, int(signal.SIGTERM), "convert", source, out, "--overwrite", "--names", "stored"
+    )
     assert done.returncode == 143
     assert {name: (out / name).read_bytes() for name in final(out)} == before

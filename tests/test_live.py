@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from command import REPOSITORY, environment
 from safetensors.torch import load_file
-from test_fixtures_convert import TORCH, assert_same, expected
-
-import zeroconsolidate
+from test_fixtures_convert import TORCH, assert_same, consolidate, expected
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", TORCH)
 def test_a_fresh_run(trained: Path, case: str, dtype: str, tmp_path: Path):
-    zeroconsolidate.consolidate(trained / case / "checkpoint", tmp_path / "out", dtype=dtype, check="all")
+    consolidate(trained / case / "checkpoint", tmp_path / "out", dtype=dtype, check="all")
     assert_same(load_file(tmp_path / "out" / "model.safetensors"), expected(trained / case, TORCH[dtype]))
 
 

@@ -12,8 +12,10 @@ from .beside import prepare
 from .convert import make_beside, make_weights
 from .errors import BadOption, UnsupportedLayout
 from .lazy import Checkpoint
+from .lora import prove_base
 from .opening import Path, Roots, open_catalog, open_incomplete, roots_of
 from .options import OptionKeywords, Options
+from .plan.adapter import ADAPTER_CONFIG
 from .plan.info import CheckpointInfo, describe
 from .plan.layout import INDEX_NAME
 from .plan.witness import comparisons, replica_comparisons
@@ -31,6 +33,7 @@ from .write.stage import Stage, refuse_inside
 if TYPE_CHECKING:
     from .catalog.facts import Catalog
     from .plan.build import Cost, Source
+    from .planning import Planned
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (bytes written so far, bytes in all)."""
@@ -86,7 +89,9 @@ def consolidate(
       parameters, never to buffers. Default "fp32".
     - `max_shard_size`: such as "5GB". Default None: one file.
     - `base`: directory of the original model: config, tokenizer and the like where the checkpoint has none, frozen
-      parameters that were excluded from the save, and a witness of names.
+      parameters that were excluded from the save, the weights that adapters are merged into, and a witness of names.
+    - `lora`: of a run with PEFT adapters, write the "adapter" (the default) as a directory PEFT loads, "merge" it into
+      the full model, or "keep" the raw names. `adapters`: which of several, in the order of merging.
     - `exclude_frozen`, `include` and `exclude` (globs of names): which tensors.
     - `ties`: "drop" writes a tied parameter once, "copy" under all its names.
     - `names`: "hub" undoes wrappers by evidence and writes the hub's layout, "in-memory" keeps the layout that
@@ -100,10 +105,11 @@ def consolidate(
 
     How: `src` may be several directories that hold one checkpoint together (node-local disks). `tag` chooses among
     several, "last-complete" the newest whole one. `check` compares masters with the 16-bit copies that most layouts
-    have: "sample", "all" or "none". `replicas`: what several ranks hold must be "equal", or the "first" is taken and
-    those that differ are named. `weights_only`: write the weights even if the optimizer's state is laid out in a way
-    that is not understood. `digest`: "sha256" or "xxh3" puts one of every file and tensor into the manifest.
-    `overwrite` replaces the model in `out` once the new one is complete.
+    have, and `base` with the frozen copies of an adapter run: "sample", "all" or "none". `replicas`: what several
+    ranks hold must be "equal", or the "first" is taken and those that differ are named. `weights_only`: write the
+    weights even if the optimizer's state is laid out in a way that is not understood. `digest`: "sha256" or "xxh3"
+    puts one of every file and tensor into the manifest. `overwrite` replaces the model in `out` once the new one is
+    complete.
 
     The output is complete or not there. A conversion that was stopped, killed included, goes on where it was when
     the same call is made again; with `restart` it begins anew. Raises what `open_checkpoint` raises, WitnessMismatch,
@@ -122,6 +128,8 @@ def consolidate(
         maker(digest)
     assets = _assets(catalog, chosen)
     planned = plan_model(opened, chosen)
+    if planned.adapted is not None:
+        assets = planned.adapted.assets(assets)
     plan, cost = planned.plan, planned.plan.cost(BLOCK_BYTES)
     with Inputs() as inputs:
         beside = prepare(planned, assets, chosen, inputs)
@@ -136,6 +144,7 @@ def consolidate(
                 *opened.additions.files,
                 *planned.target.files,
                 *opened.filled_from,
+                *(planned.adapted.files if planned.adapted else ()),
             ],
             layout=plan.files,
         )
@@ -146,17 +155,17 @@ def consolidate(
             else:
                 stage.need(cost.output_bytes)
                 if stage.checked is None:
-                    checked = _check(catalog, opened.whole, inputs, check)
+                    checked = _check(catalog, opened.whole, inputs, check, planned)
                     differing = _compare_replicas(catalog, inputs, replicas, check)
                     stage.note_checked(checked)
                 make_weights(plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes)
                 around = make_beside(beside.made, beside.copies, stage)
                 digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
-                recorded = chosen.plain()
+                recorded = chosen.told()
                 text = manifest(plan, catalog.origin, options=recorded, digest=digest, weights=digests, beside=around)
                 stage.write(MANIFEST_NAME, text)
                 refuse_changed(traits)
-                sizes = stage.publish(last=[INDEX_NAME, "config.json", MANIFEST_NAME])
+                sizes = stage.publish(last=[INDEX_NAME, "config.json", ADAPTER_CONFIG, MANIFEST_NAME])
             checked = stage.checked or 0
             overflows = {
                 name: count
@@ -189,7 +198,7 @@ def consolidate(
         missing=assets.missing,
         from_base=len(opened.additions.sources) + len(planned.target.from_base),
         rescue=opened.report,
-        notes=(*catalog.notes, *beside.notes),
+        notes=(*catalog.notes, *(planned.adapted.decided if planned.adapted else ()), *beside.notes),
         warnings=(*differing, *planned.target.warnings, *unfilled, *_warnings(assets, overflows)),
     )
 
@@ -207,14 +216,17 @@ def _assets(catalog: Catalog, options: Options) -> Assets:
         raise BadOption(f"a directory cannot be read: {error.strerror} (at {error.filename})") from None
 
 
-def _check(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, check: str) -> int:
+def _check(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, check: str, planned: Planned) -> int:
     if check not in ("sample", "all", "none"):
         raise BadOption(f"the check is 'sample', 'all' or 'none'; got {check!r}")
-    if check == "none" or not (catalog.module or catalog.stacked):
+    if check == "none":
         return 0
-    from .run.witness import compare
+    checked = prove_base(planned.adapted.comparisons, inputs) if planned.adapted is not None else 0
+    if catalog.module or catalog.stacked:
+        from .run.witness import compare
 
-    return compare(comparisons(catalog, stored, everything=check == "all"), inputs)
+        checked += compare(comparisons(catalog, stored, everything=check == "all"), inputs)
+    return checked
 
 
 def _compare_replicas(catalog: Catalog, inputs: Inputs, replicas: str, check: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, Self
@@ -40,8 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ZeroConsolidateError as error:
         print(f"zeroconsolidate: {_printable(str(error))}", file=sys.stderr)
         if error.losses:
-            print(_losses_text(error.losses), file=sys.stderr)
+            print(_printable(_losses_text(error.losses), keep="\n"), file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read what we print has gone (`| head`); what was to be done is done.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print("zeroconsolidate: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -78,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("output", metavar="OUTPUT", help="directory to write; must not exist, or be empty")
     convert.add_argument("--dtype", default="fp32", metavar="fp32|bf16|fp16|auto", help="of parameters (default: fp32)")
     convert.add_argument("--max-shard-size", metavar="5GB", help="split the weights into files of at most this size")
-    convert.add_argument("--base", metavar="DIR", help="the original model, for files and frozen weights not saved")
+    convert.add_argument("--base", metavar="DIR", help="the original model, for files and weights the checkpoint lacks")
     rescue = convert.add_mutually_exclusive_group()
     rescue.add_argument("--rescue", action="store_true", default=False,
                         help="write what can be had of an incomplete checkpoint")  # fmt: skip
@@ -86,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     rescue.add_argument("--rescue=zeros", dest="rescue", action="store_const", const="zeros",
                         help="the same, with zeros for what is nowhere")  # fmt: skip
     convert.add_argument("--fill", action="append", default=[], metavar="DIR", help="in a rescue: a model to fill with")
+    convert.add_argument("--lora", choices=("adapter", "merge", "keep"),
+                         help="adapters: write them for PEFT (default), merge them, or keep the raw names")  # fmt: skip
+    convert.add_argument("--adapter", action="append", default=[], metavar="NAME", dest="adapters",
+                         help="which of several adapters; repeat it in the order of merging")  # fmt: skip
     convert.add_argument("--exclude-frozen", action="store_true", help="write trained parameters and buffers only")
     convert.add_argument("--ties", choices=("drop", "copy"), default="drop", help="tied weights: once, or by all names")
     convert.add_argument("--include", action="append", default=[], metavar="GLOB", help="only names that match")
@@ -151,6 +160,8 @@ def _convert(options: argparse.Namespace) -> int:
         "dtype": options.dtype,
         "max_shard_size": options.max_shard_size,
         "exclude_frozen": options.exclude_frozen,
+        "lora": options.lora,
+        "adapters": options.adapters,
         "ties": options.ties,
         "include": options.include,
         "exclude": options.exclude,

@@ -21,7 +21,7 @@ from .archive.safetensors import read_model
 from .errors import ZeroConsolidateError
 from .plan.expectation import HEADS, Expectation
 from .plan.rows import Conversion
-from .write.config import MAX_CONFIG_BYTES, parse
+from .write.config import MAX_CONFIG_BYTES, is_bare, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -116,11 +116,7 @@ def stated(directory: str) -> tuple[bool, bool]:
         config = parse(read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES))
     except (ZeroConsolidateError, OSError):
         return False, False
-    if not isinstance(config, dict):
-        return False, False
-    names = config.get("architectures")
-    bare = isinstance(names, list) and bool(names) and all(str(name).endswith("Model") for name in names)
-    return bare, config.get("tie_word_embeddings") is True
+    return is_bare(config), isinstance(config, dict) and config.get("tie_word_embeddings") is True
 
 
 def architecture(directory: str) -> tuple[Architecture | None, str]:

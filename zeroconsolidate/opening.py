@@ -140,7 +140,8 @@ def _explain(error: ZeroConsolidateError, files: CheckpointFiles, roots: Sequenc
         error.losses = losses(left.catalog)
     except ZeroConsolidateError:
         return
-    error.message += f"; {in_words(error.losses, left.reasons)}"
+    named = isinstance(error, MissingFiles) and set(error.files) == set(left.reasons)
+    error.message += f"; {in_words(error.losses, left.reasons, named=named)}"
     newest = newest_complete(roots)
     if newest is not None:
         error.message += f"; the newest complete tag is {newest}: --tag {LAST_COMPLETE}"

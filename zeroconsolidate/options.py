@@ -22,6 +22,8 @@ class OptionKeywords(TypedDict, total=False):
     dtype: str
     max_shard_size: str | int | None
     base: str | os.PathLike[str] | None
+    lora: str | None
+    adapters: Sequence[str]
     exclude_frozen: bool
     ties: str
     include: Sequence[str]
@@ -41,6 +43,8 @@ class Options:
     dtype: str = "fp32"
     max_shard_size: str | int | None = None
     base: str | os.PathLike[str] | None = None
+    lora: str | None = None
+    adapters: Sequence[str] = ()
     exclude_frozen: bool = False
     ties: str = "drop"
     include: Sequence[str] = ()
@@ -55,6 +59,8 @@ class Options:
     def __post_init__(self) -> None:
         _one_of("ties are", self.ties, "drop", "copy")
         _one_of("names are", self.names, "hub", "in-memory", "stored")
+        if self.lora is not None:
+            _one_of("adapters become", self.lora, "adapter", "merge", "keep")
         if self.sentence_transformers is not None:
             _one_of("the pooling of sentence-transformers is", self.sentence_transformers, "cls", "mean", "last")
         if self.rescue not in (False, True, "zeros"):
@@ -84,17 +90,27 @@ class Options:
         chosen = {field.name: getattr(self, field.name) for field in fields(self)}
         chosen["base"] = None if self.base_directory is None else os.path.realpath(self.base_directory)
         chosen["fill"] = list(map(os.path.realpath, roots_of(self.fill)))
-        chosen["include"], chosen["exclude"] = list(self.include), list(self.exclude)
+        for key in ("adapters", "include", "exclude"):
+            chosen[key] = list(chosen[key])
         if callable(self.rename):
             chosen["rename"] = f"{self.rename.__module__}.{getattr(self.rename, '__qualname__', 'callable')}"
         elif self.rename is not None:
             chosen["rename"] = list(self.rename)
         return chosen
 
+    def told(self) -> dict[str, Any]:
+        """`plain`, for a manifest that goes out into the world: directories by their last name only."""
+        chosen = self.plain()
+        chosen["base"] = None if chosen["base"] is None else os.path.basename(chosen["base"])
+        chosen["fill"] = list(map(os.path.basename, chosen["fill"]))
+        return chosen
+
     @classmethod
     def recorded(cls, chosen: dict[str, Any]) -> Options:
         """The options of a manifest, as far as they decide which tensors there are and how they are called."""
-        known = {"exclude_frozen", "include", "exclude", "names", "allow_missing"}
+        known = {"lora", "adapters", "exclude_frozen", "include", "exclude", "names", "allow_missing"}
+        if chosen.get("lora") == "merge":
+            known |= {"base", "dtype"}  # merged weights depend on both
         rename = chosen.get("rename")
         kept = {key: value for key, value in chosen.items() if key in known}
         return cls(ties="copy", rename=rename if isinstance(rename, list) else None, **kept)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from .errors import BadOption
 from .lazy import parse_dtype
+from .lora import Adapted, Adapters, find_adapters, plan_export, plan_merge
 from .opening import open_catalog, open_incomplete, roots_of
 from .plan.build import ModelPlan, Selection, Source, build, padding_bytes, select, sources
 from .plan.rescue import Patched
@@ -32,6 +34,8 @@ class Planned:
     dtype: DType
     """What floating-point parameters are written as."""
     target: Target
+    adapted: Adapted | None = None
+    """Of a run with adapters that were merged or are written for PEFT: what goes with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +78,45 @@ def plan_model(opened: Opened, options: Options) -> Planned:
         return included and not any(fnmatchcase(name, glob) for glob in options.exclude)
 
     dtype = parse_dtype(options.dtype, catalog.origin.training_dtype)
-    chosen = select(catalog, opened.stored, copy_ties=options.ties == "copy")
-    chosen = Selection(named={**chosen.named, **opened.additions.sources}, left_out=chosen.left_out).only(wanted)
-    target = fit(
+    adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters)
+    if adapters is not None and options.lora != "merge":
+        if options.include or options.exclude:
+            raise BadOption("an adapter is written whole: --include and --exclude go with --lora keep or merge")
+        return _as_adapters(catalog, adapters, dtype)
+    adapted = None
+    if adapters is None:
+        chosen = select(catalog, opened.stored, copy_ties=options.ties == "copy", wanted=wanted)
+        chosen = Selection(named={**chosen.named, **opened.additions.sources}, left_out=chosen.left_out).only(wanted)
+    else:
+        if options.exclude_frozen:
+            raise BadOption(
+                "a merged model needs its frozen weights: --exclude-frozen goes with --lora adapter or keep"
+            )
+        merge = plan_merge(
+            catalog, adapters, base=options.base_directory, dtype=dtype, copy_ties=options.ties == "copy"
+        )
+        chosen, adapted = merge.selection.only(wanted), merge.adapted
+    if adapted is not None and options.base_directory is not None and options.rename is None:
+        target = Target(
+            selection=chosen,
+            heads={},
+            reason=f"names as in the base model {options.base_directory}",
+            warnings=(),
+            unwrapped=adapted.is_wrapped,
+        )
+    else:
+        target = _fitted(catalog, chosen, options, partial=options.partial or opened.report is not None)
+    plan = build(
+        target.selection,
+        dtype=dtype,
+        max_shard_bytes=options.max_shard_bytes,
+        padding_bytes=padding_bytes(catalog),
+    )
+    return Planned(plan=plan, dtype=dtype, target=target, adapted=adapted)
+
+
+def _fitted(catalog: Catalog, chosen: Selection, options: Options, *, partial: bool) -> Target:
+    return fit(
         catalog,
         chosen,
         Wishes(
@@ -84,13 +124,18 @@ def plan_model(opened: Opened, options: Options) -> Planned:
             rename=options.rename,
             base=options.base_directory,
             allow_missing=options.allow_missing,
-            partial=options.partial or opened.report is not None,
+            partial=partial,
         ),
     )
-    plan = build(
-        target.selection,
-        dtype=dtype,
-        max_shard_bytes=options.max_shard_bytes,
-        padding_bytes=padding_bytes(catalog),
+
+
+def _as_adapters(catalog: Catalog, adapters: Adapters, dtype: DType) -> Planned:
+    plan, adapted, warnings = plan_export(catalog, adapters, dtype=dtype)
+    target = Target(
+        selection=Selection(named={}, left_out=plan.left_out),
+        heads={},
+        reason="PEFT's own names",
+        warnings=warnings,
+        unwrapped=adapted.is_wrapped,
     )
-    return Planned(plan=plan, dtype=dtype, target=target)
+    return Planned(plan=plan, dtype=dtype, target=target, adapted=adapted)

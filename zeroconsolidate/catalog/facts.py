@@ -244,6 +244,8 @@ class Catalog:
     """Files that should be there and are not. Unless empty, partitions are incomplete and nothing can be placed."""
     notes: tuple[str, ...]
     """What a person should know: things left out or decided without proof."""
+    unsaved_ties: Mapping[str, str]
+    """alias -> name, where neither is among `order`: frozen parameters that their trainer left out."""
 
     @property
     def groups(self) -> tuple[FlatGroup, ...]:

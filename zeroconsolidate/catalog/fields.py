@@ -86,6 +86,12 @@ def flat(value: object, key: str) -> tuple[LocatedTensor, ...]:
     return tuple(value)
 
 
+def config(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`ds_config` where it is a dict. Older DeepSpeed saved what it was given, which may be the path of a file."""
+    value = content.get("ds_config")
+    return value if isinstance(value, dict) else {}
+
+
 def enum_int(value: object) -> int | None:
     """The integer of an enum member that was pickled as `Class(3)`, or of a plain integer."""
     if isinstance(value, Inert):

@@ -54,7 +54,7 @@ def read_incomplete(
     model_kind = model_kind_of(files)
     if any(files.of(kind) for kind in _WHOLE_ONLY) or any(name.mp_rank for name in files.of(model_kind)):
         return Incomplete(catalog=read(files, load), reasons={})
-    models = [model for raw in load(files, model_kind) if (model := _parsed(read_model_file, raw, reasons))]
+    models = _models(files, model_kind, load, reasons)
     optimizers = [
         optimizer
         for raw in load(files, FileKind.OPTIMIZER)
@@ -75,12 +75,12 @@ def read_incomplete(
     for kind in dict.fromkeys((FileKind.OPTIMIZER, model_kind)):
         if kind is not FileKind.MODEL:
             reasons.update(dict.fromkeys(missing_ranks(files, kind, world_size, _GRID), "missing"))
-    if not reasons:
-        agree(models, optimizers)
-        return Incomplete(catalog=_assemble(files, models, optimizers, world_size, []), reasons={})
     for model in models[1:]:
         same([model], "'param_shapes'", _listed, reference=(_base(first.file), _listed(first)))
         same([model], "'frozen_param_shapes'", _frozen, reference=(_base(first.file), _frozen(first)))
+    if not reasons:
+        agree(models, optimizers)
+        return Incomplete(catalog=_assemble(files, models, optimizers, world_size, []), reasons={})
     if optimizers:
         agree(models, optimizers)
     striped = model_kind is FileKind.PARTITIONED_MODEL
@@ -129,6 +129,25 @@ def _assemble(
             missing=tuple(missing),
         )
     )
+
+
+def _models(
+    files: CheckpointFiles,
+    kind: FileKind,
+    load: Callable[[CheckpointFiles, FileKind], Iterable[RawFile]],
+    reasons: dict[str, str],
+) -> list[ModelFile]:
+    """The model files that can be read. Of each step one is kept whole; the others share what equals it."""
+    models: list[ModelFile] = []
+    firsts: dict[int | None, ModelFile] = {}
+    for raw in load(files, kind):
+        model = _parsed(read_model_file, raw, reasons)
+        if model is None:
+            continue
+        first = firsts.setdefault(model.step, model)
+        alike = model is not first and (_listed(model), _frozen(model)) == (_listed(first), _frozen(first))
+        models.append(shared_with(first, model) if alike else model)
+    return models
 
 
 def _parsed(parse: Callable[[RawFile], T], raw: RawFile, reasons: dict[str, str]) -> T | None:

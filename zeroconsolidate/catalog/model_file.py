@@ -97,7 +97,7 @@ def read_model_file(raw: RawFile) -> ModelFile:
             universal=fields.field(content, "universal_checkpoint_info", dict, {}),
             autoep_layers=tuple(layers),
             ds_version=fields.optional(content, "ds_version", str),
-            ds_config=fields.field(content, "ds_config", dict, {}),
+            ds_config=fields.config(content),
         )
 
 

@@ -26,6 +26,7 @@ class ModuleNames:
     frozen: Mapping[str, LocatedTensor]
     """Frozen parameters that are saved whole (stages 1 and 2)."""
     ties: Mapping[str, str]
+    unsaved_ties: Mapping[str, str]
     witness: Mapping[str, LocatedTensor]
     strays: tuple[str, ...]
     """Floating-point tensors that nothing lists: frozen, or second names that were given storages of their own."""
@@ -47,16 +48,13 @@ def sort_names(
     buffers = {name: module[name] for name in first.buffer_names or () if name in module and name not in trainable}
     stored = trainable | listed_frozen
     notes: list[str] = [f"{name} is no tensor and is left out" for name in first.skipped]
-    ties = _ties(first, stored, set(buffers), notes=notes)
+    ties, lost = _ties(first, stored, set(buffers), whole=whole)
+    notes += [f"{alias} is tied to {target}, which was not saved; left out" for alias, target in lost.items()]
     frozen: dict[str, LocatedTensor] = {}
     strays: list[str] = []
     for name, tensor in module.items():
-        if name in stored or name in ties or name in buffers:
+        if name in stored or name in ties or name in buffers or name in lost or name in apart:
             continue
-        if name in apart:
-            continue
-        if name in first.shared_params:
-            continue  # tied to something that was not saved: said in the notes
         if whole and tensor.dtype.is_floating and first.frozen_shapes is None and first.buffer_names is not None:
             frozen[name] = tensor
             strays.append(name)
@@ -81,6 +79,7 @@ def sort_names(
         buffers=buffers,
         frozen=frozen,
         ties=ties,
+        unsaved_ties={alias: name for alias, name in first.shared_params.items() if not {alias, name} & set(order)},
         witness=witness,
         strays=tuple(strays),
         notes=tuple(notes),
@@ -110,13 +109,17 @@ def _listed_frozen(first: ModelFile) -> dict[str, LocatedTensor]:
     return found
 
 
-def _ties(first: ModelFile, stored: set[str], buffers: set[str], *, notes: list[str]) -> dict[str, str]:
-    """alias -> stored name, from `shared_params` and from shared storages.
+def _ties(
+    first: ModelFile, stored: set[str], buffers: set[str], *, whole: bool
+) -> tuple[dict[str, str], dict[str, str]]:
+    """(alias -> stored name, alias -> name that was not saved), from `shared_params` and from shared storages.
 
     DeepSpeed 0.9.5 and older leave `shared_params` empty at stages 1 and 2, and 0.9.1 and older have none; the
-    module's tensors then still are the same view of the same storage.
+    module's tensors then still are the same view of the same storage. Where the module holds values, DeepSpeed
+    goes by address, and takes all parameters without elements for one: those ties mean nothing.
     """
     ties: dict[str, str] = {}
+    lost: dict[str, str] = {}
     for alias, canonical in first.shared_params.items():
         target, seen = canonical, {alias}
         while (
@@ -124,14 +127,13 @@ def _ties(first: ModelFile, stored: set[str], buffers: set[str], *, notes: list[
         ):
             seen.add(target)
             target = first.shared_params[target]
-        if alias in stored or alias in buffers:
+        if alias in stored or alias in buffers or target == alias:
             continue
-        if target not in stored and target not in first.module:
-            notes.append(f"{alias} is tied to {target}, which was not saved; left out")
-        ties[alias] = target
-    ties |= _by_storage(first, stored, buffers | set(ties))
-    known = stored | set(first.module)
-    return {alias: target for alias, target in ties.items() if target in known}
+        if whole and alias in first.module and not first.module[alias].numel:
+            continue
+        (ties if target in stored or target in first.module else lost)[alias] = target
+    ties |= _by_storage(first, stored, buffers.union(ties, lost))
+    return {alias: target for alias, target in ties.items() if target not in ties}, lost
 
 
 def _by_storage(first: ModelFile, stored: set[str], known: set[str]) -> dict[str, str]:

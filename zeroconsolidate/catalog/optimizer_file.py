@@ -126,7 +126,7 @@ def read_optimizer_file(raw: RawFile) -> OptimizerFile:
             unplaced=_unplaced(states, partitions),
             param_groups=tuple(settings(group) for group in groups),
             ds_version=version if isinstance(version, str) else None,
-            ds_config=fields.field(raw.content, "ds_config", dict, {}),
+            ds_config=fields.config(raw.content),
         )
 
 

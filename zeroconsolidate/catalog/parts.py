@@ -105,6 +105,7 @@ def assemble(story: Story) -> Catalog:
         unnamed=tuple(question for one in slices for question in one.unnamed),
         strays=tuple(stray for one in slices for stray in one.strays),
         ties=ties,
+        unsaved_ties=names.unsaved_ties,
         order=(*order, *(alias for alias in tied if alias not in order)),
         unplaced=unplaced_of(story),
         missing=story.missing,

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import BadOption
-from .layout import FilePlan, TensorPlan, index_of, split
+from .adapter import ADAPTER_WEIGHTS
+from .layout import FilePlan, TensorPlan, index_of, lay_out, split
+from .merging import memory_bytes, nbytes
 from .sources import Source, padding_bytes, placed, sources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ..catalog.facts import Catalog
     from ..dtypes import DType
+    from .adapter import AdapterFile
 
 
 __all__ = ["Cost", "ModelPlan", "Selection", "Source", "build", "padding_bytes", "placed", "select", "sources"]
@@ -67,17 +70,21 @@ class ModelPlan:
         tensors = list(self.tensors())
         copied = all(tensor.is_copy for tensor in tensors)
         return Cost(
-            input_bytes=sum(tensor.numel * tensor.recipe.dtype.itemsize for tensor in tensors),
+            input_bytes=sum(nbytes(tensor.recipe) for tensor in tensors),
             output_bytes=sum(file.size_bytes for file in self.files) + len(self.index or b""),
-            peak_memory_bytes=sum(len(file.header) for file in self.files) + (0 if copied else 8 * block_bytes),
+            peak_memory_bytes=sum(len(file.header) for file in self.files)
+            + (0 if copied else 8 * block_bytes)
+            + max(memory_bytes(tensor.recipe) for tensor in tensors),
             files=len(self.files) + (self.index is not None),
             tensors=len(tensors),
         )
 
 
-def select(catalog: Catalog, stored: Mapping[str, Source], *, copy_ties: bool) -> Selection:
-    """Choose the names to write: a tied parameter under all of its names, or under the first in the order of the
-    module, which is the one transformers keeps."""
+def select(
+    catalog: Catalog, stored: Mapping[str, Source], *, copy_ties: bool, wanted: Callable[[str, Source], bool]
+) -> Selection:
+    """Choose the names to write, of those that are `wanted(name, source)`: a tied parameter under all of its names,
+    or under the first in the order of the module, which is the one transformers keeps."""
     kept: dict[str, str] = {}
     named: dict[str, Source] = {}
     left_out: list[str] = []
@@ -85,7 +92,8 @@ def select(catalog: Catalog, stored: Mapping[str, Source], *, copy_ties: bool) -
         owner = catalog.ties.get(name, name)
         if owner not in stored:
             continue
-        if copy_ties or kept.setdefault(owner, name) == name:
+        # Asked before a name is kept: who excludes the first name of a tied parameter still gets the second.
+        if wanted(name, stored[owner]) and (copy_ties or kept.setdefault(owner, name) == name):
             named[name] = stored[owner]
         else:
             left_out.append(name)
@@ -100,8 +108,25 @@ def build(selection: Selection, *, dtype: DType | None, max_shard_bytes: int | N
     """
     if not selection.named:
         raise BadOption("nothing is left to write: the options exclude every tensor of the checkpoint")
+    files = tuple(split(tensor_plans(selection.named, dtype), max_shard_bytes))
+    return ModelPlan(files=files, index=index_of(files), left_out=selection.left_out, padding_bytes=padding_bytes)
+
+
+def build_adapters(
+    adapters: Sequence[AdapterFile], *, left_out: tuple[str, ...], dtype: DType | None, padding_bytes: int
+) -> ModelPlan:
+    """Plan the weights of adapters, each in the one file that PEFT expects."""
+    files = [
+        lay_out(f"{a.folder}/{ADAPTER_WEIGHTS}" if a.folder else ADAPTER_WEIGHTS, tensor_plans(a.tensors, dtype))
+        for a in adapters
+    ]
+    return ModelPlan(files=tuple(files), index=None, left_out=left_out, padding_bytes=padding_bytes)
+
+
+def tensor_plans(named: Mapping[str, Source], dtype: DType | None) -> list[TensorPlan]:
+    """The tensors of the output, floating-point parameters as `dtype`."""
     tensors = []
-    for name, source in selection.named.items():
+    for name, source in named.items():
         is_parameter = source.role != "buffer"
         castable = is_parameter and source.recipe.dtype.kind in ("float", "float8")
         tensors.append(
@@ -113,5 +138,4 @@ def build(selection: Selection, *, dtype: DType | None, max_shard_bytes: int | N
                 is_parameter=is_parameter,
             )
         )
-    files = tuple(split(tensors, max_shard_bytes))
-    return ModelPlan(files=files, index=index_of(files), left_out=selection.left_out, padding_bytes=padding_bytes)
+    return tensors

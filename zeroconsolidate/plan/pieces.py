@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import PlanBroken
@@ -133,6 +133,39 @@ class View:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Runs of rows of other tensors, end to end. A run is (tensor, first row, number of rows)."""
+
+    of: tuple[Recipe, ...]
+    row_numel: int
+    runs: tuple[tuple[int, int, int], ...]
+
+    @property
+    def numel(self) -> int:
+        return self.row_numel * sum(rows for _, _, rows in self.runs)
+
+    @property
+    def dtype(self) -> DType:
+        return self.of[0].dtype
+
+    @property
+    def is_plain(self) -> bool:
+        return all(recipe.is_plain for recipe in self.of)
+
+    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
+        """The copies of each run that the interval touches, moved to where the run stands."""
+        stop = self.numel if stop is None else stop
+        here = 0
+        for number, first_row, rows in self.runs:
+            upto = here + rows * self.row_numel
+            if here < stop and upto > start:
+                moved = here - first_row * self.row_numel
+                for copy in self.of[number].copies(max(start, here) - moved, min(stop, upto) - moved):
+                    yield replace(copy, start=copy.start + moved)
+            here = upto
+
+
 def covers_once(recipe: Recipe) -> None:
     """Prove that the copies of a recipe cover each element exactly once. Raises PlanBroken.
 
@@ -140,25 +173,17 @@ def covers_once(recipe: Recipe) -> None:
     for `show_plan`; execution checks plain tensors as it goes.
     """
     position = 0
-    strided: list[Copy] = []
+    rest: list[Copy] = []
     for copy in recipe.copies():
-        if copy.count > 1 and copy.step != copy.run_numel:
-            strided.append(copy)
+        if rest or (copy.count > 1 and copy.step != copy.run_numel):
+            rest.append(copy)
             continue
-        if not strided and copy.start != position:
+        if copy.start != position:
             raise PlanBroken(f"the copies leave a gap or overlap; expected element {position} next, got {copy.start}")
         position = copy.start + copy.numel
-        if strided:
-            strided.append(copy)
-    if strided:
-        seen = [
-            e
-            for c in strided
-            for i in range(c.count)
-            for e in range(c.start + i * c.step, c.start + i * c.step + c.run_numel)
-        ]
-        rest = set(range(recipe.numel)) - set(seen)
-        if len(seen) != len(set(seen)) or sorted(rest) != list(range(len(rest))):
-            raise PlanBroken("strided copies overlap or leave a gap")
-    elif position != recipe.numel:
+    if not rest and position != recipe.numel:
         raise PlanBroken(f"the copies end early; expected {recipe.numel} elements, got {position}")
+    starts = [(copy.start + run * copy.step, copy.run_numel) for copy in rest for run in range(copy.count)]
+    elements = [element for start, numel in starts for element in range(start, start + numel)]
+    if sorted(elements) != list(range(position, recipe.numel)):
+        raise PlanBroken("strided copies overlap, leave a gap, or lie outside of the tensor")

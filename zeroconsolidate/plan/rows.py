@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import UnsupportedLayout, at
 from .build import Selection, Source
+from .pieces import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..catalog.facts import Shape
-    from ..dtypes import DType
-    from .pieces import Copy, Recipe
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Runs of rows of other tensors, end to end. A run is (tensor, first row, number of rows)."""
-
-    of: tuple[Recipe, ...]
-    row_numel: int
-    runs: tuple[tuple[int, int, int], ...]
-
-    @property
-    def numel(self) -> int:
-        return self.row_numel * sum(rows for _, _, rows in self.runs)
-
-    @property
-    def dtype(self) -> DType:
-        return self.of[0].dtype
-
-    @property
-    def is_plain(self) -> bool:
-        return all(recipe.is_plain for recipe in self.of)
-
-    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
-        """The copies of each run that the interval touches, moved to where the run stands."""
-        stop = self.numel if stop is None else stop
-        here = 0
-        for number, first_row, rows in self.runs:
-            upto = here + rows * self.row_numel
-            if here < stop and upto > start:
-                moved = here - first_row * self.row_numel
-                for copy in self.of[number].copies(max(start, here) - moved, min(stop, upto) - moved):
-                    yield replace(copy, start=copy.start + moved)
-            here = upto
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

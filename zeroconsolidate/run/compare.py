@@ -10,7 +10,7 @@ import numpy as np
 from ..dtypes import DType
 from .cast import STORAGE, cast
 from .execute import BLOCK_BYTES
-from .fill import fill
+from .fill import reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,16 +45,17 @@ def first_difference(
     processor's choice. `progress(n)` after every n bytes read from either.
     """
     block_numel = BLOCK_BYTES // max(source.dtype.itemsize, target.dtype.itemsize)
+    expected, written = reader(inputs, source), reader(inputs, target)
     for first in range(start, stop, block_numel):
         last = min(first + block_numel, stop)
         ours = np.empty(last - first, STORAGE[source.dtype])
         theirs = np.empty(last - first, STORAGE[target.dtype])
-        fill(inputs, source, first, last, ours)
-        fill(inputs, target, first, last, theirs)
+        expected.fill(first, last, ours)
+        written.fill(first, last, theirs)
         found = _difference(ours, source.dtype, theirs, target.dtype)
         if found is not None:
-            index, expected, got = found
-            return Difference(index=first + index, expected=expected, got=got)
+            index, value, got = found
+            return Difference(index=first + index, expected=value, got=got)
         progress((last - first) * (source.dtype.itemsize + target.dtype.itemsize))
     return None
 

@@ -72,11 +72,12 @@ def _blocks(
     import numpy as np
 
     from .cast import STORAGE, cast
-    from .fill import fill
+    from .fill import reader
 
     recipe = tensor.recipe
+    elements = reader(inputs, recipe)
     wide = max(recipe.dtype.itemsize, tensor.dtype.itemsize)
-    block_numel = min(tensor.numel, BLOCK_BYTES // wide)
+    block_numel = min(tensor.numel, elements.block_numel or BLOCK_BYTES // wide)
     source = np.empty(block_numel if recipe.dtype is not tensor.dtype else 0, STORAGE[recipe.dtype])
     target = np.empty(block_numel, STORAGE[tensor.dtype])
     for begin in range(first, tensor.numel, block_numel):
@@ -84,9 +85,9 @@ def _blocks(
         here, there = source[: end - begin], target[: end - begin]
         infinite = 0
         if recipe.dtype is tensor.dtype:
-            fill(inputs, recipe, begin, end, there)
+            elements.fill(begin, end, there)
         else:
-            fill(inputs, recipe, begin, end, here)
+            elements.fill(begin, end, here)
             infinite = cast(here, recipe.dtype, tensor.dtype, there)
         output.write(there.view(np.uint8).data, first_byte + begin * tensor.dtype.itemsize)
         if infinite:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ..plan.joined import Mean, Section
+from ..plan.merging import Merged, RowsReplaced, Shifted, is_computed
+from ..plan.pieces import Rows
 from .cast import STORAGE, cast
 
 if TYPE_CHECKING:
@@ -17,8 +19,75 @@ if TYPE_CHECKING:
     from .inputs import Inputs
 
 
+class Reader(Protocol):
+    """Yields a tensor's elements, copied from files or computed."""
+
+    @property
+    def block_numel(self) -> int | None:
+        """The size of blocks it is best asked for; None if it makes no difference."""
+
+    def fill(self, start: int, stop: int, block: NDArray[np.generic]) -> None:
+        """Elements `[start, stop)` into the beginning of `block`, 1-D, of dtype STORAGE[recipe.dtype]."""
+
+
+def reader(inputs: Inputs, recipe: Recipe) -> Reader:
+    """What reads a recipe's tensor. One that computes holds what it needs for as long as it lives."""
+    if isinstance(recipe, Rows) and is_computed(recipe):
+        return _Gathered(inputs, recipe)
+    if isinstance(recipe, (Merged, RowsReplaced, Shifted)):
+        # Torch's second of start-up is paid by those who merge.
+        from . import merge
+
+        if isinstance(recipe, Merged):
+            return merge.MergedReader(inputs, recipe)
+        if isinstance(recipe, RowsReplaced):
+            return merge.RowsReplacedReader(inputs, recipe)
+        return merge.ShiftedReader(inputs, recipe)
+    return _Copied(inputs, recipe)
+
+
+class _Copied:
+    block_numel = None
+
+    def __init__(self, inputs: Inputs, recipe: Recipe) -> None:
+        self._inputs, self._recipe = inputs, recipe
+
+    def fill(self, start: int, stop: int, block: NDArray[np.generic]) -> None:
+        fill(self._inputs, self._recipe, start, stop, block)
+
+
+class _Gathered:
+    """Rows of tensors some of which are computed."""
+
+    block_numel = None
+
+    def __init__(self, inputs: Inputs, recipe: Rows) -> None:
+        self._recipe = recipe
+        self._readers = [_shared(inputs, of) for of in recipe.of]
+
+    def fill(self, start: int, stop: int, block: NDArray[np.generic]) -> None:
+        here = 0
+        for number, first_row, rows in self._recipe.runs:
+            upto = here + rows * self._recipe.row_numel
+            first, last = max(start, here), min(stop, upto)
+            if first < last:
+                moved = first_row * self._recipe.row_numel - here
+                self._readers[number].fill(first + moved, last + moved, block[first - start : last - start])
+            here = upto
+
+
+def _shared(inputs: Inputs, recipe: Recipe) -> Reader:
+    """The reader of a tensor whose parts are asked for one by one (an expert at a time): made once, not each time."""
+    for known, kept in inputs.readers:
+        if known is recipe:
+            return kept
+    made = reader(inputs, recipe)
+    inputs.readers = [*inputs.readers[-1:], (recipe, made)]
+    return made
+
+
 def fill(inputs: Inputs, recipe: Recipe, start: int, stop: int, block: NDArray[np.generic]) -> None:
-    """Elements `[start, stop)` of the recipe's tensor into `block`, 1-D, of dtype STORAGE[recipe.dtype]."""
+    """Elements `[start, stop)` of a tensor that is copied into `block`, 1-D, of dtype STORAGE[recipe.dtype]."""
     if isinstance(recipe, Section):
         fill(inputs, recipe.whole, recipe.first + start, recipe.first + stop, block)
         return
@@ -62,7 +131,8 @@ def _fill_mean(inputs: Inputs, mean: Mean, start: int, stop: int, block: NDArray
 def read_all(inputs: Inputs, recipe: Recipe) -> NDArray[np.generic]:
     """The whole tensor, flat, of dtype STORAGE[recipe.dtype]."""
     block = np.empty(recipe.numel, STORAGE[recipe.dtype])
-    fill(inputs, recipe, 0, recipe.numel, block)
+    if recipe.numel:
+        reader(inputs, recipe).fill(0, recipe.numel, block)
     return block
 
 

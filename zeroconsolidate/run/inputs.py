@@ -14,6 +14,9 @@ from ..plan.pieces import ZEROS
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from ..plan.pieces import Recipe
+    from .fill import Reader
+
 MAX_OPEN = 256
 """Open input files at a time: a thousand ranks must fit under the usual limit of 1,024 descriptors."""
 
@@ -23,6 +26,8 @@ class Inputs:
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, int] = OrderedDict()
+        self.readers: list[tuple[Recipe, Reader]] = []
+        """The last readers that are worth keeping; :mod:`.fill` looks after them."""
 
     def __enter__(self) -> Self:
         return self

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MAX_CONFIG_BYTES = 1 << 24
 """A longer config.json is refused."""
 
+_TIED = re.compile(r'("tie_word_embeddings"\s*:\s*)true')
 _DTYPE = re.compile(
     r'("(?:torch_)?dtype"\s*:\s*")(float16|bfloat16|float32|float64|half|float|double)(")',
 )
@@ -30,6 +31,30 @@ def with_dtype(text: bytes, torch_name: str) -> bytes:
     """
     parse(text)
     return _DTYPE.sub(rf"\g<1>{torch_name}\g<3>", text.decode("utf-8")).encode()
+
+
+def without_ties(text: bytes) -> bytes:
+    """config.json saying that the output embedding is not the input embedding.
+
+    Without the key, transformers may tie them by default, so it is put in.
+
+    >>> without_ties(b'{"tie_word_embeddings": true, "hidden_size": 8}')
+    b'{"tie_word_embeddings": false, "hidden_size": 8}'
+    """
+    decoded, found = _TIED.subn(r"\g<1>false", text.decode("utf-8"))
+    if not found and "tie_word_embeddings" not in parse(text):
+        decoded = decoded.replace("{", '{\n  "tie_word_embeddings": false,', 1)
+    return decoded.encode()
+
+
+def is_bare(config: object) -> bool:
+    """Whether a config is a model's without a head, such as `XLMRobertaModel`, which embedders are.
+
+    >>> is_bare({"architectures": ["XLMRobertaModel"]}), is_bare({"architectures": ["LlamaForCausalLM"]})
+    (True, False)
+    """
+    names = config.get("architectures") if isinstance(config, dict) else None
+    return isinstance(names, list) and bool(names) and all(str(name).endswith("Model") for name in names)
 
 
 def parse(text: bytes, *, parse_int: Callable[[str], object] = str) -> Any:

@@ -48,6 +48,8 @@ def manifest(
     for file in plan.files:
         known = weights.get(file.name, {})
         files[file.name] = {"bytes": file.size_bytes} | ({digest: known["file"]} if digest and known else {})
+        if "/" in file.name:
+            continue  # of several adapters, which have the same names; the list is of the model in the folder itself
         for tensor in file.tensors:
             tensors[tensor.name] = {"file": file.name, "dtype": tensor.dtype.code, "shape": list(tensor.shape)} | (
                 {digest: known["tensors"][tensor.name]} if digest and known else {}

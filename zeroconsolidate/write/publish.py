@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _WEIGHTS = re.compile(
     r"(?:model|pytorch_model)(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)"
-    r"|(?:model\.safetensors|pytorch_model\.bin)\.index\.json"
+    r"|(?:model\.safetensors|pytorch_model\.bin)\.index\.json|adapter_model\.(?:safetensors|bin)|adapter_config\.json"
 )
 # What describes a set of weights must never stand beside weights of another set, not even between two renames.
 _DESCRIBES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "zeroconsolidate.json")

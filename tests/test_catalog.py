@@ -1,0 +1,554 @@
+"""What the catalog makes of what files say, fed with plain dicts: no files, no IO."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from zeroconsolidate.archive.inert import Inert
+from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor
+from zeroconsolidate.archive.names import FileKind, FileName, parse
+from zeroconsolidate.archive.raw import CheckpointFiles, RawFile
+from zeroconsolidate.catalog import fields
+from zeroconsolidate.catalog.agree import are_missing
+from zeroconsolidate.catalog.facts import Cut, FlatGroup, FrozenStripes, Member
+from zeroconsolidate.catalog.incomplete import read_incomplete
+from zeroconsolidate.catalog.read import read
+from zeroconsolidate.dtypes import DType
+from zeroconsolidate.errors import DamagedFile, Disagreement, MissingFiles, UnsupportedLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from zeroconsolidate.catalog.facts import Catalog
+
+
+def tensor(
+    *shape: int, dtype: DType = DType.F32, key: str = "0", stride: tuple[int, ...] | None = None, item: Any = None
+) -> LocatedTensor:
+    """A tensor that lies somewhere; nobody will read it."""
+    contiguous: list[int] = []
+    step = 1
+    for n in reversed(shape):
+        contiguous.insert(0, step)
+        step *= max(n, 1)
+    storage = LocatedStorage(file="dir/f.pt", key=key, start=64, numel=1 << 20, dtype=dtype, big_endian=False)
+    return LocatedTensor(storage, 0, shape, tuple(contiguous) if stride is None else stride, item)
+
+
+BF16 = DType.BF16
+UNSET: Any = object()
+
+
+def half(*shape: int, key: str = "0") -> LocatedTensor:
+    return tensor(*shape, dtype=BF16, key=key)
+
+
+def model(rank: int = 0, **changes: Any) -> dict[str, Any]:
+    """A model file of two ranks at stage 2: two parameters, a buffer."""
+    content = {
+        "module": {
+            "a": tensor(3, 2, dtype=BF16, key="a"),
+            "b": tensor(3, dtype=BF16, key="b"),
+            "n": tensor(2, key="n"),
+        },
+        "buffer_names": ["n"],
+        "param_shapes": [{"a": (3, 2), "b": (3,)}],
+        "frozen_param_shapes": {},
+        "frozen_param_fragments": {},
+        "shared_params": {},
+        "global_steps": 5,
+        "dp_world_size": 2,
+        "mp_world_size": 1,
+        "ds_version": "0.19.8",
+        "ds_config": {"optimizer": {"type": "AdamW"}},
+    }
+    return {key: value for key, value in (content | changes).items() if value is not UNSET}
+
+
+def optimizer(rank: int = 0, *, top: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    state = {
+        "single_partition_of_fp32_groups": [tensor(6) if rank == 0 else tensor(3)],
+        "zero_stage": Inert("ZeroStageEnum", (2,)),
+        "partition_count": [2],
+        "base_optimizer_state": {
+            "state": {0: {"step": tensor(item=5.0), "exp_avg": tensor(6), "flag": 3}},
+            "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99), "params": [0], "decoupled": None, "w": tensor(1)}],
+        },
+    }
+    state = {key: value for key, value in (state | changes).items() if value is not UNSET}
+    return {"optimizer_state_dict": state, "ds_version": "0.19.8", "ds_config": {}} | (top or {})
+
+
+def stage3(rank: int = 0, **changes: Any) -> dict[str, Any]:
+    """A model file at stage 3; `a` has a stripe of 3, `b` of 2."""
+    placeholders = {"a": tensor(0, dtype=BF16), "b": tensor(0, dtype=BF16), "n": tensor(2, key="n")}
+    return model(rank, **({"module": placeholders} | changes))
+
+
+def optimizer3(rank: int = 0, **changes: Any) -> dict[str, Any]:
+    return optimizer(
+        rank,
+        **{
+            "single_partition_of_fp32_groups": UNSET,
+            "base_optimizer_state": UNSET,
+            "fp32_flat_groups": [tensor(5)],
+            "partition_count": 2,
+            "zero_stage": 3,
+        }
+        | changes,
+    )
+
+
+def catalog(
+    models: list[dict[str, Any]],
+    optimizers: list[dict[str, Any]],
+    *,
+    stage: int = 2,
+    incomplete: bool = False,
+    ranks: tuple[int, ...] | None = None,
+    model_ranks: tuple[int, ...] | None = None,
+) -> Catalog:
+    """Read these contents as the files of ranks 0, 1, …"""
+    contents: dict[str, tuple[FileKind, FileName, dict[str, Any]]] = {}
+    for rank, content in zip(model_ranks or range(len(models)), models, strict=True):
+        prefix = f"zero_pp_rank_{rank}_mp_rank_00" if stage == 3 else f"mp_rank_{rank:02d}"
+        _add(contents, f"{prefix}_model_states.pt", content)
+    for rank, content in zip(ranks or range(len(optimizers)), optimizers, strict=True):
+        _add(contents, f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt", content)
+    by_kind: dict[FileKind, list[FileName]] = {}
+    for kind, name, _ in contents.values():
+        by_kind.setdefault(kind, []).append(name)
+    files = CheckpointFiles(
+        root="dir",
+        tag="t",
+        directory="dir/t",
+        tags=("t",),
+        latest=None,
+        files={kind: tuple(sorted(names)) for kind, names in by_kind.items()},
+    )
+
+    def load(_: CheckpointFiles, kind: FileKind) -> Iterable[RawFile]:
+        for name in files.of(kind):
+            yield RawFile(
+                kind=kind, name=name, path=f"dir/t/{name.name}", content=contents[name.name][2], container="torch zip"
+            )
+
+    return read_incomplete(files, load, {}).catalog if incomplete else read(files, load)
+
+
+def _add(contents: dict[str, Any], name: str, content: dict[str, Any]) -> None:
+    parsed = parse(name)
+    assert parsed is not None
+    contents[name] = (*parsed, content)
+
+
+def stage2(**changes: Any) -> Catalog:
+    """A stage-2 checkpoint whose model file is changed so."""
+    return catalog([model(**changes)], [optimizer(0), optimizer(1)])
+
+
+# --- what is read ----------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_2_checkpoint():
+    found = stage2()
+    origin = found.origin
+    assert (origin.stage, origin.world_size, origin.step, origin.ds_version) == (2, 2, 5, "0.19.8")
+    assert (origin.training_dtype, origin.optimizer, origin.optimizer_state) == (BF16, "AdamW", ("exp_avg",))
+    assert origin.param_groups == ({"lr": 0.1, "betas": (0.9, 0.99), "decoupled": None},)
+    assert found.order == ("a", "b", "n")
+    assert found.groups[0].members == (Member("a", (3, 2)), Member("b", (3,)))
+    assert [p.numel for p in found.groups[0].partitions] == [6, 3]
+    assert found.groups[0].cut is Cut.CONTIGUOUS
+    assert list(found.buffers) == ["n"]
+    assert list(found.module) == ["a", "b"]
+    assert found.notes == ()
+    assert found.missing == ()
+
+
+def test_a_stage_3_checkpoint():
+    found = catalog([stage3(0), stage3(1)], [optimizer3(0), optimizer3(1)], stage=3)
+    assert found.groups[0].cut is Cut.STRIPED
+    assert found.origin.stage == 3
+    assert found.origin.training_dtype is BF16
+    assert found.module == {}
+    assert found.origin.optimizer_state == ()
+
+
+def test_param_shapes_of_deepspeed_before_0_5_4_are_one_mapping():
+    assert len(stage2(param_shapes={"a": (3, 2), "b": (3,)}).groups) == 1
+
+
+def test_bf16_optimizer_writes_neither_a_stage_nor_its_count():
+    changes = {"zero_stage": UNSET, "partition_count": UNSET}
+    found = catalog([model()], [optimizer(0, **changes), optimizer(1, **changes)])
+    assert found.origin.stage == 1
+    changes3 = {"zero_stage": UNSET, "partition_count": UNSET}
+    found = catalog([stage3(0), stage3(1)], [optimizer3(0, **changes3), optimizer3(1, **changes3)], stage=3)
+    assert found.origin.stage == 3
+
+
+def test_facts_that_are_not_stated():
+    silent = {"global_steps": UNSET, "ds_version": UNSET, "ds_config": UNSET, "dp_world_size": UNSET}
+    elastic = {"base_optimizer_state": [{"exp_avg": tensor(6)}, None]}
+    old = [optimizer(rank, top={"ds_version": None, "ds_config": {}}, **elastic) for rank in (0, 1)]
+    found = catalog([model(**silent)], old)
+    origin = found.origin
+    assert (origin.step, origin.ds_version, origin.optimizer, origin.param_groups) == (None, None, None, ())
+    assert origin.world_size == 2
+    assert origin.optimizer_state == ("exp_avg",)
+
+
+@pytest.mark.parametrize("base", [None, {"state": 7, "param_groups": {}}, {"state": {0: 7}, "param_groups": [7]}])
+def test_an_optimizer_whose_state_cannot_be_understood_still_has_masters(base: object):
+    states = [optimizer(rank, base_optimizer_state=base) for rank in (0, 1)]
+    assert catalog([model()], states).origin.optimizer_state == ()
+
+
+def test_the_version_may_stand_inside_the_optimizer_state():
+    inside = [optimizer(rank, top={"ds_version": None}, ds_version="0.19.8") for rank in (0, 1)]
+    assert catalog([model(ds_version=UNSET)], inside).origin.ds_version == "0.19.8"
+
+
+@pytest.mark.parametrize("config", ["ds_config.json", {"optimizer": "adam"}, {"optimizer": {"type": 7}}, {}])
+def test_a_config_that_is_no_dict_does_not_matter(config: object):
+    """Before DeepSpeed loaded it first, `deepspeed.initialize(config="ds_config.json")` saved the path."""
+    states = [optimizer(rank, top={"ds_config": config}) for rank in (0, 1)]
+    assert catalog([model(ds_config=config)], states).origin.optimizer is None
+
+
+def test_the_training_dtype_is_that_of_most_elements():
+    module = {"a": tensor(3, 2, dtype=DType.F16, key="a"), "b": tensor(3, key="b")}
+    assert stage2(module=module, buffer_names=[]).origin.training_dtype is DType.F16
+
+
+# --- parameters, buffers, ties, and what is none of them ------------------------------------------------------------
+
+
+def module(**more: LocatedTensor) -> dict[str, Any]:
+    return model()["module"] | more
+
+
+def test_stage_1_lists_no_frozen_parameters_and_they_are_found_all_the_same():
+    found = stage2(module=module(f=tensor(2, dtype=BF16, key="f")), frozen_param_shapes=None)
+    assert list(found.frozen) == ["f"]
+    assert found.order == ("a", "b", "n", "f")
+    assert found.notes == ()
+
+
+def test_a_name_that_nothing_lists_is_written_as_it_is_and_said():
+    extra = {"q": tensor(2, dtype=DType.I8, key="q")}
+    found = stage2(module=module(**extra), frozen_param_shapes=None)
+    assert list(found.buffers) == ["n", "q"]
+    assert found.notes == ("q is listed neither as parameter nor as buffer; written unchanged, as a buffer",)
+
+
+def test_entries_that_are_no_tensors_are_left_out_and_said():
+    found = stage2(module=module() | {"b._extra_state": "text"})
+    assert "b._extra_state" not in found.order
+    assert found.notes == ("b._extra_state is no tensor and is left out",)
+
+
+def test_frozen_parameters_of_stage_2():
+    fragment = tensor(2, 2, dtype=BF16, key="f")
+    found = stage2(module=module(f=fragment), frozen_param_shapes={"f": (2, 2)}, frozen_param_fragments={"f": fragment})
+    assert found.frozen == {"f": fragment}
+
+
+@pytest.mark.parametrize("fragment", [None, tensor(3, dtype=BF16)])
+def test_a_frozen_parameter_that_does_not_fit(fragment: LocatedTensor | None):
+    fragments = {"f": fragment} if fragment else {}
+    with pytest.raises(DamagedFile, match=r"the frozen parameter does not fit; expected shape \(2, 2\), got .*> f\)"):
+        stage2(module=module(), frozen_param_shapes={"f": (2, 2)}, frozen_param_fragments=fragments)
+
+
+def test_frozen_parameters_of_stage_3_are_striped():
+    frozen = {"frozen_param_shapes": {"f": (3, 1)}, "frozen_param_fragments": {"f": tensor(2, dtype=BF16)}}
+    models = [stage3(rank, **frozen) for rank in (0, 1)]
+    found = catalog(models, [optimizer3(0), optimizer3(1)], stage=3)
+    stripes = found.frozen["f"]
+    assert isinstance(stripes, FrozenStripes)
+    assert (stripes.shape, stripes.dtype, list(stripes.starts)) == ((3, 1), BF16, [64, 64])
+    assert stripes.files == tuple(f"dir/t/zero_pp_rank_{rank}_mp_rank_00_model_states.pt" for rank in (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("fragment", "error", "message"),
+    [
+        (None, DamagedFile, "the frozen parameter's stripe is missing in rank 1"),
+        (tensor(3, dtype=BF16), Disagreement, "expected 2 elements of BF16 .* got 3 of BF16"),
+        (tensor(2, dtype=DType.F32), Disagreement, "expected 2 elements of BF16 .* got 2 of F32"),
+    ],
+)
+def test_stripes_that_do_not_fit(fragment: LocatedTensor | None, error: type[Exception], message: str):
+    good = {"frozen_param_shapes": {"f": (3, 1)}, "frozen_param_fragments": {"f": tensor(2, dtype=BF16)}}
+    bad = good | {"frozen_param_fragments": {"f": fragment} if fragment else {}}
+    with pytest.raises(error, match=message):
+        catalog([stage3(0, **good), stage3(1, **bad)], [optimizer3(0), optimizer3(1)], stage=3)
+
+
+def test_ties_are_recorded():
+    found = stage2(module=module(t=tensor(3, 2, dtype=BF16, key="a")), shared_params={"t": "a"})
+    assert found.ties == {"t": "a"}
+    assert list(found.module) == ["a", "b", "t"]
+
+
+def test_a_chain_of_ties_ends_at_the_stored_name():
+    tied = {"t": tensor(3, 2, dtype=BF16, key="a"), "u": tensor(3, 2, dtype=BF16, key="a")}
+    assert stage2(module=module(**tied), shared_params={"u": "t", "t": "a"}).ties == {"u": "a", "t": "a"}
+
+
+def test_ties_that_are_not_recorded_are_seen_in_the_storages():
+    tied = {
+        "t": tensor(3, 2, dtype=BF16, key="a"),
+        "f": tensor(2, dtype=BF16, key="f"),
+        "g": tensor(2, dtype=BF16, key="f"),
+    }
+    found = stage2(module=module(**tied), frozen_param_shapes=None)
+    assert found.ties == {"t": "a", "g": "f"}
+    assert list(found.frozen) == ["f"]
+
+
+def test_a_recorded_tie_of_a_name_that_is_stored_itself_is_no_tie():
+    """`data_ptr` of a parameter without elements is that of its neighbour in the flat buffer."""
+    assert stage2(shared_params={"b": "a", "n": "a"}).ties == {}
+
+
+def test_a_tie_to_what_was_not_saved_is_left_out_and_said():
+    """The frozen base of a LoRA run that was excluded: its alias is in the module, its parameter is not."""
+    found = stage2(module=module(t=tensor(2, dtype=BF16, key="t")), shared_params={"t": "gone"})
+    assert found.notes == ("t is tied to gone, which was not saved; left out",)
+    assert found.ties == {}
+    assert "t" not in found.order
+
+
+@pytest.mark.parametrize("shared", [{"t": "t"}, {"t": "u", "u": "t"}])
+def test_names_that_are_tied_in_a_circle_are_told_apart_by_their_storages(shared: dict[str, str]):
+    tied = {"t": tensor(2, dtype=BF16, key="t"), "u": tensor(2, dtype=BF16, key="t")}
+    found = stage2(module=module(**tied), shared_params=shared, frozen_param_shapes=None)
+    assert found.ties == {"u": "t"}
+    assert list(found.frozen) == ["t"]
+
+
+def test_empty_parameters_are_not_taken_for_ties_of_one_another():
+    """Stage 1 of DeepSpeed 0.19.8: both lie at address 0, so it says that they are one parameter."""
+    empties = {"e": tensor(0, 4, dtype=BF16, key="e"), "f": tensor(7, 0, dtype=BF16, key="f")}
+    found = stage2(module=module(**empties), frozen_param_shapes=None, shared_params={"f": "e"})
+    assert found.ties == {}
+    assert {name: found.frozen[name].shape for name in found.frozen} == {"e": (0, 4), "f": (7, 0)}
+
+
+def test_a_placeholder_whose_values_are_nowhere():
+    models = [stage3(rank, module=stage3()["module"] | {"lost": tensor(0, dtype=BF16)}) for rank in (0, 1)]
+    with pytest.raises(DamagedFile, match=r"the parameter is in the module but its values are nowhere .*> lost\)"):
+        catalog(models, [optimizer3(0), optimizer3(1)], stage=3)
+
+
+def test_a_module_of_other_shapes():
+    changed = module() | {"a": tensor(2, 3, dtype=BF16, key="a")}
+    with pytest.raises(Disagreement, match=r"'module' and 'param_shapes' do not describe the same model; .*\(3, 2\)"):
+        stage2(module=changed)
+
+
+def test_parameters_that_only_param_shapes_lists_are_in_the_order_too():
+    del (only := model()["module"])["b"]
+    assert stage2(module=only).order == ("a", "n", "b")
+
+
+# --- what does not fit ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"module": None}, MissingFiles, "the file has no module"),
+        ({"buffer_names": 7}, DamagedFile, "'buffer_names' is not a list of names"),
+        ({"param_shapes": None}, UnsupportedLayout, "neither 'param_shapes' nor 'param_slice_mappings' says"),
+        ({"param_shapes": [7]}, DamagedFile, "'param_shapes' is not a mapping of names to shapes; got int"),
+        ({"param_shapes": [{"a": (3, -2)}]}, DamagedFile, "'param_shapes' has an impossible shape for 'a'"),
+        ({"param_shapes": [{"a": 6}]}, DamagedFile, "'param_shapes' has an impossible shape for 'a'"),
+        ({"param_shapes": [{7: (3,)}]}, DamagedFile, "a parameter's name is not printable text; got 7"),
+        ({"param_shapes": [{"a": (3, 2)}, {"a": (3, 2)}]}, Disagreement, "expected 2 flat groups"),
+        ({"shared_params": ["a"]}, DamagedFile, "'shared_params' is not a mapping of names to names"),
+        ({"global_steps": "5"}, DamagedFile, "no usable 'global_steps'; expected int, got str"),
+        ({"global_steps": True}, DamagedFile, "no usable 'global_steps'; expected int, got bool"),
+        ({"mp_world_size": 2}, MissingFiles, "expected those of 2, missing mp_rank_01_model_states"),
+        ({"ds_autoep_layers": [1]}, DamagedFile, "'ds_autoep_layers' is not a list of layers"),
+        ({"dp_world_size": 3}, MissingFiles, "rank 2 has no complete set of files; expected those of 3 ranks"),
+        ({"dp_world_size": 1}, Disagreement, "save with more ranks; expected ranks 0 to 0 of 1, got rank 1"),
+        ({"dp_world_size": 0}, DamagedFile, "'dp_world_size' is impossible"),
+        ({"buffer_names": ["x" * 1025]}, DamagedFile, "a parameter's name is too long"),
+        ({"buffer_names": ["../x"]}, DamagedFile, "a parameter's name looks like a path"),
+    ],
+)  # fmt: skip
+def test_model_files_that_make_no_sense(changes: dict[str, Any], error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        stage2(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"single_partition_of_fp32_groups": UNSET},
+            UnsupportedLayout,
+            "the file holds no flat groups; expected one of",
+        ),
+        ({"base_optimizer_state": {"state": {0: {"step": 2**60}}}}, DamagedFile, "the optimizer's step is impossible"),
+        ({"single_partition_of_fp32_groups": 7}, DamagedFile, "is not a list of tensors; got int"),
+        ({"single_partition_of_fp32_groups": [7]}, DamagedFile, r"\[0\] is not a flat tensor; got 7"),
+        ({"single_partition_of_fp32_groups": [tensor(2, 2)]}, DamagedFile, r"\[0\] is not a flat tensor"),
+        ({"single_partition_of_fp32_groups": [tensor(2, stride=(2,))]}, DamagedFile, r"\[0\] is not a flat tensor"),
+        ({"partition_count": [2, 2]}, DamagedFile, "'partition_count' does not fit; expected one for each of 1 groups"),
+        ({"partition_count": [0]}, DamagedFile, "'partition_count' does not fit"),
+        (
+            {"partition_count": [1]},
+            UnsupportedLayout,
+            r"cut over 1 ranks of 2, and its parameters are no experts .*group 0",
+        ),
+        ({"param_alignment_paddings": 7}, DamagedFile, "'param_alignment_paddings' is not a list of lists"),
+        ({"param_alignment_paddings": [[-1, 0]]}, DamagedFile, "'param_alignment_paddings' is not a list of lists"),
+        ({"param_alignment_paddings": [[0]]}, Disagreement, "does not fit 'param_shapes'; expected 2 entries, got 1"),
+    ],
+)
+def test_optimizer_files_that_make_no_sense(changes: dict[str, Any], error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        catalog([model()], [optimizer(0, **changes), optimizer(1, **changes)])
+
+
+def test_paddings_are_those_behind_the_members():
+    states = [optimizer(rank, param_alignment_paddings=[[2, 0]]) for rank in (0, 1)]
+    assert [member.padding_numel for member in catalog([model()], states).groups[0].members] == [2, 0]
+
+
+def test_a_parameter_in_two_groups():
+    groups = {"single_partition_of_fp32_groups": [tensor(6), tensor(6)], "partition_count": [2, 2]}
+    states = [optimizer(rank, **groups) for rank in (0, 1)]
+    with pytest.raises(DamagedFile, match="the parameter 'a' is in two groups"):
+        catalog([model(param_shapes=[{"a": (3, 2)}, {"a": (3, 2)}])], states)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ({}, {"zero_stage": 1}, "the stage differs; expected 2"),
+        ({}, {"single_partition_of_fp32_groups": [tensor(3)] * 2, "partition_count": [2, 2]}, "the number of flat gr"),
+        ({}, {"param_alignment_paddings": [[1, 0]]}, None),
+        ({"param_alignment_paddings": [[0, 0]]}, {"param_alignment_paddings": [[1, 0]]}, "'param_alignment_padd"),
+        ({}, {"base_optimizer_state": {"state": {0: {"step": 6}}}}, r"the optimizer's step differs; expected \(5.0,\)"),
+        ({}, {"base_optimizer_state": {"state": {0: {"exp_avg": tensor(3)}}}}, None),
+    ],
+)  # fmt: skip
+def test_ranks_that_tell_different_stories(first: dict[str, Any], second: dict[str, Any], message: str | None):
+    files = [optimizer(0, **first), optimizer(1, **second)]
+    if message is None:  # what one of them does not say cannot contradict
+        catalog([model()], files)
+        return
+    with pytest.raises(Disagreement, match=f"the files are of different saves: {message}.*rank_1"):
+        catalog([model()], files)
+
+
+def test_ranks_in_two_dialects():
+    with pytest.raises(Disagreement, match="the kind of flat groups differs"):
+        catalog([model()], [optimizer(0, zero_stage=UNSET), optimizer3(1, zero_stage=UNSET)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"global_steps": 6}, r"the step \('global_steps'\) differs; expected 5 as in zero_pp_rank_0.*got 6"),
+        ({"dp_world_size": 4}, r"the world size \('dp_world_size'\) differs; expected 2 .* got 4"),
+        ({"ds_version": "0.9.5"}, "the DeepSpeed version differs; expected '0.19.8'"),
+        ({"param_shapes": [{"a": (2, 3), "b": (3,)}]}, "'param_shapes' differs"),
+        ({"param_shapes": [{"b": (3,), "a": (3, 2)}]}, "'param_shapes' differs"),
+        ({"frozen_param_shapes": {"f": (1,)}}, "'frozen_param_shapes' differs"),
+    ],
+)
+def test_model_files_of_different_saves(changes: dict[str, Any], message: str):
+    with pytest.raises(Disagreement, match=message):
+        catalog([stage3(0), stage3(1, **changes)], [optimizer3(0), optimizer3(1)], stage=3)
+
+
+def test_what_differs_is_shown_in_part_if_it_is_long():
+    shapes = [{f"layers.{i}.weight": (i + 1,) for i in range(100)}]
+    with pytest.raises(Disagreement) as caught:
+        catalog([stage3(0, param_shapes=shapes), stage3(1)], [optimizer3(0), optimizer3(1)], stage=3)
+    assert len(str(caught.value)) < 600
+    assert "…" in str(caught.value)
+
+
+# --- files that are not there, or too many --------------------------------------------------------------------------
+
+
+def test_no_model_states():
+    with pytest.raises(MissingFiles, match="the model states are missing; look for mp_rank_00") as caught:
+        catalog([], [optimizer(0)])
+    assert caught.value.files == ("mp_rank_00_model_states.pt",)
+
+
+def test_no_optimizer_states_at_all():
+    with pytest.raises(MissingFiles, match="ranks 0, 1 have no complete set of files") as caught:
+        catalog([model()], [])
+    assert caught.value.files[0] == "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+
+
+def test_incomplete_checkpoints_can_be_told_about():
+    found = catalog([model(dp_world_size=4)], [optimizer(0, partition_count=[4])], incomplete=True)
+    assert found.missing == tuple(f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in (1, 2, 3))
+    assert found.origin.world_size == 4
+
+
+def test_an_incomplete_checkpoint_without_its_first_rank_can_be_told_about():
+    """Ties are recorded by rank 0 only; without its file a tied name cannot be told from a lost parameter."""
+    tied = stage3(1, module=stage3()["module"] | {"t": tensor(0, dtype=BF16)})
+    found = catalog([tied], [optimizer3(0), optimizer3(1)], stage=3, incomplete=True, model_ranks=(1,))
+    assert found.missing == ("zero_pp_rank_0_mp_rank_00_model_states.pt",)
+    assert "t" not in found.order
+    assert any("t" in note for note in found.notes)
+
+
+def test_a_rank_with_two_files():
+    """One with the prefix of bf16 runs and one without: an older save lies in the same folder."""
+    kind, name = parse("mp_rank_00_model_states.pt") or (None, None)
+    prefixed = [parse(f"{prefix}zero_pp_rank_0_mp_rank_00_optim_states.pt") for prefix in ("", "bf16_")]
+    assert kind is not None and name is not None
+    optimizers = tuple(parsed[1] for parsed in prefixed if parsed)
+    by_kind = {kind: (name,), FileKind.OPTIMIZER: optimizers}
+    files = CheckpointFiles(root="dir", tag="t", directory="dir/t", tags=("t",), latest=None, files=by_kind)
+    raw = RawFile(kind=kind, name=name, path="dir/t/m", content=model(), container="torch zip")
+    with pytest.raises(Disagreement, match="rank 0 has two files; expected one"):
+        read(files, lambda _, kind: [raw] if kind is FileKind.MODEL else [])
+
+
+def test_many_missing_files_are_counted():
+    names = [f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in range(40)]
+    error = are_missing(names, 64)
+    assert "and 34 more" in str(error)
+    assert "15, … have no complete set" in str(error)
+    assert error.files == tuple(names)
+
+
+# --- fields -----------------------------------------------------------------------------------------------------------
+
+
+def test_enum_members_and_their_numbers():
+    assert fields.enum_int(Inert("ZeroStageEnum", (3,))) == 3
+    assert fields.enum_int(2) == 2
+    assert fields.enum_int(True) is None
+    assert fields.enum_int(Inert("Other", (1, 2))) is None
+    assert fields.enum_int("3") is None
+
+
+def test_a_missing_field_has_its_default_or_is_an_error():
+    assert fields.field({}, "k", int, 7) == 7
+    assert fields.field({"k": 3}, "k", int, 7) == 3
+    with pytest.raises(DamagedFile, match="no usable 'k'; expected int, got nothing"):
+        fields.field({}, "k", int)
+
+
+def test_facts_know_their_sizes():
+    assert Member("a", (3, 4), 2).numel == 12
+    assert Member("a", ()).numel == 1
+    assert FlatGroup(index=0, cut=Cut.STRIPED, members=(), partitions=()).members == ()

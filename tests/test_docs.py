@@ -1,0 +1,75 @@
+"""The commands in the docs do what the docs show. `python tests/test_docs.py` writes anew what they print."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "docs/incomplete-checkpoints.md"]
+
+_BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# What differs from run to run: times, and what depends on our version or on other installed packages.
+_CHANGES = re.compile(r"^  (time|files|names) .*", re.MULTILINE)
+
+
+def run(page: Path, folder: Path) -> str:
+    """The page as it would be if its commands were run now, one after the other, in an empty folder."""
+    bin_ = folder / ".bin"
+    bin_.mkdir()
+    (bin_ / "zeroconsolidate").write_text(f'#!/bin/sh\nexec {sys.executable} -m zeroconsolidate "$@"\n')
+    (bin_ / "zeroconsolidate").chmod(0o755)
+    surroundings = os.environ | {
+        "PATH": f"{bin_}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "FIXTURES": str(ROOT / "tests/fixtures"),
+    }
+
+    def printed(block: re.Match[str]) -> str:
+        commands = [line[2:] for line in block[1].splitlines() if line.startswith("$ ")]
+        text, code = "", 0
+        for command in commands:
+            shell = ["sh", "-c", f"(exit {code}); {command}"]
+            done = subprocess.run(
+                shell,
+                cwd=folder,
+                env=surroundings,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+            code = done.returncode
+            text += f"$ {command}\n{done.stdout}"
+        return f"```console\n{text}```"
+
+    return _BLOCK.sub(printed, page.read_text())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_page_shows_what_is_printed(page: Path, tmp_path: Path) -> None:
+    assert _CHANGES.sub("", run(page, tmp_path)) == _CHANGES.sub("", page.read_text())
+
+
+def test_every_test_that_is_named_exists() -> None:
+    named = re.findall(r"`(test_\w+\.py)((?:::\w+)+)`", (ROOT / "docs/guarantees.md").read_text())
+    assert len(named) > 40
+    for file, path in named:
+        tree = ast.parse((ROOT / "tests" / file).read_text())
+        for name in path.split("::")[1:]:
+            found = [n for n in tree.body if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == name]
+            assert found, f"{file}{path}"
+            tree = found[0]
+
+
+if __name__ == "__main__":
+    for each in PAGES:
+        with tempfile.TemporaryDirectory() as name:
+            each.write_text(run(each, Path(name)))

@@ -1,0 +1,34 @@
+"""Small JSON files that lie beside a checkpoint or a model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..errors import DamagedFile, at
+from .regular import read_small
+
+MAX_BYTES = 1 << 24
+"""A larger file is refused: configurations take a few kilobytes."""
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """The object in the file. Raises DamagedFile if it cannot be read, is too large, or is no JSON object."""
+    with at(path):
+        try:
+            value = json.loads(read_small(path, MAX_BYTES).decode("utf-8"), parse_int=_integer)
+        except OSError as error:
+            raise DamagedFile(f"the file cannot be read: {error.strerror or error}") from None
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, DamagedFile):
+                raise
+            raise DamagedFile(f"the file is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise DamagedFile(f"the file holds no JSON object; got {type(value).__name__}")
+        return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20:
+        raise DamagedFile(f"a number has {len(text)} digits")  # Python takes quadratic time for long ones
+    return int(text)

@@ -1,0 +1,112 @@
+"""What PEFT's names mean: how it wraps a model's modules, undone one name at a time.
+
+PEFT puts the model under `base_model.model.` and replaces each module it adapts by a wrapper, so that one Linear
+becomes several names (`peft/tuners/tuners_utils.py`, `peft/utils/other.py`)::
+
+    base_model.model.layers.0.q_proj.base_layer.weight                     the module's own weight
+    base_model.model.layers.0.q_proj.lora_A.default.weight                 of the adapter `default`
+    base_model.model.layers.0.q_proj.lora_magnitude_vector.default.weight  of a DoRA adapter
+    base_model.model.embed.lora_embedding_A.default                        a parameter, not a module: no `.weight`
+    base_model.model.head.original_module.weight                           modules_to_save: what was there before,
+    base_model.model.head.modules_to_save.default.weight                   and what is trained in its stead
+    base_model.model.embed.token_adapter.base_layer.weight                 trainable_token_indices: the embedding,
+    base_model.model.embed.token_adapter.trainable_tokens_delta.default    and the rows that replace some of its own
+    base_model.model.experts.base_layer.lora_A.default.weight              target_parameters: wrappers in wrappers
+
+Whatever the trainer wrapped around the PEFT model stands before all of that (`model.base_model.model.…` in a
+FlagEmbedding checkpoint). A model that was adapted in place (`inject_adapter_in_model`) has no `base_model.model.`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PEFT_MODEL = "base_model.model."
+
+
+class Kind(Enum):
+    """What a name stands for."""
+
+    OWN = "a tensor of the model itself"
+    ORIGINAL = "what modules_to_save replaced"
+    SAVED = "a module trained whole, by modules_to_save"
+    TUNER = "a parameter of an adapter"
+    BESIDE = "outside of the PEFT model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One name, taken apart."""
+
+    name: str
+    """As stored."""
+    wrapper: str
+    """What stands before PEFT's own prefix."""
+    inner: str
+    """What stands behind it, PEFT's wrapping included."""
+    kind: Kind
+    module: str
+    """Path of the module in the model as it was before PEFT; for OWN, ORIGINAL and SAVED, of its tensor."""
+    adapter: str | None
+    attribute: str
+    """For TUNER: where the wrapper keeps it, such as `lora_A`."""
+    rest: str
+    """For TUNER: what follows the adapter's name, such as `weight`."""
+    depth: int
+    """Wrappers between this one and the module itself: counts `base_layer`."""
+
+    @property
+    def in_model(self) -> str:
+        """The name with PEFT's wrapping undone and all else left as it was."""
+        return self.name if self.kind is Kind.BESIDE else self.wrapper + self.module
+
+
+def take_apart(names: Iterable[str], prefixes: tuple[str, ...]) -> dict[str, Part]:
+    """Every name, by itself. `prefixes`: of the attributes that hold adapters."""
+    names = list(names)
+    wrapped = any(f".{name}".find(f".{PEFT_MODEL}") >= 0 for name in names)
+    return {name: _part(name, prefixes, wrapped=wrapped) for name in names}
+
+
+def _part(name: str, prefixes: tuple[str, ...], *, wrapped: bool) -> Part:
+    wrapper, inner = "", name
+    if wrapped:
+        found = f".{name}".find(f".{PEFT_MODEL}")
+        if found < 0:
+            return Part(
+                name=name, wrapper="", inner=name, kind=Kind.BESIDE, module=name, adapter=None, attribute="", rest="",
+                depth=0,
+            )  # fmt: skip
+        wrapper, inner = name[:found], name[found + len(PEFT_MODEL) :]
+    kind, path, adapter, attribute, rest, depth = Kind.OWN, [], None, "", "", 0
+    segments = inner.split(".")
+    while segments:
+        segment = segments.pop(0)
+        if segment == "base_layer":
+            depth += 1
+        elif segment == "original_module" and segments:
+            kind = Kind.ORIGINAL
+        elif segment == "modules_to_save" and len(segments) > 1:
+            kind, adapter = Kind.SAVED, segments.pop(0)
+        elif segment == "token_adapter" and segments:
+            continue
+        elif segments and segment.startswith((*prefixes, "trainable_tokens_")):
+            kind, attribute, adapter = Kind.TUNER, segment, segments.pop(0)
+            rest = ".".join(segments)
+            break
+        else:
+            path.append(segment)
+    return Part(
+        name=name, wrapper=wrapper, inner=inner, kind=kind, module=".".join(path), adapter=adapter,
+        attribute=attribute, rest=rest, depth=depth,
+    )  # fmt: skip
+
+
+def adapters_in(parts: Iterable[Part]) -> tuple[str, ...]:
+    """The names of the adapters, in the order in which they first appear."""
+    return tuple(dict.fromkeys(part.adapter for part in parts if part.adapter is not None))

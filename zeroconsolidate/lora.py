@@ -1,0 +1,295 @@
+"""Adapter runs: recognise them, and choose what becomes of the adapters. Wires `catalog` and `plan` for `api`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from .archive.json_file import read_json
+from .archive.weights import read_weights
+from .catalog.peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
+from .catalog.wrapping import PEFT_MODEL, Kind, Part, adapters_in, take_apart
+from .errors import BadOption, NotACheckpoint, UnsupportedLayout, WitnessMismatch, at
+from .plan.adapter import ADAPTER_CONFIG, adapter_files
+from .plan.build import ModelPlan, Selection, build_adapters, padding_bytes, select, sources
+from .plan.merge import Merger, MergeResult, collect
+from .plan.original import Original
+from .plan.witness import SAMPLED_NUMEL, SAMPLED_TENSORS, Comparison
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .catalog.facts import Catalog
+    from .dtypes import DType
+    from .plan.build import Source
+    from .run.inputs import Inputs
+    from .write.assets import Assets
+
+MERGED_BY_FORMULA = ("LORA", "TRAINABLE_TOKENS")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapters:
+    """The adapters of a checkpoint that were chosen, in order."""
+
+    parts: Mapping[str, Part]
+    """Every name of the checkpoint, taken apart."""
+    present: tuple[str, ...]
+    """Every adapter of the checkpoint."""
+    configs: Mapping[str, PeftConfig]
+    """By adapter, in order: the chosen ones."""
+    files: Mapping[str, str]
+    """By adapter: the path of its adapter_config.json."""
+    ties: Mapping[str, str]
+    """alias -> name, those of tensors that were not saved included."""
+
+    @property
+    def is_wrapped(self) -> bool:
+        """Whether the trainer had wrapped something around the PEFT model."""
+        return any(part.wrapper for part in self.parts.values())
+
+    @property
+    def kinds(self) -> str:
+        """The adapters in words: `default (LORA)`."""
+        return ", ".join(f"{name} ({config.peft_type})" for name, config in self.configs.items())
+
+
+def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) -> Adapters | None:
+    """The adapters of the checkpoint; None if it has none, or if they are to be kept as they are.
+
+    `lora`: `adapter`, `merge`, `keep` or None. `chosen`: names of adapters; by default all that were trained. Raises
+    BadOption for wishes that make no sense, NotACheckpoint if adapter_config.json is missing.
+    """
+    root = catalog.origin.root
+    names = list(dict.fromkeys([*catalog.order, *catalog.unsaved_ties, *catalog.unsaved_ties.values()]))
+    config_path = os.path.join(root, ADAPTER_CONFIG)
+    first = read_peft_config(_read(config_path)) if os.path.isfile(config_path) else None
+    wrapped = any(f".{PEFT_MODEL}" in f".{name}" for name in names)
+    prefixes = tuple(prefix for group in TUNER_PREFIXES.values() for prefix in group)
+    if first is not None:
+        prefixes = TUNER_PREFIXES.get(first.peft_type, prefixes)
+    parts = take_apart(names, prefixes) if wrapped or first is not None else {}
+    present = adapters_in(parts.values())
+    if lora == "keep" or not present:
+        if lora in ("adapter", "merge") or (chosen and lora != "keep"):
+            kind = f"; {ADAPTER_CONFIG} says {first.peft_type}, whose parameters are none of its" if first else ""
+            raise BadOption(f"the checkpoint has no adapters that --lora could work on{kind}")
+        if chosen:
+            raise BadOption("--adapter chooses adapters to write or merge; with --lora keep there is no choice")
+        return None
+    for name in chosen:
+        if name not in present:
+            raise BadOption(f"the checkpoint has no adapter {name!r}; it has {', '.join(present)}")
+    wanted = tuple(dict.fromkeys(chosen)) or present
+    if lora == "merge" and len(wanted) > 1 and not chosen:
+        raise BadOption(
+            f"the checkpoint has several adapters ({', '.join(present)}); name those to merge, in order, with --adapter"
+        )
+    files = {name: _config_file(root, name, alone=len(present) == 1) for name in wanted}
+    return Adapters(
+        parts=parts,
+        present=present,
+        configs={name: read_peft_config(_read(path)) for name, path in files.items()},
+        files=files,
+        ties={**catalog.ties, **catalog.unsaved_ties},
+    )
+
+
+def _read(path: str) -> dict[str, object]:
+    return read_json(path)
+
+
+def _config_file(root: str, adapter: str, *, alone: bool) -> str:
+    """PEFT keeps `default` in the checkpoint itself and every other adapter in a folder of its name."""
+    places = [os.path.join(root, adapter, ADAPTER_CONFIG)] if adapter != "default" else []
+    if alone or adapter == "default":
+        places.append(os.path.join(root, ADAPTER_CONFIG))
+    for place in places:
+        if os.path.isfile(place):
+            return place
+    raise NotACheckpoint(
+        f"the names are those of a PEFT model, but the configuration of its adapter {adapter!r} is missing; "
+        f"expected {places[0]}; put it there, or write the raw names with --lora keep"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapted:
+    """What goes with the weights of an adapter run."""
+
+    is_adapter: bool
+    """Whether the output is one or several PEFT adapters, not a model."""
+    is_wrapped: bool
+    """Whether the trainer had wrapped something around the PEFT model."""
+    config_files: Mapping[str, str]
+    """Output name -> path of an adapter's configuration."""
+    files: tuple[str, ...]
+    """Those outside of the checkpoint's own that decide what is written."""
+    folders: tuple[str, ...]
+    """Entries of the checkpoint that belong to its adapters."""
+    untied: bool
+    """Whether the model's configuration must say that the embeddings are no longer tied."""
+    comparisons: tuple[Comparison, ...]
+    """The original model against its frozen copy in the checkpoint."""
+    decided: tuple[str, ...]
+    """What was decided and why, for the report."""
+
+    def assets(self, chosen: Assets) -> Assets:
+        """The files beside the weights: an adapter has its configuration in place of a model's, and a merged model is
+        not what the adapter's model card describes."""
+        copies = dict(chosen.copies)
+        left_behind, missing = list(chosen.left_behind), chosen.missing
+        if self.is_adapter:
+            for name in chosen.from_base:
+                copies.pop(name, None)
+            copies |= self.config_files
+            left_behind, missing = [entry for entry in left_behind if entry not in self.config_files], ()
+        elif copies.pop("README.md", None):
+            left_behind.append("README.md")
+        own = {f"{folder}/" for folder in self.folders}
+        unknown = tuple(entry for entry in chosen.unknown if entry not in own)
+        return replace(chosen, copies=copies, left_behind=tuple(left_behind), missing=missing, unknown=unknown)
+
+
+def plan_export(
+    catalog: Catalog, adapters: Adapters, *, dtype: DType | None
+) -> tuple[ModelPlan, Adapted, tuple[str, ...]]:
+    """The adapters as PEFT would save them, and warnings. Raises UnsupportedLayout for kinds whose file is computed."""
+    named = select(catalog, sources(catalog), copy_ties=True, wanted=lambda _name, _source: True).named
+    files, outside = adapter_files(named, adapters.parts, adapters.ties, adapters.configs)
+    left_out = tuple(
+        name
+        for name, part in adapters.parts.items()
+        if part.adapter is not None and part.adapter not in adapters.configs and name in named
+    )
+    warnings: tuple[str, ...] = ()
+    if outside:
+        shown = ", ".join(outside[:4]) + (f" and {len(outside) - 4} more" if len(outside) > 4 else "")
+        warnings = (f"trained, but no part of a PEFT adapter, and not written: {shown}",)
+    bases = dict.fromkeys(config.base for config in adapters.configs.values() if config.base)
+    adapted = Adapted(
+        is_adapter=True,
+        is_wrapped=adapters.is_wrapped,
+        config_files={os.path.join(file.folder, ADAPTER_CONFIG): adapters.files[file.adapter] for file in files},
+        files=tuple(adapters.files.values()),
+        folders=adapters.present,
+        untied=False,
+        comparisons=(),
+        decided=(
+            f"a PEFT adapter directory: {adapters.kinds}, for the base model {', '.join(bases) or 'unknown'}; "
+            "--lora merge writes a full model",
+        ),
+    )
+    plan = build_adapters(files, left_out=left_out, dtype=dtype, padding_bytes=padding_bytes(catalog))
+    return plan, adapted, warnings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merge:
+    """A planned merge."""
+
+    selection: Selection
+    adapted: Adapted
+
+
+def plan_merge(
+    catalog: Catalog, adapters: Adapters, *, base: str | None, dtype: DType | None, copy_ties: bool
+) -> Merge:
+    """The model with its adapters merged. `base`: directory of the original model.
+
+    Raises UnsupportedLayout for adapters that cannot be merged, BadOption if weights are nowhere.
+    """
+    for name, config in adapters.configs.items():
+        with at(f"adapter {name}"):
+            _refuse(config)
+    named = select(catalog, sources(catalog), copy_ties=True, wanted=lambda _name, _source: True).named
+    model = collect(named, adapters.parts, adapters.ties, adapters.configs)
+    original = _original(base, adapters, model.own)
+    result = Merger(model, adapters.configs, original, dtype).result(copy_ties=copy_ties)
+    base_files = () if original is None else dict.fromkeys(tensor.file for tensor in original.tensors.values())
+    adapted = Adapted(
+        is_adapter=False,
+        is_wrapped=adapters.is_wrapped,
+        config_files={},
+        files=(*adapters.files.values(), *base_files),
+        folders=adapters.present,
+        untied=bool(result.untied),
+        comparisons=_comparisons(result),
+        decided=tuple(_decided(adapters, result, original)),
+    )
+    return Merge(selection=result.selection, adapted=adapted)
+
+
+def _refuse(config: PeftConfig) -> None:
+    if config.peft_type not in MERGED_BY_FORMULA:
+        raise UnsupportedLayout(f"adapters of kind {config.peft_type} cannot be merged")
+    if config.variants:
+        raise UnsupportedLayout(f"a LoRA with {', '.join(config.variants)} cannot be merged")
+
+
+def _original(base: str | None, adapters: Adapters, own: Mapping[str, Source]) -> Original | None:
+    if base is None:
+        return None
+    config = os.path.join(base, "config.json")
+    if os.path.isfile(config):
+        quantization = read_json(config).get("quantization_config")
+        if quantization:
+            method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+            raise UnsupportedLayout(
+                f"the base model in {base} is quantized ({method or 'quantization_config'}); adapters are merged into "
+                "the weights it was made from: name that model instead"
+            )
+    targets = [f"{part.module}.weight" for part in adapters.parts.values() if part.kind is Kind.TUNER]
+    return Original(read_weights(base).tensors, base, list(dict.fromkeys([*targets, *own])))
+
+
+def _comparisons(result: MergeResult) -> tuple[Comparison, ...]:
+    pairs = [pair for pair in result.unproven.items() if pair[1][0].dtype.is_floating and pair[1][1].numel]
+    if len(pairs) > SAMPLED_TENSORS:
+        pairs = [pairs[i * len(pairs) // SAMPLED_TENSORS] for i in range(SAMPLED_TENSORS)]
+    return tuple(
+        Comparison(name=name, master=original, copy=copy, intervals=((0, min(copy.numel, SAMPLED_NUMEL)),))
+        for name, (original, copy) in pairs
+    )
+
+
+def prove_base(comparisons: Sequence[Comparison], inputs: Inputs) -> int:
+    """Compare the original model with the frozen copies in the checkpoint; returns how many elements were compared.
+
+    Raises WitnessMismatch: then the adapter was trained on other weights.
+    """
+    from .run.witness import compare
+
+    try:
+        return compare(comparisons, inputs)
+    except WitnessMismatch as error:
+        raise WitnessMismatch(
+            "the weights in --base are not those the adapter was trained on: they do not round to the frozen copy "
+            "in the checkpoint; name the model it was trained on, or leave --base out to merge into the frozen "
+            "copy (--no-check merges all the same)",
+            address=error.address,
+        ) from None
+
+
+def _decided(adapters: Adapters, result: MergeResult, original: Original | None) -> list[str]:
+    decided = [f"merged {adapters.kinds} into {result.merged} tensors"]
+    if result.replaced:
+        decided.append(f"{result.replaced} tensors are not the original's but were trained in their place")
+    if original is not None:
+        held = sorted({tensor.dtype.torch_name for tensor in original.tensors.values()})
+        decided.append(f"untrained weights are those of {original.directory}, in {', '.join(held)}")
+        if original.prefix_note:
+            decided.append(original.prefix_note)
+    if original is None and result.from_checkpoint:
+        stored = ", ".join(sorted(set(result.from_checkpoint.values())))
+        decided.append(
+            f"untrained weights are the frozen copies in the checkpoint, in {stored}: if the original had more "
+            "precision, name it with --base"
+        )
+    elif result.from_checkpoint:
+        some = list(result.from_checkpoint)[:4]
+        decided.append(f"taken from the frozen copies in the checkpoint instead: {', '.join(some)}")
+    if result.untied:
+        decided.append(f"no longer tied, and written for itself: {', '.join(result.untied)}")
+    return decided
