@@ -10,14 +10,18 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from .archive.regular import read_small
 from .archive.safetensors import read_model
 from .errors import ZeroConsolidateError
 from .plan.naming import Expectation
 from .plan.rows import Conversion
+from .write.config import MAX_CONFIG_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,26 +62,48 @@ def reference(directory: str, origin: str, *, exact: bool) -> Expectation | None
 
 def architecture(directory: str) -> tuple[Architecture | None, str]:
     """What transformers expects for `directory`/config.json, and if it says nothing, why."""
-    if not os.path.isfile(os.path.join(directory, "config.json")):
+    path = os.path.join(directory, "config.json")
+    if not os.path.isfile(path):
         return None, "there is no config.json"
     if find_spec("transformers") is None:
         return None, "transformers is not installed"
+    try:
+        return _asked(read_small(path, MAX_CONFIG_BYTES))
+    except (ZeroConsolidateError, OSError) as error:
+        return None, f"config.json cannot be read: {error}"
+
+
+@lru_cache(maxsize=16)
+def _asked(config: bytes) -> tuple[Architecture | None, str]:
+    """Ask about a config's text, once a process: the answer depends on nothing else.
+
+    It is asked in a folder that holds that text only, so that nothing else of a checkpoint is looked at.
+    """
     # `python -m` looks for modules in its working directory first. That must not be the user's, who may stand in
     # the checkpoint, which may hold a `transformers.py`: it is the folder our own package was imported from.
     trusted = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    command = [sys.executable, "-m", "zeroconsolidate.integrations.architecture", os.path.abspath(directory)]
     quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     paths = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     quiet |= {"PYTHONPATH": os.pathsep.join(paths)} if paths else {}
-    try:
-        done = subprocess.run(  # noqa: S603  (our own module, no shell)
-            command, env=quiet, cwd=trusted, capture_output=True, timeout=ARCHITECTURE_SECONDS, check=False, text=True
-        )
-        answer = json.loads(done.stdout.strip().rpartition("\n")[2])
-    except subprocess.TimeoutExpired:
-        return None, f"transformers took more than {ARCHITECTURE_SECONDS} s to build the model"
-    except ValueError:
-        return None, "transformers could not build the model"
+    with tempfile.TemporaryDirectory(prefix="zeroconsolidate-") as folder:
+        with open(os.path.join(folder, "config.json"), "wb") as file:
+            file.write(config)
+        command = [sys.executable, "-m", "zeroconsolidate.integrations.architecture", folder]
+        try:
+            done = subprocess.run(  # noqa: S603  (our own module, no shell)
+                command,
+                env=quiet,
+                cwd=trusted,
+                capture_output=True,
+                timeout=ARCHITECTURE_SECONDS,
+                check=False,
+                text=True,
+            )
+            answer = json.loads(done.stdout.strip().rpartition("\n")[2])
+        except subprocess.TimeoutExpired:
+            return None, f"transformers took more than {ARCHITECTURE_SECONDS} s to build the model"
+        except ValueError:
+            return None, "transformers could not build the model"
     if "error" in answer:
         return None, f"transformers could not build the model: {answer['error']}"
     return _architecture(answer), ""

@@ -82,10 +82,9 @@ def after_import() -> None:
     from .cuda import Stream
 
     accelerator.Event = accelerator.Stream = Stream
-    accelerator.current_stream = lambda self, *_: Stream()
+    accelerator.current_stream = accelerator.default_stream = lambda self, *_: Stream()
     accelerator.stream = lambda self, _stream: contextlib.nullcontext()
-    import deepspeed.comm.torch as backend
-
-    # Shared-memory collectives are a C++ extension to be compiled; gloo's own do.
-    backend.build_shm_op = lambda: None
+    # Shared-memory collectives are a C++ extension to be compiled; gloo's own do. Not by `import ... as`, which gives
+    # the `torch` that deepspeed.comm imported.
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
     accelerator.communication_backend_name = lambda self: "gloo"

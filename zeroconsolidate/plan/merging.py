@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..dtypes import DType
     from .pieces import Copy, Recipe
 
-ROW_BLOCK_BYTES = 4 << 20
+ROW_BLOCK_BYTES = 2 << 20
 """Rows of a weight are merged in blocks of about this size, counted in float32."""
 FEWEST_ROWS = 64
 """But of no fewer rows: a matrix product of very few rows may take another path and round otherwise."""

@@ -70,7 +70,9 @@ class Journal:
         try:
             valid = 0
             with open(path, "rb") as file:
-                for line in file.read(_MAX_BYTES).splitlines(keepends=True):
+                # Python allocates what it is asked to read, whether it is there or not.
+                size_bytes = min(os.fstat(file.fileno()).st_size, _MAX_BYTES)
+                for line in file.read(size_bytes).splitlines(keepends=True):
                     record = _record(line)
                     if record is None:
                         break
