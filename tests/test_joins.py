@@ -54,9 +54,7 @@ def cuts(draw: st.DrawFn):
     ndim = draw(st.integers(1, 3))
     dim = draw(st.integers(0, ndim - 1))
     ranks = draw(st.integers(1, 4))
-    widths = tuple(
-        tuple(draw(st.integers(0, 4)) for _ in range(ranks)) for _ in range(draw(st.integers(1, 3)))
-    )
+    widths = tuple(tuple(draw(st.integers(0, 4)) for _ in range(ranks)) for _ in range(draw(st.integers(1, 3))))
     shape = [draw(st.integers(1, 5)) for _ in range(ndim)]
     shape[dim] = sum(map(sum, widths))
     return tuple(shape), dim, widths
