@@ -182,7 +182,10 @@ def accessor_values(job: Job, *, moments: bool = True) -> Values:
             raise ValueError(f"{name}: the live engine gives no fp32 value")
         values["master"][name] = master.detach().reshape(shape)
         for key in keys:
-            moment = safe_get_full_optimizer_state(parameter, key)
+            try:
+                moment = safe_get_full_optimizer_state(parameter, key)
+            except (KeyError, ValueError):
+                continue  # another group's state: Muon keeps a momentum for matrices, Adam's moments for the rest
             values.setdefault(key, {})[name] = moment.detach().reshape(shape)
     return values
 
