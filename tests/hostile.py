@@ -76,6 +76,12 @@ def pickled(value: bytes) -> bytes:
     return b"\x80\x02" + value + b"."
 
 
+def doubled(levels: int = 60) -> bytes:
+    """A list that holds a list twice that holds a list twice …: 2**60 items for whoever walks it."""
+    built = b"".join(b"](h%ch%ceq%c0" % (level, level, level + 1) for level in range(1, levels + 1))
+    return b"]q\x010" + built + b"h%c" % (levels + 1)
+
+
 # --- zip files
 
 

@@ -123,6 +123,13 @@ def test_recipes_are_small_and_can_be_sent_to_another_process():
         assert list(pickle.loads(pickle.dumps(recipe)).copies()) == list(recipe.copies())
 
 
+def test_copies_know_their_sizes():
+    copy = Copy(
+        file="f", file_start=0, dtype=BF16, big_endian=False, start=0, run_numel=3, count=4, file_step=9, step=3
+    )
+    assert (copy.numel, copy.nbytes) == (12, 24)
+
+
 # --- views of storages, against numpy ------------------------------------------------------------------------------
 
 
