@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except ZeroConsolidateError as error:
         print(f"zeroconsolidate: {_printable(str(error))}", file=sys.stderr)
-        if error.losses:
-            print(_printable(texts.losses_text(error.losses), keep="\n"), file=sys.stderr)
+        if lost := texts.losses_text(error.losses):
+            print(_printable(lost, keep="\n"), file=sys.stderr)
         return 2
     except BrokenPipeError:
         # Whoever read what we print has gone (`| head`); what was to be done is done.
