@@ -127,7 +127,7 @@ def shim() -> ctypes.CDLL:
 def convert(case: Case, **more: Any) -> None:
     from zeroconsolidate import consolidate
 
-    consolidate(case.checkpoint, case.output, **(case.options | more))
+    consolidate(case.checkpoint, case.output, names="stored", **(case.options | more))
 
 
 def with_fault(case: Case, kinds: int, nth: int, mode: int, error: int) -> dict[str, Any]:
