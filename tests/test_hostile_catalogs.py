@@ -297,3 +297,18 @@ def test_patterns_of_adapters(key):
 def test_numbers_of_adapters(value):
     with pytest.raises(DamagedFile):
         read_peft_config({"peft_type": "LORA", "rank_pattern": {"a": value}, "lora_alpha": value})
+
+
+def test_ranks_and_groups_that_are_only_claimed(tmp_path):
+    """A hundred thousand ranks of a thousand groups: what is lost of them would not fit into memory."""
+
+    def change(model, _):
+        model["dp_world_size"] = 100_000
+        model["param_shapes"] = [{f"p{i}": torch.Size([1])} for i in range(1000)]
+        model["module"] = {f"p{i}": torch.zeros(1) for i in range(1000)}
+        model["shared_params"] = {}
+
+    folder = forge(tmp_path, change)
+    for path in folder.rglob("*optim_states.pt"):
+        path.unlink()
+    assert "too much would have to be made up" in refusal("inspect", str(folder))

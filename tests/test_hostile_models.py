@@ -20,7 +20,7 @@ from zeroconsolidate.archive.safetensors import read_file, read_model
 from zeroconsolidate.archive.weights import read_weights
 from zeroconsolidate.errors import DamagedFile, UnsafePath
 from zeroconsolidate.evidence import architecture
-from zeroconsolidate.integrations.architecture import _model_class
+from zeroconsolidate.integrations.architecture import _is_model
 
 ONE = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 
@@ -132,9 +132,9 @@ def test_code_in_the_checkpoint_is_not_imported(tmp_path):
 
 def test_a_config_names_models_only():
     transformers = pytest.importorskip("transformers")
-    assert _model_class(transformers, "GPT2Model") is transformers.GPT2Model
-    for name in ("pipeline", "Trainer", "TrainingArguments", "__loader__", "utils", ["GPT2Model"], None, 7):
-        assert _model_class(transformers, name) is None
+    assert _is_model(transformers.GPT2Model)
+    for name in ("pipeline", "Trainer", "TrainingArguments", "GPT2Config", "__loader__", "utils", "nothing"):
+        assert not _is_model(getattr(transformers, name, None))
 
 
 def test_a_config_that_asks_for_a_billion_layers(tmp_path):

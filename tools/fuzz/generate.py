@@ -62,7 +62,7 @@ def checkpoint(draw: Draw) -> tuple[CheckpointFiles, Callable[[CheckpointFiles, 
 
 def _shapes(draw: Draw) -> dict[str, tuple[int, ...]]:
     found = {}
-    for _ in range(draw.below(4)):
+    for _ in range(1 + draw.below(3)):
         shape = tuple(1 + draw.below(5) for _ in range(draw.below(3)))
         found[_NAMES[draw.below(5)]] = shape
     return found
@@ -137,7 +137,7 @@ def _optimizer(draw: Draw, shapes: list[dict[str, Any]], world_size: int, *, str
             "zero_stage": Inert("ZeroStageEnum", (3 if striped else 2,)),
             "partition_count": world_size if striped else [world_size] * len(shapes),
             "param_alignment_paddings": None if draw.below(2) else [[0] * len(group) for group in shapes],
-            "param_slice_mappings": [{"a": Inert("fragment_address", ())}],
+            "param_slice_mappings": [{"a": Inert("fragment_address", ())}] if draw.below(8) == 7 else None,
         },
         "ds_version": "0.19.8",
     }

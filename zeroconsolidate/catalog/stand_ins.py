@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.located import LOST, LocatedStorage, LocatedTensor
 from ..dtypes import DType
-from ..errors import Disagreement, at
+from ..errors import DamagedFile, Disagreement, at
 from .facts import Cut
 from .optimizer_file import OptimizerFile
 from .read import shared_with
@@ -15,6 +15,10 @@ from .read import shared_with
 if TYPE_CHECKING:
     from .facts import Shape
     from .model_file import ModelFile
+
+
+MAX_STAND_INS = 1 << 20
+"""A file can claim any number of ranks and groups; what is missing of more partitions than this is not worked out."""
 
 
 def _lost(key: str, numel: int, dtype: DType, *, big_endian: bool) -> LocatedTensor:
@@ -49,6 +53,11 @@ def optimizer_stand_ins(
                 f"the files do not describe the same model; expected {len(groups)} flat groups "
                 f"as in 'param_shapes' of {first.file.rpartition('/')[2]}, got {len(looks)}"
             )
+    if world_size * len(groups) > MAX_STAND_INS:
+        raise DamagedFile(
+            f"too much would have to be made up for what is missing; expected at most {MAX_STAND_INS} partitions, "
+            f"got {world_size} ranks of {len(groups)} groups"
+        )
     sizes = [
         _partition_numels(index, list(shapes.values()), survivors, template, world_size, striped=striped)
         for index, shapes in enumerate(groups)
