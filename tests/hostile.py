@@ -76,6 +76,12 @@ def pickled(value: bytes) -> bytes:
     return b"\x80\x02" + value + b"."
 
 
+def doubled(levels: int = 60) -> bytes:
+    """A list that holds a list twice that holds a list twice …: 2**60 items for whoever walks it."""
+    built = b"".join(b"](h%ch%ceq%c0" % (level, level, level + 1) for level in range(1, levels + 1))
+    return b"]q\x010" + built + b"h%c" % (levels + 1)
+
+
 # --- zip files
 
 
@@ -153,7 +159,7 @@ def limit_child() -> None:
 
 
 def refusal(*arguments: str) -> str:
-    """What the command prints when it refuses: exit code 2, one line, in bounded time and memory.
+    """What the command prints when it refuses: exit code 2, a sentence, in bounded time and memory.
 
     It runs in a forked child, whose memory and time are limited by the kernel.
     """
@@ -182,10 +188,10 @@ def refusal(*arguments: str) -> str:
     _, status = os.waitpid(child, 0)
     assert os.WIFEXITED(status), f"killed by signal {status}: {said}"
     assert os.WEXITSTATUS(status) == 2, f"exit code {os.WEXITSTATUS(status)}: {said}"
-    lines = said.splitlines()
-    assert len(lines) == 1, said
+    # One sentence; where tensors are lost, a table of them follows.
+    assert said.startswith("zeroconsolidate: "), said
     assert len(said) < 5000
-    assert said.isprintable() or said[:-1].isprintable(), ascii(said)
+    assert said.replace("\n", "").isprintable(), ascii(said)
     return said
 
 

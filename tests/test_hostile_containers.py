@@ -7,10 +7,29 @@ import struct
 import zlib
 
 import pytest
-from hostile import Record, Zip, call, checkpoint, dict_of, ints, name, pickled, records, refusal, storage, tensor
+from hostile import (
+    Record,
+    Zip,
+    call,
+    checkpoint,
+    dict_of,
+    doubled,
+    integer,
+    ints,
+    list_of,
+    name,
+    pickled,
+    records,
+    refusal,
+    storage,
+    tensor,
+    text,
+    tuple_of,
+)
 
 from zeroconsolidate.archive import container
 from zeroconsolidate.archive.container import ZipContainer
+from zeroconsolidate.archive.legacy import open_container
 from zeroconsolidate.archive.unpickle import unpickle
 from zeroconsolidate.errors import DamagedFile
 
@@ -67,7 +86,7 @@ FILES = {
     "empty": (b"", "the file is empty"),
     "one byte": (b"P", "no zip archive"),
     "text": (b"hello " * 100, "no zip archive"),
-    "legacy magic": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "no zip archive"),
+    "legacy magic only": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "the file is damaged"),
     "cut in the end record": (truncated(1), "truncated"),
     "cut in the directory": (truncated(60), "truncated"),
     "cut in the data": (truncated(300), "truncated"),
@@ -193,3 +212,59 @@ def test_an_item_is_read_from_inside(tmp_path):
     assert "reaches past" in refusal(
         "inspect", checkpoint(tmp_path / "c", Zip(records(pickled(value), _0=bytes(16))).build())
     )
+
+
+# --- torch's older container
+
+
+def legacy(
+    magic: bytes = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19",
+    protocol: bytes = b"M\xe9\x03",
+    value: bytes | None = None,
+    keys: bytes | None = None,
+    count: int = 4,
+    data: bytes = bytes(16),
+) -> bytes:
+    pid = tuple_of(text("storage"), name("torch", "FloatStorage"), text("0"), text("cpu"), integer(4), b"N") + b"Q"
+    parts = (
+        magic,
+        protocol,
+        dict_of(little_endian=b"\x88"),
+        value or dict_of(module=dict_of(a=tensor(where=pid))),
+        keys or list_of(text("0")),
+    )
+    return b"".join(map(pickled, parts)) + struct.pack("<q", count) + data
+
+
+LEGACY = {
+    "cut": (legacy()[:-1], "truncated"),
+    "cut in a count": (legacy(data=b"")[:-4], "ends too early"),
+    "goes on": (legacy() + b"x", "goes on behind its end"),
+    "count differs": (legacy(count=5), "not of the size the pickle says"),
+    "negative count": (legacy(count=-4), "not of the size the pickle says"),
+    "huge count": (legacy(count=1 << 62), "not of the size the pickle says"),
+    "unknown protocol": (legacy(protocol=b"K\7"), "of protocol 7"),
+    "protocol that doubles": (legacy(protocol=doubled()), "of protocol list of 2"),
+    "no magic": (legacy(magic=b"N"), "not a torch checkpoint"),
+    "magic that doubles": (legacy(magic=doubled()), "not a torch checkpoint"),
+    "no such key": (legacy(keys=list_of(text("1"))), "list of storages"),
+    "keys twice": (legacy(keys=list_of(text("0"), text("0"))), "list of storages"),
+    "keys that double": (legacy(keys=doubled()), "list of storages"),
+    "keys are no text": (legacy(keys=list_of(integer(0))), "list of storages"),
+    "keys are no list": (legacy(keys=text("0")), "list of storages"),
+    "code": (legacy(value=name("os", "system")), "which no checkpoint needs"),
+    "code in the magic": (legacy(magic=name("os", "system")), "which no checkpoint needs"),
+    "ends in a pickle": (legacy()[:40], "damaged|announces more"),
+}
+
+
+@pytest.mark.parametrize(("data", "expected"), LEGACY.values(), ids=LEGACY)
+def test_forged_legacy_containers_are_refused(tmp_path, data, expected):
+    said = refusal("inspect", checkpoint(tmp_path, data))
+    assert any(part in said for part in expected.split("|")), said
+
+
+def test_the_legacy_forger_can_be_honest(tmp_path):
+    (tmp_path / "a.pt").write_bytes(legacy())
+    with open_container(str(tmp_path / "a.pt")) as opened:
+        assert unpickle(opened.read_pickle(), opened)["module"]["a"].start == len(legacy()) - 16

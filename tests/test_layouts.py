@@ -52,6 +52,7 @@ def test_converts_to_the_live_values(name: str, dtype: str, tmp_path: Path):
         tmp_path / "out",
         dtype=dtype,
         check="all",
+        names="stored",
         replicas="first" if facts["replicas_differ"] else "equal",
     )
     truth = {

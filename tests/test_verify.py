@@ -34,6 +34,12 @@ def readable(case: str) -> bool:
 
 CASES = [case for case in sorted(p.parent.name for p in FIXTURES.glob("z*/checkpoint")) if readable(case)]
 
+LAYOUTS = [
+    case
+    for case in sorted(f"layouts/{path.parent.name}" for path in FIXTURES.glob("layouts/*/checkpoint"))
+    if readable(case)
+]
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -270,6 +276,19 @@ class TestSource:
         found = verify_source(tmp_path / "c")
         assert found.ok
         assert found.nonfinite == {"embed.weight": (3, 0), "layers.0.norm.weight": (0, 1)}
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_every_layout_is_well(case: str, tmp_path: Path) -> None:
+    """What is verified knows nothing of ZeRO: pipelines, experts and tensor parallelism are verified alike."""
+    root = FIXTURES / case / "checkpoint"
+    try:
+        consolidate(root, tmp_path / "out", names="stored", digest="sha256")
+    except ZeroConsolidateError as error:
+        pytest.skip(f"it is not converted, and other tests say why: {error}")
+    assert verify(tmp_path / "out").problems == ()
+    assert verify(tmp_path / "out", against=root).problems == ()
+    assert verify_source(root).problems == ()
 
 
 class TestCommand:

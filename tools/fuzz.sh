@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 environment fuzz -e ".[fuzz]"
 seconds=${1:-360}
 [ $# -eq 0 ] || shift
-for target in ${*:-pickles containers catalogs folders configs}; do
+for target in ${*:-pickles containers catalogs folders safetensors configs}; do
     python tools/fuzz/seed.py "$target"
     python tools/fuzz/run.py "$target" "$seconds" 2>&1 | tee ".fuzz/$target.log" | grep -E "stat::|ERROR|Exception|DONE" || true
 done

@@ -154,7 +154,7 @@ def compare(found: dict[str, Any], folder: Path, *, trained_only: bool) -> tuple
 
 def same(got: torch.Tensor, value: torch.Tensor) -> bool:
     """Bit for bit in fp32; a flat tensor is compared by its elements."""
-    got, value = got.detach().float().contiguous().flatten(), value.contiguous().flatten()
+    got, value = (tensor.detach().float().contiguous().flatten() for tensor in (got, value))
     return torch.equal(got.view(torch.int32), value.view(torch.int32))
 
 

@@ -142,6 +142,7 @@ def consolidate(
                 *catalog.files,
                 *beside.copies.values(),
                 *opened.additions.files,
+                *planned.target.files,
                 *opened.filled_from,
                 *(planned.adapted.files if planned.adapted else ()),
             ],
@@ -172,6 +173,8 @@ def consolidate(
                 for name, count in (stage.facts(file.name) or {}).get("overflows", {}).items()
             }
     origin = catalog.origin
+    # What a base model does not have matters only if something is missing.
+    unfilled = () if planned.target.complete else opened.additions.warnings
     return Report(
         output=output,
         files=sizes,
@@ -193,10 +196,10 @@ def consolidate(
         left_out=plan.left_out,
         left_behind=assets.left_behind,
         missing=assets.missing,
-        from_base=len(opened.additions.sources),
+        from_base=len(opened.additions.sources) + len(planned.target.from_base),
         rescue=opened.report,
         notes=(*catalog.notes, *(planned.adapted.decided if planned.adapted else ()), *beside.notes),
-        warnings=(*differing, *planned.target.warnings, *opened.additions.warnings, *_warnings(assets, overflows)),
+        warnings=(*differing, *planned.target.warnings, *unfilled, *_warnings(assets, overflows)),
     )
 
 

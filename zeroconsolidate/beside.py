@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING
 
 from .archive.regular import read_small
 from .errors import BadOption, DamagedFile, ZeroConsolidateError, at
+from .plan.expectation import HEADS
 from .plan.layout import INDEX_NAME
-from .plan.naming import HEADS
 from .write import heads as head_files
 from .write import sentence_transformers
-from .write.config import MAX_CONFIG_BYTES, parse, readable_before_5, with_dtype, without_ties, without_truncation
+from .write.config import (
+    MAX_CONFIG_BYTES,
+    is_bare,
+    parse,
+    readable_before_5,
+    with_dtype,
+    without_ties,
+    without_truncation,
+)
 
 if TYPE_CHECKING:
     from .options import Options
@@ -41,7 +49,7 @@ def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) 
     copies, made, notes = dict(assets.copies), dict[str, bytes](), list[str]()
     if planned.plan.index is not None:
         made[INDEX_NAME] = planned.plan.index
-    hidden_size = None
+    hidden_size, bare = None, False
     if "config.json" in copies:
         path = copies.pop("config.json")
         with at(path):
@@ -53,11 +61,12 @@ def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) 
         if changed:
             notes.append("config.json: rope_theta added beside rope_parameters, for transformers before 5")
         hidden_size = config.get("hidden_size") if isinstance(config, dict) else None
+        bare = is_bare(config)
     if (planned.target.unwrapped or options.sentence_transformers) and "tokenizer.json" in copies:
         _tokenizer(copies, made, notes)
     if planned.target.heads:
         made |= _heads(planned, inputs)
-    elif options.base_directory is not None and not (planned.adapted is not None and planned.adapted.is_adapter):
+    elif options.base_directory is not None and bare:
         _base_heads(options.base_directory, copies, notes)
     if options.sentence_transformers is not None:
         if not str(hidden_size).isdigit():

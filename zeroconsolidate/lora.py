@@ -155,7 +155,7 @@ def plan_export(
     catalog: Catalog, adapters: Adapters, *, dtype: DType | None
 ) -> tuple[ModelPlan, Adapted, tuple[str, ...]]:
     """The adapters as PEFT would save them, and warnings. Raises UnsupportedLayout for kinds whose file is computed."""
-    named = select(catalog, sources(catalog), copy_ties=True).named
+    named = select(catalog, sources(catalog), copy_ties=True, wanted=lambda _name, _source: True).named
     files, outside = adapter_files(named, adapters.parts, adapters.ties, adapters.configs)
     left_out = tuple(
         name
@@ -202,7 +202,7 @@ def plan_merge(
     for name, config in adapters.configs.items():
         with at(f"adapter {name}"):
             _refuse(config)
-    named = select(catalog, sources(catalog), copy_ties=True).named
+    named = select(catalog, sources(catalog), copy_ties=True, wanted=lambda _name, _source: True).named
     model = collect(named, adapters.parts, adapters.ties, adapters.configs)
     original = _original(base, adapters, model.own)
     directories = _directories(catalog.origin.root, base, adapters)

@@ -95,7 +95,7 @@ def open_incomplete(src: Roots, tag: str | None) -> Incomplete:
 
 def answered(catalog: Catalog) -> Catalog:
     """With the questions answered that only values can answer; only then are they read, and numpy imported."""
-    if not catalog.unnamed and not catalog.strays:
+    if catalog.missing or not (catalog.unnamed or catalog.strays or catalog.doubts):
         return catalog
     from .run.masters import answer
 

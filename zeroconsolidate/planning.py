@@ -85,7 +85,7 @@ def plan_model(opened: Opened, options: Options) -> Planned:
         return _as_adapters(catalog, adapters, dtype)
     adapted = None
     if adapters is None:
-        chosen = select(catalog, opened.stored, copy_ties=options.ties == "copy")
+        chosen = select(catalog, opened.stored, copy_ties=options.ties == "copy", wanted=wanted)
         chosen = Selection(named={**chosen.named, **opened.additions.sources}, left_out=chosen.left_out).only(wanted)
     else:
         if options.exclude_frozen:

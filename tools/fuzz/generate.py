@@ -53,7 +53,9 @@ def checkpoint(draw: Draw) -> tuple[CheckpointFiles, Callable[[CheckpointFiles, 
                 if kind is names.FileKind.OPTIMIZER
                 else _model(draw, shapes, world_size, striped=striped)
             )
-            yield RawFile(kind=kind, name=name, path=files.path(name), content=_spoilt(draw, content))
+            yield RawFile(
+                kind=kind, name=name, path=files.path(name), container="torch zip", content=_spoilt(draw, content)
+            )
 
     return files, load
 
@@ -107,7 +109,7 @@ def _model(draw: Draw, shapes: list[dict[str, Any]], world_size: int, *, striped
     return {
         "module": PlainDict(module | ({} if striped else fragments)),
         "buffer_names": ["d.running"][: draw.below(2)],
-        "param_shapes": shapes,
+        "param_shapes": [dict(group) for group in shapes],
         "frozen_param_shapes": frozen if draw.below(4) else None,
         "frozen_param_fragments": fragments,
         "shared_params": {"e.alias": draw.one_of(_NAMES)} if draw.below(3) == 2 else {},

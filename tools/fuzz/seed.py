@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
+import struct
 import sys
 import zipfile
 from collections import OrderedDict
@@ -56,7 +58,24 @@ def _containers() -> list[bytes]:
             archive.writestr("a/data/0", bytes(32))
             archive.writestr("a/version", b"3\n")
         seeds.append(buffer.getvalue())
+    # torch's older container: magic, protocol, system, object, list of keys, and for each key a count and the bytes.
+    parts = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True, "protocol_version": 1001})
+    legacy = _tensor(b"FloatStorage", 4).replace(b"K\x04tq\x07Q", b"K\x04NtQ")
+    head = b"".join(pickle.dumps(part, 2) for part in parts)
+    seeds.append(head + legacy + pickle.dumps(["0"], 2) + struct.pack("<q", 4) + bytes(16))
     return seeds
+
+
+def _safetensors() -> list[bytes]:
+    header = json.dumps(
+        {
+            "__metadata__": {"format": "pt"},
+            "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+            "b": {"dtype": "BF16", "shape": [], "data_offsets": [24, 26]},
+            "c": {"dtype": "I64", "shape": [0, 7], "data_offsets": [26, 26]},
+        }
+    ).encode()
+    return [len(header).to_bytes(8, "little") + header + bytes(26)]
 
 
 def _configs() -> list[bytes]:

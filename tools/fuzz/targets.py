@@ -14,20 +14,25 @@ from typing import TYPE_CHECKING
 from draw import Draw
 
 from zeroconsolidate.archive import names
-from zeroconsolidate.archive.container import ZipContainer
 from zeroconsolidate.archive.discover import discover
+from zeroconsolidate.archive.legacy import open_container
 from zeroconsolidate.archive.located import LocatedTensor
+from zeroconsolidate.archive.safetensors import read_file
 from zeroconsolidate.archive.unpickle import unpickle
+from zeroconsolidate.catalog.incomplete import read_incomplete
 from zeroconsolidate.catalog.read import read
 from zeroconsolidate.errors import PlanBroken, ZeroConsolidateError
-from zeroconsolidate.plan.build import sources
 from zeroconsolidate.plan.info import describe
 from zeroconsolidate.plan.pieces import covers_once
+from zeroconsolidate.plan.rescue import rescue
+from zeroconsolidate.plan.sources import sources
 from zeroconsolidate.write.assets import choose
 from zeroconsolidate.write.config import with_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from zeroconsolidate.plan.pieces import Recipe
 
 STORAGE_BYTES = 1 << 12
 
@@ -73,17 +78,16 @@ def inside(tensor: LocatedTensor) -> None:
 
 
 def containers(data: bytes) -> None:
-    """A whole file. No storage that is handed out lies outside of it."""
+    """A whole file, zip or legacy. No storage that is handed out lies outside of it."""
     fd = os.memfd_create("fuzz")
     try:
         os.write(fd, data)
         path = f"/proc/self/fd/{fd}"
-        with ZipContainer(path) as container:
+        with open_container(path) as container:
             pickled = container.read_pickle()
             value = unpickle(pickled, container)
             for tensor in _tensors(value):
                 assert tensor.numel == 0 or tensor.start + tensor.dtype.itemsize <= len(data)
-                assert tensor.start + 0 <= len(data) or tensor.numel == 0
     finally:
         os.close(fd)
 
@@ -101,24 +105,50 @@ def _tensors(value: object) -> list[LocatedTensor]:
 
 
 def catalogs(data: bytes) -> None:
-    """Generated raw files, read, compared, placed, described. Every byte of a plan is a byte of some storage."""
+    """Generated raw files, read, compared, placed, described, rescued. Every byte of a plan is one of some storage."""
     from generate import checkpoint
 
     files, load = checkpoint(Draw(data))
-    catalog = read(files, load, incomplete=True)
+    try:
+        catalog = read(files, load)
+    except ZeroConsolidateError:
+        files, load = checkpoint(Draw(data))
+        catalog = read_incomplete(files, load, {}).catalog
+        json.dumps(describe(catalog).to_dict())
+        for rescued in rescue(catalog, [], zeros=True):
+            if rescued.source is not None:
+                _covered(rescued.source.recipe)
+        raise
     json.dumps(describe(catalog).to_dict())
     for source in sources(catalog).values():
-        numel = 0
-        if source.recipe.numel > 1 << 16:
-            continue
-        for copy in source.recipe.copies():
-            numel += copy.numel
-            end = copy.file_start + ((copy.count - 1) * copy.file_step + copy.run_numel) * copy.dtype.itemsize
-            assert 0 <= copy.file_start <= end <= 1 << 40, copy
-        assert numel == source.recipe.numel
-        if numel < 4096:
-            with contextlib.suppress(PlanBroken):
-                covers_once(source.recipe)
+        _covered(source.recipe)
+
+
+def _covered(recipe: Recipe) -> None:
+    if recipe.numel > 1 << 16:
+        return
+    numel = 0
+    for copy in recipe.copies():
+        numel += copy.numel
+        end = copy.file_start + ((copy.count - 1) * copy.file_step + copy.run_numel) * copy.dtype.itemsize
+        assert 0 <= copy.file_start <= end <= 1 << 40, copy
+    assert numel == recipe.numel
+    if numel < 4096:
+        with contextlib.suppress(PlanBroken):
+            covers_once(recipe)
+
+
+def safetensors(data: bytes) -> None:
+    """A safetensors file. No tensor lies outside of it."""
+    fd = os.memfd_create("fuzz")
+    try:
+        os.write(fd, data)
+        file = read_file(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+    for tensor in file.tensors.values():
+        end = tensor.start + tensor.numel * tensor.dtype.itemsize
+        assert file.data_start <= tensor.start <= end <= len(data)
 
 
 def folders(data: bytes) -> None:
@@ -171,6 +201,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "containers": containers,
     "catalogs": catalogs,
     "folders": folders,
+    "safetensors": safetensors,
     "configs": configs,
 }
 

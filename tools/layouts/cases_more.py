@@ -7,7 +7,7 @@ from typing import Any
 from .case import Case
 
 FROZEN = ("layers.1.down.weight", "layers.0.norm.bias")
-MUON = {"optimizer": {"type": "Muon", "params": {"lr": 3e-3, "weight_decay": 0.01}}}
+MUON = {"optimizer": {"type": "Muon", "params": {"lr": 3e-3, "weight_decay": 0.01, "torch_adam": True}}}
 CPU_ADAM = {"optimizer": {"type": "AdamW", "params": {"lr": 3e-3}}}
 OFFLOAD: dict[str, Any] = {"offload_optimizer": {"device": "cpu"}}
 ZENFLOW = {
@@ -100,6 +100,7 @@ MUONS = [
         stage=stage,
         optimizer="config",
         config=MUON,
+        zero={"reduce_scatter": False},
         patches=("eager_muon",),
         about=f"Muon at stage {stage}: two optimizer groups for each group of the user.",
     )
@@ -214,7 +215,7 @@ UNIVERSAL = [
         world=4,
         pp=2,
         model="pipeline",
-        universal=(),
+        universal=("--inject_missing_state",),
         about="ds_to_universal over a pipeline.",
     ),
     Case(
@@ -232,6 +233,7 @@ UNIVERSAL = [
         stage=2,
         ep=2,
         model="mixtral",
+        blocks=1,
         optimizer="config",
         config={"optimizer": {"type": "AdamW", "params": {"lr": 3e-3, "torch_adam": True}}},
         universal=(),
@@ -250,6 +252,14 @@ OLD = [
     old("0.9.5", 1, dtype="fp16", note=" in fp16"),
     old("0.9.5", 2, groups=True, note=", tie recorded nowhere but in the storages"),
     old("0.9.5", 3, frozen=FROZEN, note=", frozen parameters"),
+    old(
+        "0.3.16",
+        1,
+        dtype="fp16",
+        optimizer="momentum",
+        zero={"reduce_bucket_size": 400},
+        note=": the first stage 1, groups cut into communication intervals of 400 elements",
+    ),
     *(
         old(
             version,
@@ -260,7 +270,7 @@ OLD = [
             note=" in fp16, a GPU played by the CPU",
         )
         for version, stages in (
-            ("0.3.16", (1, 2, 3)),
+            ("0.3.16", (2, 3)),
             ("0.4.5", (2, 3)),
             ("0.5.3", (2,)),
             ("0.5.10", (1, 2, 3)),
@@ -274,7 +284,6 @@ OLD = [
     old("0.10.3", 3, groups=True, note=", two groups"),
     old("0.12.6", 1, frozen=FROZEN, note=", frozen parameters"),
     old("0.12.6", 3, frozen=FROZEN, dtype="fp16", note=", frozen parameters, fp16"),
-    old("0.12.6", 0, suffix="bf16opt", config={"data_types": {"grad_accum_dtype": "fp32"}}, note=" (BF16_Optimizer)"),
     old("0.14.4", 2, zero={"round_robin_gradients": True}, world=3, note=" with round robin, three ranks"),
     old("0.14.4", 3, note=", tied"),
     old("0.14.4", 1, suffix="pp2", world=4, pp=2, model="pipeline", note=" in a pipeline, dp 2"),

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import types
+from typing import Any
 
 
 def before_import() -> None:
@@ -55,6 +56,17 @@ def before_import() -> None:
         cuda.stand_in()
 
 
+def gather_one_by_one(
+    _backend: object, outputs: list[Any], inputs: list[Any], group: object = None, async_op: bool = False
+) -> types.SimpleNamespace | None:
+    """Gathers that gloo cannot coalesce."""
+    import torch.distributed as dist
+
+    for output, piece in zip(outputs, inputs, strict=True):
+        dist.all_gather_into_tensor(output, piece, group=group)
+    return types.SimpleNamespace(wait=lambda: None) if async_op else None
+
+
 def before_accelerators() -> bool:
     """Whether the release knows GPUs only."""
     release = os.environ.get("LAYOUTS_OLD_DEEPSPEED")
@@ -82,10 +94,12 @@ def after_import() -> None:
     from .cuda import Stream
 
     accelerator.Event = accelerator.Stream = Stream
-    accelerator.current_stream = lambda self, *_: Stream()
+    accelerator.current_stream = accelerator.default_stream = lambda self, *_: Stream()
+    accelerator.memory_stats = lambda self, *_: {"num_alloc_retries": 0}
     accelerator.stream = lambda self, _stream: contextlib.nullcontext()
-    import deepspeed.comm.torch as backend
-
-    # Shared-memory collectives are a C++ extension to be compiled; gloo's own do.
+    # Shared-memory collectives are a C++ extension to be compiled; gloo's own do. Not by `import ... as`, which gives
+    # the `torch` that deepspeed.comm imported.
+    backend = sys.modules["deepspeed.comm.torch"]
     backend.build_shm_op = lambda: None
+    backend.TorchBackend.all_gather_coalesced = gather_one_by_one
     accelerator.communication_backend_name = lambda self: "gloo"

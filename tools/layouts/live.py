@@ -6,6 +6,7 @@ moments, and the 16-bit weights the forward pass uses; `assemble` demands that t
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,7 @@ def optimizer_values(job: Job) -> Values:
         return unfused_values(job)
     if hasattr(optimizer, "fp16_groups") and hasattr(optimizer, "fp32_groups_flat") and job.case.stage == 0:
         return fused_values(job)
-    if hasattr(optimizer, "round_robin_bit16_offsets"):
+    if hasattr(optimizer, "round_robin_bit16_groups") and not before_accelerators():
         return flat_values(job)
     if isinstance(optimizer, torch.optim.Optimizer):
         return plain_values(job)
@@ -140,12 +141,18 @@ def flat_values(job: Job) -> Values:
         if not state and isinstance(optimizer.optimizer.state, dict):
             state = optimizer.optimizer.state.get(group, {})
         kinds = {"master": master, **{k: v for k, v in state.items() if is_moment(v) and v.numel() == master.numel()}}
+        # Recorded since parameters can be aligned; before that they lie end to end.
+        ends = list(itertools.accumulate(parameter.numel() for parameter in parameters))
+        offsets = getattr(optimizer, "round_robin_bit16_offsets", None)
+        starts = offsets[group] if offsets else [0, *ends[:-1]]
         for kind, partition in kinds.items():
             flat = gather_flat(partition.detach(), optimizer.real_dp_process_group[group])
-            for parameter, start in zip(parameters, optimizer.round_robin_bit16_offsets[group], strict=True):
+            for parameter, start in zip(parameters, starts, strict=True):
                 piece = flat[start : start + parameter.numel()].reshape(parameter.shape)
                 values.setdefault(kind, {})[optimizer.param_names[parameter]] = piece
-    if not job.config["zero_optimization"].get("round_robin_gradients") and job.case.masters == "fp32":
+    # Nor does it know expert groups in old releases.
+    trusted = job.case.deepspeed is None or job.case.model == "net"
+    if trusted and not job.config["zero_optimization"].get("round_robin_gradients") and job.case.masters == "fp32":
         compare_with_accessor(job, values["master"])
     return values
 
@@ -175,7 +182,10 @@ def accessor_values(job: Job, *, moments: bool = True) -> Values:
             raise ValueError(f"{name}: the live engine gives no fp32 value")
         values["master"][name] = master.detach().reshape(shape)
         for key in keys:
-            moment = safe_get_full_optimizer_state(parameter, key)
+            try:
+                moment = safe_get_full_optimizer_state(parameter, key)
+            except (KeyError, ValueError):
+                continue  # another group's state: Muon keeps a momentum for matrices, Adam's moments for the rest
             values.setdefault(key, {})[name] = moment.detach().reshape(shape)
     return values
 

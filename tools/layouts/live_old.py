@@ -15,6 +15,8 @@ def values(job: Job) -> dict[str, dict[str, torch.Tensor]]:
     """Kind -> parameter name -> full value, for ZeRO stages 1 to 3."""
     optimizer = job.engine.optimizer
     names = {id(parameter): name for name, parameter in job.engine.module.named_parameters()}
+    if hasattr(optimizer, "local_sub_partitions_of_fp32_groups"):
+        return interval_values(optimizer, names)
     found: dict[str, dict[str, torch.Tensor]] = {}
     masters = (
         optimizer.fp32_partitioned_groups_flat if job.case.stage == 3 else optimizer.single_partition_of_fp32_groups
@@ -29,6 +31,24 @@ def values(job: Job) -> dict[str, dict[str, torch.Tensor]]:
             dist.all_gather(parts, partition.detach().contiguous())
             cut = cut_partitioned if job.case.stage == 3 else cut_flat
             for parameter, value in cut(optimizer, group, parts):
+                found.setdefault(kind, {})[names[id(parameter)]] = value
+    return found
+
+
+def interval_values(optimizer: Any, names: dict[int, str]) -> dict[str, dict[str, torch.Tensor]]:
+    """The first stage 1: a group is cut into communication intervals, and each interval into one piece a rank."""
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for group, intervals in enumerate(optimizer.local_sub_partitions_of_fp32_groups):
+        kinds: dict[str, list[torch.Tensor]] = {}
+        for piece in intervals:
+            state = optimizer.optimizer.state.get(piece, {})
+            for kind, tensor in {"master": piece, **state}.items():
+                if torch.is_tensor(tensor) and tensor.numel() == piece.numel():
+                    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+                    dist.all_gather(parts, tensor.detach().contiguous())
+                    kinds.setdefault(kind, []).extend(parts)
+        for kind, parts in kinds.items():
+            for parameter, value in cut_flat(optimizer, group, parts):
                 found.setdefault(kind, {})[names[id(parameter)]] = value
     return found
 

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -122,7 +123,16 @@ def to_universal(case: Case, work: Path, *, timeout: float) -> Path:
 
 
 def run(command: list[str], *, env: dict[str, str], timeout: float) -> None:
-    """Raises RuntimeError with the end of the output when the command fails."""
-    done = subprocess.run(command, env=env, timeout=timeout, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError("\n".join((done.stdout + done.stderr).splitlines()[-30:]))
+    """Raises RuntimeError with the end of the output when the command fails or takes too long."""
+    process = subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        # Its forks would live on, and hold the cores.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise RuntimeError(f"no end after {timeout:.0f} s") from None
+    if process.returncode:
+        raise RuntimeError("\n".join(output.splitlines()[-30:]))

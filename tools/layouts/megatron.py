@@ -173,6 +173,14 @@ class Block(nn.Module):
         return x + Leave.apply((torch.relu(gate) * up) @ self.dense_4h_to_h.weight.t(), grid)
 
 
+class FinalNorm(nn.LayerNorm):
+    """The norm before the head, a layer of its own in a pipeline."""
+
+    def __init__(self) -> None:
+        super().__init__(WIDTH)
+        self.weight, self.bias = replicated((WIDTH,), 300), replicated((WIDTH,), 301)
+
+
 class Model(nn.Module):
     """The model without a pipeline."""
 
@@ -211,6 +219,7 @@ def build_pipeline(case: Case) -> nn.Module:
         TiedLayerSpec("embed", Embedding, grid, tied_weight_attr=["word_embeddings.weight"]),
         LayerSpec(Block, grid, 100),
         LayerSpec(Block, grid, 200),
+        LayerSpec(FinalNorm),
         TiedLayerSpec(
             "embed", Embedding, grid, forward_fn=Embedding.logits, tied_weight_attr=["word_embeddings.weight"]
         ),
@@ -219,7 +228,7 @@ def build_pipeline(case: Case) -> nn.Module:
         layers=layers,
         topology=PipeModelDataParallelTopology(num_pp=case.pp, num_mp=case.tp, num_dp=case.dp),
         loss_fn=lambda logits, _: loss(logits, grid),
-        partition_method="uniform",
+        partition_method="type:Block",
     )
 
 
@@ -233,7 +242,11 @@ def universal_info(case: Case) -> dict[str, Any]:
         "pipeline_replicated_parameter_patterns": [rf"{embed}\..*"],
         "vocabulary_parameter_patterns": [rf"{embed}\.word_embeddings\.weight"],
         "parameter_to_average_patterns": [rf"{embed}\.position_embeddings\.weight"],
-        "tp_replicated_parameter_patterns": [rf"{block}\.input_layernorm\..*", rf"{block}\.dense\.bias"],
+        "tp_replicated_parameter_patterns": [
+            rf"{block}\.input_layernorm\..*",
+            rf"{block}\.dense\.bias",
+            *([r"3\.weight", r"3\.bias"] if case.pp > 1 else []),
+        ],
         "parameter_with_row_parallelism_patterns": [rf"{block}\.dense\.weight", rf"{block}\.dense_4h_to_h\.weight"],
         "parameter_with_2_sub_params_cat_dim_0": [rf"{block}\.dense_h_to_4h\.weight"],
         "parameter_with_sub_params": [

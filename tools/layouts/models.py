@@ -214,7 +214,7 @@ def build_mixtral(case: Case) -> nn.Module:
         vocab_size=VOCAB,
         hidden_size=8,
         intermediate_size=8,
-        num_hidden_layers=2,
+        num_hidden_layers=case.blocks,
         num_attention_heads=2,
         num_key_value_heads=2,
         num_local_experts=4,

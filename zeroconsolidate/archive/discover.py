@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import NotACheckpoint, ZeroConsolidateError, at
 from . import names
 from .names import FileKind, FileName
-from .raw import CheckpointFiles
+from .raw import CheckpointFiles, SwapFile
 from .regular import MAX_ENTRIES, Fence, read_small, scan
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ def discover(path: str | os.PathLike[str], tag: str | None = None) -> Checkpoint
         entries = _list(root)
         if tag is None and any(names.parse(entry) for entry in entries):
             parent, own = os.path.split(os.path.abspath(root))
-            return _files(root=parent, tag=own, directory=root, tags=(own,), latest=None, fence=Fence(root))
+            # A tag that was moved out of its checkpoint has no business with the folder it lies in now.
+            home = parent if any(os.path.lexists(os.path.join(parent, name)) for name in LATEST) else root
+            return _files(root=home, tag=own, directory=root, tags=(own,), latest=None, fence=Fence(root))
         tags = _tags(root, natural(entries))
         named = next((file for file in LATEST if file in entries), None)
         latest = _latest(root, named, needed=tag is None) if named else None
@@ -150,6 +152,7 @@ def _files(
     *, root: str, tag: str, directory: str, tags: tuple[str, ...], latest: str | None, fence: Fence
 ) -> CheckpointFiles:
     found: dict[FileKind, list[FileName]] = {}
+    swaps: tuple[SwapFile, ...] = ()
     with at(tag):
         fence.check(directory)
     for entry in _entries(directory):
@@ -162,6 +165,8 @@ def _files(
         elif entry.name == names.UNIVERSAL_FOLDER and entry.is_dir():
             for kind, file in _universal(entry.path, fence):
                 found.setdefault(kind, []).append(file)
+        elif entry.name == names.SWAP_FOLDER and entry.is_dir():
+            swaps = tuple(_swaps(entry.path, fence))
     return CheckpointFiles(
         root=root,
         tag=tag,
@@ -169,6 +174,7 @@ def _files(
         tags=tags,
         latest=latest,
         files={kind: tuple(sorted(files)) for kind, files in found.items()},
+        swaps=swaps,
     )
 
 
@@ -185,3 +191,23 @@ def _universal(folder: str, fence: Fence) -> Iterator[tuple[FileKind, FileName]]
             if os.path.exists(weights):
                 fence.check(weights)
                 yield FileKind.UNIVERSAL, FileName(name=f"{inside}/{names.UNIVERSAL_WEIGHTS}")
+
+
+def _swaps(folder: str, fence: Fence) -> Iterator[SwapFile]:
+    """The masters in the folders of the ranks whose optimizer is on NVMe."""
+    fence.check(folder)
+    for entry in sorted(_entries(folder), key=lambda entry: entry.name):
+        rank = names.SWAP_RANK.fullmatch(entry.name)
+        if rank and entry.is_dir():
+            fence.check(entry.path)
+            for file in sorted(_entries(entry.path), key=lambda file: file.name):
+                match = names.SWAP_MASTER.fullmatch(file.name)
+                if match and file.is_file():
+                    fence.check(file.path)
+                    yield SwapFile(
+                        rank=int(rank["rank"]),
+                        first=int(match["first"]),
+                        last=int(match["last"]),
+                        path=file.path,
+                        size_bytes=file.stat().st_size,
+                    )

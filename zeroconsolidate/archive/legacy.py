@@ -20,6 +20,7 @@ from ..errors import DamagedFile, UnsupportedLayout, ZeroConsolidateError
 from .container import MAX_PICKLE_BYTES, ZipContainer
 from .machine import Limits, Machine
 from .regular import open_regular
+from .shown import shown
 from .unpickle import World
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class LegacyContainer:
     def storage(self, key: str, size_bytes: int) -> int:
         """The byte at which the elements of storage `key` begin."""
         if key not in self._starts:
-            raise DamagedFile(f"the container has no storage {key!r:.40}")
+            raise DamagedFile(f"the container has no storage {shown(key)}")
         return self._starts[key]
 
     def _survey(self) -> tuple[bool, tuple[int, int], dict[str, int]]:
@@ -90,12 +91,13 @@ class LegacyContainer:
             raise DamagedFile("the file is not a torch checkpoint: it is no zip archive, nor torch's older container")
         protocol, here = machine.run(here)
         if protocol != PROTOCOL:
-            raise UnsupportedLayout(f"torch's older container is of protocol {protocol!r:.40}; expected {PROTOCOL}")
+            raise UnsupportedLayout(f"torch's older container is of protocol {shown(protocol)}; expected {PROTOCOL}")
         system, first = machine.run(here)
         big_endian = isinstance(system, dict) and system.get("little_endian") is False
         _, stop = machine.run(first)
         keys, here = machine.run(stop)
-        if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(world.storages):
+        named = isinstance(keys, list) and all(type(key) is str for key in keys)
+        if not isinstance(keys, list) or not named or sorted(keys) != sorted(world.storages):
             raise DamagedFile("the list of storages is not that of the storages in the pickle")
         starts = {}
         for key in keys:
@@ -103,7 +105,7 @@ class LegacyContainer:
             storage = world.storages[key]
             if count != storage.numel:
                 raise DamagedFile(
-                    f"the storage {key!r:.40} is not of the size the pickle says; "
+                    f"the storage {shown(key)} is not of the size the pickle says; "
                     f"expected {storage.numel} elements, got {count}"
                 )
             starts[key] = here + 8

@@ -69,6 +69,12 @@ UNIVERSAL_STATE = "optimizer_state.pt"
 and one file for what is not by parameter."""
 
 
+SWAP_FOLDER = "offloaded_tensors"
+SWAP_RANK = re.compile(r"rank(?P<rank>[0-9]{1,7})")
+SWAP_MASTER = re.compile(r"(?P<first>[0-9]{1,9})_(?P<last>[0-9]{1,9})\.tensor\.swp")
+"""Masters on NVMe; the same name with `exp_avg-` in front is a moment's."""
+
+
 def parse(name: str) -> tuple[FileKind, FileName] | None:
     """What the file `name` holds and for which ranks, or None if it is not one of DeepSpeed's.
 

@@ -12,6 +12,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SwapFile:
+    """A master that was swapped out to NVMe: `offloaded_tensors/rank<rank>/<first>_<last>.tensor.swp`."""
+
+    rank: int
+    first: int
+    last: int
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointFiles:
     """The files of one tag, sorted by rank as numbers; the ranks come from the names."""
 
@@ -28,6 +39,9 @@ class CheckpointFiles:
     """Files by kind; kinds without files are absent."""
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     """Name -> path of the files that are not in `directory`: a checkpoint may lie on several nodes' own disks."""
+
+    swaps: tuple[SwapFile, ...] = ()
+    """Masters outside of the optimizer files."""
 
     def of(self, kind: FileKind) -> tuple[FileName, ...]:
         """The files of one kind, by rank."""

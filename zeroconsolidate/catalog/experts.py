@@ -21,7 +21,7 @@ from .facts import Affine, Concatenated, Join
 from .tensor_parallel import affine_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from ..archive.located import LocatedTensor
     from ..archive.raw import RawFile
@@ -96,6 +96,21 @@ def stacks(layers: Sequence[Mapping[str, Any]]) -> dict[str, Join]:
             if not maps:
                 _check_placement(layer, ep)
     return joins
+
+
+def router_aliases(layers: Sequence[Mapping[str, Any]], names: Collection[str]) -> dict[str, str]:
+    """Second names of AutoEP's routers, which are recorded nowhere: the layer keeps its router under the name of the
+    gate it replaced as well (`setattr(self, alias_target, self.router)` in
+    `deepspeed/module_inject/auto_ep_layer.py`)."""
+    aliases = {}
+    for layer in layers:
+        path = fields.field(layer, "module_path", str) + "."
+        for name in names:
+            child, _, rest = name.removeprefix(path).partition(".")
+            own = f"{path}router.{rest}"
+            if name.startswith(path) and child not in ("router", "experts") and own in names:
+                aliases[name] = own
+    return aliases
 
 
 def _check_placement(layer: Mapping[str, Any], ep: int) -> None:

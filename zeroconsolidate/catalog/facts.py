@@ -138,6 +138,8 @@ class Join:
     rule: Rule | Concatenated | Affine
     rows: int | None = None
     """Keep so many rows of dimension 0: the rest pads a vocabulary to a multiple of the ranks."""
+    is_default: bool = False
+    """Whether nothing says so: it is what is done with tensors that no list has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +234,8 @@ class Catalog:
     """By name of a tensor that stacks experts: the copy of each expert (AutoEP's expert files). A witness."""
     unnamed: tuple[Unnamed, ...]
     """Questions that only values can answer; until they are, the 16-bit copies stand in for the masters."""
+    doubts: tuple[str, ...]
+    """Names of split tensors that no list has, and that may be replicated: their values tell."""
     strays: tuple[Stray, ...]
     """More questions for values: until they are answered, a stray is taken for a parameter of its own."""
     ties: Mapping[str, str]

@@ -12,6 +12,7 @@ from .facts import Cut, FlatGroup, Member
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from ..archive.located import LocatedTensor
     from .facts import Shape
     from .model_file import ModelFile
     from .optimizer_file import OptimizerFile
@@ -48,7 +49,7 @@ def flat_groups(
         with at(_base(optimizers[0].file)), at(f"group {index}"):
             for sharers in _sharers(optimizers, index, members, world_size, stacked):
                 # With files missing (which `inspect` tolerates) the group is shown with the partitions there are.
-                partitions = tuple(by_rank[rank].partitions[index] for rank in sharers.ranks if rank in by_rank)
+                partitions = _partitions([by_rank[rank] for rank in sharers.ranks if rank in by_rank], index)
                 names = global_names([member.name for member in members], sharers.ep_rank or 0)
                 group = FlatGroup(
                     index=index,
@@ -60,6 +61,16 @@ def flat_groups(
                 is_stacked = any(member.name in stacked for member in members)
                 found.append((sharers.ep_rank or 0 if is_stacked else 0, group))
     return found
+
+
+def _partitions(optimizers: Sequence[OptimizerFile], index: int) -> tuple[LocatedTensor, ...]:
+    """The group's partitions as they lie in the flat buffer: rank by rank, or interval by interval."""
+    if optimizers and optimizers[0].intervals is not None:
+        by_rank = [optimizer.intervals[index] for optimizer in optimizers if optimizer.intervals is not None]
+        if len(by_rank) != len(optimizers) or len({len(intervals) for intervals in by_rank}) != 1:
+            raise Disagreement("the ranks differ in the number of intervals of the flat group")
+        return tuple(interval for intervals in zip(*by_rank, strict=True) for interval in intervals)
+    return tuple(optimizer.partitions[index] for optimizer in optimizers)
 
 
 def _sharers(
@@ -116,7 +127,7 @@ def _members(
             raise UnsupportedLayout("neither 'param_shapes' nor 'param_slice_mappings' says what the flat groups hold")
         return [_from_slices(optimizers, index, shapes) for index in range(count)]
     if len(listed) == 1 and count > 1:
-        listed = _split(listed[0], [sum(o.partitions[g].numel for o in optimizers) for g in range(count)], first.cut,
+        listed = _split(listed[0], [sum(p.numel for p in _partitions(optimizers, g)) for g in range(count)], first.cut,
                         len(optimizers))  # fmt: skip
     if len(listed) != count:
         with at(_base(first.file)):

@@ -11,23 +11,23 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from ..archive.located import LOST, LocatedStorage, LocatedTensor
+from ..archive.located import LOST
 from ..archive.names import FileKind
-from ..dtypes import DType
-from ..errors import DamagedFile, Disagreement, MissingFiles, at
+from ..errors import DamagedFile, MissingFiles
 from .agree import Grid, missing_ranks, same
 from .experts import stacks
-from .facts import Cut
 from .model_file import ModelFile, read_model_file
 from .optimizer_file import OptimizerFile, read_optimizer_file
 from .parts import Story, assemble
 from .read import agree, is_partitioned, model_kind_of, read, shared_with
+from .stand_ins import model_stand_in, optimizer_stand_ins
+from .swapped import swapped_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from ..archive.raw import CheckpointFiles, RawFile
-    from .facts import Catalog, Shape
+    from .facts import Catalog
 
 T = TypeVar("T", ModelFile, OptimizerFile)
 
@@ -70,7 +70,7 @@ def read_incomplete(
         )
     first = models[0]
     world_size = first.world_size or max((o.rank for o in optimizers), default=0) + 1
-    if not is_partitioned(files, first):
+    if not is_partitioned(files, first) or any(optimizer.intervals is not None for optimizer in optimizers):
         return Incomplete(catalog=read(files, load), reasons={})
     for kind in dict.fromkeys((FileKind.OPTIMIZER, model_kind)):
         if kind is not FileKind.MODEL:
@@ -80,6 +80,7 @@ def read_incomplete(
         same([model], "'frozen_param_shapes'", _frozen, reference=(_base(first.file), _frozen(first)))
     if not reasons:
         agree(models, optimizers)
+        optimizers = swapped_in(optimizers, first, files.swaps, world_size)
         return Incomplete(catalog=_assemble(files, models, optimizers, world_size, []), reasons={})
     if optimizers:
         agree(models, optimizers)
@@ -88,10 +89,10 @@ def read_incomplete(
     if striped:
         first = models[0] = _without_unknown_ties(first, notes)
         models = [first, *(shared_with(first, model) for model in models[1:])]
-        models = _by_rank(models, [_model_stand_in(first, rank, world_size) for rank in range(world_size)])
+        models = _by_rank(models, [model_stand_in(first, rank, world_size) for rank in range(world_size)])
         # Buffers and names are read from the first: where that is lost, from whoever has them.
         models[0] = replace(models[0], module=first.module, skipped=first.skipped, ds_config=first.ds_config)
-    optimizers = _by_rank(optimizers, _optimizer_stand_ins(first, optimizers, world_size, striped=striped))
+    optimizers = _by_rank(optimizers, optimizer_stand_ins(first, optimizers, world_size, striped=striped))
     catalog = _assemble(files, models, optimizers, world_size, sorted(reasons))
     catalog = replace(
         catalog,
@@ -191,25 +192,6 @@ def _by_rank(facts: list[T], stand_ins: list[T]) -> list[T]:
     return [there.get(stand_in.rank, stand_in) for stand_in in stand_ins]
 
 
-def _lost(key: str, numel: int, dtype: DType, *, big_endian: bool) -> LocatedTensor:
-    storage = LocatedStorage(file=LOST, key=key, start=0, numel=numel, dtype=dtype, big_endian=big_endian)
-    return LocatedTensor(storage, 0, (numel,), (1,))
-
-
-def _model_stand_in(first: ModelFile, rank: int, world_size: int) -> ModelFile:
-    """A lost model file of stage 3: its stripes of frozen parameters are as long as everyone's."""
-    fragments = {}
-    for name, shape in (first.frozen_shapes or {}).items():
-        known = first.frozen_fragments.get(name)
-        fragments[name] = _lost(
-            f"rank {rank}: {name}",
-            -(-_numel(shape) // world_size),
-            known.dtype if known else DType.F32,
-            big_endian=known.storage.big_endian if known else False,
-        )
-    return replace(shared_with(first, first), rank=rank, file=LOST, frozen_fragments=fragments)
-
-
 def _without_unknown_ties(first: ModelFile, notes: list[str]) -> ModelFile:
     """Only rank 0 of stage 3 records which names are tied; without its file, an alias is a name with no values."""
     if first.rank == 0:
@@ -219,95 +201,3 @@ def _without_unknown_ties(first: ModelFile, notes: list[str]) -> ModelFile:
     unknown = [name for name, tensor in first.module.items() if name not in listed and not tensor.numel]
     notes += [f"{name} is tied to another parameter; rank 0's lost file said to which; left out" for name in unknown]
     return replace(first, module={name: t for name, t in first.module.items() if name not in set(unknown)})
-
-
-def _optimizer_stand_ins(
-    first: ModelFile, survivors: list[OptimizerFile], world_size: int, *, striped: bool
-) -> list[OptimizerFile]:
-    """One for every rank, whether lost or not."""
-    template = survivors[0] if survivors else _template(first, striped=striped)
-    groups = first.param_shapes or template.param_shapes or ()
-    looks = [(p.dtype, p.storage.big_endian) for p in template.partitions] or [(DType.F32, False)] * len(groups)
-    if len(looks) != len(groups):
-        with at(_base(template.file)):
-            raise Disagreement(
-                f"the files do not describe the same model; expected {len(groups)} flat groups "
-                f"as in 'param_shapes' of {_base(first.file)}, got {len(looks)}"
-            )
-    sizes = [
-        _partition_numels(index, list(shapes.values()), survivors, template, world_size, striped=striped)
-        for index, shapes in enumerate(groups)
-    ]
-    return [
-        replace(
-            template,
-            rank=rank,
-            file=LOST,
-            partitions=tuple(
-                _lost(f"rank {rank}: group {index}", sizes[index][rank], dtype, big_endian=big_endian)
-                for index, (dtype, big_endian) in enumerate(looks)
-            ),
-        )
-        for rank in range(world_size)
-    ]
-
-
-def _template(first: ModelFile, *, striped: bool) -> OptimizerFile:
-    """What an optimizer file would say, when none is left: masters are fp32, the layout is the model file's."""
-    zero = first.ds_config.get("zero_optimization")
-    stage = zero.get("stage") if isinstance(zero, dict) else None
-    return OptimizerFile(
-        rank=0,
-        mp_rank=0,
-        file=LOST,
-        wrapper="unknown",
-        cut=Cut.STRIPED if striped else Cut.CONTIGUOUS,
-        stage=stage if isinstance(stage, int) else None,
-        partitions=(),
-        partition_counts=None,
-        alignment_paddings=None,
-        partition_ranks=None,
-        slices=None,
-        param_shapes=None,
-        expert_groups=None,
-        steps=(),
-        state_names=(),
-        unplaced=(),
-        param_groups=(),
-        ds_version=first.ds_version,
-        ds_config={},
-    )
-
-
-def _partition_numels(
-    index: int,
-    shapes: list[Shape],
-    survivors: list[OptimizerFile],
-    template: OptimizerFile,
-    world_size: int,
-    *,
-    striped: bool,
-) -> list[int]:
-    """How many elements of a flat group each rank held.
-
-    Stage 3: all the same. Stages 1 and 2: the buffer is filled up to a multiple of twice the ranks and cut evenly,
-    but the padding at its end may have been taken off the last partitions when they were saved
-    (`get_data_parallel_partitions`, `_get_groups_without_padding` in `deepspeed/runtime/zero/stage_1_and_2.py`).
-    """
-    if striped:
-        there = [o.partitions[index].numel for o in survivors]
-        return [there[0] if there else sum(-(-_numel(shape) // world_size) for shape in shapes)] * world_size
-    paddings = template.alignment_paddings
-    used = sum(map(_numel, shapes)) + (sum(paddings[index]) if paddings and index < len(paddings) else 0)
-    # A survivor that does not end the buffer is as long as all; else the rule above says how long that is.
-    whole = max((o.partitions[index].numel for o in survivors), default=0)
-    if not any(o.rank + 1 < world_size and o.partitions[index].numel for o in survivors) or whole * world_size < used:
-        whole = -(-used // (2 * world_size)) * 2
-    return [max(min(whole, used - rank * whole), 0) for rank in range(world_size)]
-
-
-def _numel(shape: Shape) -> int:
-    numel = 1
-    for n in shape:
-        numel *= n
-    return numel

@@ -32,7 +32,8 @@ OPTIMIZER_FILE_KEYS = frozenset(
 STATE_KEYS = frozenset(
     "loss_scaler dynamic_loss_scale overflow clip_grad base_optimizer_state single_partition_of_fp32_groups zero_stage "
     "group_paddings param_alignment_paddings partition_count ds_version param_slice_mappings "
-    "universal_checkpoint_info ds_config fp32_flat_groups optimizer_state_dict ds_zero_partition_groups "
+    "universal_checkpoint_info ds_config fp32_flat_groups num_comm_intervals_per_group "
+    "local_sub_partitions_of_fp32_groups optimizer_state_dict ds_zero_partition_groups "
     "ds_autoep_layers".split()
 )
 """What the ZeRO optimizers and BF16_Optimizer save (`state_dict`, `_rigid_state_dict`)."""
@@ -44,7 +45,6 @@ WHOLE_STATE_KEYS = frozenset(
 """What the wrappers of stage 0 save (`FP16_UnfusedOptimizer.state_dict`, `FP16_Optimizer.state_dict`)."""
 
 _UNREADABLE = {
-    "local_sub_partitions_of_fp32_groups": "stage 1 as DeepSpeed before 0.3.14 saved it",
     "loco": "partitions with error feedback (LoCo)",
     "autotp_partitions": "tensor parallelism in a form that is not known",
 }

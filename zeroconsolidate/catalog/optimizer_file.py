@@ -5,6 +5,8 @@ Dialects are told apart by the key of the flat groups, so that a file without `z
 * `single_partition_of_fp32_groups`: stages 1 and 2 (mirrors `DeepSpeedZeroOptimizer._rigid_state_dict` in
   `deepspeed/runtime/zero/stage_1_and_2.py`), and `BF16_Optimizer` (`deepspeed/runtime/bf16_optimizer.py`), which
   does not say `zero_stage`;
+* `local_sub_partitions_of_fp32_groups`: stage 1 before DeepSpeed 0.5.4 (`stage1.py`), which communicates a group in
+  intervals and cuts each of them over the ranks;
 * `fp32_flat_groups`: stage 3 (mirrors `DeepSpeedZeroOptimizer_Stage3._rigid_state_dict` in
   `deepspeed/runtime/zero/stage3.py`).
 """
@@ -43,6 +45,12 @@ DIALECTS = {
     "single_partition_of_fp32_groups": Dialect(
         Cut.CONTIGUOUS, "base_optimizer_state", "DeepSpeedZeroOptimizer", "BF16_Optimizer"
     ),
+    "local_sub_partitions_of_fp32_groups": Dialect(
+        Cut.CONTIGUOUS,
+        "base_optimizer_state",
+        "FP16_DeepSpeedZeroOptimizer_Stage1",
+        "FP16_DeepSpeedZeroOptimizer_Stage1",
+    ),
     "fp32_flat_groups": Dialect(
         Cut.STRIPED, "optimizer_state_dict", "DeepSpeedZeroOptimizer_Stage3", "DeepSpeedZeroOptimizer_Stage3"
     ),
@@ -67,6 +75,9 @@ class OptimizerFile:
     stage: int | None
     partitions: tuple[LocatedTensor, ...]
     """By flat group."""
+    intervals: tuple[tuple[LocatedTensor, ...], ...] | None
+    """By flat group, for the first stage 1: the group is cut into intervals, each interval over the ranks. `partitions`
+    then has the first."""
     partition_counts: tuple[int, ...] | None
     """By flat group: over how many ranks it is cut. None where the file does not say."""
     partition_ranks: tuple[tuple[int, ...], ...] | None
@@ -104,7 +115,8 @@ def read_optimizer_file(raw: RawFile) -> OptimizerFile:
             )
         dialect = DIALECTS[key]
         states, groups = split_state(content.get(dialect.base))
-        partitions = fields.flat(content[key], key)
+        intervals = _intervals(content[key]) if key == "local_sub_partitions_of_fp32_groups" else None
+        partitions = fields.flat(content[key], key) if intervals is None else tuple(group[0] for group in intervals)
         stage = fields.enum_int(content.get("zero_stage"))
         version = raw.content.get("ds_version") or content.get("ds_version")
         return OptimizerFile(
@@ -115,6 +127,7 @@ def read_optimizer_file(raw: RawFile) -> OptimizerFile:
             wrapper=dialect.wrapper if stage is not None else dialect.wrapper_without_stage,
             stage=stage,
             partitions=partitions,
+            intervals=intervals,
             partition_counts=_counts(content.get("partition_count"), len(partitions)),
             partition_ranks=_ranks(content.get("ds_zero_partition_groups"), len(partitions)),
             alignment_paddings=_paddings(content.get("param_alignment_paddings")),
@@ -201,6 +214,15 @@ def _unplaced(states: Mapping[Any, Mapping[Any, Any]], partitions: tuple[Located
                 if not placed:
                     found.add(fields.name_of(key))
     return tuple(sorted(found))
+
+
+def _intervals(value: object) -> tuple[tuple[LocatedTensor, ...], ...]:
+    if not isinstance(value, (list, tuple)):
+        raise DamagedFile("'local_sub_partitions_of_fp32_groups' is not a list of groups")
+    groups = tuple(fields.flat(group, "local_sub_partitions_of_fp32_groups") for group in value)
+    if not all(groups):
+        raise DamagedFile("'local_sub_partitions_of_fp32_groups' has a group without intervals")
+    return groups
 
 
 def _counts(value: object, groups: int) -> tuple[int, ...] | None:

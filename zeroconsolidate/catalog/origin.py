@@ -77,6 +77,7 @@ def _stage(story: Story) -> int:
 def _expert_degree(story: Story) -> int:
     """Over how many ranks experts are spread: the largest of the groups' degrees."""
     degrees = [len(wholes) for wholes in story.wholes.values()]
+    degrees += [n for layer in story.first.autoep_layers if type(n := layer.get("ep_size")) is int]
     for optimizer in story.all_optimizers[:1]:
         flags = optimizer.expert_groups or (False,) * len(optimizer.partitions)
         counts = optimizer.partition_counts or ()

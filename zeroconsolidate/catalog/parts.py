@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..archive.names import FileKind
 from ..errors import Disagreement, MissingFiles, UnsupportedLayout, at
 from . import tensor_parallel
-from .experts import is_native, of_rank, stacked_copies
+from .experts import is_native, of_rank, router_aliases, stacked_copies
 from .facts import Catalog, Cut, FlatGroup, Frozen, Join, Part, Stray, Unnamed
 from .frozen import striped_frozen
 from .groups import flat_groups
@@ -87,13 +87,14 @@ def assemble(story: Story) -> Catalog:
     order = dict.fromkeys(name for one in slices for name in one.names.order)
     tied = slices[0].tied
     ties = {**names.ties, **tied}
-    joins = dict(story.stacks)
+    joins = dict(story.stacks) if story.universal is None else {}
     if story.grid.tp > 1:
         joins |= _joins(story, parts, tied)
     stacked = stacked_copies(story.stacks, story.experts.get(0, {}))
     paths = [model.file for models in story.models.values() for model in models]
     paths += [optimizer.file for optimizer in story.all_optimizers]
     paths += [whole.file for whole in story.all_wholes]
+    paths += [swap.path for swap in story.files.swaps]
     paths += story.universal.paths if story.universal else ()
     paths += [path for layers in story.layers.values() for path in layers.files]
     return Catalog(
@@ -103,6 +104,7 @@ def assemble(story: Story) -> Catalog:
         joins=joins,
         stacked=stacked,
         unnamed=tuple(question for one in slices for question in one.unnamed),
+        doubts=_doubts(story, joins),
         strays=tuple(stray for one in slices for stray in one.strays),
         ties=ties,
         unsaved_ties=names.unsaved_ties,
@@ -113,10 +115,27 @@ def assemble(story: Story) -> Catalog:
     )
 
 
+def _is_ahead(story: Story) -> bool:
+    """ZenFlow updates the most important columns in 16 bits at once and the masters later: no witness for them."""
+    zero = story.first.ds_config.get("zero_optimization")
+    return isinstance(zero, dict) and bool(zero.get("zenflow"))
+
+
 def _notes(story: Story) -> list[str]:
+    if _is_ahead(story):
+        return ["ZenFlow's 16-bit weights run ahead of the masters between updates: masters are written, unchecked"]
     if story.all_wholes and not any(whole.groups for whole in story.all_wholes):
         return ["no master weights were saved beside the module: its own values are written (stage 0)"]
     return []
+
+
+def _doubts(story: Story, joins: Mapping[str, Join]) -> tuple[str, ...]:
+    """Tensors that are in no list, where the lists are of a version that does not name all replicated ones."""
+    if story.grid.tp == 1:
+        return ()
+    return tuple(
+        name for name, join in joins.items() if join.is_default and tensor_parallel.is_terse(story.first.universal)
+    )
 
 
 def _slice(story: Story, tp: int) -> _Slice:
@@ -158,7 +177,7 @@ def _slice(story: Story, tp: int) -> _Slice:
         frozen |= striped_frozen(list(story.models[stages[0]]), story.world_size)
     masters: tuple[Mapping[str, LocatedTensor], ...] = (merged,) if merged and tp == 0 else ()
     unnamed: tuple[Unnamed, ...] = ()
-    module = {} if striped else dict(named.witness)
+    module = {} if striped or _is_ahead(story) else dict(named.witness)
     if story.wholes:
         wholes = [whole for mp in stages for whole in story.wholes[mp]]
         if any(whole.groups for whole in wholes):
@@ -227,7 +246,7 @@ def _base_of(story: Story, tp: int, stages: list[int]) -> ModelFile:
         first,
         module=module,
         buffer_names=tuple(buffers) if first.buffer_names is not None else None,
-        shared_params=story.first.shared_params,
+        shared_params={**router_aliases(first.autoep_layers, module), **story.first.shared_params},
         skipped=tuple(dict.fromkeys(name for mp in stages for name in story.models[mp][0].skipped)),
     )
 

@@ -13,6 +13,7 @@ from .model_file import ModelFile, read_model_file
 from .optimizer_file import OptimizerFile, read_optimizer_file
 from .parts import Story, assemble
 from .pipeline import read_layers
+from .swapped import swapped_in
 from .universal import read_universal
 from .whole_optimizer import WholeOptimizer, read_whole_optimizer
 
@@ -45,6 +46,8 @@ def read(files: CheckpointFiles, load: Load) -> Catalog:
             raise are_missing(missing, world_size)
     optimizers = [read_optimizer_file(raw) for raw in load(files, FileKind.OPTIMIZER)]
     agree(models, optimizers)
+    if grid.size == 1:
+        optimizers = swapped_in(optimizers, first, files.swaps, world_size)
     experts = tuple(load(files, FileKind.EXPERT))
     return assemble(
         Story(

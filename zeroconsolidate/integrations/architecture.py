@@ -1,6 +1,6 @@
 """What transformers expects of a model: names, shapes, ties, and how in-memory names become the hub's.
 
-    python -m zeroconsolidate.integrations.architecture DIRECTORY      (reads DIRECTORY/config.json, prints JSON)
+    python zeroconsolidate/integrations/architecture.py DIRECTORY      (reads DIRECTORY/config.json, prints JSON)
 
 Run as a process of its own: a conversion then needs neither torch nor transformers in memory, and a model that
 cannot be built takes only that process with it. The model is built on the meta device: no weights, no memory.
@@ -9,7 +9,8 @@ transformers 5 holds some weights under other names and in other shapes than the
 one tensor, renamed parts), and a ZeRO checkpoint has the in-memory ones. `revert_weight_conversion` in
 `transformers/core_model_loading.py` is transformers' own way back. It is given *row numbers* in place of
 values, one tensor (or one module's tensors, where several make one) at a time: what comes out tells which rows of
-which tensor make up each tensor of the hub's layout, and the streaming copy does the rest.
+which tensor make up each tensor of the hub's layout, and the streaming copy does the rest. A conversion that does not
+use every row exactly once computes with values, or is one this trace does not understand: it is called opaque.
 """
 
 from __future__ import annotations
@@ -50,51 +51,67 @@ def expectation(directory: str) -> dict[str, Any]:
 
     config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     names = getattr(config, "architectures", None) or []
-    architecture = next((found for name in names if (found := _model_class(transformers, name))), None)
-    if architecture is None:
-        architecture, names = transformers.AutoModel, ["AutoModel"]
+    classes = [known for name in names if _is_model(known := getattr(transformers, str(name), None))]
+    if names and not classes:
+        raise LookupError(f"transformers {transformers.__version__} has no {names[0]}")
+    build: Any = classes[0] if classes else transformers.AutoModel.from_config
     with torch.device("meta"):
-        build = architecture.from_config if architecture is transformers.AutoModel else architecture
         model: Any = build(config)
     state = model.state_dict()
-    buffers = {name for name, _ in model.named_buffers()}
+    hub = _hub(model, state)
+    ties = dict(getattr(model, "all_tied_weights_keys", None) or {})
     return {
         "origin": f"{type(model).__name__} of transformers {transformers.__version__}",
         "names": {name: list(tensor.shape) for name, tensor in state.items()},
-        "buffers": sorted(buffers & set(state)),
-        "ties": dict(getattr(model, "all_tied_weights_keys", None) or {}),
-        "base_prefix": getattr(model, "base_model_prefix", ""),
-        "conversions": _conversions(model, state),
+        "ties": ties,
+        "hub": {name: list(tensor.shape) for name, tensor in hub.items()},
+        "hub_ties": {_hub_name(model, alias, state): _hub_name(model, kept, state) for alias, kept in ties.items()},
+        "conversions": _conversions(model, state, hub),
     }
 
 
-def _model_class(transformers: Any, name: object) -> Any:
-    """The model class of that name; a config from outside could name any function of the library."""
-    found = getattr(transformers, name, None) if isinstance(name, str) else None
-    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
+def _is_model(found: object) -> bool:
+    import transformers
+
+    return isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
 
 
-def _conversions(model: Any, state: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
-    """How each tensor of the hub's layout is made, for those that differ from the one in memory."""
+def _hub(model: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors under their names in files, with their shapes there. Before transformers 5: as in memory."""
     try:
         from transformers.core_model_loading import revert_weight_conversion
-    except ImportError:  # transformers 4: memory and hub agree
-        return []
-    hub = revert_weight_conversion(model, dict(state))
+    except ImportError:
+        return state
+    hub: dict[str, torch.Tensor] = revert_weight_conversion(model, dict(state))
+    return hub
+
+
+def _hub_name(model: Any, name: str, state: dict[str, torch.Tensor]) -> str:
+    """The name in files of a tensor that has one of its own there (tied ones do)."""
+    names = list(_hub(model, {name: state[name]})) if name in state else []
+    return names[0] if len(names) == 1 else name
+
+
+def _conversions(model: Any, state: dict[str, torch.Tensor], hub: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+    """How each tensor of the hub's layout is made, for those that differ from the one in memory."""
     numbers = {name: number for number, name in enumerate(state)}
     made: dict[str, dict[str, Any]] = {}
     groups: list[list[str]] = [[name] for name in state]
     for group in groups:
-        outputs = revert_weight_conversion(model, {name: state[name] for name in group})
+        outputs = _hub(model, {name: state[name] for name in group})
         if any(name not in hub or hub[name].shape != tensor.shape for name, tensor in outputs.items()):
             whole = _module_of(group[0], state)
             if whole != group:
                 groups.append(whole)
             continue
-        made |= _made_of(model, revert_weight_conversion, group, outputs, state, numbers)
-    missing = [name for name in hub if name not in made]
-    made |= {name: {"output": name, "shape": list(hub[name].shape), "opaque": True} for name in missing}
+        made |= _made_of(model, group, outputs, state, numbers)
+    made |= {name: _opaque(name, hub[name], []) for name in hub if name not in made}
     return [entry for name, entry in made.items() if not _is_itself(name, entry)]
+
+
+def _opaque(name: str, tensor: torch.Tensor, inputs: list[str]) -> dict[str, Any]:
+    """A tensor that cannot be cut out of rows. `inputs`: what it is made of, as far as that is known."""
+    return {"output": name, "shape": list(tensor.shape), "opaque": True, "inputs": inputs}
 
 
 def _module_of(name: str, state: Iterable[str]) -> list[str]:
@@ -105,31 +122,36 @@ def _module_of(name: str, state: Iterable[str]) -> list[str]:
 
 def _made_of(
     model: Any,
-    revert: Any,
     group: list[str],
     outputs: dict[str, torch.Tensor],
     state: dict[str, torch.Tensor],
     numbers: dict[str, int],
 ) -> dict[str, dict[str, Any]]:
     """Trace rows through the conversion, or single elements where rows do not stay whole."""
+    names = list(state)
     for rows in (True, False):
         if not rows and sum(state[name].numel() for name in group) > _MAX_ELEMENTS:
             break
+        given = {name: _numbered(state[name], numbers[name], rows=rows) for name in group}
         try:
-            traced = revert(model, {name: _numbered(state[name], numbers[name], rows=rows) for name in group})
+            traced = _hub(model, dict(given))
         except Exception:  # noqa: BLE001, S112  (an operation that does not work on numbered rows)
             continue
-        entries = {}
-        for name, tensor in outputs.items():
-            entry = _entry(name, tensor, traced.get(name), rows=rows)
-            if entry is not None:
-                entries[name] = entry
-        if len(entries) == len(outputs):
-            names = list(state)
-            for entry in entries.values():
+        entries = {name: _entry(name, tensor, traced.get(name), rows=rows) for name, tensor in outputs.items()}
+        found = {name: entry for name, entry in entries.items() if entry is not None}
+        if len(found) == len(outputs) and _uses_each_once(traced.values(), given.values()):
+            for entry in found.values():
                 entry["inputs"] = [names[number] for number in entry["inputs"]]
-            return entries
-    return {name: {"output": name, "shape": list(t.shape), "opaque": True} for name, t in outputs.items()}
+            return found
+    return {name: _opaque(name, tensor, group) for name, tensor in outputs.items()}
+
+
+def _uses_each_once(traced: Iterable[torch.Tensor], given: Iterable[torch.Tensor]) -> bool:
+    """Whether what came out is what went in, in another order."""
+    import torch
+
+    out = torch.cat([tensor.reshape(-1) for tensor in traced]).sort().values
+    return torch.equal(out, torch.cat([tensor.reshape(-1) for tensor in given]).sort().values)
 
 
 def _numbered(tensor: torch.Tensor, number: int, *, rows: bool) -> torch.Tensor:

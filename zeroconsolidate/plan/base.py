@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .build import Source
+from .naming import best_mapping
 from .pieces import View
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
     from ..archive.located import LocatedTensor
     from ..catalog.facts import Catalog
+    from .build import Selection
+    from .expectation import Expectation
 
 
 def missing_frozen(
@@ -43,3 +46,19 @@ def missing_frozen(
         if there.shape != source.shape:
             return {}, f"{name} has shape {list(source.shape)}, in the base model {list(there.shape)}"
     return new, None
+
+
+def filled(selection: Selection, expected: Expectation, base: Mapping[str, LocatedTensor]) -> dict[str, Source]:
+    """What `expected` names, `selection` lacks, and the base model has in the same shape, by its output name.
+
+    The base model may have been saved with or without the prefix of a head's model.
+    """
+    shapes = {name: tensor.shape for name, tensor in base.items()}
+    there = {new: name for name, new in best_mapping(shapes, {}, expected).mapping.items()}
+    tied = {name for pair in expected.ties.items() if not selection.named.keys().isdisjoint(pair) for name in pair}
+    found = {}
+    for name, shape in expected.shapes.items():
+        if name in there and name not in selection.named and name not in tied and shapes[there[name]] == shape:
+            tensor = base[there[name]]
+            found[name] = Source(name=there[name], shape=tensor.shape, recipe=View(tensor), role="frozen")
+    return found

@@ -80,9 +80,11 @@ class ModelPlan:
         )
 
 
-def select(catalog: Catalog, stored: Mapping[str, Source], *, copy_ties: bool) -> Selection:
-    """Choose the names to write: a tied parameter under all of its names, or under the first in the order of the
-    module, which is the one transformers keeps."""
+def select(
+    catalog: Catalog, stored: Mapping[str, Source], *, copy_ties: bool, wanted: Callable[[str, Source], bool]
+) -> Selection:
+    """Choose the names to write, of those that are `wanted(name, source)`: a tied parameter under all of its names,
+    or under the first in the order of the module, which is the one transformers keeps."""
     kept: dict[str, str] = {}
     named: dict[str, Source] = {}
     left_out: list[str] = []
@@ -90,7 +92,8 @@ def select(catalog: Catalog, stored: Mapping[str, Source], *, copy_ties: bool) -
         owner = catalog.ties.get(name, name)
         if owner not in stored:
             continue
-        if copy_ties or kept.setdefault(owner, name) == name:
+        # Asked before a name is kept: who excludes the first name of a tied parameter still gets the second.
+        if wanted(name, stored[owner]) and (copy_ties or kept.setdefault(owner, name) == name):
             named[name] = stored[owner]
         else:
             left_out.append(name)

@@ -138,9 +138,11 @@ def index_of(files: Sequence[FilePlan]) -> bytes | None:
     if len(files) == 1:
         return None
     tensors = [(tensor, file.name) for file in files for tensor in file.tensors]
+    # A parameter that is written under several names is counted once: its copies are of one recipe.
+    numels = {id(tensor.recipe): tensor.numel for tensor, _ in tensors if tensor.is_parameter}
     index = {
         "metadata": {
-            "total_parameters": sum(tensor.numel for tensor, _ in tensors if tensor.is_parameter),
+            "total_parameters": sum(numels.values()),
             "total_size": sum(tensor.nbytes for tensor, _ in tensors),
         },
         "weight_map": {tensor.name: file for tensor, file in tensors},

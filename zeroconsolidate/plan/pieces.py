@@ -173,25 +173,17 @@ def covers_once(recipe: Recipe) -> None:
     for `show_plan`; execution checks plain tensors as it goes.
     """
     position = 0
-    strided: list[Copy] = []
+    rest: list[Copy] = []
     for copy in recipe.copies():
-        if copy.count > 1 and copy.step != copy.run_numel:
-            strided.append(copy)
+        if rest or (copy.count > 1 and copy.step != copy.run_numel):
+            rest.append(copy)
             continue
-        if not strided and copy.start != position:
+        if copy.start != position:
             raise PlanBroken(f"the copies leave a gap or overlap; expected element {position} next, got {copy.start}")
         position = copy.start + copy.numel
-        if strided:
-            strided.append(copy)
-    if strided:
-        seen = [
-            e
-            for c in strided
-            for i in range(c.count)
-            for e in range(c.start + i * c.step, c.start + i * c.step + c.run_numel)
-        ]
-        rest = set(range(recipe.numel)) - set(seen)
-        if len(seen) != len(set(seen)) or sorted(rest) != list(range(len(rest))):
-            raise PlanBroken("strided copies overlap or leave a gap")
-    elif position != recipe.numel:
+    if not rest and position != recipe.numel:
         raise PlanBroken(f"the copies end early; expected {recipe.numel} elements, got {position}")
+    starts = [(copy.start + run * copy.step, copy.run_numel) for copy in rest for run in range(copy.count)]
+    elements = [element for start, numel in starts for element in range(start, start + numel)]
+    if sorted(elements) != list(range(position, recipe.numel)):
+        raise PlanBroken("strided copies overlap, leave a gap, or lie outside of the tensor")

@@ -25,17 +25,19 @@ class Conversion:
     row_numel: int
     runs: tuple[tuple[int, int, int], ...]
     opaque: bool
-    """Whether it reorders elements inside rows, which rows cannot say."""
+    """Whether rows cannot say how: it reorders elements inside them, or computes. `inputs` are then what is known."""
 
 
 def to_hub(selection: Selection, conversions: Sequence[Conversion]) -> Selection:
     """Replace tensors by what the hub's layout makes of them, where the first of them stood.
 
-    Conversions whose inputs are not all selected are left alone. Raises UnsupportedLayout for an opaque one.
+    A tensor is written as it is if another that it would be joined with is not selected. Raises UnsupportedLayout for
+    what an opaque conversion would have to make.
     """
     by_input: dict[str, list[Conversion]] = {}
     for conversion in conversions:
-        if all(name in selection.named for name in conversion.inputs) and conversion.inputs:
+        if all(name in selection.named for name in conversion.inputs):
+            _refuse_opaque(conversion)
             for name in conversion.inputs:
                 by_input.setdefault(name, []).append(conversion)
     named: dict[str, Source] = {}
@@ -45,7 +47,6 @@ def to_hub(selection: Selection, conversions: Sequence[Conversion]) -> Selection
         for conversion in by_input.get(name, ()):
             if conversion.output not in named:
                 named[conversion.output] = _converted(conversion, selection.named)
-    _refuse_opaque(selection, conversions)
     return Selection(named=named, left_out=selection.left_out)
 
 
@@ -59,11 +60,10 @@ def _converted(conversion: Conversion, named: Mapping[str, Source]) -> Source:
     )
 
 
-def _refuse_opaque(selection: Selection, conversions: Sequence[Conversion]) -> None:
-    for conversion in conversions:
-        if conversion.opaque and conversion.output not in selection.named:
-            with at(conversion.output):
-                raise UnsupportedLayout(
-                    "transformers keeps this tensor in memory with its elements in another order than the hub's files, "
-                    "which cannot be streamed; write transformers 5's own layout with --names in-memory"
-                )
+def _refuse_opaque(conversion: Conversion) -> None:
+    if conversion.opaque:
+        with at(conversion.output):
+            raise UnsupportedLayout(
+                "transformers keeps this tensor in memory with its elements in another order than the hub's files, "
+                "which cannot be streamed; write transformers 5's own layout with --names in-memory"
+            )

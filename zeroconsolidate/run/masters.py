@@ -15,6 +15,7 @@ from ..plan.masters import Look, Master, assign, walk
 from ..plan.witness import SAMPLED_NUMEL
 from .elements import bits, blocks, rounded
 from .execute import BLOCK_BYTES
+from .replicated import settle
 from .twins import is_varied, tie_twins
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def answer(catalog: Catalog, inputs: Inputs) -> Catalog:
             found = _fused(question, inputs) if question.fused else _unfused(question, inputs)
         parts[question.part] = _with_masters(parts[question.part], found)
     named = replace(catalog, parts=tuple(parts), unnamed=())
-    return tie_twins(named, inputs)
+    return settle(tie_twins(named, inputs), inputs)
 
 
 def _with_masters(part: Part, found: Mapping[str, LocatedTensor]) -> Part:

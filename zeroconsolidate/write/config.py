@@ -47,6 +47,16 @@ def without_ties(text: bytes) -> bytes:
     return decoded.encode()
 
 
+def is_bare(config: object) -> bool:
+    """Whether a config is a model's without a head, such as `XLMRobertaModel`, which embedders are.
+
+    >>> is_bare({"architectures": ["XLMRobertaModel"]}), is_bare({"architectures": ["LlamaForCausalLM"]})
+    (True, False)
+    """
+    names = config.get("architectures") if isinstance(config, dict) else None
+    return isinstance(names, list) and bool(names) and all(str(name).endswith("Model") for name in names)
+
+
 def parse(text: bytes, *, parse_int: Callable[[str], object] = str) -> Any:
     """The value of a JSON file from outside, integers as text by default: for long ones Python takes quadratic time.
 

@@ -1,0 +1,29 @@
+"""Conversions of the model cases, shared by the tests of one environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import zeroconsolidate
+
+if TYPE_CHECKING:
+    from model_cases import ModelCase
+
+
+def convert(case: ModelCase, where: Path, dtype: str, **options: Any) -> Path:
+    """Convert `case`, once for each place and each set of options.
+
+    With CONVERTED_MODELS in the environment the directories are there: another environment made them with
+    tools/convert_models.py.
+    """
+    made_elsewhere = os.environ.get("CONVERTED_MODELS")
+    if made_elsewhere and not options:
+        return Path(made_elsewhere) / dtype / case.name
+    out = where / "-".join([case.name, dtype, *map(str, options.values())]).replace("/", "_")
+    if not out.exists():
+        report = zeroconsolidate.consolidate(case.checkpoint, out, dtype=dtype, **options)
+        assert report.warnings == ()
+        assert report.missing == ()
+    return out

@@ -1,0 +1,90 @@
+"""Optimizers on NVMe (`offload_optimizer: {device: nvme}`, stage 3): flat groups that are not in the optimizer file.
+
+Where a sub-group is large enough to be swapped, the file holds an empty tensor, and the master lies in
+`offloaded_tensors/rank<N>/<first>_<last>.tensor.swp`: raw fp32 elements, padded at the end. `first` and `last` are the
+`ds_id` of the sub-group's first and last parameter, their places among the model's parameters (mirrors
+`_create_fp32_partitions` in `deepspeed/runtime/zero/stage3.py` and `OptimizerSwapper` in
+`deepspeed/runtime/swap_tensor/optimizer_utils.py`).
+
+Under `zero.Init` places are given in the order of construction, which nothing records. So a swap file is only taken
+if the module's order leads to the name of a file that is there and has the right size, on every rank; else the
+checkpoint is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..archive.located import LocatedStorage, LocatedTensor
+from ..dtypes import DType
+from ..errors import UnsupportedLayout, at
+from .facts import Cut
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..archive.raw import SwapFile
+    from .facts import Shape
+    from .model_file import ModelFile
+    from .optimizer_file import OptimizerFile
+
+MAX_PADDING_BYTES = 1 << 20
+"""A swap file ends on a multiple of 1,024 bytes for each of its threads, of which there are a few."""
+
+
+def swapped_in(
+    optimizers: Sequence[OptimizerFile], model: ModelFile, swaps: Sequence[SwapFile], world_size: int
+) -> list[OptimizerFile]:
+    """The optimizer files, with the masters that were swapped out in the places of empty flat groups.
+
+    Raises UnsupportedLayout if a swapped group's file cannot be told with certainty.
+    """
+    shapes = model.param_shapes or ()
+    files = {(swap.rank, swap.first, swap.last): swap for swap in swaps}
+    places = {name: place for place, name in enumerate(_parameters(model, shapes))}
+    return [_swapped_in(optimizer, shapes, files, places, world_size) for optimizer in optimizers]
+
+
+def _swapped_in(
+    optimizer: OptimizerFile,
+    shapes: Sequence[Mapping[str, Shape]],
+    files: Mapping[tuple[int, int, int], SwapFile],
+    places: Mapping[str, int],
+    world_size: int,
+) -> OptimizerFile:
+    if optimizer.cut is not Cut.STRIPED or len(shapes) != len(optimizer.partitions):
+        return optimizer
+    partitions = list(optimizer.partitions)
+    for index, (group, partition) in enumerate(zip(shapes, optimizer.partitions, strict=True)):
+        numel = sum(-(-_numel(shape) // world_size) for shape in group.values())
+        if partition.numel or not numel:
+            continue
+        with at(optimizer.file.rpartition("/")[2]), at(f"group {index}"):
+            names = list(group)
+            swap = files.get((optimizer.rank, places.get(names[0], -1), places.get(names[-1], -1)))
+            if swap is None or not 0 <= swap.size_bytes - 4 * numel < MAX_PADDING_BYTES:
+                raise UnsupportedLayout(
+                    "the flat group was swapped out to NVMe, and which swap file holds it cannot be told; expected "
+                    f"{places.get(names[0])}_{places.get(names[-1])}.tensor.swp of {4 * numel} bytes in the rank's "
+                    f"folder of 'offloaded_tensors', got {'nothing' if swap is None else f'{swap.size_bytes} bytes'}"
+                )
+            storage = LocatedStorage(
+                file=swap.path, key=f"{swap.first}_{swap.last}", start=0, numel=numel, dtype=DType.F32, big_endian=False
+            )
+            partitions[index] = LocatedTensor(storage, 0, (numel,), (1,))
+    return replace(optimizer, partitions=tuple(partitions))
+
+
+def _parameters(model: ModelFile, shapes: Sequence[Mapping[str, Shape]]) -> list[str]:
+    """The model's parameters in the order of its state dict: neither buffers nor second names."""
+    buffers = set(model.buffer_names or ())
+    known = {name for group in shapes for name in group} | set(model.frozen_shapes or ())
+    return [name for name in model.module if name in known and name not in buffers]
+
+
+def _numel(shape: Shape) -> int:
+    numel = 1
+    for n in shape:
+        numel *= n
+    return numel
