@@ -152,6 +152,10 @@ class Tuned:
             parameter = own[name]
             # PEFT keeps adapters in float32, and copies of the base's modules in the base's dtype.
             parameter.data = value.clone().to(parameter.dtype)
+        trained = dict(self.model.named_buffers())
+        for name, buffer in model.named_buffers():
+            if any(f".{adapter}" in f"{name}." for adapter in self.configs):
+                buffer.data = trained[name].clone().to(buffer.dtype)  # such as projections drawn when training began
         model.eval()
         return model.merge_and_unload(adapter_names=adapters)
 

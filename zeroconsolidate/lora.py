@@ -13,9 +13,10 @@ from .catalog.wrapping import PEFT_MODEL, Kind, Part, adapters_in, take_apart
 from .errors import BadOption, NotACheckpoint, UnsupportedLayout, WitnessMismatch, at
 from .plan.adapter import ADAPTER_CONFIG, adapter_files
 from .plan.build import ModelPlan, Selection, build_adapters, padding_bytes, select, sources
-from .plan.merge import Merger, MergeResult, collect
+from .plan.merge import BY_FORMULA, BY_PEFT, Merger, MergeResult
 from .plan.original import Original
 from .plan.witness import SAMPLED_NUMEL, SAMPLED_TENSORS, Comparison
+from .plan.wrapped import collect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from .plan.build import Source
     from .run.inputs import Inputs
     from .write.assets import Assets
-
-MERGED_BY_FORMULA = ("LORA", "TRAINABLE_TOKENS")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +205,8 @@ def plan_merge(
     named = select(catalog, sources(catalog), copy_ties=True, wanted=lambda _name, _source: True).named
     model = collect(named, adapters.parts, adapters.ties, adapters.configs)
     original = _original(base, adapters, model.own)
-    result = Merger(model, adapters.configs, original, dtype).result(copy_ties=copy_ties)
+    directories = _directories(catalog.origin.root, base, adapters)
+    result = Merger(model, adapters.configs, original, dtype, directories).result(copy_ties=copy_ties)
     base_files = () if original is None else dict.fromkeys(tensor.file for tensor in original.tensors.values())
     adapted = Adapted(
         is_adapter=False,
@@ -222,10 +222,16 @@ def plan_merge(
 
 
 def _refuse(config: PeftConfig) -> None:
-    if config.peft_type not in MERGED_BY_FORMULA:
+    if config.peft_type not in BY_FORMULA and config.peft_type not in BY_PEFT:
         raise UnsupportedLayout(f"adapters of kind {config.peft_type} cannot be merged")
     if config.variants:
         raise UnsupportedLayout(f"a LoRA with {', '.join(config.variants)} cannot be merged")
+
+
+def _directories(root: str, base: str | None, adapters: Adapters) -> tuple[str, str] | None:
+    """Where the model's config.json and the adapter's configuration are."""
+    model = next((d for d in (root, base) if d is not None and os.path.isfile(os.path.join(d, "config.json"))), None)
+    return None if model is None else (model, os.path.dirname(next(iter(adapters.files.values()))))
 
 
 def _original(base: str | None, adapters: Adapters, own: Mapping[str, Source]) -> Original | None:

@@ -36,6 +36,7 @@ class Kind(Enum):
     ORIGINAL = "what modules_to_save replaced"
     SAVED = "a module trained whole, by modules_to_save"
     TUNER = "a parameter of an adapter"
+    SHARED = "of an adapter, shared by all of its modules"
     BESIDE = "outside of the PEFT model"
 
 
@@ -78,10 +79,7 @@ def _part(name: str, prefixes: tuple[str, ...], *, wrapped: bool) -> Part:
     if wrapped:
         found = f".{name}".find(f".{PEFT_MODEL}")
         if found < 0:
-            return Part(
-                name=name, wrapper="", inner=name, kind=Kind.BESIDE, module=name, adapter=None, attribute="", rest="",
-                depth=0,
-            )  # fmt: skip
+            return _outside(name, prefixes)
         wrapper, inner = name[:found], name[found + len(PEFT_MODEL) :]
     kind, path, adapter, attribute, rest, depth = Kind.OWN, [], None, "", "", 0
     segments = inner.split(".")
@@ -105,6 +103,24 @@ def _part(name: str, prefixes: tuple[str, ...], *, wrapped: bool) -> Part:
         name=name, wrapper=wrapper, inner=inner, kind=kind, module=".".join(path), adapter=adapter,
         attribute=attribute, rest=rest, depth=depth,
     )  # fmt: skip
+
+
+def _outside(name: str, prefixes: tuple[str, ...]) -> Part:
+    """A name that is not under PEFT's prefix: another module's, or `base_model.vera_A.default`, which VeRA shares."""
+    wrapper, _, rest = f".{name}".partition(".base_model.")
+    attribute, _, adapter = rest.partition(".")
+    shared = bool(adapter) and attribute.startswith(prefixes)
+    return Part(
+        name=name,
+        wrapper=f"{wrapper}.".lstrip(".") if shared else "",
+        inner=name,
+        kind=Kind.SHARED if shared else Kind.BESIDE,
+        module=name,
+        adapter=adapter.partition(".")[0] if shared else None,
+        attribute=attribute if shared else "",
+        rest="",
+        depth=0,
+    )
 
 
 def adapters_in(parts: Iterable[Part]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 Mirrors what `merge_and_unload()` does to a PEFT model (`peft/tuners/tuners_utils.py`,
 `_unload_and_optionally_merge`): each wrapper gives way to its module, with the adapters added to it in order.
 
-A *path* is a tensor's name in the model as it was before PEFT wrapped it.
+Paths are as in `wrapped.py`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..catalog.wrapping import Kind
 from ..errors import BadOption, Disagreement, UnsupportedLayout, at
 from .additions import Factors, in_order, low_rank, target_parameters
 from .build import Selection, Source
-from .merging import Lie, LowRank, Merged, RowsReplaced, Shifted
+from .merging import Factor, Lie, LowRank, Merged, ModuleJob, ModuleTensor, OfModule, RowsReplaced, Shifted
 from .original import Found
 from .pieces import View
 
@@ -23,10 +22,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..catalog.peft_config import PeftConfig
-    from ..catalog.wrapping import Part
     from ..dtypes import DType
     from .original import Original
     from .pieces import Recipe
+    from .wrapped import PeftModel
+
+
+BY_FORMULA = ("LORA", "TRAINABLE_TOKENS")
+"""The kinds of adapters that are merged here. Others are left to PEFT, a module at a time."""
+
+BY_PEFT = frozenset(
+    """ADALORA IA3 LOHA LOKR OFT BOFT VERA VBLORA FOURIERFT HRA MISS RANDLORA C3A ROAD WAVEFT DELORA GRALORA LN_TUNING
+    HIRA PVERA TINYLORA GLORA PEANUT DEFT""".split()
+)
+"""The kinds that PEFT merges rightly module by module, found by comparing with the merge of the whole model. UniLoRA
+is not among them: its modules share a vector whose parts differ then, silently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,57 +57,6 @@ class MergeResult:
 
 
 @dataclass(slots=True)
-class PeftModel:
-    """The names of a PEFT model, sorted by what they are to which tensor."""
-
-    wrapper: str = ""
-    own: dict[str, Source] = field(default_factory=dict)
-    """Path -> the tensor the wrapped model has there; frozen, or trained beside the adapters."""
-    saved: dict[str, dict[str, Source]] = field(default_factory=dict)
-    """Path -> adapter -> what modules_to_save trained in its stead."""
-    wrappers: dict[str, dict[int, dict[str, Factors]]] = field(default_factory=dict)
-    """Module -> depth -> adapter -> its factors, in the order of the model."""
-    beside: dict[str, Source] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
-    tied: dict[str, str] = field(default_factory=dict)
-    """Path -> the path whose tensor it shares."""
-
-
-def collect(
-    named: Mapping[str, Source],
-    parts: Mapping[str, Part],
-    ties: Mapping[str, str],
-    configs: Mapping[str, PeftConfig],
-) -> PeftModel:
-    """Sort the names. `ties`: alias -> name, those of tensors that were not saved included."""
-    wrappers = {part.wrapper for part in parts.values() if part.kind is Kind.TUNER}
-    if len(wrappers) > 1:
-        raise Disagreement(f"the checkpoint holds several PEFT models, behind {', '.join(sorted(wrappers))}")
-    model = PeftModel(wrapper=next(iter(wrappers), ""))
-    for name, part in parts.items():
-        source = named.get(name)
-        if source is None:
-            continue
-        if part.adapter is not None and part.adapter not in configs:
-            model.left_out.append(name)
-        elif part.kind is Kind.BESIDE:
-            model.beside[name] = source
-        elif part.kind is Kind.SAVED:
-            model.saved.setdefault(part.module, {})[part.adapter or ""] = source
-        elif part.kind is Kind.TUNER:
-            by_adapter = model.wrappers.setdefault(part.module, {}).setdefault(part.depth, {})
-            key = f"{part.attribute}.{part.rest}" if part.rest else part.attribute
-            by_adapter.setdefault(part.adapter or "", {})[key] = source
-        else:
-            model.own[part.module] = source
-    for alias, target in ties.items():
-        here, there = parts.get(alias), parts.get(target)
-        if here and there and here.module != there.module and {here.kind, there.kind} <= {Kind.OWN, Kind.ORIGINAL}:
-            model.tied[here.module] = there.module
-    return model
-
-
-@dataclass(slots=True)
 class _Additions:
     """What is added to one tensor, in order."""
 
@@ -105,16 +64,25 @@ class _Additions:
     """(adapter, key for patterns, factors, whether the wrapper is one of target_parameters)."""
     shifts: list[tuple[Recipe, float]] = field(default_factory=list)
     rows: dict[tuple[int, ...], Recipe] = field(default_factory=dict)
+    job: tuple[ModuleJob, str] | None = None
+    """The module that PEFT merges, and which of its tensors this is."""
 
 
 class Merger:
     """Finds the base of each tensor and puts the additions on it."""
 
     def __init__(
-        self, model: PeftModel, configs: Mapping[str, PeftConfig], original: Original | None, dtype: DType | None
+        self,
+        model: PeftModel,
+        configs: Mapping[str, PeftConfig],
+        original: Original | None,
+        dtype: DType | None,
+        directories: tuple[str, str] | None,
     ) -> None:
         """`original`: where untrained weights come from; None takes the frozen copies in the checkpoint. `dtype`: in
-        which weights are merged, as PEFT would in a model loaded in it; None for each its own."""
+        which weights are merged, as PEFT would in a model loaded in it; None for each its own. `directories`: of the
+        model's config.json and of the adapter's, for what PEFT merges."""
+        self._directories = directories
         self._model, self._configs, self._dtype, self._original = model, configs, dtype, original
         self._altered = next((c.initialization for c in configs.values() if c.alters_base), None)
         self._from_checkpoint: dict[str, str] = {}
@@ -167,6 +135,9 @@ class Merger:
         self, found: dict[str, _Additions], module: str, parameter: str | None, adapter: str, factors: Factors
     ) -> None:
         config = self._configs[adapter]
+        if config.peft_type not in BY_FORMULA:
+            self._add_module(found, module, adapter, factors)
+            return
         path = f"{module}.{parameter or 'weight'}"
         to_weight = found.setdefault(self._owner(path), _Additions())
         product = {key: source for key, source in factors.items() if key.startswith("lora_") and key != "lora_B.bias"}
@@ -191,6 +162,39 @@ class Merger:
         ]
         if unknown:
             raise UnsupportedLayout(f"it is not known how to merge {', '.join(unknown)} of the adapter {adapter!r}")
+
+    def _add_module(self, found: dict[str, _Additions], module: str, adapter: str, factors: Factors) -> None:
+        """Leave a whole module to PEFT."""
+        if len(self._configs) > 1 or self._directories is None:
+            raise UnsupportedLayout(
+                f"adapters of kind {self._configs[adapter].peft_type} are merged by PEFT, one at a time, into a model "
+                "whose config.json is at hand; choose one with --adapter, and name the original model with --base"
+            )
+        config, (model_directory, adapter_directory) = self._configs[adapter], self._directories
+        bases = {name: self._base(f"{module}.{name}") for name in ("weight", "bias")}
+        weight = bases["weight"]
+        if weight is None:
+            raise self._is_nowhere(f"{module}.weight")
+        dtype = self._dtype or weight.source.recipe.dtype
+        tensors = []
+        for name, base in bases.items():
+            if base is not None:
+                factor = Factor(recipe=base.source.recipe, shape=base.source.shape)
+                tensors.append(ModuleTensor(name=f"base_layer.{name}", factor=factor))
+        for key, source in factors.items():
+            attribute, _, rest = key.partition(".")
+            name = f"{attribute}.{adapter}.{rest}" if rest else f"{attribute}.{adapter}"
+            factor = Factor(recipe=source.recipe, shape=source.shape)
+            tensors.append(ModuleTensor(name=name, factor=factor))
+        job = ModuleJob(
+            kind=config.peft_type,
+            module=module,
+            tensors=tuple(tensors),
+            setting=(model_directory, adapter_directory, adapter, dtype.torch_name),
+        )
+        for name, base in bases.items():
+            if base is not None:
+                found.setdefault(self._owner(f"{module}.{name}"), _Additions()).job = (job, name)
 
     def _parameters(self, module: str, depths: Mapping[int, Mapping[str, Factors]]) -> dict[int, str]:
         """Depth -> parameter, for a module whose parameters were targeted; empty for any other."""
@@ -221,6 +225,9 @@ class Merger:
                 "bfloat16, with --base"
             )
         dtype = self._dtype or recipe.dtype
+        if additions.job is not None:
+            job, name = additions.job
+            return OfModule(job=job, tensor=name, base=recipe, dtype=dtype)
         parts = tuple(
             low_rank(adapter, self._configs[adapter], key, factors, base.shape, of_parameter=of_parameter)
             for adapter, key, factors, of_parameter in additions.low_rank

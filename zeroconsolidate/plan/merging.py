@@ -183,9 +183,63 @@ class Shifted:
         raise PlanBroken("a shifted bias is computed, it has no copies")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleTensor:
+    """A tensor handed to PEFT: one of the module's own (`base_layer.weight`) or of its adapter."""
+
+    name: str
+    factor: Factor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleJob:
+    """A module that PEFT merges, all of it at once."""
+
+    kind: str
+    module: str
+    tensors: tuple[ModuleTensor, ...]
+    setting: tuple[str, str, str, str]
+    """Directory of the model's config.json, directory of adapter_config.json, name of the adapter, and torch's name of
+    the dtype in which the base is loaded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfModule:
+    """One of the tensors of a module that PEFT merges."""
+
+    job: ModuleJob
+    tensor: str
+    """Its name in the module, such as `weight`."""
+    base: Recipe
+    dtype: DType
+
+    @property
+    def numel(self) -> int:
+        return self.base.numel
+
+    @property
+    def is_plain(self) -> bool:
+        return False
+
+    @property
+    def input_bytes(self) -> int:
+        return sum(nbytes(tensor.factor.recipe) for tensor in self.job.tensors)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of both processes, those PEFT needs in between not counted."""
+        return 4 * sum(4 * tensor.factor.recipe.numel for tensor in self.job.tensors)
+
+    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
+        raise PlanBroken("a tensor that PEFT merges is computed, it has no copies")
+
+
+Computed = (Merged, RowsReplaced, Shifted, OfModule)
+
+
 def nbytes(recipe: Recipe) -> int:
     """Bytes of files that a recipe reads once through."""
-    if isinstance(recipe, (Merged, RowsReplaced, Shifted)):
+    if isinstance(recipe, Computed):
         return recipe.input_bytes
     if isinstance(recipe, Rows):
         taken = [0] * len(recipe.of)
@@ -197,7 +251,7 @@ def nbytes(recipe: Recipe) -> int:
 
 def memory_bytes(recipe: Recipe) -> int:
     """An upper bound for what evaluating a recipe takes beyond the executor's blocks; 0 for one that copies."""
-    if isinstance(recipe, (Merged, RowsReplaced, Shifted)):
+    if isinstance(recipe, Computed):
         return recipe.memory_bytes
     return sum(memory_bytes(of) for of in recipe.of) if isinstance(recipe, Rows) else 0
 
@@ -206,4 +260,4 @@ def is_computed(recipe: Recipe) -> bool:
     """Whether some of the elements are no copies."""
     if isinstance(recipe, Rows):
         return any(map(is_computed, recipe.of))
-    return isinstance(recipe, (Merged, RowsReplaced, Shifted))
+    return isinstance(recipe, Computed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ..plan.joined import Mean, Section
-from ..plan.merging import Merged, RowsReplaced, Shifted, is_computed
+from ..plan.merging import Merged, OfModule, RowsReplaced, Shifted, is_computed
 from ..plan.pieces import Rows
 from .cast import STORAGE, cast
 
@@ -34,6 +34,10 @@ def reader(inputs: Inputs, recipe: Recipe) -> Reader:
     """What reads a recipe's tensor. One that computes holds what it needs for as long as it lives."""
     if isinstance(recipe, Rows) and is_computed(recipe):
         return _Gathered(inputs, recipe)
+    if isinstance(recipe, OfModule):
+        from .by_peft import OfModuleReader
+
+        return OfModuleReader(inputs, recipe)
     if isinstance(recipe, (Merged, RowsReplaced, Shifted)):
         # Torch's second of start-up is paid by those who merge.
         from . import merge

@@ -14,7 +14,12 @@ from ..plan.pieces import ZEROS
 if TYPE_CHECKING:
     from types import TracebackType
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..plan.merging import ModuleJob
     from ..plan.pieces import Recipe
+    from .by_peft import Peft
     from .fill import Reader
 
 MAX_OPEN = 256
@@ -28,11 +33,16 @@ class Inputs:
         self._open: OrderedDict[str, int] = OrderedDict()
         self.readers: list[tuple[Recipe, Reader]] = []
         """The last readers that are worth keeping; :mod:`.fill` looks after them."""
+        self.peft: Peft | None = None
+        self.last_module: tuple[ModuleJob, dict[str, NDArray[np.generic]]] | None = None
+        """What merges modules, and the last one merged; :mod:`.by_peft` looks after them."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self.peft is not None:
+            self.peft.close()
         while self._open:
             os.close(self._open.popitem()[1])
 
