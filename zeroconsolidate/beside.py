@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .archive.regular import read_small
+from .archive.weights import read_pickled
 from .errors import BadOption, DamagedFile, ZeroConsolidateError, at
 from .plan.expectation import HEADS
 from .plan.layout import INDEX_NAME
@@ -121,7 +122,19 @@ def _heads(planned: Planned, inputs: Inputs) -> dict[str, bytes]:
 
 def _base_heads(base: str, copies: dict[str, str], notes: list[str]) -> None:
     """Heads that were not trained are the base model's; FlagEmbedding loads both or takes random ones."""
-    paths = {f"{head.rstrip('.')}.pt": os.path.join(base, f"{head.rstrip('.')}.pt") for head in HEADS}
-    if all(os.path.isfile(path) for path in paths.values()):
-        copies |= paths
-        notes.append(f"{' and '.join(paths)} are the base model's: they were not trained")
+    names = [f"{head.rstrip('.')}.pt" for head in HEADS]
+    paths = {name: os.path.join(base, name) for name in names}
+    if not all(os.path.isfile(path) for path in paths.values()):
+        return
+    for name in names:
+        try:
+            tensors = read_pickled(base, name)
+        except ZeroConsolidateError as error:
+            notes.append(f"{name} of the base model cannot be read, and was not copied: {error}")
+            return
+        if set(tensors) != {"weight", "bias"} or any(0 in tensor.shape for tensor in tensors.values()):
+            # Such is what a run under ZeRO-3 leaves behind: a base that is a checkpoint itself.
+            notes.append(f"{name} of the base model is empty, and was not copied")
+            return
+    copies |= paths
+    notes.append(f"{' and '.join(paths)} are the base model's: they were not trained")

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from models.converted import ask_in_this_process
 from zeroconsolidate import evidence
-from zeroconsolidate.integrations import architecture
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 @pytest.fixture(scope="session", autouse=True)
-def asked_in_this_process(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    def ask(config: bytes) -> tuple[evidence.Architecture | None, str]:
-        folder = tmp_path_factory.mktemp("config")
-        (folder / "config.json").write_bytes(config)
-        answer = json.loads(json.dumps(architecture.expectation(str(folder))))
-        return evidence._architecture(answer), ""
-
+def asked_in_this_process() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evidence, "_ask", ask)
+        patch.setattr(evidence, "_ask", ask_in_this_process)
         yield
 
 

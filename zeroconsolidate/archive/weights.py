@@ -53,7 +53,7 @@ def read_weights(directory: str) -> Weights:
             )
         tensors: dict[str, LocatedTensor] = {}
         for name in names:
-            tensors |= _pickled(directory, name)
+            tensors |= read_pickled(directory, name)
     return Weights(directory=directory, files=tuple(names), tensors=tensors, index=index)
 
 
@@ -71,7 +71,8 @@ def _shards(path: str) -> list[str]:
         return names
 
 
-def _pickled(directory: str, name: str) -> dict[str, LocatedTensor]:
+def read_pickled(directory: str, name: str) -> dict[str, LocatedTensor]:
+    """The tensors of the state dict in `directory`/`name`. Raises DamagedFile or UnsafePickle."""
     with at(name):
         try:
             with ZipContainer(os.path.join(directory, name)) as container:

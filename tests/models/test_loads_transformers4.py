@@ -1,0 +1,111 @@
+"""What we write loads in transformers 4 too, with the same answers: tools/test_transformers4.sh.
+
+The conversions are made in the main environment (CONVERTED_MODELS): transformers 4 does not know the names that
+transformers 5 gives fused experts in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+import transformers
+from model_cases import ModelCase, model_cases
+
+import zeroconsolidate
+import zeroconsolidate.errors
+from models.answers import LOADERS, answers, assert_equal_answers
+from models.converted import convert
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(not transformers.__version__.startswith("4."), reason="needs transformers 4")
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+KNOWN = [pytest.param(c, id=c.name) for c in model_cases(adapter=False) if not c.name.startswith("qwen3_moe")]
+"""transformers 4.46 has no Qwen3-MoE."""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", KNOWN)
+def test_no_key_is_missing_and_answers_are_the_live_models(case: ModelCase, dtype: str, where: Path) -> None:
+    directory = convert(case, where, dtype)
+    model, info = LOADERS[case.recipe].from_pretrained(
+        directory, output_loading_info=True, torch_dtype=DTYPES[dtype], attn_implementation=_attention(case)
+    )
+    assert not any(info.values()), info
+    if dtype == "bf16" and not case.provenance["case"]["bf16"]:
+        return
+    found, kind = answers(case, model, directory), "float32" if dtype == "fp32" else "live"
+    if case.name.startswith("mixtral"):
+        _equal_but_for_the_order_of_experts(case, found["logits"], kind)
+    else:
+        assert_equal_answers(case, found, kind)
+
+
+def _attention(case: ModelCase) -> str | None:
+    """The kernel transformers 5 takes; transformers 4.46 has it for these models."""
+    return "sdpa" if case.recipe == "causal" else None
+
+
+def _equal_but_for_the_order_of_experts(case: ModelCase, logits: torch.Tensor, kind: str) -> None:
+    """transformers 4 adds the outputs of experts up in the order of the experts, 5 in that of a token's choice.
+
+    Of two experts a token the sum is the same in either order, but 4 rounds after each addition to a sum that began
+    with zeros: one unit in the last place of the largest hidden value, which two layers carry on.
+    """
+    expected = case.outputs[f"{kind}.logits"]
+    unit = torch.finfo(expected.dtype).eps
+    assert (logits.double() - expected.double()).abs().max() <= 4 * unit * expected.abs().max()
+
+
+@pytest.mark.parametrize("case", [case for case in KNOWN if not case.values[0].name.startswith("mixtral")])
+def test_converting_here_gives_the_same_bytes(case: ModelCase, where: Path, tmp_path: Path) -> None:
+    if "CONVERTED_MODELS" not in os.environ:
+        pytest.skip("nothing to compare with")
+    there = convert(case, where, "bf16")
+    report = zeroconsolidate.consolidate(case.checkpoint, tmp_path / "here", dtype="bf16")
+    assert report.warnings == ()
+    assert (tmp_path / "here/model.safetensors").read_bytes() == (there / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, id=c.name) for c in model_cases() if c.name.startswith("mixtral_z")])
+def test_fused_experts_need_transformers_5(case: ModelCase, tmp_path: Path) -> None:
+    with pytest.raises(zeroconsolidate.errors.WrongNames, match="install transformers 5"):
+        zeroconsolidate.consolidate(case.checkpoint, tmp_path / "model")
+
+
+# Not yarn: transformers 4.46 takes max_position_embeddings for the original length, whatever the config says.
+SCALINGS = [
+    {"rope_type": "linear", "factor": 2.0},
+    {"rope_type": "dynamic", "factor": 2.0},
+    {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+]
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=[str(s["rope_type"]) for s in SCALINGS])
+def test_rotary_frequencies_are_those_of_transformers_5(scaling: dict[str, object]) -> None:
+    """`rotary.json` holds what transformers 5 computes from the same config before it was edited."""
+    from pathlib import Path
+
+    from zeroconsolidate.write.config import readable_before_5
+
+    known = json.loads((Path(__file__).parent / "rotary.json").read_text())[scaling["rope_type"]]
+    text, changed = readable_before_5(json.dumps(known["config"]).encode())
+    assert changed
+    config = transformers.LlamaConfig.from_dict(json.loads(text))
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    rotary = LlamaRotaryEmbedding(config=config)
+    assert rotary.inv_freq.tolist() == known["inv_freq"]
+    assert rotary.attention_scaling == known["attention_scaling"]
