@@ -159,7 +159,7 @@ def limit_child() -> None:
 
 
 def refusal(*arguments: str) -> str:
-    """What the command prints when it refuses: exit code 2, one line, in bounded time and memory.
+    """What the command prints when it refuses: exit code 2, a sentence, in bounded time and memory.
 
     It runs in a forked child, whose memory and time are limited by the kernel.
     """
@@ -188,10 +188,10 @@ def refusal(*arguments: str) -> str:
     _, status = os.waitpid(child, 0)
     assert os.WIFEXITED(status), f"killed by signal {status}: {said}"
     assert os.WEXITSTATUS(status) == 2, f"exit code {os.WEXITSTATUS(status)}: {said}"
-    lines = said.splitlines()
-    assert len(lines) == 1, said
+    # One sentence; where tensors are lost, a table of them follows.
+    assert said.startswith("zeroconsolidate: "), said
     assert len(said) < 5000
-    assert said.isprintable() or said[:-1].isprintable(), ascii(said)
+    assert said.replace("\n", "").isprintable(), ascii(said)
     return said
 
 

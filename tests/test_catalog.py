@@ -289,6 +289,12 @@ def test_stripes_that_do_not_fit(fragment: LocatedTensor | None, error: type[Exc
         catalog([stage3(0, **good), stage3(1, **bad)], [optimizer3(0), optimizer3(1)], stage=3)
 
 
+def test_a_stripe_of_the_first_rank_that_does_not_fit():
+    bad = {"frozen_param_shapes": {"f": (9, 1)}, "frozen_param_fragments": {"f": half(2)}}
+    with pytest.raises(Disagreement, match=r"in rank 0 does not fit; expected 5 elements of BF16 .* got 2 of BF16"):
+        catalog([stage3(0, **bad), stage3(1, **bad)], [optimizer3(0), optimizer3(1)], stage=3)
+
+
 def test_ties_are_recorded():
     found = stage2(module=module(t=tensor(3, 2, dtype=BF16, key="a")), shared_params={"t": "a"})
     assert found.ties == {"t": "a"}

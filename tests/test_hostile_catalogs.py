@@ -11,8 +11,11 @@ from zero_model import Run, save
 
 import zeroconsolidate
 from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor
+from zeroconsolidate.catalog.peft_config import read_peft_config
+from zeroconsolidate.catalog.tensor_parallel import joins
 from zeroconsolidate.cli import main
 from zeroconsolidate.dtypes import DType
+from zeroconsolidate.errors import DamagedFile, ZeroConsolidateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +109,8 @@ def test_names_everywhere(tmp_path, place):
     lambda _, optimizer: optimizer["base_optimizer_state"]["state"][0].update({"../m": torch.zeros(3)}),
 ])  # fmt: skip
 def test_names_of_other_things(tmp_path, change):
-    assert "a parameter's name" in refusal("inspect", str(forge(tmp_path, change)))
+    said = refusal("convert", str(forge(tmp_path / "c", change)), str(tmp_path / "o"))
+    assert "a parameter's name" in said
 
 
 SHAPES = {
@@ -146,10 +150,10 @@ def test_world_sizes(tmp_path, world_size):
 
 
 def test_no_optimizer_and_no_world_size(tmp_path):
-    folder = forge(tmp_path, lambda model, _: model.update(dp_world_size=None))
+    folder = forge(tmp_path / "c", lambda model, _: model.update(dp_world_size=None))
     for path in folder.rglob("*optim_states.pt"):
         path.unlink()
-    assert "missing" in refusal("inspect", str(folder))
+    assert "missing" in refusal("convert", str(folder), str(tmp_path / "o"))
 
 
 ODD = {
@@ -188,12 +192,12 @@ def test_settings_are_flat(tmp_path, value, capsys):
     assert "eps" in zeroconsolidate.inspect(folder).param_groups[0]
 
 
-@pytest.mark.parametrize("key", ["client_state", "ds_config", "lr_scheduler"])
+@pytest.mark.parametrize("key", ["of the client", "ds_config", "lr_scheduler"])
 def test_what_is_not_read_does_no_harm(tmp_path, key):
-    def change(model, optimizer):
+    def change(model, _):
         knot: dict[str, Any] = {"many": doubled(), "endless": endless()}
         knot["self"] = knot["optimizer"] = knot
-        model[key] = optimizer[key] = knot
+        model[key] = knot
 
     assert zeroconsolidate.inspect(forge(tmp_path, change)).world_size == 2
 
@@ -216,7 +220,7 @@ def test_an_empty_stripe_with_an_offset(tmp_path):
     def change(model, _):
         model["frozen_param_shapes"]["f"] = torch.Size([1 << 40])
 
-    said = refusal("inspect", str(forge(tmp_path, change, stage=3)))
+    said = refusal("convert", str(forge(tmp_path / "c", change, stage=3)), str(tmp_path / "o"))
     assert "does not fit; expected 549755813888 elements of BF16" in said
 
 
@@ -245,3 +249,51 @@ def test_the_forged_model_file_is_the_one_that_is_read(tmp_path):
     folder = forge(tmp_path, lambda model, _: model.update(global_steps=41))
     assert zeroconsolidate.inspect(folder).step == 41
     assert next(folder.rglob(MODEL)).exists()
+
+
+# --- what is said about tensor parallelism, and adapters
+
+
+def info_of(**more: Any) -> dict[str, Any]:
+    return {"universal_checkpoint_version": 0.4, **more}
+
+
+SUB = {"patterns": ["a"], "partition_dim": 0, "shape": [6, 4]}
+INFOS = {
+    "pattern that takes for ever": info_of(tp_replicated_parameter_patterns=["^(a+)+$"]),
+    "many wildcards": info_of(tp_replicated_parameter_patterns=[".*.*.*.*.*x"]),
+    "pattern that doubles": info_of(tp_replicated_parameter_patterns=[doubled()]),
+    "sub-parameters of a pattern that doubles": info_of(parameter_with_sub_params=[SUB | {"patterns": [doubled()]}]),
+    "2**40 sub-parameters": info_of(parameter_with_sub_params=[SUB | {"shape": [1 << 40, 4]}]),
+    "shape that doubles": info_of(parameter_with_sub_params=[SUB | {"shape": [doubled(), 4]}]),
+    "other sizes that double": info_of(parameter_with_sub_params=[SUB | {"shape": [(6,), doubled()]}]),
+    "widths that double": info_of(parameter_with_sub_params=[SUB | {"shape": [(6,), 4]}],
+                                  sub_param_shard_widths={"a": doubled()}),
+    "widths that are no list": info_of(parameter_with_sub_params=[SUB | {"shape": [(6,), 4]}],
+                                       sub_param_shard_widths={"a": 7}),
+    "map of a version that doubles": info_of(affine_map={"version": doubled(), "params": {"a": {}}}),
+    "map of nothing": info_of(affine_map={"version": 1, "params": {"a": doubled()}}),
+    "map of odd ranks": info_of(affine_map={"version": 1, "params": {"a": {"ranks": {"²": 1, "9" * 5000: 2}}}}),
+    "reason that doubles": info_of(autotp_unsupported_parameter_patterns={"a": doubled()}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("info", INFOS.values(), ids=INFOS)
+def test_rules_of_tensor_parallelism(info):
+    shapes = [(3, 4), (3, 4)]
+    with pytest.raises(ZeroConsolidateError) as caught:
+        joins(info, ["a", "a" * 1000], {"a": shapes, "a" * 1000: shapes}, 2)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("key", ["(a+)+", ".*.*.*", "a|b", "(", "[", "a{1000}"])
+def test_patterns_of_adapters(key):
+    config = read_peft_config({"peft_type": "LORA", "rank_pattern": {key: 4}})
+    with pytest.raises(ZeroConsolidateError, match="a pattern of the adapter"):
+        config.rank_of("a" * 1000)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1 << 600, -1, 0, True, "4", [4]])
+def test_numbers_of_adapters(value):
+    with pytest.raises(DamagedFile):
+        read_peft_config({"peft_type": "LORA", "rank_pattern": {"a": value}, "lora_alpha": value})

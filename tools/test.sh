@@ -4,4 +4,6 @@ set -eu
 cd "$(dirname "$0")/.."
 . tools/environment.sh
 environment test -e ".[deepspeed,test,lint]"
-exec python -m pytest "$@"
+# Two at a time: most tests wait for processes of their own. One thread each, or they would get in each other's way.
+export OMP_NUM_THREADS=1
+exec python -m pytest -n 2 -m "not heavy" "$@"

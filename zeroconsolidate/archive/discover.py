@@ -28,7 +28,9 @@ def discover(path: str | os.PathLike[str], tag: str | None = None) -> Checkpoint
         entries = _list(root)
         if tag is None and any(names.parse(entry) for entry in entries):
             parent, own = os.path.split(os.path.abspath(root))
-            return _files(root=parent, tag=own, directory=root, tags=(own,), latest=None, fence=Fence(root))
+            # A tag that was moved out of its checkpoint has no business with the folder it lies in now.
+            home = parent if any(os.path.lexists(os.path.join(parent, name)) for name in LATEST) else root
+            return _files(root=home, tag=own, directory=root, tags=(own,), latest=None, fence=Fence(root))
         tags = _tags(root, natural(entries))
         named = next((file for file in LATEST if file in entries), None)
         latest = _latest(root, named, needed=tag is None) if named else None

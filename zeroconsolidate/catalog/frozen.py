@@ -33,11 +33,12 @@ def striped_frozen(models: Sequence[ModelFile], world_size: int) -> dict[str, Fr
                     numel *= n
                 expected = -(-numel // world_size)
                 look = (fragment.dtype, fragment.storage.big_endian)
-                if fragment.numel != expected or not fragment.is_contiguous or looks.setdefault(name, look) != look:
+                agreed = looks.setdefault(name, look)
+                if fragment.numel != expected or not fragment.is_contiguous or agreed != look:
                     with at(name):
                         raise Disagreement(
                             f"the frozen parameter's stripe in rank {model.rank} does not fit; expected {expected} "
-                            f"elements of {looks[name][0].code} for the shape {shape}, got "
+                            f"elements of {agreed[0].code} for the shape {shape}, got "
                             f"{fragment.numel} of {fragment.dtype.code}"
                         )
                 starts[name].append(fragment.start)

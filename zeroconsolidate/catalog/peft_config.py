@@ -7,8 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DamagedFile
+from ..archive.shown import shown
+from ..errors import DamagedFile, UnsupportedLayout
 from . import fields
+from .tensor_parallel import is_tame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,11 +115,10 @@ def read_peft_config(content: Mapping[str, Any]) -> PeftConfig:
 def _matching(pattern: Mapping[str, object], module: str) -> str:
     """The key of `pattern` for a module (mirrors `get_pattern_key` in `peft/utils/other.py`)."""
     for key in pattern:
-        try:
-            if re.match(rf"(.*\.)?({key})$", module):
-                return key
-        except re.error:
-            raise DamagedFile(f"a pattern of the adapter is no regular expression; got {key!r:.80}") from None
+        if not is_tame(key):
+            raise UnsupportedLayout(f"a pattern of the adapter is of a kind that is not known; got {shown(key)}")
+        if re.match(rf"(.*\.)?({key})$", module):
+            return key
     return module
 
 
@@ -129,8 +130,8 @@ def _number(value: object, key: str, default: float) -> float:
     if value is None and default:
         return default
     # An integer stays one: PEFT divides the numbers as they are written.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-        raise DamagedFile(f"{key!r} is not a positive number; got {value!r:.40}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1 << 53:
+        raise DamagedFile(f"{key!r} is not a positive number; got {shown(value)}")
     return value
 
 
@@ -140,7 +141,7 @@ def _names(value: object, key: str) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
-        raise DamagedFile(f"{key!r} is not a list of names; got {value!r:.80}")
+        raise DamagedFile(f"{key!r} is not a list of names; got {shown(value)}")
     return tuple(value)
 
 
@@ -152,5 +153,5 @@ def _tokens(value: object) -> Mapping[str, tuple[int, ...]] | tuple[int, ...] | 
 
 def _indices(value: object) -> tuple[int, ...]:
     if not isinstance(value, (list, tuple)) or not all(type(n) is int and n >= 0 for n in value):
-        raise DamagedFile(f"the token indices are not a list of row numbers; got {value!r:.80}")
+        raise DamagedFile(f"the token indices are not a list of row numbers; got {shown(value)}")
     return tuple(value)

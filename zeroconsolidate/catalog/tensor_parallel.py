@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..archive.shown import shown
 from ..errors import DamagedFile, Disagreement, UnsupportedLayout, at
 from . import fields
 from .facts import Affine, AffinePiece, Concatenated, Join, Rule
@@ -31,10 +32,14 @@ KEYS = frozenset(
 )
 """Constants of `deepspeed/checkpoint/constants.py`."""
 
+_RANK = re.compile(r"[0-9]{1,7}")
 _PIECE = re.compile(r"\\[^A-Za-z0-9]|\\d[+*]?|\.[+*]?|\[[A-Za-z0-9]+\]|[A-Za-z0-9_\-: /]")
-MAX_WILDCARDS = 4
+MAX_WILDCARDS = 2
 """Patterns come from the file. With a few wildcards matching a name is quick whatever the name; with many a pattern
 can be made that takes for ever."""
+
+MAX_SUB_PARAMETERS = 1 << 12
+"""A tensor of more sub-parameters is refused; query, key and value are three."""
 
 
 def joins(
@@ -84,21 +89,21 @@ class _Rules:
             for pattern, reason in fields.field(info, "autotp_unsupported_parameter_patterns", dict, {}).items()
         }
         self._sub_params = [
-            (str(pattern), _compiled(pattern), entry)
+            (pattern, _compiled(pattern), entry)
             for entry in fields.field(info, "parameter_with_sub_params", list, [])
             for pattern in _sub_param_patterns(entry)
         ]
         affine = fields.field(info, "affine_map", dict, {})
         if affine and affine.get("version") not in (None, AFFINE_VERSION):
             raise UnsupportedLayout(
-                f"the affine map is of version {affine.get('version')!r}; expected {AFFINE_VERSION}"
+                f"the affine map is of version {shown(affine.get('version'))}; expected {AFFINE_VERSION}"
             )
         self._affine = [(_compiled(p), entry) for p, entry in fields.field(affine, "params", dict, {}).items()]
 
     def of(self, name: str, shapes: Sequence[Shape]) -> Join:
         for pattern, reason in self._unsupported.items():
             if pattern.match(name):
-                raise UnsupportedLayout(f"DeepSpeed says this tensor cannot be merged: {str(reason)[:200]}")
+                raise UnsupportedLayout(f"DeepSpeed says this tensor cannot be merged: {shown(reason)}")
         vocabulary = any(pattern.match(name) for pattern in self._vocabulary)
         if vocabulary and self._vocabulary_size is None:
             raise DamagedFile("the tensor is a vocabulary's, and 'original_vocab_size' is missing")
@@ -141,17 +146,17 @@ class _Rules:
         dim = fields.field(entry, "partition_dim", int, 0)
         view = entry.get("shape")
         if not isinstance(view, (list, tuple)) or not 0 <= dim < len(view):
-            raise DamagedFile(f"'parameter_with_sub_params' has no usable shape; got {view!r:.80}")
+            raise DamagedFile(f"'parameter_with_sub_params' has no usable shape; got {shown(view)}")
         if any(dim >= len(shape) for shape in shapes):
             raise Disagreement(f"a part has no dimension {dim}; got {', '.join(map(str, shapes))}")
         totals = view[dim]
         whole = sum(shape[dim] for shape in shapes)
         if isinstance(totals, int):  # before version 0.4: the number of equal sub-parameters
-            if totals < 1 or whole % totals:
+            if not 1 <= totals <= MAX_SUB_PARAMETERS or whole % totals:
                 raise Disagreement(f"{totals} equal sub-parameters do not make {whole} rows")
             totals = (whole // totals,) * totals
         if not isinstance(totals, (list, tuple)) or not all(type(n) is int and n >= 0 for n in totals):
-            raise DamagedFile(f"the sub-parameters' sizes are not usable; got {totals!r:.80}")
+            raise DamagedFile(f"the sub-parameters' sizes are not usable; got {shown(totals)}")
         recorded = self._widths.get(pattern)
         if recorded is None:
             if self._has_widths:
@@ -162,10 +167,12 @@ class _Rules:
                     "nothing says how ('sub_param_shard_widths' came with version 0.4)"
                 )
             recorded = [[total // self._tp] * self._tp for total in totals]
-        widths = tuple(tuple(of_ranks) for of_ranks in recorded)
+        if not isinstance(recorded, (list, tuple)):
+            raise DamagedFile(f"the sub-parameters' widths are not usable; got {shown(recorded)}")
+        widths = tuple(_ints(of_ranks) for of_ranks in recorded)
         if [sum(of_ranks) for of_ranks in widths] != list(totals):
-            raise Disagreement(f"the sub-parameters' widths {recorded!r:.80} do not add up to {totals!r:.80}")
-        shape = tuple(sum(n) if isinstance(n, (list, tuple)) else n for n in view)
+            raise Disagreement(f"the sub-parameters' widths {shown(recorded)} do not add up to {shown(totals)}")
+        shape = _ints([sum(_ints(n)) if isinstance(n, (list, tuple)) else n for n in view])
         same_dims = all(len(part) == len(shape) for part in shapes)
         return Concatenated(dim, widths, None if same_dims else shape)
 
@@ -174,7 +181,11 @@ def affine_of(entry: object, parts: int) -> Affine:
     """`{logical_shape, ranks: {rank: {shard_shape, pieces}}}` as facts. Raises DamagedFile."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("ranks"), Mapping):
         raise DamagedFile("an affine map is not a mapping with 'ranks'")
-    ranks = {int(rank): value for rank, value in entry["ranks"].items() if type(rank) is int or str(rank).isdecimal()}
+    ranks = {
+        int(rank): value
+        for rank, value in entry["ranks"].items()
+        if type(rank) is int or (isinstance(rank, str) and _RANK.fullmatch(rank))
+    }
     if sorted(ranks) != list(range(parts)):
         raise Disagreement(f"the affine map is not of {parts} ranks; got {sorted(ranks)}")
     return Affine(
@@ -195,7 +206,7 @@ def _piece(piece: object) -> AffinePiece:
         raise DamagedFile("a piece of an affine map is not a mapping")
     scale = piece.get("scale")
     if scale is not None and scale != 1:
-        raise UnsupportedLayout(f"a piece of the tensor is scaled by {scale!r:.20}, which would not be exact to undo")
+        raise UnsupportedLayout(f"a piece of the tensor is scaled by {shown(scale)}, which would not be exact to undo")
     shape, source, dest = _ints(piece.get("shape")), _view(piece.get("source")), _view(piece.get("dest"))
     if not len(shape) == len(source[1]) == len(dest[1]):
         raise DamagedFile("a piece of an affine map has strides for another number of dimensions")
@@ -204,13 +215,13 @@ def _piece(piece: object) -> AffinePiece:
 
 def _view(value: object) -> tuple[int, Shape]:
     if not isinstance(value, (list, tuple)) or len(value) != 2 or type(value[0]) is not int or value[0] < 0:
-        raise DamagedFile(f"a piece of an affine map is no (offset, strides); got {value!r:.80}")
+        raise DamagedFile(f"a piece of an affine map is no (offset, strides); got {shown(value)}")
     return value[0], _ints(value[1])
 
 
 def _ints(value: object) -> Shape:
     if not isinstance(value, (list, tuple)) or not all(type(n) is int and n >= 0 for n in value):
-        raise DamagedFile(f"an affine map has an unusable shape; got {value!r:.80}")
+        raise DamagedFile(f"a shape or a list of sizes is unusable; got {shown(value)}")
     return tuple(value)
 
 
@@ -234,10 +245,15 @@ def _sub_param_patterns(entry: object) -> list[Any]:
 def _compiled(pattern: object) -> re.Pattern[str]:
     """A pattern of letters, escaped characters, classes and a few wildcards; UnsupportedLayout for any other."""
     if not isinstance(pattern, str):
-        raise DamagedFile(f"a pattern is not text; got {pattern!r:.80}")
+        raise DamagedFile(f"a pattern is not text; got {shown(pattern)}")
+    if not is_tame(pattern):
+        raise UnsupportedLayout(f"a pattern is of a kind that is not known; got {shown(pattern)}")
+    return re.compile(pattern)
+
+
+def is_tame(pattern: str) -> bool:
+    """Whether a pattern is made of letters, escaped characters, classes and at most MAX_WILDCARDS repetitions."""
     body = pattern.removeprefix("^").removesuffix("$") if not pattern.endswith(r"\$") else pattern.removeprefix("^")
     pieces = _PIECE.findall(body)
     wildcards = sum(piece[-1] in "+*" and piece[0] in ".\\" and piece[:-1] in (".", r"\d") for piece in pieces)
-    if "".join(pieces) != body or wildcards > MAX_WILDCARDS:
-        raise UnsupportedLayout(f"a pattern is of a kind that is not known; got {pattern[:80]!r}")
-    return re.compile(pattern)
+    return "".join(pieces) == body and wildcards <= MAX_WILDCARDS

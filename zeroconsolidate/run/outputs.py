@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from typing import TYPE_CHECKING
 
@@ -49,10 +50,13 @@ class OutputFile:
     def copy(self, inputs: Inputs, path: str, file_start: int, size_bytes: int, start: int, block: memoryview) -> None:
         """`size_bytes` bytes of the input file `path` from `file_start`, to byte `start` of this file.
 
-        The kernel copies where both files allow it; else the bytes pass through `block`.
+        The kernel copies where both files allow it and their pages line up; else the bytes pass through `block`.
+        Without that, a file system that cannot share extents splices each page in two halves, which was measured to
+        take half as long again as reading and writing blocks that fit the processor's cache.
         """
         done = 0
-        while done < size_bytes and self._in_kernel:
+        lined_up = (file_start - start) % mmap.PAGESIZE == 0
+        while done < size_bytes and self._in_kernel and lined_up:
             try:
                 piece = min(size_bytes - done, _PIECE_BYTES)
                 got = os.copy_file_range(inputs.fd(path), self._fd, piece, file_start + done, start + done)
