@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..archive.names import FileKind
 from ..errors import DamagedFile, Disagreement, UnsupportedLayout, at
 from .experts import global_names, is_native
 from .facts import Cut, FlatGroup, Member
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from ..archive.located import LocatedTensor
+    from ..archive.raw import CheckpointFiles
     from .facts import Shape
     from .model_file import ModelFile
     from .optimizer_file import OptimizerFile
@@ -61,6 +63,20 @@ def flat_groups(
                 is_stacked = any(member.name in stacked for member in members)
                 found.append((sharers.ep_rank or 0 if is_stacked else 0, group))
     return found
+
+
+def saving_ranks(files: CheckpointFiles, optimizers: Sequence[OptimizerFile], world_size: int) -> int:
+    """How many ranks have files: all, or with MiCS those of the first shard group, which holds the whole model
+    (`deepspeed/runtime/zero/mics.py`; removed in 0.19)."""
+    counts = {
+        count
+        for optimizer in optimizers
+        if optimizer.cut is Cut.STRIPED and optimizer.partition_ranks is None
+        for count in optimizer.partition_counts or ()
+    }
+    count = counts.pop() if len(counts) == 1 else world_size
+    others = any(name.dp_rank >= count for name in files.of(FileKind.OPTIMIZER))
+    return count if count < world_size and not world_size % count and not others else world_size
 
 
 def _partitions(optimizers: Sequence[OptimizerFile], index: int) -> tuple[LocatedTensor, ...]:

@@ -16,6 +16,7 @@ from ..archive.names import FileKind
 from ..errors import DamagedFile, MissingFiles
 from .agree import Grid, missing_ranks, same
 from .experts import stacks
+from .groups import saving_ranks
 from .model_file import ModelFile, read_model_file
 from .optimizer_file import OptimizerFile, read_optimizer_file
 from .parts import Story, assemble
@@ -72,6 +73,8 @@ def read_incomplete(
     world_size = first.world_size or max((o.rank for o in optimizers), default=0) + 1
     if not is_partitioned(files, first) or any(optimizer.intervals is not None for optimizer in optimizers):
         return Incomplete(catalog=read(files, load), reasons={})
+    if saving_ranks(files, optimizers, world_size) < world_size:
+        return Incomplete(catalog=read(files, load), reasons={})
     for kind in dict.fromkeys((FileKind.OPTIMIZER, model_kind)):
         if kind is not FileKind.MODEL:
             reasons.update(dict.fromkeys(missing_ranks(files, kind, world_size, _GRID), "missing"))
@@ -119,6 +122,7 @@ def _assemble(
             files=files,
             grid=_GRID,
             world_size=world_size,
+            sharers=world_size,
             models={0: tuple(models)},
             optimizers={0: tuple(optimizers)},
             wholes={},

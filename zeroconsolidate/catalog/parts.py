@@ -37,6 +37,8 @@ class Story:
     grid: Grid
     world_size: int
     """Data-parallel ranks."""
+    sharers: int
+    """Those of them that have files: fewer with MiCS."""
     models: Mapping[int, tuple[ModelFile, ...]]
     """By data-parallel rank at stage 3, else one."""
     optimizers: Mapping[int, tuple[OptimizerFile, ...]]
@@ -124,6 +126,8 @@ def _is_ahead(story: Story) -> bool:
 def _notes(story: Story) -> list[str]:
     if _is_ahead(story):
         return ["ZenFlow's 16-bit weights run ahead of the masters between updates: masters are written, unchecked"]
+    if story.sharers < story.world_size:
+        return [f"the {story.sharers} ranks of the first shard group saved the model, of {story.world_size} (MiCS)"]
     if story.all_wholes and not any(whole.groups for whole in story.all_wholes):
         return ["no master weights were saved beside the module: its own values are written (stage 0)"]
     return []
@@ -150,7 +154,7 @@ def _slice(story: Story, tp: int) -> _Slice:
             found += flat_groups(
                 story.models[mp][0],
                 story.optimizers[mp],
-                story.world_size,
+                story.sharers,
                 shapes=shapes,
                 stacked=story.stacks,
                 holder=f"pipeline stage {story.grid.stage(mp)}" if story.grid.pp > 1 else None,
@@ -174,7 +178,7 @@ def _slice(story: Story, tp: int) -> _Slice:
     )
     frozen: dict[str, Frozen] = dict(named.frozen)
     if striped:
-        frozen |= striped_frozen(list(story.models[stages[0]]), story.world_size)
+        frozen |= striped_frozen(list(story.models[stages[0]]), story.sharers)
     masters: tuple[Mapping[str, LocatedTensor], ...] = (merged,) if merged and tp == 0 else ()
     unnamed: tuple[Unnamed, ...] = ()
     module = {} if striped or _is_ahead(story) else dict(named.witness)

@@ -9,6 +9,7 @@ from ..archive.names import FileKind
 from ..errors import MissingFiles, at
 from .agree import are_missing, grid_of, missing_ranks, same
 from .experts import expert_files, stacks
+from .groups import saving_ranks
 from .model_file import ModelFile, read_model_file
 from .optimizer_file import OptimizerFile, read_optimizer_file
 from .parts import Story, assemble
@@ -38,22 +39,24 @@ def read(files: CheckpointFiles, load: Load) -> Catalog:
     universal = read_universal(files, load)
     partitioned = universal is None and is_partitioned(files, first)
     world_size = first.world_size or max(len(files.of(FileKind.OPTIMIZER)) // grid.size, 1)
-    if partitioned:
-        missing = missing_ranks(files, FileKind.OPTIMIZER, world_size, grid)
-        if model_kind is FileKind.PARTITIONED_MODEL:
-            missing += missing_ranks(files, FileKind.PARTITIONED_MODEL, world_size, grid)
-        if missing:
-            raise are_missing(missing, world_size)
     optimizers = [read_optimizer_file(raw) for raw in load(files, FileKind.OPTIMIZER)]
+    sharers = saving_ranks(files, optimizers, world_size)
+    if partitioned:
+        missing = missing_ranks(files, FileKind.OPTIMIZER, sharers, grid)
+        if model_kind is FileKind.PARTITIONED_MODEL:
+            missing += missing_ranks(files, FileKind.PARTITIONED_MODEL, sharers, grid)
+        if missing:
+            raise are_missing(missing, sharers)
     agree(models, optimizers)
     if grid.size == 1:
-        optimizers = swapped_in(optimizers, first, files.swaps, world_size)
+        optimizers = swapped_in(optimizers, first, files.swaps, sharers)
     experts = tuple(load(files, FileKind.EXPERT))
     return assemble(
         Story(
             files=files,
             grid=grid,
             world_size=world_size,
+            sharers=sharers,
             models={mp: tuple(m for m in models if m.mp_rank == mp) for mp in range(grid.size)},
             optimizers={mp: tuple(o for o in optimizers if o.mp_rank == mp) for mp in range(grid.size)},
             wholes={} if partitioned or universal else _wholes(files, models, load),
