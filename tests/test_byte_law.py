@@ -27,7 +27,7 @@ from zeroconsolidate.plan import layout
 
 names = st.text(
     st.characters(exclude_categories=("C", "Z"), include_characters=' ."\\/'), min_size=1, max_size=12
-).filter(str.isprintable)
+).filter(lambda name: name.isprintable() and name != "__metadata__")
 module_names = names.filter(lambda name: not set(name) & set("/\\") and name.strip(".") and name not in "sfb")
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 
@@ -70,6 +70,11 @@ def test_the_header_is_that_of_safetensors(facts: dict[str, tuple[DType, tuple[i
     length = int.from_bytes(theirs[:8], "little")
     header = json.loads(theirs[8 : 8 + length])
     assert starts == {n: 8 + length + e["data_offsets"][0] for n, e in header.items() if n != "__metadata__"}
+
+
+def test_a_tensor_called_as_the_headers_metadata_is_refused():
+    with pytest.raises(zeroconsolidate.ZeroConsolidateError, match="cannot be called '__metadata__'"):
+        layout.lay_out("model.safetensors", planned({"__metadata__": torch.zeros(1)}))
 
 
 @given(

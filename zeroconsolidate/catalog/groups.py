@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.names import FileKind
 from ..errors import DamagedFile, Disagreement, UnsupportedLayout, at
-from .experts import global_names, is_native
+from .experts import global_names, is_native, of_rank
 from .facts import Cut, FlatGroup, Member
 
 if TYPE_CHECKING:
@@ -141,7 +141,10 @@ def _members(
     if listed is None:
         if first.slices is None:
             raise UnsupportedLayout("neither 'param_shapes' nor 'param_slice_mappings' says what the flat groups hold")
-        return [_from_slices(optimizers, index, shapes) for index in range(count)]
+        return [
+            _experts_in_order(optimizers, index, shapes) or _from_slices(optimizers, index, shapes)
+            for index in range(count)
+        ]
     if len(listed) == 1 and count > 1:
         listed = _split(listed[0], [sum(p.numel for p in _partitions(optimizers, g)) for g in range(count)], first.cut,
                         len(optimizers))  # fmt: skip
@@ -174,11 +177,31 @@ def _with_paddings(
     return tuple(Member(name, shape, pad) for (name, shape), pad in zip(shapes.items(), padding, strict=True))
 
 
+def _experts_in_order(
+    optimizers: Sequence[OptimizerFile], index: int, shapes: Mapping[str, Shape]
+) -> tuple[Member, ...] | None:
+    """The members of a group of experts without `param_shapes` (before DeepSpeed 0.16), None for other groups.
+
+    The addresses of experts are computed for another number of ranks and are of no use. So the experts of rank 0 are
+    taken in the order of their files; their copies bear witness.
+    """
+    of_groups = [list(group) for group in optimizers[0].slices or ()]
+    is_expert = [bool(names) and all(is_native(name) for name in names) for names in of_groups]
+    if not is_expert[index]:
+        return None
+    if sum(is_expert) > 1:
+        raise UnsupportedLayout("several groups hold experts, and 'param_shapes' does not say which")
+    count = (optimizers[0].partition_counts or (len(optimizers),) * (index + 1))[index]
+    names = of_rank(shapes, 0, max(len(optimizers) // count, 1))
+    return tuple(Member(name, shape) for name, shape in shapes.items() if name in names)
+
+
 def _from_slices(optimizers: Sequence[OptimizerFile], index: int, shapes: Mapping[str, Shape]) -> tuple[Member, ...]:
     """The members by the addresses that each rank has of its own partition.
 
-    Only BF16_Optimizer saves no shapes, and it knows no round robin, so its addresses can be trusted; they must tile
-    each partition from its beginning (mirrors `BF16_Optimizer._create_param_mapping`).
+    BF16_Optimizer saves no shapes, and knows no round robin, so its addresses can be trusted. Nor do mixtures of
+    experts before DeepSpeed 0.16, where the copies in the module bear witness. They must tile each partition from
+    its beginning (mirrors `BF16_Optimizer._create_param_mapping`).
     """
     numels: dict[str, int] = {}
     last = None

@@ -90,6 +90,10 @@ def _expert_degree(story: Story) -> int:
 def _training_dtype(story: Story, parts: tuple[Part, ...]) -> DType:
     """The dtype of most trainable elements in the module; stage 3 keeps it in its empty placeholders."""
     votes: dict[DType, int] = {}
+    if story.universal and not story.first.module:  # a pipeline's, without its layers: only the config is left
+        config = story.first.ds_config
+        enabled = {key: isinstance(config.get(key), dict) and config[key].get("enabled") for key in ("bf16", "fp16")}
+        return DType.BF16 if enabled["bf16"] else DType.F16 if enabled["fp16"] else DType.F32
     placeholders = story.first.module
     for part in parts:
         for group in part.groups:

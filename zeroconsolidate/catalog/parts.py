@@ -124,6 +124,10 @@ def _is_ahead(story: Story) -> bool:
 
 
 def _notes(story: Story) -> list[str]:
+    if story.universal and story.grid.pp > 1 and not story.layers:
+        return [
+            "the universal checkpoint of a pipeline has no layer files: buffers, and which layer a tie is, are lost"
+        ]
     if _is_ahead(story):
         return ["ZenFlow's 16-bit weights run ahead of the masters between updates: masters are written, unchecked"]
     if story.sharers < story.world_size:
@@ -238,7 +242,7 @@ def _base_of(story: Story, tp: int, stages: list[int]) -> ModelFile:
     for mp in stages:
         module |= story.models[mp][0].module
         module |= {name: tensor for name, tensor in story.experts[mp].items() if is_native(name)}
-    if not module and not story.layers:
+    if not module and not story.layers and story.universal is None:
         with at(first.file.rpartition("/")[2]):
             raise MissingFiles(
                 "the file has no module, as in a pipeline, and there are no files of its layers",

@@ -172,7 +172,9 @@ class _Rules:
         widths = tuple(_ints(of_ranks) for of_ranks in recorded)
         if [sum(of_ranks) for of_ranks in widths] != list(totals):
             raise Disagreement(f"the sub-parameters' widths {shown(recorded)} do not add up to {shown(totals)}")
-        shape = _ints([sum(_ints(n)) if isinstance(n, (list, tuple)) else n for n in view])
+        sizes = [sum(_ints(n)) if isinstance(n, (list, tuple)) else n for n in view]
+        _ints([n for n in sizes if n != -1])
+        shape = tuple(sizes)  # -1 stands for what remains
         same_dims = all(len(part) == len(shape) for part in shapes)
         return Concatenated(dim, widths, None if same_dims else shape)
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ..dtypes import DType
     from .pieces import Recipe
 
+METADATA = "__metadata__"
+"""The one name in a header that is no tensor's."""
+
 MAX_HEADER_BYTES = 100_000_000
 """Readers refuse a longer header (safetensors `MAX_HEADER_SIZE`)."""
 
@@ -68,9 +71,11 @@ class FilePlan:
 def lay_out(name: str, tensors: Sequence[TensorPlan]) -> FilePlan:
     """Order tensors as safetensors does (largest alignment first, then by name) and build the header."""
     ordered = sorted(tensors, key=lambda tensor: (tensor.dtype.file_order, tensor.name.encode()))
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, object] = {METADATA: {"format": "pt"}}
     offsets, here = [], 0
     for tensor in ordered:
+        if tensor.name == METADATA:
+            raise BadOption(f"a tensor cannot be called {METADATA!r} in a safetensors file; rename it with --rename")
         entries[tensor.name] = {
             "dtype": tensor.dtype.code,
             "shape": list(tensor.shape),
