@@ -73,7 +73,7 @@ def test_the_header_is_that_of_safetensors(facts: dict[str, tuple[DType, tuple[i
 
 
 def test_a_tensor_called_as_the_headers_metadata_is_refused():
-    with pytest.raises(zeroconsolidate.ZeroConsolidateError, match="cannot be called '__metadata__'"):
+    with pytest.raises(BadOption, match="cannot be called '__metadata__'"):
         layout.lay_out("model.safetensors", planned({"__metadata__": torch.zeros(1)}))
 
 
