@@ -180,11 +180,11 @@ def test_verify_knows_merged_weights(tmp_path: Path):
         out = tmp_path / dtype
         zeroconsolidate.consolidate(source, out, lora="merge", base=base, dtype=dtype)
         assert zeroconsolidate.verify(out).problems == ()
-        assert zeroconsolidate.verify(out, against=source).problems == ()
+        assert zeroconsolidate.verify(out, against=source, base=base).problems == ()
         data = bytearray((out / "model.safetensors").read_bytes())
         data[-3] ^= 0x40
         (out / "model.safetensors").write_bytes(data)
-        assert len(zeroconsolidate.verify(out, against=source).problems) == 1
+        assert len(zeroconsolidate.verify(out, against=source, base=base).problems) == 1
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import torch
 
 import zeroconsolidate
 from zeroconsolidate import ZeroConsolidateError, consolidate, inspect
-from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, MissingFiles, NotACheckpoint
+from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, MissingFiles, NotACheckpoint, WrongNames
 
 if TYPE_CHECKING:
     from zeroconsolidate.write.rescue_report import RescueReport
@@ -448,7 +448,10 @@ class TestFrozenFromBase:
         else:
             weights["layers.0.norm.gain"] = weights.pop("layers.0.norm.weight")
         safetensors.torch.save_file(weights, base / "model.safetensors")
-        report = consolidate(FIXTURES / f"z{stage}_exclude_frozen/checkpoint", tmp_path / "out", base=base)
+        source = FIXTURES / f"z{stage}_exclude_frozen/checkpoint"
+        with pytest.raises(WrongNames, match="do not fit the base model"):
+            consolidate(source, tmp_path / "out", base=base)
+        report = consolidate(source, tmp_path / "out", base=base, names="stored")
         assert report.from_base == 0
         (warning,) = [w for w in report.warnings if "nothing was taken from the base model's weights" in w]
         assert "layers.0.norm.weight" in warning

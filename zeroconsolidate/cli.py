@@ -136,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
                        help="compare every byte of OUTPUT with this checkpoint")  # fmt: skip
     other.add_argument("--source", metavar="CHECKPOINT", action="append",
                        help="check this checkpoint instead of an output")  # fmt: skip
+    verify.add_argument("--base", metavar="DIR", help="with --against: the model that adapters were merged into")
     verify.add_argument("--tag", metavar="T", help="which tag of the checkpoint (default: the one `latest` names)")
     verify.add_argument("--quiet", action="store_true", help="no progress bar, print problems only")
     verify.add_argument("--json", action="store_true", help="print the result as one JSON object")
@@ -214,7 +215,9 @@ def _verify(options: argparse.Namespace) -> int:
         if options.source is not None:
             found = verify_source(options.source, tag=options.tag, progress=bar.show)
         else:
-            found = verify(options.output, against=options.against, tag=options.tag, progress=bar.show)
+            found = verify(
+                options.output, against=options.against, tag=options.tag, base=options.base, progress=bar.show
+            )
     if options.json:
         print(json.dumps(found.to_dict()))
     elif not options.quiet or not found.ok:

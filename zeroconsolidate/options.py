@@ -106,14 +106,14 @@ class Options:
         return chosen
 
     @classmethod
-    def recorded(cls, chosen: dict[str, Any]) -> Options:
+    def recorded(cls, chosen: dict[str, Any], *, base: str | os.PathLike[str] | None) -> Options:
         """The options of a manifest, as far as they decide which tensors there are and how they are called."""
         known = {"lora", "adapters", "exclude_frozen", "include", "exclude", "names", "allow_missing"}
         if chosen.get("lora") == "merge":
-            known |= {"base", "dtype"}  # merged weights depend on both
+            known |= {"dtype"}  # merged weights depend on it, and on `base`, of which a manifest keeps the name only
         rename = chosen.get("rename")
         kept = {key: value for key, value in chosen.items() if key in known}
-        return cls(ties="copy", rename=rename if isinstance(rename, list) else None, **kept)
+        return cls(ties="copy", base=base, rename=rename if isinstance(rename, list) else None, **kept)
 
 
 def _one_of(what: str, value: object, *allowed: str) -> None:

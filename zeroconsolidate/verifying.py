@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 
 
 def verify(
-    output: Path, *, against: Roots | None = None, tag: str | None = None, progress: Progress | None = None
+    output: Path,
+    *,
+    against: Roots | None = None,
+    tag: str | None = None,
+    base: Path | None = None,
+    progress: Progress | None = None,
 ) -> Verification:
     """Check the model directory `output`: by itself and its manifest, or byte for byte with a checkpoint.
 
     By itself: headers, index, sizes, config against shapes, digests. `against`: the checkpoint (and its `tag`) it
     must be made of, whatever tool made it; a manifest tells which options were used, else every tensor is expected.
+    `base`: the model that adapters were merged into or weights were taken from.
     What is wrong is in `.problems`, not raised. Raises NotACheckpoint if there is nothing to check, and with
     `against` what `open_checkpoint` raises.
     """
@@ -38,7 +44,7 @@ def verify(
         alone.audit_output(directory, findings)
         return findings.verification(directory, time.monotonic() - began)
     weights = read_weights(directory)
-    options = Options.recorded((alone.read_manifest(directory) or {}).get("options", {}))
+    options = Options.recorded((alone.read_manifest(directory) or {}).get("options", {}), base=base)
     opened = open_for(against, tag, options)
     catalog, plan = opened.catalog, plan_model(opened, options).plan
     planned = {tensor.name: tensor for tensor in plan.tensors()}
