@@ -72,8 +72,9 @@ def test_a_signal_from_outside(tmp_path: Path, number: signal.Signals, delay_sec
     time.sleep(delay_seconds)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    if process.returncode == 0:
-        assert "model.safetensors" in final(tmp_path / "out")
+    # The signal may come when all is done, even when the interpreter is on its way out: whole or not there.
+    if process.returncode == 0 or "model.safetensors" in final(tmp_path / "out"):
+        assert {"model.safetensors", "zeroconsolidate.json"} <= set(final(tmp_path / "out"))
         return
     assert process.returncode == 128 + number, errors
     assert "Traceback" not in errors
