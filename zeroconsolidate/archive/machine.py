@@ -31,7 +31,7 @@ class Limits:
 
     steps: int = 1 << 24
     """Opcodes that are carried out. A tensor takes about 40, so this is a model of 400,000 tensors in one file;
-    at worst it takes half a minute and 3 GB."""
+    at worst it takes a while and some memory, both bounded by these."""
     open_marks: int = 1000
     """Containers that are begun and not ended: real pickles have a dozen."""
     integer_bytes: int = 255
