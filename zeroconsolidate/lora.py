@@ -12,7 +12,7 @@ from .catalog.peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
 from .catalog.wrapping import PEFT_MODEL, Kind, Part, adapters_in, take_apart
 from .errors import BadOption, NotACheckpoint, UnsupportedLayout, WitnessMismatch, at
 from .plan.adapter import ADAPTER_CONFIG, adapter_files
-from .plan.build import ModelPlan, Selection, build_adapters, padding_bytes, select, sources
+from .plan.build import ModelPlan, Selection, build_adapters, padding_bytes, select
 from .plan.merge import BY_FORMULA, BY_PEFT, Merger, MergeResult
 from .plan.original import Original
 from .plan.witness import SAMPLED_NUMEL, SAMPLED_TENSORS, Comparison
@@ -152,10 +152,10 @@ class Adapted:
 
 
 def plan_export(
-    catalog: Catalog, adapters: Adapters, *, dtype: DType | None
+    catalog: Catalog, stored: Mapping[str, Source], adapters: Adapters, *, dtype: DType | None
 ) -> tuple[ModelPlan, Adapted, tuple[str, ...]]:
     """The adapters as PEFT would save them, and warnings. Raises UnsupportedLayout for kinds whose file is computed."""
-    named = select(catalog, sources(catalog), copy_ties=True, wanted=lambda _name, _source: True).named
+    named = select(catalog, stored, copy_ties=True, wanted=lambda _name, _source: True).named
     files, outside = adapter_files(named, adapters.parts, adapters.ties, adapters.configs)
     left_out = tuple(
         name
@@ -193,7 +193,13 @@ class Merge:
 
 
 def plan_merge(
-    catalog: Catalog, adapters: Adapters, *, base: str | None, dtype: DType | None, copy_ties: bool
+    catalog: Catalog,
+    stored: Mapping[str, Source],
+    adapters: Adapters,
+    *,
+    base: str | None,
+    dtype: DType | None,
+    copy_ties: bool,
 ) -> Merge:
     """The model with its adapters merged. `base`: directory of the original model.
 
@@ -202,7 +208,7 @@ def plan_merge(
     for name, config in adapters.configs.items():
         with at(f"adapter {name}"):
             _refuse(config)
-    named = select(catalog, sources(catalog), copy_ties=True, wanted=lambda _name, _source: True).named
+    named = select(catalog, stored, copy_ties=True, wanted=lambda _name, _source: True).named
     model = collect(named, adapters.parts, adapters.ties, adapters.configs)
     original = _original(base, adapters, model.own)
     directories = _directories(catalog.origin.root, base, adapters)

@@ -49,6 +49,8 @@ class Opened:
     additions: Additions
     report: RescueReport | None
     filled_from: tuple[str, ...]
+    adapters: Adapters | None
+    """The PEFT adapters to merge or to write; None if there are none, or if they are kept as they are."""
 
 
 def open_for(src: Roots, tag: str | None, options: Options) -> Opened:
@@ -61,9 +63,16 @@ def open_for(src: Roots, tag: str | None, options: Options) -> Opened:
     else:
         catalog, report, filled_from = open_catalog(src, tag), None, ()
         stored = whole = sources(catalog)
-    additions = frozen_of_base(catalog, stored, options.base_directory)
+    adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters)
     return Opened(
-        catalog=catalog, stored=stored, whole=whole, additions=additions, report=report, filled_from=filled_from
+        catalog=catalog,
+        stored=stored,
+        whole=whole,
+        # A merge takes what it needs of the base itself, an adapter needs none of it.
+        additions=frozen_of_base(catalog, stored, options.base_directory if adapters is None else None),
+        report=report,
+        filled_from=filled_from,
+        adapters=adapters,
     )
 
 
@@ -78,11 +87,11 @@ def plan_model(opened: Opened, options: Options) -> Planned:
         return included and not any(fnmatchcase(name, glob) for glob in options.exclude)
 
     dtype = parse_dtype(options.dtype, catalog.origin.training_dtype)
-    adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters)
+    adapters = opened.adapters
     if adapters is not None and options.lora != "merge":
         if options.include or options.exclude:
             raise BadOption("an adapter is written whole: --include and --exclude go with --lora keep or merge")
-        return _as_adapters(catalog, adapters, dtype)
+        return _as_adapters(opened, adapters, dtype)
     adapted = None
     if adapters is None:
         chosen = select(catalog, opened.stored, copy_ties=options.ties == "copy", wanted=wanted)
@@ -93,7 +102,12 @@ def plan_model(opened: Opened, options: Options) -> Planned:
                 "a merged model needs its frozen weights: --exclude-frozen goes with --lora adapter or keep"
             )
         merge = plan_merge(
-            catalog, adapters, base=options.base_directory, dtype=dtype, copy_ties=options.ties == "copy"
+            catalog,
+            opened.stored,
+            adapters,
+            base=options.base_directory,
+            dtype=dtype,
+            copy_ties=options.ties == "copy",
         )
         chosen, adapted = merge.selection.only(wanted), merge.adapted
     if adapted is not None and options.base_directory is not None and options.rename is None:
@@ -129,8 +143,8 @@ def _fitted(catalog: Catalog, chosen: Selection, options: Options, *, partial: b
     )
 
 
-def _as_adapters(catalog: Catalog, adapters: Adapters, dtype: DType) -> Planned:
-    plan, adapted, warnings = plan_export(catalog, adapters, dtype=dtype)
+def _as_adapters(opened: Opened, adapters: Adapters, dtype: DType) -> Planned:
+    plan, adapted, warnings = plan_export(opened.catalog, opened.stored, adapters, dtype=dtype)
     target = Target(
         selection=Selection(named={}, left_out=plan.left_out),
         heads={},
