@@ -283,7 +283,10 @@ def test_a_group_too_few(tmp_path: Path):
     [
         (["--dtype", "int4"], r"the dtype is not one of fp32, bf16, fp16, auto; got 'int4'"),
         (["--max-shard-size", "big"], r"a size is a number with B, KB, MB, GB or TB.*got 'big'"),
-        (["--base", "no/such/dir"], r"the base model must be a directory; got no/such/dir"),
+        (
+            ["--base", "no/such/dir"],
+            r"the base model must be a directory, or a hub id such as owner/name; got no/such/dir",
+        ),
         (["--exclude", "*"], r"nothing is left to write"),
         (["--include", "nothing.*"], r"nothing is left to write"),
     ],

@@ -79,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("output", metavar="OUTPUT", help="directory to write; must not exist, or be empty")
     convert.add_argument("--dtype", default="fp32", metavar="fp32|bf16|fp16|auto", help="of parameters (default: fp32)")
     convert.add_argument("--max-shard-size", metavar="5GB", help="split the weights into files of at most this size")
-    convert.add_argument("--base", metavar="DIR", help="the original model, for files and weights the checkpoint lacks")
+    convert.add_argument(
+        "--base", metavar="DIR|ID", help="the original model, for files and weights the checkpoint lacks"
+    )
     rescue = convert.add_mutually_exclusive_group()
     rescue.add_argument("--rescue", action="store_true", default=False,
                         help="write what can be had of an incomplete checkpoint")  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from .errors import BadOption
+from .hub import resolved
 from .opening import roots_of
 from .plan.layout import parse_size
 
@@ -67,8 +68,9 @@ class Options:
             raise BadOption(f"a rescue is True or 'zeros'; got {self.rescue!r}")
         if not self.rescue and roots_of(self.fill):
             raise BadOption("a model to fill with is only used in a rescue; expected --rescue as well")
-        if self.base_directory is not None and not os.path.isdir(self.base_directory):
-            raise BadOption(f"the base model must be a directory; got {self.base_directory}")
+        if self.base is not None:
+            # Once and for all: a hub id becomes the directory of its snapshot.
+            object.__setattr__(self, "base", resolved(os.fspath(self.base)))
 
     @property
     def base_directory(self) -> str | None:

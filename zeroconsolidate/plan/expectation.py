@@ -126,7 +126,7 @@ def is_kin(naming: Naming) -> bool:
     given = set(naming.mapping.values())
     return (
         len(naming.mismatched) <= 2
-        and 2 * (len(expected) - len(naming.missing) - len(naming.mismatched)) > len(given)
+        and 2 * (len(expected) - len(naming.missing) - len(naming.mismatched)) > max(len(given), len(expected))
         and _are_whole_modules(naming.missing, given)
         and _are_whole_modules(naming.unexpected, set(expected))
     )
