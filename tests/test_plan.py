@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from catalogs import BF16, catalog, half, model, optimizer, optimizer3, stage2, stage3, tensor
 from hypothesis import given
 from hypothesis import strategies as st
-from test_catalog import BF16, catalog, half, model, optimizer, optimizer3, stage2, stage3, tensor
 
 from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor
 from zeroconsolidate.catalog.facts import Cut, FlatGroup, Member

@@ -48,8 +48,7 @@ def read(files: CheckpointFiles, load: Load) -> Catalog:
         if missing:
             raise are_missing(missing, sharers)
     agree(models, optimizers)
-    if grid.size == 1:
-        optimizers = swapped_in(optimizers, first, files.swaps, sharers)
+    optimizers = swapped_in(optimizers, first, files.swaps, sharers, is_split=grid.size > 1)
     experts = tuple(load(files, FileKind.EXPERT))
     return assemble(
         Story(
