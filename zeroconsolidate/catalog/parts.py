@@ -15,7 +15,7 @@ from .groups import flat_groups
 from .names import ModuleNames, sort_names
 from .origin import origin_of, unplaced_of
 from .pipeline import Layers, tied_names
-from .universal import Universal, shaped
+from .universal import Universal, all_there, shaped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -220,6 +220,8 @@ def _merged(story: Story, base: ModelFile) -> dict[str, LocatedTensor]:
     """The trained parameters of a universal checkpoint. What the model file holds as it is, is left to it."""
     if story.universal is None:
         return {}
+    files = [models[0] for models in story.models.values()]
+    all_there(story.universal, [name for file in files for group in file.param_shapes or () for name in group])
     own = {*(base.buffer_names or ()), *base.shared_params, *(base.frozen_shapes or ())}
     shapes = {name: shape for group in base.param_shapes or () for name, shape in group.items()}
     is_flat = FileKind.PARTITIONED_MODEL in story.files.files
