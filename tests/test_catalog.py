@@ -234,6 +234,17 @@ def test_a_placeholder_whose_values_are_nowhere():
         catalog(models, [optimizer3(0), optimizer3(1)], stage=3)
 
 
+def test_a_placeholder_of_one_element_is_no_buffer():
+    """Before DeepSpeed 0.5 stage 3 leaves one element of a parameter. What is alike and listed nowhere is lost too."""
+    left = {name: half(1, key=name) for name in ("a", "b", "lost")} | {"n": tensor(2, key="n")}
+    models = [stage3(rank, module=left) for rank in (0, 1)]
+    with pytest.raises(DamagedFile, match=r"values are nowhere .*> lost\)"):
+        catalog(models, [optimizer3(0), optimizer3(1)], stage=3)
+    # Where parameters leave nothing, one element is a value.
+    models = [stage3(rank, module=stage3()["module"] | {"scale": half(1, key="s")}) for rank in (0, 1)]
+    assert list(catalog(models, [optimizer3(0), optimizer3(1)], stage=3).buffers) == ["n", "scale"]
+
+
 def test_a_module_of_other_shapes():
     changed = module() | {"a": tensor(2, 3, dtype=BF16, key="a")}
     with pytest.raises(Disagreement, match=r"'module' and 'param_shapes' do not describe the same model; .*\(3, 2\)"):
@@ -539,6 +550,12 @@ def test_masters_of_stage_0_are_asked_for():
     # Before DeepSpeed 0.4.2 nothing says what is a buffer: any tensor may be a parameter.
     (question,) = stage0(masters, buffer_names=None).unnamed
     assert [list(candidates) for candidates in question.candidates] == [["a", "b", "n"]]
+
+
+def test_the_training_dtype_of_stage_0_is_not_that_of_buffers():
+    values = {"a": half(3, 2, key="a"), "count": tensor(1, dtype=DType.I64), "n": tensor(99, key="n")}
+    masters = {"fp32_groups": [[tensor(3, 2)]], "optimizer_state_dict": {"state": {}, "param_groups": [{}]}}
+    assert stage0(masters, module=values).origin.training_dtype is BF16
 
 
 def test_without_masters_the_module_is_the_truth():

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from catalogs import half, model, of_files, optimizer, tensor
 
+from zeroconsolidate.archive.raw import SwapFile
 from zeroconsolidate.catalog.facts import Affine, AffinePiece, Concatenated, Join, Rule
 from zeroconsolidate.catalog.tensor_parallel import is_tame, is_terse, joins, spares
 from zeroconsolidate.errors import DamagedFile, Disagreement, MissingFiles, UnsupportedLayout
@@ -229,7 +230,11 @@ def test_old_lists_do_not_name_all_that_is_replicated(version: Any, terse: bool)
 # --- the ranks together -----------------------------------------------------------------------------------------------
 
 
-def ranks(*infos: dict[str, Any] | None, shapes: tuple[dict[str, tuple[int, ...]], ...] | None = None) -> Any:
+def ranks(
+    *infos: dict[str, Any] | None,
+    shapes: tuple[dict[str, tuple[int, ...]], ...] | None = None,
+    swaps: tuple[SwapFile, ...] = (),
+) -> Any:
     """Two tensor-parallel ranks of one data-parallel rank, at stage 1."""
     contents = {}
     for mp, info in enumerate(infos):
@@ -248,7 +253,7 @@ def ranks(*infos: dict[str, Any] | None, shapes: tuple[dict[str, tuple[int, ...]
         contents[f"zero_pp_rank_0_mp_rank_{mp:02d}_optim_states.pt"] = optimizer(
             single_partition_of_fp32_groups=[tensor(numel)], partition_count=[1]
         )
-    return of_files(contents)
+    return of_files(contents, swaps=swaps)
 
 
 INFO = {"universal_checkpoint_version": 0.4}
@@ -263,6 +268,13 @@ def test_each_rank_is_a_part():
 
 def test_what_no_list_of_an_old_version_has_is_doubtful():
     assert ranks({"universal_checkpoint_version": 0.2}, {"universal_checkpoint_version": 0.2}).doubts == ("a",)
+
+
+def test_masters_on_nvme_of_split_models_are_refused():
+    """Their folders are named by global ranks, and nothing tells which model-parallel rank that is."""
+    swap = SwapFile(rank=1, first=0, last=0, path="x", size_bytes=24)
+    with pytest.raises(UnsupportedLayout, match="swapped out to NVMe, and the model is split over model-parallel"):
+        ranks(INFO, INFO, swaps=(swap,))
 
 
 def test_without_information_nothing_can_be_joined():
