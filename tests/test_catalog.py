@@ -556,6 +556,9 @@ def test_the_training_dtype_of_stage_0_is_not_that_of_buffers():
     values = {"a": half(3, 2, key="a"), "count": tensor(1, dtype=DType.I64), "n": tensor(99, key="n")}
     masters = {"fp32_groups": [[tensor(3, 2)]], "optimizer_state_dict": {"state": {}, "param_groups": [{}]}}
     assert stage0(masters, module=values).origin.training_dtype is BF16
+    twice = {name: tensor(99, dtype=DType.I64, key="same") for name in ("p", "q")}
+    found = stage0(masters, module=values | twice)
+    assert (found.ties, found.origin.training_dtype) == ({"q": "p"}, BF16)
 
 
 def test_without_masters_the_module_is_the_truth():

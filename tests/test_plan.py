@@ -249,7 +249,7 @@ def test_of_an_incomplete_checkpoint_nothing_is_placed_unasked():
 
 
 def test_gaps_are_as_long_as_can_be():
-    lost = Claimed(10, (4, 1, 3, 2), (5, 1, 2, 2), (1, 2, 1, 0), (3, 0, 1, 0))
+    lost = Claimed(10, (4, 1, 3, 2), (5, 1, 2, 2), (1, 2, 1, 0), (0, 0, 1, 0))
     lost.file = LOST
     assert gaps(lost) == [(1, 3), (4, 9)]
     assert gaps(Claimed(10, (0, 10, 1, 0))) == []
