@@ -446,6 +446,31 @@ def test_model_files_of_different_saves(changes: dict[str, Any], message: str):
         catalog([stage3(0), stage3(1, **changes)], [optimizer3(0), optimizer3(1)], stage=3)
 
 
+@pytest.mark.parametrize(
+    ("counted", "changes", "told"),
+    [
+        (5, {}, False),
+        (6, {}, False),  # DeepSpeed before 0.14 counts a step when it begins
+        (900, {}, True),
+        (3, {"skipped_steps": 2}, False),  # fp16 gradients overflowed twice
+        (3, {}, True),
+        (900, {"global_steps": UNSET}, False),
+        (900, {"ds_config": {"zero_optimization": {"zenflow": {"topk_ratio": 0.1}}}}, False),
+    ],
+)
+def test_steps_that_lie_apart_are_told_at_stage_3(counted: int, changes: dict[str, Any], told: bool):
+    """It is no error: who resumes without the optimizer's state begins its count anew."""
+    moments = {"optimizer_state_dict": {"state": {0: {"step": counted}}, "param_groups": []}}
+    models = [stage3(rank, **changes) for rank in (0, 1)]
+    notes = catalog(models, [optimizer3(rank, **moments) for rank in (0, 1)], stage=3).notes
+    assert any(f"the optimizer files count {counted} steps, the model files 5" in note for note in notes) == told
+
+
+def test_steps_of_stage_2_are_left_to_the_witness():
+    moments = {"base_optimizer_state": {"state": {0: {"step": 900}}, "param_groups": []}}
+    assert catalog([model()], [optimizer(rank, **moments) for rank in (0, 1)]).notes == ()
+
+
 def test_what_differs_is_shown_in_part_if_it_is_long():
     shapes = [{f"layers.{i}.weight": (i + 1,) for i in range(100)}]
     with pytest.raises(Disagreement) as caught:
