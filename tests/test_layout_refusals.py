@@ -105,8 +105,11 @@ def test_what_a_client_saved_beside_the_model_does_not_matter(tmp_path: Path, as
 # --- optimizer states that cannot be placed -------------------------------------------------------------------------
 
 
-def blockwise(content: dict[str, Any]) -> None:
-    """Moments as bitsandbytes keeps them: a byte an element, a scale for each block of 256, a table of 256 values."""
+def blockwise(content: dict[str, Any], *, wrapped: bool = False) -> None:
+    """Moments as bitsandbytes keeps them: a byte an element, a scale for each block of 256, a table of 256 values.
+
+    `wrapped`: as 0.50 saves them, in a dict of their own.
+    """
     content = content["optimizer_state_dict"]
     base = content["optimizer_state_dict" if content["zero_stage"] == 3 else "base_optimizer_state"]
     for state in base["state"].values():
@@ -115,16 +118,26 @@ def blockwise(content: dict[str, Any]) -> None:
         state["state1"] = torch.zeros(numel, dtype=torch.uint8)
         state["absmax1"] = torch.zeros(-(-numel // 256) + 1)
         state["qmap1"] = torch.zeros(256)
+        if wrapped:
+            quantized = {key: state.pop(key) for key in ("state1", "absmax1", "qmap1")}
+            state["__bnb_optimizer_quant_state__"] = quantized
 
 
+@pytest.mark.parametrize(
+    ("wrapped", "named"),
+    [(False, "'absmax1', 'qmap1' is"), (True, "'__bnb_optimizer_quant_state__' is")],
+    ids=["flat", "wrapped"],
+)
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_moments_that_cannot_be_placed_are_named_and_weights_can_be_had(stage: int, tmp_path: Path, ask: Asked):
+def test_moments_that_cannot_be_placed_are_named_and_weights_can_be_had(
+    stage: int, wrapped: bool, named: str, tmp_path: Path, ask: Asked
+):
     # One group, large enough that its scales are fewer than its elements.
     weights = {"w": torch.randn(40, 30), "b": torch.randn(7)}
     run = example(stage, groups=[weights], ties={})
-    checkpoint = change(save(run, tmp_path / "c"), "optim", blockwise)
+    checkpoint = change(save(run, tmp_path / "c"), "optim", lambda content: blockwise(content, wrapped=wrapped))
     said = ask.refuses(checkpoint)
-    assert "the optimizer's state 'absmax1', 'qmap1' is not laid out like the parameters" in said
+    assert f"the optimizer's state {named} not laid out like the parameters" in said
     assert "the weights do not depend on it: --weights-only writes them" in said
     assert zeroconsolidate.inspect(checkpoint).counts["trainable"] == 2
     assert same(ask.writes(checkpoint, "--weights-only"), run.truth)
@@ -132,9 +145,9 @@ def test_moments_that_cannot_be_placed_are_named_and_weights_can_be_had(stage: i
 
 def test_moments_of_stage_0_that_cannot_be_placed(tmp_path: Path, ask: Asked):
     weights = {"w": torch.randn(40, 30), "b": torch.randn(7)}
-    moments = {0: {"exp_avg_sq_row": torch.zeros(40)}, 1: {"exp_avg_sq_row": torch.zeros(7)}}
+    moments = {0: {"exp_avg_sq_row": torch.zeros(40)}, 1: {"blocks": [torch.zeros(2)], "betas": (0.9, 0.99)}}
     checkpoint = stage0(tmp_path / "c", weights, state=moments)
-    assert "the optimizer's state 'exp_avg_sq_row' is not laid out" in ask.refuses(checkpoint)
+    assert "the optimizer's state 'blocks', 'exp_avg_sq_row' is not laid out" in ask.refuses(checkpoint)
     assert same(ask.writes(checkpoint, "--weights-only"), weights)
 
 

@@ -85,6 +85,7 @@ def digest(path: Path) -> str:
 
 def versions(case: Case, old: Path | None) -> dict[str, str]:
     packages = ["torch", "deepspeed", "numpy"] + (["transformers"] if case.model == "mixtral" else [])
+    packages += ["bitsandbytes"] if case.optimizer == "adamw_8bit" else []
     found = {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
     if case.deepspeed is not None and old is not None:
         found["deepspeed"] = case.deepspeed

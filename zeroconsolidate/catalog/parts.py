@@ -119,7 +119,8 @@ def _steps_apart(story: Story) -> list[str]:
 
 def _slice(story: Story, tp: int) -> _Slice:
     stages = [mp for mp in range(story.grid.size) if story.grid.tensor_rank(mp) == tp]
-    base, pipeline_tied = _base_of(story, tp, stages), {}
+    base = _base_of(story, tp, stages)
+    pipeline_tied: dict[str, str] = {}
     if story.wholes and base.buffer_names is None:
         base = replace(base, buffer_names=())  # candidates for masters: every tensor that may be a parameter
     shapes = {name: tensor.shape for name, tensor in base.module.items()}
