@@ -41,7 +41,7 @@ def unpinned_buffers() -> None:
 
 
 def leaf_masters() -> None:
-    """The decoupled writer hands the state to another process, which torch allows for detached tensors only."""
+    """The decoupled writer sends the state to another process; torch sends detached tensors only."""
     import torch
     from deepspeed.runtime.checkpoint_engine import decoupled_checkpoint_engine
 
