@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .system import system_errors
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     from .journal import Progress
 
 SYNC_BYTES = 512 << 20
@@ -27,6 +30,8 @@ class Part:
     """`fd` is open for writing, everything below byte `start` is there already.
 
     `facts` are plain values that are remembered with every sync and given back to the run that continues.
+    Syncs are made by a thread, so that the next bytes are copied while the disk takes the last ones; there is never
+    more than one under way, and who is a whole sync ahead waits. :meth:`close` before the descriptor is closed.
     """
 
     def __init__(self, path: str, name: str, fd: int, size_bytes: int, *, before: Progress, memory: Memory) -> None:
@@ -41,19 +46,55 @@ class Part:
         self._memory = memory
         self._upto = self._synced = self.start
         self._clock = time.monotonic()
+        self._syncs: ThreadPoolExecutor | None = None
+        self._under_way: Future[None] | None = None
 
     def reached(self, upto: int) -> None:
-        """Every byte below `upto` is written; synced and remembered when enough work has come together."""
+        """Every byte below `upto` is written; synced and remembered when enough work has come together.
+
+        Raises OutputFailed for a sync that failed meanwhile.
+        """
         self._upto = upto
         if upto - self._synced >= SYNC_BYTES or time.monotonic() - self._clock >= SYNC_SECONDS:
-            with system_errors(self._path):
-                self.sync()
+            self._begin_sync()
 
     def sync(self) -> None:
-        """Sync what is written, and only then have it remembered."""
-        upto = self._upto
-        if upto > self._synced:
+        """Sync what is written, and only then have it remembered. Raises OutputFailed."""
+        self._begin_sync()
+        self._wait()
+
+    def finish(self) -> None:
+        """Sync the whole file. Raises OutputFailed."""
+        self._wait()
+        with system_errors(self._path):
             os.fsync(self.fd)
-            self._memory.remember(self.name, upto, self.facts)
-            self._synced = upto
+
+    def close(self) -> None:
+        """Wait for a sync that is still under way, whatever becomes of it: the descriptor is going to be closed."""
+        if self._syncs is not None:
+            self._syncs.shutdown()
+            self._syncs = self._under_way = None
+
+    def _begin_sync(self) -> None:
+        self._wait()
+        if self._upto > self._synced:
+            if self._syncs is None:
+                # Most files are synced once, when they are complete: they need no thread, nor its import.
+                from concurrent.futures import ThreadPoolExecutor
+
+                self._syncs = ThreadPoolExecutor(1, thread_name_prefix="zeroconsolidate-sync")
+            # The facts go on changing while the thread is at work.
+            self._under_way = self._syncs.submit(self._make_safe, self._upto, copy.deepcopy(self.facts))
+            self._synced = self._upto
         self._clock = time.monotonic()
+
+    def _wait(self) -> None:
+        if self._under_way is not None:
+            # A failure stays, and is raised again: the kernel tells it once, and the next sync would seem to succeed.
+            self._under_way.result()
+            self._under_way = None
+
+    def _make_safe(self, upto: int, facts: dict[str, Any]) -> None:
+        with system_errors(self._path):
+            os.fsync(self.fd)
+            self._memory.remember(self.name, upto, facts)
