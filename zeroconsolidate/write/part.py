@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .system import system_errors
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from collections.abc import Callable
 
     from .journal import Progress
 
-SYNC_BYTES = 512 << 20
+SYNC_BYTES = 256 << 20
 SYNC_SECONDS = 5.0
-"""How much work lies between two syncs: half of what may be lost (1 GiB, 10 s), as a sync itself takes time."""
+"""How much work lies between two syncs: well below what may be lost (1 GiB, 10 s), as a sync itself takes time."""
 
 
 class Memory(Protocol):
@@ -46,8 +48,7 @@ class Part:
         self._memory = memory
         self._upto = self._synced = self.start
         self._clock = time.monotonic()
-        self._syncs: ThreadPoolExecutor | None = None
-        self._under_way: Future[None] | None = None
+        self._under_way: _Sync | None = None
 
     def reached(self, upto: int) -> None:
         """Every byte below `upto` is written; synced and remembered when enough work has come together.
@@ -71,20 +72,15 @@ class Part:
 
     def close(self) -> None:
         """Wait for a sync that is still under way, whatever becomes of it: the descriptor is going to be closed."""
-        if self._syncs is not None:
-            self._syncs.shutdown()
-            self._syncs = self._under_way = None
+        if self._under_way is not None:
+            self._under_way.join()
 
     def _begin_sync(self) -> None:
         self._wait()
         if self._upto > self._synced:
-            if self._syncs is None:
-                # Most files are synced once, when they are complete: they need no thread, nor its import.
-                from concurrent.futures import ThreadPoolExecutor
-
-                self._syncs = ThreadPoolExecutor(1, thread_name_prefix="zeroconsolidate-sync")
             # The facts go on changing while the thread is at work.
-            self._under_way = self._syncs.submit(self._make_safe, self._upto, copy.deepcopy(self.facts))
+            self._under_way = _Sync(self._make_safe, self._upto, copy.deepcopy(self.facts))
+            self._under_way.start()
             self._synced = self._upto
         self._clock = time.monotonic()
 
@@ -98,3 +94,24 @@ class Part:
         with system_errors(self._path):
             os.fsync(self.fd)
             self._memory.remember(self.name, upto, facts)
+
+
+class _Sync(threading.Thread):
+    """One call, in a thread of its own."""
+
+    def __init__(self, call: Callable[[int, dict[str, Any]], None], upto: int, facts: dict[str, Any]) -> None:
+        super().__init__(name="zeroconsolidate-sync", daemon=True)
+        self._call = partial(call, upto, facts)
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._call()
+        except BaseException as error:  # noqa: BLE001  (raised where the result is asked for)
+            self._error = error
+
+    def result(self) -> None:
+        """Wait for the end; raises what the call raised."""
+        self.join()
+        if self._error is not None:
+            raise self._error
