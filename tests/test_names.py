@@ -281,10 +281,16 @@ class TestOrderOfEvidence:
         assert_equal(written(consolidate(tmp_path / "in", tmp_path / "out")), truth)
 
     def test_a_converters_file_with_heads_in_it_tells_nothing(self, alone: None, tmp_path: Path) -> None:
-        truth = trained(tmp_path / "in", "xlmr", lambda name: "model." + name)
-        file = {f"model.{name}": tensor for name, tensor in truth.items()} | {"sparse_linear.bias": torch.ones(1)}
-        save_file(file, tmp_path / "in/model.safetensors")
-        assert_equal(written(consolidate(tmp_path / "in", tmp_path / "out", base=BASES / "xlmr")), truth)
+        """It has every name of the shards, and would fit them perfectly."""
+        heads = {"sparse_linear.weight": torch.ones(1, 16), "sparse_linear.bias": torch.ones(1)}
+        stored = trained(
+            tmp_path / "in",
+            "xlmr",
+            change=lambda tensors: [tensors.update({f"model.{n}": tensors.pop(n) for n in list(tensors)} | heads)],
+        )
+        save_file(stored, tmp_path / "in/model.safetensors")
+        report = consolidate(tmp_path / "in", tmp_path / "out", base=BASES / "xlmr")
+        assert_equal(written(report), weights("xlmr"))
 
 
 class TestNothingFits:

@@ -130,6 +130,21 @@ class TestTheTrace:
         assert entries
         assert all(entry["opaque"] and "norm" in entry["output"] for entry in entries)
 
+    @pytest.mark.parametrize(
+        ("out", "once"),
+        [
+            ([[0, 1], [2], [10, 11]], True),
+            ([[11, 2], [0, 10, 1]], True),
+            ([[0, 1], [1], [10, 11]], False),  # a row twice
+            ([[0, 1, 2], [10]], False),  # a row lost
+            ([[0, 1, 2], [10, 12]], False),  # a row nobody has
+            ([[0, 1, 2], [10, -1]], False),
+        ],
+    )
+    def test_every_row_is_used_once(self, out: list[list[int]], once: bool) -> None:
+        given_rows = [torch.tensor([10, 11]), torch.tensor([0, 1, 2])]
+        assert architecture._uses_each_once([torch.tensor(part) for part in out], given_rows) is once
+
 
 def source(name: str, shape: tuple[int, ...]) -> Source:
     return Source(name=name, shape=shape, recipe=Values(shape), role="trainable")  # type: ignore[arg-type]
