@@ -76,12 +76,15 @@ def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) 
     if (planned.target.unwrapped or options.sentence_transformers) and "tokenizer.json" in copies:
         _tokenizer(copies, made, notes)
     if planned.target.heads or bare:
-        made |= _heads(planned, inputs)
+        rebuilt = _heads(planned, inputs)
+        if rebuilt:
+            notes.append(f"{' and '.join(rebuilt)}: rebuilt from the shards")
+        made |= rebuilt
         wanted = [name for name in HEAD_FILES if name not in made]
         if wanted and options.base_directory is not None:
             _base_heads(options.base_directory, wanted, copies, notes)
         lone = [name for name in wanted if name not in copies]
-        if made.keys() & set(HEAD_FILES) and lone:
+        if rebuilt and lone:
             warnings.append(
                 f"{lone[0]} is nowhere, and without it BGEM3FlagModel takes random heads; name the model that the "
                 "training started from with --base"
