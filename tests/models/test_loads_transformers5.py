@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 import transformers
 from model_cases import ModelCase, model_cases
+from safetensors.torch import load_file, save_file
 
 from models.answers import LOADERS, answers, assert_equal_answers
 from models.converted import convert
@@ -38,3 +42,48 @@ def test_no_key_is_missing_and_answers_are_the_live_models(
         assert_equal_answers(case, found, "float32")
     elif case.provenance["case"]["bf16"]:
         assert_equal_answers(case, found, "live")
+
+
+ADAPTERS = [pytest.param(case, id=case.name) for case in model_cases(adapter=True)]
+
+
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_merged_adapters_answer_as_the_live_model(case: ModelCase, where: Path) -> None:
+    directory = convert(case, where, "fp32", lora="merge", base=case.base)
+    model, info = LOADERS[case.recipe].from_pretrained(directory, output_loading_info=True)
+    assert not any(info.values()), info
+    assert_equal_answers(case, answers(case, model, directory), "merged")
+
+
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_adapters_beside_their_base_answer_as_the_live_model(case: ModelCase, where: Path) -> None:
+    peft = pytest.importorskip("peft")
+    directory = convert(case, where, "fp32", lora="adapter")
+    base = LOADERS[case.recipe].from_pretrained(case.base, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*missing adapter keys.*")
+        model = peft.PeftModel.from_pretrained(base, directory)
+    assert_equal_answers(case, answers(case, model, directory), "float32")
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.values[0].name in ("llm_untied_z2", "m3_z3")])
+def test_a_renamed_or_changed_tensor_would_be_seen(case: ModelCase, where: Path, tmp_path: Path) -> None:
+    """What the tests above stand on: transformers says what it misses, and one unit in the last place shows."""
+    directory = convert(case, where, "fp32")
+    tensors = load_file(directory / "model.safetensors")
+    name = next(
+        name for name in tensors if name.endswith("0.mlp.down_proj.weight" if "llm" in case.name else "query.weight")
+    )
+    for change in ("rename", "value"):
+        shutil.copytree(directory, tmp_path / change)
+        changed = dict(tensors)
+        if change == "rename":
+            changed[f"x.{name}"] = changed.pop(name)
+        else:
+            changed[name] = torch.nextafter(changed[name], torch.tensor(torch.inf))
+        save_file(changed, tmp_path / change / "model.safetensors", {"format": "pt"})
+        model, info = LOADERS[case.recipe].from_pretrained(tmp_path / change, output_loading_info=True)
+        if change == "rename":
+            assert info["missing_keys"] or info["unexpected_keys"]
+        with pytest.raises(AssertionError):
+            assert_equal_answers(case, answers(case, model, tmp_path / change), "float32")
