@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +21,6 @@ from zeroconsolidate.errors import DamagedFile, ZeroConsolidateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 def forge(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], object], *, stage: int = 2) -> Path:
@@ -235,6 +236,21 @@ def test_ties_are_found_by_text():
         LocatedTensor(storage, 1, (2, 3), (1, 2)),
     ]
     assert identity not in {other.identity for other in others}
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "__metadata__", "a\udcff", "x" * 250 + "\n"])
+def test_names_of_a_universal_checkpoint(tmp_path, name):
+    """They are the names of folders."""
+    shutil.copytree(Path(__file__).parent / "fixtures/layouts/universal_z1/checkpoint", tmp_path / "c")
+    (tmp_path / "c/global_step3_universal/zero/embed.weight").rename(tmp_path / "c/global_step3_universal/zero" / name)
+    assert "a parameter's name" in refusal("inspect", str(tmp_path / "c"))
+
+
+def test_terminals_are_not_steered_by_errors(tmp_path):
+    """Names of folders are told where `latest` is wrong; `refusal` looks at what is printed."""
+    folder = forge(tmp_path / "c", lambda *_: None)
+    (folder / (folder / "latest").read_text()).rename(folder / "evil\x1b]0;title\x07")
+    assert "evil\\x1b]0;title" in refusal("inspect", str(folder))
 
 
 def test_errors_are_short(tmp_path):

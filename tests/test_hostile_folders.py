@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,8 +19,7 @@ from zeroconsolidate.cli import main
 from zeroconsolidate.errors import DamagedFile, NotACheckpoint, UnsafePath
 from zeroconsolidate.write import assets
 
-if TYPE_CHECKING:
-    from pathlib import Path
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 @pytest.fixture
@@ -107,6 +106,37 @@ def test_a_tag_is_not_a_link_that_leads_out(good, tmp_path):
     tag.symlink_to(elsewhere)
     assert "a link out of its directory" in convert(good)
     assert zeroconsolidate.inspect(elsewhere).stage == 2  # what the error advises: name the folder itself
+
+
+def moved_out(path: Path, elsewhere: Path) -> None:
+    """Replace a file or folder by a link to where it is now."""
+    shutil.move(path, elsewhere)
+    path.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize("what", ["zero", "zero/embed.weight", "zero/embed.weight/fp32.pt", "zero/optimizer_state.pt"])
+def test_a_universal_folder_leads_nowhere(tmp_path, what):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(FIXTURES / "layouts/universal_z1/checkpoint", folder)
+    assert "a link out of its directory" not in str(zeroconsolidate.inspect(folder).notes)
+    moved_out(folder / "global_step3_universal" / what, tmp_path / "elsewhere")
+    assert "a link out of its directory" in convert(folder)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_folder_of_swapped_masters_leads_nowhere(tmp_path, depth):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(FIXTURES / "layouts/nvme_z3/checkpoint", folder)
+    master = next(path for path in folder.rglob("*.tensor.swp") if "-" not in path.name)
+    moved_out([master, *master.parents][2 - depth], tmp_path / "elsewhere")
+    assert "a link out of its directory" in convert(folder)
+
+
+def test_an_adapters_config_is_not_a_link(good, secret):
+    """Whatever JSON it leads to would be published beside the adapter."""
+    secret.write_text('{"peft_type": "LORA"}')
+    (good / "adapter_config.json").symlink_to(secret)
+    assert "a link out of its directory" in convert(good)
 
 
 def test_latest_is_not_a_link_that_leads_out(good, secret):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..archive.regular import open_regular
 from ..errors import BadOption, DamagedFile, OutputExists, OutputFailed, PlanBroken, ZeroConsolidateError, at
-from .journal import Fingerprint, Journal, refuse_other
+from .journal import Checks, Fingerprint, Journal, refuse_other
 from .lock import Lock
 from .part import Part
 from .publish import rename
@@ -94,14 +94,14 @@ class Stage:
         return sum((progress.upto | progress.done).values())
 
     @property
-    def checked(self) -> int | None:
-        """What :meth:`note_checked` was told, by this run or an earlier one."""
-        return self._journal.progress.checked
+    def checks(self) -> Checks | None:
+        """What :meth:`note_checks` was told, by this run or an earlier one."""
+        return self._journal.progress.checks
 
-    def note_checked(self, numel: int) -> None:
-        """Remember that the witness has been compared."""
+    def note_checks(self, checks: Checks) -> None:
+        """Remember that the witness has been compared, and what came of it."""
         with system_errors(self.output):
-            self._journal.append({"checked": numel})
+            self._journal.append({"checked": checks.numel, "how": checks.how, "warnings": checks.warnings})
 
     def facts(self, name: str) -> dict[str, Any] | None:
         """What the journal remembers of a complete file, None if it is not complete."""
