@@ -88,8 +88,8 @@ def _refuse_broken(adapters: Adapters, report: RescueReport) -> None:
     ]
     if broken:
         raise BadOption(
-            f"{len(broken)} tensors of the adapter have lost a part, such as {broken[0]}, and an adapter is of use only "
-            "whole: fill it (--fill) with an earlier step that was written with --lora keep, take zeros "
+            f"{len(broken)} tensors of the adapter have lost a part, such as {broken[0]}, and an adapter is of use "
+            "only whole: fill it (--fill) with an earlier step that was written with --lora keep, take zeros "
             "(--rescue=zeros), or write what is whole under its raw names (--lora keep)"
         )
 
