@@ -50,6 +50,8 @@ HEADERS = {
     "boolean": (forge, {"a": ONE | {"shape": [True, 6]}}, {}),
     "offsets swapped": (forge, {"a": ONE | {"data_offsets": [24, 0]}}, {}),
     "three offsets": (forge, {"a": ONE | {"data_offsets": [0, 12, 24]}}, {}),
+    "fewer elements than bytes": (forge, {"a": ONE | {"shape": [2, 2]}}, {}),
+    "more elements than bytes": (forge, {"a": ONE | {"shape": [3, 3]}}, {}),
     "gap": (forge, {"a": ONE | {"data_offsets": [8, 32]}}, {"data": 32}),
     "overlap": (forge, {"a": ONE, "b": ONE}, {}),
     "past the end": (forge, {"a": ONE}, {"data": 23}),

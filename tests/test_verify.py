@@ -19,6 +19,7 @@ import torch
 from zeroconsolidate import ZeroConsolidateError, consolidate, inspect, verify, verify_source
 from zeroconsolidate.archive.safetensors import read_model
 from zeroconsolidate.errors import BadOption, NotACheckpoint
+from zeroconsolidate.run import compare
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -224,7 +225,10 @@ class TestAgainst:
         assert found.tensors == len(expected)
 
     @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-    def test_one_bit_is_found_with_its_index(self, checkpoint: Path, tmp_path: Path, dtype: str) -> None:
+    def test_one_bit_is_found_with_its_index(
+        self, checkpoint: Path, tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(compare, "BLOCK_BYTES", 4096)  # it is not in the first of them
         consolidate(checkpoint, tmp_path / "out", dtype=dtype, names="stored")
         file, byte, element = middle_of(tmp_path / "out", "layers.1.down.weight")
         flip(file, byte)

@@ -7,8 +7,8 @@ makes an environment with atheris and runs this. New inputs go to `.fuzz/TARGET/
 
     python tools/fuzz/run.py TARGET minimise
 
-keeps the smallest sets of accepted and of refused inputs with the coverage of all there are in `tests/fuzz_corpus/TARGET/`, which the tests
-replay, and every input that something was found with (`found-*`).
+keeps the smallest sets of accepted and of refused inputs with the coverage of all there are. They lie in
+`tests/fuzz_corpus/TARGET/`, and the tests replay them, and every input that something was found with (`found-*`).
 """
 
 from __future__ import annotations
