@@ -185,6 +185,7 @@ DAMAGED = {
     "key without a value": (pickled(b"}(Nu"), "has no value"),
     "items into a tensor": (pickled(tensor() + b"(NNu"), "takes none"),
     "name without an end": (pickled(b"c" + b"a" * 2000), "has no end"),
+    "long name": (pickled(name("a" * 2000, "b")), "has no end"),
     "name that is no text": (pickled(b"NN\x93"), "is not text"),
     "bad text": (pickled(b"X\1\0\0\0\xff"), "UnicodeDecodeError"),
     "unknown opcode": (pickled(b"\xff"), "is no opcode"),

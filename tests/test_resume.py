@@ -7,19 +7,20 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import synthetic
 
-from zeroconsolidate import consolidate, convert
+from zeroconsolidate import consolidate, convert, verify
 from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, OutputExists, OutputFailed, PlanBroken
-from zeroconsolidate.write import part, publish
+from zeroconsolidate.write import part, publish, stage
 from zeroconsolidate.write.journal import Journal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from zeroconsolidate.plan.layout import FilePlan
     from zeroconsolidate.run.outputs import OutputFile
@@ -270,6 +271,33 @@ def test_half_done_publishing_is_finished(
         report = consolidate(checkpoint, out, **(OPTIONS if not overwrite else OPTIONS | {"overwrite": True}))
         assert contents(out) == straight
         assert report.files.keys() == straight.keys()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_killed_while_clearing_up(
+    checkpoint: Path, tmp_path: Path, straight: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """The model is whole; making it again ends well as long as anything is left to be cleared up."""
+    published: list[bool] = []
+    left = iter(range(steps))
+
+    def until_killed(true: Callable[..., None], *arguments: object, **how: object) -> None:
+        if published and next(left, None) is None:
+            raise KeyboardInterrupt
+        true(*arguments, **how)
+
+    with monkeypatch.context() as killed:
+        for place, name in ((stage.shutil, "rmtree"), (stage, "remove")):
+            killed.setattr(place, name, partial(until_killed, getattr(place, name)))
+        rename = stage.rename
+        killed.setattr(stage, "rename", lambda *a, **k: (rename(*a, **k), published.append(True)))
+        with pytest.raises(KeyboardInterrupt):
+            consolidate(checkpoint, tmp_path / "out", **OPTIONS)
+    if steps < 2:
+        consolidate(checkpoint, tmp_path / "out", **OPTIONS)
+        assert contents(tmp_path / "out") == straight
+    else:  # there is nothing of it left but an empty folder
+        assert verify(tmp_path / "out").ok
 
 
 def test_a_published_file_that_was_taken_away_is_noticed(

@@ -64,6 +64,11 @@ def flip(path: Path, position: int) -> None:
         file.write(bytes([byte[0] ^ 0x40]))
 
 
+def half_done(directory: Path) -> None:
+    (directory / ".zeroconsolidate").mkdir()
+    (directory / ".zeroconsolidate/journal").touch()
+
+
 def edit(path: Path, change: dict[str, Any]) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
@@ -137,7 +142,7 @@ class TestOutput:
                 lambda d: edit(d / "model.safetensors.index.json", {"weight_map": {"embed.weight": "../x"}}),
                 "outside of its folder",
             ),
-            (lambda d: (d / ".zeroconsolidate").mkdir(), "was interrupted"),
+            (lambda d: half_done(d), "was interrupted"),
             (lambda d: (d / "zeroconsolidate.json").write_text("{}"), "no manifest of a version"),
             (
                 lambda d: shutil.copy(d / "model-00001-of-00003.safetensors", d / "model-00002-of-00003.safetensors"),

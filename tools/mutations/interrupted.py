@@ -213,6 +213,15 @@ MUTATIONS = (
         ("api.py", "            if stage.is_publishing:\n", "            if False:\n"),
     ),
     Mutation(
+        "whoever is killed while clearing up can begin again",
+        "test_resume.py::test_killed_while_clearing_up",
+        (
+            "write/stage.py",
+            "        if self._published:\n            shutil.rmtree",
+            "        if False:\n            shutil.rmtree",
+        ),
+    ),
+    Mutation(
         "a published file that was taken away is noticed",
         "test_resume.py::test_a_published_file_that_was_taken_away_is_noticed",
         (

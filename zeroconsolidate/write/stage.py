@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 STAGING = ".zeroconsolidate"
 """Name of the staging folder."""
+JOURNAL = "journal"
+"""Name of the journal in it: where there is one, there is something to finish."""
 
 
 def refuse_inside(output: str, *, checkpoint: str, tag_directory: str) -> None:
@@ -231,7 +233,7 @@ class Stage:
 
     @property
     def _journal_path(self) -> str:
-        return os.path.join(self.folder, "journal")
+        return os.path.join(self.folder, JOURNAL)
 
     def _make_folders(self) -> None:
         missing, here = [], self.folder
@@ -291,7 +293,13 @@ class Stage:
             raise OutputExists(f"the output directory is not empty ({shown}); replace its model with --overwrite")
 
     def _clear(self) -> None:
-        """Take the staging folder away, the journal first: without it the rest means nothing."""
+        """Take the staging folder away.
+
+        The journal goes first, for without it the rest means nothing; but if all is published it goes last: whoever
+        is stopped here begins here again, and is not told that the output exists.
+        """
+        if self._published:
+            shutil.rmtree(os.path.join(self.folder, "files"), ignore_errors=True)
         with suppress(OSError):
             remove(self._journal_path)
         shutil.rmtree(self.folder, ignore_errors=True)
