@@ -276,11 +276,6 @@ MUTATIONS = (
     Mutation("strides do not leave 64 bits", GEOMETRY, (LOCATED, "0 <= step <= MAX_NUMEL", "0 <= step")),
     Mutation("offsets do not leave 64 bits", GEOMETRY, (LOCATED, "0 <= offset <= MAX_NUMEL", "0 <= offset")),
     Mutation(
-        "products do not leave 64 bits",
-        GEOMETRY,
-        (LOCATED, "        if not possible or numel > MAX_NUMEL:\n", "        if not possible:\n"),
-    ),
-    Mutation(
         "dimensions are few, and as many as strides",
         GEOMETRY,
         (LOCATED, "len(shape) == len(stride) <= MAX_DIMENSIONS and 0", "0"),
