@@ -117,6 +117,7 @@ def test_names_of_other_things(tmp_path, change):
 SHAPES = {
     "negative": (3, -4),
     "beyond 64 bits": (1 << 62, 1 << 62),
+    "product beyond 64 bits": (1 << 40, 1 << 40),
     "wraps to 12": (1 << 62, 1 << 62, 12),
     "long number": (1 << 500, 0),
     "float": (3.0, 4),
