@@ -102,6 +102,15 @@ def test_names_everywhere(tmp_path, place):
     assert "looks like a path" in refusal("inspect", str(forge(tmp_path, change)))
 
 
+@pytest.mark.parametrize("place", ["param_shapes", "module"])
+def test_names_that_only_one_of_them_has(tmp_path, place):
+    def change(model, _):
+        held = model[place][0] if place == "param_shapes" else model[place]
+        held["x/y"] = held.pop("b")
+
+    assert "looks like a path" in refusal("inspect", str(forge(tmp_path, change)))
+
+
 @pytest.mark.parametrize("change", [
     lambda model, _: model.update(buffer_names=["../n"]),
     lambda model, _: model.update(shared_params={"../n": "a"}),
@@ -281,6 +290,7 @@ INFOS = {
     "many wildcards": info_of(tp_replicated_parameter_patterns=[".*.*.*.*.*x"]),
     "pattern that doubles": info_of(tp_replicated_parameter_patterns=[doubled()]),
     "sub-parameters of a pattern that doubles": info_of(parameter_with_sub_params=[SUB | {"patterns": [doubled()]}]),
+    "8192 sub-parameters": info_of(parameter_with_sub_params=[SUB | {"shape": [8192, 4]}]),
     "2**40 sub-parameters": info_of(parameter_with_sub_params=[SUB | {"shape": [1 << 40, 4]}]),
     "shape that doubles": info_of(parameter_with_sub_params=[SUB | {"shape": [doubled(), 4]}]),
     "other sizes that double": info_of(parameter_with_sub_params=[SUB | {"shape": [(6,), doubled()]}]),
@@ -297,7 +307,7 @@ INFOS = {
 
 @pytest.mark.parametrize("info", INFOS.values(), ids=INFOS)
 def test_rules_of_tensor_parallelism(info):
-    shapes = [(3, 4), (3, 4)]
+    shapes = [(4096, 4), (4096, 4)]
     with pytest.raises(ZeroConsolidateError) as caught:
         joins(info, ["a", "a" * 1000], {"a": shapes, "a" * 1000: shapes}, 2)
     assert len(str(caught.value)) < 1000

@@ -150,6 +150,20 @@ def test_a_config_that_asks_for_a_billion_layers(tmp_path):
     assert "could not build" in why
 
 
+def test_a_config_that_fills_the_memory(tmp_path):
+    """A few megabytes of text are hundreds of megabytes of lists by the time a model is built."""
+    pytest.importorskip("transformers")
+    lists = ",".join(["[]"] * 1_500_000)
+    (tmp_path / "config.json").write_text(f'{{"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "x": [{lists}]}}')
+    script = Path(evidence.__file__).parent / "integrations" / "architecture.py"
+    limited = (
+        f"import sys; sys.path[0] = {str(script.parent)!r}; import architecture; "
+        "architecture.MAX_MEMORY_BYTES = 300 << 20; sys.exit(architecture.main(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", limited, tmp_path], capture_output=True, text=True, check=False)
+    assert "MemoryError" in done.stdout
+
+
 def test_a_config_that_takes_for_ever(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     monkeypatch.setattr(evidence, "ARCHITECTURE_SECONDS", 0.01)
