@@ -16,7 +16,7 @@ import zeroconsolidate
 from zeroconsolidate.archive import discover, regular
 from zeroconsolidate.archive.regular import Fence, open_regular, read_small
 from zeroconsolidate.cli import main
-from zeroconsolidate.errors import DamagedFile, NotACheckpoint, UnsafePath
+from zeroconsolidate.errors import DamagedFile, UnsafePath
 from zeroconsolidate.write import assets
 
 FIXTURES = Path(__file__).parent / "fixtures"
