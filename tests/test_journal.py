@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -95,6 +97,25 @@ def test_nothing_synced_by_halves_leads_to_the_journal_either(tmp_path: Path, ca
         new.publish(last=())
     published = calls.index(("write", str(tmp_path / "out/.zeroconsolidate/journal")))
     assert ("fsync", str(tmp_path)) in calls[:published]
+
+
+def test_a_descriptor_is_not_closed_under_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could be another file's by the time the thread gets to it."""
+    monkeypatch.setattr(part, "SYNC_BYTES", 1)
+    true, synced = os.fsync, []
+
+    def slow(fd: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.2)
+            synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        true(fd)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    with pytest.raises(ZeroDivisionError), staged(tmp_path / "out") as half, half.weights("a", SIZE) as weights:
+        os.pwrite(weights.fd, bytes(SIZE), 0)
+        weights.reached(SIZE)
+        raise ZeroDivisionError
+    assert str(tmp_path / "out/.zeroconsolidate/files/a") in synced
 
 
 # --- the journal

@@ -137,6 +137,7 @@ class Stage:
         with system_errors(final):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        part = None
         try:
             with system_errors(final):
                 part = Part(final, name, fd, size_bytes, before=self._journal.progress, memory=self)
@@ -147,10 +148,12 @@ class Stage:
                     with suppress(OSError, OutputFailed):
                         part.sync()
                 raise
+            part.finish()
             with system_errors(final):
-                os.fsync(fd)
                 self._journal.append({"file": name, "done": size_bytes, "facts": part.facts})
         finally:
+            if part is not None:
+                part.close()
             os.close(fd)
         self._names.append(name)
 
