@@ -10,21 +10,25 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import synthetic
 
-from zeroconsolidate import consolidate
-from zeroconsolidate.errors import BadOption, OutputExists, OutputFailed
+from zeroconsolidate import consolidate, convert, verify
+from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, OutputExists, OutputFailed, PlanBroken
 from zeroconsolidate.run.execute import BLOCK_BYTES
-from zeroconsolidate.write import part, publish
+from zeroconsolidate.write import part, publish, stage
 from zeroconsolidate.write.journal import Journal
 from zeroconsolidate.write.stage import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from zeroconsolidate.plan.layout import FilePlan
+    from zeroconsolidate.run.outputs import OutputFile
 
 MB = 1 << 20
 
@@ -318,6 +322,33 @@ def test_half_done_publishing_is_finished(
         assert report.files.keys() == straight.keys()
 
 
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_killed_while_clearing_up(
+    checkpoint: Path, tmp_path: Path, straight: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """The model is whole; making it again ends well as long as anything is left to be cleared up."""
+    published: list[bool] = []
+    left = iter(range(steps))
+
+    def until_killed(true: Callable[..., None], *arguments: object, **how: object) -> None:
+        if published and next(left, None) is None:
+            raise KeyboardInterrupt
+        true(*arguments, **how)
+
+    with monkeypatch.context() as killed:
+        for place, name in ((stage.shutil, "rmtree"), (stage, "remove")):
+            killed.setattr(place, name, partial(until_killed, getattr(place, name)))
+        rename = stage.rename
+        killed.setattr(stage, "rename", lambda *a, **k: (rename(*a, **k), published.append(True)))
+        with pytest.raises(KeyboardInterrupt):
+            consolidate(checkpoint, tmp_path / "out", **OPTIONS)
+    if steps < 2:
+        consolidate(checkpoint, tmp_path / "out", **OPTIONS)
+        assert contents(tmp_path / "out") == straight
+    else:  # there is nothing of it left but an empty folder
+        assert verify(tmp_path / "out").ok
+
+
 def test_a_published_file_that_was_taken_away_is_noticed(
     checkpoint: Path, tmp_path: Path, straight: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,6 +378,54 @@ def test_overflow_counts_survive(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         consolidate(root, tmp_path / "out", dtype="fp16", progress=Interrupt(2 * MB))
     assert consolidate(root, tmp_path / "out", dtype="fp16").overflows == straight.overflows != {}
+
+
+DRIFTED = Path(__file__).parent / "fixtures/layouts" / "tp3_z1_uneven" / "checkpoint"
+
+
+def test_warnings_of_drift_survive(tmp_path: Path) -> None:
+    straight = consolidate(DRIFTED, tmp_path / "straight", replicas="first")
+    assert any("different copies" in warning for warning in straight.warnings)
+    stop(DRIFTED, tmp_path / "out", 1, replicas="first", max_shard_size=None, digest=None)
+    assert consolidate(DRIFTED, tmp_path / "out", replicas="first").warnings == straight.warnings
+
+
+def test_another_check_is_made_anew(tmp_path: Path) -> None:
+    """What was begun without a check does not pass for checked."""
+    stop(DRIFTED, tmp_path / "out", 1, replicas="first", max_shard_size=None, digest=None)
+    with pytest.raises(Disagreement, match="--replicas first"):
+        consolidate(DRIFTED, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".zeroconsolidate"]
+    assert consolidate(DRIFTED, tmp_path / "out", replicas="first").resumed_bytes > 0
+
+
+def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
+    """Someone trains on into the same folder: half of each file would be of another step."""
+    root = tmp_path / "checkpoint-5"
+    folder = synthetic.write(root, synthetic.values_of(synthetic.shapes_of(1)), stage=3, ranks=2)
+
+    def train_on(done: int, total: int) -> None:
+        os.utime(folder / "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt")
+
+    with pytest.raises(DamagedFile, match="changed while it was being converted; nothing was published"):
+        consolidate(root, tmp_path / "out", progress=train_on)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".zeroconsolidate"]
+
+
+def test_a_finished_file_is_compared_with_the_plan(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that says other things than the plan gets no final name, and is not kept to be continued."""
+    true = convert.execute
+
+    def mistaken(plan: FilePlan, inputs: object, output: OutputFile, **how: object) -> None:
+        true(plan, inputs, output, **how)
+        output.write(plan.header.replace(b'"F32"', b'"I32"'), 0)
+
+    monkeypatch.setattr(convert, "execute", mistaken)
+    with pytest.raises(PlanBroken, match=r"the tensor was written wrongly; expected F32 .*, got .*I32"):
+        consolidate(checkpoint, tmp_path / "out", max_shard_size="5MB")
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_worth_continuing_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:

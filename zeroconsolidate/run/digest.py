@@ -23,6 +23,9 @@ ALGORITHMS = ("sha256", "xxh3")
 """SHA-256 as `sha256sum` prints it; XXH3 with 128 bits, several times faster, against accidents only."""
 
 _BLOCK_BYTES = 1 << 20
+_CACHED_BYTES = 1 << 16
+"""What is read only to be hashed stays in the cache nearest to the processor: the copy out of the page cache then takes
+a third of the time it takes to fill a megabyte."""
 
 
 class Hash(Protocol):
@@ -74,13 +77,13 @@ def digest_of(
     Raises DamagedFile if the file cannot be read or ends before `stop`.
     """
     hashed = maker(algorithm)()
-    block = memoryview(bytearray(_BLOCK_BYTES))
+    block = memoryview(bytearray(_CACHED_BYTES))
     try:
         with open(open_regular(path), "rb", buffering=0) as file:
             file.seek(start)
             left = (os.fstat(file.fileno()).st_size if stop is None else stop) - start
             while left > 0:
-                got = file.readinto(block[: min(left, _BLOCK_BYTES)])
+                got = file.readinto(block[: min(left, _CACHED_BYTES)])
                 if not got:
                     raise DamagedFile(f"the file ends too early; expected {left} more bytes", address=(path,))
                 hashed.update(block[:got])
