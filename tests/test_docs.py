@@ -24,12 +24,12 @@ from zeroconsolidate import consolidate, inspect
 ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "docs" / name
-    for name in ("incomplete-checkpoints.md", "names.md", "flagembedding.md", "lora.md", "_readme_models.md")
+    for name in ("incomplete-checkpoints.md", "names.md", "flagembedding.md", "lora.md", "../README.md")
 ]
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What differs from run to run: times, and sizes of files that have our version in them.
-_CHANGES = re.compile(r"^  (time|files) .*|(?<=transformers )5[.\d]+", re.MULTILINE)
+_CHANGES = re.compile(r"^  (time|files|read) .*|(?<=transformers )5[.\d]+", re.MULTILINE)
 
 
 def run(page: Path, folder: Path) -> str:
