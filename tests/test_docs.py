@@ -6,12 +6,15 @@ import ast
 import dataclasses
 import importlib
 import itertools
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -19,17 +22,22 @@ import pytest
 from zeroconsolidate import consolidate, inspect
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "docs/incomplete-checkpoints.md"]
+PAGES = [
+    ROOT / "docs" / name
+    for name in ("incomplete-checkpoints.md", "names.md", "flagembedding.md", "lora.md", "../README.md")
+]
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# What differs from run to run: times, and what depends on our version or on other installed packages.
-_CHANGES = re.compile(r"^  (time|files|names) .*", re.MULTILINE)
+# What differs from run to run: times, and sizes of files that have our version in them.
+_CHANGES = re.compile(r"^  (time|files|read) .*|(?<=transformers )5[.\d]+", re.MULTILINE)
 
 
 def run(page: Path, folder: Path) -> str:
     """The page as it would be if its commands were run now, one after the other, in an empty folder."""
+    pytest.importorskip("transformers", minversion="5")
     bin_ = folder / ".bin"
     bin_.mkdir()
+    (folder / "tests").symlink_to(ROOT / "tests")
     (bin_ / "zeroconsolidate").write_text(f'#!/bin/sh\nexec {sys.executable} -m zeroconsolidate "$@"\n')
     (bin_ / "zeroconsolidate").chmod(0o755)
     surroundings = os.environ | {
@@ -73,6 +81,48 @@ def test_every_test_that_is_named_exists() -> None:
             found = [n for n in tree.body if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == name]
             assert found, f"{file}{path}"
             tree = found[0]
+
+
+LAYOUTS = [path.name for path in (ROOT / "tests/fixtures/layouts").iterdir()]
+MEASURED = json.loads((ROOT / "tools/incumbents.json").read_text())["cases"]
+"""Written by `tools/measure_incumbents.py --json`."""
+
+
+def layout_rows() -> dict[str, list[str]]:
+    """The table of docs/layouts.md: the other cells by the first."""
+    lines = (ROOT / "docs/layouts.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| ")]
+    return {first: rest for first, *rest in cells if len(rest) == 6 and first != "layout"}
+
+
+def test_every_layout_is_in_one_row() -> None:
+    found = Counter[str]()
+    for layout, (since, where, witness, fixtures, *_) in layout_rows().items():
+        assert since and where and witness, layout
+        globs = re.findall(r"`([^`]+)`", fixtures)
+        matched = [name for glob in globs for name in LAYOUTS if fnmatchcase(name, glob)]
+        assert all(any(fnmatchcase(name, glob) for name in LAYOUTS) for glob in globs), layout
+        stated = re.match(r"([0-9]+) fixtures: ", fixtures)
+        assert len(matched) == (int(stated[1]) if stated else len(globs)), layout
+        found.update(matched)
+    assert found == Counter(LAYOUTS)
+
+
+def test_what_other_converters_do_is_what_was_measured() -> None:
+    assert sorted(MEASURED) == sorted(LAYOUTS)
+    for layout, cells in layout_rows().items():
+        globs = re.findall(r"`([^`]+)`", cells[3])
+        names = [name for name in LAYOUTS if any(fnmatchcase(name, glob) for glob in globs)]
+        for column, told in zip(("zero_to_fp32", "ds_to_universal"), cells[4:], strict=True):
+            counts = Counter(MEASURED[name][column]["result"] for name in names)
+            expected = {"—": len(names)} if told == "—" else counts_of(told, len(names))
+            assert {("—" if result == "-" else result): n for result, n in counts.items()} == expected, layout
+
+
+def counts_of(told: str, total: int) -> dict[str, int]:
+    """`right 4, wrong 2` -> {"right": 4, "wrong": 2}; a single verdict is all fixtures'."""
+    parts = [part.split() for part in told.split(", ")]
+    return {part[0]: int(part[1]) if len(part) > 1 else total for part in parts}
 
 
 def test_the_shares_are_measured(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from hostile import (
     tuple_of,
 )
 
-from zeroconsolidate.archive import container
+from zeroconsolidate.archive import container, zip_directory
 from zeroconsolidate.archive.container import ZipContainer
 from zeroconsolidate.archive.legacy import open_container
 from zeroconsolidate.archive.unpickle import unpickle
@@ -189,7 +189,7 @@ def test_a_pickle_of_many_gigabytes_is_not_read(tmp_path):
 
 
 def test_records_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(container, "MAX_RECORDS", 3)
+    monkeypatch.setattr(zip_directory, "MAX_RECORDS", 3)
     path = tmp_path / "a.pt"
     path.write_bytes(Zip(good()).build())
     with pytest.raises(DamagedFile, match="impossible"):

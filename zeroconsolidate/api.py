@@ -201,7 +201,13 @@ def consolidate(
         from_base=len(opened.additions.sources) + len(planned.target.from_base),
         rescue=opened.report,
         notes=(*catalog.notes, *(planned.adapted.decided if planned.adapted else ()), *beside.notes),
-        warnings=(*checks.warnings, *planned.target.warnings, *unfilled, *_warnings(assets, overflows)),
+        warnings=(
+            *checks.warnings,
+            *planned.target.warnings,
+            *beside.warnings,
+            *unfilled,
+            *_warnings(assets, overflows),
+        ),
     )
 
 

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from .adapters import Adapters, find_adapters
 from .errors import BadOption
 from .lazy import parse_dtype
-from .lora import Adapted, Adapters, find_adapters, plan_export, plan_merge
+from .lora import Adapted, plan_export, plan_merge
 from .opening import open_catalog, open_incomplete, roots_of
 from .plan.build import ModelPlan, Selection, Source, build, padding_bytes, select, sources
 from .plan.rescue import Patched
 from .rescuing import frozen_of_base, rescued
-from .target import Target, Wishes, fit
+from .target import Target, fit
+from .verdict import Wishes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

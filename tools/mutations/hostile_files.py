@@ -218,7 +218,7 @@ MUTATIONS = (
     Mutation(
         "adapter_config.json is no link out",
         f"{FOLDERS}::test_an_adapters_config_is_not_a_link",
-        ("lora.py", "        Fence(root).check(path)  #", "        pass  #"),
+        ("adapters.py", "        Fence(root).check(path)  #", "        pass  #"),
     ),
     Mutation(
         "`latest` names no path",

@@ -173,7 +173,7 @@ def _files(
         directory=directory,
         tags=tags,
         latest=latest,
-        files={kind: tuple(sorted(files)) for kind, files in found.items()},
+        files={kind: names.one_of_each(files) for kind, files in found.items()},
         swaps=swaps,
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import DamagedFile, Disagreement, NotACheckpoint, at
 from .container import ZipContainer
 from .discover import discover
+from .names import one_of_each
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ def gather(roots: Sequence[str], tag: str | None = None) -> CheckpointFiles:
                 found.setdefault(kind, {})[name.name] = name
     return replace(
         main,
-        files={kind: tuple(sorted(names.values())) for kind, names in found.items()},
+        files={kind: one_of_each(names.values()) for kind, names in found.items()},
         elsewhere={name: path for name, path in paths.items() if path != f"{main.directory}/{name}"},
         latest=next((part.latest for part in parts if part.latest), None),
     )
