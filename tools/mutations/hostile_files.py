@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from .mutation import Mutation
 
-ZIP, FILES = "archive/container.py", "test_hostile_containers.py::test_forged_containers_are_refused"
+ZIP, DIRECTORY, FILES = (
+    "archive/container.py",
+    "archive/zip_directory.py",
+    "test_hostile_containers.py::test_forged_containers_are_refused",
+)
 LEGACY = "test_hostile_containers.py::test_forged_legacy_containers_are_refused"
 FOLDERS = "test_hostile_folders.py"
 LATEST = f"{FOLDERS}::test_latest_names_a_folder_beside_it"
@@ -15,14 +19,14 @@ INDEX = "test_hostile_models.py::test_an_index_names_files_beside_it"
 
 MUTATIONS = (
     # --- containers
-    Mutation("records do not overlap", FILES, (ZIP, "        if header_start < end:\n", "        if False:\n")),
-    Mutation("records do not reach into the directory", FILES, (ZIP, "    if end > start:\n", "    if False:\n")),
+    Mutation("records do not overlap", FILES, (DIRECTORY, "        if header_start < end:\n", "        if False:\n")),
+    Mutation("records do not reach into the directory", FILES, (DIRECTORY, "    if end > start:\n", "    if False:\n")),
     Mutation(
         "a record's data do not overlap what follows",
         FILES,
         (ZIP, "            if start + record.size_bytes > record.stop:\n", "            if False:\n"),
     ),
-    Mutation("no name comes twice", FILES, (ZIP, "    if name in records:\n", "    if False:\n")),
+    Mutation("no name comes twice", FILES, (DIRECTORY, "    if name in records:\n", "    if False:\n")),
     Mutation(
         "a local header is where the directory says",
         FILES,
@@ -33,7 +37,7 @@ MUTATIONS = (
         FILES,
         (
             ZIP,
-            "            if name_bytes != len(full_name) or header[_LOCAL.size :] != full_name:\n",
+            "            if name_bytes != len(full_name) or header[LOCAL_HEADER.size :] != full_name:\n",
             "            if False:\n",
         ),
     ),
@@ -42,10 +46,12 @@ MUTATIONS = (
         FILES,
         (ZIP, "        if not record.stored:\n", "        if False:\n"),
     ),
-    Mutation("compression shows in the method", FILES, (ZIP, "stored = method == 0 and", "stored =")),
-    Mutation("encryption shows in the flags", FILES, (ZIP, " and not flags & 1", "")),
+    Mutation("compression shows in the method", FILES, (DIRECTORY, "stored = method == 0 and", "stored =")),
+    Mutation("encryption shows in the flags", FILES, (DIRECTORY, " and not flags & 1", "")),
     Mutation(
-        "compression shows in the sizes", FILES, (ZIP, "method == 0 and packed == unpacked and", "method == 0 and")
+        "compression shows in the sizes",
+        FILES,
+        (DIRECTORY, "method == 0 and packed == unpacked and", "method == 0 and"),
     ),
     Mutation(
         "what is read whole is small",
@@ -55,38 +61,40 @@ MUTATIONS = (
     Mutation(
         "records are counted",
         "test_hostile_containers.py::test_records_are_bounded",
-        (ZIP, "count > MAX_RECORDS or start", "start"),
+        (DIRECTORY, "count > MAX_RECORDS or start", "start"),
     ),
-    Mutation("the count fits the directory", FILES, (ZIP, " or count * _CENTRAL.size > directory_bytes:", ":")),
+    Mutation("the count fits the directory", FILES, (DIRECTORY, " or count * _CENTRAL.size > directory_bytes:", ":")),
     Mutation(
         "names of records are short",
         "test_hostile_containers.py::test_names_of_records_are_bounded",
-        (ZIP, "    if directory_bytes > count * _MAX_ENTRY_BYTES:\n", "    if False:\n"),
+        (DIRECTORY, "    if directory_bytes > count * _MAX_ENTRY_BYTES:\n", "    if False:\n"),
     ),
     Mutation(
         "the directory is no longer than its records",
         FILES,
-        (ZIP, "    if position != len(data):\n", "    if False:\n"),
+        (DIRECTORY, "    if position != len(data):\n", "    if False:\n"),
     ),
-    Mutation("nothing hides in a comment", FILES, (ZIP, "    if comment_bytes:\n", "    if False:\n")),
+    Mutation("nothing hides in a comment", FILES, (DIRECTORY, "    if comment_bytes:\n", "    if False:\n")),
     Mutation(
         "the directory is made of its entries",
         FILES,
-        (ZIP, '        if signature != b"PK\\x01\\x02":\n', "        if False:\n"),
+        (DIRECTORY, '        if signature != b"PK\\x01\\x02":\n', "        if False:\n"),
     ),
     Mutation(
         "the zip64 end is in the file",
         FILES,
-        (ZIP, "            if end64_start + _END64.size > locator_start:\n", "            if False:\n"),
+        (DIRECTORY, "            if end64_start + _END64.size > locator_start:\n", "            if False:\n"),
     ),
     Mutation(
-        "the zip64 end is one", FILES, (ZIP, '            if end64[0] != b"PK\\x06\\x06":\n', "            if False:\n")
+        "the zip64 end is one",
+        FILES,
+        (DIRECTORY, '            if end64[0] != b"PK\\x06\\x06":\n', "            if False:\n"),
     ),
     Mutation(
         "a zip64 field has what it should",
         FILES,
         (
-            ZIP,
+            DIRECTORY,
             "            if length < 8 * len(wide) or position + 4 + length > len(extra):\n",
             "            if False:\n",
         ),

@@ -42,7 +42,7 @@ MUTATIONS = (
         "a truncated file is told from one that is no checkpoint",
         TELLS,
         (
-            "archive/container.py",
+            "archive/zip_directory.py",
             '        return DamagedFile("the file is not a torch checkpoint: it is no zip archive")\n    tail',
             '        return DamagedFile("the file is not a torch checkpoint: it is no zip archive")\n    return DamagedFile("the file is damaged")\n    tail',
         ),
@@ -50,7 +50,7 @@ MUTATIONS = (
     Mutation(
         "a file that is cut in its data is truncated, though its directory be there",
         "test_hostile_containers.py::test_forged_containers_are_refused",
-        ("archive/container.py", "    if start + directory_bytes > end_start:\n", "    if False:\n"),
+        ("archive/zip_directory.py", "    if start + directory_bytes > end_start:\n", "    if False:\n"),
     ),
     Mutation(
         "optimizer files of another step are an error",
