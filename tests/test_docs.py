@@ -175,6 +175,15 @@ def amount(text: str) -> int:
     return int(base) ** int(power or 1) * UNITS[unit]
 
 
+def test_limits_are_set_where_the_guarantees_say() -> None:
+    places = [cells[2] for header, cells in rows("guarantees.md") if "where it is set" in header]
+    assert len(places) > 10
+    for place in places:
+        file, *constants = re.findall(r"`([^`]+)`", place)
+        module = importlib.import_module(f"zeroconsolidate.{file.removesuffix('.py').replace('/', '.')}")
+        assert [constant for constant in constants if not hasattr(module, constant)] == [], place
+
+
 def test_limits_are_those_of_the_code() -> None:
     limits = [cells for header, cells in rows("untrusted-checkpoints.md") if "constant" in header]
     assert len(limits) > 12

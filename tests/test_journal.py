@@ -153,6 +153,7 @@ def test_a_torn_record_is_cut_off_before_others_follow(tmp_path: Path, missing: 
     os.truncate(path, path.stat().st_size - missing)
     for upto in (1, 2):
         journal = Journal(str(path))
+        assert journal.progress.upto == ({"a": upto - 1} if upto > 1 else {})
         journal.append({"file": "a", "upto": upto, "facts": {}})
         journal.close()
     journal = Journal(str(path))

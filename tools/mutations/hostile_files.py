@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from .mutation import Mutation
 
-ZIP, DIRECTORY = "archive/container.py", "archive/zip_directory.py"
-FILES = "test_hostile_containers.py::test_forged_containers_are_refused"
+ZIP, DIRECTORY, FILES = (
+    "archive/container.py",
+    "archive/zip_directory.py",
+    "test_hostile_containers.py::test_forged_containers_are_refused",
+)
 LEGACY = "test_hostile_containers.py::test_forged_legacy_containers_are_refused"
 FOLDERS = "test_hostile_folders.py"
 LATEST = f"{FOLDERS}::test_latest_names_a_folder_beside_it"
