@@ -116,7 +116,7 @@ FILES = {
     "record over the next": (changed(2, size_bytes=60).build(), "overlap"),
     "record into the directory": (changed(3, size_bytes=60).build(), "reaches into the zip directory"),
     "record of 4 GB": (changed(2, size_bytes=0xFFFFFFFE).build(), "overlap|outside"),
-    "two records on one": (changed(3, header_start=0).build(), "overlap"),
+    "two records on one": (changed(3, header_start=0).build(), "'archive/data/0' and 'archive/version' overlap"),
     "record past the end": (changed(3, header_start=0xFFFFFFF0).build(), "reaches into"),
     "compressed pickle": (bomb().build(), "compressed or encrypted"),
     "compressed storage": (changed(2, method=8).build(), "compressed or encrypted"),

@@ -1,14 +1,18 @@
 #!/bin/sh
-# The main job on a real checkpoint: a Hugging Face Trainer fine-tune under ZeRO-3, as it was saved.
+# The main job on a real checkpoint: BGE-M3 fine-tuned with FlagEmbedding under ZeRO-3, whose own weights files are
+# empty. What is made of its shards is loaded with FlagEmbedding and compared with what the live engine answered.
 set -eu
 cd "$(dirname "$0")/.."
 . tools/environment.sh
-environment run .
+environment demo . FlagEmbedding sentence-transformers transformers
 
+case=tests/fixtures/models/m3_z3
 output=${1:-demo-model}
 rm -rf "$output"
-zeroconsolidate inspect tests/fixtures/trainer_zero3_tied/checkpoint
+zeroconsolidate inspect "$case/checkpoint"
 echo
-zeroconsolidate convert tests/fixtures/trainer_zero3_tied/checkpoint "$output"
+zeroconsolidate convert "$case/checkpoint" "$output"
+echo
+python tools/compare_with_live.py "$case" "$output"
 echo
 ls -l "$output"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from .archive.regular import read_small
 from .archive.weights import read_pickled
-from .errors import BadOption, DamagedFile, ZeroConsolidateError, at
+from .audit.config import vocabulary_problems
+from .errors import BadOption, DamagedFile, Disagreement, ZeroConsolidateError, at
 from .plan.expectation import HEADS
 from .plan.layout import INDEX_NAME
 from .write import heads as head_files
@@ -24,11 +25,15 @@ from .write.config import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .options import Options
     from .planning import Planned
     from .run.inputs import Inputs
     from .write.assets import Assets
 
+HEAD_FILES = tuple(f"{head}pt" for head in HEADS)
+"""`colbert_linear.pt` and `sparse_linear.pt`."""
 MAX_TOKENIZER_BYTES = 1 << 28
 """A larger tokenizer.json is copied unedited. Vocabularies of a quarter million entries take some 20 MB."""
 
@@ -43,11 +48,15 @@ class Beside:
     """Output name -> content."""
     notes: tuple[str, ...]
     """What was changed or decided."""
+    warnings: tuple[str, ...]
 
 
 def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) -> Beside:
-    """Read, edit and make the files beside the weights. Raises DamagedFile for a config that is no JSON."""
-    copies, made, notes = dict(assets.copies), dict[str, bytes](), list[str]()
+    """Read, edit and make the files beside the weights.
+
+    Raises DamagedFile for a config that is no JSON, Disagreement for one that speaks of another vocabulary.
+    """
+    copies, made, notes, warnings = dict(assets.copies), dict[str, bytes](), list[str](), list[str]()
     if planned.plan.index is not None:
         made[INDEX_NAME] = planned.plan.index
     hidden_size, bare = None, False
@@ -59,16 +68,27 @@ def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) 
                 text = without_ties(text)
             made["config.json"], changed = readable_before_5(text)
             config = parse(text)
+            warnings += _wrong_vocabulary(text, planned, insisted=options.allow_missing or options.names == "stored")
         if changed:
             notes.append("config.json: rope_theta added beside rope_parameters, for transformers before 5")
         hidden_size = config.get("hidden_size") if isinstance(config, dict) else None
         bare = is_bare(config)
     if (planned.target.unwrapped or options.sentence_transformers) and "tokenizer.json" in copies:
         _tokenizer(copies, made, notes)
-    if planned.target.heads:
-        made |= _heads(planned, inputs)
-    elif options.base_directory is not None and bare:
-        _base_heads(options.base_directory, copies, notes)
+    if planned.target.heads or bare:
+        rebuilt = _heads(planned, inputs)
+        if rebuilt:
+            notes.append(f"{' and '.join(rebuilt)}: rebuilt from the shards")
+        made |= rebuilt
+        wanted = [name for name in HEAD_FILES if name not in made]
+        if wanted and options.base_directory is not None:
+            _base_heads(options.base_directory, wanted, copies, notes)
+        lone = [name for name in wanted if name not in copies]
+        if rebuilt and lone:
+            warnings.append(
+                f"{lone[0]} is nowhere, and without it BGEM3FlagModel takes random heads; name the model that the "
+                "training started from with --base"
+            )
     if options.sentence_transformers is not None:
         if not str(hidden_size).isdigit():
             raise BadOption("sentence-transformers needs the size of an embedding; config.json states no hidden_size")
@@ -77,7 +97,19 @@ def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) 
         )
     for name in made:
         copies.pop(name, None)
-    return Beside(copies=copies, made=made, notes=tuple(notes))
+    return Beside(copies=copies, made=made, notes=tuple(notes), warnings=tuple(warnings))
+
+
+def _wrong_vocabulary(text: bytes, planned: Planned, *, insisted: bool) -> list[str]:
+    """What config.json says of the vocabulary against the rows that will be written; an error unless insisted."""
+    shapes = {tensor.name: tensor.shape for tensor in planned.plan.tensors()}
+    problems, _ = vocabulary_problems(parse(text, parse_int=int), shapes)
+    if problems and not insisted:
+        raise Disagreement(
+            f"{problems[0].removeprefix('config.json: ')}; loaders would not take these weights; correct config.json, "
+            "or insist with --allow-missing"
+        )
+    return problems
 
 
 def _read(path: str, limit_bytes: int) -> bytes:
@@ -120,9 +152,8 @@ def _heads(planned: Planned, inputs: Inputs) -> dict[str, bytes]:
     return head_files.files(found)
 
 
-def _base_heads(base: str, copies: dict[str, str], notes: list[str]) -> None:
+def _base_heads(base: str, names: Sequence[str], copies: dict[str, str], notes: list[str]) -> None:
     """Heads that were not trained are the base model's; FlagEmbedding loads both or takes random ones."""
-    names = [f"{head.rstrip('.')}.pt" for head in HEADS]
     paths = {name: os.path.join(base, name) for name in names}
     if not all(os.path.isfile(path) for path in paths.values()):
         return
@@ -137,4 +168,5 @@ def _base_heads(base: str, copies: dict[str, str], notes: list[str]) -> None:
             notes.append(f"{name} of the base model is empty, and was not copied")
             return
     copies |= paths
-    notes.append(f"{' and '.join(paths)} are the base model's: they were not trained")
+    many = "are the base model's: they were" if len(paths) > 1 else "is the base model's: it was"
+    notes.append(f"{' and '.join(paths)} {many} not trained")

@@ -138,7 +138,8 @@ def _parser() -> argparse.ArgumentParser:
                        help="compare every byte of OUTPUT with this checkpoint")  # fmt: skip
     other.add_argument("--source", metavar="CHECKPOINT", action="append",
                        help="check this checkpoint instead of an output")  # fmt: skip
-    verify.add_argument("--base", metavar="DIR", help="with --against: the model that adapters were merged into")
+    verify.add_argument("--base", metavar="DIR|ID",
+                        help="with --against: the --base that the output was made with")  # fmt: skip
     verify.add_argument("--tag", metavar="T", help="which tag of the checkpoint (default: the one `latest` names)")
     verify.add_argument("--quiet", action="store_true", help="no progress bar, print problems only")
     verify.add_argument("--json", action="store_true", help="print the result as one JSON object")

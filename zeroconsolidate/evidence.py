@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 ARCHITECTURE_SECONDS = 300
-"""How long building a model on the meta device may take. Even 671 billion parameters take a second."""
+"""How long building a model on the meta device may take. 671 billion parameters take half a minute."""
 
 _LEGACY = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 """What transformers 5 writes for BERT's kin under ZeRO-3 (it reverses its own legacy renaming by mistake)."""

@@ -1,4 +1,4 @@
-"""Adapter runs: recognise them, and choose what becomes of the adapters. Wires `catalog` and `plan` for `api`."""
+"""What becomes of the adapters of a run: written for PEFT, or merged. Wires `catalog` and `plan` for `api`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from .archive.json_file import read_json
 from .archive.weights import read_weights
-from .catalog.peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
-from .catalog.wrapping import PEFT_MODEL, Kind, Part, adapters_in, take_apart
-from .errors import BadOption, NotACheckpoint, UnsupportedLayout, WitnessMismatch, at
+from .catalog.wrapping import Kind
+from .errors import UnsupportedLayout, WitnessMismatch, at
 from .plan.adapter import ADAPTER_CONFIG, adapter_files
 from .plan.build import ModelPlan, Selection, build_adapters, padding_bytes, select
 from .plan.merge import BY_FORMULA, BY_PEFT, Merger, MergeResult
@@ -21,96 +20,13 @@ from .plan.wrapped import collect
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from .adapters import Adapters
     from .catalog.facts import Catalog
+    from .catalog.peft_config import PeftConfig
     from .dtypes import DType
     from .plan.build import Source
     from .run.inputs import Inputs
     from .write.assets import Assets
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adapters:
-    """The adapters of a checkpoint that were chosen, in order."""
-
-    parts: Mapping[str, Part]
-    """Every name of the checkpoint, taken apart."""
-    present: tuple[str, ...]
-    """Every adapter of the checkpoint."""
-    configs: Mapping[str, PeftConfig]
-    """By adapter, in order: the chosen ones."""
-    files: Mapping[str, str]
-    """By adapter: the path of its adapter_config.json."""
-    ties: Mapping[str, str]
-    """alias -> name, those of tensors that were not saved included."""
-
-    @property
-    def is_wrapped(self) -> bool:
-        """Whether the trainer had wrapped something around the PEFT model."""
-        return any(part.wrapper for part in self.parts.values())
-
-    @property
-    def kinds(self) -> str:
-        """The adapters in words: `default (LORA)`."""
-        return ", ".join(f"{name} ({config.peft_type})" for name, config in self.configs.items())
-
-
-def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) -> Adapters | None:
-    """The adapters of the checkpoint; None if it has none, or if they are to be kept as they are.
-
-    `lora`: `adapter`, `merge`, `keep` or None. `chosen`: names of adapters; by default all that were trained. Raises
-    BadOption for wishes that make no sense, NotACheckpoint if adapter_config.json is missing.
-    """
-    root = catalog.origin.root
-    names = list(dict.fromkeys([*catalog.order, *catalog.unsaved_ties, *catalog.unsaved_ties.values()]))
-    config_path = os.path.join(root, ADAPTER_CONFIG)
-    first = read_peft_config(_read(config_path)) if os.path.isfile(config_path) else None
-    wrapped = any(f".{PEFT_MODEL}" in f".{name}" for name in names)
-    prefixes = tuple(prefix for group in TUNER_PREFIXES.values() for prefix in group)
-    if first is not None:
-        prefixes = TUNER_PREFIXES.get(first.peft_type, prefixes)
-    parts = take_apart(names, prefixes) if wrapped or first is not None else {}
-    present = adapters_in(parts.values())
-    if lora == "keep" or not present:
-        if lora in ("adapter", "merge") or (chosen and lora != "keep"):
-            kind = f"; {ADAPTER_CONFIG} says {first.peft_type}, whose parameters are none of its" if first else ""
-            raise BadOption(f"the checkpoint has no adapters that --lora could work on{kind}")
-        if chosen:
-            raise BadOption("--adapter chooses adapters to write or merge; with --lora keep there is no choice")
-        return None
-    for name in chosen:
-        if name not in present:
-            raise BadOption(f"the checkpoint has no adapter {name!r}; it has {', '.join(present)}")
-    wanted = tuple(dict.fromkeys(chosen)) or present
-    if lora == "merge" and len(wanted) > 1 and not chosen:
-        raise BadOption(
-            f"the checkpoint has several adapters ({', '.join(present)}); name those to merge, in order, with --adapter"
-        )
-    files = {name: _config_file(root, name, alone=len(present) == 1) for name in wanted}
-    return Adapters(
-        parts=parts,
-        present=present,
-        configs={name: read_peft_config(_read(path)) for name, path in files.items()},
-        files=files,
-        ties={**catalog.ties, **catalog.unsaved_ties},
-    )
-
-
-def _read(path: str) -> dict[str, object]:
-    return read_json(path)
-
-
-def _config_file(root: str, adapter: str, *, alone: bool) -> str:
-    """PEFT keeps `default` in the checkpoint itself and every other adapter in a folder of its name."""
-    places = [os.path.join(root, adapter, ADAPTER_CONFIG)] if adapter != "default" else []
-    if alone or adapter == "default":
-        places.append(os.path.join(root, ADAPTER_CONFIG))
-    for place in places:
-        if os.path.isfile(place):
-            return place
-    raise NotACheckpoint(
-        f"the names are those of a PEFT model, but the configuration of its adapter {adapter!r} is missing; "
-        f"expected {places[0]}; put it there, or write the raw names with --lora keep"
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

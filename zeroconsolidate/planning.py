@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from .adapters import Adapters, find_adapters
 from .errors import BadOption
 from .lazy import parse_dtype
-from .lora import Adapted, Adapters, find_adapters, plan_export, plan_merge
+from .lora import Adapted, plan_export, plan_merge
 from .opening import open_catalog, open_incomplete, roots_of
 from .plan.build import ModelPlan, Selection, Source, build, padding_bytes, select, sources
 from .plan.rescue import Patched
 from .rescuing import frozen_of_base, rescued
-from .target import Target, Wishes, fit
+from .target import Target, fit
+from .verdict import Wishes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,6 +66,8 @@ def open_for(src: Roots, tag: str | None, options: Options) -> Opened:
         catalog, report, filled_from = open_catalog(src, tag), None, ()
         stored = whole = sources(catalog)
     adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters)
+    if adapters is not None and report is not None:
+        _refuse_broken(adapters, report)
     return Opened(
         catalog=catalog,
         stored=stored,
@@ -74,6 +78,22 @@ def open_for(src: Roots, tag: str | None, options: Options) -> Opened:
         filled_from=filled_from,
         adapters=adapters,
     )
+
+
+def _refuse_broken(adapters: Adapters, report: RescueReport) -> None:
+    """An adapter is whole or worth nothing: whoever loads it puts random numbers in the place of what is not in its
+    file, and a merge would leave the original's weights as if nothing had been trained. Raises BadOption."""
+    broken = [
+        name
+        for name in report.not_written
+        if name in adapters.parts and adapters.parts[name].adapter in adapters.configs
+    ]
+    if broken:
+        raise BadOption(
+            f"{len(broken)} tensors of the adapter have lost a part, such as {broken[0]}, and an adapter is of use "
+            "only whole: fill it (--fill) with an earlier step that was written with --lora keep, take zeros "
+            "(--rescue=zeros), or write what is whole under its raw names (--lora keep)"
+        )
 
 
 def plan_model(opened: Opened, options: Options) -> Planned:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,17 +10,17 @@ from .errors import BadOption, WrongNames, ZeroConsolidateError
 from .evidence import Evidence, stated
 from .plan.base import filled
 from .plan.build import Selection, Source
-from .plan.expectation import Naming, compare, complaint, is_kin
+from .plan.expectation import Naming, compare
 from .plan.naming import best_mapping, decide, judge, renamed, unique, without_evidence
 from .plan.rows import to_hub
+from .verdict import is_fused, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from .catalog.facts import Catalog, Shape
-
-VALUE_HEAD = "v_head."
-"""TRL's head for a causal model, which transformers ignores and TRL reads from the same file."""
+    from .plan.expectation import Expectation
+    from .verdict import Wishes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,24 +36,11 @@ class Target:
     unwrapped: bool
     """Whether a wrapper around the model was undone."""
     complete: bool = False
-    """Whether the target itself was asked, and finds every parameter."""
+    """Whether every parameter that was expected is there."""
     from_base: tuple[str, ...] = ()
     """Output names that the base model's weights supply."""
     files: tuple[str, ...] = ()
     """The base model's files that are read for them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What the caller asked for."""
-
-    names: str
-    """`hub` (evidence decides, hub layout), `in-memory` (evidence decides, layout as trained), `stored`."""
-    rename: Sequence[str] | Callable[[str], str] | None
-    base: str | None
-    allow_missing: bool
-    partial: bool
-    """Whether tensors were left out on purpose, so that missing names are no surprise."""
 
 
 def fit(catalog: Catalog, selection: Selection, wishes: Wishes) -> Target:
@@ -73,16 +59,17 @@ def fit(catalog: Catalog, selection: Selection, wishes: Wishes) -> Target:
     if wishes.names == "hub":
         fitted, note = _hub(fitted, evidence, naming)
         reason += note
-    if naming.missing and wishes.base is not None and not wishes.partial and wishes.names == "hub":
-        fitted, from_base, files = _filled(fitted, naming, evidence, wishes.base)
-    naming = replace(naming, missing=_still_missing(naming, fitted, evidence) if from_base else naming.missing)
+    if naming.missing and wishes.base is not None and not wishes.partial:
+        expected = _files_names(naming, evidence) if wishes.names == "hub" else naming.expectation
+        fitted, from_base, files = _filled(fitted, naming, expected, wishes.base)
+        naming = replace(naming, missing=_missing(fitted, expected) if from_base else naming.missing)
     return Target(
         selection=fitted,
         heads=heads,
         reason=reason,
-        warnings=tuple(_judgement(naming, selection, wishes, evidence)),
+        warnings=tuple(verdict(naming, selection, wishes, evidence)),
         unwrapped=any(name != new for name, new in naming.mapping.items()),
-        complete=naming.loads and naming.expectation is not None and naming.expectation.exact,
+        complete=naming.loads and naming.expectation is not None,
         from_base=from_base,
         files=files,
     )
@@ -195,7 +182,7 @@ def _hub(selection: Selection, evidence: Evidence, naming: Naming) -> tuple[Sele
     """The hub's layout of tensors that transformers 5 holds in another one."""
     if naming.expectation is not None and naming.expectation.layout == "hub":
         return selection, ""
-    if evidence.architecture is None and any(map(_is_fused, selection.named)):
+    if evidence.architecture is None and any(map(is_fused, selection.named)):
         raise WrongNames(
             "the names are those transformers 5 gives fused experts in memory, which other loaders do not know, and "
             f"the hub's layout cannot be asked for: {evidence.silence}; install transformers 5, or write them as they "
@@ -208,95 +195,31 @@ def _hub(selection: Selection, evidence: Evidence, naming: Naming) -> tuple[Sele
     return converted, f"; {changed} tensors in the hub's layout" if changed else ""
 
 
-def _is_fused(name: str) -> bool:
-    """Whether this is one tensor of all experts, where files have one an expert."""
-    _, experts, rest = name.rpartition(".experts.")
-    return bool(experts) and not any(part.isdigit() for part in rest.split("."))
+def _files_names(naming: Naming, evidence: Evidence) -> Expectation | None:
+    """What the files of the model are to have: the architecture's, or those of weights of the same model."""
+    return naming.expectation if evidence.architecture is None else evidence.architecture.hub
 
 
 def _filled(
-    selection: Selection, naming: Naming, evidence: Evidence, base: str
+    selection: Selection, naming: Naming, expected: Expectation | None, base: str
 ) -> tuple[Selection, tuple[str, ...], tuple[str, ...]]:
     """(`selection` with what the checkpoint lacks and the base model has, those names, the base model's files)."""
-    if evidence.architecture is None or naming.unexpected or naming.mismatched:
+    if expected is None or naming.unexpected or naming.mismatched:
         return selection, (), ()  # it is not certain that what is missing was not trained
     try:
         tensors = read_weights(base).tensors
     except ZeroConsolidateError:
         return selection, (), ()  # said as missing names
-    found = filled(selection, evidence.architecture.hub, tensors)
-    named = {name: found.get(name) or selection.named.get(name) for name in evidence.architecture.hub.shapes}
+    found = filled(selection, expected, tensors)
+    named = {name: found.get(name) or selection.named.get(name) for name in expected.shapes}
     ordered = {name: source for name, source in named.items() if source is not None} | dict(selection.named)
     files = tuple(dict.fromkeys(tensors[source.name].file for source in found.values()))
     return Selection(named=ordered, left_out=selection.left_out), tuple(found), files
 
 
-def _still_missing(naming: Naming, fitted: Selection, evidence: Evidence) -> tuple[str, ...]:
-    if evidence.architecture is None:
-        return naming.missing
+def _missing(fitted: Selection, expected: Expectation | None) -> tuple[str, ...]:
+    """What the model would not find in `fitted`."""
+    if expected is None:
+        return ()
     shapes = {name: source.shape for name, source in fitted.named.items()}
-    return compare({name: name for name in shapes}, shapes, {}, evidence.architecture.hub, "").missing
-
-
-def _judgement(naming: Naming, selection: Selection, wishes: Wishes, evidence: Evidence) -> list[str]:
-    """What is to be said about names that do not fit. Raises WrongNames where the user has not insisted."""
-    expectation, insisted = naming.expectation, wishes.allow_missing or wishes.rename is not None
-    silence = "" if evidence.architecture is not None else evidence.silence
-    if expectation is None:
-        if not os.path.isfile(os.path.join(evidence.directory, "config.json")):
-            return []  # no model that could be loaded by its config: nothing to compare is nothing amiss
-        return [
-            f"names could not be compared with what the model expects: {silence or 'no weights are at hand'}; "
-            "install transformers, or name the original model with --base"
-        ]
-    buffers = {naming.mapping.get(n, n) for n, source in selection.named.items() if source.role == "buffer"}
-    extra = [name for name in naming.unexpected if name.startswith(VALUE_HEAD)]
-    wrong = replace(
-        naming,
-        missing=() if wishes.partial else naming.missing,
-        unexpected=tuple(name for name in naming.unexpected if name not in buffers and name not in extra),
-    )
-    told = [f"{', '.join(extra)}: TRL reads them, transformers ignores them"] if extra else []
-    untied = _wrongly_tied(naming, selection)
-    if untied and not insisted:
-        raise WrongNames(
-            f"config.json ties {untied[0]!r} to {expectation.ties[untied[0]]!r}, but the checkpoint has two tensors, "
-            'and loaders do not agree which they take; set "tie_word_embeddings" to false in config.json, or insist '
-            "with --allow-missing"
-        )
-    if wrong.fits:
-        return told
-    if expectation.exact:
-        if not insisted:
-            raise complaint(wrong, _hint(wrong, evidence) or silence)
-        return [*told, str(complaint(wrong))]
-    if not insisted and not is_kin(wrong):
-        raise complaint(wrong, silence)
-    return [*told, *_against_base(wrong)]
-
-
-def _wrongly_tied(naming: Naming, selection: Selection) -> list[str]:
-    """Aliases that the target ties to another parameter, and that are tensors of their own in the checkpoint."""
-    sources = {naming.mapping.get(name, name): source.name for name, source in selection.named.items()}
-    ties = naming.expectation.ties if naming.expectation else {}
-    return [a for a, kept in ties.items() if a in sources and kept in sources and sources[a] != sources[kept]]
-
-
-def _hint(naming: Naming, evidence: Evidence) -> str:
-    """What transformers 4 cannot know."""
-    if any(map(_is_fused, naming.unexpected)) and evidence.architecture and not evidence.architecture.conversions:
-        return "experts are fused as transformers 5 has them in memory: install transformers 5 to convert them"
-    return ""
-
-
-def _against_base(naming: Naming) -> list[str]:
-    """What a comparison with the base model leaves to be said; it is no proof, since heads come and go."""
-    kinds = {
-        "are not those of": naming.unexpected,
-        "are only in": naming.missing,
-        "have another shape than in": naming.mismatched,
-    }
-    told = [
-        f"{len(names)} parameters {what} the base model, such as {names[0]}" for what, names in kinds.items() if names
-    ]
-    return [f"names were compared with the base model only: {'; '.join(told)}"]
+    return compare({name: name for name in shapes}, shapes, {}, expected, "").missing

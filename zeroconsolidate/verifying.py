@@ -44,7 +44,8 @@ def verify(
         alone.audit_output(directory, findings)
         return findings.verification(directory, time.monotonic() - began)
     weights = read_weights(directory)
-    options = Options.recorded((alone.read_manifest(directory) or {}).get("options", {}), base=base)
+    recorded = (alone.read_manifest(directory) or {}).get("options", {})
+    options = Options.recorded(recorded, base=base)
     opened = open_for(against, tag, options)
     catalog, plan = opened.catalog, plan_model(opened, options).plan
     planned = {tensor.name: tensor for tensor in plan.tensors()}
@@ -54,6 +55,11 @@ def verify(
     findings = _findings(progress, bytewise.work_bytes(weights, planned))
     with Inputs() as inputs:
         bytewise.audit_against(weights, planned, aliases, inputs, findings)
+    if findings.problems and base is None and recorded.get("base"):
+        findings.notes.append(
+            f"the output was made with the base model {recorded['base']}, which may be what is missing here: "
+            "name it with --base"
+        )
     return findings.verification(directory, time.monotonic() - began)
 
 

@@ -18,6 +18,8 @@ LOADERS = {
     "m3": transformers.AutoModel,
     "embedder": transformers.AutoModel,
     "reranker": transformers.AutoModelForSequenceClassification,
+    "llm_embedder": transformers.AutoModel,
+    "llm_reranker": transformers.AutoModelForCausalLM,
 }
 
 
@@ -44,9 +46,18 @@ def answers(case: ModelCase, model: torch.nn.Module, directory: Path) -> dict[st
         parameter.data = parameter.data.clone()
     if case.recipe == "causal":
         return {"logits": model(**inputs, use_cache=False).logits}
+    if case.recipe == "llm_reranker":
+        # The logit of `Yes` after the prompt (FlagEmbedding `reranker/decoder_only/base/modeling.py`). transformers 4
+        # does not know the tokenizer class that 5 names, so that AutoTokenizer is of no use.
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
+        yes = tokenizer("Yes", add_special_tokens=False)["input_ids"][-1]
+        return {"scores": model(**inputs, use_cache=False).logits[:, -1, yes]}
     if case.recipe == "reranker":
         return {"scores": model(**inputs).logits}
     hidden = model(**inputs).last_hidden_state
+    if case.recipe == "llm_embedder":
+        last = inputs["attention_mask"].cumsum(1).argmax(1)  # of left or right padding alike
+        return {"embeddings": functional.normalize(hidden[torch.arange(len(hidden)), last], dim=-1)}
     vectors = functional.normalize(hidden[:, 0], dim=-1)
     if case.recipe == "embedder":
         return {"embeddings": vectors}
@@ -62,7 +73,7 @@ def answers(case: ModelCase, model: torch.nn.Module, directory: Path) -> dict[st
 
 
 def assert_equal_answers(case: ModelCase, found: dict[str, torch.Tensor], kind: str) -> None:
-    """`kind`: `live` (the training dtype) or `float32` (the masters)."""
+    """`kind`: `live` (the training dtype), `float32` (the masters) or `merged` (those, adapters merged)."""
     expected = {name.removeprefix(f"{kind}."): t for name, t in case.outputs.items() if name.startswith(f"{kind}.")}
     assert set(found) == set(expected)
     for name, tensor in expected.items():

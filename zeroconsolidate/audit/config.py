@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..archive.located import LocatedTensor
+    from ..catalog.facts import Shape
 
 _EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "shared.weight")
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "embedding_size", "word_embed_proj_dim", "dim", "emb_dim")
@@ -33,9 +34,11 @@ def config_problems(directory: str, tensors: Mapping[str, LocatedTensor]) -> tup
         return ["config.json: expected an object"], []
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     problems: list[str] = []
+    vocabulary, found = vocabulary_problems(config, {name: tensor.shape for name, tensor in tensors.items()})
+    problems += vocabulary
     checks = [
         *_dtype(config, tensors, problems),
-        *_vocabulary(text, tensors, problems),
+        *found,
         *_layers(text, tensors, problems),
     ]
     return problems, [f"config.json: {', '.join(checks)}"] if checks else []
@@ -51,14 +54,17 @@ def _dtype(config: Mapping[str, Any], tensors: Mapping[str, LocatedTensor], prob
     return ["dtype"]
 
 
-def _vocabulary(config: Any, tensors: Mapping[str, LocatedTensor], problems: list[str]) -> list[str]:
+def vocabulary_problems(config: Any, shapes: Mapping[str, Shape]) -> tuple[list[str], list[str]]:
+    """(problems, checks done): the embedding of tokens, if there is one of a known name, against what config says."""
+    config = config.get("text_config", config) if isinstance(config, dict) else {}
     found = [
-        (name, t.shape)
-        for name, t in tensors.items()
-        if len(t.shape) == 2 and any(name == e or name.endswith(f".{e}") for e in _EMBEDDINGS)
+        (name, shape)
+        for name, shape in shapes.items()
+        if len(shape) == 2 and any(name == e or name.endswith(f".{e}") for e in _EMBEDDINGS)
     ]
-    if len(found) != 1:
-        return []
+    if len(found) != 1 or not isinstance(config, dict):
+        return [], []
+    problems = []
     name, (rows, width) = found[0]
     vocabulary = config.get("vocab_size")
     widths = [config[key] for key in _WIDTHS if isinstance(config.get(key), int)]
@@ -66,7 +72,7 @@ def _vocabulary(config: Any, tensors: Mapping[str, LocatedTensor], problems: lis
         problems.append(f"config.json: 'vocab_size' is {vocabulary}, but {name} has {rows} rows")
     if widths and width not in widths:
         problems.append(f"config.json: the width is {widths[0]}, but {name} has {width} columns")
-    return ["vocabulary and width"] if widths or isinstance(vocabulary, int) else []
+    return problems, ["vocabulary and width"] if widths or isinstance(vocabulary, int) else []
 
 
 def _layers(config: Any, tensors: Mapping[str, LocatedTensor], problems: list[str]) -> list[str]:

@@ -150,8 +150,20 @@ def _uses_each_once(traced: Iterable[torch.Tensor], given: Iterable[torch.Tensor
     """Whether what came out is what went in, in another order."""
     import torch
 
-    out = torch.cat([tensor.reshape(-1) for tensor in traced]).sort().values
-    return torch.equal(out, torch.cat([tensor.reshape(-1) for tensor in given]).sort().values)
+    out = torch.cat([tensor.reshape(-1) for tensor in traced])
+    flat = sorted((tensor.reshape(-1) for tensor in given if tensor.numel()), key=lambda tensor: int(tensor[0]))
+    sizes = [tensor.numel() for tensor in flat]
+    if not sizes or out.numel() != sum(sizes):
+        return out.numel() == sum(sizes)
+    firsts = torch.stack([tensor[0] for tensor in flat])
+    ends = torch.tensor(sizes).cumsum(0)
+    owner = torch.searchsorted(firsts, out, right=True) - 1
+    within = out - firsts[owner]  # of a negative owner, too: the last first number, which is larger
+    if bool(((owner < 0) | (within < 0) | (within >= torch.tensor(sizes)[owner])).any()):
+        return False
+    seen = torch.zeros(out.numel(), dtype=torch.bool)
+    seen[within + (ends - torch.tensor(sizes))[owner]] = True
+    return bool(seen.all())
 
 
 def _numbered(tensor: torch.Tensor, number: int, *, rows: bool) -> torch.Tensor:

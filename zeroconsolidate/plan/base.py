@@ -58,7 +58,7 @@ def filled(selection: Selection, expected: Expectation, base: Mapping[str, Locat
     tied = {name for pair in expected.ties.items() if not selection.named.keys().isdisjoint(pair) for name in pair}
     found = {}
     for name, shape in expected.shapes.items():
-        if name in there and name not in selection.named and name not in tied and shapes[there[name]] == shape:
+        if name in there and name not in selection.named and name not in tied and shape in (None, shapes[there[name]]):
             tensor = base[there[name]]
             found[name] = Source(name=there[name], shape=tensor.shape, recipe=View(tensor), role="frozen")
     return found
