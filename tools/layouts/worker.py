@@ -51,8 +51,9 @@ def work(case: Case, rank: int, port: int, out: Path) -> None:
     job.engine.save_checkpoint(str(out / "checkpoint"), client_state=job.client_state, **case.save)
     writer = getattr(job.engine, "checkpoint_engine", None)
     if hasattr(writer, "is_decoupled") and writer.is_decoupled():
-        # Else the next step would, or the engine's end.
+        # Else the next step would commit, and the writer's process would outlive this one.
         job.engine._commit_decoupled_checkpoint()
+        writer.cleanup()
     live.record(job, out / "live")
     dist.barrier()
     sys.stdout.flush()
