@@ -294,6 +294,66 @@ def test_a_product_is_added_to_its_weight():
     assert result.from_checkpoint == {"q.weight": "float32", "norm.weight": "float32"}
 
 
+def test_several_adapters_are_merged_in_their_order_where_they_are():
+    named = lora("q", 4, 3, adapter="y") | lora("q", 4, 3, adapter="x") | lora("k", 4, 3, adapter="y")
+    named |= {f"{PEFT}{module}.base_layer.weight": stored(4, 3) for module in ("q", "k")}
+    made = recipes(merge(named, configs={"x": config(), "y": config()}))
+    assert [part.adapter for part in made["q.weight"].parts] == ["x", "y"]
+    assert [part.adapter for part in made["k.weight"].parts] == ["y"]
+
+
+def test_a_pattern_that_is_of_no_known_kind():
+    with pytest.raises(UnsupportedLayout, match=r"a pattern of the adapter is of a kind that is not known"):
+        config(rank_pattern={"(q": 4}).rank_of("q")
+
+
+def test_a_parameter_that_was_targeted_is_added_to_by_its_own_wrapper():
+    """The parameters of a module have wrappers in one another; the original's files tell their order."""
+    up = {f"{PEFT}experts.base_layer.lora_A.default.weight": trained(4, 3),
+          f"{PEFT}experts.base_layer.lora_B.default.weight": trained(8, 4)}  # fmt: skip
+    down = {
+        f"{PEFT}experts.lora_A.default.weight": trained(4, 4),
+        f"{PEFT}experts.lora_B.default.weight": trained(3, 4),
+    }
+    configs = {"default": config(target_parameters=["experts.gate_up_proj", "experts.down_proj"])}
+    original = {"experts.gate_up_proj": tensor(2, 8, 3), "experts.down_proj": tensor(2, 3, 4)}
+    made = recipes(merge(up | down, configs=configs, original=original))
+    assert {name: recipe.parts[0].lie for name, recipe in made.items()} == {
+        "experts.gate_up_proj": Lie.EXPERTS, "experts.down_proj": Lie.EXPERTS
+    }  # fmt: skip
+    matrix = {f"{PEFT}m.lora_A.default.weight": trained(2, 3), f"{PEFT}m.lora_B.default.weight": trained(4, 2)}
+    alone = {"default": config(target_parameters=["m.weight"])}
+    made = recipes(merge(matrix | {f"{PEFT}m.base_layer.weight": stored(4, 3)}, configs=alone))
+    assert made["m.weight"].parts[0].rounds_first
+
+
+def test_a_tied_weight_is_written_once_with_what_either_name_adds():
+    named = lora("h", 9, 3) | {f"{PEFT}e.weight": stored(9, 3)}
+    ties = {f"{PEFT}h.base_layer.weight": f"{PEFT}e.weight", "lost.alias": f"{PEFT}e.weight"}
+    for copy_ties in (False, True):
+        made = recipes(merge(named, ties=ties, copy_ties=copy_ties))
+        assert {name: type(recipe) for name, recipe in made.items()} == {"e.weight": Merged}
+
+
+def test_a_tensor_that_was_trained_under_two_names_is_written_once_unless_asked():
+    """modules_to_save of a tied model: both names stand for one tensor of the checkpoint."""
+    both = trained(9, 3, key="one")
+    named = {f"{PEFT}{module}.modules_to_save.default.weight": both for module in ("e", "h")}
+    result = merge(named)
+    assert (list(result.selection.named), result.selection.left_out) == (["e.weight"], ("h.weight",))
+    assert list(merge(named, copy_ties=True).selection.named) == ["e.weight", "h.weight"]
+
+
+def test_a_convolution_is_merged_whole():
+    named = {
+        f"{PEFT}c.lora_A.default.weight": trained(2, 3, 5, 5),
+        f"{PEFT}c.lora_B.default.weight": trained(4, 2, 1, 1),
+        f"{PEFT}c.base_layer.weight": stored(4, 3, 5, 5),
+    }
+    made = recipes(merge(named))["c.weight"]
+    assert (made.row_numel, made.rows, made.blocks()) == (75, 4, (0, 4))
+
+
 def test_a_bias_of_the_adapter_is_added_to_the_modules():
     named = lora("q", 4, 3) | {f"{PEFT}q.lora_B.default.bias": trained(4), f"{PEFT}q.base_layer.weight": stored(4, 3)}
     made = recipes(merge(named | {f"{PEFT}q.base_layer.bias": stored(4)}))
@@ -514,6 +574,7 @@ def test_computed_tensors_read_what_goes_into_them():
         half = Rows((recipe,), 1, ((0, 0, recipe.numel // 2),))
         assert is_computed(half)
         assert nbytes(half) == nbytes(recipe) * (recipe.numel // 2) // recipe.numel
+        assert memory_bytes(half) == memory_bytes(recipe)
     assert not is_computed(Rows((View(tensor(4)),), 1, ((0, 0, 2),)))
 
 
