@@ -5,148 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from catalogs import BF16, UNSET, catalog, half, model, optimizer, optimizer3, stage2, stage3, tensor
 
 from zeroconsolidate.archive.inert import Inert
-from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor
-from zeroconsolidate.archive.names import FileKind, FileName, parse
+from zeroconsolidate.archive.names import FileKind, parse
 from zeroconsolidate.archive.raw import CheckpointFiles, RawFile
 from zeroconsolidate.catalog import fields
 from zeroconsolidate.catalog.agree import are_missing
 from zeroconsolidate.catalog.facts import Cut, FlatGroup, FrozenStripes, Member
-from zeroconsolidate.catalog.incomplete import read_incomplete
 from zeroconsolidate.catalog.read import read
+from zeroconsolidate.catalog.whole_optimizer import read_whole_optimizer
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import DamagedFile, Disagreement, MissingFiles, UnsupportedLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
+    from zeroconsolidate.archive.located import LocatedTensor
     from zeroconsolidate.catalog.facts import Catalog
-
-
-def tensor(
-    *shape: int, dtype: DType = DType.F32, key: str = "0", stride: tuple[int, ...] | None = None, item: Any = None
-) -> LocatedTensor:
-    """A tensor that lies somewhere; nobody will read it."""
-    contiguous: list[int] = []
-    step = 1
-    for n in reversed(shape):
-        contiguous.insert(0, step)
-        step *= max(n, 1)
-    storage = LocatedStorage(file="dir/f.pt", key=key, start=64, numel=1 << 20, dtype=dtype, big_endian=False)
-    return LocatedTensor(storage, 0, shape, tuple(contiguous) if stride is None else stride, item)
-
-
-BF16 = DType.BF16
-UNSET: Any = object()
-
-
-def half(*shape: int, key: str = "0") -> LocatedTensor:
-    return tensor(*shape, dtype=BF16, key=key)
-
-
-def model(rank: int = 0, **changes: Any) -> dict[str, Any]:
-    """A model file of two ranks at stage 2: two parameters, a buffer."""
-    content = {
-        "module": {
-            "a": tensor(3, 2, dtype=BF16, key="a"),
-            "b": tensor(3, dtype=BF16, key="b"),
-            "n": tensor(2, key="n"),
-        },
-        "buffer_names": ["n"],
-        "param_shapes": [{"a": (3, 2), "b": (3,)}],
-        "frozen_param_shapes": {},
-        "frozen_param_fragments": {},
-        "shared_params": {},
-        "global_steps": 5,
-        "dp_world_size": 2,
-        "mp_world_size": 1,
-        "ds_version": "0.19.8",
-        "ds_config": {"optimizer": {"type": "AdamW"}},
-    }
-    return {key: value for key, value in (content | changes).items() if value is not UNSET}
-
-
-def optimizer(rank: int = 0, *, top: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    state = {
-        "single_partition_of_fp32_groups": [tensor(6) if rank == 0 else tensor(3)],
-        "zero_stage": Inert("ZeroStageEnum", (2,)),
-        "partition_count": [2],
-        "base_optimizer_state": {
-            "state": {0: {"step": tensor(item=5.0), "exp_avg": tensor(6), "flag": 3}},
-            "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99), "params": [0], "decoupled": None, "w": tensor(1)}],
-        },
-    }
-    state = {key: value for key, value in (state | changes).items() if value is not UNSET}
-    return {"optimizer_state_dict": state, "ds_version": "0.19.8", "ds_config": {}} | (top or {})
-
-
-def stage3(rank: int = 0, **changes: Any) -> dict[str, Any]:
-    """A model file at stage 3; `a` has a stripe of 3, `b` of 2."""
-    placeholders = {"a": tensor(0, dtype=BF16), "b": tensor(0, dtype=BF16), "n": tensor(2, key="n")}
-    return model(rank, **({"module": placeholders} | changes))
-
-
-def optimizer3(rank: int = 0, **changes: Any) -> dict[str, Any]:
-    return optimizer(
-        rank,
-        **{
-            "single_partition_of_fp32_groups": UNSET,
-            "base_optimizer_state": UNSET,
-            "fp32_flat_groups": [tensor(5)],
-            "partition_count": 2,
-            "zero_stage": 3,
-        }
-        | changes,
-    )
-
-
-def catalog(
-    models: list[dict[str, Any]],
-    optimizers: list[dict[str, Any]],
-    *,
-    stage: int = 2,
-    incomplete: bool = False,
-    ranks: tuple[int, ...] | None = None,
-    model_ranks: tuple[int, ...] | None = None,
-) -> Catalog:
-    """Read these contents as the files of ranks 0, 1, …"""
-    contents: dict[str, tuple[FileKind, FileName, dict[str, Any]]] = {}
-    for rank, content in zip(model_ranks or range(len(models)), models, strict=True):
-        prefix = f"zero_pp_rank_{rank}_mp_rank_00" if stage == 3 else f"mp_rank_{rank:02d}"
-        _add(contents, f"{prefix}_model_states.pt", content)
-    for rank, content in zip(ranks or range(len(optimizers)), optimizers, strict=True):
-        _add(contents, f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt", content)
-    by_kind: dict[FileKind, list[FileName]] = {}
-    for kind, name, _ in contents.values():
-        by_kind.setdefault(kind, []).append(name)
-    files = CheckpointFiles(
-        root="dir",
-        tag="t",
-        directory="dir/t",
-        tags=("t",),
-        latest=None,
-        files={kind: tuple(sorted(names)) for kind, names in by_kind.items()},
-    )
-
-    def load(_: CheckpointFiles, kind: FileKind) -> Iterable[RawFile]:
-        for name in files.of(kind):
-            yield RawFile(
-                kind=kind, name=name, path=f"dir/t/{name.name}", content=contents[name.name][2], container="torch zip"
-            )
-
-    return read_incomplete(files, load, {}).catalog if incomplete else read(files, load)
-
-
-def _add(contents: dict[str, Any], name: str, content: dict[str, Any]) -> None:
-    parsed = parse(name)
-    assert parsed is not None
-    contents[name] = (*parsed, content)
-
-
-def stage2(**changes: Any) -> Catalog:
-    """A stage-2 checkpoint whose model file is changed so."""
-    return catalog([model(**changes)], [optimizer(0), optimizer(1)])
 
 
 # --- what is read ----------------------------------------------------------------------------------------------------
@@ -243,6 +117,14 @@ def test_a_name_that_nothing_lists_is_written_as_it_is_and_said():
     found = stage2(module=module(**extra), frozen_param_shapes=None)
     assert list(found.buffers) == ["n", "q"]
     assert found.notes == ("q is listed neither as parameter nor as buffer; written unchanged, as a buffer",)
+
+
+def test_a_float_that_nothing_lists_may_be_a_tie_that_only_values_show():
+    """Frozen parameters are listed at stage 2, and this is none: it may still be a second name of a parameter."""
+    found = stage2(module=module(q=half(2, key="q")))
+    assert [(stray.name, stray.unlisted) for stray in found.strays] == [("q", True)]
+    assert list(found.buffers) == ["n", "q"]
+    assert found.notes == ()
 
 
 def test_entries_that_are_no_tensors_are_left_out_and_said():
@@ -352,6 +234,17 @@ def test_a_placeholder_whose_values_are_nowhere():
         catalog(models, [optimizer3(0), optimizer3(1)], stage=3)
 
 
+def test_a_placeholder_of_one_element_is_no_buffer():
+    """Before DeepSpeed 0.5 stage 3 leaves one element of a parameter. What is alike and listed nowhere is lost too."""
+    left = {name: half(1, key=name) for name in ("a", "b", "lost")} | {"n": tensor(2, key="n")}
+    models = [stage3(rank, module=left) for rank in (0, 1)]
+    with pytest.raises(DamagedFile, match=r"values are nowhere .*> lost\)"):
+        catalog(models, [optimizer3(0), optimizer3(1)], stage=3)
+    # Where parameters leave nothing, one element is a value.
+    models = [stage3(rank, module=stage3()["module"] | {"scale": half(1, key="s")}) for rank in (0, 1)]
+    assert list(catalog(models, [optimizer3(0), optimizer3(1)], stage=3).buffers) == ["n", "scale"]
+
+
 def test_a_module_of_other_shapes():
     changed = module() | {"a": tensor(2, 3, dtype=BF16, key="a")}
     with pytest.raises(Disagreement, match=r"'module' and 'param_shapes' do not describe the same model; .*\(3, 2\)"):
@@ -380,6 +273,8 @@ def test_parameters_that_only_param_shapes_lists_are_in_the_order_too():
         ({"shared_params": ["a"]}, DamagedFile, "'shared_params' is not a mapping of names to names"),
         ({"global_steps": "5"}, DamagedFile, "no usable 'global_steps'; expected int, got str"),
         ({"global_steps": True}, DamagedFile, "no usable 'global_steps'; expected int, got bool"),
+        ({"module": 7}, DamagedFile, "'module' is not a state dict; got int"),
+        ({"mp_world_size": 0}, DamagedFile, "'mp_world_size' is impossible; expected 1 to"),
         ({"mp_world_size": 2}, MissingFiles, "expected those of 2, missing mp_rank_01_model_states"),
         ({"ds_autoep_layers": [1]}, DamagedFile, "'ds_autoep_layers' is not a list of layers"),
         ({"dp_world_size": 3}, MissingFiles, "rank 2 has no complete set of files; expected those of 3 ranks"),
@@ -456,6 +351,82 @@ def test_ranks_that_tell_different_stories(first: dict[str, Any], second: dict[s
         catalog([model()], files)
 
 
+# --- one mapping for all groups (DeepSpeed before 0.5.4) -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("held", "groups"),
+    [
+        ((10, 4), [["a", "b"], ["c"]]),  # a group ends where the next parameter would not fit
+        ((6, 8), [["a"], ["b", "c"]]),
+        ((9, 5), [["a", "b"], ["c"]]),
+    ],
+)
+def test_one_mapping_is_told_apart_by_what_the_groups_hold(held: tuple[int, ...], groups: list[list[str]]):
+    shapes = {"a": (3, 2), "b": (3,), "c": (4,)}
+    copies = {name: half(*shape, key=name) for name, shape in shapes.items()}
+    states = [optimizer(0, single_partition_of_fp32_groups=[tensor(n) for n in held], partition_count=[1, 1])]
+    told = model(module=copies, buffer_names=[], param_shapes=shapes, dp_world_size=1)
+    found = catalog([told], states)
+    assert [[member.name for member in group.members] for group in found.groups] == groups
+
+
+def test_one_mapping_of_stage_3_counts_stripes():
+    """`a` has 5 elements, and a stripe of 3 on each of two ranks: `b` does not fit into what is left of 6."""
+    shapes = {"a": (5,), "b": (1,)}
+    files = {"module": {name: half(0, key=name) for name in shapes}, "buffer_names": [], "param_shapes": shapes}
+    states = [optimizer3(rank, fp32_flat_groups=[tensor(3), tensor(1)]) for rank in (0, 1)]
+    found = catalog([stage3(rank, **files) for rank in (0, 1)], states, stage=3)
+    assert [[member.name for member in group.members] for group in found.groups] == [["a"], ["b"]]
+
+
+# --- the first stage 1 (DeepSpeed before 0.5.4) ----------------------------------------------------------------------
+
+
+def by_intervals(*intervals: Any) -> Catalog:
+    """Two ranks of a group that is communicated in intervals, each of them cut over the ranks."""
+    states = [
+        optimizer(
+            rank,
+            single_partition_of_fp32_groups=UNSET,
+            local_sub_partitions_of_fp32_groups=held,
+            partition_count=UNSET,
+            zero_stage=1,
+        )
+        for rank, held in enumerate(intervals)
+    ]
+    return catalog([model()], states)
+
+
+def test_intervals_are_laid_end_to_end_and_ranks_within_them():
+    held = [[[tensor(3, key=f"rank {rank}, interval {i}") for i in (0, 1)]] for rank in (0, 1)]
+    keys = [partition.storage.key for partition in by_intervals(*held).groups[0].partitions]
+    assert keys == [f"rank {rank}, interval {i}" for i in (0, 1) for rank in (0, 1)]
+
+
+def test_ranks_that_differ_in_their_intervals():
+    with pytest.raises(Disagreement, match="the ranks differ in the number of intervals"):
+        by_intervals([[tensor(3), tensor(3)]], [[tensor(3)]])
+
+
+@pytest.mark.parametrize(("held", "message"), [(7, "is not a list of groups"), ([[]], "has a group without intervals")])
+def test_intervals_that_make_no_sense(held: Any, message: str):
+    with pytest.raises(DamagedFile, match=f"'local_sub_partitions_of_fp32_groups' {message}"):
+        by_intervals(held, held)
+
+
+# --- a shard group smaller than the world (MiCS) ---------------------------------------------------------------------
+
+
+def test_ranks_of_every_shard_group_hold_a_copy():
+    """Two shard groups of two ranks: neighbours share a copy."""
+    models = [stage3(rank, dp_world_size=4) for rank in range(4)]
+    states = [optimizer3(rank, fp32_flat_groups=[tensor(5, key=f"rank {rank}")]) for rank in range(4)]
+    found = catalog(models, states, stage=3)
+    held = {group.holder: [partition.storage.key for partition in group.partitions] for group in found.groups}
+    assert held == {"shard group 0 of 2": ["rank 0", "rank 1"], "shard group 1 of 2": ["rank 2", "rank 3"]}
+
+
 def test_ranks_in_two_dialects():
     with pytest.raises(Disagreement, match="the kind of flat groups differs"):
         catalog([model()], [optimizer(0, zero_stage=UNSET), optimizer3(1, zero_stage=UNSET)])
@@ -477,6 +448,31 @@ def test_model_files_of_different_saves(changes: dict[str, Any], message: str):
         catalog([stage3(0), stage3(1, **changes)], [optimizer3(0), optimizer3(1)], stage=3)
 
 
+@pytest.mark.parametrize(
+    ("counted", "changes", "told"),
+    [
+        (5, {}, False),
+        (6, {}, False),  # DeepSpeed before 0.14 counts a step when it begins
+        (900, {}, True),
+        (3, {"skipped_steps": 2}, False),  # fp16 gradients overflowed twice
+        (3, {}, True),
+        (900, {"global_steps": UNSET}, False),
+        (900, {"ds_config": {"zero_optimization": {"zenflow": {"topk_ratio": 0.1}}}}, False),
+    ],
+)
+def test_steps_that_lie_apart_are_told_at_stage_3(counted: int, changes: dict[str, Any], told: bool):
+    """It is no error: who resumes without the optimizer's state begins its count anew."""
+    moments = {"optimizer_state_dict": {"state": {0: {"step": counted}}, "param_groups": []}}
+    models = [stage3(rank, **changes) for rank in (0, 1)]
+    notes = catalog(models, [optimizer3(rank, **moments) for rank in (0, 1)], stage=3).notes
+    assert any(f"the optimizer files count {counted} steps, the model files 5" in note for note in notes) == told
+
+
+def test_steps_of_stage_2_are_left_to_the_witness():
+    moments = {"base_optimizer_state": {"state": {0: {"step": 900}}, "param_groups": []}}
+    assert catalog([model()], [optimizer(rank, **moments) for rank in (0, 1)]).notes == ()
+
+
 def test_what_differs_is_shown_in_part_if_it_is_long():
     shapes = [{f"layers.{i}.weight": (i + 1,) for i in range(100)}]
     with pytest.raises(Disagreement) as caught:
@@ -492,6 +488,18 @@ def test_no_model_states():
     with pytest.raises(MissingFiles, match="the model states are missing; look for mp_rank_00") as caught:
         catalog([], [optimizer(0)])
     assert caught.value.files == ("mp_rank_00_model_states.pt",)
+
+
+def test_what_is_lost_of_files_that_describe_different_models():
+    states = [optimizer(0, single_partition_of_fp32_groups=[tensor(6), tensor(6)], partition_count=[2, 2])]
+    with pytest.raises(Disagreement, match=r"do not describe the same model; expected 1 flat groups .* got 2"):
+        catalog([model()], states, incomplete=True)
+
+
+def test_what_is_lost_of_more_partitions_than_there_can_be():
+    shapes = [{f"p{i}": (1,)} for i in range(20)]
+    with pytest.raises(DamagedFile, match=r"too much would have to be made up .* got 100000 ranks of 20 groups"):
+        catalog([model(dp_world_size=100_000, param_shapes=shapes, module={})], [], incomplete=True)
 
 
 def test_no_optimizer_states_at_all():
@@ -552,6 +560,61 @@ def test_a_missing_field_has_its_default_or_is_an_error():
     assert fields.field({"k": 3}, "k", int, 7) == 3
     with pytest.raises(DamagedFile, match="no usable 'k'; expected int, got nothing"):
         fields.field({}, "k", int)
+
+
+# --- stage 0 ----------------------------------------------------------------------------------------------------------
+
+
+def stage0(state: Any, **changes: Any) -> Catalog:
+    told = {"param_shapes": None, "frozen_param_shapes": None, "dp_world_size": 1, "ds_config": {}}
+    return catalog([model(**(told | {"optimizer": state} | changes))], [])
+
+
+def test_masters_of_stage_0_are_asked_for():
+    masters = {"fp32_groups": [[tensor(3, 2), tensor(3)]], "optimizer_state_dict": {"state": {}, "param_groups": [{}]}}
+    (question,) = stage0(masters).unnamed
+    assert [list(candidates) for candidates in question.candidates] == [["a", "b"]]
+    # Before DeepSpeed 0.4.2 nothing says what is a buffer: any tensor may be a parameter.
+    (question,) = stage0(masters, buffer_names=None).unnamed
+    assert [list(candidates) for candidates in question.candidates] == [["a", "b", "n"]]
+
+
+def test_the_training_dtype_of_stage_0_is_not_that_of_buffers():
+    values = {"a": half(3, 2, key="a"), "count": tensor(1, dtype=DType.I64), "n": tensor(99, key="n")}
+    masters = {"fp32_groups": [[tensor(3, 2)]], "optimizer_state_dict": {"state": {}, "param_groups": [{}]}}
+    assert stage0(masters, module=values).origin.training_dtype is BF16
+    twice = {name: tensor(99, dtype=DType.I64, key="same") for name in ("p", "q")}
+    found = stage0(masters, module=values | twice)
+    assert (found.ties, found.origin.training_dtype) == ({"q": "p"}, BF16)
+
+
+def test_without_masters_the_module_is_the_truth():
+    found = stage0({"state": {}, "param_groups": [{"lr": 0.1}]})
+    assert found.unnamed == ()
+    assert found.notes == ("no master weights were saved beside the module: its own values are written (stage 0)",)
+    assert stage0(None).notes == found.notes
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [
+        ({"single_partition_of_fp32_groups": []}, MissingFiles, "rank 0 has no complete set of files"),
+        ({"fp32_groups": [7]}, DamagedFile, "'fp32_groups' is not a list of lists of tensors"),
+        ({"fp32_groups": [[7]]}, DamagedFile, "'fp32_groups' is not a list of lists of tensors"),
+        ({"ema": {}}, UnsupportedLayout, "the optimizer's state is of an unknown kind; got the keys ema"),
+        ({"fp32_groups_flat": [tensor(2, 2)]}, DamagedFile, "is not a flat tensor"),
+    ],
+)
+def test_optimizers_of_stage_0_that_make_no_sense(state: Any, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        stage0(state)
+
+
+def test_a_partition_where_a_whole_optimizer_should_be():
+    with pytest.raises(
+        UnsupportedLayout, match="holds one rank's 'fp32_flat_groups'; the optimizer files of all ranks"
+    ):
+        read_whole_optimizer({"fp32_flat_groups": []}, "f")
 
 
 def test_facts_know_their_sizes():

@@ -13,7 +13,7 @@ from test_fixtures_convert import FIXTURES
 import zeroconsolidate
 from zeroconsolidate.archive.discover import discover, natural
 from zeroconsolidate.archive.names import FileKind, parse
-from zeroconsolidate.errors import BadOption, NotACheckpoint
+from zeroconsolidate.errors import BadOption, Disagreement, MissingFiles, NotACheckpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,3 +117,59 @@ def test_a_tag_that_was_moved_away_has_nothing_to_do_with_where_it_lies_now(tmp_
 def test_a_tag_given_twice_is_refused(run: Path):
     with pytest.raises(NotACheckpoint, match="no tag 'global_step9'"):
         zeroconsolidate.inspect(run / "global_step9", tag="global_step9")
+
+
+# --- the fast writer's names ----------------------------------------------------------------------------------------
+
+
+def written_fast(root: Path, *, stage: int = 2, writers: int = 2) -> Path:
+    """A checkpoint under the names of several writers: a whole copy of the model file each, and a file a rank."""
+    folder = zero_model.save(zero_model.example(stage), root) / "global_step7"
+    for path in sorted(folder.glob("*_states.pt")):
+        if "optim" in path.name:
+            rank = int(path.name.partition("pp_rank_")[2][0])
+            path.rename(f"{path}-{rank}.{writers}")
+        else:
+            for writer in range(writers):
+                shutil.copy(path, f"{path}-{writer}.{writers}")
+            path.unlink()
+    return root
+
+
+def test_of_several_writers_copies_the_first_is_read(tmp_path: Path):
+    checkpoint = written_fast(tmp_path / "c")
+    assert zeroconsolidate.inspect(checkpoint).world_size == 2
+    found = discover(str(checkpoint))
+    assert [name.name for name in found.of(FileKind.MODEL)] == ["mp_rank_00_model_states.pt-0.2"]
+    plain = zero_model.save(zero_model.example(2), tmp_path / "d")
+    zeroconsolidate.consolidate(checkpoint, tmp_path / "fast")
+    zeroconsolidate.consolidate(plain, tmp_path / "plain")
+    written = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("fast", "plain")]
+    assert written[0] == written[1]
+
+
+def test_the_first_writers_copy_may_be_lost(tmp_path: Path):
+    checkpoint = written_fast(tmp_path / "c")
+    (checkpoint / "global_step7/mp_rank_00_model_states.pt-0.2").unlink()
+    assert zeroconsolidate.inspect(checkpoint).world_size == 2
+
+
+@pytest.mark.parametrize("left", ["mp_rank_00_model_states.pt", "mp_rank_00_model_states.pt-0.4"])
+def test_copies_of_two_saves(tmp_path: Path, left: str):
+    checkpoint = written_fast(tmp_path / "c")
+    folder = checkpoint / "global_step7"
+    shutil.copy(folder / "mp_rank_00_model_states.pt-0.2", folder / left)
+    with pytest.raises(Disagreement, match="a model-parallel rank has two files, of which one is left"):
+        zeroconsolidate.consolidate(checkpoint, tmp_path / "out")
+
+
+def test_a_missing_rank_of_the_fast_writer_is_named_as_it_should_be(tmp_path: Path):
+    checkpoint = written_fast(tmp_path / "c")
+    next((checkpoint / "global_step7").glob("*pp_rank_1*")).unlink()
+    with pytest.raises(MissingFiles, match=r"missing bf16_zero_pp_rank_1_mp_rank_00_optim_states\.pt;"):
+        zeroconsolidate.consolidate(checkpoint, tmp_path / "out")
+
+
+@pytest.mark.parametrize("suffix", ["-1.02", "-1.0", "-01.2", "-1", "-1.2.3", ".1.2"])
+def test_other_endings_are_no_writers(suffix: str):
+    assert parse(f"mp_rank_00_model_states.pt{suffix}") is None

@@ -24,7 +24,4 @@ def test_kept_inputs_are_read_or_refused(target):
             accepted += run(target, path.read_bytes())
         except Exception as error:
             raise AssertionError(f"{path.relative_to(ROOT)}") from error
-    assert inputs
-    # Inputs of these are drawn structures, of which a short input makes none that is whole.
-    if target not in ("catalogs", "safetensors"):
-        assert accepted, "the corpus should also reach what lies behind the checks"
+    assert 0 < accepted < len(inputs), "the corpus should reach what lies behind the checks, and the checks"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +21,6 @@ from zeroconsolidate.errors import DamagedFile, ZeroConsolidateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 def forge(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], object], *, stage: int = 2) -> Path:
@@ -101,6 +102,15 @@ def test_names_everywhere(tmp_path, place):
     assert "looks like a path" in refusal("inspect", str(forge(tmp_path, change)))
 
 
+@pytest.mark.parametrize("place", ["param_shapes", "module"])
+def test_names_that_only_one_of_them_has(tmp_path, place):
+    def change(model, _):
+        held = model[place][0] if place == "param_shapes" else model[place]
+        held["x/y"] = held.pop("b")
+
+    assert "looks like a path" in refusal("inspect", str(forge(tmp_path, change)))
+
+
 @pytest.mark.parametrize("change", [
     lambda model, _: model.update(buffer_names=["../n"]),
     lambda model, _: model.update(shared_params={"../n": "a"}),
@@ -116,6 +126,7 @@ def test_names_of_other_things(tmp_path, change):
 SHAPES = {
     "negative": (3, -4),
     "beyond 64 bits": (1 << 62, 1 << 62),
+    "product beyond 64 bits": (1 << 40, 1 << 40),
     "wraps to 12": (1 << 62, 1 << 62, 12),
     "long number": (1 << 500, 0),
     "float": (3.0, 4),
@@ -237,6 +248,21 @@ def test_ties_are_found_by_text():
     assert identity not in {other.identity for other in others}
 
 
+@pytest.mark.parametrize("name", ["a\x1b[2J", "__metadata__", "a\udcff", "x" * 250 + "\n"])
+def test_names_of_a_universal_checkpoint(tmp_path, name):
+    """They are the names of folders."""
+    shutil.copytree(Path(__file__).parent / "fixtures/layouts/universal_z1/checkpoint", tmp_path / "c")
+    (tmp_path / "c/global_step3_universal/zero/embed.weight").rename(tmp_path / "c/global_step3_universal/zero" / name)
+    assert "a parameter's name" in refusal("inspect", str(tmp_path / "c"))
+
+
+def test_terminals_are_not_steered_by_errors(tmp_path):
+    """Names of folders are told where `latest` is wrong; `refusal` looks at what is printed."""
+    folder = forge(tmp_path / "c", lambda *_: None)
+    (folder / (folder / "latest").read_text()).rename(folder / "evil\x1b]0;title\x07")
+    assert "evil\\x1b]0;title" in refusal("inspect", str(folder))
+
+
 def test_errors_are_short(tmp_path):
     def change(model, _):
         model["param_shapes"] = [{f"p{i}": torch.Size([1]) for i in range(3000)}]
@@ -264,6 +290,7 @@ INFOS = {
     "many wildcards": info_of(tp_replicated_parameter_patterns=[".*.*.*.*.*x"]),
     "pattern that doubles": info_of(tp_replicated_parameter_patterns=[doubled()]),
     "sub-parameters of a pattern that doubles": info_of(parameter_with_sub_params=[SUB | {"patterns": [doubled()]}]),
+    "8192 sub-parameters": info_of(parameter_with_sub_params=[SUB | {"shape": [8192, 4]}]),
     "2**40 sub-parameters": info_of(parameter_with_sub_params=[SUB | {"shape": [1 << 40, 4]}]),
     "shape that doubles": info_of(parameter_with_sub_params=[SUB | {"shape": [doubled(), 4]}]),
     "other sizes that double": info_of(parameter_with_sub_params=[SUB | {"shape": [(6,), doubled()]}]),
@@ -280,7 +307,7 @@ INFOS = {
 
 @pytest.mark.parametrize("info", INFOS.values(), ids=INFOS)
 def test_rules_of_tensor_parallelism(info):
-    shapes = [(3, 4), (3, 4)]
+    shapes = [(4096, 4), (4096, 4)]
     with pytest.raises(ZeroConsolidateError) as caught:
         joins(info, ["a", "a" * 1000], {"a": shapes, "a" * 1000: shapes}, 2)
     assert len(str(caught.value)) < 1000

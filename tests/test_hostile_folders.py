@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,11 +16,10 @@ import zeroconsolidate
 from zeroconsolidate.archive import discover, regular
 from zeroconsolidate.archive.regular import Fence, open_regular, read_small
 from zeroconsolidate.cli import main
-from zeroconsolidate.errors import DamagedFile, NotACheckpoint, UnsafePath
+from zeroconsolidate.errors import DamagedFile, UnsafePath
 from zeroconsolidate.write import assets
 
-if TYPE_CHECKING:
-    from pathlib import Path
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 @pytest.fixture
@@ -109,6 +108,37 @@ def test_a_tag_is_not_a_link_that_leads_out(good, tmp_path):
     assert zeroconsolidate.inspect(elsewhere).stage == 2  # what the error advises: name the folder itself
 
 
+def moved_out(path: Path, elsewhere: Path) -> None:
+    """Replace a file or folder by a link to where it is now."""
+    shutil.move(path, elsewhere)
+    path.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize("what", ["zero", "zero/embed.weight", "zero/embed.weight/fp32.pt", "zero/optimizer_state.pt"])
+def test_a_universal_folder_leads_nowhere(tmp_path, what):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(FIXTURES / "layouts/universal_z1/checkpoint", folder)
+    assert "a link out of its directory" not in str(zeroconsolidate.inspect(folder).notes)
+    moved_out(folder / "global_step3_universal" / what, tmp_path / "elsewhere")
+    assert "a link out of its directory" in convert(folder)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_folder_of_swapped_masters_leads_nowhere(tmp_path, depth):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(FIXTURES / "layouts/nvme_z3/checkpoint", folder)
+    master = next(path for path in folder.rglob("*.tensor.swp") if "-" not in path.name)
+    moved_out([master, *master.parents][2 - depth], tmp_path / "elsewhere")
+    assert "a link out of its directory" in convert(folder)
+
+
+def test_an_adapters_config_is_not_a_link(good, secret):
+    """Whatever JSON it leads to would be published beside the adapter."""
+    secret.write_text('{"peft_type": "LORA"}')
+    (good / "adapter_config.json").symlink_to(secret)
+    assert "a link out of its directory" in convert(good)
+
+
 def test_latest_is_not_a_link_that_leads_out(good, secret):
     (good / "latest").unlink()
     (good / "latest").symlink_to(secret)
@@ -190,11 +220,15 @@ def test_devices_are_not_read():
 # --- latest and tags
 
 
-@pytest.mark.parametrize("text", ["../x", "/etc", "a/b", "..", ".", "", "a\\b", "a\nb", "\x1b[2J", "a\0b", "é" * 3000])
+@pytest.mark.parametrize("text", ["../x", "/etc", "a/b", "..", ".", "", "a\\b", "a\nb", "\x1b[2J", "a\0b"])
 def test_latest_names_a_folder_beside_it(good, text):
     (good / "latest").write_text(text)
-    said = convert(good)
-    assert "must name a folder beside it" in said or "too large" in said or "is not here" in said
+    assert "must name a folder beside it" in convert(good)
+
+
+def test_latest_is_short(good):
+    (good / "latest").write_text("é" * 3000)
+    assert "too large" in convert(good)
 
 
 def test_latest_is_text(good):
@@ -228,13 +262,18 @@ def test_directories_are_read_to_a_limit(good, monkeypatch):
 
 
 def test_folders_beside_the_tags_are_looked_into_to_a_limit(good, monkeypatch):
-    monkeypatch.setattr(discover, "MAX_ENTRIES", 2)
-    (good / "a").mkdir()
-    for number in range(50):
-        (good / "a" / f"x{number}").touch()
-    with pytest.raises(NotACheckpoint, match="is not here"):
-        (good / "latest").write_text("gone")
-        zeroconsolidate.inspect(good)
+    """So many entries of all of them together, and one of each."""
+    folders = "abcde"
+    for folder in folders:
+        (good / folder).mkdir()
+        for number in range(50):
+            (good / folder / f"x{number}").touch()
+    looked_at = []
+    true = discover.names.parse
+    monkeypatch.setattr(discover.names, "parse", lambda name: (looked_at.append(name), true(name))[1])
+    monkeypatch.setattr(discover, "MAX_ENTRIES", 20)
+    assert zeroconsolidate.inspect(good).world_size == 2
+    assert sum(name.startswith("x") for name in looked_at) <= 20 + len(folders)
 
 
 def test_long_lists_are_cut_in_errors(good):

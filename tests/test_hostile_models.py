@@ -15,9 +15,10 @@ from hostile import refusal
 from safetensors.torch import save_file
 from zero_model import Run, save
 
-from zeroconsolidate import verify
+from zeroconsolidate import evidence, verify
 from zeroconsolidate.archive.safetensors import read_file, read_model
 from zeroconsolidate.archive.weights import read_weights
+from zeroconsolidate.cli import main
 from zeroconsolidate.errors import DamagedFile, UnsafePath
 from zeroconsolidate.evidence import architecture
 from zeroconsolidate.integrations.architecture import _is_model
@@ -49,6 +50,8 @@ HEADERS = {
     "boolean": (forge, {"a": ONE | {"shape": [True, 6]}}, {}),
     "offsets swapped": (forge, {"a": ONE | {"data_offsets": [24, 0]}}, {}),
     "three offsets": (forge, {"a": ONE | {"data_offsets": [0, 12, 24]}}, {}),
+    "fewer elements than bytes": (forge, {"a": ONE | {"shape": [2, 2]}}, {}),
+    "more elements than bytes": (forge, {"a": ONE | {"shape": [3, 3]}}, {}),
     "gap": (forge, {"a": ONE | {"data_offsets": [8, 32]}}, {"data": 32}),
     "overlap": (forge, {"a": ONE, "b": ONE}, {}),
     "past the end": (forge, {"a": ONE}, {"data": 23}),
@@ -145,6 +148,72 @@ def test_a_config_that_asks_for_a_billion_layers(tmp_path):
     found, why = architecture(str(tmp_path))
     assert found is None
     assert "could not build" in why
+
+
+def test_a_config_that_fills_the_memory(tmp_path):
+    """A few megabytes of text are hundreds of megabytes of lists by the time a model is built."""
+    pytest.importorskip("transformers")
+    lists = ",".join(["[]"] * 1_500_000)
+    (tmp_path / "config.json").write_text(f'{{"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "x": [{lists}]}}')
+    script = Path(evidence.__file__).parent / "integrations" / "architecture.py"
+    limited = (
+        f"import sys; sys.path[0] = {str(script.parent)!r}; import architecture; "
+        "architecture.MAX_MEMORY_BYTES = 300 << 20; sys.exit(architecture.main(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", limited, tmp_path], capture_output=True, text=True, check=False)
+    assert "MemoryError" in done.stdout
+
+
+def test_a_config_that_takes_for_ever(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(evidence, "ARCHITECTURE_SECONDS", 0.01)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2Model"], "n_layer": 3}')
+    found, why = architecture(str(tmp_path))
+    assert found is None
+    assert "took more than" in why
+
+
+ADAPTER_CONFIGS = {
+    "nested": b"[" * 200_000,
+    "long number": b'{"peft_type": "LORA", "r": ' + b"9" * 5_000_000 + b"}",
+    "no JSON": b"\xff",
+    "no object": b"[]",
+    "no kind": b"{}",
+    "rank of zero": b'{"peft_type": "LORA", "r": 0}',
+    "endless alpha": b'{"peft_type": "LORA", "lora_alpha": 1e999}',
+}
+
+
+@pytest.mark.parametrize("config", ADAPTER_CONFIGS.values(), ids=ADAPTER_CONFIGS)
+def test_an_adapters_config_that_is_none(tmp_path, config):
+    adapter_run(tmp_path / "c", config)
+    assert "adapter_config.json" in refusal("convert", str(tmp_path / "c"), str(tmp_path / "o"))
+
+
+def test_an_adapters_config_of_a_terabyte(tmp_path):
+    adapter_run(tmp_path / "c", b"{}")
+    os.truncate(tmp_path / "c/adapter_config.json", 1 << 40)
+    assert "too large" in refusal("convert", str(tmp_path / "c"), str(tmp_path / "o"))
+
+
+@pytest.mark.parametrize("lora", ["adapter", "merge"])
+def test_an_adapters_config_names_a_base_that_is_not_opened(tmp_path, lora):
+    """It is told, never followed: only --base is."""
+    (tmp_path / "secret").mkdir()
+    os.mkfifo(tmp_path / "secret/model.safetensors")
+    os.mkfifo(tmp_path / "secret/config.json")
+    config = {"peft_type": "LORA", "r": 2, "target_modules": ["q"], "base_model_name_or_path": str(tmp_path / "secret")}
+    adapter_run(tmp_path / "c", json.dumps(config).encode())
+    assert main(["convert", "--quiet", "--lora", lora, str(tmp_path / "c"), str(tmp_path / "o")]) == 0
+
+
+def adapter_run(folder: Path, config: bytes) -> None:
+    """A checkpoint of a model with one adapted matrix."""
+    prefix = "base_model.model.q."
+    factors = {f"{prefix}lora_A.default.weight": torch.randn(2, 4), f"{prefix}lora_B.default.weight": torch.randn(3, 2)}
+    base = {f"{prefix}base_layer.weight": torch.randn(3, 4).bfloat16()}
+    save(Run(stage=2, world_size=2, groups=[factors], frozen=base), folder)
+    (folder / "adapter_config.json").write_bytes(config)
 
 
 def test_a_checkpoints_code_does_not_run_from_the_console(tmp_path):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from command import environment, python, zeroconsolidate
 from test_bad_input import final
-from test_memory import MIB, sparse_checkpoint
 
 INTERRUPTED = """
 import os, signal, sys
@@ -32,24 +30,33 @@ sys.exit(cli.main(sys.argv[4:]))
 """
 """The command, sent a signal by itself when it calls a function of `os` for the n-th time."""
 
+HELD = """
+import os, sys
+from zeroconsolidate import cli
+
+function, call = sys.argv[1], int(sys.argv[2])
+before, calls = getattr(os, function), 0
+
+def held(*arguments, **how):
+    global calls
+    calls += 1
+    if calls == call:
+        print("held", flush=True)
+        os.read(0, 1)  # until the signal, or, had it come before, until stdin is closed after it
+    return before(*arguments, **how)
+
+setattr(os, function, held)
+sys.exit(cli.main(sys.argv[3:]))
+"""
+"""The command, which waits when it calls a function of `os` for the n-th time, and says so."""
+
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", [("open", 3), ("pwrite", 1), ("pwrite", 2), ("fsync", 1), ("fsync", 2)])
 def test_a_signal_at_a_chosen_moment(tmp_path: Path, number: signal.Signals, moment: tuple[str, int]):
-    source = FIXTURES / "trainer_zero3_tied" / "checkpoint"
-    arguments = [
-        "convert",
-        source,
-        tmp_path / "out",
-        "--dtype",
-        "bf16",
-        "--max-shard-size",
-        "20KB",
-        "--names",
-        "stored",
-    ]
+    arguments = _conversion(tmp_path / "out")
     done = python(INTERRUPTED, *moment, int(number), *arguments)
     assert done.returncode == 128 + number, done
     assert "Traceback" not in done.stderr
@@ -60,34 +67,53 @@ def test_a_signal_at_a_chosen_moment(tmp_path: Path, number: signal.Signals, mom
     assert "model.safetensors.index.json" in final(tmp_path / "out")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("delay_seconds", [0.1, 0.25, 0.4])
-def test_a_signal_from_outside(tmp_path: Path, number: signal.Signals, delay_seconds: float):
-    root = sparse_checkpoint(tmp_path / "run", 3, numel=96 * MIB // 4)
-    command = [sys.executable, "-m", "zeroconsolidate", "convert", root, tmp_path / "out", "--dtype", "bf16"]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "out").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    time.sleep(delay_seconds)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    # The signal may come when all is done, even when the interpreter is on its way out: whole or not there.
-    if process.returncode == 0 or "model.safetensors" in final(tmp_path / "out"):
-        assert {"model.safetensors", "zeroconsolidate.json"} <= set(final(tmp_path / "out"))
-        return
-    assert process.returncode == 128 + number, errors
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "moment", [("mkdir", 1), ("preadv", 1), ("pwrite", 5), ("fsync", 3), ("replace", 1), ("replace", 2)]
+)
+def test_a_signal_from_outside(
+    tmp_path: Path, straight: dict[str, bytes], number: signal.Signals, moment: tuple[str, int]
+):
+    """It comes while the command waits in a call, before the call does anything."""
+    command = [sys.executable, "-c", HELD, *map(str, moment), *map(str, _conversion(tmp_path / "out"))]
+    with subprocess.Popen(
+        command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), errors
     assert "Traceback" not in errors
-    assert not final(tmp_path / "out")
+    # Between two renames some names are final, but nothing vouches for them.
+    assert len(final(tmp_path / "out")) == (1 if moment == ("replace", 2) else 0)
+    assert zeroconsolidate(*_conversion(tmp_path / "out")).returncode == 0
+    assert _contents(tmp_path / "out") == straight
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a conversion makes that nobody interrupts."""
+    out = tmp_path_factory.mktemp("straight") / "out"
+    assert zeroconsolidate(*_conversion(out)).returncode == 0
+    return _contents(out)
+
+
+def _contents(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in final(out)}
+
+
+def _conversion(output: Path) -> list[object]:
+    source = FIXTURES / "trainer_zero3_tied" / "checkpoint"
+    return ["convert", source, output, "--dtype", "bf16", "--max-shard-size", "20KB", "--names", "stored"]
 
 
 def test_an_interrupted_overwrite_leaves_the_old_model(tmp_path: Path):
     out = tmp_path / "out"
     assert zeroconsolidate("convert", FIXTURES / "z2_bf16" / "checkpoint", out).returncode == 0
-    before = {name: (out / name).read_bytes() for name in final(out)}
+    before = _contents(out)
     source = FIXTURES / "trainer_zero3_tied" / "checkpoint"
     done = python(
         INTERRUPTED, "fsync", 2, int(signal.SIGTERM), "convert", source, out, "--overwrite", "--names", "stored"
     )
     assert done.returncode == 143
-    assert {name: (out / name).read_bytes() for name in final(out)} == before
+    assert _contents(out) == before

@@ -241,6 +241,19 @@ class TestBoxes:
         recipe = Joined(1, (Box(start=0, part_start=0, axes=()),), (View(_located(1)),))
         assert [(copy.start, copy.numel) for copy in recipe.copies()] == [(0, 1)]
 
+    def test_rows_and_columns_tile_together(self):
+        """Two whole rows of a [4, 2] in one run, the other two by columns."""
+        rows = boxes_of((4,), (0, (1,)), (0, (1,)))
+        columns = [*boxes_of((2,), (4, (2,)), (0, (1,))), *boxes_of((2,), (5, (2,)), (0, (1,)))]
+        tile([*rows, *columns], 8)
+        with pytest.raises(Disagreement, match="two parts hold the same elements"):
+            tile([*rows, *columns[:1], *boxes_of((2,), (3, (2,)), (0, (1,)))], 8)
+
+    def test_strides_that_do_not_nest_are_not_understood(self):
+        pieces = [boxes_of((2,), (start, (step,)), (0, (1,))) for start, step in ((0, 3), (1, 1), (2, 2))]
+        with pytest.raises(Disagreement, match=r"not understood; got the strides \[3, 2, 1\]"):
+            tile([box for boxes in pieces for box in boxes], 6)
+
     def test_a_piece_that_begins_inside_a_row_is_not_understood(self):
         boxes = [
             *boxes_of((3,), (1, (1,)), (0, (1,))),

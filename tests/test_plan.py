@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from catalogs import BF16, catalog, half, model, optimizer, optimizer3, stage2, stage3, tensor
 from hypothesis import given
 from hypothesis import strategies as st
-from test_catalog import BF16, catalog, half, model, optimizer, optimizer3, stage2, stage3, tensor
 
-from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor
+from zeroconsolidate.archive.located import LOST, LocatedStorage, LocatedTensor
 from zeroconsolidate.catalog.facts import Cut, FlatGroup, Member
 from zeroconsolidate.dtypes import DType
-from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, PlanBroken
+from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, MissingFiles, PlanBroken
 from zeroconsolidate.plan import zero3, zero12
 from zeroconsolidate.plan.build import Selection, build, padding_bytes, select
 from zeroconsolidate.plan.info import TensorInfo, describe
 from zeroconsolidate.plan.layout import index_of
-from zeroconsolidate.plan.pieces import Copy, View, covers_once
+from zeroconsolidate.plan.losses import gaps, losses
+from zeroconsolidate.plan.pieces import ZEROS, Copy, View, covers_once
+from zeroconsolidate.plan.rescue import Patched, Zeros
 from zeroconsolidate.plan.sources import sources
 from zeroconsolidate.plan.witness import SAMPLED_NUMEL, SAMPLED_TENSORS, comparisons
 
@@ -172,7 +174,7 @@ def test_a_view_is_what_numpy_says(view: LocatedTensor, data: st.DataObject):
 class Claimed:
     """A recipe that claims these copies."""
 
-    dtype, is_plain = DType.F32, False
+    dtype, is_plain, file = DType.F32, False, "f"
 
     def __init__(self, numel: int, *copies: tuple[int, int, int, int]) -> None:
         self.numel = numel
@@ -180,7 +182,7 @@ class Claimed:
 
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
         for at, run_numel, count, step in self._copies:
-            yield Copy(file="f", file_start=0, dtype=DType.F32, big_endian=False, start=at, run_numel=run_numel,
+            yield Copy(file=self.file, file_start=0, dtype=DType.F32, big_endian=False, start=at, run_numel=run_numel,
                        count=count, file_step=9, step=step)  # fmt: skip
 
 
@@ -228,6 +230,65 @@ def test_a_frozen_parameter_is_joined_from_its_stripes():
     copies = [(c.file.rpartition("/")[2][:14], c.file_start, c.start, c.run_numel) for c in recipe.copies()]
     assert copies == [("zero_pp_rank_0", 64, 0, 2), ("zero_pp_rank_1", 64, 2, 1)]
     assert [(c.file_start, c.start, c.run_numel) for c in recipe.copies(1, 3)] == [(66, 1, 1), (64, 2, 1)]
+
+
+def test_a_catalog_that_lists_what_nobody_holds():
+    with pytest.raises(PlanBroken, match="the catalog lists ghost without saying where it is"):
+        sources(replace(stage2(), order=("a", "b", "n", "ghost")))
+
+
+def test_of_an_incomplete_checkpoint_nothing_is_placed_unasked():
+    found = catalog([model()], [optimizer(0)], incomplete=True)
+    with pytest.raises(MissingFiles, match="rank 1 has no complete set of files") as caught:
+        sources(found)
+    assert caught.value.files == ("bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt",)
+    assert [loss.fate for loss in losses(found)] == ["whole", "lost", "whole"]
+
+
+# --- holes and what stands in for them -------------------------------------------------------------------------------
+
+
+def test_gaps_are_as_long_as_can_be():
+    lost = Claimed(10, (4, 1, 3, 2), (5, 1, 2, 2), (1, 2, 1, 0), (0, 0, 1, 0))
+    lost.file = LOST
+    assert gaps(lost) == [(1, 3), (4, 9)]
+    assert gaps(Claimed(10, (0, 10, 1, 0))) == []
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        ((), [("whole", 0, 2), ("patch", 2, 4), ("whole", 4, 6), ("patch", 6, 9), ("whole", 9, 10)]),
+        ((3, 7), [("patch", 3, 4), ("whole", 4, 6), ("patch", 6, 7)]),
+        ((4, 6), [("whole", 4, 6)]),  # behind the first hole, before the second
+        ((6, 9), [("patch", 6, 9)]),
+        ((0, 1), [("whole", 0, 1)]),
+    ],
+)
+def test_holes_are_patched(interval: tuple[int, ...], expected: list[tuple[str, int, int]]):
+    patched = Patched(Named("whole"), Named("patch"), ((2, 4), (6, 9)))
+    assert [(c.file, c.start, c.start + c.run_numel) for c in patched.copies(*interval)] == expected
+    covers_once(patched)
+
+
+class Named(Claimed):
+    """10 elements of the file `name`, wherever they are asked for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(10)
+        self.file = name
+
+    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
+        end = 10 if stop is None else stop
+        yield Copy(file=self.file, file_start=0, dtype=DType.F32, big_endian=False, start=start, run_numel=end - start)
+
+
+def test_zeros_are_of_a_file_that_has_no_end():
+    zeros = Zeros(10, BF16)
+    assert [(c.file, c.start, c.run_numel, c.nbytes) for c in zeros.copies(3)] == [(ZEROS, 3, 7, 14)]
+    assert list(zeros.copies(4, 4)) == []
+    assert not zeros.is_plain
+    covers_once(zeros)
 
 
 # --- selections, plans, costs -----------------------------------------------------------------------------------------
@@ -354,6 +415,19 @@ def test_the_sample_is_spread_over_many_tensors():
     sampled = [c.name for c in comparisons(found, sources(found), everything=False)]
     assert sampled == [f"p{i}" for i in range(0, 3 * SAMPLED_TENSORS, 3)]
     assert len(comparisons(found, sources(found), everything=True)) == 3 * SAMPLED_TENSORS
+
+
+def test_experts_of_a_stack_are_witnessed_one_by_one():
+    found = of_sizes({"w": 6})
+    copies = (half(3, key="expert 0"), half(3, key="expert 1"))
+    stacked = replace(found, stacked={"w": copies}, parts=(replace(found.parts[0], module={}),))
+    seen = comparisons(stacked, sources(stacked), everything=True)
+    assert [(c.name, [(copy.start, copy.numel) for copy in c.master.copies()]) for c in seen] == [
+        ("w[0]", [(0, 3)]),
+        ("w[1]", [(0, 3)]),
+    ]
+    # What is not written (a rescue may leave it out) is not compared.
+    assert comparisons(stacked, {}, everything=True) == []
 
 
 def test_ties_are_witnessed_too():

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hostile
 import pytest
 import safetensors.torch
 import synthetic
@@ -19,7 +20,15 @@ import torch
 
 import zeroconsolidate
 from zeroconsolidate import ZeroConsolidateError, consolidate, inspect
-from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, MissingFiles, NotACheckpoint, WrongNames
+from zeroconsolidate.errors import (
+    BadOption,
+    DamagedFile,
+    Disagreement,
+    MissingFiles,
+    NotACheckpoint,
+    UnsafePickle,
+    WrongNames,
+)
 
 if TYPE_CHECKING:
     from zeroconsolidate.write.rescue_report import RescueReport
@@ -210,18 +219,17 @@ class TestDiagnosis:
             consolidate(tmp_path / "checkpoint-15", tmp_path / "out")
 
     def test_most_files_decide_which_save_it_is(self, tmp_path: Path) -> None:
-        """A save over an older one of the same tag died: two ranks of four are new, one more would be a majority."""
+        """A save over an older one of the same tag died after one, two or three ranks of four."""
         values = synthetic.values_of(synthetic.shapes_of(0.2))
         old = synthetic.write(tmp_path / "old", values, stage=3, ranks=4, step=5, tag="t")
-        new = synthetic.write(tmp_path / "new", values, stage=3, ranks=4, step=10, tag="t")
-        for rank in (0, 1):
+        synthetic.write(tmp_path / "new", values, stage=3, ranks=4, step=10, tag="t")
+        for rank, decided in enumerate((5, 10, 10)):  # of two and two the newer
             for path in files_of(tmp_path / "new", rank):
                 shutil.copy(path, old / path.name)
-        assert inspect(tmp_path / "old").step == 10  # as many old as new: the newer
-        for path in files_of(tmp_path / "old", 1):
-            shutil.copy(path, new / path.name)
-        shutil.copytree(tmp_path / "new", tmp_path / "mixed")
-        assert inspect(tmp_path / "mixed").step == 10
+            assert inspect(tmp_path / "old").step == decided
+            lost = {path.name for other in range(4) if (other <= rank) is (decided == 5)
+                    for path in files_of(tmp_path / "old", other)}  # fmt: skip
+            assert set(inspect(tmp_path / "old").missing_files) == lost
 
     def test_other_disagreements_stay_what_they_are(self, tmp_path: Path) -> None:
         shapes = synthetic.shapes_of(0.2)
@@ -230,11 +238,21 @@ class TestDiagnosis:
         other = synthetic.write(tmp_path / "other", synthetic.values_of(shapes), stage=3, ranks=2)
         name = "zero_pp_rank_1_mp_rank_00_model_states.pt"
         shutil.copy(other / name, one / name)
-        with pytest.raises(Disagreement) as failed:
-            consolidate(tmp_path / "one", tmp_path / "out")
-        assert "--rescue" not in str(failed.value)
-        with pytest.raises(Disagreement):
-            consolidate(tmp_path / "one", tmp_path / "out", rescue=True)
+        for rescue in (False, "zeros"):
+            with pytest.raises(Disagreement) as failed:
+                consolidate(tmp_path / "one", tmp_path / "out", rescue=rescue)
+            assert "--rescue" not in str(failed.value)
+        (one / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt").unlink()
+        with pytest.raises(Disagreement, match="'param_shapes' differs"):
+            consolidate(tmp_path / "one", tmp_path / "out", rescue="zeros")
+
+    def test_an_attack_is_not_a_loss(self, run: Path, tmp_path: Path) -> None:
+        """Whoever asks for a rescue asks for one of what is damaged."""
+        hostile.checkpoint(tmp_path / "forged", hostile.Zip(hostile.records(b"cos\nsystem\n.")).build())
+        shutil.copy(tmp_path / "forged" / hostile.MODEL, self.optimizer(run, 2))
+        for look in (inspect, lambda run: consolidate(run, tmp_path / "out", rescue="zeros")):
+            with pytest.raises(UnsafePickle, match=r"'os\.system'"):
+                look(run)
 
     def test_the_command_lists_the_worst(self, run: Path) -> None:
         self.optimizer(run, 1).unlink()
@@ -324,6 +342,28 @@ class TestRescue:
                 here = slice(extent.start, extent.stop)
                 assert torch.equal(rescued[name].reshape(-1)[here], truth.reshape(-1)[here])
 
+    @pytest.mark.parametrize(("case", "source"), [("z2_w4", "module"), ("z3_w4", "fill")])
+    def test_the_order_of_stand_ins(self, tmp_path: Path, case: str, source: str) -> None:
+        """All three are there: a copy of this step in 16 bits, the values of another model, zeros."""
+        consolidate(FIXTURES / case / "checkpoint", tmp_path / "older")
+        root = copied(case, tmp_path)
+        files_of(root, 2)[0].unlink()
+        report = consolidate(root, tmp_path / "out", rescue="zeros", fill=tmp_path / "older").rescue
+        assert report is not None
+        assert {name for name, numel in report.by_source.items() if numel} == {"checkpoint", source}
+
+    def test_fill_of_another_kind_of_numbers_is_not_used(self, tmp_path: Path) -> None:
+        root = copied("z3_w4", tmp_path)
+        files_of(root, 2)[0].unlink()
+        whole = consolidate(FIXTURES / "z3_w4/checkpoint", tmp_path / "older")
+        assert whole.rescue is None
+        weights = {name: value.to(torch.int32) for name, value in load(tmp_path / "older").items()}
+        safetensors.torch.save_file(weights, tmp_path / "older/model.safetensors")
+        report = consolidate(root, tmp_path / "out", rescue=True, fill=tmp_path / "older").rescue
+        assert report is not None
+        assert not report.by_source.get("fill")
+        assert report.not_written
+
     def test_options_that_make_no_sense(self, tmp_path: Path) -> None:
         root = FIXTURES / "z3_w4/checkpoint"
         with pytest.raises(BadOption, match="only used in a rescue"):
@@ -402,6 +442,30 @@ class TestSeveralRoots:
         with pytest.raises(Disagreement, match="two directories have this file, and they differ"):
             inspect(nodes)
         os.truncate(copy, 100)
+        with pytest.raises(Disagreement, match="two directories have this file, and they differ"):
+            inspect(nodes)
+
+    @pytest.mark.parametrize("how", ["no checksums", "legacy", "damaged"])
+    def test_copies_without_checksums_are_compared_byte_by_byte(
+        self, nodes: list[Path], tmp_path: Path, how: str
+    ) -> None:
+        """`set_crc32_options(False)` writes zeros for checksums: they are equal for whatever is of equal size."""
+        there = next(nodes[0].glob("*/*rank_1_*optim_states.pt"))
+        copy = nodes[1] / there.parent.name / there.name
+        content = torch.load(there, weights_only=False)
+        # The id of a save is drawn anew each time: both files must be of one.
+        torch.serialization.set_crc32_options(how != "no checksums")
+        try:
+            torch.save(content, there, _use_new_zipfile_serialization=how != "legacy")
+        finally:
+            torch.serialization.set_crc32_options(True)
+        if how == "damaged":
+            os.truncate(there, 100)
+        shutil.copy(there, copy)
+        assert bool(inspect(nodes).missing_files) is (how == "damaged")
+        data = bytearray(copy.read_bytes())
+        data[len(data) // 2] ^= 1
+        copy.write_bytes(data)
         with pytest.raises(Disagreement, match="two directories have this file, and they differ"):
             inspect(nodes)
 

@@ -19,6 +19,7 @@ import torch
 from zeroconsolidate import ZeroConsolidateError, consolidate, inspect, verify, verify_source
 from zeroconsolidate.archive.safetensors import read_model
 from zeroconsolidate.errors import BadOption, NotACheckpoint
+from zeroconsolidate.run import compare
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -61,6 +62,11 @@ def flip(path: Path, position: int) -> None:
         byte = file.read(1)
         file.seek(position)
         file.write(bytes([byte[0] ^ 0x40]))
+
+
+def half_done(directory: Path) -> None:
+    (directory / ".zeroconsolidate").mkdir()
+    (directory / ".zeroconsolidate/journal").touch()
 
 
 def edit(path: Path, change: dict[str, Any]) -> None:
@@ -136,7 +142,7 @@ class TestOutput:
                 lambda d: edit(d / "model.safetensors.index.json", {"weight_map": {"embed.weight": "../x"}}),
                 "outside of its folder",
             ),
-            (lambda d: (d / ".zeroconsolidate").mkdir(), "was interrupted"),
+            (lambda d: half_done(d), "was interrupted"),
             (lambda d: (d / "zeroconsolidate.json").write_text("{}"), "no manifest of a version"),
             (
                 lambda d: shutil.copy(d / "model-00001-of-00003.safetensors", d / "model-00002-of-00003.safetensors"),
@@ -149,6 +155,37 @@ class TestOutput:
         damage(output)
         found = verify(output)
         assert any(said in problem for problem in found.problems), found.problems
+
+    def test_what_the_manifest_lists_is_compared(self, checkpoint: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        consolidate(checkpoint, out, names="stored")
+        weights = safetensors.torch.load_file(out / "model.safetensors")
+        weights["extra"] = weights.pop("layers.0.norm.weight")
+        weights["layers.1.norm.weight"] = weights["layers.1.norm.weight"].bfloat16()
+        weights["layers.2.norm.weight"] = weights["layers.2.norm.weight"][None]
+        safetensors.torch.save_file(weights, out / "model.safetensors")
+        problems = "\n".join(verify(out).problems)
+        assert re.search(r"layers\.0\.norm\.weight: not as written; expected .*, got nothing", problems)
+        assert re.search(r"layers\.1\.norm\.weight: not as written; expected .*'F32'.*, got .*'BF16'", problems)
+        assert re.search(r"layers\.2\.norm\.weight: not as written; expected .*, got .*\[1, ", problems)
+        assert "extra: the manifest has no such tensor" in problems
+
+    def test_sizes_are_compared_where_there_are_no_digests(self, checkpoint: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        consolidate(checkpoint, out, names="stored")
+        weights = safetensors.torch.load_file(out / "model.safetensors")
+        safetensors.torch.save_file(weights, out / "model.safetensors", {"of": "someone else"})
+        (problem,) = verify(out).problems
+        assert problem.startswith("model.safetensors: the size differs")
+
+    def test_an_index_and_its_files_must_fit(self, output: Path) -> None:
+        index = json.loads((output / "model.safetensors.index.json").read_text())
+        files, names = index["weight_map"], list(index["weight_map"])
+        other = next(file for file in files.values() if file != files[names[0]])
+        edit(output / "model.safetensors.index.json", {"weight_map": files | {names[0]: other}})
+        assert any("which has no such tensor" in problem for problem in verify(output).problems)
+        edit(output / "model.safetensors.index.json", {"weight_map": {n: f for n, f in files.items() if n != names[0]}})
+        assert any("which the index does not name" in problem for problem in verify(output).problems)
 
     def test_there_must_be_something(self, tmp_path: Path) -> None:
         with pytest.raises(NotACheckpoint):
@@ -193,7 +230,10 @@ class TestAgainst:
         assert found.tensors == len(expected)
 
     @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-    def test_one_bit_is_found_with_its_index(self, checkpoint: Path, tmp_path: Path, dtype: str) -> None:
+    def test_one_bit_is_found_with_its_index(
+        self, checkpoint: Path, tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(compare, "BLOCK_BYTES", 4096)  # it is not in the first of them
         consolidate(checkpoint, tmp_path / "out", dtype=dtype, names="stored")
         file, byte, element = middle_of(tmp_path / "out", "layers.1.down.weight")
         flip(file, byte)
@@ -276,6 +316,39 @@ class TestSource:
         problems = verify_source(copy).problems
         assert any("does not have its CRC-32" in p for p in problems)
         assert any("do not round to the copy" in p for p in problems)
+
+    @pytest.mark.parametrize(
+        ("name", "key"),
+        [
+            ("bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt", b"param_groups"),
+            ("mp_rank_00_model_states.pt", b"ds_config"),
+        ],
+    )
+    def test_one_bit_of_a_pickle_is_found(self, copy: Path, name: str, key: bytes) -> None:
+        """One that nothing else notices: a key that nobody asks for."""
+        file = copy / "global_step5" / name
+        flip(file, file.read_bytes().index(key))
+        (problem,) = verify_source(copy).problems
+        assert problem.startswith(f"{name}: the record data.pkl does not have its CRC-32")
+
+    def test_one_master_among_many_is_found_by_the_witness(self, copy: Path) -> None:
+        """In the middle of a large tensor, which a sample passes over, and saved with its right checksum."""
+        file = copy / "global_step5/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
+        content = torch.load(file, weights_only=False)
+        flat = content["optimizer_state_dict"]["single_partition_of_fp32_groups"][0]
+        flat[20_000] += 1
+        torch.save(content, file)
+        (problem,) = verify_source(copy).problems
+        assert problem.startswith(
+            "embed.weight: the master weights do not round to the copy in 'module' (element 20000)"
+        )
+        consolidate(copy, copy.parent / "out", check="sample", names="stored")
+
+    def test_ranks_that_do_not_agree_are_found(self) -> None:
+        """Parts of a tensor-parallel model that every rank holds, and that have drifted apart in training."""
+        problems = verify_source(FIXTURES / "layouts/tp3_z1_uneven/checkpoint").problems
+        assert problems
+        assert all("the copies that" in problem and "differ" in problem for problem in problems)
 
     def test_masters_of_another_save_are_found_by_the_witness(self, copy: Path, tmp_path: Path) -> None:
         """Every file sound by itself, steps and shapes equal: only the values tell."""

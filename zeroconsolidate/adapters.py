@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .archive.json_file import read_json
+from .archive.regular import Fence
 from .catalog.peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
 from .catalog.wrapping import PEFT_MODEL, Part, adapters_in, take_apart
-from .errors import BadOption, NotACheckpoint
+from .errors import BadOption, NotACheckpoint, at
 from .plan.adapter import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) 
     root = catalog.origin.root
     names = list(dict.fromkeys([*catalog.order, *catalog.unsaved_ties, *catalog.unsaved_ties.values()]))
     config_path = os.path.join(root, ADAPTER_CONFIG)
-    first = read_peft_config(read_json(config_path)) if os.path.isfile(config_path) else None
+    first = _read(root, config_path) if os.path.isfile(config_path) else None
     wrapped = any(f".{PEFT_MODEL}" in f".{name}" for name in names)
     prefixes = tuple(prefix for group in TUNER_PREFIXES.values() for prefix in group)
     if first is not None:
@@ -79,10 +80,18 @@ def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) 
     return Adapters(
         parts=parts,
         present=present,
-        configs={name: read_peft_config(read_json(path)) for name, path in files.items()},
+        configs={name: _read(root, path) for name, path in files.items()},
         files=files,
         ties={**catalog.ties, **catalog.unsaved_ties},
     )
+
+
+def _read(root: str, path: str) -> PeftConfig:
+    with at(path):
+        Fence(root).check(path)  # it is not only read but copied beside the adapter
+    content = read_json(path)
+    with at(path):
+        return read_peft_config(content)
 
 
 def _config_file(root: str, adapter: str, *, alone: bool) -> str:

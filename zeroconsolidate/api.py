@@ -25,6 +25,7 @@ from .run.execute import BLOCK_BYTES
 from .run.inputs import Inputs
 from .write.assets import Assets, choose
 from .write.fingerprint import fingerprint, refuse_changed
+from .write.journal import Checks
 from .write.manifest import MANIFEST_NAME, manifest
 from .write.report import Report
 from .write.rescue_report import RESCUE_REPORT_NAME
@@ -121,7 +122,6 @@ def consolidate(
     opened = open_for(src, tag, chosen)
     catalog = opened.catalog
     _refuse_unplaced(catalog, weights_only=weights_only)
-    differing: list[str] = []
     for root in {catalog.origin.root, *roots_of(src)}:
         refuse_inside(output, checkpoint=root, tag_directory=os.path.dirname(catalog.files[0]))
     if digest is not None:
@@ -150,14 +150,17 @@ def consolidate(
         )
         with Stage(output, overwrite=overwrite, restart=restart, fingerprint=traits) as stage:
             resumed_bytes = stage.resumed_bytes
+            if not stage.is_publishing:
+                stage.need(cost.output_bytes)
+            checks, how = stage.checks, f"{check}, {replicas}"
+            if checks is None or checks.how != how:
+                checked = _check(catalog, opened.whole, inputs, check, planned)
+                differing = _compare_replicas(catalog, inputs, replicas, check)
+                checks = Checks(how=how, numel=checked, warnings=tuple(differing))
+                stage.note_checks(checks)
             if stage.is_publishing:
                 sizes = stage.finish()
             else:
-                stage.need(cost.output_bytes)
-                if stage.checked is None:
-                    checked = _check(catalog, opened.whole, inputs, check, planned)
-                    differing = _compare_replicas(catalog, inputs, replicas, check)
-                    stage.note_checked(checked)
                 make_weights(plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes)
                 around = make_beside(beside.made, beside.copies, stage)
                 digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
@@ -166,7 +169,6 @@ def consolidate(
                 stage.write(MANIFEST_NAME, text)
                 refuse_changed(traits)
                 sizes = stage.publish(last=[INDEX_NAME, "config.json", ADAPTER_CONFIG, MANIFEST_NAME])
-            checked = stage.checked or 0
             overflows = {
                 name: count
                 for file in plan.files
@@ -191,7 +193,7 @@ def consolidate(
         bytes_read=cost.input_bytes,
         bytes_written=cost.output_bytes,
         resumed_bytes=resumed_bytes,
-        checked=checked,
+        checked=checks.numel,
         overflows=overflows,
         left_out=plan.left_out,
         left_behind=assets.left_behind,
@@ -199,7 +201,13 @@ def consolidate(
         from_base=len(opened.additions.sources) + len(planned.target.from_base),
         rescue=opened.report,
         notes=(*catalog.notes, *(planned.adapted.decided if planned.adapted else ()), *beside.notes),
-        warnings=(*differing, *planned.target.warnings, *beside.warnings, *unfilled, *_warnings(assets, overflows)),
+        warnings=(
+            *checks.warnings,
+            *planned.target.warnings,
+            *beside.warnings,
+            *unfilled,
+            *_warnings(assets, overflows),
+        ),
     )
 
 

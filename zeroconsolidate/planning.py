@@ -66,6 +66,8 @@ def open_for(src: Roots, tag: str | None, options: Options) -> Opened:
         catalog, report, filled_from = open_catalog(src, tag), None, ()
         stored = whole = sources(catalog)
     adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters)
+    if adapters is not None and report is not None:
+        _refuse_broken(adapters, report)
     return Opened(
         catalog=catalog,
         stored=stored,
@@ -76,6 +78,22 @@ def open_for(src: Roots, tag: str | None, options: Options) -> Opened:
         filled_from=filled_from,
         adapters=adapters,
     )
+
+
+def _refuse_broken(adapters: Adapters, report: RescueReport) -> None:
+    """An adapter is whole or worth nothing: whoever loads it puts random numbers in the place of what is not in its
+    file, and a merge would leave the original's weights as if nothing had been trained. Raises BadOption."""
+    broken = [
+        name
+        for name in report.not_written
+        if name in adapters.parts and adapters.parts[name].adapter in adapters.configs
+    ]
+    if broken:
+        raise BadOption(
+            f"{len(broken)} tensors of the adapter have lost a part, such as {broken[0]}, and an adapter is of use "
+            "only whole: fill it (--fill) with an earlier step that was written with --lora keep, take zeros "
+            "(--rescue=zeros), or write what is whole under its raw names (--lora keep)"
+        )
 
 
 def plan_model(opened: Opened, options: Options) -> Planned:

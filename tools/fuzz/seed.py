@@ -21,7 +21,9 @@ def main() -> None:
     folder = ROOT / ".fuzz" / target
     folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(
-        {"pickles": _pickles, "containers": _containers, "configs": _configs}.get(target, list)()
+        {"pickles": _pickles, "containers": _containers, "safetensors": _safetensors, "configs": _configs}.get(
+            target, list
+        )()
     ):
         (folder / f"seed{number}").write_bytes(seed)
 

@@ -6,17 +6,13 @@ from typing import Any
 
 from .case import Case
 from .cases_more import FROZEN, MORE
+from .cases_writers import WRITERS
 
 FP32_GRADIENTS = {"data_types": {"grad_accum_dtype": "fp32"}}
 ALIGNED = {"parameter_alignment": True}
 ROUND_ROBIN = {"round_robin_gradients": True}
 ELASTIC = {"elastic_checkpoint": True}
 ADAM: dict[str, Any] = {"optimizer": {"type": "AdamW", "params": {"lr": 3e-3, "torch_adam": True}}}
-
-
-def writer(**settings: Any) -> dict[str, Any]:
-    """A checkpoint section that names a writer; 0.19 needs `data_parallel` beside the type."""
-    return {"checkpoint": {"writer": {"data_parallel": "replica", **settings}}}
 
 
 STAGE_0 = [
@@ -97,31 +93,6 @@ FLAT_GROUPS = [
         zero={**ALIGNED, "contiguous_gradients": False},
         about="parameter_alignment at stage 1, gradients not contiguous.",
     ),
-]
-
-WRITERS = [
-    Case(name="writer_python", stage=2, config=writer(type="python"), about="Entry folder archive/ in every file."),
-    Case(name="writer_python_z3", stage=3, config=writer(type="python"), about="The python writer at stage 3."),
-    Case(
-        name="legacy_z2",
-        stage=2,
-        config={"checkpoint": {"checkpoint_serialization": False}},
-        about="torch's container from before 1.6 (no zip), by checkpoint_serialization: false.",
-    ),
-    Case(
-        name="legacy_z3",
-        stage=3,
-        config={"checkpoint": {"checkpoint_serialization": False}},
-        frozen=FROZEN,
-        about="The legacy container at stage 3, frozen parameters.",
-    ),
-    Case(
-        name="legacy_z0",
-        stage=0,
-        config={"checkpoint": {"checkpoint_serialization": False}},
-        about="The legacy container at stage 0.",
-    ),
-    Case(name="writer_mock", stage=2, config=writer(type="mock"), about="Files of zero bytes: nothing was saved."),
 ]
 
 PIPELINES = [
@@ -275,6 +246,17 @@ OPTIMIZERS = [
     Case(name="amsgrad_z3", stage=3, optimizer="amsgrad", groups=True, about="AMSGrad at stage 3, two groups."),
     Case(name="adafactor_z3", stage=3, optimizer="adafactor", about="Adafactor: variance of a flat partition."),
     Case(name="adafactor_z2", stage=2, optimizer="adafactor", about="Adafactor at stage 2."),
+    *(
+        Case(
+            name=f"adamw_8bit_z{stage}",
+            stage=stage,
+            optimizer="adamw_8bit",
+            moments=False,
+            patches=("blockwise_adam",),
+            about=f"bitsandbytes' 8-bit AdamW at stage {stage}: moments in bytes, with a scale for each 256 of them.",
+        )
+        for stage in (2, 3)
+    ),
 ]
 
 CASES: dict[str, Case] = {

@@ -17,6 +17,14 @@ from .patches import PATCHES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
+def adamw_8bit(parameters: Any) -> torch.optim.Optimizer:
+    """bitsandbytes' AdamW, with 8-bit moments for small tensors too."""
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(parameters, lr=3e-3, min_8bit_size=16)
+
+
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
     "amsgrad": lambda parameters: torch.optim.AdamW(parameters, lr=3e-3, amsgrad=True),
@@ -24,6 +32,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=1e-2, momentum=0.9),
     "adagrad": lambda parameters: torch.optim.Adagrad(parameters, lr=1e-2),
     "adafactor": lambda parameters: torch.optim.Adafactor(parameters, lr=1e-2),
+    "adamw_8bit": adamw_8bit,
 }
 
 TENSOR_PARALLEL_SPECS = {

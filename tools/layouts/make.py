@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from . import ranks
 from .assemble import Expected, assemble
+from .patches import PATCHES
 
 if TYPE_CHECKING:
     from .case import Case
@@ -61,6 +62,7 @@ def finish(case: Case, target: Path, expected: Expected, packages: dict[str, str
         "dtype": case.dtype,
         "zero_stage": case.stage,
         "parallel": {"world": case.world, "dp": case.dp, "tp": case.tp, "pp": case.pp, "ep": case.ep},
+        "stand_ins": {name: (PATCHES[name].__doc__ or "").partition("\n")[0] for name in case.patches},
         "optimizer_class": expected.facts["optimizer_class"],
         "ds_config": expected.facts["ds_config"],
         "steps": case.steps,
@@ -85,6 +87,7 @@ def digest(path: Path) -> str:
 
 def versions(case: Case, old: Path | None) -> dict[str, str]:
     packages = ["torch", "deepspeed", "numpy"] + (["transformers"] if case.model == "mixtral" else [])
+    packages += ["bitsandbytes"] if case.optimizer == "adamw_8bit" else []
     found = {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
     if case.deepspeed is not None and old is not None:
         found["deepspeed"] = case.deepspeed

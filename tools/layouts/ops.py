@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +51,9 @@ class Adam:
 class FileHandle:
     """The asynchronous file handle of `async_io`, synchronously: same names, same bytes."""
 
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+    def __init__(self, *_args: Any, intra_op_parallelism: int = 1, **_kwargs: Any) -> None:
         self.done = 0
+        self.alignment = 512 * intra_op_parallelism
         self.pinned: list[tuple[int, int]] = []
 
     def new_cpu_locked_tensor(self, numel: int, example: torch.Tensor) -> torch.Tensor:
@@ -64,10 +67,20 @@ class FileHandle:
     def is_pinned(self, tensor: torch.Tensor) -> bool:
         return any(start <= tensor.data_ptr() < stop for start, stop in self.pinned)
 
-    def async_pwrite(self, buffer: torch.Tensor, path: str, offset: int) -> int:
-        if offset:
+    def get_alignment(self) -> int:
+        return self.alignment
+
+    def async_pwrite(self, buffer: torch.Tensor, file: str | int, offset: int) -> int:
+        content = buffer.detach().contiguous().view(torch.uint8).numpy().tobytes()
+        if isinstance(file, int):
+            # The file is open for direct access, which takes memory that begins on a page.
+            pages = mmap.mmap(-1, len(content))
+            pages.write(content)
+            os.pwrite(file, pages, offset)
+        elif offset:
             raise ValueError("swap files are written from their start")
-        Path(path).write_bytes(buffer.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        else:
+            Path(file).write_bytes(content)
         self.done += 1
         return 0
 
@@ -88,9 +101,18 @@ class AsyncIO:
     aio_handle = FileHandle
 
 
+class Utilities:
+    """The `utils` extension, of which writers use one function."""
+
+    @staticmethod
+    def cast_to_byte_tensor(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [tensor.detach().reshape(-1).view(torch.uint8) for tensor in tensors]
+
+
 def install() -> None:
-    from deepspeed.ops.op_builder import AsyncIOBuilder, CPUAdamBuilder
+    from deepspeed.ops.op_builder import AsyncIOBuilder, CPUAdamBuilder, UtilsBuilder
 
     CPUAdamBuilder.load = lambda self, verbose=True: Adam()
     AsyncIOBuilder.load = lambda self, verbose=True: AsyncIO()
     AsyncIOBuilder.is_compatible = lambda self, verbose=False: True
+    UtilsBuilder.load = lambda self, verbose=True: Utilities()

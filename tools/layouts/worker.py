@@ -49,6 +49,10 @@ def work(case: Case, rank: int, port: int, out: Path) -> None:
     for _ in range(case.steps):
         job.step()
     job.engine.save_checkpoint(str(out / "checkpoint"), client_state=job.client_state, **case.save)
+    writer = getattr(job.engine, "checkpoint_engine", None)
+    if hasattr(writer, "is_decoupled") and writer.is_decoupled():
+        # Else the next step would, or the engine's end.
+        job.engine._commit_decoupled_checkpoint()
     live.record(job, out / "live")
     dist.barrier()
     sys.stdout.flush()

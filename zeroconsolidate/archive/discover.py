@@ -173,14 +173,13 @@ def _files(
         directory=directory,
         tags=tags,
         latest=latest,
-        files={kind: tuple(sorted(files)) for kind, files in found.items()},
+        files={kind: names.one_of_each(files) for kind, files in found.items()},
         swaps=swaps,
     )
 
 
 def _universal(folder: str, fence: Fence) -> Iterator[tuple[FileKind, FileName]]:
     """The files of a universal checkpoint's folder. The parameters' names are the folders' names."""
-    fence.check(folder)
     for entry in _entries(folder):
         inside = f"{names.UNIVERSAL_FOLDER}/{entry.name}"
         if entry.name == names.UNIVERSAL_STATE:
@@ -195,11 +194,9 @@ def _universal(folder: str, fence: Fence) -> Iterator[tuple[FileKind, FileName]]
 
 def _swaps(folder: str, fence: Fence) -> Iterator[SwapFile]:
     """The masters in the folders of the ranks whose optimizer is on NVMe."""
-    fence.check(folder)
     for entry in sorted(_entries(folder), key=lambda entry: entry.name):
         rank = names.SWAP_RANK.fullmatch(entry.name)
         if rank and entry.is_dir():
-            fence.check(entry.path)
             for file in sorted(_entries(entry.path), key=lambda file: file.name):
                 match = names.SWAP_MASTER.fullmatch(file.name)
                 if match and file.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import DamagedFile, Disagreement, NotACheckpoint, at
 from .container import ZipContainer
 from .discover import discover
+from .names import one_of_each
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +41,7 @@ def gather(roots: Sequence[str], tag: str | None = None) -> CheckpointFiles:
                 found.setdefault(kind, {})[name.name] = name
     return replace(
         main,
-        files={kind: tuple(sorted(names.values())) for kind, names in found.items()},
+        files={kind: one_of_each(names.values()) for kind, names in found.items()},
         elsewhere={name: path for name, path in paths.items() if path != f"{main.directory}/{name}"},
         latest=next((part.latest for part in parts if part.latest), None),
     )
@@ -69,22 +71,34 @@ def _parts(roots: Sequence[str], tag: str | None) -> list[CheckpointFiles]:
 
 
 def _same(one: str, other: str) -> None:
-    """Two files of the same name must be copies: the same records with the same checksums, of equal length."""
+    """Two files of the same name must be copies: the same records with the same checksums, else the same bytes."""
     if os.path.samefile(one, other):
         return
-    looks = [_looks(path) for path in (one, other)]
-    if looks[0] != looks[1] or looks[0] is None:
-        with at(os.path.basename(one)):
+    with at(os.path.basename(one)):
+        if not _equal(one, other):
             raise Disagreement(
                 f"two directories have this file, and they differ: {one} and {other}; "
                 "move away the one that is not of this save"
             )
 
 
+def _equal(one: str, other: str) -> bool:
+    looks = [_looks(path) for path in (one, other)]
+    if None not in looks:
+        return looks[0] == looks[1]
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError as error:
+        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
+
+
 def _looks(path: str) -> tuple[int, object] | None:
-    """What is equal for copies, without reading gigabytes. None for a file that cannot be read."""
+    """What is equal for copies only, without reading gigabytes. None if nothing in the file can tell: it is damaged,
+    in torch's older container, or written without checksums (`torch.serialization.set_crc32_options(False)`)."""
     try:
         with ZipContainer(path) as container:
+            if all(crc32 == 0 for _, size_bytes, crc32 in container.checksums if size_bytes):
+                return None
             return container.size_bytes, container.checksums
     except (OSError, DamagedFile):
         return None

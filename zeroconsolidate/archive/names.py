@@ -2,6 +2,10 @@
 
 `pp_rank` in these names is the data-parallel rank; `mp_rank` is the combined model-parallel rank. The prefix
 `bf16_` stands in front of optimizer files when bf16 is enabled in the config, whatever the optimizer's class.
+
+The fast writer (`checkpoint: {writer: {type: fast}}`) adds `-WRITER.WRITERS` below stage 3, and each of its writers
+leaves a whole copy of what several of them write (`create_writer` in
+`deepspeed/runtime/model_checkpointing/writer_factory.py`). DeepSpeed itself does not find these files again.
 """
 
 from __future__ import annotations
@@ -9,6 +13,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class FileKind(Enum):
@@ -32,12 +40,16 @@ class FileName:
     dp_rank: int = 0
     layer: int = 0
     expert: int = 0
+    writer: int = 0
+    """Which of several writers wrote this copy."""
+    writers: int = 0
+    """How many there were; 0 where the name does not say."""
     name: str
 
 
 _NUMBER = r"(?:0|[1-9][0-9]{0,6})"
 _GRAMMAR: tuple[tuple[FileKind, re.Pattern[str]], ...] = tuple(
-    (kind, re.compile(pattern + r"\.pt"))
+    (kind, re.compile(pattern + rf"\.pt(?:-(?P<writer>{_NUMBER})\.(?P<writers>[1-9][0-9]{{0,6}}))?"))
     for kind, pattern in (
         (FileKind.MODEL, r"mp_rank_(?P<mp_rank>[0-9]{2,7})_model_states"),
         (
@@ -88,3 +100,17 @@ def parse(name: str) -> tuple[FileKind, FileName] | None:
             ranks = {key: int(value) for key, value in match.groupdict().items() if value is not None}
             return kind, FileName(name=name, **ranks)
     return None
+
+
+def one_of_each(found: Iterable[FileName]) -> tuple[FileName, ...]:
+    """The files by rank, of the copies that several writers left only the first.
+
+    Two files of one rank that are no such copies both stay: they are of two saves, which is an error elsewhere.
+    """
+    firsts: dict[tuple[int, ...], FileName] = {}
+    kept = []
+    for file in sorted(found):
+        first = firsts.setdefault((file.mp_rank, file.dp_rank, file.layer, file.expert), file)
+        if file is first or not file.writers or file.writers != first.writers:
+            kept.append(file)
+    return tuple(kept)

@@ -13,7 +13,7 @@ from ..archive.weights import Weights, read_weights
 from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, at
 from ..run.digest import digest_of
 from ..write.manifest import MANIFEST_NAME
-from ..write.stage import STAGING
+from ..write.stage import JOURNAL, STAGING
 from .config import config_problems
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def audit_output(directory: str, findings: Findings) -> None:
     """All checks; what is wrong goes into `findings`. Raises NotACheckpoint if there is no such directory."""
     if not os.path.isdir(directory):
         raise NotACheckpoint("there is no such directory", address=(directory,))
-    if os.path.isdir(os.path.join(directory, STAGING)):
+    if os.path.lexists(os.path.join(directory, STAGING, JOURNAL)):
         findings.problems.append("a conversion into this directory was interrupted; run it again to finish it")
     weights = None
     try:

@@ -13,8 +13,8 @@ import numpy as np
 from ..archive.container import ZipContainer
 from ..archive.legacy import open_container
 from ..dtypes import DType
-from ..errors import DamagedFile, WitnessMismatch, ZeroConsolidateError
-from ..plan.witness import comparisons
+from ..errors import DamagedFile, Disagreement, WitnessMismatch, ZeroConsolidateError
+from ..plan.witness import comparisons, replica_comparisons
 from ..run.cast import STORAGE, cast
 from ..run.fill import fill
 from ..run.witness import compare
@@ -40,6 +40,7 @@ def audit_source(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs,
     _checksums(_used(catalog, stored), findings)
     _finite(stored, inputs, findings)
     _witness(catalog, stored, inputs, findings)
+    _replicas(catalog, inputs, findings)
 
 
 def work_bytes(catalog: Catalog, stored: Mapping[str, Source]) -> int:
@@ -143,6 +144,20 @@ def _values(inputs: Inputs, recipe: Recipe, first: int, last: int, block: NDArra
     wide = np.empty(len(block), np.float32)
     cast(block, recipe.dtype, DType.F32, wide)
     return wide
+
+
+def _replicas(catalog: Catalog, inputs: Inputs, findings: Findings) -> None:
+    """What several ranks hold. Where DeepSpeed takes the first and does not mind, a difference is worth a note."""
+    pairs = replica_comparisons(catalog)
+    compared = 0
+    for pair in pairs:
+        try:
+            compared += compare([pair], inputs, progress=findings.read)
+        except Disagreement as error:
+            told = findings.notes if pair.is_spare else findings.problems
+            told.append(f"{pair.name}: {error.message.partition(';')[0]}")
+    if pairs:
+        findings.checks.append(f"{compared:,} elements that several ranks hold against one another")
 
 
 def _witness(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, findings: Findings) -> None:

@@ -45,6 +45,11 @@ def grid_of(files: CheckpointFiles, first: ModelFile) -> Grid:
     """
     kind = FileKind.PARTITIONED_MODEL if files.of(FileKind.PARTITIONED_MODEL) else FileKind.MODEL
     found = sorted({name.mp_rank for name in files.of(kind)})
+    if kind is FileKind.MODEL and len(found) < len(files.of(kind)):
+        raise Disagreement(
+            "a model-parallel rank has two files, of which one is left from another save; expected one of each, got "
+            + ", ".join(name.name for name in files.of(kind)[:6])
+        )
     size = first.mp_world_size or len(found)
     missing = [mp_rank for mp_rank in range(size) if mp_rank not in found]
     if missing:
@@ -145,4 +150,6 @@ def _usual_name(kind: FileKind) -> str:
 
 
 def _of_rank(name: str, dp_rank: int, mp_rank: int) -> str:
-    return re.sub(r"pp_rank_[0-9]+_mp_rank_[0-9]+", f"pp_rank_{dp_rank}_mp_rank_{mp_rank:02d}", name)
+    # What the fast writer adds is not the same for all ranks.
+    plain = re.sub(r"\.pt-[0-9.]+$", ".pt", name)
+    return re.sub(r"pp_rank_[0-9]+_mp_rank_[0-9]+", f"pp_rank_{dp_rank}_mp_rank_{mp_rank:02d}", plain)

@@ -19,9 +19,10 @@ from .experts import stacks
 from .groups import saving_ranks
 from .model_file import ModelFile, read_model_file
 from .optimizer_file import OptimizerFile, read_optimizer_file
-from .parts import Story, assemble
+from .parts import assemble
 from .read import agree, is_partitioned, model_kind_of, read, shared_with
 from .stand_ins import model_stand_in, optimizer_stand_ins
+from .story import Story
 from .swapped import swapped_in
 
 if TYPE_CHECKING:

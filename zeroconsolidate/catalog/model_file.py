@@ -44,6 +44,8 @@ class ModelFile:
     optimizer: Mapping[str, Any] | None
     """The optimizer's own state dict, where it is not partitioned over files of its own (stage 0)."""
     step: int | None
+    skipped_steps: int
+    """Those of them in which gradients overflowed and the optimizer did nothing."""
     world_size: int | None
     """Data-parallel."""
     mp_world_size: int | None
@@ -91,6 +93,7 @@ def read_model_file(raw: RawFile) -> ModelFile:
             skipped=tuple(name for name in fields.names(saved or (), "module") if name not in module),
             optimizer=fields.optional(content, "optimizer", dict),
             step=fields.optional(content, "global_steps", int),
+            skipped_steps=fields.enum_int(content.get("skipped_steps")) or 0,
             world_size=world_size,
             mp_world_size=mp_world_size,
             parallel=fields.field(content, "checkpoint_parallel_dimensions", dict, {}),

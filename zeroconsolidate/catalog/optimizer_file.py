@@ -213,7 +213,15 @@ def _unplaced(states: Mapping[Any, Mapping[Any, Any]], partitions: tuple[Located
                 placed = numel is not None and len(value.shape) == 1 and value.numel >= numel
                 if not placed:
                     found.add(fields.name_of(key))
+            elif holds_tensors(value):
+                found.add(fields.name_of(key))
     return tuple(sorted(found))
+
+
+def holds_tensors(value: object) -> bool:
+    """Whether state is a collection of tensors, as bitsandbytes wraps its 8-bit moments up."""
+    items: Any = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return any(isinstance(item, LocatedTensor) for item in items)
 
 
 def _intervals(value: object) -> tuple[tuple[LocatedTensor, ...], ...]:

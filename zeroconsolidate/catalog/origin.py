@@ -9,7 +9,7 @@ from .facts import Cut, Degrees, Origin
 
 if TYPE_CHECKING:
     from .facts import Part
-    from .parts import Story
+    from .story import Story
 
 
 def origin_of(story: Story, parts: tuple[Part, ...]) -> Origin:

@@ -6,66 +6,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..archive.names import FileKind
-from ..errors import Disagreement, MissingFiles, UnsupportedLayout, at
-from . import tensor_parallel
+from ..errors import MissingFiles, UnsupportedLayout, at
 from .experts import is_native, of_rank, router_aliases, stacked_copies
-from .facts import Catalog, Cut, FlatGroup, Frozen, Join, Part, Stray, Unnamed
+from .facts import Catalog, Cut, FlatGroup, Frozen, Part, Stray, Unnamed
 from .frozen import striped_frozen
 from .groups import flat_groups
+from .joining import doubts_of, joins_of
 from .names import ModuleNames, sort_names
 from .origin import origin_of, unplaced_of
-from .pipeline import Layers, tied_names
-from .universal import Universal, shaped
+from .pipeline import staged
+from .universal import all_there, shaped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..archive.located import LocatedTensor
-    from ..archive.raw import CheckpointFiles
-    from .agree import Grid
-    from .facts import Shape
     from .model_file import ModelFile
-    from .optimizer_file import OptimizerFile
+    from .story import Story
     from .whole_optimizer import WholeOptimizer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
-    """Every file's content, typed and compared, by model-parallel rank."""
-
-    files: CheckpointFiles
-    grid: Grid
-    world_size: int
-    """Data-parallel ranks."""
-    sharers: int
-    """Those of them that have files: fewer with MiCS."""
-    models: Mapping[int, tuple[ModelFile, ...]]
-    """By data-parallel rank at stage 3, else one."""
-    optimizers: Mapping[int, tuple[OptimizerFile, ...]]
-    wholes: Mapping[int, tuple[WholeOptimizer, ...]]
-    """Stage 0: the optimizer in one piece, by expert-parallel rank. Empty at other stages."""
-    universal: Universal | None
-    """The folder of a universal checkpoint, which takes the place of all optimizer files."""
-    layers: Mapping[int, Layers]
-    """By tensor-parallel rank: the layers of a pipeline."""
-    experts: Mapping[int, Mapping[str, LocatedTensor]]
-    """The tensors of expert files."""
-    expert_paths: tuple[str, ...]
-    stacks: Mapping[str, Join]
-    """AutoEP's stacked experts, by name."""
-    missing: tuple[str, ...]
-
-    @property
-    def first(self) -> ModelFile:
-        return self.models[0][0]
-
-    @property
-    def all_optimizers(self) -> list[OptimizerFile]:
-        return [optimizer for ranks in self.optimizers.values() for optimizer in ranks]
-
-    @property
-    def all_wholes(self) -> list[WholeOptimizer]:
-        return [whole for ranks in self.wholes.values() for whole in ranks]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +49,7 @@ def assemble(story: Story) -> Catalog:
     ties = {**names.ties, **tied}
     joins = dict(story.stacks) if story.universal is None else {}
     if story.grid.tp > 1:
-        joins |= _joins(story, parts, tied)
+        joins |= joins_of(story, parts, tied)
     stacked = stacked_copies(story.stacks, story.experts.get(0, {}))
     paths = [model.file for models in story.models.values() for model in models]
     paths += [optimizer.file for optimizer in story.all_optimizers]
@@ -106,7 +64,7 @@ def assemble(story: Story) -> Catalog:
         joins=joins,
         stacked=stacked,
         unnamed=tuple(question for one in slices for question in one.unnamed),
-        doubts=_doubts(story, joins),
+        doubts=doubts_of(story, joins),
         strays=tuple(stray for one in slices for stray in one.strays),
         ties=ties,
         unsaved_ties=names.unsaved_ties,
@@ -124,31 +82,45 @@ def _is_ahead(story: Story) -> bool:
 
 
 def _notes(story: Story) -> list[str]:
+    notes = []
     if story.universal and story.grid.pp > 1 and not story.layers:
-        return [
+        notes.append(
             "the universal checkpoint of a pipeline has no layer files: buffers, and which layer a tie is, are lost"
-        ]
+        )
     if _is_ahead(story):
-        return ["ZenFlow's 16-bit weights run ahead of the masters between updates: masters are written, unchecked"]
+        notes.append(
+            "ZenFlow's 16-bit weights run ahead of the masters between updates: masters are written, unchecked"
+        )
     if story.sharers < story.world_size:
-        return [f"the {story.sharers} ranks of the first shard group saved the model, of {story.world_size} (MiCS)"]
+        notes.append(
+            f"the {story.sharers} ranks of the first shard group saved the model, of {story.world_size} (MiCS)"
+        )
     if story.all_wholes and not any(whole.groups for whole in story.all_wholes):
-        return ["no master weights were saved beside the module: its own values are written (stage 0)"]
-    return []
+        notes.append("no master weights were saved beside the module: its own values are written (stage 0)")
+    return [*notes, *_steps_apart(story)]
 
 
-def _doubts(story: Story, joins: Mapping[str, Join]) -> tuple[str, ...]:
-    """Tensors that are in no list, where the lists are of a version that does not name all replicated ones."""
-    if story.grid.tp == 1:
-        return ()
-    return tuple(
-        name for name, join in joins.items() if join.is_default and tensor_parallel.is_terse(story.first.universal)
-    )
+def _steps_apart(story: Story) -> list[str]:
+    """At stage 3 nothing but step counters links model files and optimizer files of one save, and they may differ
+    rightly: before DeepSpeed 0.14 the optimizer's is one ahead, who resumes without the optimizer's state begins it
+    anew, and the fused Adam of old releases counted once a sub-group. So it is told, and no error."""
+    first = story.first
+    counted = max((step for o in story.all_optimizers if o.cut is Cut.STRIPED for step in o.steps), default=None)
+    if counted is None or first.step is None or _is_ahead(story):
+        return []
+    done = first.step - first.skipped_steps
+    if abs(counted - done) <= 1:
+        return []
+    return [
+        f"the optimizer files count {counted:g} steps, the model files {done}: so it is if the run was resumed without "
+        "its optimizer's state; if not, they are of different saves, and masters and buffers do not belong together"
+    ]
 
 
 def _slice(story: Story, tp: int) -> _Slice:
     stages = [mp for mp in range(story.grid.size) if story.grid.tensor_rank(mp) == tp]
-    base, pipeline_tied = _base_of(story, tp, stages), {}
+    base = _base_of(story, tp, stages)
+    pipeline_tied: dict[str, str] = {}
     if story.wholes and base.buffer_names is None:
         base = replace(base, buffer_names=())  # candidates for masters: every tensor that may be a parameter
     shapes = {name: tensor.shape for name, tensor in base.module.items()}
@@ -164,10 +136,7 @@ def _slice(story: Story, tp: int) -> _Slice:
                 holder=f"pipeline stage {story.grid.stage(mp)}" if story.grid.pp > 1 else None,
             )
     if story.layers:
-        found = _marked_spares(story, found)
-        pipeline_tied = _tie_stages(story, found, base)
-        found = [(index, _renamed(group, pipeline_tied, base.module)) for index, group in found]
-        _layers_are_there(found, base)
+        found, pipeline_tied = staged(found, story.grid.pp, base.module, story.first.universal)
     merged = _merged(story, base)
     placeholders = any(FileKind.PARTITIONED_MODEL in story.files.files for _ in merged)
     striped = placeholders or any(group.cut is Cut.STRIPED for _, group in found)
@@ -220,6 +189,8 @@ def _merged(story: Story, base: ModelFile) -> dict[str, LocatedTensor]:
     """The trained parameters of a universal checkpoint. What the model file holds as it is, is left to it."""
     if story.universal is None:
         return {}
+    files = [models[0] for models in story.models.values()]
+    all_there(story.universal, [name for file in files for group in file.param_shapes or () for name in group])
     own = {*(base.buffer_names or ()), *base.shared_params, *(base.frozen_shapes or ())}
     shapes = {name: shape for group in base.param_shapes or () for name, shape in group.items()}
     is_flat = FileKind.PARTITIONED_MODEL in story.files.files
@@ -259,51 +230,6 @@ def _base_of(story: Story, tp: int, stages: list[int]) -> ModelFile:
     )
 
 
-def _marked_spares(story: Story, found: list[tuple[int, FlatGroup]]) -> list[tuple[int, FlatGroup]]:
-    """On later pipeline stages, the copies of which the client says that the first stage's stand for them."""
-    names = {member.name for _, group in found for member in group.members}
-    spares = tensor_parallel.spares(story.first.universal, names)
-    marked = []
-    for index, group in found:
-        if spares and not group.holder.startswith("pipeline stage 0"):
-            members = tuple(replace(member, is_spare=member.name in spares) for member in group.members)
-            marked.append((index, replace(group, members=members)))
-        else:
-            marked.append((index, group))
-    return marked
-
-
-def _tie_stages(story: Story, found: list[tuple[int, FlatGroup]], base: ModelFile) -> dict[str, str]:
-    stages: list[dict[str, int]] = [{} for _ in range(story.grid.pp)]
-    holders = {f"pipeline stage {stage}": stage for stage in range(story.grid.pp)}
-    for _, group in found:
-        stage = stages[holders.get(group.holder.partition(",")[0], 0)]
-        stage |= {member.name: member.numel for member in group.members}
-    with at(base.file.rpartition("/")[2]):
-        return tied_names(stages, base.module)
-
-
-def _renamed(group: FlatGroup, names: Mapping[str, str], module: Mapping[str, LocatedTensor]) -> FlatGroup:
-    """A tied layer's parameters under the name of the layer's file, and with its shapes."""
-    if not names.keys() & {member.name for member in group.members}:
-        return group
-    members = []
-    for member in group.members:
-        name = names.get(member.name)
-        renamed = member if name is None else replace(member, name=name, shape=module[name].shape)
-        members.append(renamed)
-    return replace(group, members=tuple(members))
-
-
-def _layers_are_there(found: list[tuple[int, FlatGroup]], base: ModelFile) -> None:
-    for _, group in found:
-        for member in group.members:
-            if member.name not in base.module:
-                layer = member.name.partition(".")[0]
-                file = f"layer_{int(layer):02d}-model_states.pt" if layer.isdecimal() else "layer_*-model_states.pt"
-                raise MissingFiles(f"the file of a layer is missing; expected {member.name} in {file}", files=(file,))
-
-
 def _unnamed(whole: WholeOptimizer, ep_rank: int, ep: int, tp: int, named: ModuleNames) -> Unnamed:
     """The question which of the module's parameters each master is."""
     dense = {name: tensor for name, tensor in named.frozen.items() if not is_native(name)}
@@ -314,36 +240,3 @@ def _unnamed(whole: WholeOptimizer, ep_rank: int, ep: int, tp: int, named: Modul
     if experts and not any(whole.expert_groups):
         by_group = [dense | of_experts] * len(whole.groups)
     return Unnamed(file=whole.file, part=tp, groups=whole.groups, fused=whole.fused, candidates=tuple(by_group))
-
-
-def _joins(story: Story, parts: tuple[Part, ...], tied: Mapping[str, str]) -> dict[str, Join]:
-    """How the tensors of tensor-parallel ranks join. Patterns know the names that the optimizer uses."""
-    info = story.first.universal
-    if not info:
-        with at(story.first.file.rpartition("/")[2]):
-            raise UnsupportedLayout(
-                f"the model is split over {story.grid.tp} tensor-parallel ranks, and no 'universal_checkpoint_info' "
-                "says how its tensors are put together"
-            )
-    for models in story.models.values():
-        if models[0].universal != info:
-            with at(models[0].file.rpartition("/")[2]):
-                raise Disagreement("'universal_checkpoint_info' differs from that of model-parallel rank 0")
-    back = {name: alias for alias, name in tied.items()}
-    shapes: dict[str, dict[int, Shape]] = {}
-    for part in parts:
-        held: dict[str, Shape] = {member.name: member.shape for group in part.groups for member in group.members}
-        if story.universal is None:
-            held |= {name: tensor.shape for masters in part.masters for name, tensor in masters.items()}
-        held |= {name: frozen.shape for name, frozen in part.frozen.items()}
-        for name, shape in held.items():
-            shapes.setdefault(name, {})[part.index] = shape
-    asked = {}
-    for name, by_part in shapes.items():
-        if len(by_part) != story.grid.tp:
-            with at(name):
-                raise Disagreement(f"only tensor-parallel ranks {sorted(by_part)} of {story.grid.tp} have the tensor")
-        asked[back.get(name, name)] = [by_part[index] for index in range(story.grid.tp)]
-    with at(story.first.file.rpartition("/")[2]):
-        joins = tensor_parallel.joins(info, asked, asked, story.grid.tp)
-    return {tied.get(name, name): join for name, join in joins.items()}

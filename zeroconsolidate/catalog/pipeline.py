@@ -9,17 +9,19 @@ that uses it. Which layer a key is, is written nowhere; it follows from names, s
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from ..errors import DamagedFile, Disagreement, UnsupportedLayout, at
+from ..errors import DamagedFile, Disagreement, MissingFiles, UnsupportedLayout, at
 from . import fields
+from .tensor_parallel import spares
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ..archive.located import LocatedTensor
     from ..archive.raw import RawFile
+    from .facts import FlatGroup
 
 _TIED = re.compile(r"tied_modules\.(?P<key>[^.]+)\.(?P<tail>.+)")
 _INDEXED = re.compile(r"(?P<layer>[0-9]{1,7})\.(?P<tail>.+)")
@@ -46,6 +48,64 @@ def read_layers(raws: Iterable[RawFile]) -> dict[int, Layers]:
                     raise DamagedFile(f"{full} is in two layer files")
             files.setdefault(raw.name.mp_rank, []).append(raw.path)
     return {tp: Layers(module=module, files=tuple(files[tp])) for tp, module in sorted(modules.items())}
+
+
+def staged(
+    groups: Sequence[tuple[int, FlatGroup]],
+    pp: int,
+    module: Mapping[str, LocatedTensor],
+    universal: Mapping[str, Any],
+) -> tuple[list[tuple[int, FlatGroup]], dict[str, str]]:
+    """The flat groups of `pp` stages with the names and shapes of the layers in `module`; and old names of tied layers
+    with their new ones.
+
+    Raises MissingFiles if a layer's file is not there, and what :func:`tied_names` raises.
+    """
+    groups = _marked_spares(groups, universal)
+    stages: list[dict[str, int]] = [{} for _ in range(pp)]
+    holders = {f"pipeline stage {stage}": stage for stage in range(pp)}
+    for _, group in groups:
+        stage = stages[holders.get(group.holder.partition(",")[0], 0)]
+        stage |= {member.name: member.numel for member in group.members}
+    names = tied_names(stages, module)
+    found = [(index, _renamed(group, names, module)) for index, group in groups]
+    for _, group in found:
+        for member in group.members:
+            if member.name not in module:
+                raise _is_missing(member.name)
+    return found, names
+
+
+def _marked_spares(
+    groups: Sequence[tuple[int, FlatGroup]], universal: Mapping[str, Any]
+) -> list[tuple[int, FlatGroup]]:
+    """On later stages, the copies of which the client says that the first stage's stand for them."""
+    names = spares(universal, {member.name for _, group in groups for member in group.members})
+    marked = []
+    for index, group in groups:
+        if names and not group.holder.startswith("pipeline stage 0"):
+            members = tuple(replace(member, is_spare=member.name in names) for member in group.members)
+            marked.append((index, replace(group, members=members)))
+        else:
+            marked.append((index, group))
+    return marked
+
+
+def _renamed(group: FlatGroup, names: Mapping[str, str], module: Mapping[str, LocatedTensor]) -> FlatGroup:
+    """A tied layer's parameters under the name of the layer's file, and with its shapes."""
+    if not names.keys() & {member.name for member in group.members}:
+        return group
+    members = []
+    for member in group.members:
+        name = names.get(member.name)
+        members.append(member if name is None else replace(member, name=name, shape=module[name].shape))
+    return replace(group, members=tuple(members))
+
+
+def _is_missing(name: str) -> MissingFiles:
+    layer = name.partition(".")[0]
+    file = f"layer_{int(layer):02d}-model_states.pt" if layer.isdecimal() else "layer_*-model_states.pt"
+    return MissingFiles(f"the file of a layer is missing; expected {name} in {file}", files=(file,))
 
 
 def tied_names(stages: Sequence[Mapping[str, int]], module: Mapping[str, LocatedTensor]) -> dict[str, str]:

@@ -12,8 +12,9 @@ from .experts import expert_files, stacks
 from .groups import saving_ranks
 from .model_file import ModelFile, read_model_file
 from .optimizer_file import OptimizerFile, read_optimizer_file
-from .parts import Story, assemble
+from .parts import assemble
 from .pipeline import read_layers
+from .story import Story
 from .swapped import swapped_in
 from .universal import read_universal
 from .whole_optimizer import WholeOptimizer, read_whole_optimizer
@@ -48,8 +49,7 @@ def read(files: CheckpointFiles, load: Load) -> Catalog:
         if missing:
             raise are_missing(missing, sharers)
     agree(models, optimizers)
-    if grid.size == 1:
-        optimizers = swapped_in(optimizers, first, files.swaps, sharers)
+    optimizers = swapped_in(optimizers, first, files.swaps, sharers, is_split=grid.size > 1)
     experts = tuple(load(files, FileKind.EXPERT))
     return assemble(
         Story(

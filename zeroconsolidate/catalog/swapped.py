@@ -34,12 +34,25 @@ MAX_PADDING_BYTES = 1 << 20
 
 
 def swapped_in(
-    optimizers: Sequence[OptimizerFile], model: ModelFile, swaps: Sequence[SwapFile], world_size: int
+    optimizers: Sequence[OptimizerFile],
+    model: ModelFile,
+    swaps: Sequence[SwapFile],
+    world_size: int,
+    *,
+    is_split: bool = False,
 ) -> list[OptimizerFile]:
     """The optimizer files, with the masters that were swapped out in the places of empty flat groups.
 
-    Raises UnsupportedLayout if a swapped group's file cannot be told with certainty.
+    `is_split`: the model is cut over model-parallel ranks, whose global ranks, by which the folders are named, nothing
+    records. Raises UnsupportedLayout if a swapped group's file cannot be told with certainty.
     """
+    if is_split:
+        if swaps:
+            raise UnsupportedLayout(
+                "flat groups were swapped out to NVMe, and the model is split over model-parallel ranks: which rank a "
+                "folder of 'offloaded_tensors' belongs to cannot be told"
+            )
+        return list(optimizers)
     shapes = model.param_shapes or ()
     files = {(swap.rank, swap.first, swap.last): swap for swap in swaps}
     places = {name: place for place, name in enumerate(_parameters(model, shapes))}

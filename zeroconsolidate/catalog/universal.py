@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.located import LocatedTensor
 from ..archive.names import FileKind
-from ..errors import DamagedFile, Disagreement, at
+from ..errors import DamagedFile, Disagreement, MissingFiles, at
 from . import fields
 from .optimizer_file import settings
 
@@ -61,6 +61,15 @@ def read_universal(
     return Universal(
         masters=masters, paths=tuple(paths), stage=stage, param_groups=tuple(settings(group) for group in groups)
     )
+
+
+def all_there(universal: Universal, names: Iterable[str]) -> None:
+    """Every trained parameter has a folder: else its 16-bit copy in the model file would be taken for a frozen
+    parameter's. Raises MissingFiles."""
+    missing = tuple(f"zero/{name}/fp32.pt" for name in names if name not in universal.masters)
+    if missing:
+        shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
+        raise MissingFiles(f"the universal checkpoint lacks trained parameters; missing {shown}", files=missing)
 
 
 def shaped(name: str, tensor: LocatedTensor, shape: Shape | None) -> LocatedTensor:

@@ -18,7 +18,7 @@ from ..archive.located import LocatedTensor
 from ..errors import DamagedFile, UnsupportedLayout
 from . import fields
 from .keys import WHOLE_STATE_KEYS, check_keys
-from .optimizer_file import DIALECTS, settings, split_state, state_names_of, steps_of
+from .optimizer_file import DIALECTS, holds_tensors, settings, split_state, state_names_of, steps_of
 
 if TYPE_CHECKING:
     from .facts import Shape
@@ -94,6 +94,7 @@ def _unplaced(states: Mapping[Any, Mapping[Any, Any]], shapes: list[Shape]) -> t
     for index, state in states.items():
         shape = shapes[index] if type(index) is int and 0 <= index < len(shapes) else None
         for key, value in state.items():
-            if isinstance(value, LocatedTensor) and value.numel > 1 and shape is not None and value.shape != shape:
-                found.add(str(key))
+            is_of_elements = isinstance(value, LocatedTensor) and value.numel > 1 and shape is not None
+            if (is_of_elements and value.shape != shape) or holds_tensors(value):
+                found.add(fields.name_of(key))
     return tuple(sorted(found))

@@ -71,10 +71,35 @@ class _Assignment:
                         f"master {index} of group {g}, of shape {shape}, does not round to any copy in the module; "
                         "a file may be of another save"
                     )
-        while any(self._round(g) for g in range(len(self._groups))):
+        while self._by_looks() or any(self._round(g) for g in range(len(self._groups))):
             pass
         self._indifferent()
         return [[name or "" for name in group] for group in self._found]
+
+    def _by_looks(self) -> bool:
+        """One pass over all masters: those that look like one name only of those that are left are that, whatever
+        the order."""
+        progress = False
+        for g, group in enumerate(self._found):
+            for index, name in enumerate(group):
+                if name is not None:
+                    continue
+                left = self._left(g, index)
+                if not left:
+                    raise WitnessMismatch(
+                        f"master {index} of group {g} rounds to no copy in the module but those of other masters"
+                    )
+                if len(left) == 1:
+                    self._give(g, index, left[0])
+                    progress = True
+        return progress
+
+    def _left(self, g: int, index: int) -> list[str]:
+        return [name for name in self._possible[g][index] if name not in self._taken]
+
+    def _give(self, g: int, index: int, name: str) -> None:
+        self._found[g][index] = name
+        self._taken.add(name)
 
     def _like(self, g: int, master: Master) -> tuple[str, ...]:
         return tuple(name for name, look in self._names[g].items() if look in master.looks)
@@ -97,13 +122,18 @@ class _Assignment:
                     break
                 if group[other] is None and self._possible[g][other] == like:
                     run.append(other)
-            left = [name for name in like if name not in self._taken and low < self._place[g][name] < high]
+            free = self._left(g, index)
+            left = [name for name in free if low < self._place[g][name] < high]
+            if len(free) < len(run):
+                raise WitnessMismatch(f"{len(run)} masters of group {g} round to the copies of {len(free)} parameters")
             if len(left) < len(run):
-                raise WitnessMismatch(f"{len(run)} masters of group {g} round to the copies of {len(left)} parameters")
+                raise UnsupportedLayout(
+                    f"{len(run)} masters of group {g} look alike, and it is not in the order of the module: master "
+                    f"{index} may be any of {', '.join(free[:4])}"
+                )
             if len(left) == len(run) and (len(run) == 1 or in_order or self._equal(g, run)):
                 for master, name in zip(run, left, strict=True):
-                    group[master] = name
-                    self._taken.add(name)
+                    self._give(g, master, name)
                 progress = True
             index += 1
         return progress
@@ -127,7 +157,7 @@ class _Assignment:
             for index, name in enumerate(group):
                 if name is not None:
                     continue
-                left = [n for n in self._possible[g][index] if n not in self._taken]
+                left = self._left(g, index)
                 rivals = [
                     self._groups[h][i]
                     for h, others in enumerate(self._found)
@@ -135,13 +165,13 @@ class _Assignment:
                     if other is None and set(self._possible[h][i]) & set(left)
                 ]
                 same = len({rival.bits for rival in rivals}) == 1
-                if not left or not same or (len(rivals) != len(left) and not rivals[0].is_copy):
+                spare = len(left) - len(rivals)
+                if not same or spare < 0 or (spare and not rivals[0].is_copy):
                     raise UnsupportedLayout(
-                        f"master {index} of group {g} may be any of {', '.join(left[:4]) or 'no parameter'}: their "
-                        "copies in the module are equal, and the order does not tell which one it is"
+                        f"master {index} of group {g} may be any of {', '.join(left[:4])}: their copies in the module "
+                        "are equal, and the order does not tell which one it is"
                     )
-                group[index] = left[0]
-                self._taken.add(left[0])
+                self._give(g, index, left[0])
 
 
 MAX_TRIES = 4_000_000

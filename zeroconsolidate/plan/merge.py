@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import BadOption, Disagreement, UnsupportedLayout, at
+from ..errors import Disagreement, UnsupportedLayout, at
 from .additions import Factors, in_order, low_rank, target_parameters
+from .bases import Bases
 from .build import Selection, Source
 from .merging import Factor, Lie, LowRank, Merged, ModuleJob, ModuleTensor, OfModule, RowsReplaced, Shifted
-from .original import Found
 from .pieces import View
 
 if TYPE_CHECKING:
@@ -84,9 +84,8 @@ class Merger:
         model's config.json and of the adapter's, for what PEFT merges."""
         self._directories = directories
         self._model, self._configs, self._dtype, self._original = model, configs, dtype, original
-        self._altered = next((c.initialization for c in configs.values() if c.alters_base), None)
-        self._from_checkpoint: dict[str, str] = {}
-        self._unproven: dict[str, tuple[Recipe, Recipe]] = {}
+        altered = next((c.initialization for c in configs.values() if c.alters_base), None)
+        self._bases = Bases(model, original, altered)
 
     def result(self, *, copy_ties: bool) -> MergeResult:
         """Plan every tensor. Raises BadOption if a weight is nowhere, Disagreement if an adapter does not fit."""
@@ -96,12 +95,12 @@ class Merger:
         replaced = merged = 0
         for path in dict.fromkeys([*self._model.own, *self._model.saved, *additions]):
             with at(path):
-                base = self._base(path)
+                base = self._bases.find(path)
                 if base is None:
                     if path in additions:
-                        raise self._is_nowhere(path)
+                        raise self._bases.is_nowhere(path)
                     continue
-                recipe = self._added(base.source, additions.get(self._owner(path)))
+                recipe = self._added(base.source, additions.get(self._bases.owner(path)))
             made[path] = Source(name=path, shape=base.source.shape, recipe=recipe, role=base.source.role)
             written[path] = base.spread(recipe, base.source.role)
             replaced += base.source.role == "trainable"
@@ -111,9 +110,9 @@ class Merger:
             selection=Selection(named=named, left_out=(*self._model.left_out, *left_out)),
             merged=merged,
             replaced=replaced,
-            from_checkpoint=self._from_checkpoint,
+            from_checkpoint=self._bases.from_checkpoint,
             untied=tuple(self._untied(made)),
-            unproven=self._unproven,
+            unproven=self._bases.unproven,
         )
 
     # --- what is added -----------------------------------------------------------------------------------------------
@@ -139,13 +138,13 @@ class Merger:
             self._add_module(found, module, adapter, factors)
             return
         path = f"{module}.{parameter or 'weight'}"
-        to_weight = found.setdefault(self._owner(path), _Additions())
+        to_weight = found.setdefault(self._bases.owner(path), _Additions())
         product = {key: source for key, source in factors.items() if key.startswith("lora_") and key != "lora_B.bias"}
         if product:
             of_parameter = parameter is not None
             to_weight.low_rank.append((adapter, path if of_parameter else module, product, of_parameter))
         if "lora_B.bias" in factors:
-            to_bias = found.setdefault(self._owner(f"{module}.bias"), _Additions())
+            to_bias = found.setdefault(self._bases.owner(f"{module}.bias"), _Additions())
             to_bias.shifts.append((factors["lora_B.bias"].recipe, config.scale_of(module)))
         if "trainable_tokens_delta" in factors:
             rows, indices = factors["trainable_tokens_delta"], config.tokens_of(module)
@@ -171,10 +170,10 @@ class Merger:
                 "whose config.json is at hand; choose one with --adapter, and name the original model with --base"
             )
         config, (model_directory, adapter_directory) = self._configs[adapter], self._directories
-        bases = {name: self._base(f"{module}.{name}") for name in ("weight", "bias")}
+        bases = {name: self._bases.find(f"{module}.{name}") for name in ("weight", "bias")}
         weight = bases["weight"]
         if weight is None:
-            raise self._is_nowhere(f"{module}.weight")
+            raise self._bases.is_nowhere(f"{module}.weight")
         dtype = self._dtype or weight.source.recipe.dtype
         tensors = []
         for name, base in bases.items():
@@ -194,7 +193,7 @@ class Merger:
         )
         for name, base in bases.items():
             if base is not None:
-                found.setdefault(self._owner(f"{module}.{name}"), _Additions()).job = (job, name)
+                found.setdefault(self._bases.owner(f"{module}.{name}"), _Additions()).job = (job, name)
 
     def _parameters(self, module: str, depths: Mapping[int, Mapping[str, Factors]]) -> dict[int, str]:
         """Depth -> parameter, for a module whose parameters were targeted; empty for any other."""
@@ -205,13 +204,13 @@ class Merger:
         if self._original is not None and not targets <= set(known):
             known = self._original.in_order(module, targets)
         order = [name for name in dict.fromkeys(known) if name in targets]
-        bases = {name: self._base(f"{module}.{name}") for name in order}
+        bases = {name: self._bases.find(f"{module}.{name}") for name in order}
         shapes = {name: base.source.shape for name, base in bases.items() if base is not None}
         if not shapes:
             # A target without a dot, such as `down_proj`, matches any module; most have no parameter of that name.
-            if self._base(f"{module}.weight") is not None:
+            if self._bases.find(f"{module}.weight") is not None:
                 return {}
-            raise self._is_nowhere(f"{module}.{min(targets)}")
+            raise self._bases.is_nowhere(f"{module}.{min(targets)}")
         return {depth: name for name, depth in in_order(depths, order, shapes).items()}
 
     def _added(self, base: Source, additions: _Additions | None) -> Recipe:
@@ -245,64 +244,6 @@ class Merger:
             recipe = Shifted(base=recipe, dtype=dtype, shifts=tuple(additions.shifts))
         return recipe
 
-    # --- what it is added to -----------------------------------------------------------------------------------------
-
-    def _owner(self, path: str) -> str:
-        """The path that stands for a shared tensor. A name that modules_to_save gave a tensor of its own is no longer
-        a name of the shared one."""
-        return self._model.tied.get(path, path) if path not in self._model.saved else path
-
-    def _base(self, path: str) -> Found | None:
-        """The tensor that is under the adapters, from where it is best taken from."""
-        own = self._model.own.get(path) or self._model.own.get(self._owner(path))
-        saved = self._model.saved.get(path, {})
-        if len(saved) > 1:
-            raise BadOption(
-                f"the adapters {', '.join(saved)} have each trained a module of their own here (modules_to_save); "
-                "merge one of them"
-            )
-        trained = next(iter(saved.values()), None) or (own if own is not None and own.role == "trainable" else None)
-        if trained is not None:
-            return self._as_stored(path, trained, "trainable")
-        if self._original is not None and self._altered is None:
-            found = self._original.find(path)
-            if found is not None and (own is None or own.shape == found.source.shape):
-                if own is not None and own.role == "frozen":
-                    self._unproven[path] = (found.source.recipe, own.recipe)
-                return found
-            if own is not None and own.role == "buffer":
-                return None  # the original's files do without it
-        if own is None:
-            return None
-        self._from_checkpoint[self._name(path)] = own.recipe.dtype.torch_name
-        return self._as_stored(path, own, own.role)
-
-    def _as_stored(self, path: str, source: Source, role: str) -> Found:
-        name = self._name(path)
-        return Found(
-            source=Source(name=name, shape=source.shape, recipe=source.recipe, role=role),
-            pieces=((name, source.shape),),
-        )
-
-    def _name(self, path: str) -> str:
-        return self._model.wrapper + path if self._original is None else self._original.name_of(path)
-
-    def _is_nowhere(self, path: str) -> BadOption:
-        if self._altered is not None:
-            return BadOption(
-                f"an adapter initialised by {self._altered!r} belongs to what it left of the base weights, and the "
-                "checkpoint does not hold them: merge it with PEFT into the model as it was at the beginning"
-            )
-        if self._original is None:
-            return BadOption(
-                "the weight that the adapter belongs to is not in the checkpoint (its trainer leaves frozen weights "
-                "out); name the original model with --base"
-            )
-        return BadOption(
-            f"the original model in {self._original.directory} has no weight {self._original.name_of(path)}; "
-            f"the nearest names there are {self._original.nearest(path)}"
-        )
-
     # --- what it is called -------------------------------------------------------------------------------------------
 
     def _named(
@@ -318,9 +259,9 @@ class Merger:
         for path in made:
             saved = next(iter(self._model.saved.get(path, {}).values()), None)
             # A stored name never ends in a space: paths and stored names do not meet.
-            shared = self._owner(path) if saved is None else f"{saved.name} "
+            shared = self._bases.owner(path) if saved is None else f"{saved.name} "
             if first.setdefault(shared, path) != path and not copy_ties:
-                left_out.append(self._name(path))
+                left_out.append(self._bases.name(path))
                 continue
             named |= written[path]
         return named | self._model.beside, left_out
@@ -335,7 +276,7 @@ class Merger:
             return None if found is None else found.source.recipe
 
         pairs = [(alias, value(alias), value(target)) for alias, target in self._model.tied.items()]
-        return [self._name(alias) for alias, here, there in pairs if here and there and here != there]
+        return [self._bases.name(alias) for alias, here, there in pairs if here and there and here != there]
 
 
 def _refuse_mixture(parts: tuple[LowRank, ...]) -> None:

@@ -5,7 +5,7 @@ One record a line, `<crc32 of the JSON> <JSON>`, appended and synced. Whatever a
 and everything behind it do not count.
 
     {"begin": <fingerprint>}                                what is being converted, first line
-    {"checked": 131072}                                     the witness has been compared, so many elements
+    {"checked": 131072, "how": "sample, equal", …}          the witness has been compared, so many elements
     {"file": "model.safetensors", "upto": 536870912, …}     every byte below is on disk
     {"file": "model.safetensors", "done": 988097824, …}     the file is complete and checked
     {"publish": ["model.safetensors", …], …}                all files are complete: only renames are left
@@ -30,12 +30,24 @@ Fingerprint = dict[str, dict[str, Any]]
 _MAX_BYTES = 1 << 28
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checks:
+    """What was compared before anything was written."""
+
+    how: str
+    """What the caller wished: a run that wishes otherwise compares anew."""
+    numel: int
+    """Elements compared."""
+    warnings: tuple[str, ...]
+    """What was found, and is no error."""
+
+
 @dataclass(slots=True)
 class Progress:
     """What the records of a journal add up to."""
 
     fingerprint: Fingerprint | None = None
-    checked: int | None = None
+    checks: Checks | None = None
     upto: dict[str, int] = field(default_factory=dict)
     """File -> bytes that are on disk."""
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -49,7 +61,7 @@ class Progress:
         if "begin" in record:
             self.fingerprint = record["begin"]
         elif "checked" in record:
-            self.checked = record["checked"]
+            self.checks = Checks(how=record["how"], numel=record["checked"], warnings=tuple(record["warnings"]))
         elif "publish" in record:
             self.publish = dict(record)
         elif "done" in record:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .system import system_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .journal import Progress
 
-SYNC_BYTES = 512 << 20
+SYNC_BYTES = 256 << 20
 SYNC_SECONDS = 5.0
-"""How much work lies between two syncs: half of what may be lost (1 GiB, 10 s), as a sync itself takes time."""
+"""How much work lies between two syncs: well below what may be lost (1 GiB, 10 s), as a sync itself takes time."""
 
 
 class Memory(Protocol):
@@ -27,6 +32,8 @@ class Part:
     """`fd` is open for writing, everything below byte `start` is there already.
 
     `facts` are plain values that are remembered with every sync and given back to the run that continues.
+    Syncs are made by a thread, so that the next bytes are copied while the disk takes the last ones; there is never
+    more than one under way, and who is a whole sync ahead waits. :meth:`close` before the descriptor is closed.
     """
 
     def __init__(self, path: str, name: str, fd: int, size_bytes: int, *, before: Progress, memory: Memory) -> None:
@@ -41,19 +48,70 @@ class Part:
         self._memory = memory
         self._upto = self._synced = self.start
         self._clock = time.monotonic()
+        self._under_way: _Sync | None = None
 
     def reached(self, upto: int) -> None:
-        """Every byte below `upto` is written; synced and remembered when enough work has come together."""
+        """Every byte below `upto` is written; synced and remembered when enough work has come together.
+
+        Raises OutputFailed for a sync that failed meanwhile.
+        """
         self._upto = upto
         if upto - self._synced >= SYNC_BYTES or time.monotonic() - self._clock >= SYNC_SECONDS:
-            with system_errors(self._path):
-                self.sync()
+            self._begin_sync()
 
     def sync(self) -> None:
-        """Sync what is written, and only then have it remembered."""
-        upto = self._upto
-        if upto > self._synced:
+        """Sync what is written, and only then have it remembered. Raises OutputFailed."""
+        self._begin_sync()
+        self._wait()
+
+    def finish(self) -> None:
+        """Sync the whole file. Raises OutputFailed."""
+        self._wait()
+        with system_errors(self._path):
             os.fsync(self.fd)
-            self._memory.remember(self.name, upto, self.facts)
-            self._synced = upto
+
+    def close(self) -> None:
+        """Wait for a sync that is still under way, whatever becomes of it: the descriptor is going to be closed."""
+        if self._under_way is not None:
+            self._under_way.join()
+
+    def _begin_sync(self) -> None:
+        self._wait()
+        if self._upto > self._synced:
+            # The facts go on changing while the thread is at work.
+            self._under_way = _Sync(self._make_safe, self._upto, copy.deepcopy(self.facts))
+            self._under_way.start()
+            self._synced = self._upto
         self._clock = time.monotonic()
+
+    def _wait(self) -> None:
+        if self._under_way is not None:
+            # A failure stays, and is raised again: the kernel tells it once, and the next sync would seem to succeed.
+            self._under_way.result()
+            self._under_way = None
+
+    def _make_safe(self, upto: int, facts: dict[str, Any]) -> None:
+        with system_errors(self._path):
+            os.fsync(self.fd)
+            self._memory.remember(self.name, upto, facts)
+
+
+class _Sync(threading.Thread):
+    """One call, in a thread of its own."""
+
+    def __init__(self, call: Callable[[int, dict[str, Any]], None], upto: int, facts: dict[str, Any]) -> None:
+        super().__init__(name="zeroconsolidate-sync", daemon=True)
+        self._call = partial(call, upto, facts)
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._call()
+        except BaseException as error:  # noqa: BLE001  (raised where the result is asked for)
+            self._error = error
+
+    def result(self) -> None:
+        """Wait for the end; raises what the call raised."""
+        self.join()
+        if self._error is not None:
+            raise self._error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..archive.regular import open_regular
 from ..errors import BadOption, DamagedFile, OutputExists, OutputFailed, PlanBroken, ZeroConsolidateError, at
-from .journal import Fingerprint, Journal, refuse_other
+from .journal import Checks, Fingerprint, Journal, refuse_other
 from .lock import Lock
 from .part import Part
 from .publish import rename
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 STAGING = ".zeroconsolidate"
 """Name of the staging folder."""
+JOURNAL = "journal"
+"""Name of the journal in it: where there is one, there is something to finish."""
 
 
 def refuse_inside(output: str, *, checkpoint: str, tag_directory: str) -> None:
@@ -94,14 +96,14 @@ class Stage:
         return sum((progress.upto | progress.done).values())
 
     @property
-    def checked(self) -> int | None:
-        """What :meth:`note_checked` was told, by this run or an earlier one."""
-        return self._journal.progress.checked
+    def checks(self) -> Checks | None:
+        """What :meth:`note_checks` was told, by this run or an earlier one."""
+        return self._journal.progress.checks
 
-    def note_checked(self, numel: int) -> None:
-        """Remember that the witness has been compared."""
+    def note_checks(self, checks: Checks) -> None:
+        """Remember that the witness has been compared, and what came of it."""
         with system_errors(self.output):
-            self._journal.append({"checked": numel})
+            self._journal.append({"checked": checks.numel, "how": checks.how, "warnings": checks.warnings})
 
     def facts(self, name: str) -> dict[str, Any] | None:
         """What the journal remembers of a complete file, None if it is not complete."""
@@ -135,6 +137,7 @@ class Stage:
         with system_errors(final):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        part = None
         try:
             with system_errors(final):
                 part = Part(final, name, fd, size_bytes, before=self._journal.progress, memory=self)
@@ -145,10 +148,12 @@ class Stage:
                     with suppress(OSError, OutputFailed):
                         part.sync()
                 raise
+            part.finish()
             with system_errors(final):
-                os.fsync(fd)
                 self._journal.append({"file": name, "done": size_bytes, "facts": part.facts})
         finally:
+            if part is not None:
+                part.close()
             os.close(fd)
         self._names.append(name)
 
@@ -231,7 +236,7 @@ class Stage:
 
     @property
     def _journal_path(self) -> str:
-        return os.path.join(self.folder, "journal")
+        return os.path.join(self.folder, JOURNAL)
 
     def _make_folders(self) -> None:
         missing, here = [], self.folder
@@ -291,7 +296,13 @@ class Stage:
             raise OutputExists(f"the output directory is not empty ({shown}); replace its model with --overwrite")
 
     def _clear(self) -> None:
-        """Take the staging folder away, the journal first: without it the rest means nothing."""
+        """Take the staging folder away.
+
+        The journal goes first, for without it the rest means nothing; but if all is published it goes last: whoever
+        is stopped here begins here again, and is not told that the output exists.
+        """
+        if self._published:
+            shutil.rmtree(os.path.join(self.folder, "files"), ignore_errors=True)
         with suppress(OSError):
             remove(self._journal_path)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,355 @@
+"""Interrupted conversions continue, and nothing incomplete has a final name."""
+
+from __future__ import annotations
+
+from .mutation import Mutation
+
+SYNCED = "test_resume.py::test_data_is_synced_before_the_journal_says_so"
+DURABLE = "test_journal.py::test_what_leads_to_the_data_is_synced_too"
+
+MUTATIONS = (
+    Mutation(
+        "data is synced before the journal says how far it is",
+        SYNCED,
+        ("write/part.py", "            os.fsync(self.fd)\n            self._memory", "            self._memory"),
+    ),
+    Mutation(
+        "a file is synced before the journal says that it is done",
+        SYNCED,
+        ("write/stage.py", "            part.finish()\n", ""),
+    ),
+    Mutation(
+        "small files are synced before the journal says that all is done",
+        SYNCED,
+        ("write/stage.py", "                os.fsync(fd)\n        finally", "                pass\n        finally"),
+    ),
+    Mutation(
+        "names of staged files are synced before the journal says that all is done",
+        SYNCED,
+        (
+            "write/stage.py",
+            "                sync_directory(directory)\n            self.make_durable()",
+            "                pass\n            self.make_durable()",
+        ),
+    ),
+    Mutation(
+        "the folders that lead to the journal are synced before it speaks of data",
+        DURABLE,
+        ("write/stage.py", "        if not self._journal.progress.upto:\n            self.make_durable()\n", ""),
+    ),
+    Mutation(
+        "the folders that lead to the journal are synced before it speaks of publishing",
+        DURABLE,
+        (
+            "write/stage.py",
+            "            self.make_durable()\n            self._journal.append",
+            "            self._journal.append",
+        ),
+    ),
+    Mutation(
+        "a record of the journal is synced",
+        DURABLE,
+        ("write/journal.py", "        os.fsync(self._fd)\n", ""),
+    ),
+    Mutation(
+        "final names are synced",
+        DURABLE,
+        ("write/publish.py", "        sync_directory(folder)\n", "        pass\n"),
+    ),
+    Mutation(
+        "a record with a wrong checksum does not count",
+        "test_journal.py::test_a_damaged_record_and_what_follows_do_not_count",
+        ("write/journal.py", ' or crc != b"%08x" % zlib.crc32(text)', ""),
+    ),
+    Mutation(
+        "a record without an end does not count",
+        "test_journal.py::test_a_torn_record_is_cut_off_before_others_follow",
+        ("write/journal.py", 'not line.endswith(b"\\n") or crc', "crc"),
+    ),
+    Mutation(
+        "a torn record is cut off before others follow it",
+        "test_journal.py::test_a_damaged_record_and_what_follows_do_not_count",
+        (
+            "write/journal.py",
+            "            os.ftruncate(self._fd, valid)\n            os.lseek(self._fd, valid, os.SEEK_SET)\n",
+            "            os.lseek(self._fd, 0, os.SEEK_END)\n",
+        ),
+    ),
+    Mutation(
+        "a journal that claims more than is there is not believed",
+        "test_resume.py::test_a_journal_that_claims_more_than_is_there_is_not_believed",
+        (
+            "write/part.py",
+            "self.start = upto if upto <= min(os.fstat(fd).st_size, size_bytes) else 0",
+            "self.start = upto",
+        ),
+    ),
+    Mutation(
+        "what the journal does not vouch for is cut off",
+        "test_journal.py::test_what_the_journal_does_not_vouch_for_is_cut_off",
+        ("write/part.py", "        os.ftruncate(fd, self.start)\n", ""),
+    ),
+    Mutation(
+        "a complete file that was taken away is made again",
+        "test_journal.py::test_a_staged_file_that_was_taken_away_is_made_again",
+        ("write/stage.py", "if self.is_publishing or os.path.getsize(self.path(name)) == size_bytes:", "if True:"),
+    ),
+    Mutation(
+        "what is on disk is not made again",
+        "test_resume.py::test_does_not_copy_what_is_on_disk",
+        ("write/part.py", "        upto = before.upto.get(name, 0)\n", "        upto = 0\n"),
+    ),
+    Mutation(
+        "an interruption syncs what there is",
+        "test_resume.py::test_goes_on_where_it_was_interrupted",
+        ("write/stage.py", "                        part.sync()\n", "                        pass\n"),
+    ),
+    Mutation(
+        "a sync that failed in the background stops the conversion",
+        "test_resume.py::test_a_sync_that_failed_in_the_background_stops_the_conversion",
+        ("write/part.py", "            self._under_way.result()\n", "            self._under_way.join()\n"),
+    ),
+    Mutation(
+        "copying is never two syncs ahead",
+        "test_resume.py::test_at_most_a_gibibyte_or_ten_seconds_are_lost",
+        (
+            "write/part.py",
+            "    def _begin_sync(self) -> None:\n        self._wait()\n",
+            "    def _begin_sync(self) -> None:\n",
+        ),
+    ),
+    Mutation(
+        "a descriptor is not closed under a sync",
+        "test_journal.py::test_a_descriptor_is_not_closed_under_a_sync",
+        ("write/stage.py", "                part.close()\n", "                pass\n"),
+    ),
+    Mutation(
+        "so many bytes bring a sync",
+        "test_resume.py::test_data_is_synced_before_the_journal_says_so",
+        ("write/part.py", "upto - self._synced >= SYNC_BYTES or ", ""),
+    ),
+    Mutation(
+        "so much time brings a sync",
+        "test_resume.py::test_time_alone_brings_a_sync",
+        ("write/part.py", " or time.monotonic() - self._clock >= SYNC_SECONDS", ""),
+    ),
+    Mutation(
+        "at most a gibibyte is lost",
+        "test_resume.py::test_at_most_a_gibibyte_or_ten_seconds_are_lost",
+        ("write/part.py", "SYNC_BYTES = 256 << 20", "SYNC_BYTES = 2048 << 20"),
+    ),
+    Mutation(
+        "SIGTERM stops in order",
+        "test_interrupt.py::test_a_signal_at_a_chosen_moment",
+        ("cli.py", "    before = signal.signal(signal.SIGTERM, _terminate)\n", "    before = signal.SIG_DFL\n"),
+    ),
+    Mutation(
+        "changed options, sources and layouts are refused",
+        "test_resume.py::test_other_options_are_refused_and_named test_resume.py::test_a_changed_source_is_refused_and_named",
+        ("write/stage.py", "            refuse_other(progress.fingerprint, self._fingerprint, self.folder)\n", ""),
+    ),
+    Mutation(
+        "the fingerprint knows the options",
+        "test_resume.py::test_other_options_are_refused_and_named",
+        ("write/fingerprint.py", '                "options": dict(options),\n', '                "options": {},\n'),
+    ),
+    Mutation(
+        "the fingerprint knows the sources' times",
+        "test_resume.py::test_a_changed_source_is_refused_and_named",
+        ("write/fingerprint.py", '"mtime_ns": status.st_mtime_ns', '"mtime_ns": 0'),
+    ),
+    Mutation(
+        "the fingerprint knows the layout",
+        "test_journal.py::test_each_part_of_the_fingerprint_counts",
+        ("write/fingerprint.py", "                    for file in layout\n", "                    for file in ()\n"),
+    ),
+    Mutation(
+        "the fingerprint knows the sources' sizes",
+        "test_journal.py::test_each_part_of_the_fingerprint_counts",
+        ("write/fingerprint.py", '"bytes": status.st_size', '"bytes": 0'),
+    ),
+    Mutation(
+        "the fingerprint knows the library's version",
+        "test_journal.py::test_each_part_of_the_fingerprint_counts",
+        ("write/fingerprint.py", '{"version": version}', '{"version": ""}'),
+    ),
+    Mutation(
+        "--restart is asked for before work is thrown away",
+        "test_resume.py::test_does_not_copy_what_is_on_disk",
+        ("write/stage.py", "if progress.fingerprint is not None and not self._restart:", "if False:"),
+    ),
+    Mutation(
+        "--restart begins anew",
+        "test_resume.py::test_other_options_are_refused_and_named",
+        (
+            "write/stage.py",
+            "progress.fingerprint is not None and not self._restart:",
+            "progress.fingerprint is not None:",
+        ),
+    ),
+    Mutation(
+        "a source that changes meanwhile is noticed before anything is published",
+        "test_resume.py::test_a_source_that_changes_meanwhile_is_noticed",
+        ("api.py", "                refuse_changed(traits)\n", ""),
+    ),
+    Mutation(
+        "one conversion at a time into one output",
+        "test_resume.py::test_two_at_once_are_refused test_resume.py::test_two_at_once_in_one_process_are_refused",
+        ("write/lock.py", "            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "            pass\n"),
+    ),
+    Mutation(
+        "a lock on a file that was taken away is none",
+        "test_journal.py::test_a_lock_on_a_file_that_was_taken_away_is_none",
+        ("write/lock.py", "                if _same_file(self._fd, path):\n", "                if True:\n"),
+    ),
+    Mutation(
+        "a disk that is too small is noticed first",
+        "test_bad_input.py::test_a_disk_that_is_too_small_is_noticed_first test_journal.py::test_room_is_asked_for_first",
+        ("write/stage.py", "        if free < size_bytes:\n", "        if False:\n"),
+    ),
+    Mutation(
+        "what is staged counts as room",
+        "test_journal.py::test_room_is_asked_for_first",
+        ("write/stage.py", "free = disk.f_bavail * disk.f_frsize + staged", "free = disk.f_bavail * disk.f_frsize"),
+    ),
+    Mutation(
+        "a finished file is opened and compared with the plan before it gets its name",
+        "test_resume.py::test_a_finished_file_is_compared_with_the_plan",
+        ("convert.py", "        check_file(stage.path(file.name), file)\n", ""),
+    ),
+    Mutation(
+        "files are renamed only when all are done",
+        "test_interrupt.py::test_a_signal_at_a_chosen_moment test_resume.py::test_goes_on_where_it_was_interrupted",
+        ("write/stage.py", 'return os.path.join(self.folder, "files", name)', "return os.path.join(self.output, name)"),
+    ),
+    Mutation(
+        "half-done publishing is finished",
+        "test_resume.py::test_half_done_publishing_is_finished",
+        ("api.py", "            if stage.is_publishing:\n", "            if False:\n"),
+    ),
+    Mutation(
+        "whoever is killed while clearing up can begin again",
+        "test_resume.py::test_killed_while_clearing_up",
+        (
+            "write/stage.py",
+            "        if self._published:\n            shutil.rmtree",
+            "        if False:\n            shutil.rmtree",
+        ),
+    ),
+    Mutation(
+        "a published file that was taken away is noticed",
+        "test_resume.py::test_a_published_file_that_was_taken_away_is_noticed",
+        (
+            "write/publish.py",
+            "        elif not os.path.isfile(target) or os.path.getsize(target) != sizes[name]:\n",
+            "        elif False:\n",
+        ),
+    ),
+    Mutation(
+        "the manifest comes last",
+        "test_resume.py::test_half_done_publishing_is_finished",
+        (
+            "write/stage.py",
+            "names = [name for name in self._names if name not in last] + [name for name in last if name in final]",
+            "names = [n for n in last if n in final] + [n for n in self._names if n not in last]",
+        ),
+    ),
+    Mutation(
+        "with --overwrite index and manifest of the old model go first",
+        "test_resume.py::test_half_done_publishing_is_finished",
+        (
+            "write/publish.py",
+            "                remove(os.path.join(output, old))\n    folders = ",
+            "                pass\n    folders = ",
+        ),
+    ),
+    Mutation(
+        "with --overwrite the old model's weights go last",
+        "test_resume.py::test_half_done_publishing_is_finished",
+        (
+            "write/publish.py",
+            "            if old not in sizes and _WEIGHTS.fullmatch(old):\n",
+            "            if False:\n",
+        ),
+    ),
+    Mutation(
+        "an output with something in it is refused",
+        "test_bad_input.py::test_an_output_that_exists",
+        ("write/stage.py", "        if self._overwrite or not os.path.isdir(self.output):\n", "        if True:\n"),
+    ),
+    Mutation(
+        "an output in the checkpoint is refused, links looked through",
+        "test_bad_input.py::test_an_output_inside_the_checkpoint_by_a_link",
+        ("write/stage.py", "    real = os.path.realpath(output)\n", "    real = os.path.abspath(output)\n"),
+    ),
+    Mutation(
+        "an output in the checkpoint is refused",
+        "test_bad_input.py::test_an_output_inside_the_checkpoint",
+        (
+            "write/stage.py",
+            '        if real == inside or real.startswith(inside.rstrip("/") + "/"):\n',
+            "        if False:\n",
+        ),
+    ),
+    Mutation(
+        "what failed before anything was worth keeping leaves nothing",
+        "test_resume.py::test_nothing_worth_continuing_leaves_nothing",
+        (
+            "write/stage.py",
+            "if self._published or not worth_keeping or isinstance(error, PlanBroken):",
+            "if self._published:",
+        ),
+    ),
+    Mutation(
+        "a plan that broke leaves nothing to break again",
+        "test_resume.py::test_a_finished_file_is_compared_with_the_plan",
+        ("write/stage.py", " or isinstance(error, PlanBroken):", ":"),
+    ),
+    Mutation(
+        "counts of overflows survive an interruption",
+        "test_resume.py::test_overflow_counts_survive",
+        (
+            "write/part.py",
+            "self.facts: dict[str, Any] = before.facts.get(name, {}) if self.start else {}",
+            "self.facts: dict[str, Any] = {}",
+        ),
+    ),
+    Mutation(
+        "warnings about replicas that differ survive an interruption",
+        "test_resume.py::test_warnings_of_drift_survive",
+        ("write/journal.py", 'warnings=tuple(record["warnings"])', "warnings=()"),
+    ),
+    Mutation(
+        "who wishes for another check gets it, though work be there",
+        "test_resume.py::test_another_check_is_made_anew",
+        ("api.py", "if checks is None or checks.how != how:", "if checks is None:"),
+    ),
+    Mutation(
+        "short writes go on",
+        "test_run_io.py::test_writes_go_on_after_a_short_one",
+        (
+            "run/outputs.py",
+            "            view, start = view[done:], start + done\n",
+            "            view = view[len(view):]\n",
+        ),
+    ),
+    Mutation(
+        "short reads go on",
+        "test_run_io.py::test_reads_go_on_after_a_short_one",
+        ("run/inputs.py", "            done += got\n", "            done = len(buffer)\n"),
+    ),
+    Mutation(
+        "an input that ends early is noticed",
+        "test_run_io.py::test_an_input_that_ends_early",
+        (
+            "run/outputs.py",
+            "                if os.fstat(inputs.fd(path)).st_size < file_start + size_bytes:\n",
+            "                if False:\n",
+        ),
+        (
+            "run/inputs.py",
+            "            if not got:\n                raise",
+            "            if not got:\n                return\n                raise",
+        ),
+    ),
+)

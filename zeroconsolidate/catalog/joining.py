@@ -1,0 +1,56 @@
+"""How the tensors of a checkpoint's tensor-parallel ranks join: the rules, asked for every name that ranks hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import Disagreement, UnsupportedLayout, at
+from . import tensor_parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .facts import Join, Part, Shape
+    from .story import Story
+
+
+def joins_of(story: Story, parts: tuple[Part, ...], tied: Mapping[str, str]) -> dict[str, Join]:
+    """How the tensors of tensor-parallel ranks join. Patterns know the names that the optimizer uses."""
+    info = story.first.universal
+    if not info:
+        with at(story.first.file.rpartition("/")[2]):
+            raise UnsupportedLayout(
+                f"the model is split over {story.grid.tp} tensor-parallel ranks, and no 'universal_checkpoint_info' "
+                "says how its tensors are put together"
+            )
+    for models in story.models.values():
+        if models[0].universal != info:
+            with at(models[0].file.rpartition("/")[2]):
+                raise Disagreement("'universal_checkpoint_info' differs from that of model-parallel rank 0")
+    back = {name: alias for alias, name in tied.items()}
+    shapes: dict[str, dict[int, Shape]] = {}
+    for part in parts:
+        held: dict[str, Shape] = {member.name: member.shape for group in part.groups for member in group.members}
+        if story.universal is None:
+            held |= {name: tensor.shape for masters in part.masters for name, tensor in masters.items()}
+        held |= {name: frozen.shape for name, frozen in part.frozen.items()}
+        for name, shape in held.items():
+            shapes.setdefault(name, {})[part.index] = shape
+    asked = {}
+    for name, by_part in shapes.items():
+        if len(by_part) != story.grid.tp:
+            with at(name):
+                raise Disagreement(f"only tensor-parallel ranks {sorted(by_part)} of {story.grid.tp} have the tensor")
+        asked[back.get(name, name)] = [by_part[index] for index in range(story.grid.tp)]
+    with at(story.first.file.rpartition("/")[2]):
+        joins = tensor_parallel.joins(info, asked, asked, story.grid.tp)
+    return {tied.get(name, name): join for name, join in joins.items()}
+
+
+def doubts_of(story: Story, joins: Mapping[str, Join]) -> tuple[str, ...]:
+    """Tensors that are in no list, where the lists are of a version that does not name all replicated ones."""
+    if story.grid.tp == 1:
+        return ()
+    return tuple(
+        name for name, join in joins.items() if join.is_default and tensor_parallel.is_terse(story.first.universal)
+    )
