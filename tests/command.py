@@ -23,10 +23,12 @@ def zeroconsolidate(*arguments: object, **how: Any) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), check=False, **how)
 
 
-def python(code: str, *arguments: object, **how: Any) -> subprocess.CompletedProcess[str]:
-    """A Python program with these arguments in `sys.argv[1:]`."""
+def python(code: str, *arguments: object, seconds: float = 120, **how: Any) -> subprocess.CompletedProcess[str]:
+    """A Python program with these arguments in `sys.argv[1:]`, which may take so many seconds."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), check=False, **how)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=seconds, env=environment(), check=False, **how
+    )
 
 
 def refusal(process: subprocess.CompletedProcess[str]) -> str:

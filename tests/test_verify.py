@@ -269,6 +269,24 @@ class TestAgainst:
         assert "layers.1.norm.weight: the shape differs" in problems
         assert "position: the dtype differs; expected I64, got F32" in problems
 
+    @pytest.mark.parametrize("stage", [2, 3])
+    def test_what_came_from_a_base_is_compared_with_it(self, stage: int, tmp_path: Path) -> None:
+        consolidate(FIXTURES / f"z{stage}_frozen/checkpoint", tmp_path / "base")
+        source = FIXTURES / f"z{stage}_exclude_frozen/checkpoint"
+        consolidate(source, tmp_path / "out", base=tmp_path / "base")
+        assert verify(tmp_path / "out", against=source, base=tmp_path / "base").problems == ()
+        found = verify(tmp_path / "out", against=source)
+        assert any("the checkpoint has no such tensor" in problem for problem in found.problems)
+        assert found.notes == (
+            "the output was made with the base model base, which may be what is missing here: name it with --base",
+        )
+        frozen = next(tensor.name for tensor in inspect(FIXTURES / f"z{stage}_frozen/checkpoint").tensors if
+                      tensor.role == "frozen" and tensor.shape)  # fmt: skip
+        tensor = read_model(str(tmp_path / "base")).tensors[frozen]
+        flip(Path(tensor.file), tensor.start)
+        (problem,) = verify(tmp_path / "out", against=source, base=tmp_path / "base").problems
+        assert problem.startswith(f"{frozen}: differs first at element")
+
     def test_another_step_is_not_equal(self, checkpoint: Path, tmp_path: Path) -> None:
         consolidate(checkpoint, tmp_path / "out", names="stored")
         synthetic.write(tmp_path / "c", synthetic.values_of(synthetic.shapes_of(2), seed=8), stage=3, ranks=2)

@@ -19,6 +19,7 @@ from .write.config import (
     is_bare,
     parse,
     readable_before_5,
+    tokenizer_readable_before_5,
     with_dtype,
     without_ties,
     without_truncation,
@@ -75,6 +76,8 @@ def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) 
         bare = is_bare(config)
     if (planned.target.unwrapped or options.sentence_transformers) and "tokenizer.json" in copies:
         _tokenizer(copies, made, notes)
+    if "tokenizer_config.json" in copies:
+        _tokenizer_config(copies, made, notes)
     if planned.target.heads or bare:
         rebuilt = _heads(planned, inputs)
         if rebuilt:
@@ -133,6 +136,23 @@ def _tokenizer(copies: dict[str, str], made: dict[str, bytes], notes: list[str])
     if changed:
         made["tokenizer.json"] = text
         notes.append("tokenizer.json: the training run's truncation and padding cleared")
+
+
+def _tokenizer_config(copies: dict[str, str], made: dict[str, bytes], notes: list[str]) -> None:
+    path = copies["tokenizer_config.json"]
+    if os.path.getsize(path) > MAX_CONFIG_BYTES:
+        return
+    with at(path):
+        try:
+            text, changed = tokenizer_readable_before_5(_read(path, MAX_CONFIG_BYTES))
+        except UnicodeDecodeError as error:
+            raise DamagedFile(f"tokenizer_config.json is no text: {error}") from None
+    if changed:
+        made["tokenizer_config.json"] = text
+        notes.append(
+            "tokenizer_config.json: the class TokenizersBackend by its older name PreTrainedTokenizerFast, for "
+            "transformers before 5"
+        )
 
 
 def _heads(planned: Planned, inputs: Inputs) -> dict[str, bytes]:

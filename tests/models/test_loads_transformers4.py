@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from model_cases import ModelCase, model_cases
+from model_fixtures.outputs import model_inputs
 
 import zeroconsolidate
 import zeroconsolidate.errors
@@ -80,6 +81,19 @@ def test_experts_are_those_transformers_5_writes(case: ModelCase, dtype: str, wh
     assert ours.keys() == theirs.keys()
     assert [name for name, tensor in theirs.items() if not torch.equal(ours[name], tensor)] == []
     assert torch.equal(*(answers(case, model, directory)["logits"] for model in models))
+
+
+TOKENIZERS = KNOWN + [pytest.param(c, id=c.name) for c in model_cases() if c.name.startswith("qwen3_moe_z")]
+
+
+@pytest.mark.parametrize("case", TOKENIZERS)
+def test_the_tokenizer_is_the_one_of_transformers_5(case: ModelCase, where: Path) -> None:
+    """It gives the tokens that the probe of the live model had, which transformers 5 tokenized."""
+    if "CONVERTED_MODELS" not in os.environ:
+        pytest.skip("transformers 5 has to have converted them")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(convert(case, where, "fp32"))
+    for name, tensor in model_inputs(case.recipe, tokenizer).items():
+        assert torch.equal(tensor, case.outputs[name]), name
 
 
 MERGED = [pytest.param(c, id=c.name) for c in model_cases(adapter=True) if not c.name.startswith("qwen3_moe")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..archive.safetensors import read_file
 from ..errors import OutputFailed, PlanBroken, at
 
 if TYPE_CHECKING:
@@ -12,27 +13,38 @@ if TYPE_CHECKING:
 
 def check(path: str, plan: FilePlan) -> None:
     """The file must be readable by safetensors and hold the planned names, dtypes and shapes. Raises PlanBroken."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     with at(plan.name):
         try:
-            # "np" keeps torch out; no tensor is read, so numpy's lack of bfloat16 does not matter.
-            with safe_open(path, framework="np") as file:
-                names = set(file.keys())
-                if names != {tensor.name for tensor in plan.tensors}:
-                    raise PlanBroken("the file does not hold the planned tensors")
-                for tensor in plan.tensors:
-                    written = file.get_slice(tensor.name)
-                    got = (written.get_dtype(), tuple(written.get_shape()))
-                    if got != (tensor.dtype.code, tensor.shape):
-                        with at(tensor.name):
-                            raise PlanBroken(
-                                f"the tensor was written wrongly; expected {tensor.dtype.code} {tensor.shape}, "
-                                f"got {got}"
-                            )
+            written = _tensors(path)
         except SafetensorError as error:
             raise PlanBroken(f"the file cannot be opened by safetensors: {error}") from None
         except OSError as error:
             if isinstance(error, OutputFailed):
                 raise
             raise OutputFailed(f"the staged file cannot be read back: {error}", errno=error.errno) from None
+        if written.keys() != {tensor.name for tensor in plan.tensors}:
+            raise PlanBroken("the file does not hold the planned tensors")
+        for tensor in plan.tensors:
+            if written[tensor.name] != (tensor.dtype.code, tensor.shape):
+                with at(tensor.name):
+                    raise PlanBroken(
+                        f"the tensor was written wrongly; expected {tensor.dtype.code} {tensor.shape}, "
+                        f"got {written[tensor.name]}"
+                    )
+
+
+def _tensors(path: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """name -> (dtype, shape), as the safetensors library reads them."""
+    from safetensors import safe_open
+
+    try:
+        # "np" keeps torch out; no tensor is read, so numpy's lack of bfloat16 does not matter.
+        with safe_open(path, framework="np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+            return {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
+    except MemoryError:
+        # It maps the whole file, for which a limit on the address space (`ulimit -v`) may leave no room. Our own
+        # reader of headers checks what its reader does.
+        return {name: (tensor.dtype.code, tensor.shape) for name, tensor in read_file(path).tensors.items()}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MAX_CONFIG_BYTES = 1 << 24
 """A longer config.json is refused."""
 
+_NEW_TOKENIZER = re.compile(r'("tokenizer_class"\s*:\s*")TokenizersBackend(")')
 _TIED = re.compile(r'("tie_word_embeddings"\s*:\s*)true')
 _DTYPE = re.compile(
     r'("(?:torch_)?dtype"\s*:\s*")(float16|bfloat16|float32|float64|half|float|double)(")',
@@ -97,6 +98,18 @@ def readable_before_5(text: bytes) -> tuple[bytes, bool]:
     if others.get("rope_type", "default") != "default" and "rope_scaling" not in config:
         added += f'{separator}"rope_scaling": {json.dumps(others)}'
     return (decoded[:end] + added + decoded[end:]).encode(), True
+
+
+def tokenizer_readable_before_5(text: bytes) -> tuple[bytes, bool]:
+    """tokenizer_config.json with the older of two names of one tokenizer class, and whether it had the newer one.
+
+    transformers 5 writes `TokenizersBackend`, which older ones refuse; it still takes the name they know.
+
+    >>> tokenizer_readable_before_5(b'{"tokenizer_class": "TokenizersBackend"}')
+    (b'{"tokenizer_class": "PreTrainedTokenizerFast"}', True)
+    """
+    decoded, found = _NEW_TOKENIZER.subn(r"\g<1>PreTrainedTokenizerFast\g<2>", text.decode("utf-8"))
+    return decoded.encode(), bool(found)
 
 
 def without_truncation(text: bytes) -> tuple[bytes, bool]:
