@@ -307,7 +307,7 @@ INFOS = {
 
 @pytest.mark.parametrize("info", INFOS.values(), ids=INFOS)
 def test_rules_of_tensor_parallelism(info):
-    shapes = [(4096, 4), (4096, 4)]
+    shapes = [(8192, 4), (8192, 4)]
     with pytest.raises(ZeroConsolidateError) as caught:
         joins(info, ["a", "a" * 1000], {"a": shapes, "a" * 1000: shapes}, 2)
     assert len(str(caught.value)) < 1000
