@@ -372,8 +372,8 @@ def test_one_mapping_is_told_apart_by_what_the_groups_hold(held: tuple[int, ...]
 
 
 def test_one_mapping_of_stage_3_counts_stripes():
-    """`a` has 5 elements, and a stripe of 3 on each of two ranks: with `b` more than the first group holds."""
-    shapes = {"a": (5,), "b": (2,)}
+    """`a` has 5 elements, and a stripe of 3 on each of two ranks: `b` does not fit into what is left of 6."""
+    shapes = {"a": (5,), "b": (1,)}
     files = {"module": {name: half(0, key=name) for name in shapes}, "buffer_names": [], "param_shapes": shapes}
     states = [optimizer3(rank, fp32_flat_groups=[tensor(3), tensor(1)]) for rank in (0, 1)]
     found = catalog([stage3(rank, **files) for rank in (0, 1)], states, stage=3)
@@ -421,8 +421,10 @@ def test_intervals_that_make_no_sense(held: Any, message: str):
 def test_ranks_of_every_shard_group_hold_a_copy():
     """Two shard groups of two ranks: neighbours share a copy."""
     models = [stage3(rank, dp_world_size=4) for rank in range(4)]
-    found = catalog(models, [optimizer3(rank) for rank in range(4)], stage=3)
-    assert [group.holder for group in found.groups] == ["shard group 0 of 2", "shard group 1 of 2"]
+    states = [optimizer3(rank, fp32_flat_groups=[tensor(5, key=f"rank {rank}")]) for rank in range(4)]
+    found = catalog(models, states, stage=3)
+    held = {group.holder: [partition.storage.key for partition in group.partitions] for group in found.groups}
+    assert held == {"shard group 0 of 2": ["rank 0", "rank 1"], "shard group 1 of 2": ["rank 2", "rank 3"]}
 
 
 def test_ranks_in_two_dialects():

@@ -155,8 +155,8 @@ def test_heads_of_bge_m3_show_that_model_is_a_wrappers():
 
 
 def test_rules_are_prefixes_or_expressions():
-    names = ["model.a", "model.b.1", "c"]
-    assert renamed(names, [("model.", "")]) == {"model.a": "a", "model.b.1": "b.1", "c": "c"}
+    names = ["model.a", "model.b.1", "x.model.c"]
+    assert renamed(names, [("model.", "")]) == {"model.a": "a", "model.b.1": "b.1", "x.model.c": "x.model.c"}
     assert renamed(names, [(r"^model\.(.)", r"\1x"), (r"/\d/", "n")])["model.b.1"] == "bx.n"
     assert renamed(names, [("model.", "x."), ("x.", "y.")])["model.a"] == "y.a"
 

@@ -92,7 +92,10 @@ def test_a_stale_copy_that_the_client_declares_may_differ():
     info = {"pipeline_replicated_parameter_patterns": [r"0\.w"], "universal_checkpoint_version": 0.2}
     stages: list[Shapes] = [{"0.w": (4, 2), "1.w": (2, 2)}, {"0.w": (4, 2), "2.w": (2, 3), "2.b": (3,)}]
     assert [replica.is_spare for replica in replicas(read(stages, LAYERS))] == [False]
-    assert [replica.is_spare for replica in replicas(read(stages, LAYERS, universal_checkpoint_info=info))] == [True]
+    found = read(stages, LAYERS, universal_checkpoint_info=info)
+    assert [replica.is_spare for replica in replicas(found)] == [True]
+    # The first stage's is the parameter.
+    assert [group.members[0].is_spare for group in found.groups] == [False, True]
 
 
 def test_the_file_of_a_layer_is_missing():
@@ -164,6 +167,10 @@ E = "tied_modules.e.w"
 )
 def test_the_layer_follows_from_names_sizes_and_the_stage(stages: list[dict[str, int]], expected: str):
     assert tied_names(stages, layers(l0_w=(4, 2), l1_w=(2, 2), l2_w=(4,), l3_w=(8,))) == {E: expected}
+
+
+def test_a_layer_that_is_trained_under_its_own_name_is_no_tied_one():
+    assert tied_names([{E: 8, "1.w": 8}], layers(l0_w=(4, 2), l1_w=(4, 2))) == {E: "0.w"}
 
 
 def test_all_parameters_of_a_tied_module_must_be_the_layers():

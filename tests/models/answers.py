@@ -47,10 +47,10 @@ def answers(case: ModelCase, model: torch.nn.Module, directory: Path) -> dict[st
     if case.recipe == "causal":
         return {"logits": model(**inputs, use_cache=False).logits}
     if case.recipe == "llm_reranker":
-        # The logit of `Yes` after the prompt (FlagEmbedding `reranker/decoder_only/base/modeling.py`).
-        (yes,) = transformers.AutoTokenizer.from_pretrained(directory)("Yes", add_special_tokens=False)["input_ids"][
-            -1:
-        ]
+        # The logit of `Yes` after the prompt (FlagEmbedding `reranker/decoder_only/base/modeling.py`). transformers 4
+        # does not know the tokenizer class that 5 names, so that AutoTokenizer is of no use.
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
+        yes = tokenizer("Yes", add_special_tokens=False)["input_ids"][-1]
         return {"scores": model(**inputs, use_cache=False).logits[:, -1, yes]}
     if case.recipe == "reranker":
         return {"scores": model(**inputs).logits}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,9 +19,6 @@ import zeroconsolidate
 import zeroconsolidate.errors
 from models.answers import LOADERS, answers, assert_equal_answers
 from models.converted import convert
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(not transformers.__version__.startswith("4."), reason="needs transformers 4")
 
@@ -56,11 +53,53 @@ def _equal_but_for_the_order_of_experts(case: ModelCase, logits: torch.Tensor, k
     """transformers 4 adds the outputs of experts up in the order of the experts, 5 in that of a token's choice.
 
     Of two experts a token the sum is the same in either order, but 4 rounds after each addition to a sum that began
-    with zeros: one unit in the last place of the largest hidden value, which two layers carry on.
+    with zeros: one unit in the last place of the largest hidden value, which two layers carry on. That it is not the
+    weights is the business of `test_experts_are_those_transformers_5_writes`.
     """
     expected = case.outputs[f"{kind}.logits"]
     unit = torch.finfo(expected.dtype).eps
     assert (logits.double() - expected.double()).abs().max() <= 4 * unit * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", [case for case in KNOWN if case.values[0].name.startswith("mixtral")])
+def test_experts_are_those_transformers_5_writes(case: ModelCase, dtype: str, where: Path) -> None:
+    """The live weights, saved by transformers 5 itself and loaded here: equal to ours bit for bit, answers too."""
+    if "CONVERTED_MODELS" not in os.environ:
+        pytest.skip("transformers 5 has to have saved them")
+    directory = convert(case, where, dtype)
+    resaved = directory.parents[1] / "resaved" / dtype / case.name
+    models = []
+    for folder in (directory, resaved):
+        model, info = LOADERS[case.recipe].from_pretrained(
+            folder, output_loading_info=True, torch_dtype=DTYPES[dtype], attn_implementation=_attention(case)
+        )
+        assert not any(info.values()), info
+        models.append(model)
+    ours, theirs = (model.state_dict() for model in models)
+    assert ours.keys() == theirs.keys()
+    assert [name for name, tensor in theirs.items() if not torch.equal(ours[name], tensor)] == []
+    assert torch.equal(*(answers(case, model, directory)["logits"] for model in models))
+
+
+MERGED = [pytest.param(c, id=c.name) for c in model_cases(adapter=True) if not c.name.startswith("qwen3_moe")]
+
+
+@pytest.mark.parametrize("case", MERGED)
+def test_merged_adapters_answer_as_the_live_model(case: ModelCase, where: Path) -> None:
+    if "CONVERTED_MODELS" in os.environ:
+        directory = Path(os.environ["CONVERTED_MODELS"]) / "merged" / case.name
+    else:
+        directory = convert(case, where, "fp32", lora="merge", base=case.base)
+    model, info = LOADERS[case.recipe].from_pretrained(
+        directory, output_loading_info=True, torch_dtype=torch.float32, attn_implementation="sdpa"
+    )
+    assert not any(info.values()), info
+    found = answers(case, model, directory)
+    if case.name.startswith("mixtral"):
+        _equal_but_for_the_order_of_experts(case, found["logits"], "merged")
+    else:
+        assert_equal_answers(case, found, "merged")
 
 
 @pytest.mark.parametrize("case", [case for case in KNOWN if not case.values[0].name.startswith("mixtral")])
@@ -96,8 +135,6 @@ SCALINGS = [
 @pytest.mark.parametrize("scaling", SCALINGS, ids=[str(s["rope_type"]) for s in SCALINGS])
 def test_rotary_frequencies_are_those_of_transformers_5(scaling: dict[str, object]) -> None:
     """`rotary.json` holds what transformers 5 computes from the same config before it was edited."""
-    from pathlib import Path
-
     from zeroconsolidate.write.config import readable_before_5
 
     known = json.loads((Path(__file__).parent / "rotary.json").read_text())[scaling["rope_type"]]
