@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import zeroconsolidate
-from zeroconsolidate.errors import DamagedFile, Disagreement
+from zeroconsolidate.errors import DamagedFile, Disagreement, UnsupportedLayout
 
 LAYOUTS = Path(__file__).parent / "fixtures" / "layouts"
 STAGES = {"ds0_5_10_z1": 2}
@@ -25,6 +25,8 @@ def provenance(case: Path) -> dict[str, Any]:
 
 EMPTY = "writer_mock"
 CASES = [path.name for path in sorted(LAYOUTS.iterdir()) if path.name != EMPTY]
+UNPLACED = {name: "'__bnb_optimizer_quant_state__'" for name in CASES if name.startswith("adamw_8bit")}
+"""Optimizer state that is not laid out like the parameters, by fixture."""
 DRIFTED = [name for name in CASES if provenance(LAYOUTS / name)["replicas_differ"]]
 
 
@@ -63,6 +65,7 @@ def test_converts_to_the_live_values(name: str, dtype: str, tmp_path: Path):
         check="all",
         names="stored",
         replicas="first" if facts["replicas_differ"] else "equal",
+        weights_only=name in UNPLACED,
     )
     truth = {
         name: tensor if name in facts["buffers"] else tensor.to(TORCH[dtype]) for name, tensor in truth_of(name).items()
@@ -87,6 +90,13 @@ def test_inspect_names_the_layout(name: str):
 @pytest.mark.parametrize("name", DRIFTED)
 def test_drifted_replicas_are_refused(name: str, tmp_path: Path):
     with pytest.raises(Disagreement, match="--replicas first"):
+        zeroconsolidate.consolidate(LAYOUTS / name / "checkpoint", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", UNPLACED)
+def test_moments_that_cannot_be_placed_are_refused_by_name(name: str, tmp_path: Path):
+    with pytest.raises(UnsupportedLayout, match=f"the optimizer's state {UNPLACED[name]} is not laid out like the"):
         zeroconsolidate.consolidate(LAYOUTS / name / "checkpoint", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -52,6 +52,8 @@ WRITERS = [
     Case(
         name="writer_decoupled_z2",
         stage=2,
+        # Of several ranks each would write the model file, under one name at one time, and may damage it.
+        world=1,
         config=writer(type="python", decoupled=True),
         patches=("leaf_masters",),
         about="The decoupled writer: the python writer in a process of its own.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
@@ -36,10 +37,7 @@ class Member:
 
     @property
     def numel(self) -> int:
-        numel = 1
-        for n in self.shape:
-            numel *= n
-        return numel
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

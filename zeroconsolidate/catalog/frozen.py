@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,7 @@ def striped_frozen(models: Sequence[ModelFile], world_size: int) -> dict[str, Fr
                 if fragment is None:
                     with at(name):
                         raise DamagedFile(f"the frozen parameter's stripe is missing in rank {model.rank}")
-                numel = 1
-                for n in shape:
-                    numel *= n
-                expected = -(-numel // world_size)
+                expected = -(-math.prod(shape) // world_size)
                 look = (fragment.dtype, fragment.storage.big_endian)
                 agreed = looks.setdefault(name, look)
                 if fragment.numel != expected or not fragment.is_contiguous or agreed != look:

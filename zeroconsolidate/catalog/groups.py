@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -232,9 +233,7 @@ def _split(shapes: Mapping[str, Shape], held: list[int], cut: Cut, ranks: int) -
     groups: list[dict[str, Shape]] = [{}]
     here = 0
     for name, shape in shapes.items():
-        numel = 1
-        for n in shape:
-            numel *= n
+        numel = math.prod(shape)
         numel = -(-numel // ranks) * ranks if cut is Cut.STRIPED else numel
         if here and here + numel > held[len(groups) - 1] and len(groups) < len(held):
             groups.append({})

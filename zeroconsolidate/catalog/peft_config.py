@@ -90,17 +90,20 @@ class PeftConfig:
 def read_peft_config(content: Mapping[str, Any]) -> PeftConfig:
     """Check and type an adapter's configuration. Raises DamagedFile."""
     targets = content.get("target_modules")
-    rank = fields.field(content, "r", int, 8)
+    kind = fields.field(content, "peft_type", str).upper()
+    # Other kinds use the same keys for other things: OFT's `r` may be 0, its blocks then have a size.
+    lora = content if kind == "LORA" else {}
+    rank = fields.field(lora, "r", int, 8)
     if rank < 1:
         raise DamagedFile(f"'r' is not a rank; expected at least 1, got {rank}")
     return PeftConfig(
-        peft_type=fields.field(content, "peft_type", str).upper(),
+        peft_type=kind,
         base=fields.optional(content, "base_model_name_or_path", str),
         rank=rank,
-        alpha=_number(content.get("lora_alpha"), "lora_alpha", 8),
-        rank_pattern={name: int(_number(r, "rank_pattern", 0)) for name, r in _pattern(content, "rank_pattern")},
-        alpha_pattern={name: _number(a, "alpha_pattern", 0) for name, a in _pattern(content, "alpha_pattern")},
-        rank_stabilized=bool(content.get("use_rslora")),
+        alpha=_number(lora.get("lora_alpha"), "lora_alpha", 8),
+        rank_pattern={name: int(_number(r, "rank_pattern", 0)) for name, r in _pattern(lora, "rank_pattern")},
+        alpha_pattern={name: _number(a, "alpha_pattern", 0) for name, a in _pattern(lora, "alpha_pattern")},
+        rank_stabilized=bool(lora.get("use_rslora")),
         fan_in_fan_out=bool(content.get("fan_in_fan_out")),
         bias=fields.field(content, "bias", str, "none"),
         initialization=str(content.get("init_lora_weights", True)).lower(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ def model_stand_in(first: ModelFile, rank: int, world_size: int) -> ModelFile:
         known = first.frozen_fragments.get(name)
         fragments[name] = _lost(
             f"rank {rank}: {name}",
-            -(-_numel(shape) // world_size),
+            -(-math.prod(shape) // world_size),
             known.dtype if known else DType.F32,
             big_endian=known.storage.big_endian if known else False,
         )
@@ -121,18 +122,11 @@ def _partition_numels(
     """
     if striped:
         there = [o.partitions[index].numel for o in survivors]
-        return [there[0] if there else sum(-(-_numel(shape) // world_size) for shape in shapes)] * world_size
+        return [there[0] if there else sum(-(-math.prod(shape) // world_size) for shape in shapes)] * world_size
     paddings = template.alignment_paddings
-    used = sum(map(_numel, shapes)) + (sum(paddings[index]) if paddings and index < len(paddings) else 0)
+    used = sum(map(math.prod, shapes)) + (sum(paddings[index]) if paddings and index < len(paddings) else 0)
     # A survivor that does not end the buffer is as long as all; else the rule above says how long that is.
     whole = max((o.partitions[index].numel for o in survivors), default=0)
     if not any(o.rank + 1 < world_size and o.partitions[index].numel for o in survivors) or whole * world_size < used:
         whole = -(-used // (2 * world_size)) * 2
     return [max(min(whole, used - rank * whole), 0) for rank in range(world_size)]
-
-
-def _numel(shape: Shape) -> int:
-    numel = 1
-    for n in shape:
-        numel *= n
-    return numel

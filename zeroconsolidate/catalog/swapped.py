@@ -13,6 +13,7 @@ checkpoint is refused.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,7 @@ def _swapped_in(
         return optimizer
     partitions = list(optimizer.partitions)
     for index, (group, partition) in enumerate(zip(shapes, optimizer.partitions, strict=True)):
-        numel = sum(-(-_numel(shape) // world_size) for shape in group.values())
+        numel = sum(-(-math.prod(shape) // world_size) for shape in group.values())
         if partition.numel or not numel:
             continue
         with at(optimizer.file.rpartition("/")[2]), at(f"group {index}"):
@@ -94,10 +95,3 @@ def _parameters(model: ModelFile, shapes: Sequence[Mapping[str, Shape]]) -> list
     buffers = set(model.buffer_names or ())
     known = {name for group in shapes for name in group} | set(model.frozen_shapes or ())
     return [name for name in model.module if name in known and name not in buffers]
-
-
-def _numel(shape: Shape) -> int:
-    numel = 1
-    for n in shape:
-        numel *= n
-    return numel

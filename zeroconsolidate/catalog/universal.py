@@ -8,6 +8,7 @@ better, and are used.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +77,7 @@ def shaped(name: str, tensor: LocatedTensor, shape: Shape | None) -> LocatedTens
     """The tensor in the parameter's shape. Raises Disagreement if it has another number of elements."""
     if shape is None or tensor.shape == shape:
         return tensor
-    numel = 1
-    for n in shape:
-        numel *= n
+    numel = math.prod(shape)
     if numel != tensor.numel or not tensor.is_contiguous:
         with at(name):
             raise Disagreement(f"the parameter has {tensor.numel} elements; expected {numel}, its shape is {shape}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -34,10 +35,7 @@ class TensorInfo:
 
     @property
     def numel(self) -> int:
-        numel = 1
-        for n in self.shape:
-            numel *= n
-        return numel
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -98,9 +99,9 @@ def lay_out(rule: Rule | Concatenated | Affine, shapes: Sequence[Shape]) -> tupl
     if len(rule.pieces) != len(shapes):
         raise Disagreement(f"the affine map is of {len(rule.pieces)} ranks; expected {len(shapes)}")
     for shape, pieces in zip(shapes, rule.pieces, strict=True):
-        held = sum(_numel(piece.shape) for piece in pieces)
-        if held > _numel(shape):
-            raise Disagreement(f"the affine map wants {held} elements of a part of {_numel(shape)}")
+        held = sum(math.prod(piece.shape) for piece in pieces)
+        if held > math.prod(shape):
+            raise Disagreement(f"the affine map wants {held} elements of a part of {math.prod(shape)}")
     return rule.shape, [[one for p in pieces for one in boxes_of(p.shape, p.source, p.dest)] for pieces in rule.pieces]
 
 
@@ -116,11 +117,11 @@ def _concatenated(rule: Concatenated, shapes: Sequence[Shape]) -> tuple[Shape, l
         raise Disagreement(f"the widths are those of {len(widths[0])} ranks; expected {len(shapes)}")
     total = sum(sum(of_ranks) for of_ranks in widths)
     whole = (*view[:dim], total, *view[dim + 1 :])
-    whole = _without_blank(whole, sum(_numel(shape) for shape in shapes))
+    whole = _without_blank(whole, sum(math.prod(shape) for shape in shapes))
     strides, boxes = row_major(whole), []
     for rank, shape in enumerate(shapes):
         own = (*whole[:dim], sum(of_ranks[rank] for of_ranks in widths), *whole[dim + 1 :])
-        if own != shape and (rule.view is None or _numel(own) != _numel(shape)):
+        if own != shape and (rule.view is None or math.prod(own) != math.prod(shape)):
             raise Disagreement(f"a part does not fit the others; expected shape {own}, got {shape}")
         own_strides, first, own_first, own_boxes = row_major(own), 0, 0, []
         for of_ranks in widths:
@@ -138,7 +139,7 @@ def _without_blank(shape: Shape, numel: int) -> Shape:
     blanks = [index for index, n in enumerate(shape) if n == -1]
     if not blanks:
         return shape
-    rest = _numel(shape[: blanks[0]]) * _numel(shape[blanks[0] + 1 :])
+    rest = math.prod(shape[: blanks[0]]) * math.prod(shape[blanks[0] + 1 :])
     if len(blanks) > 1 or rest <= 0 or numel % rest:
         raise Disagreement(f"the sub-parameters' shape does not fit; expected {numel} elements, got {shape}")
     return (*shape[: blanks[0]], numel // rest, *shape[blanks[0] + 1 :])
@@ -151,14 +152,14 @@ def _folded(whole: Shape, part: Shape) -> Shape:
     behind = part[1:]
     if len(whole) < len(part) or (behind and whole[-len(behind) :] != behind):
         raise Disagreement(f"the sub-parameters' shape {whole} does not fit the parts' {part}")
-    return (_numel(whole) // max(_numel(behind), 1), *behind)
+    return (math.prod(whole) // max(math.prod(behind), 1), *behind)
 
 
 def _join(
     name: str, shape: Shape, boxes: Sequence[Sequence[Box]], parts: Sequence[Held], replicas: list[Replica]
 ) -> Recipe:
     """The first holder of each box gives it; where others hold it as well, they are `replicas`."""
-    numel = _numel(shape)
+    numel = math.prod(shape)
     if not numel:
         return parts[0].recipe
     owners: dict[tuple[object, ...], tuple[Box, Held]] = {}
@@ -191,10 +192,3 @@ def _content(one: Box, recipe: Recipe) -> Recipe:
 
 def _is_identity(one: Box) -> bool:
     return all(axis.step == axis.part_step for axis in one.axes)
-
-
-def _numel(shape: Sequence[int]) -> int:
-    numel = 1
-    for n in shape:
-        numel *= n
-    return numel
