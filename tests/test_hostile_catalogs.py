@@ -290,7 +290,8 @@ INFOS = {
     "many wildcards": info_of(tp_replicated_parameter_patterns=[".*.*.*.*.*x"]),
     "pattern that doubles": info_of(tp_replicated_parameter_patterns=[doubled()]),
     "sub-parameters of a pattern that doubles": info_of(parameter_with_sub_params=[SUB | {"patterns": [doubled()]}]),
-    "8192 sub-parameters": info_of(parameter_with_sub_params=[SUB | {"shape": [8192, 4]}]),
+    "8192 sub-parameters": info_of(parameter_with_sub_params=[SUB | {"shape": [8192, 4]}],
+                                   sub_param_shard_widths={"a": [[1, 1]] * 8192}),
     "2**40 sub-parameters": info_of(parameter_with_sub_params=[SUB | {"shape": [1 << 40, 4]}]),
     "shape that doubles": info_of(parameter_with_sub_params=[SUB | {"shape": [doubled(), 4]}]),
     "other sizes that double": info_of(parameter_with_sub_params=[SUB | {"shape": [(6,), doubled()]}]),
@@ -307,7 +308,7 @@ INFOS = {
 
 @pytest.mark.parametrize("info", INFOS.values(), ids=INFOS)
 def test_rules_of_tensor_parallelism(info):
-    shapes = [(4096, 4), (4096, 4)]
+    shapes = [(8192, 4), (8192, 4)]
     with pytest.raises(ZeroConsolidateError) as caught:
         joins(info, ["a", "a" * 1000], {"a": shapes, "a" * 1000: shapes}, 2)
     assert len(str(caught.value)) < 1000

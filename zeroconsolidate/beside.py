@@ -19,6 +19,7 @@ from .write.config import (
     is_bare,
     parse,
     readable_before_5,
+    short_int,
     tokenizer_readable_before_5,
     with_dtype,
     without_ties,
@@ -106,7 +107,7 @@ def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) 
 def _wrong_vocabulary(text: bytes, planned: Planned, *, insisted: bool) -> list[str]:
     """What config.json says of the vocabulary against the rows that will be written; an error unless insisted."""
     shapes = {tensor.name: tensor.shape for tensor in planned.plan.tensors()}
-    problems, _ = vocabulary_problems(parse(text, parse_int=int), shapes)
+    problems, _ = vocabulary_problems(parse(text, parse_int=short_int), shapes)
     if problems and not insisted:
         raise Disagreement(
             f"{problems[0].removeprefix('config.json: ')}; loaders would not take these weights; correct config.json, "

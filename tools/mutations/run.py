@@ -12,15 +12,19 @@ means that a promise is not tested, or that the code which makes it is superfluo
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import resource
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -52,6 +56,7 @@ def main() -> int:
         print(*(mutation.protection for mutation in chosen), sep="\n")
         return 0
     began, survivors = time.monotonic(), []
+    _import_what_is_not_mutated()
     with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
         copy = Path(folder) / "tree"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "fuzz_corpus", "*.egg-info"))
@@ -90,30 +95,58 @@ def without(mutation: Mutation, copy: Path) -> tuple[bool | None, str]:
 
 
 def failing(copy: Path, tests: list[str], *, stop: bool) -> tuple[bool | None, str]:
-    """Whether one of the tests fails (None if they could not be run), and what pytest prints."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=line", *(["-x"] if stop else []), *tests]
-    # Without bytecode: two texts of one length and one second would be taken for each other.
-    path = os.pathsep.join([str(copy), str(copy / "tests")])
-    surroundings = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=copy,
-            env=surroundings,
-            preexec_fn=_limit,
-            timeout=SECONDS if stop else None,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+    """Whether one of the tests fails (None if they could not be run), and what pytest prints.
+
+    In a forked child: what takes pytest seconds to import is there already, and is not what is mutated.
+    """
+    with tempfile.TemporaryFile() as printed:
+        child = os.fork()
+        if not child:
+            _run_tests(copy, tests, printed.fileno(), stop=stop)
+        status = _ended(child, SECONDS if stop else 3600)
+        printed.seek(0)
+        said = printed.read().decode(errors="replace")
+    if status is None:
         return True, "the tests do not end"
-    return {0: False, 1: True}.get(done.returncode), done.stdout
+    return {0: False, 1: True}.get(os.waitstatus_to_exitcode(status)), said
 
 
-def _limit() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+def _run_tests(copy: Path, tests: list[str], output: int, *, stop: bool) -> NoReturn:
+    code = 99
+    try:
+        os.setsid()
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(copy)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        # Without bytecode: two texts of one length and one second would be taken for each other.
+        sys.dont_write_bytecode = True
+        sys.path[:0] = [str(copy), str(copy / "tests")]
+        path = os.pathsep.join(sys.path[:2])
+        os.environ |= {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        code = pytest.main(["-p", "no:cacheprovider", "--tb=line", *(["-x"] if stop else []), *tests])
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _ended(child: int, seconds: float) -> int | None:
+    """The status of a child and all it started; None if it had to be killed after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def _import_what_is_not_mutated() -> None:
+    for name in ("torch", "safetensors.torch", "hypothesis", "transformers", "peft"):
+        with suppress(ImportError):
+            importlib.import_module(name)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.regular import read_small
 from ..errors import DamagedFile
-from ..write.config import MAX_CONFIG_BYTES, parse
+from ..write.config import MAX_CONFIG_BYTES, parse, short_int
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ def config_problems(directory: str, tensors: Mapping[str, LocatedTensor]) -> tup
     if not os.path.lexists(path):
         return [], []
     try:
-        config = parse(read_small(path, MAX_CONFIG_BYTES), parse_int=int)
+        config = parse(read_small(path, MAX_CONFIG_BYTES), parse_int=short_int)
     except DamagedFile as error:
         return [f"config.json: {error.message}"], []
     if not isinstance(config, dict):

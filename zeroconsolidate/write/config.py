@@ -58,6 +58,11 @@ def is_bare(config: object) -> bool:
     return isinstance(names, list) and bool(names) and all(str(name).endswith("Model") for name in names)
 
 
+def short_int(text: str) -> int | str:
+    """For `parse_int`: the number, unless it is longer than any size is."""
+    return int(text) if len(text) < 20 else text
+
+
 def parse(text: bytes, *, parse_int: Callable[[str], object] = str) -> Any:
     """The value of a JSON file from outside, integers as text by default: for long ones Python takes quadratic time.
 
