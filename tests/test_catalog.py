@@ -490,6 +490,12 @@ def test_no_model_states():
     assert caught.value.files == ("mp_rank_00_model_states.pt",)
 
 
+def test_without_any_model_states_nothing_is_known():
+    broken = model(global_steps="5")
+    with pytest.raises(MissingFiles, match=r"no model states can be read, .*: mp_rank_00_model_states\.pt: .*'global_"):
+        catalog([broken], [optimizer(0), optimizer(1)], incomplete=True)
+
+
 def test_what_is_lost_of_files_that_describe_different_models():
     states = [optimizer(0, single_partition_of_fp32_groups=[tensor(6), tensor(6)], partition_count=[2, 2])]
     with pytest.raises(Disagreement, match=r"do not describe the same model; expected 1 flat groups .* got 2"):

@@ -92,6 +92,18 @@ def test_what_was_cut_is_joined(case, transposed: bool, data: st.DataObject):
                 position += copy.numel
 
 
+def test_columns_of_parts_that_lie_transposed(tmp_path: Path):
+    """Each part is as wide as the rows it fills, and its own elements are apart from one another."""
+    whole = numbered(4, 4)
+    disk = Disk(str(tmp_path))
+    parts = [disk.hold(part, transposed=True) for part in whole.split(2, 1)]
+    joined = put_together("w", Join(rule=Concatenated(1)), parts)
+    covers_once(joined.recipe)
+    assert not joined.recipe.is_plain
+    with Inputs() as inputs:
+        assert read_all(inputs, joined.recipe).tobytes() == whole.numpy().tobytes()
+
+
 def test_a_view_of_more_dimensions_is_folded_back(tmp_path: Path):
     """A fused weight [heads * 3 * 2, 5] that is cut by heads: the view counts heads, q/k/v and rows apart."""
     whole = numbered(4, 3, 2, 5)

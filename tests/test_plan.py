@@ -17,12 +17,13 @@ from zeroconsolidate.archive.located import LOST, LocatedStorage, LocatedTensor
 from zeroconsolidate.catalog.facts import Cut, FlatGroup, Member
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, MissingFiles, PlanBroken
-from zeroconsolidate.plan import zero3, zero12
-from zeroconsolidate.plan.build import Selection, build, padding_bytes, select
+from zeroconsolidate.plan import layout, zero3, zero12
+from zeroconsolidate.plan.adapter import AdapterFile
+from zeroconsolidate.plan.build import Selection, build, build_adapters, padding_bytes, select
 from zeroconsolidate.plan.info import TensorInfo, describe
 from zeroconsolidate.plan.layout import index_of
 from zeroconsolidate.plan.losses import gaps, losses
-from zeroconsolidate.plan.pieces import ZEROS, Copy, View, covers_once
+from zeroconsolidate.plan.pieces import ZEROS, Copy, Rows, View, covers_once
 from zeroconsolidate.plan.rescue import Patched, Zeros
 from zeroconsolidate.plan.sources import sources
 from zeroconsolidate.plan.witness import SAMPLED_NUMEL, SAMPLED_TENSORS, comparisons
@@ -243,6 +244,76 @@ def test_of_an_incomplete_checkpoint_nothing_is_placed_unasked():
         sources(found)
     assert caught.value.files == ("bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt",)
     assert [loss.fate for loss in losses(found)] == ["whole", "lost", "whole"]
+
+
+# --- rows of other tensors -------------------------------------------------------------------------------------------
+
+
+def test_runs_of_rows_are_laid_end_to_end():
+    """Rows 1-2 of one matrix, row 0 of another, row 0 of the first again; two elements a row."""
+    first, second = (View(partition(8, file=f"r{n}", start=1000)) for n in (0, 1))
+    rows = Rows((first, second), 2, ((0, 1, 2), (1, 0, 1), (0, 0, 1)))
+    assert (rows.numel, rows.dtype, rows.is_plain) == (8, DType.F32, True)
+    assert extents(rows) == [("r0", 2, 0, 4), ("r1", 0, 4, 2), ("r0", 0, 6, 2)]
+    assert extents(rows, 3, 5) == [("r0", 5, 3, 1), ("r1", 0, 4, 1)]
+    assert extents(rows, 6, 8) == [("r0", 0, 6, 2)]
+    covers_once(rows)
+    strided = View(tensor(4, 2, stride=(1, 4)))
+    assert not Rows((first, strided), 2, ((0, 0, 1),)).is_plain
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_safetensors_keeps_for_itself():
+    named = {"__metadata__": sources(stage2())["a"]}
+    with pytest.raises(BadOption, match="a tensor cannot be called '__metadata__' in a safetensors file"):
+        planned(Selection(named=named, left_out=()))
+
+
+def test_a_header_that_readers_would_not_take(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(layout, "MAX_HEADER_BYTES", 64)
+    with pytest.raises(BadOption, match=r"the header of model\.safetensors would be too long .*--max-shard-size"):
+        planned(Selection(named=dict(sources(stage2())), left_out=()))
+
+
+def test_tensors_without_elements_stay_together_and_large_ones_alone():
+    found = of_sizes({"a": 4, "e": 0, "large": 40, "b": 4, "f": 0, "c": 4})
+    plan = planned(Selection(named=dict(sources(found)), left_out=()), max_shard_bytes=32)
+    assert [sorted(tensor.name for tensor in file.tensors) for file in plan.files] == [
+        ["large"],
+        ["a", "b", "e", "f"],
+        ["c"],
+    ]
+    assert [file.name for file in plan.files] == [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+
+
+def test_a_single_tensor_larger_than_a_shard_is_the_one_file():
+    plan = planned(Selection(named=dict(sources(of_sizes({"large": 40}))), left_out=()), max_shard_bytes=32)
+    assert [file.name for file in plan.files] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("1.5 kb", 1500), (7, 7), ("12", 12)])
+def test_sizes_are_in_powers_of_1000(text: str | int, size: int):
+    assert layout.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "0", "-1", "5XB", "0.1B"])
+def test_texts_that_are_no_sizes(text: str):
+    with pytest.raises(BadOption, match="a size is a number with B, KB, MB, GB or TB"):
+        layout.parse_size(text)
+
+
+def test_adapters_have_a_file_each():
+    source = sources(stage2())["a"]
+    adapters = [
+        AdapterFile(adapter=name, folder=folder, tensors={"w": source})
+        for name, folder in (("default", ""), ("x", "x"))
+    ]
+    plan = build_adapters(adapters, left_out=("z",), dtype=BF16, padding_bytes=3)
+    assert [file.name for file in plan.files] == ["adapter_model.safetensors", "x/adapter_model.safetensors"]
+    assert {tensor.dtype for tensor in plan.tensors()} == {BF16}
+    assert (plan.index, plan.left_out, plan.padding_bytes) == (None, ("z",), 3)
 
 
 # --- holes and what stands in for them -------------------------------------------------------------------------------
