@@ -58,7 +58,7 @@ def planned(tensors: dict[str, torch.Tensor]) -> list[layout.TensorPlan]:
 
 
 @given(st.dictionaries(names, st.tuples(st.sampled_from(list(DType)), shapes), max_size=8))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_header_is_that_of_safetensors(facts: dict[str, tuple[DType, tuple[int, ...]]]):
     tensors = {name: torch.zeros(shape, dtype=getattr(torch, d.torch_name)) for name, (d, shape) in facts.items()}
     theirs = save(tensors, metadata={"format": "pt"})
@@ -81,7 +81,7 @@ def test_a_tensor_called_as_the_headers_metadata_is_refused():
     st.dictionaries(names, st.tuples(st.sampled_from([torch.float32, torch.int8, torch.bfloat16]), shapes), min_size=1),
     st.integers(1, 400),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_split_is_that_of_huggingface_hub(facts: dict[str, tuple[torch.dtype, tuple[int, ...]]], limit_bytes: int):
     tensors = {name: torch.zeros(shape, dtype=dtype) for name, (dtype, shape) in facts.items()}
     theirs = split_torch_state_dict_into_shards(
@@ -107,7 +107,7 @@ def test_the_split_is_that_of_huggingface_hub(facts: dict[str, tuple[torch.dtype
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @given(data=st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_converted_model_is_what_they_would_have_saved(dtype: torch.dtype, data: st.DataObject):
     """The whole way: a checkpoint with buffers, frozen parameters and a tie, split, against their files."""
     masters = {

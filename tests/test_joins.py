@@ -67,7 +67,7 @@ def cut(whole: torch.Tensor, dim: int, widths: tuple[tuple[int, ...], ...]) -> l
 
 
 @given(cuts(), st.booleans(), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_was_cut_is_joined(case, transposed: bool, data: st.DataObject):
     shape, dim, widths = case
     whole = numbered(*shape)

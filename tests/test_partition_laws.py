@@ -87,7 +87,7 @@ def runs(draw: st.DrawFn) -> Run:
 
 
 @given(runs())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_what_was_cut_apart_is_put_together(run: Run):
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         root = save(run, Path(folder) / "checkpoint")
@@ -116,7 +116,7 @@ def test_what_was_cut_apart_is_put_together(run: Run):
 
 
 @given(runs())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_input_byte_is_used_once_or_is_padding(run: Run):
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         catalog = read(discover(save(run, Path(folder))), load)
@@ -145,7 +145,7 @@ def test_every_input_byte_is_used_once_or_is_padding(run: Run):
 
 
 @given(runs(), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_interval_of_a_tensor_can_be_read_alone(run: Run, data: st.DataObject):
     """What the executor does block by block must not depend on where blocks begin and end."""
     import numpy as np
