@@ -1,6 +1,6 @@
 """Takes every protection out, one at a time, and sees that the tests notice.
 
-    python tools/mutations/run.py                 all of them: half an hour and more
+    python tools/mutations/run.py                 all of them: half an hour
     python tools/mutations/run.py lock 'zeros only'    those whose names contain one of these
     python tools/mutations/run.py --list
 
