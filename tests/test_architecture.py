@@ -26,11 +26,16 @@ BASES = ROOT / "_bases"
 SCRIPT = Path(architecture.__file__)
 
 
+ASK = evidence._ask
+"""Taken before tests/models answers in its place for the rest of the session."""
+
+
 @pytest.fixture(autouse=True)
-def unremembered() -> Iterator[None]:
-    evidence._ask.cache_clear()
+def unremembered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(evidence, "_ask", ASK)
+    ASK.cache_clear()
     yield
-    evidence._ask.cache_clear()
+    ASK.cache_clear()
 
 
 def model_directory(root: Path, config: dict[str, Any] | str) -> str:

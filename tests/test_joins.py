@@ -104,6 +104,18 @@ def test_columns_of_parts_that_lie_transposed(tmp_path: Path):
         assert read_all(inputs, joined.recipe).tobytes() == whole.numpy().tobytes()
 
 
+def test_columns_of_sub_parameters_that_lie_transposed(tmp_path: Path):
+    """Rows of two columns, a part's width apart in it, and each column elsewhere in the file."""
+    whole = numbered(4, 8)
+    widths = ((2, 2), (2, 2))
+    disk = Disk(str(tmp_path))
+    parts = [disk.hold(part, transposed=True) for part in cut(whole, 1, widths)]
+    joined = put_together("w", Join(rule=Concatenated(1, widths)), parts)
+    covers_once(joined.recipe)
+    with Inputs() as inputs:
+        assert read_all(inputs, joined.recipe).tobytes() == whole.numpy().tobytes()
+
+
 def test_a_view_of_more_dimensions_is_folded_back(tmp_path: Path):
     """A fused weight [heads * 3 * 2, 5] that is cut by heads: the view counts heads, q/k/v and rows apart."""
     whole = numbered(4, 3, 2, 5)
