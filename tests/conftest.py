@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
 
 if TYPE_CHECKING:
     import torch
 
-# Timings are never asserted: a busy machine is no error.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+with suppress(ImportError):  # environments that only load models have no hypothesis
+    from hypothesis import settings
+
+    # Timings are never asserted: a busy machine is no error.
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
