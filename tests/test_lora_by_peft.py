@@ -113,6 +113,18 @@ def test_the_adapter_is_the_one_peft_saves(kind: str, tmp_path: Path):
     assert differing(ours, truth) == []
 
 
+def test_nothing_in_the_working_directory_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """People stand in a checkpoint they have downloaded when they convert it."""
+    tuned = tune(qwen2, default=CONFIGS["LOHA"]())
+    source = tuned.save(tmp_path / "in", stage=2, frozen=False, dtype=torch.bfloat16)
+    base = tuned.save_base(tmp_path / "base")
+    for name in ("torch", "transformers", "peft"):
+        (source / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write({name!r})\n")
+    monkeypatch.chdir(source)
+    zeroconsolidate.consolidate(source, tmp_path / "out", lora="merge", base=base, names="stored")
+    assert not (tmp_path / "imported").exists()
+
+
 def test_a_kind_that_would_be_wrong_is_refused_by_name(tmp_path: Path):
     """PEFT merges UniLoRA's modules one by one without an error, and wrongly."""
     tuned = tune(llama, default=peft.UniLoraConfig(**TARGETS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .archive.regular import read_small
 from .archive.weights import read_pickled
@@ -27,13 +27,15 @@ from .write.config import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .options import Options
     from .planning import Planned
     from .run.inputs import Inputs
     from .write.assets import Assets
 
+Edit: TypeAlias = "Callable[[bytes], tuple[bytes, bool]]"
+"""From a file's text to the edited one, and whether it differs."""
 HEAD_FILES = tuple(f"{head}pt" for head in HEADS)
 """`colbert_linear.pt` and `sparse_linear.pt`."""
 MAX_TOKENIZER_BYTES = 1 << 28
@@ -75,10 +77,14 @@ def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) 
             notes.append("config.json: rope_theta added beside rope_parameters, for transformers before 5")
         hidden_size = config.get("hidden_size") if isinstance(config, dict) else None
         bare = is_bare(config)
-    if (planned.target.unwrapped or options.sentence_transformers) and "tokenizer.json" in copies:
-        _tokenizer(copies, made, notes)
-    if "tokenizer_config.json" in copies:
-        _tokenizer_config(copies, made, notes)
+    for_embeddings = planned.target.unwrapped or options.sentence_transformers
+    if for_embeddings and _edit("tokenizer.json", without_truncation, MAX_TOKENIZER_BYTES, copies, made):
+        notes.append("tokenizer.json: the training run's truncation and padding cleared")
+    if _edit("tokenizer_config.json", tokenizer_readable_before_5, MAX_CONFIG_BYTES, copies, made):
+        notes.append(
+            "tokenizer_config.json: the class TokenizersBackend by its older name PreTrainedTokenizerFast, for "
+            "transformers before 5"
+        )
     if planned.target.heads or bare:
         rebuilt = _heads(planned, inputs)
         if rebuilt:
@@ -125,35 +131,19 @@ def _read(path: str, limit_bytes: int) -> bytes:
         raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
 
 
-def _tokenizer(copies: dict[str, str], made: dict[str, bytes], notes: list[str]) -> None:
-    path = copies["tokenizer.json"]
-    if os.path.getsize(path) > MAX_TOKENIZER_BYTES:
-        return
+def _edit(name: str, edit: Edit, limit_bytes: int, copies: Mapping[str, str], made: dict[str, bytes]) -> bool:
+    """Make an edited copy of a text file; whether anything was to be changed. What is larger is copied as it is."""
+    path = copies.get(name)
+    if path is None or os.path.getsize(path) > limit_bytes:
+        return False
     with at(path):
         try:
-            text, changed = without_truncation(_read(path, MAX_TOKENIZER_BYTES))
+            text, changed = edit(_read(path, limit_bytes))
         except UnicodeDecodeError as error:
-            raise DamagedFile(f"tokenizer.json is no text: {error}") from None
+            raise DamagedFile(f"{name} is no text: {error}") from None
     if changed:
-        made["tokenizer.json"] = text
-        notes.append("tokenizer.json: the training run's truncation and padding cleared")
-
-
-def _tokenizer_config(copies: dict[str, str], made: dict[str, bytes], notes: list[str]) -> None:
-    path = copies["tokenizer_config.json"]
-    if os.path.getsize(path) > MAX_CONFIG_BYTES:
-        return
-    with at(path):
-        try:
-            text, changed = tokenizer_readable_before_5(_read(path, MAX_CONFIG_BYTES))
-        except UnicodeDecodeError as error:
-            raise DamagedFile(f"tokenizer_config.json is no text: {error}") from None
-    if changed:
-        made["tokenizer_config.json"] = text
-        notes.append(
-            "tokenizer_config.json: the class TokenizersBackend by its older name PreTrainedTokenizerFast, for "
-            "transformers before 5"
-        )
+        made[name] = text
+    return changed
 
 
 def _heads(planned: Planned, inputs: Inputs) -> dict[str, bytes]:

@@ -143,8 +143,7 @@ def _ask(config: bytes) -> tuple[Architecture | None, str]:
     with TemporaryDirectory(prefix="zeroconsolidate-") as alone:
         with open(os.path.join(alone, "config.json"), "wb") as file:
             file.write(config)
-        # Without -P (Python 3.11) the first place to look for modules is the script's own folder, which is ours too.
-        command = [sys.executable, *(["-P"] if sys.version_info >= (3, 11) else []), script, alone]
+        command = [sys.executable, "-P", script, alone]
         try:
             done = subprocess.run(  # noqa: S603  (our own script, no shell)
                 command, env=quiet, capture_output=True, timeout=ARCHITECTURE_SECONDS, check=False, text=True

@@ -436,9 +436,14 @@ MUTATIONS = (
         "test_hostile_models.py::test_code_in_the_checkpoint_is_not_imported",
         (
             "evidence.py",
-            '*(["-P"] if sys.version_info >= (3, 11) else []), script, alone]',
+            '"-P", script, alone]',
             '"-c", f"import sys; sys.argv[1:] = [{alone!r}]; sys.path.insert(0, \'.\'); exec(open({script!r}).read())"]',
         ),
+    ),
+    Mutation(
+        "nothing of a checkpoint is imported by who asks PEFT",
+        "test_lora_by_peft.py::test_nothing_in_the_working_directory_is_imported",
+        ("run/by_peft.py", '"-P", "-m"', '"-m"'),
     ),
     Mutation(
         "who asks transformers has bounded memory",

@@ -30,8 +30,7 @@ class Limits:
     """What one pickle may cost."""
 
     steps: int = 1 << 24
-    """Opcodes that are carried out. A tensor takes about 40, so this is a model of 400,000 tensors in one file;
-    at worst it takes a while and some memory, both bounded by these."""
+    """Opcodes that are carried out. A tensor takes about 40, so this is a model of 400,000 tensors in one file."""
     open_marks: int = 1000
     """Containers that are begun and not ended: real pickles have a dozen."""
     integer_bytes: int = 255

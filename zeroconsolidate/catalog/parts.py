@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..archive.names import FileKind
 from ..errors import MissingFiles, UnsupportedLayout, at
 from .experts import is_native, of_rank, router_aliases, stacked_copies
-from .facts import Catalog, Cut, FlatGroup, Frozen, Part, Stray, Unnamed
+from .facts import Catalog, Cut, Frozen, Part, Stray, Unnamed
 from .frozen import striped_frozen
 from .groups import flat_groups
 from .joining import doubts_of, joins_of
@@ -124,19 +124,22 @@ def _slice(story: Story, tp: int) -> _Slice:
     if story.wholes and base.buffer_names is None:
         base = replace(base, buffer_names=())  # candidates for masters: every tensor that may be a parameter
     shapes = {name: tensor.shape for name, tensor in base.module.items()}
-    found: list[tuple[int, FlatGroup]] = []
-    for mp in stages:
-        if story.optimizers[mp]:
-            found += flat_groups(
-                story.models[mp][0],
-                story.optimizers[mp],
-                story.sharers,
-                shapes=shapes,
-                stacked=story.stacks,
-                holder=f"pipeline stage {story.grid.stage(mp)}" if story.grid.pp > 1 else None,
-            )
+    by_stage = [
+        flat_groups(
+            story.models[mp][0],
+            story.optimizers[mp],
+            story.sharers,
+            shapes=shapes,
+            stacked=story.stacks,
+            holder=f"pipeline stage {story.grid.stage(mp)}" if story.grid.pp > 1 else None,
+        )
+        if story.optimizers[mp]
+        else []
+        for mp in stages
+    ]
     if story.layers:
-        found, pipeline_tied = staged(found, story.grid.pp, base.module, story.first.universal)
+        by_stage, pipeline_tied = staged(by_stage, base.module, story.first.universal)
+    found = [group for groups in by_stage for group in groups]
     merged = _merged(story, base)
     placeholders = any(FileKind.PARTITIONED_MODEL in story.files.files for _ in merged)
     striped = placeholders or any(group.cut is Cut.STRIPED for _, group in found)

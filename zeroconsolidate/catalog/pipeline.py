@@ -17,7 +17,7 @@ from . import fields
 from .tensor_parallel import spares
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from ..archive.located import LocatedTensor
     from ..archive.raw import RawFile
@@ -51,44 +51,34 @@ def read_layers(raws: Iterable[RawFile]) -> dict[int, Layers]:
 
 
 def staged(
-    groups: Sequence[tuple[int, FlatGroup]],
-    pp: int,
+    by_stage: Sequence[Sequence[tuple[int, FlatGroup]]],
     module: Mapping[str, LocatedTensor],
     universal: Mapping[str, Any],
-) -> tuple[list[tuple[int, FlatGroup]], dict[str, str]]:
-    """The flat groups of `pp` stages with the names and shapes of the layers in `module`; and old names of tied layers
-    with their new ones.
+) -> tuple[list[list[tuple[int, FlatGroup]]], dict[str, str]]:
+    """The flat groups, stage by stage, with the names and shapes of the layers in `module`; and old names of tied
+    layers with their new ones.
 
     Raises MissingFiles if a layer's file is not there, and what :func:`tied_names` raises.
     """
-    groups = _marked_spares(groups, universal)
-    stages: list[dict[str, int]] = [{} for _ in range(pp)]
-    holders = {f"pipeline stage {stage}": stage for stage in range(pp)}
-    for _, group in groups:
-        stage = stages[holders.get(group.holder.partition(",")[0], 0)]
-        stage |= {member.name: member.numel for member in group.members}
-    names = tied_names(stages, module)
-    found = [(index, _renamed(group, names, module)) for index, group in groups]
-    for _, group in found:
-        for member in group.members:
-            if member.name not in module:
-                raise _is_missing(member.name)
+    held = [{member.name: member.numel for _, group in groups for member in group.members} for groups in by_stage]
+    names = tied_names(held, module)
+    spare = spares(universal, {name for stage in held for name in stage})
+    found = [
+        # The client says of some copies on later stages that the first stage's stand for them.
+        [(index, _renamed(_marked(group, spare if stage else ()), names, module)) for index, group in groups]
+        for stage, groups in enumerate(by_stage)
+    ]
+    for groups in found:
+        for _, group in groups:
+            for member in group.members:
+                if member.name not in module:
+                    raise _is_missing(member.name)
     return found, names
 
 
-def _marked_spares(
-    groups: Sequence[tuple[int, FlatGroup]], universal: Mapping[str, Any]
-) -> list[tuple[int, FlatGroup]]:
-    """On later stages, the copies of which the client says that the first stage's stand for them."""
-    names = spares(universal, {member.name for _, group in groups for member in group.members})
-    marked = []
-    for index, group in groups:
-        if names and not group.holder.startswith("pipeline stage 0"):
-            members = tuple(replace(member, is_spare=member.name in names) for member in group.members)
-            marked.append((index, replace(group, members=members)))
-        else:
-            marked.append((index, group))
-    return marked
+def _marked(group: FlatGroup, spare: Collection[str]) -> FlatGroup:
+    members = tuple(replace(member, is_spare=member.name in spare) for member in group.members)
+    return replace(group, members=members) if spare else group
 
 
 def _renamed(group: FlatGroup, names: Mapping[str, str], module: Mapping[str, LocatedTensor]) -> FlatGroup:

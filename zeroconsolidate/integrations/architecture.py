@@ -50,11 +50,10 @@ def expectation(directory: str) -> dict[str, Any]:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    names = getattr(config, "architectures", None) or []
-    classes = [known for name in names if _is_model(known := getattr(transformers, str(name), None))]
-    if names and not classes:
-        raise LookupError(f"transformers {transformers.__version__} has no {names[0]}")
-    build: Any = classes[0] if classes else transformers.AutoModel.from_config
+    build: Any = model_class(config)
+    if build is None and config.architectures:
+        raise LookupError(f"transformers {transformers.__version__} has no {config.architectures[0]}")
+    build = build or transformers.AutoModel.from_config
     with torch.device("meta"):
         model: Any = build(config)
     state = model.state_dict()
@@ -70,10 +69,15 @@ def expectation(directory: str) -> dict[str, Any]:
     }
 
 
-def _is_model(found: object) -> bool:
+def model_class(config: Any) -> Any:
+    """The first of transformers' own model classes that a configuration names, None if it names none."""
     import transformers
 
-    return isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    for name in getattr(config, "architectures", None) or []:
+        found = getattr(transformers, str(name), None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found
+    return None
 
 
 def _hub(model: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import sys
 from typing import IO, TYPE_CHECKING, Any
+
+from .architecture import model_class
 
 if TYPE_CHECKING:
     import torch
@@ -49,9 +52,7 @@ def load(model_directory: str, adapter_directory: str, adapter: str, dtype: str)
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(model_directory, local_files_only=True, trust_remote_code=False)
-    names = getattr(config, "architectures", None) or []
-    architecture = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
-    build: Any = transformers.AutoModel.from_config if architecture is None else architecture
+    build: Any = model_class(config) or transformers.AutoModel.from_config
     with torch.device("meta"):
         model = build(config).to(getattr(torch, dtype))
     return peft.get_peft_model(model, peft.PeftConfig.from_pretrained(adapter_directory), adapter_name=adapter)
@@ -121,9 +122,7 @@ def _receive(stream: IO[bytes], dtype: str, shape: list[int]) -> torch.Tensor:
     import torch
 
     kind = getattr(torch, dtype)
-    numel = 1
-    for n in shape:
-        numel *= n
+    numel = math.prod(shape)
     data = bytearray(stream.read(numel * torch.empty(0, dtype=kind).element_size()))
     return torch.frombuffer(data, dtype=kind).reshape(shape) if numel else torch.empty(shape, dtype=kind)
 

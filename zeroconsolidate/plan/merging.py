@@ -6,6 +6,7 @@ All of them can be asked for any interval of elements, like a recipe that copies
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -39,6 +40,37 @@ class Lie(Enum):
     CONVOLUTION = "W[o, i, kernel…]"
 
 
+class Computed(ABC):
+    """What the recipes have in common whose elements are made of other tensors' and not copied."""
+
+    __slots__ = ()
+
+    base: Recipe
+    """The weight as it was."""
+
+    @property
+    def numel(self) -> int:
+        return self.base.numel
+
+    @property
+    def is_plain(self) -> bool:
+        return False
+
+    @property
+    @abstractmethod
+    def input_bytes(self) -> int:
+        """What is read from files."""
+
+    @property
+    @abstractmethod
+    def memory_bytes(self) -> int:
+        """An upper bound for what evaluating it takes."""
+
+    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
+        """There are none: raises PlanBroken."""
+        raise PlanBroken("the tensor is computed, it has no copies")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Factor:
     """A or B of an adapter, or DoRA's magnitudes."""
@@ -65,7 +97,7 @@ class LowRank:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Merged:
+class Merged(Computed):
     """A weight with adapters merged into it, one after the other, in `dtype`."""
 
     base: Recipe
@@ -73,14 +105,6 @@ class Merged:
     dtype: DType
     """The base is cast to it first, as a model that is loaded in this dtype would be."""
     parts: tuple[LowRank, ...]
-
-    @property
-    def numel(self) -> int:
-        return self.base.numel
-
-    @property
-    def is_plain(self) -> bool:
-        return False
 
     @property
     def rows(self) -> int:
@@ -121,12 +145,9 @@ class Merged:
         factors = [f for part in self.parts for f in (part.a, part.b, part.magnitude) if f is not None]
         return nbytes(self.base) + sum(nbytes(factor.recipe) for factor in factors)
 
-    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
-        raise PlanBroken("a merged weight is computed, it has no copies")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RowsReplaced:
+class RowsReplaced(Computed):
     """A matrix some of whose rows come from elsewhere: trained tokens in an embedding."""
 
     base: Recipe
@@ -136,14 +157,6 @@ class RowsReplaced:
     """(row numbers, the rows); a later one wins."""
 
     @property
-    def numel(self) -> int:
-        return self.base.numel
-
-    @property
-    def is_plain(self) -> bool:
-        return False
-
-    @property
     def input_bytes(self) -> int:
         return nbytes(self.base) + sum(nbytes(recipe) for _, recipe in self.replacements)
 
@@ -151,25 +164,14 @@ class RowsReplaced:
     def memory_bytes(self) -> int:
         return sum(2 * nbytes(recipe) for _, recipe in self.replacements)
 
-    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
-        raise PlanBroken("a matrix with replaced rows is computed, it has no copies")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shifted:
+class Shifted(Computed):
     """A bias to which adapters add: base + scale * bias, one after the other, in `dtype` (`lora_bias`)."""
 
     base: Recipe
     dtype: DType
     shifts: tuple[tuple[Recipe, float], ...]
-
-    @property
-    def numel(self) -> int:
-        return self.base.numel
-
-    @property
-    def is_plain(self) -> bool:
-        return False
 
     @property
     def input_bytes(self) -> int:
@@ -178,9 +180,6 @@ class Shifted:
     @property
     def memory_bytes(self) -> int:
         return 4 * 4 * self.numel
-
-    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
-        raise PlanBroken("a shifted bias is computed, it has no copies")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +203,7 @@ class ModuleJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OfModule:
+class OfModule(Computed):
     """One of the tensors of a module that PEFT merges."""
 
     job: ModuleJob
@@ -214,14 +213,6 @@ class OfModule:
     dtype: DType
 
     @property
-    def numel(self) -> int:
-        return self.base.numel
-
-    @property
-    def is_plain(self) -> bool:
-        return False
-
-    @property
     def input_bytes(self) -> int:
         return sum(nbytes(tensor.factor.recipe) for tensor in self.job.tensors)
 
@@ -229,12 +220,6 @@ class OfModule:
     def memory_bytes(self) -> int:
         """Of both processes, those PEFT needs in between not counted."""
         return 4 * sum(4 * tensor.factor.recipe.numel for tensor in self.job.tensors)
-
-    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
-        raise PlanBroken("a tensor that PEFT merges is computed, it has no copies")
-
-
-Computed = (Merged, RowsReplaced, Shifted, OfModule)
 
 
 def nbytes(recipe: Recipe) -> int:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from .inputs import Inputs
 
 
+_OURS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+"""Where the package is imported from."""
+
+
 class Peft:
     """A running process. It ends with :meth:`close`."""
 
@@ -31,8 +35,15 @@ class Peft:
         if find_spec("peft") is None:
             raise BadOption(f"an adapter of kind {job.kind} is merged by PEFT, which is not installed")
         self.setting = job.setting
-        command = [sys.executable, "-m", "zeroconsolidate.integrations.peft_modules", *job.setting]
-        quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        # -P: a checkpoint may be the working directory, and nothing in it is imported. We are, from where we are.
+        command = [sys.executable, "-P", "-m", "zeroconsolidate.integrations.peft_modules", *job.setting]
+        places = [_OURS, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        quiet = os.environ | {
+            "TRANSFORMERS_VERBOSITY": "error",
+            "HF_HUB_OFFLINE": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": os.pathsep.join(places),
+        }
         self._process = subprocess.Popen(  # noqa: S603  (our own module, no shell)
             command, env=quiet, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
