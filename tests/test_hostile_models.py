@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from zeroconsolidate.archive.weights import read_weights
 from zeroconsolidate.cli import main
 from zeroconsolidate.errors import DamagedFile, UnsafePath
 from zeroconsolidate.evidence import architecture
-from zeroconsolidate.integrations.architecture import _is_model
+from zeroconsolidate.integrations.architecture import model_class
 
 ONE = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 
@@ -135,9 +136,9 @@ def test_code_in_the_checkpoint_is_not_imported(tmp_path):
 
 def test_a_config_names_models_only():
     transformers = pytest.importorskip("transformers")
-    assert _is_model(transformers.GPT2Model)
+    assert model_class(SimpleNamespace(architectures=["nothing", "GPT2Model"])) is transformers.GPT2Model
     for name in ("pipeline", "Trainer", "TrainingArguments", "GPT2Config", "__loader__", "utils", "nothing"):
-        assert not _is_model(getattr(transformers, name, None))
+        assert model_class(SimpleNamespace(architectures=[name])) is None
 
 
 def test_a_config_that_asks_for_a_billion_layers(tmp_path):
