@@ -32,13 +32,37 @@ _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CHANGES = re.compile(r"^  (time|files|read) .*|(?<=transformers )5[.\d]+", re.MULTILINE)
 
 
-def run(page: Path, folder: Path) -> str:
-    """The page as it would be if its commands were run now, one after the other, in an empty folder."""
+_COMMAND = """#!{python}
+# The command, which asks transformers once for each config: starting it takes longer than everything else.
+import hashlib, os, pickle, sys
+from zeroconsolidate import evidence
+from zeroconsolidate.cli import main
+
+ask = evidence._ask
+
+def remembered(config):
+    path = os.path.join({answers!r}, hashlib.sha256(config).hexdigest())
+    if not os.path.exists(path):
+        with open(path, "wb") as file:
+            pickle.dump(ask(config), file)
+    with open(path, "rb") as file:
+        return pickle.load(file)
+
+evidence._ask = remembered
+sys.exit(main())
+"""
+
+
+def run(page: Path, folder: Path, answers: Path) -> str:
+    """The page as it would be if its commands were run now, one after the other, in an empty folder.
+
+    What transformers answers is kept in `answers`.
+    """
     pytest.importorskip("transformers", minversion="5")
     bin_ = folder / ".bin"
     bin_.mkdir()
     (folder / "tests").symlink_to(ROOT / "tests")
-    (bin_ / "zeroconsolidate").write_text(f'#!/bin/sh\nexec {sys.executable} -m zeroconsolidate "$@"\n')
+    (bin_ / "zeroconsolidate").write_text(_COMMAND.format(python=sys.executable, answers=str(answers)))
     (bin_ / "zeroconsolidate").chmod(0o755)
     surroundings = os.environ | {
         "PATH": f"{bin_}:{os.environ['PATH']}",
@@ -67,9 +91,14 @@ def run(page: Path, folder: Path) -> str:
     return _BLOCK.sub(printed, page.read_text())
 
 
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("answers")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_page_shows_what_is_printed(page: Path, tmp_path: Path) -> None:
-    assert _CHANGES.sub("", run(page, tmp_path)) == _CHANGES.sub("", page.read_text())
+def test_the_page_shows_what_is_printed(page: Path, tmp_path: Path, answers: Path) -> None:
+    assert _CHANGES.sub("", run(page, tmp_path, answers)) == _CHANGES.sub("", page.read_text())
 
 
 def test_every_test_that_is_named_exists() -> None:
@@ -200,6 +229,7 @@ def test_limits_are_those_of_the_code() -> None:
 
 
 if __name__ == "__main__":
-    for each in PAGES:
-        with tempfile.TemporaryDirectory() as name:
-            each.write_text(run(each, Path(name)))
+    with tempfile.TemporaryDirectory() as kept:
+        for each in PAGES:
+            with tempfile.TemporaryDirectory() as name:
+                each.write_text(run(each, Path(name), Path(kept)))
