@@ -6,14 +6,14 @@ from typing import Any
 
 from catalogs import tensor
 
-from zeroconsolidate.catalog.peft_config import PeftConfig, read_peft_config
-from zeroconsolidate.catalog.wrapping import take_apart
+from zeroconsolidate.adapters.merge import Merger, MergeResult
+from zeroconsolidate.adapters.original import Original
+from zeroconsolidate.adapters.peft_config import PeftConfig, read_peft_config
+from zeroconsolidate.adapters.wrapped import collect
+from zeroconsolidate.adapters.wrapping import take_apart
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.plan.build import Source
-from zeroconsolidate.plan.merge import Merger, MergeResult
-from zeroconsolidate.plan.original import Original
 from zeroconsolidate.plan.pieces import View
-from zeroconsolidate.plan.wrapped import collect
 
 PEFT = "base_model.model."
 

@@ -8,9 +8,9 @@ from zeroconsolidate.archive.inert import Inert
 from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor
 from zeroconsolidate.archive.names import FileKind, FileName, parse
 from zeroconsolidate.archive.raw import CheckpointFiles, RawFile
-from zeroconsolidate.catalog.incomplete import read_incomplete
 from zeroconsolidate.catalog.read import read
 from zeroconsolidate.dtypes import DType
+from zeroconsolidate.opening.incomplete import read_incomplete
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from zeroconsolidate.cli import main
+from zeroconsolidate.cli.command import main
 
 if TYPE_CHECKING:
     from pathlib import Path

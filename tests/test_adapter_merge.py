@@ -9,10 +9,11 @@ import pytest
 from adapted import PEFT, config, lora, merge, recipes, stored, trained
 from catalogs import BF16, tensor
 
+from zeroconsolidate.adapters.original import Original
+from zeroconsolidate.adapters.recipes import Lie, Merged, OfModule, RowsReplaced, Shifted
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import BadOption, Disagreement, PlanBroken, UnsupportedLayout
-from zeroconsolidate.plan.merging import Lie, Merged, OfModule, RowsReplaced, Shifted, is_computed, memory_bytes, nbytes
-from zeroconsolidate.plan.original import Original
+from zeroconsolidate.plan.computed import is_computed, memory_bytes, nbytes
 from zeroconsolidate.plan.pieces import Rows, View
 
 if TYPE_CHECKING:

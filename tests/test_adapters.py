@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from adapted import PEFT, config, lora, stored, trained
 
-from zeroconsolidate.catalog.wrapping import Kind, adapters_in, take_apart
+from zeroconsolidate.adapters.additions import in_order, low_rank
+from zeroconsolidate.adapters.export import adapter_files
+from zeroconsolidate.adapters.recipes import Lie
+from zeroconsolidate.adapters.wrapped import collect
+from zeroconsolidate.adapters.wrapping import Kind, adapters_in, take_apart
 from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, UnsupportedLayout
-from zeroconsolidate.plan.adapter import adapter_files
-from zeroconsolidate.plan.additions import in_order, low_rank
-from zeroconsolidate.plan.merging import Lie
-from zeroconsolidate.plan.wrapped import collect
 
 if TYPE_CHECKING:
-    from zeroconsolidate.catalog.peft_config import PeftConfig
+    from zeroconsolidate.adapters.peft_config import PeftConfig
     from zeroconsolidate.plan.build import Source
 
 # --- names ------------------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ import pytest
 from model_cases import ROOT
 from safetensors import safe_open
 
-from zeroconsolidate import evidence
 from zeroconsolidate.integrations import architecture
+from zeroconsolidate.naming import sources as evidence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

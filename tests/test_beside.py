@@ -15,8 +15,9 @@ from model_cases import ROOT
 from safetensors.torch import load_file
 from zero_model import Run, save
 
-from zeroconsolidate import Report, consolidate, evidence
+from zeroconsolidate import Report, consolidate
 from zeroconsolidate.errors import BadOption, DamagedFile
+from zeroconsolidate.naming import sources as evidence
 
 if TYPE_CHECKING:
     from pathlib import Path

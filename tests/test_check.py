@@ -10,8 +10,9 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
-from zeroconsolidate import consolidate, convert
+from zeroconsolidate import consolidate
 from zeroconsolidate.errors import PlanBroken
+from zeroconsolidate.outputs import weights as convert
 from zeroconsolidate.write.check import check
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ _CHANGES = re.compile(r"^  (time|files|read) .*|(?<=transformers )5[.\d]+", re.M
 _COMMAND = """#!{python}
 # The command, which asks transformers once for each config: starting it takes longer than everything else.
 import hashlib, os, pickle, sys
-from zeroconsolidate import evidence
+from zeroconsolidate.naming import sources as evidence
 from zeroconsolidate.cli import main
 
 ask = evidence._ask

@@ -12,10 +12,10 @@ from hostile import MODEL, refusal
 from zero_model import Run, save
 
 import zeroconsolidate
+from zeroconsolidate.adapters.peft_config import read_peft_config
 from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor
-from zeroconsolidate.catalog.peft_config import read_peft_config
 from zeroconsolidate.catalog.tensor_parallel import joins
-from zeroconsolidate.cli import main
+from zeroconsolidate.cli.command import main
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import DamagedFile, ZeroConsolidateError
 

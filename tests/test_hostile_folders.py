@@ -15,9 +15,9 @@ from zero_model import Run, save
 import zeroconsolidate
 from zeroconsolidate.archive import discover, regular
 from zeroconsolidate.archive.regular import Fence, open_regular, read_small
-from zeroconsolidate.cli import main
+from zeroconsolidate.cli.command import main
 from zeroconsolidate.errors import DamagedFile, UnsafePath
-from zeroconsolidate.write import assets
+from zeroconsolidate.outputs import assets
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

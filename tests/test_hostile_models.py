@@ -16,13 +16,14 @@ from hostile import refusal
 from safetensors.torch import save_file
 from zero_model import Run, save
 
-from zeroconsolidate import evidence, verify
+from zeroconsolidate import verify
 from zeroconsolidate.archive.safetensors import read_file, read_model
 from zeroconsolidate.archive.weights import read_weights
-from zeroconsolidate.cli import main
+from zeroconsolidate.cli.command import main
 from zeroconsolidate.errors import DamagedFile, UnsafePath
-from zeroconsolidate.evidence import architecture
 from zeroconsolidate.integrations.architecture import model_class
+from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming.sources import architecture
 
 ONE = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 

@@ -27,7 +27,8 @@ from hostile import (
 )
 
 from zeroconsolidate.archive.inert import Inert
-from zeroconsolidate.archive.machine import Limits, Machine
+from zeroconsolidate.archive.interpreter import Interpreter
+from zeroconsolidate.archive.machine import Limits
 from zeroconsolidate.archive.unpickle import unpickle
 from zeroconsolidate.errors import DamagedFile, UnsafePickle
 
@@ -343,7 +344,7 @@ def test_text_does_not_become_a_list(tmp_path):
 
 def test_steps_are_bounded():
     with pytest.raises(DamagedFile, match="too long; expected at most 100 opcodes"):
-        Machine(pickled(b"N0" * 100 + b"N"), None, Limits(steps=100)).run()
+        Interpreter(pickled(b"N0" * 100 + b"N"), None, Limits(steps=100)).run()
 
 
 def test_errors_do_not_walk_into_what_the_file_made(tmp_path):

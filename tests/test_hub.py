@@ -10,8 +10,8 @@ import pytest
 from model_cases import ROOT
 
 import zeroconsolidate
-from zeroconsolidate import hub
 from zeroconsolidate.errors import BadOption
+from zeroconsolidate.integrations import hub
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from zero_model import example, save, stripe
 
 import zeroconsolidate
-from zeroconsolidate.cli import main
+from zeroconsolidate.cli.command import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,9 +10,9 @@ from command import zeroconsolidate as command
 from safetensors.torch import load_file
 
 import zeroconsolidate
+from zeroconsolidate.adapters.merge import BY_PEFT
 from zeroconsolidate.errors import ZeroConsolidateError
 from zeroconsolidate.integrations import peft_modules
-from zeroconsolidate.plan.merge import BY_PEFT
 
 pytest.importorskip("peft")
 

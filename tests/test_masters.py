@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeroconsolidate.errors import UnsupportedLayout, WitnessMismatch
-from zeroconsolidate.plan import masters
-from zeroconsolidate.plan.masters import Look, Master, assign, walk
+from zeroconsolidate.opening import assign as masters
+from zeroconsolidate.opening.assign import Look, Master, assign, walk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -22,10 +22,11 @@ from models.converted import ask_in_this_process
 from safetensors.torch import load_file, save_file
 from zero_model import Run, save
 
-from zeroconsolidate import Report, consolidate, evidence
+from zeroconsolidate import Report, consolidate
 from zeroconsolidate.errors import BadOption, Disagreement, WrongNames
-from zeroconsolidate.plan.expectation import Expectation
-from zeroconsolidate.plan.naming import best_mapping, decide, renamed, without_evidence
+from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming.decision import best_mapping, decide, renamed, without_evidence
+from zeroconsolidate.naming.expectation import Expectation
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,11 +8,11 @@ import pytest
 from catalogs import half, model, stage2, tensor
 
 from zeroconsolidate.errors import BadOption, UnsupportedLayout
-from zeroconsolidate.plan.base import filled, missing_frozen
+from zeroconsolidate.naming.base import filled, missing_frozen
+from zeroconsolidate.naming.decision import best_mapping, decide, judge, renamed, unique, without_evidence
+from zeroconsolidate.naming.expectation import Expectation, Naming, complaint, is_kin
+from zeroconsolidate.naming.hub_layout import Conversion, to_hub
 from zeroconsolidate.plan.build import Selection
-from zeroconsolidate.plan.expectation import Expectation, Naming, complaint, is_kin
-from zeroconsolidate.plan.naming import best_mapping, decide, judge, renamed, unique, without_evidence
-from zeroconsolidate.plan.rows import Conversion, to_hub
 from zeroconsolidate.plan.sources import sources
 
 BERT = {"embeddings.weight": (9, 4), "encoder.layer.0.weight": (4, 4), "encoder.layer.1.weight": (4, 4)}

@@ -13,18 +13,19 @@ from catalogs import BF16, catalog, half, model, optimizer, optimizer3, stage2, 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zeroconsolidate import options
+from zeroconsolidate.adapters.export import AdapterFile, build_adapters
 from zeroconsolidate.archive.located import LOST, LocatedStorage, LocatedTensor
 from zeroconsolidate.catalog.facts import Cut, FlatGroup, Member
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, MissingFiles, PlanBroken
+from zeroconsolidate.opening.info import TensorInfo, describe
+from zeroconsolidate.opening.losses import gaps, losses
 from zeroconsolidate.plan import layout, zero3, zero12
-from zeroconsolidate.plan.adapter import AdapterFile
-from zeroconsolidate.plan.build import Selection, build, build_adapters, padding_bytes, select
-from zeroconsolidate.plan.info import TensorInfo, describe
+from zeroconsolidate.plan.build import Selection, build, padding_bytes, select
 from zeroconsolidate.plan.layout import index_of
-from zeroconsolidate.plan.losses import gaps, losses
+from zeroconsolidate.plan.patched import Patched, Zeros
 from zeroconsolidate.plan.pieces import ZEROS, Copy, Rows, View, covers_once
-from zeroconsolidate.plan.rescue import Patched, Zeros
 from zeroconsolidate.plan.sources import sources
 from zeroconsolidate.plan.witness import SAMPLED_NUMEL, SAMPLED_TENSORS, comparisons
 
@@ -295,13 +296,13 @@ def test_a_single_tensor_larger_than_a_shard_is_the_one_file():
 
 @pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("1.5 kb", 1500), (7, 7), ("12", 12)])
 def test_sizes_are_in_powers_of_1000(text: str | int, size: int):
-    assert layout.parse_size(text) == size
+    assert options.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "0", "-1", "5XB", "0.1B"])
 def test_texts_that_are_no_sizes(text: str):
     with pytest.raises(BadOption, match="a size is a number with B, KB, MB, GB or TB"):
-        layout.parse_size(text)
+        options.parse_size(text)
 
 
 def test_adapters_have_a_file_each():

@@ -12,11 +12,11 @@ from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor
 from zeroconsolidate.catalog.facts import Concatenated, Rule
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import UnsupportedLayout, WitnessMismatch
+from zeroconsolidate.opening.unnamed import answer
 from zeroconsolidate.plan.boxes import row_major
 from zeroconsolidate.plan.sources import sources
 from zeroconsolidate.run.fill import read_all
 from zeroconsolidate.run.inputs import Inputs
-from zeroconsolidate.run.masters import answer
 
 if TYPE_CHECKING:
     from pathlib import Path

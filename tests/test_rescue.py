@@ -31,7 +31,7 @@ from zeroconsolidate.errors import (
 )
 
 if TYPE_CHECKING:
-    from zeroconsolidate.write.rescue_report import RescueReport
+    from zeroconsolidate.opening.rescue_report import RescueReport
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

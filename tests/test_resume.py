@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 import synthetic
 
-from zeroconsolidate import consolidate, convert, verify
+from zeroconsolidate import consolidate, verify
 from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, OutputExists, OutputFailed, PlanBroken
+from zeroconsolidate.outputs import weights as convert
 from zeroconsolidate.run.execute import BLOCK_BYTES
 from zeroconsolidate.write import part, publish, stage
 from zeroconsolidate.write.journal import Journal

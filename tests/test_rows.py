@@ -14,11 +14,12 @@ from models.converted import ask_in_this_process
 from safetensors.torch import load_file
 from zero_model import Run, save
 
-from zeroconsolidate import consolidate, evidence
+from zeroconsolidate import consolidate
 from zeroconsolidate.errors import UnsupportedLayout
 from zeroconsolidate.integrations import architecture
+from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming.hub_layout import Conversion, to_hub
 from zeroconsolidate.plan.build import Selection, Source
-from zeroconsolidate.plan.rows import Conversion, to_hub
 
 transformers = pytest.importorskip("transformers", minversion="5")
 from transformers.core_model_loading import revert_weight_conversion  # noqa: E402

@@ -13,7 +13,8 @@ import torch
 from models.converted import ask_in_this_process
 from safetensors.torch import load_file
 
-from zeroconsolidate import consolidate, evidence
+from zeroconsolidate import consolidate
+from zeroconsolidate.naming import sources as evidence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

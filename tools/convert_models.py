@@ -20,7 +20,7 @@ from model_cases import ModelCase, model_cases
 from models.converted import ask_in_this_process
 
 import zeroconsolidate
-from zeroconsolidate import evidence
+from zeroconsolidate.naming import sources as evidence
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

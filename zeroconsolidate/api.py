@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from ._version import __version__
-from .beside import prepare
-from .convert import make_beside, make_weights
+from .adapters.plan import prove_base
+from .archive.model_files import ADAPTER_CONFIG, INDEX_NAME, MANIFEST_NAME, RESCUE_REPORT_NAME
 from .errors import BadOption, UnsupportedLayout
-from .lazy import Checkpoint
-from .lora import prove_base
-from .opening import Path, Roots, open_catalog, open_incomplete, roots_of
-from .options import OptionKeywords, Options
-from .plan.adapter import ADAPTER_CONFIG
-from .plan.info import CheckpointInfo, describe
-from .plan.layout import INDEX_NAME
+from .opening.info import CheckpointInfo, describe
+from .opening.open import open_catalog, open_incomplete
+from .options import OptionKeywords, Options, Path, Progress, Roots, roots_of
+from .outputs.assets import Assets, choose, of_adapters
+from .outputs.manifest import manifest
+from .outputs.mapping import Checkpoint
+from .outputs.model import open_for, plan_model
+from .outputs.report import Report
+from .outputs.side_files import prepare
+from .outputs.weights import make_beside, make_weights
 from .plan.witness import comparisons, replica_comparisons
-from .planning import open_for, plan_model
 from .run.digest import maker
 from .run.execute import BLOCK_BYTES
 from .run.inputs import Inputs
-from .write.assets import Assets, choose
 from .write.fingerprint import fingerprint, refuse_changed
 from .write.journal import Checks
-from .write.manifest import MANIFEST_NAME, manifest
-from .write.report import Report
-from .write.rescue_report import RESCUE_REPORT_NAME
 from .write.stage import Stage, refuse_inside
 
 if TYPE_CHECKING:
-    from .catalog.facts import Catalog
-    from .plan.build import Cost, Source
-    from .planning import Planned
+    from collections.abc import Mapping
 
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with (bytes written so far, bytes in all)."""
+    from .catalog.facts import Catalog
+    from .outputs.model import Planned
+    from .plan.build import Cost, Source
 
 
 def inspect(src: Roots, *, tag: str | None = None) -> CheckpointInfo:
@@ -129,7 +125,7 @@ def consolidate(
     assets = _assets(catalog, chosen)
     planned = plan_model(opened, chosen)
     if planned.adapted is not None:
-        assets = planned.adapted.assets(assets)
+        assets = of_adapters(assets, planned.adapted)
     plan, cost = planned.plan, planned.plan.cost(BLOCK_BYTES)
     with Inputs() as inputs:
         beside = prepare(planned, assets, chosen, inputs)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zeroconsolidate
-from zeroconsolidate import evidence
 from zeroconsolidate.integrations import architecture
+from zeroconsolidate.naming import sources as evidence
 
 if TYPE_CHECKING:
     from model_cases import ModelCase

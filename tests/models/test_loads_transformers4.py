@@ -149,7 +149,7 @@ SCALINGS = [
 @pytest.mark.parametrize("scaling", SCALINGS, ids=[str(s["rope_type"]) for s in SCALINGS])
 def test_rotary_frequencies_are_those_of_transformers_5(scaling: dict[str, object]) -> None:
     """`rotary.json` holds what transformers 5 computes from the same config before it was edited."""
-    from zeroconsolidate.write.config import readable_before_5
+    from zeroconsolidate.outputs.config import readable_before_5
 
     known = json.loads((Path(__file__).parent / "rotary.json").read_text())[scaling["rope_type"]]
     text, changed = readable_before_5(json.dumps(known["config"]).encode())

@@ -211,22 +211,22 @@ MUTATIONS = (
     Mutation(
         "files beside the weights are no links out",
         f"{FOLDERS}::test_no_file_is_published_through_a_link",
-        ("write/assets.py", "                fence.check(entry.path)\n", ""),
+        ("outputs/assets.py", "                fence.check(entry.path)\n", ""),
     ),
     Mutation(
         "files in folders beside the weights are no links out",
         f"{FOLDERS}::test_no_file_is_published_through_a_link_in_a_folder",
-        ("write/assets.py", "        fence.check(source)\n", ""),
+        ("outputs/assets.py", "        fence.check(source)\n", ""),
     ),
     Mutation(
         "remote code is no link out",
         f"{FOLDERS}::test_remote_code_is_not_a_link",
-        ("write/assets.py", "                fence.check(path)\n                found", "                found"),
+        ("outputs/assets.py", "                fence.check(path)\n                found", "                found"),
     ),
     Mutation(
         "adapter_config.json is no link out",
         f"{FOLDERS}::test_an_adapters_config_is_not_a_link",
-        ("adapters.py", "        Fence(root).check(path)  #", "        pass  #"),
+        ("adapters/find.py", "        Fence(root).check(path)  #", "        pass  #"),
     ),
     Mutation(
         "`latest` names no path",
@@ -264,17 +264,17 @@ MUTATIONS = (
     Mutation(
         "remote code has no path",
         f"{FOLDERS}::test_remote_code_is_looked_for_beside_the_config",
-        ("write/assets.py", "if module.isidentifier() and name not in found", "if name not in found"),
+        ("outputs/assets.py", "if module.isidentifier() and name not in found", "if name not in found"),
     ),
     Mutation(
         "files beside the weights are counted",
         f"{FOLDERS}::test_files_beside_the_weights_are_counted {FOLDERS}::test_files_in_folders_are_counted",
-        ("write/assets.py", "    if len(listed) > MAX_ASSETS:\n", "    if False:\n"),
+        ("outputs/assets.py", "    if len(listed) > MAX_ASSETS:\n", "    if False:\n"),
     ),
     Mutation(
         "files beside the weights are of a size",
         f"{FOLDERS}::test_tokenizers_of_a_terabyte",
-        ("write/assets.py", "    if size_bytes > MAX_COPY_BYTES:\n", "    if False:\n"),
+        ("outputs/assets.py", "    if size_bytes > MAX_COPY_BYTES:\n", "    if False:\n"),
     ),
     Mutation(
         "files are copied in blocks",
@@ -284,12 +284,12 @@ MUTATIONS = (
     Mutation(
         "a config may nest",
         f"{FOLDERS}::test_configs_nested_to_overflow",
-        ("write/config.py", "    except RecursionError:\n", "    except ZeroDivisionError:\n"),
+        ("archive/model_config.py", "    except RecursionError:\n", "    except ZeroDivisionError:\n"),
     ),
     Mutation(
         "numbers of a config cost nothing",
         f"{FOLDERS}::test_long_numbers_in_configs_cost_nothing",
-        ("write/config.py", "parse_int: Callable[[str], object] = str", "parse_int: Callable[[str], object] = int"),
+        ("archive/model_config.py", "parse_int: Callable[[str], object] = str", "parse_int: Callable[[str], object] = int"),
     ),
     Mutation(
         "an adapter's config may nest",
@@ -304,7 +304,7 @@ MUTATIONS = (
         "no path in an adapter's config is followed",
         "test_hostile_models.py::test_an_adapters_config_names_a_base_that_is_not_opened",
         (
-            "planning.py",
+            "outputs/model.py",
             "            base=options.base_directory,\n            dtype=dtype,",
             "            base=options.base_directory or next(iter(adapters.configs.values())).base,\n            dtype=dtype,",
         ),
@@ -313,7 +313,7 @@ MUTATIONS = (
         "numbers of an adapter are numbers",
         "test_hostile_catalogs.py::test_numbers_of_adapters",
         (
-            "catalog/peft_config.py",
+            "adapters/peft_config.py",
             "    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1 << 53:\n",
             "    if False:\n",
         ),
@@ -321,7 +321,7 @@ MUTATIONS = (
     Mutation(
         "patterns of an adapter do not backtrack",
         "test_hostile_catalogs.py::test_patterns_of_adapters",
-        ("catalog/peft_config.py", "        if not is_tame(key):\n", "        if False:\n"),
+        ("adapters/peft_config.py", "        if not is_tame(key):\n", "        if False:\n"),
     ),
     # --- what well-formed files say
     Mutation(
@@ -419,7 +419,7 @@ MUTATIONS = (
     Mutation(
         "what is made up is counted",
         "test_hostile_catalogs.py::test_ranks_and_groups_that_are_only_claimed",
-        ("catalog/stand_ins.py", "    if world_size * len(groups) > MAX_STAND_INS:\n", "    if False:\n"),
+        ("opening/stand_ins.py", "    if world_size * len(groups) > MAX_STAND_INS:\n", "    if False:\n"),
     ),
     Mutation(
         "patterns do not backtrack",
@@ -435,7 +435,7 @@ MUTATIONS = (
         "nothing of a checkpoint is imported by who asks transformers",
         "test_hostile_models.py::test_code_in_the_checkpoint_is_not_imported",
         (
-            "evidence.py",
+            "naming/sources.py",
             '"-P", script, alone]',
             '"-c", f"import sys; sys.argv[1:] = [{alone!r}]; sys.path.insert(0, \'.\'); exec(open({script!r}).read())"]',
         ),
@@ -443,7 +443,7 @@ MUTATIONS = (
     Mutation(
         "nothing of a checkpoint is imported by who asks PEFT",
         "test_lora_by_peft.py::test_nothing_in_the_working_directory_is_imported",
-        ("run/by_peft.py", '"-P", "-m"', '"-m"'),
+        ("adapters/by_peft.py", '"-P", "-m"', '"-m"'),
     ),
     Mutation(
         "who asks transformers has bounded memory",
@@ -457,7 +457,7 @@ MUTATIONS = (
     Mutation(
         "who asks transformers has bounded time",
         "test_hostile_models.py::test_a_config_that_takes_for_ever",
-        ("evidence.py", "timeout=ARCHITECTURE_SECONDS, ", ""),
+        ("naming/sources.py", "timeout=ARCHITECTURE_SECONDS, ", ""),
     ),
     Mutation(
         "a config names models only",
@@ -471,13 +471,17 @@ MUTATIONS = (
     Mutation(
         "terminals are not steered by reports",
         f"{FOLDERS}::test_terminals_are_not_steered",
-        ("cli.py", 'print(_printable(texts.report_text(report), keep="\\n"))', "print(texts.report_text(report))"),
+        (
+            "cli/command.py",
+            'print(_printable(texts.report_text(report), keep="\\n"))',
+            "print(texts.report_text(report))",
+        ),
     ),
     Mutation(
         "terminals are not steered by errors",
         f"{LATEST} test_hostile_catalogs.py::test_terminals_are_not_steered_by_errors",
         (
-            "cli.py",
+            "cli/command.py",
             'print(f"zeroconsolidate: {_printable(str(error))}", file=sys.stderr)',
             'print(f"zeroconsolidate: {error}", file=sys.stderr)',
         ),

@@ -105,7 +105,7 @@ MUTATIONS = (
         "`latest` that names a broken tag: the newest complete one is named",
         TELLS,
         (
-            "opening.py",
+            "opening/open.py",
             "    newest = newest_complete(roots)\n    if newest is not None:\n        error.message +=",
             "    newest = None\n    if newest is not None:\n        error.message +=",
         ),
@@ -113,18 +113,18 @@ MUTATIONS = (
     Mutation(
         "`latest` that names no tag: the newest complete one is named",
         "test_rescue.py::TestDiagnosis::test_latest_may_name_a_tag_that_was_never_begun",
-        ("opening.py", "newest = newest_complete(roots) if tag is None else None", "newest = None"),
+        ("opening/open.py", "newest = newest_complete(roots) if tag is None else None", "newest = None"),
     ),
     Mutation(
         "an older checkpoint of the Trainer is named",
         "test_rescue.py::TestDiagnosis::test_trainers_older_checkpoints_are_looked_at",
-        ("opening.py", "sibling = _complete_sibling(roots[0]) if len(roots) == 1 else None", "sibling = None"),
+        ("opening/open.py", "sibling = _complete_sibling(roots[0]) if len(roots) == 1 else None", "sibling = None"),
     ),
     Mutation(
         "last-complete is complete",
         "test_rescue.py::TestDiagnosis::test_last_complete_is_the_newest_whole_one",
         (
-            "opening.py",
+            "opening/open.py",
             "for tag in reversed(_tags(roots)) if _is_complete(roots, tag)), None)",
             "for tag in reversed(_tags(roots))), None)",
         ),
@@ -132,13 +132,13 @@ MUTATIONS = (
     Mutation(
         "last-complete is the newest",
         "test_rescue.py::TestDiagnosis::test_last_complete_is_the_newest_whole_one",
-        ("opening.py", "next((tag for tag in reversed(_tags(roots))", "next((tag for tag in _tags(roots)"),
+        ("opening/open.py", "next((tag for tag in reversed(_tags(roots))", "next((tag for tag in _tags(roots)"),
     ),
     Mutation(
         "most files decide which save it is",
         "test_rescue.py::TestDiagnosis::test_most_files_decide_which_save_it_is",
         (
-            "catalog/incomplete.py",
+            "opening/incomplete.py",
             "key=lambda value: (steps[value], -1 if value is None else value)",
             "key=lambda value: (-1 if value is None else value)",
         ),
@@ -147,7 +147,7 @@ MUTATIONS = (
         "of two saves with as many files it is the newer",
         "test_rescue.py::TestDiagnosis::test_most_files_decide_which_save_it_is",
         (
-            "catalog/incomplete.py",
+            "opening/incomplete.py",
             "key=lambda value: (steps[value], -1 if value is None else value)",
             "key=lambda value: (steps[value], 1 if value is None else -value)",
         ),
@@ -156,7 +156,7 @@ MUTATIONS = (
         "what contradicts itself is not rescued",
         "test_rescue.py::TestDiagnosis::test_other_disagreements_stay_what_they_are",
         (
-            "catalog/incomplete.py",
+            "opening/incomplete.py",
             "        same([model], \"'param_shapes'\", _listed, reference=(_base(first.file), _listed(first)))\n",
             "",
         ),
@@ -165,7 +165,7 @@ MUTATIONS = (
         "what is lost is told to the element",
         HELD,
         (
-            "plan/losses.py",
+            "opening/losses.py",
             "            found.append((start, stop))\n",
             "            found.append((0, recipe.numel))\n",
         ),
@@ -174,7 +174,7 @@ MUTATIONS = (
         "the error counts the bytes",
         TELLS,
         (
-            "plan/losses.py",
+            "opening/losses.py",
             "        lost_bytes=lost * itemsize,\n",
             "        lost_bytes=numel * itemsize if lost else 0,\n",
         ),
@@ -182,13 +182,13 @@ MUTATIONS = (
     Mutation(
         "the command lists the tensors",
         "test_rescue.py::TestDiagnosis::test_the_command_lists_the_worst",
-        ("cli.py", "        if lost := texts.losses_text(error.losses):\n", '        if lost := "":\n'),
+        ("cli/command.py", "        if lost := texts.losses_text(error.losses):\n", '        if lost := "":\n'),
     ),
     Mutation(
         "nothing is rescued unless asked",
         TELLS,
         (
-            "planning.py",
+            "outputs/model.py",
             "incomplete = open_incomplete(src, tag) if options.rescue else None",
             "incomplete = open_incomplete(src, tag)",
         ),
@@ -205,7 +205,7 @@ MUTATIONS = (
     Mutation(
         "the exit code of a rescue is 3",
         "test_rescue.py::TestRescue::test_exit_codes",
-        ("cli.py", "    return 3 if report.rescue else 0\n", "    return 0\n"),
+        ("cli/command.py", "    return 3 if report.rescue else 0\n", "    return 0\n"),
     ),
     Mutation(
         "rescue-report.json is written",
@@ -221,7 +221,7 @@ MUTATIONS = (
         "what survives stays as trained",
         HELD,
         (
-            "plan/rescue.py",
+            "plan/patched.py",
             "                yield from self.whole.copies(here, first)\n",
             "                yield from self.patch.copies(here, first)\n",
         ),
@@ -230,7 +230,7 @@ MUTATIONS = (
         "the 16-bit copy comes before other stand-ins",
         f"{HELD} test_rescue.py::TestRescue::test_the_order_of_stand_ins",
         (
-            "plan/rescue.py",
+            "opening/rescue.py",
             '            return _stand_in(View(copy), "module", catalog.origin.step)\n',
             "            pass\n",
         ),
@@ -243,28 +243,32 @@ MUTATIONS = (
     Mutation(
         "a model to fill with stands in only in the parameter's shape",
         "test_rescue.py::TestRescue::test_fill_comes_from_where_it_says",
-        ("plan/rescue.py", "if tensor is not None and tensor.shape == source.shape and", "if tensor is not None and"),
+        (
+            "opening/rescue.py",
+            "if tensor is not None and tensor.shape == source.shape and",
+            "if tensor is not None and",
+        ),
     ),
     Mutation(
         "a model to fill with stands in only in numbers of the parameter's kind",
         "test_rescue.py::TestRescue::test_fill_of_another_kind_of_numbers_is_not_used",
-        ("plan/rescue.py", " and tensor.dtype.kind == source.recipe.dtype.kind", ""),
+        ("opening/rescue.py", " and tensor.dtype.kind == source.recipe.dtype.kind", ""),
     ),
     Mutation(
         "the first model to fill with comes first",
         "test_rescue.py::TestRescue::test_fill_comes_from_where_it_says",
-        ("plan/rescue.py", "    for filler in fillers:\n", "    for filler in reversed(fillers):\n"),
+        ("opening/rescue.py", "    for filler in fillers:\n", "    for filler in reversed(fillers):\n"),
     ),
     Mutation(
         "the report says from which step a filling is",
         "test_rescue.py::TestRescue::test_fill_comes_from_where_it_says",
-        ("plan/rescue.py", '"fill", filler.step, filler.label)', '"fill", catalog.origin.step, filler.label)'),
+        ("opening/rescue.py", '"fill", filler.step, filler.label)', '"fill", catalog.origin.step, filler.label)'),
     ),
     Mutation(
         "the report says of what precision a stand-in is",
         f"test_rescue.py::TestRescue::test_fill_comes_from_where_it_says {HELD}",
         (
-            "plan/rescue.py",
+            "opening/rescue.py",
             "        origins.append(replace(foreign, start=start, stop=stop))\n",
             "        origins.append(replace(foreign, start=start, stop=stop, dtype=own.dtype))\n",
         ),
@@ -272,17 +276,17 @@ MUTATIONS = (
     Mutation(
         "zeros only when asked for",
         "test_rescue.py::TestOneRankLost::test_without_zeros_only_whole_tensors_are_written",
-        ("plan/rescue.py", "    if zeros:\n", "    if True:\n"),
+        ("opening/rescue.py", "    if zeros:\n", "    if True:\n"),
     ),
     Mutation(
         "nothing at all is an error",
         "test_rescue.py::TestRescue::test_nothing_at_all",
-        ("rescuing.py", "    if all(tensor.source is None for tensor in found):\n", "    if False:\n"),
+        ("opening/substitutes.py", "    if all(tensor.source is None for tensor in found):\n", "    if False:\n"),
     ),
     Mutation(
         "ties are not guessed",
         "test_rescue.py::TestRescue::test_ties_are_not_guessed_when_rank_0_is_lost",
-        ("catalog/incomplete.py", "    if first.rank == 0:\n        return first\n", "    return first\n"),
+        ("opening/incomplete.py", "    if first.rank == 0:\n        return first\n", "    return first\n"),
     ),
     Mutation(
         "--fill without --rescue is an error",
@@ -292,7 +296,7 @@ MUTATIONS = (
     Mutation(
         "an adapter is rescued whole or not at all",
         "test_lora_rescue.py::test_an_adapter_is_whole_or_not_written",
-        ("planning.py", "        _refuse_broken(adapters, report)\n", "        pass\n"),
+        ("outputs/model.py", "        _refuse_broken(adapters, report)\n", "        pass\n"),
     ),
     Mutation(
         "ranks are gathered across roots",
@@ -335,11 +339,11 @@ MUTATIONS = (
     Mutation(
         "frozen parameters come only from a model with the same names",
         FROZEN,
-        ("plan/base.py", '            return {}, f"the base model has no {name}"\n', "            continue\n"),
+        ("naming/base.py", '            return {}, f"the base model has no {name}"\n', "            continue\n"),
     ),
     Mutation(
         "frozen parameters come only from a model with the same shapes",
         FROZEN,
-        ("plan/base.py", "        if there.shape != source.shape:\n", "        if False:\n"),
+        ("naming/base.py", "        if there.shape != source.shape:\n", "        if False:\n"),
     ),
 )

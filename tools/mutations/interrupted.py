@@ -141,7 +141,7 @@ MUTATIONS = (
     Mutation(
         "SIGTERM stops in order",
         "test_interrupt.py::test_a_signal_at_a_chosen_moment",
-        ("cli.py", "    before = signal.signal(signal.SIGTERM, _terminate)\n", "    before = signal.SIG_DFL\n"),
+        ("cli/command.py", "    before = signal.signal(signal.SIGTERM, _terminate)\n", "    before = signal.SIG_DFL\n"),
     ),
     Mutation(
         "changed options, sources and layouts are refused",
@@ -215,7 +215,7 @@ MUTATIONS = (
     Mutation(
         "a finished file is opened and compared with the plan before it gets its name",
         "test_resume.py::test_a_finished_file_is_compared_with_the_plan",
-        ("convert.py", "        check_file(stage.path(file.name), file)\n", ""),
+        ("outputs/weights.py", "        check_file(stage.path(file.name), file)\n", ""),
     ),
     Mutation(
         "files are renamed only when all are done",

@@ -92,18 +92,22 @@ MUTATIONS = (
     Mutation(
         "config.json: dtype",
         DAMAGE,
-        ("audit/config.py", '    if stated.removeprefix("torch.") not in written:\n', "    if False:\n"),
+        ("outputs/config_check.py", '    if stated.removeprefix("torch.") not in written:\n', "    if False:\n"),
     ),
     Mutation(
         "config.json: vocabulary",
         CONFIG,
-        ("audit/config.py", "if isinstance(vocabulary, int) and rows < vocabulary:", "if False:"),
+        ("outputs/config_check.py", "if isinstance(vocabulary, int) and rows < vocabulary:", "if False:"),
     ),
     Mutation(
-        "config.json: width", CONFIG, ("audit/config.py", "    if widths and width not in widths:\n", "    if False:\n")
+        "config.json: width",
+        CONFIG,
+        ("outputs/config_check.py", "    if widths and width not in widths:\n", "    if False:\n"),
     ),
     Mutation(
-        "config.json: layers", DAMAGE, ("audit/config.py", "    if layers != set(range(stated)):\n", "    if False:\n")
+        "config.json: layers",
+        DAMAGE,
+        ("outputs/config_check.py", "    if layers != set(range(stated)):\n", "    if False:\n"),
     ),
     Mutation(
         "--against: values",
@@ -217,7 +221,7 @@ MUTATIONS = (
     Mutation(
         "the exit code is 1 if something is wrong",
         "test_verify.py::TestCommand::test_exit_codes",
-        ("cli.py", "    return 0 if found.ok else 1\n", "    return 0\n"),
+        ("cli/command.py", "    return 0 if found.ok else 1\n", "    return 0\n"),
     ),
     Mutation(
         "safetensors: length of the header",
