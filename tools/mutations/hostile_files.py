@@ -289,7 +289,11 @@ MUTATIONS = (
     Mutation(
         "numbers of a config cost nothing",
         f"{FOLDERS}::test_long_numbers_in_configs_cost_nothing",
-        ("archive/model_config.py", "parse_int: Callable[[str], object] = str", "parse_int: Callable[[str], object] = int"),
+        (
+            "archive/model_config.py",
+            "parse_int: Callable[[str], object] = str",
+            "parse_int: Callable[[str], object] = int",
+        ),
     ),
     Mutation(
         "an adapter's config may nest",
@@ -473,7 +477,7 @@ MUTATIONS = (
         f"{FOLDERS}::test_terminals_are_not_steered",
         (
             "cli/command.py",
-            'print(_printable(texts.report_text(report), keep="\\n"))',
+            'print(texts.printable(texts.report_text(report), keep="\\n"))',
             "print(texts.report_text(report))",
         ),
     ),
@@ -482,7 +486,7 @@ MUTATIONS = (
         f"{LATEST} test_hostile_catalogs.py::test_terminals_are_not_steered_by_errors",
         (
             "cli/command.py",
-            'print(f"zeroconsolidate: {_printable(str(error))}", file=sys.stderr)',
+            'print(f"zeroconsolidate: {texts.printable(str(error))}", file=sys.stderr)',
             'print(f"zeroconsolidate: {error}", file=sys.stderr)',
         ),
     ),
