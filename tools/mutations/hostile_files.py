@@ -289,7 +289,11 @@ MUTATIONS = (
     Mutation(
         "numbers of a config cost nothing",
         f"{FOLDERS}::test_long_numbers_in_configs_cost_nothing",
-        ("archive/model_config.py", "parse_int: Callable[[str], object] = str", "parse_int: Callable[[str], object] = int"),
+        (
+            "archive/model_config.py",
+            "parse_int: Callable[[str], object] = str",
+            "parse_int: Callable[[str], object] = int",
+        ),
     ),
     Mutation(
         "an adapter's config may nest",
@@ -304,9 +308,9 @@ MUTATIONS = (
         "no path in an adapter's config is followed",
         "test_hostile_models.py::test_an_adapters_config_names_a_base_that_is_not_opened",
         (
-            "outputs/model.py",
-            "            base=options.base_directory,\n            dtype=dtype,",
-            "            base=options.base_directory or next(iter(adapters.configs.values())).base,\n            dtype=dtype,",
+            "outputs/planned.py",
+            "        base=options.base_directory,\n        dtype=dtype,",
+            "        base=options.base_directory or next(iter(adapters.configs.values())).base,\n        dtype=dtype,",
         ),
     ),
     Mutation(

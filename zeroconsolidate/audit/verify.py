@@ -7,8 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 from ..opening.open import open_catalog
+from ..opening.opened import open_to_convert
 from ..options import Options
-from ..outputs.model import open_for, plan_model
+from ..outputs.planned import plan_weights
 from ..plan.build import sources
 from ..run.inputs import Inputs
 from .findings import Findings, Verification
@@ -45,8 +46,8 @@ def verify(
     weights = read_weights(directory)
     recorded = (alone.read_manifest(directory) or {}).get("options", {})
     options = Options.recorded(recorded, base=base)
-    opened = open_for(against, tag, options)
-    catalog, plan = opened.catalog, plan_model(opened, options).plan
+    opened = open_to_convert(against, tag, options)
+    catalog, plan = opened.catalog, plan_weights(opened, options).plan
     planned = {tensor.name: tensor for tensor in plan.tensors()}
     owners = {name: catalog.ties.get(name, name) for name in planned}
     written = {owners[name] for name in weights.tensors if name in owners}
