@@ -21,6 +21,7 @@ from test_partition_laws import MEMORY
 from zero_model import Run
 from zero_model import save as save_checkpoint
 
+from zeroconsolidate import options
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import BadOption
 from zeroconsolidate.plan import layout
@@ -152,13 +153,13 @@ def test_a_converted_model_is_what_they_would_have_saved(dtype: torch.dtype, dat
      ("17", 17), ("9007199254740993", 9007199254740993)],
 )  # fmt: skip
 def test_sizes_are_decimal(text: str | int, size_bytes: int):
-    assert layout.parse_size(text) == size_bytes
+    assert options.parse_size(text) == size_bytes
 
 
 @pytest.mark.parametrize("text", ["", "5GiB", "0", "-1", "big", "GB", "0.5", "1e9", "5 5", 0, -3])
 def test_other_sizes_are_refused(text: str | int):
     with pytest.raises(BadOption, match="a size is a number with B, KB, MB, GB or TB"):
-        layout.parse_size(text)
+        options.parse_size(text)
 
 
 def test_a_header_that_no_reader_takes_is_refused(monkeypatch: pytest.MonkeyPatch):

@@ -157,7 +157,7 @@ def test_a_config_that_fills_the_memory(tmp_path):
     pytest.importorskip("transformers")
     lists = ",".join(["[]"] * 1_500_000)
     (tmp_path / "config.json").write_text(f'{{"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "x": [{lists}]}}')
-    script = Path(evidence.__file__).parent / "integrations" / "architecture.py"
+    script = Path(evidence.__file__).parent.parent / "integrations" / "architecture.py"
     limited = (
         f"import sys; sys.path[0] = {str(script.parent)!r}; import architecture; "
         "architecture.MAX_MEMORY_BYTES = 300 << 20; sys.exit(architecture.main(sys.argv[1]))"

@@ -118,6 +118,25 @@ def test_a_descriptor_is_not_closed_under_a_sync(tmp_path: Path, monkeypatch: py
     assert str(tmp_path / "out/.zeroconsolidate/files/a") in synced
 
 
+def test_where_no_thread_can_be_started_the_sync_is_made_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on the address space leaves no room for a thread's stack."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(part, "SYNC_BYTES", 1)
+    monkeypatch.setattr(threading, "_start_new_thread", refuse)
+    true, synced = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), true(fd))[1])
+    with pytest.raises(ZeroDivisionError), staged(tmp_path / "out") as half, half.weights("a", SIZE) as weights:
+        os.pwrite(weights.fd, bytes(SIZE), 0)
+        weights.reached(SIZE)
+        raise ZeroDivisionError
+    assert str(tmp_path / "out/.zeroconsolidate/files/a") in synced
+
+
 # --- the journal
 
 

@@ -25,7 +25,7 @@ from zero_model import Run, save
 from zeroconsolidate import Report, consolidate
 from zeroconsolidate.errors import BadOption, Disagreement, WrongNames
 from zeroconsolidate.naming import sources as evidence
-from zeroconsolidate.naming.decision import best_mapping, decide, renamed, without_evidence
+from zeroconsolidate.naming.decision import best_mapping, decide, renamed, without_expectation
 from zeroconsolidate.naming.expectation import Expectation
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class TestWrappers:
         assert "the prefix 'model.' put on" in report.names
 
     @pytest.mark.parametrize("prefix", PREFIXES)
-    def test_without_evidence_those_that_are_always_wrappers(self, alone: None, prefix: str, tmp_path: Path) -> None:
+    def test_without_expectation_those_that_are_always_wrappers(self, alone: None, prefix: str, tmp_path: Path) -> None:
         truth = trained(tmp_path / "in", "llama", lambda name: prefix + name)
         report = consolidate(tmp_path / "in", tmp_path / "out")
         known = prefix in ("module.", "_forward_module.", "_orig_mod.", "module._orig_mod.", "pretrained_model.")
@@ -147,7 +147,7 @@ class TestWrappers:
         (warning,) = report.warnings
         assert "could not be compared" in warning and "transformers is not installed" in warning
 
-    def test_without_evidence_model_is_a_wrapper_around_a_model_without_a_head(
+    def test_without_expectation_model_is_a_wrapper_around_a_model_without_a_head(
         self, alone: None, tmp_path: Path
     ) -> None:
         truth = trained(tmp_path / "in", "xlmr", lambda name: "model." + name)
@@ -249,8 +249,8 @@ class TestMapping:
         assert nearest is not None
         assert nearest.reason.endswith("nearer")
 
-    def test_without_evidence_nothing_else_changes(self) -> None:
-        naming = without_evidence(SHAPES, bare=False)
+    def test_without_expectation_nothing_else_changes(self) -> None:
+        naming = without_expectation(SHAPES, bare=False)
         assert naming.mapping == {name: name for name in SHAPES}
         assert naming.expectation is None
 

@@ -9,8 +9,8 @@ from catalogs import half, model, stage2, tensor
 
 from zeroconsolidate.errors import BadOption, UnsupportedLayout
 from zeroconsolidate.naming.base import filled, missing_frozen
-from zeroconsolidate.naming.decision import best_mapping, decide, judge, renamed, unique, without_evidence
-from zeroconsolidate.naming.expectation import Expectation, Naming, complaint, is_kin
+from zeroconsolidate.naming.decision import best_mapping, decide, judge, renamed, unique, without_expectation
+from zeroconsolidate.naming.expectation import Expectation, Naming, complaint, is_related
 from zeroconsolidate.naming.hub_layout import Conversion, to_hub
 from zeroconsolidate.plan.build import Selection
 from zeroconsolidate.plan.sources import sources
@@ -63,7 +63,7 @@ def test_wrappers_that_tell_two_tensors_apart_stay():
     stored = {"a._orig_mod.w": (2,), "a.w": (2,)}
     assert list(best_mapping(stored, {}, expecting({"a.w": (2,)})).mapping) == list(stored)
     assert best_mapping(stored, {}, expecting({"a.w": (2,)})).mapping["a._orig_mod.w"] == "a._orig_mod.w"
-    assert without_evidence(stored, bare=False).mapping == {name: name for name in stored}
+    assert without_expectation(stored, bare=False).mapping == {name: name for name in stored}
 
 
 def test_the_first_expectation_that_is_met_decides():
@@ -90,8 +90,8 @@ def test_a_base_model_may_have_other_heads():
     assert not found.fits
 
 
-def test_without_an_expectation_nothing_is_kin():
-    assert not is_kin(without_evidence(BERT, bare=False))
+def test_without_an_expectation_nothing_is_related():
+    assert not is_related(without_expectation(BERT, bare=False))
 
 
 def test_names_that_a_user_chose_are_judged_too():
@@ -139,14 +139,14 @@ def test_names_may_be_all_that_is_missing_or_unknown():
 def test_only_what_is_a_wrappers_in_any_model_is_undone(
     stored: dict[str, Any], bare: bool, mapped: list[str], how: str
 ):
-    naming = without_evidence(stored, bare=bare)
+    naming = without_expectation(stored, bare=bare)
     assert list(naming.mapping.values()) == mapped
     assert naming.reason == f"{how}; nothing was there to compare them with"
 
 
 def test_heads_of_bge_m3_show_that_model_is_a_wrappers():
     stored = prefixed("model.") | {"colbert_linear.weight": (4, 4), "sparse_linear.bias": (1,)}
-    naming = without_evidence(stored, bare=False)
+    naming = without_expectation(stored, bare=False)
     assert list(naming.mapping.values()) == list(BERT)
     assert naming.heads == {name: name for name in ("colbert_linear.weight", "sparse_linear.bias")}
 

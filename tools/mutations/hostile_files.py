@@ -308,9 +308,9 @@ MUTATIONS = (
         "no path in an adapter's config is followed",
         "test_hostile_models.py::test_an_adapters_config_names_a_base_that_is_not_opened",
         (
-            "outputs/model.py",
-            "            base=options.base_directory,\n            dtype=dtype,",
-            "            base=options.base_directory or next(iter(adapters.configs.values())).base,\n            dtype=dtype,",
+            "outputs/planned.py",
+            "        base=options.base_directory,\n        dtype=dtype,",
+            "        base=options.base_directory or next(iter(adapters.configs.values())).base,\n        dtype=dtype,",
         ),
     ),
     Mutation(

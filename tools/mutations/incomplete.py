@@ -94,12 +94,16 @@ MUTATIONS = (
     Mutation(
         "masters of another save do not pass the witness",
         "test_bad_input.py::test_masters_and_module_of_different_saves test_bad_input.py::test_swapped_ranks_do_not_pass_the_witness",
-        ("api.py", "    if catalog.module or catalog.stacked:\n", "    if False:\n"),
+        ("outputs/checks.py", "    if catalog.module or catalog.stacked:\n", "    if False:\n"),
     ),
     Mutation(
         "ranks that hold different copies are an error",
         "test_layouts.py::test_drifted_replicas_are_refused",
-        ("api.py", "        compare([comparison for comparison in found if not comparison.is_spare], inputs)\n", ""),
+        (
+            "outputs/checks.py",
+            "        compare([comparison for comparison in found if not comparison.is_spare], inputs)\n",
+            "",
+        ),
     ),
     Mutation(
         "`latest` that names a broken tag: the newest complete one is named",
@@ -188,9 +192,9 @@ MUTATIONS = (
         "nothing is rescued unless asked",
         TELLS,
         (
-            "outputs/model.py",
-            "incomplete = open_incomplete(src, tag) if options.rescue else None",
-            "incomplete = open_incomplete(src, tag)",
+            "opening/opened.py",
+            "    if options.rescue:\n",
+            "    if True:\n",
         ),
     ),
     Mutation(
@@ -214,12 +218,16 @@ MUTATIONS = (
     Mutation(
         "rescue-report.json is written",
         "test_rescue.py::TestRescue::test_the_report_is_written_returned_and_true",
-        ("api.py", "            beside.made[RESCUE_REPORT_NAME] = opened.report.to_json()\n", "            pass\n"),
+        (
+            "outputs/make.py",
+            "            side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()\n",
+            "            pass\n",
+        ),
     ),
     Mutation(
         "the report is returned",
         "test_rescue.py::TestRescue::test_the_report_is_written_returned_and_true",
-        ("api.py", "        rescue=opened.report,\n", "        rescue=None,\n"),
+        ("outputs/report.py", "        rescue=opened.report,\n", "        rescue=None,\n"),
     ),
     Mutation(
         "what survives stays as trained",
@@ -300,7 +308,7 @@ MUTATIONS = (
     Mutation(
         "an adapter is rescued whole or not at all",
         "test_lora_rescue.py::test_an_adapter_is_whole_or_not_written",
-        ("outputs/model.py", "        _refuse_broken(adapters, report)\n", "        pass\n"),
+        ("outputs/planned.py", "        _refuse_broken(adapters, opened.report)\n", "        pass\n"),
     ),
     Mutation(
         "ranks are gathered across roots",

@@ -190,7 +190,7 @@ MUTATIONS = (
     Mutation(
         "a source that changes meanwhile is noticed before anything is published",
         "test_resume.py::test_a_source_that_changes_meanwhile_is_noticed",
-        ("api.py", "                refuse_changed(traits)\n", ""),
+        ("outputs/make.py", "                refuse_changed(traits)\n", ""),
     ),
     Mutation(
         "one conversion at a time into one output",
@@ -225,7 +225,7 @@ MUTATIONS = (
     Mutation(
         "half-done publishing is finished",
         "test_resume.py::test_half_done_publishing_is_finished",
-        ("api.py", "            if stage.is_publishing:\n", "            if False:\n"),
+        ("outputs/make.py", "            if stage.is_publishing:\n", "            if False:\n"),
     ),
     Mutation(
         "whoever is killed while clearing up can begin again",
@@ -322,7 +322,7 @@ MUTATIONS = (
     Mutation(
         "who wishes for another check gets it, though work be there",
         "test_resume.py::test_another_check_is_made_anew",
-        ("api.py", "if checks is None or checks.how != how:", "if checks is None:"),
+        ("outputs/checks.py", "    if known is not None and known.how == how:\n", "    if known is not None:\n"),
     ),
     Mutation(
         "short writes go on",

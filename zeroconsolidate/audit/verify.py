@@ -7,8 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 from ..opening.open import open_catalog
+from ..opening.opened import open_to_convert
 from ..options import Options, VerifyOptions, Working, takes
-from ..outputs.model import open_for, plan_model
+from ..outputs.planned import plan_weights
 from ..plan.build import sources
 from ..run.inputs import Inputs
 from .findings import Findings, Verification
@@ -38,9 +39,9 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
         return findings.verification(directory, time.monotonic() - began)
     weights = read_weights(directory)
     recorded = (alone.read_manifest(directory) or {}).get("options", {})
-    chosen = Options.from_manifest(recorded, base=options.base)
-    opened = open_for(options.against, options.tag, chosen)
-    catalog, plan = opened.catalog, plan_model(opened, chosen).plan
+    chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base)
+    opened = open_to_convert(options.against, chosen)
+    catalog, plan = opened.catalog, plan_weights(opened, chosen).plan
     planned = {tensor.name: tensor for tensor in plan.tensors()}
     owners = {name: catalog.ties.get(name, name) for name in planned}
     written = {owners[name] for name in weights.tensors if name in owners}

@@ -18,7 +18,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..errors import BadOption
-from .expectation import HEADS, Naming, compare, is_head, is_kin
+from .expectation import HEADS, Naming, compare, is_head, is_related
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -45,7 +45,7 @@ def decide(stored: Mapping[str, Shape], ties: Mapping[str, str], expectations: I
     best: Naming | None = None
     for expectation in expectations:
         naming = best_mapping(stored, ties, expectation)
-        if naming.fits or (not expectation.exact and is_kin(naming)):
+        if naming.fits or (not expectation.exact and is_related(naming)):
             return naming
         if best is None or naming.wrong < best.wrong:
             best = naming
@@ -84,7 +84,7 @@ def judge(
     return compare(mapping, stored, ties, expectation, "renamed as asked")
 
 
-def without_evidence(stored: Mapping[str, Shape], *, bare: bool) -> Naming:
+def without_expectation(stored: Mapping[str, Shape], *, bare: bool) -> Naming:
     """Undo what is a wrapper's in any model; leave all else as it is, and say that nothing was there to compare.
 
     `bare`: config.json names a model without a head (`XLMRobertaModel`). Those have several children, so a `model.`

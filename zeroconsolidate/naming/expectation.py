@@ -116,7 +116,7 @@ def _partners(ties: Mapping[str, str]) -> dict[str, set[str]]:
     return {name: group for group in groups.values() for name in group}
 
 
-def is_kin(naming: Naming) -> bool:
+def is_related(naming: Naming) -> bool:
     """Whether the expectation, a base model, is recognisable: most of its names are there, what is missing or new is
     whole modules (a head, a pooler; never one of numbered layers), and shapes agree but for the rows of a vocabulary.
     """
@@ -144,8 +144,8 @@ def _modules(name: str) -> list[str]:
     return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
-def complaint(naming: Naming, silence: str = "") -> WrongNames:
-    """The error for names that do not fit; `silence`: why the architecture could not be asked."""
+def complaint(naming: Naming, unasked: str = "") -> WrongNames:
+    """The error for names that do not fit; `unasked`: why the architecture could not be asked."""
     origin = naming.expectation.origin if naming.expectation else "the target"
     parts = []
     if naming.missing:
@@ -163,5 +163,5 @@ def complaint(naming: Naming, silence: str = "") -> WrongNames:
     return WrongNames(
         f"the names do not fit {origin}: {'; '.join(parts)}; a loader would leave random weights; "
         "rename with --rename FROM=TO, name the right model with --base, or insist with --allow-missing"
-        + (f" ({silence})" if silence else "")
+        + (f" ({unasked})" if unasked else "")
     )

@@ -30,7 +30,7 @@ ARCHITECTURE_SECONDS = 300
 """How long building a model on the meta device may take. 671 billion parameters take half a minute."""
 
 _LEGACY = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
-"""What transformers 5 writes for BERT's kin under ZeRO-3 (it reverses its own legacy renaming by mistake)."""
+"""What transformers 5 writes for models like BERT under ZeRO-3 (it reverses its own legacy renaming by mistake)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class Architecture:
     """From the one to the other."""
 
 
-class Evidence:
+class NameSources:
     """What is known of the target of the checkpoint in `root`, gathered as it is asked for.
 
     Iterating yields what names are held against: the architecture, or else its relatives, nearest first.
@@ -70,7 +70,7 @@ class Evidence:
         return self._asked[0]
 
     @property
-    def silence(self) -> str:
+    def unasked(self) -> str:
         """Why transformers says nothing."""
         return "" if self._asked is None else self._asked[1]
 

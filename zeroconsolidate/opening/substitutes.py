@@ -15,7 +15,7 @@ from .rescue import Filler, rescue
 from .rescue_report import RescueReport, rescue_report
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..catalog.facts import Catalog
     from ..plan.build import Source
@@ -30,6 +30,9 @@ class Additions:
     files: tuple[str, ...]
     """Every file they are in."""
     warnings: tuple[str, ...]
+
+
+NO_ADDITIONS = Additions(sources={}, files=(), warnings=())
 
 
 def rescued(
@@ -60,15 +63,14 @@ def filler(directory: str) -> Filler:
     return Filler(label=directory, step=_step(directory), tensors=weights.tensors)
 
 
-def frozen_of_base(catalog: Catalog, stored: dict[str, Source], base: str | None) -> Additions:
+def frozen_of_base(catalog: Catalog, stored: Mapping[str, Source], base: str | None) -> Additions:
     """The frozen parameters that a save without them (`exclude_frozen_parameters`) left to the base model."""
-    nothing = Additions(sources={}, files=(), warnings=())
     if base is None or catalog.frozen:
-        return nothing
+        return NO_ADDITIONS
     try:
         weights = read_weights(base)
     except NotACheckpoint:
-        return nothing  # config and tokenizer are all it has
+        return NO_ADDITIONS  # config and tokenizer are all it has
     except ZeroConsolidateError as error:
         return Additions(sources={}, files=(), warnings=(f"the base model's weights cannot be read: {error}",))
     found, reason = missing_frozen(catalog, stored, weights.tensors)

@@ -290,7 +290,7 @@ class Options(Working):
         return chosen
 
     @classmethod
-    def from_manifest(cls, chosen: dict[str, Any], *, base: Path | None) -> Options:
+    def from_manifest(cls, chosen: dict[str, Any], *, tag: str | None, base: Path | None) -> Options:
         """The options of a manifest, as far as they decide which tensors there are and how they are called."""
         known = {declared.name for declared in in_order(cls) if declared.decides == "tensors"}
         if chosen.get("lora") == "merge":
@@ -298,7 +298,7 @@ class Options(Working):
         kept = {key: value for key, value in chosen.items() if key in known}
         if isinstance(kept.get("rename"), str):
             del kept["rename"]  # a function, of which a manifest keeps the name only
-        return cls(ties="copy", base=base, **kept)
+        return cls(tag=tag, ties="copy", base=base, **kept)
 
 
 def _plain(value: object, path: Callable[[str], str] | None) -> object:

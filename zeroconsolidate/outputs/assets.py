@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..archive.model_config import MAX_CONFIG_BYTES, parse
 from ..archive.regular import Fence, open_regular, read_small, scan
-from ..errors import DamagedFile, at
+from ..errors import BadOption, DamagedFile, at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..adapters.plan import Adapted
+    from ..catalog.facts import Origin
 
 Entry = TypeVar("Entry")
 
@@ -84,6 +85,22 @@ class Assets:
     """Entries of the checkpoint that are not known and not copied."""
     missing: tuple[str, ...]
     """What a loader will miss."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was not copied though it may belong to the model."""
+        if not self.unknown:
+            return ()
+        return (f"not copied, because not known to belong to a model: {', '.join(self.unknown)}",)
+
+
+def assets_beside(origin: Origin, base: str | None) -> Assets:
+    """The files that lie beside a checkpoint, filled up from the base model's. Raises what `choose` raises, and
+    BadOption for a directory that cannot be listed."""
+    try:
+        return choose(origin.root, base, tags=origin.tags)
+    except OSError as error:
+        raise BadOption(f"a directory cannot be read: {error.strerror} (at {error.filename})") from None
 
 
 def choose(checkpoint: str, base: str | None, *, tags: Iterable[str]) -> Assets:

@@ -6,7 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..opening.opened import Opened
     from ..opening.rescue_report import RescueReport
+    from .make import Made
+    from .output import Output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,3 +65,37 @@ class Report:
         """Plain values, ready for JSON."""
         rescue = {"rescue": self.rescue.to_dict() if self.rescue else None}
         return asdict(self) | rescue | {"gb_per_second": round(self.gb_per_second, 3)}
+
+
+def report_of(output: Output, opened: Opened, made: Made, *, directory: str, seconds: float) -> Report:
+    """The report, from what the stages returned."""
+    origin, cost, overflows = opened.catalog.origin, made.cost, made.overflows
+    infinite: tuple[str, ...] = ()
+    if overflows:
+        infinite = (f"{sum(overflows.values())} values became infinite, in {', '.join(sorted(overflows)[:4])}",)
+    return Report(
+        output=directory,
+        files=dict(made.sizes),
+        tensors=cost.tensors,
+        parameters=sum(tensor.numel for tensor in output.plan.tensors() if tensor.is_parameter),
+        dtype=output.dtype.torch_name,
+        names=output.names,
+        tag=origin.tag,
+        step=origin.step,
+        stage=origin.stage,
+        world_size=origin.world_size,
+        ds_version=origin.ds_version,
+        seconds=seconds,
+        bytes_read=cost.input_bytes,
+        bytes_written=cost.output_bytes,
+        resumed_bytes=made.resumed_bytes,
+        checked=made.checks.numel,
+        overflows=dict(overflows),
+        left_out=output.plan.left_out,
+        left_behind=output.left_behind,
+        missing=output.missing,
+        from_base=output.from_base,
+        rescue=opened.report,
+        notes=(*opened.catalog.notes, *output.notes, *made.side_files.notes),
+        warnings=(*made.checks.warnings, *output.warnings, *made.side_files.warnings, *infinite),
+    )

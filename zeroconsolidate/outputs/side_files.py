@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..archive.model_config import MAX_CONFIG_BYTES, is_bare, parse, short_int
@@ -16,6 +15,7 @@ from . import heads as head_files
 from . import sentence_transformers
 from .config import readable_before_5, tokenizer_readable_before_5, with_dtype, without_ties, without_truncation
 from .config_check import vocabulary_problems
+from .output import SideFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..run.inputs import Inputs
     from .assets import Assets
-    from .model import Planned
+    from .planned import PlannedWeights
 
 Edit: TypeAlias = "Callable[[bytes], tuple[bytes, bool]]"
 """From a file's text to the edited one, and whether it differs."""
@@ -33,20 +33,7 @@ MAX_TOKENIZER_BYTES = 1 << 28
 """A larger tokenizer.json is copied unedited. Vocabularies of a quarter million entries take some 20 MB."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
-    """The small files of an output."""
-
-    copies: dict[str, str]
-    """Output name -> path of the file it is a copy of."""
-    made: dict[str, bytes]
-    """Output name -> content."""
-    notes: tuple[str, ...]
-    """What was changed or decided."""
-    warnings: tuple[str, ...]
-
-
-def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) -> Beside:
+def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs: Inputs) -> SideFiles:
     """Read, edit and make the files beside the weights.
 
     Raises DamagedFile for a config that is no JSON, Disagreement for one that speaks of another vocabulary.
@@ -68,7 +55,7 @@ def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) 
             notes.append("config.json: rope_theta added beside rope_parameters, for transformers before 5")
         hidden_size = config.get("hidden_size") if isinstance(config, dict) else None
         bare = is_bare(config)
-    for_embeddings = planned.target.unwrapped or options.sentence_transformers
+    for_embeddings = planned.named.unwrapped or options.sentence_transformers
     if for_embeddings and _edit("tokenizer.json", without_truncation, MAX_TOKENIZER_BYTES, copies, made):
         notes.append("tokenizer.json: the training run's truncation and padding cleared")
     if _edit("tokenizer_config.json", tokenizer_readable_before_5, MAX_CONFIG_BYTES, copies, made):
@@ -76,7 +63,7 @@ def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) 
             "tokenizer_config.json: the class TokenizersBackend by its older name PreTrainedTokenizerFast, for "
             "transformers before 5"
         )
-    if planned.target.heads or bare:
+    if planned.named.heads or bare:
         rebuilt = _heads(planned, inputs)
         if rebuilt:
             notes.append(f"{' and '.join(rebuilt)}: rebuilt from the shards")
@@ -98,10 +85,10 @@ def prepare(planned: Planned, assets: Assets, options: Options, inputs: Inputs) 
         )
     for name in made:
         copies.pop(name, None)
-    return Beside(copies=copies, made=made, notes=tuple(notes), warnings=tuple(warnings))
+    return SideFiles(copies=copies, made=made, notes=tuple(notes), warnings=tuple(warnings))
 
 
-def _wrong_vocabulary(text: bytes, planned: Planned, *, insisted: bool) -> list[str]:
+def _wrong_vocabulary(text: bytes, planned: PlannedWeights, *, insisted: bool) -> list[str]:
     """What config.json says of the vocabulary against the rows that will be written; an error unless insisted."""
     shapes = {tensor.name: tensor.shape for tensor in planned.plan.tensors()}
     problems, _ = vocabulary_problems(parse(text, parse_int=short_int), shapes)
@@ -137,7 +124,7 @@ def _edit(name: str, edit: Edit, limit_bytes: int, copies: Mapping[str, str], ma
     return changed
 
 
-def _heads(planned: Planned, inputs: Inputs) -> dict[str, bytes]:
+def _heads(planned: PlannedWeights, inputs: Inputs) -> dict[str, bytes]:
     """BGE-M3's heads, small enough to be held."""
     import numpy as np
 
@@ -145,7 +132,7 @@ def _heads(planned: Planned, inputs: Inputs) -> dict[str, bytes]:
     from ..run.fill import read_all
 
     found = {}
-    for name, source in planned.target.heads.items():
+    for name, source in planned.named.heads.items():
         with at(name):
             elements = read_all(inputs, source.recipe)
             written = np.empty(elements.shape, STORAGE[planned.dtype])

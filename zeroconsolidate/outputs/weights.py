@@ -13,12 +13,13 @@ from ..run.outputs import OutputFile
 from ..write.check import check as check_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from ..plan.build import ModelPlan
     from ..plan.layout import FilePlan
     from ..run.inputs import Inputs
     from ..write.stage import Stage
+    from .output import SideFiles
 
 
 def make_weights(
@@ -79,14 +80,14 @@ def _shifted(progress: Callable[[int, int], None] | None, before: int, total_byt
     return lambda upto: None if progress is None else progress(before + upto, total_bytes)
 
 
-def make_beside(made: Mapping[str, bytes], copies: Mapping[str, str], stage: Stage) -> dict[str, tuple[int, str]]:
-    """Stage everything that is not weights: contents by name, and paths to copy. Returns sizes and SHA-256 by name."""
-    for name, data in made.items():
+def make_side_files(files: SideFiles, stage: Stage) -> dict[str, tuple[int, str]]:
+    """Stage everything that is not weights. Returns sizes and SHA-256 by name."""
+    for name, data in files.made.items():
         stage.write(name, data)
-    for name, path in copies.items():
+    for name, path in files.copies.items():
         stage.copy(name, path)
     found = {}
-    for name in sorted([*made, *copies]):
+    for name in sorted([*files.made, *files.copies]):
         staged = stage.path(name)
         found[name] = (os.path.getsize(staged), digest_of(staged, "sha256", progress=lambda _: None))
     return found
