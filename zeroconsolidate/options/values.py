@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from decimal import Decimal
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..dtypes import DType
@@ -38,6 +37,8 @@ def parse_size(text: str | int) -> int:
     >>> parse_size("5GB"), parse_size("1.5 MB"), parse_size(4096)
     (5000000000, 1500000, 4096)
     """
+    from decimal import Decimal
+
     match = _SIZE.fullmatch(str(text))
     size = int(Decimal(match[1]) * _UNITS[(match[2] or "B").upper()]) if match else 0
     if size < 1:

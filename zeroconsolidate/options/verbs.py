@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadOption
-from ..integrations.hub import resolved
 from .declaration import Group, Switch, in_order, option
 from .values import dtype_name, parse_size, roots_of
 
@@ -259,7 +258,11 @@ class Options(Working):
     @cached_property
     def base_directory(self) -> str | None:
         """`base` as a directory: a hub id is looked up, or downloaded, when this is first asked for, and only then."""
-        return None if self.base is None else resolved(os.fspath(self.base))
+        if self.base is None:
+            return None
+        from ..integrations.hub import resolved
+
+        return resolved(os.fspath(self.base))
 
     @property
     def max_shard_bytes(self) -> int | None:
