@@ -12,12 +12,12 @@ import shutil
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
 import torch
 import transformers
+from converted import ask_in_this_process
 from model_cases import ModelCase, model_cases
-from models.converted import ask_in_this_process
 
 import zeroconsolidate
 from zeroconsolidate.naming import sources as evidence

@@ -19,9 +19,8 @@ import zeroconsolidate
 
 pytest.importorskip("FlagEmbedding")
 
+from converted import convert
 from model_fixtures.outputs import TEXTS, flag_inference
-
-from models.converted import convert
 
 if TYPE_CHECKING:
     from pathlib import Path

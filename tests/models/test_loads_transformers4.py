@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from answers import LOADERS, answers, assert_equal_answers
+from converted import convert
 from model_cases import ModelCase, model_cases
 from model_fixtures.outputs import model_inputs
 
 import zeroconsolidate
 import zeroconsolidate.errors
-from models.answers import LOADERS, answers, assert_equal_answers
-from models.converted import convert
 
 pytestmark = pytest.mark.skipif(not transformers.__version__.startswith("4."), reason="needs transformers 4")
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import transformers
+from answers import LOADERS, answers, assert_equal_answers
+from converted import convert
 from model_cases import ModelCase, model_cases
 from safetensors.torch import load_file, save_file
-
-from models.answers import LOADERS, answers, assert_equal_answers
-from models.converted import convert
 
 if TYPE_CHECKING:
     from pathlib import Path
