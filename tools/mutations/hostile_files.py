@@ -289,7 +289,11 @@ MUTATIONS = (
     Mutation(
         "numbers of a config cost nothing",
         f"{FOLDERS}::test_long_numbers_in_configs_cost_nothing",
-        ("archive/model_config.py", "parse_int: Callable[[str], object] = str", "parse_int: Callable[[str], object] = int"),
+        (
+            "archive/model_config.py",
+            "parse_int: Callable[[str], object] = str",
+            "parse_int: Callable[[str], object] = int",
+        ),
     ),
     Mutation(
         "an adapter's config may nest",

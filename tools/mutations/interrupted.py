@@ -11,7 +11,7 @@ MUTATIONS = (
     Mutation(
         "data is synced before the journal says how far it is",
         SYNCED,
-        ("write/part.py", "            os.fsync(self.fd)\n            self._memory", "            self._memory"),
+        ("write/part.py", "            os.fsync(self._fd)\n            self._memory", "            self._memory"),
     ),
     Mutation(
         "a file is synced before the journal says that it is done",
@@ -328,7 +328,7 @@ MUTATIONS = (
         "short writes go on",
         "test_run_io.py::test_writes_go_on_after_a_short_one",
         (
-            "run/outputs.py",
+            "run/local.py",
             "            view, start = view[done:], start + done\n",
             "            view = view[len(view):]\n",
         ),
@@ -336,20 +336,20 @@ MUTATIONS = (
     Mutation(
         "short reads go on",
         "test_run_io.py::test_reads_go_on_after_a_short_one",
-        ("run/inputs.py", "            done += got\n", "            done = len(buffer)\n"),
+        ("run/local.py", "        done += got\n", "        done = len(buffer)\n"),
     ),
     Mutation(
         "an input that ends early is noticed",
         "test_run_io.py::test_an_input_that_ends_early",
         (
-            "run/outputs.py",
-            "                if os.fstat(inputs.fd(path)).st_size < file_start + size_bytes:\n",
-            "                if False:\n",
+            "run/local.py",
+            "        if not got and os.fstat(opened.fd).st_size < file_start + size_bytes:\n",
+            "        if False:\n",
         ),
         (
-            "run/inputs.py",
-            "            if not got:\n                raise",
-            "            if not got:\n                return\n                raise",
+            "run/local.py",
+            "        if got < len(buffer):\n            raise",
+            "        if False:\n            raise",
         ),
     ),
 )
