@@ -352,4 +352,38 @@ MUTATIONS = (
             "        if False:\n            raise",
         ),
     ),
+    Mutation(
+        "a descriptor is not closed under a reader",
+        "test_plug_in.py::test_threads_share_files_though_few_may_be_open",
+        (
+            "run/local.py",
+            "                self._open.popitem(last=False)\n",
+            "                self._open.popitem(last=False)[1].close()\n",
+        ),
+    ),
+    Mutation(
+        "what is no copy is not read as one",
+        "test_plug_in.py::test_a_recipe_without_a_reader_is_refused",
+        ("run/reader.py", "    if not recipe.is_copied:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "a recipe that went to another process finds its reader",
+        "test_plug_in.py::test_a_recipe_that_went_to_another_process_finds_its_reader",
+        ("adapters/__init__.py", "from . import registered", "import os"),
+    ),
+    Mutation(
+        "a digest that failed in the background stops the conversion",
+        "test_plug_in.py::test_an_output_that_cannot_be_read_back_has_no_digest",
+        ("run/digest.py", "            self._error = error\n", "            pass\n"),
+    ),
+    Mutation(
+        "what a run shares is closed, the last one first",
+        "test_plug_in.py::test_resources_are_made_once_and_closed_the_last_one_first",
+        ("run/inputs.py", "            self._closing.callback(made.close)\n", ""),
+    ),
+    Mutation(
+        "a run keeps two readers, not all",
+        "test_plug_in.py::test_the_last_two_readers_of_rows_are_kept",
+        ("run/composed.py", "*self._kept[-1:]", "*self._kept"),
+    ),
 )

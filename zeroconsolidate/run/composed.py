@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .cast import STORAGE, cast
 from .reader import reader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..plan.joined import Mean, Section
-    from ..plan.patched import Patched
     from ..plan.pieces import Recipe, Rows
     from .inputs import Inputs
     from .reader import Reader
@@ -90,32 +88,3 @@ class _LastReaders:
 
     def close(self) -> None:
         self._kept = []
-
-
-class PatchedReader:
-    """Reads a computed tensor with holes, and what stands in for them."""
-
-    block_numel = None
-
-    def __init__(self, recipe: Patched, inputs: Inputs) -> None:
-        self._recipe = recipe
-        self._whole, self._patch = reader(recipe.whole, inputs), reader(recipe.patch, inputs)
-
-    def fill(self, start: int, stop: int, block: NDArray[np.generic]) -> None:
-        """Elements `[start, stop)`."""
-        here = start
-        for first, last in (*self._recipe.holes, (stop, stop)):
-            upto = min(first, stop)
-            if here < upto:
-                self._whole.fill(here, upto, block[here - start : upto - start])
-                here = upto
-            upto = min(last, stop)
-            if here < upto:
-                self._fill_hole(here, upto, block[here - start : upto - start])
-                here = upto
-
-    def _fill_hole(self, start: int, stop: int, block: NDArray[np.generic]) -> None:
-        source, target = self._recipe.patch.dtype, self._recipe.dtype
-        elements = np.empty(stop - start, STORAGE[source])
-        self._patch.fill(start, stop, elements)
-        cast(elements, source, target, block)

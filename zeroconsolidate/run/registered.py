@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..plan.joined import Mean, Section
-from ..plan.patched import Patched
 from ..plan.pieces import Rows
 from .reader import copying, reader
 
@@ -28,15 +27,6 @@ def _rows(recipe: Rows, inputs: Inputs) -> Reader:
     from .composed import RowsReader
 
     return RowsReader(recipe, inputs)
-
-
-@reader.register(Patched)
-def _patched(recipe: Patched, inputs: Inputs) -> Reader:
-    if recipe.is_copied:
-        return copying(recipe, inputs)
-    from .composed import PatchedReader
-
-    return PatchedReader(recipe, inputs)
 
 
 @reader.register(Mean)
