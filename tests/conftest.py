@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 
 import pytest
@@ -13,6 +14,9 @@ with suppress(ImportError):  # environments that only load models have no hypoth
     # Timings are never asserted: a busy machine is no error.
     settings.register_profile("untimed", deadline=None)
     settings.load_profile("untimed")
+
+# Whatever tests ask transformers is neither looked up in the user's cache directory nor kept there.
+os.environ["XDG_CACHE_HOME"] = os.devnull
 
 
 @pytest.fixture(params=fixture_cases())

@@ -51,7 +51,33 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
     """
     if options.names == "stored":
         return _as_stored(selection)
-    sources = NameSources(catalog.origin.root, options.base_directory)
+    sources = NameSources(catalog.origin.root, options.base_directory, remember=options.cache)
+    confirmed = _confirmed(catalog, selection, options, sources, partial=partial)
+    return confirmed or _fitted(catalog, selection, options, sources, partial=partial)[0]
+
+
+def _confirmed(
+    catalog: Catalog, selection: Selection, options: Options, sources: NameSources, *, partial: bool
+) -> Named | None:
+    """What is found by the built-in table, if names and shapes are exactly what it says: then nobody is asked."""
+    known = sources.by_table()
+    if known is None or known.architecture is None:
+        return None
+    try:
+        named, naming = _fitted(catalog, selection, options, known, partial=partial)
+    except ZeroConsolidateError:
+        return None
+    if naming.expectation not in (known.architecture.expectation, known.architecture.hub):
+        return None
+    # Once more, and of all names: weights beside the checkpoint may have more of them than the architecture.
+    judged = judge({**naming.mapping, **naming.heads}, *_stored(catalog, selection), naming.expectation)
+    return named if naming.fits and judged.fits and not named.warnings and not named.from_base else None
+
+
+def _fitted(
+    catalog: Catalog, selection: Selection, options: Options, sources: NameSources, *, partial: bool
+) -> tuple[Named, Naming]:
+    """The tensors under the names that `sources` decide, and the decision."""
     naming = _names(catalog, selection, options, sources)
     if options.rename is None:
         selection = _with_untied(catalog, selection, naming, config_ties=stated(sources.directory)[1])
@@ -65,7 +91,7 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
         expected = _files_names(naming, sources) if options.names == "hub" else naming.expectation
         fitted, from_base, files = _filled(fitted, naming, expected, options.base_directory)
         naming = replace(naming, missing=_missing(fitted, expected) if from_base else naming.missing)
-    return Named(
+    named_so = Named(
         selection=fitted,
         heads=heads,
         reason=reason,
@@ -75,6 +101,7 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
         from_base=from_base,
         files=files,
     )
+    return named_so, naming
 
 
 def _as_stored(selection: Selection) -> Named:
@@ -83,12 +110,7 @@ def _as_stored(selection: Selection) -> Named:
 
 def _names(catalog: Catalog, selection: Selection, options: Options, sources: NameSources) -> Naming:
     """The decision, over all names that are selected or tied to a selected one."""
-    shapes = {name: source.shape for name, source in selection.named.items()}
-    owners = {source.name: source.shape for source in selection.named.values()}
-    ties = {alias: owner for alias, owner in catalog.ties.items() if owner in owners}
-    # A name that was dropped as a tie still says which model this is.
-    shapes |= {alias: owners[owner] for alias, owner in ties.items()}
-    shapes |= {owner: owners[owner] for owner in ties.values()}
+    shapes, ties = _stored(catalog, selection)
     if options.rename is not None:
         return _as_asked(shapes, ties, options.rename, sources)
     own = sources.own()
@@ -98,6 +120,17 @@ def _names(catalog: Catalog, selection: Selection, options: Options, sources: Na
         if agreed is not None:
             return agreed
     return decide(shapes, ties, sources) or without_expectation(shapes, bare=stated(sources.directory)[0])
+
+
+def _stored(catalog: Catalog, selection: Selection) -> tuple[dict[str, Shape], dict[str, str]]:
+    """The shapes of all names that are selected or tied to a selected one, and these ties."""
+    shapes = {name: source.shape for name, source in selection.named.items()}
+    owners = {source.name: source.shape for source in selection.named.values()}
+    ties = {alias: owner for alias, owner in catalog.ties.items() if owner in owners}
+    # A name that was dropped as a tie still says which model this is.
+    shapes |= {alias: owners[owner] for alias, owner in ties.items()}
+    shapes |= {owner: owners[owner] for owner in ties.values()}
+    return shapes, ties
 
 
 def _agreed(

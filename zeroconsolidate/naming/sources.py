@@ -1,6 +1,7 @@
 """Gathers what a target expects, cheapest first: weights of the same model, the architecture, the base model.
 
-Headers are read here; the architecture is asked in a process of its own (`integrations/architecture.py`), so that
+Headers are read here. The architecture is looked up in the built-in table (`table/`), which confirms names that are
+exactly those it has; else transformers is asked, in a process of its own (`integrations/architecture.py`), so that
 neither torch nor transformers enters this one.
 """
 
@@ -10,20 +11,21 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..archive.model_config import MAX_CONFIG_BYTES, is_bare, parse
+from ..archive.model_config import MAX_CONFIG_BYTES, is_bare, parse, short_int
 from ..archive.regular import read_small
 from ..archive.safetensors import read_model
 from ..errors import ZeroConsolidateError
+from .architecture import Architecture, as_answer, of_answer
 from .expectation import HEADS, Expectation
-from .hub_layout import Conversion
+from .table.lookup import looked_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
 ARCHITECTURE_SECONDS = 300
 """How long building a model on the meta device may take. 671 billion parameters take half a minute."""
@@ -32,30 +34,27 @@ _LEGACY = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNo
 """What transformers 5 writes for models like BERT under ZeRO-3 (it reverses its own legacy renaming by mistake)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """What transformers says of a config."""
-
-    expectation: Expectation
-    """The names a model of it has in memory."""
-    hub: Expectation
-    """The names its files have. The same, but for what transformers 5 changes on loading."""
-    conversions: tuple[Conversion, ...]
-    """From the one to the other."""
-
-
 class NameSources:
     """What is known of the target of the checkpoint in `root`, gathered as it is asked for.
 
     Iterating yields what names are held against: the architecture, or else its relatives, nearest first.
     """
 
-    def __init__(self, root: str, base: str | None) -> None:
-        self._root, self._base = root, base
+    def __init__(
+        self, root: str, base: str | None, *, remember: bool = False, known: Architecture | None = None
+    ) -> None:
+        """`remember`: keep what transformers answers for the next time; `known`: the architecture, if it need not be
+        asked."""
+        self._root, self._base, self._remember = root, base, remember
         at_root = os.path.isfile(os.path.join(root, "config.json"))
         self.directory = root if at_root or base is None else base
         """Where config.json is, if anywhere."""
-        self._asked: tuple[Architecture | None, str] | None = None
+        self._asked: tuple[Architecture | None, str] | None = None if known is None else (known, "")
+
+    def by_table(self) -> NameSources | None:
+        """The same with the architecture that the built-in table knows, None if it knows none."""
+        known = looked_up(_config(self.directory))
+        return None if known is None else NameSources(self._root, self._base, remember=self._remember, known=known)
 
     def own(self) -> Expectation | None:
         """The names of weights that were saved beside the checkpoint."""
@@ -65,7 +64,7 @@ class NameSources:
     def architecture(self) -> Architecture | None:
         """What transformers says, if it can be asked."""
         if self._asked is None:
-            self._asked = architecture(self.directory)
+            self._asked = architecture(self.directory, remember=self._remember)
         return self._asked[0]
 
     @property
@@ -109,16 +108,21 @@ def reference(directory: str, origin: str, *, exact: bool) -> Expectation | None
     return Expectation(origin=origin, shapes=shapes, ties={}, exact=exact)
 
 
+def _config(directory: str) -> object:
+    """`directory`/config.json, None if there is none that can be read."""
+    try:
+        return parse(read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES), parse_int=short_int)
+    except (ZeroConsolidateError, OSError):
+        return None
+
+
 def stated(directory: str) -> tuple[bool, bool]:
     """What `directory`/config.json says without transformers: (a model without a head, tied embeddings)."""
-    try:
-        config = parse(read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES))
-    except (ZeroConsolidateError, OSError):
-        return False, False
+    config = _config(directory)
     return is_bare(config), isinstance(config, dict) and config.get("tie_word_embeddings") is True
 
 
-def architecture(directory: str) -> tuple[Architecture | None, str]:
+def architecture(directory: str, *, remember: bool = False) -> tuple[Architecture | None, str]:
     """What transformers expects for `directory`/config.json, and if it says nothing, why."""
     if not os.path.isfile(os.path.join(directory, "config.json")):
         return None, "there is no config.json"
@@ -128,7 +132,25 @@ def architecture(directory: str) -> tuple[Architecture | None, str]:
         config = read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES)
     except (ZeroConsolidateError, OSError) as error:
         return None, f"config.json cannot be read: {error}"
-    return _ask(config)
+    return _recalled(config) if remember else _ask(config)
+
+
+def _recalled(config: bytes) -> tuple[Architecture | None, str]:
+    """What transformers once said, or says now."""
+    from .remembered import Remembered, cache_directory, installed
+
+    asked = installed()
+    if asked is None:
+        return _ask(config)
+    answers = Remembered(cache_directory(), asked)
+    answer = answers.get(config)
+    if answer is not None:
+        with suppress(LookupError, TypeError, ValueError):
+            return of_answer(answer), ""
+    found, why = _ask(config)
+    if found is not None:
+        answers.put(config, as_answer(found))
+    return found, why
 
 
 @lru_cache(maxsize=16)
@@ -156,28 +178,4 @@ def _ask(config: bytes) -> tuple[Architecture | None, str]:
             return None, "transformers could not build the model"
     if "error" in answer:
         return None, f"transformers could not build the model: {answer['error']}"
-    return _architecture(answer), ""
-
-
-def _architecture(answer: Mapping[str, Any]) -> Architecture:
-    def expectation(origin: str, names: Mapping[str, Sequence[int]], ties: Mapping[str, str]) -> Expectation:
-        shapes = {name: tuple(shape) for name, shape in names.items()}
-        return Expectation(origin=origin, shapes=shapes, ties=ties, exact=True)
-
-    return Architecture(
-        expectation=expectation(answer["origin"], answer["names"], answer["ties"]),
-        hub=replace(
-            expectation(f"{answer['origin']}, in the hub's layout", answer["hub"], answer["hub_ties"]), layout="hub"
-        ),
-        conversions=tuple(
-            Conversion(
-                output=entry["output"],
-                shape=tuple(entry["shape"]),
-                inputs=tuple(entry["inputs"]),
-                row_numel=entry.get("row_numel", 1),
-                runs=tuple(tuple(run) for run in entry.get("runs", ())),
-                opaque=entry["opaque"],
-            )
-            for entry in answer["conversions"]
-        ),
-    )
+    return of_answer(answer), ""

@@ -172,6 +172,15 @@ class Options(Working):
         group=Group.NAMES,
         decides="tensors",
     )
+    cache: bool = option(
+        True,
+        "keep what transformers says of a config in the user's cache directory, and look there before it is started",
+        group=Group.NAMES,
+        switches=(
+            Switch("--no-cache", False, "neither look up nor keep what transformers says in the user's cache directory"),
+        ),
+        choices=(True, False),
+    )
     sentence_transformers: Literal["cls", "mean", "last"] | None = option(
         None,
         "also write what SentenceTransformer needs to load the model, with this pooling",

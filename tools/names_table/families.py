@@ -1,0 +1,161 @@
+"""Which model types there are entries for, and what the tool cannot see of their fields for itself.
+
+For each: `fields` (a kind in place of the one that follows from the annotation; None leaves the field out, and a config
+that has it is then unknown; `["with default", kind, default]` adds one that the class does not declare), `requires`,
+`derived`, `hints` (expressions worth trying), `inside` (for each config inside, its model types), `classes` (those
+wanted, if not all). A type with `"part"` has an entry only inside of others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+LAYER_LIST = ["or", "null", ["list", ["int", 0, 5]]]
+TOKENS = ["or", "null", ["list", ["int", 0, 1 << 20]]]
+TOKEN = ["or", "null", ["int", -1, 1 << 20]]
+PLAIN_ROPE = {"rope_parameters": ["or", "null", "@rope_plain", "@rope_linear"]}
+ONE_OF_EACH = ["or", "null", ["object", {}, {"full_attention": "@rope_any", "sliding_attention": "@rope_any"}], "@rope_any"]
+SECTIONS = ["or", "null", "@rope_plain", "@rope_sections"]
+TIES = {"tie_word_embeddings": ["with default", "bool"]}
+MASKS = {"mask_time_prob": ["number", 0.0, 1.0], "mask_feature_prob": ["number", 0.0, 1.0]}
+CONVOLUTIONS = {
+    "fields": {
+        "conv_dim": ["list", ["int", 1, 64]],
+        "conv_stride": ["list", ["int", 1, 5]],
+        "conv_kernel": ["list", ["int", 1, 10]],
+        "num_feat_extract_layers": ["with default", ["int", 1, 32], None],
+        "tdnn_dim": ["list", ["int", 1, 64]],
+        "tdnn_kernel": ["list", ["int", 1, 5]],
+        "tdnn_dilation": ["list", ["int", 1, 4]],
+        "feat_extract_norm": ["in", "group", "layer"],
+        "ctc_loss_reduction": ["in", "sum", "mean"],
+    }
+    | MASKS,
+    "requires": [
+        "len(conv_dim) > 0",
+        "len(conv_stride) == len(conv_dim)",
+        "len(conv_kernel) == len(conv_dim)",
+        "num_feat_extract_layers is None or num_feat_extract_layers == len(conv_dim)",
+        "len(tdnn_dim) > 0",
+        "len(tdnn_kernel) == len(tdnn_dim)",
+        "len(tdnn_dilation) == len(tdnn_dim)",
+    ],
+}
+GATED = {"feed_forward_proj": ["in", "relu", "gelu", "gated-gelu", "gated-silu", "gated-relu"]}
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    # decoders
+    "llama": {},
+    "mistral": {},
+    "mixtral": {"fields": PLAIN_ROPE},
+    "qwen2": {},
+    "qwen2_moe": {"fields": {"mlp_only_layers": LAYER_LIST}},
+    "qwen3": {},
+    "qwen3_moe": {"fields": {"mlp_only_layers": LAYER_LIST}},
+    "gemma": {},
+    "gemma2": {},
+    "gemma3_text": {"fields": {"rope_parameters": ONE_OF_EACH, "rope_local_base_freq": ["with default", "@theta"],
+                               "sliding_window_pattern": ["with default", ["int", 1, 16]]}},
+    "phi": {},
+    "phi3": {"fields": PLAIN_ROPE},
+    "deepseek_v2": {},
+    "deepseek_v3": {"fields": {"num_nextn_predict_layers": ["with default", ["int", 0, 4]],
+                               "qk_head_dim": ["with default", ["int", 1, 1024]]}},
+    "gpt_oss": {"fields": {"initial_context_length": ["with default", ["int", 1, 1 << 20]]}},
+    "cohere": {},
+    "cohere2": {},
+    "olmo": {},
+    "olmo2": {},
+    "olmo3": {},
+    "olmoe": {},
+    "starcoder2": {},
+    "stablelm": {},
+    "granite": {},
+    "granitemoe": {},
+    "glm": {},
+    "glm4": {},
+    "glm4_moe": {"fields": {"num_nextn_predict_layers": ["with default", ["int", 0, 4]]}},
+    "smollm3": {"fields": {"no_rope_layers": LAYER_LIST}},
+    "exaone4": {},
+    "ernie4_5": {},
+    "nemotron": {},
+    "persimmon": {},
+    "hunyuan_v1_dense": {},
+    "seed_oss": {},
+    "ministral": {},
+    "gpt2": {},
+    "gpt_neo": {"fields": {"attention_types": None, "attention_layers": None}},
+    "gptj": {},
+    "gpt_neox": {"fields": PLAIN_ROPE | {"rotary_emb_base": ["with default", "@theta"]}},
+    "gpt_bigcode": {},
+    "opt": {},
+    "bloom": {},
+    "falcon": {},
+    "codegen": {},
+    # encoders
+    "bert": {},
+    "roberta": {},
+    "xlm-roberta": {},
+    "xlm-roberta-xl": {},
+    "camembert": {},
+    "distilbert": {},
+    "albert": {},
+    "electra": {"fields": {"summary_type": ["in", "first", "last", "mean"]}},
+    "deberta": {"fields": {"pos_att_type": ["or", "null", ["list", ["in", "c2p", "p2c"]], ["in", "c2p|p2c", "c2p", "none"]],
+                           "max_relative_positions": ["int", -1, 1024], "pooler_hidden_size": ["with default", ["int", 1, 1 << 20]]}},
+    "deberta-v2": {"fields": {"pos_att_type": ["or", "null", ["list", ["in", "c2p", "p2c"]], ["in", "c2p|p2c", "c2p", "none"]],
+                              "max_relative_positions": ["int", -1, 1024], "position_buckets": ["with default", ["int", -1, 512]],
+                              "share_att_key": ["with default", "bool"], "conv_kernel_size": ["with default", ["int", 0, 9]],
+                              "conv_act": ["with default", ["in", "gelu", "tanh"]],
+                              "norm_rel_ebd": ["with default", ["in", "none", "layer_norm"]],
+                              "pooler_hidden_size": ["with default", ["int", 1, 1 << 20]]}},
+    "modernbert": {"fields": {"classifier_pooling": ["in", "cls", "mean"], "rope_parameters": ONE_OF_EACH,
+                              "global_rope_theta": ["with default", "@theta"], "local_rope_theta": ["with default", "@theta"],
+                              "global_attn_every_n_layers": ["with default", ["int", 1, 16]]}},
+    "mpnet": {},
+    "nomic_bert": {},
+    "roformer": {},
+    "ernie": {},
+    "layoutlm": {},
+    "esm": {"fields": {"position_embedding_type": ["in", "absolute", "rotary"], "esmfold_config": "null", "vocab_list": "null"}},
+    # encoders with decoders
+    "t5": {"fields": GATED | TIES},
+    "mt5": {"fields": GATED | TIES},
+    "umt5": {"fields": GATED | TIES},
+    "bart": {},
+    "mbart": {},
+    "pegasus": {},
+    "m2m_100": {},
+    "marian": {},
+    "blenderbot": {},
+    "whisper": {"fields": {"suppress_tokens": TOKENS, "begin_suppress_tokens": TOKENS} | MASKS},
+    # pictures
+    "vit": {},
+    "deit": {},
+    "vit_mae": {},
+    "dinov2": {"classes": ["Dinov2Model", "Dinov2ForImageClassification"]},
+    "clip_text_model": {},
+    "clip_vision_model": {},
+    "clip": {"inside": {"text_config": ["clip_text_model"], "vision_config": ["clip_vision_model"]}},
+    "siglip_text_model": {},
+    "siglip_vision_model": {},
+    "siglip": {"inside": {"text_config": ["siglip_text_model"], "vision_config": ["siglip_vision_model"]}},
+    # sound
+    "wav2vec2": CONVOLUTIONS,
+    "hubert": CONVOLUTIONS,
+    "wavlm": CONVOLUTIONS,
+    "audio-spectrogram-transformer": {},
+    # pictures and text
+    "llava": {
+        "fields": {"vision_feature_layer": ["in", -1, -2], "vision_feature_select_strategy": ["in", "default", "full"]},
+        "inside": {"text_config": ["llama", "mistral", "qwen2"], "vision_config": ["clip_vision_model", "siglip_vision_model"]},
+    },
+    "paligemma": {"inside": {"text_config": ["gemma", "gemma2"], "vision_config": ["siglip_vision_model"]}},
+    "gemma3": {"inside": {"text_config": ["gemma3_text"], "vision_config": ["siglip_vision_model"]}},
+    "qwen2_vl_text": {"fields": {"rope_parameters": SECTIONS}},
+    "qwen2_vl_vision": {"fields": {"rope_parameters": None}},
+    "qwen2_vl": {"inside": {"text_config": ["qwen2_vl_text"], "vision_config": ["qwen2_vl_vision"]}},
+    "qwen2_5_vl_text": {"fields": {"rope_parameters": SECTIONS}},
+    "qwen2_5_vl_vision": {"fields": {"rope_parameters": None, "fullatt_block_indexes": ["list", ["int", 0, 40]]}},
+    "qwen2_5_vl": {"inside": {"text_config": ["qwen2_5_vl_text"], "vision_config": ["qwen2_5_vl_vision"]}},
+}

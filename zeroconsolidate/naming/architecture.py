@@ -1,0 +1,63 @@
+"""What is expected of a model with some config: by the built-in table, or by transformers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from .expectation import Expectation
+from .hub_layout import Conversion
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """The names of one class of models, for one config."""
+
+    expectation: Expectation
+    """The names a model of it has in memory."""
+    hub: Expectation
+    """The names its files have. The same, but for what transformers 5 changes on loading."""
+    conversions: tuple[Conversion, ...]
+    """From the one to the other."""
+
+
+def of_answer(answer: Mapping[str, Any]) -> Architecture:
+    """What `integrations/architecture.py` printed."""
+
+    def expectation(origin: str, names: Mapping[str, Sequence[int]], ties: Mapping[str, str]) -> Expectation:
+        shapes = {name: tuple(shape) for name, shape in names.items()}
+        return Expectation(origin=origin, shapes=shapes, ties=ties, exact=True)
+
+    return Architecture(
+        expectation=expectation(answer["origin"], answer["names"], answer["ties"]),
+        hub=replace(
+            expectation(f"{answer['origin']}, in the hub's layout", answer["hub"], answer["hub_ties"]), layout="hub"
+        ),
+        conversions=tuple(
+            Conversion(
+                output=entry["output"],
+                shape=tuple(entry["shape"]),
+                inputs=tuple(entry["inputs"]),
+                row_numel=entry.get("row_numel", 1),
+                runs=tuple(tuple(run) for run in entry.get("runs", ())),
+                opaque=entry["opaque"],
+            )
+            for entry in answer["conversions"]
+        ),
+    )
+
+
+def as_answer(architecture: Architecture) -> dict[str, Any]:
+    """The way back: `of_answer(as_answer(x)) == x`."""
+    expectation, hub = architecture.expectation, architecture.hub
+    return {
+        "origin": expectation.origin,
+        "names": dict(expectation.shapes),
+        "ties": dict(expectation.ties),
+        "hub": dict(hub.shapes),
+        "hub_ties": dict(hub.ties),
+        "conversions": [asdict(conversion) for conversion in architecture.conversions],
+    }
