@@ -118,7 +118,9 @@ def measure(command: list[str], more: dict[str, str] | None = None) -> Run:
     """Run a command to its end, with `more` in its environment. Raises if it fails."""
     began = time.perf_counter()
     # As installed: with compiled modules, which the first round leaves behind.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | (more or {})
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | (
+        more or {}
+    )
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
     assert process.stderr is not None
     noise = process.stderr.read()

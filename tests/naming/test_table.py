@@ -6,9 +6,11 @@ That it says what transformers says is proven by `tests/tools/test_names_table.p
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -22,9 +24,6 @@ from zeroconsolidate.naming.table.expression import UNDECIDED, evaluate, names_i
 from zeroconsolidate.naming.table.facts import facts_of
 from zeroconsolidate.naming.table.kinds import accepts
 from zeroconsolidate.naming.table.lookup import ENTRIES, looked_up
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LLAMA = {
     "model_type": "llama",
@@ -68,7 +67,18 @@ class TestExpressions:
         assert evaluate(text, facts) == value
 
     @pytest.mark.parametrize(
-        "text", ["__import__('os')", "a.b()", "[1, 2]", "a if b", "lambda: 1", "f'{a}'", "a < b < c", "len(a, key=b)", "(a := 1)"]
+        "text",
+        [
+            "__import__('os')",
+            "a.b()",
+            "[1, 2]",
+            "a if b",
+            "lambda: 1",
+            "f'{a}'",
+            "a < b < c",
+            "len(a, key=b)",
+            "(a := 1)",
+        ],
     )
     def test_nothing_else_is_evaluated(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"language|expression"):
@@ -112,14 +122,17 @@ class TestKinds:
 
 
 class TestFacts:
-    VARIANT = {
+    VARIANT: ClassVar[dict[str, Any]] = {
         "fields": {"size": [["int", 1, 9], 4], "said": ["bool"], "inside": {"depth": [["int", 1, 9]]}},
         "requires": ["size > 1 or said"],
         "derived": {"double": "2 * size"},
         "labels": 2,
     }
-    COMMON = {"fields": {"harmless": "text", "id2label": "labels", "num_labels": ["int", 1, 9]}, "kinds": {}}
-    CONFIG: dict[str, Any] = {"said": True, "inside": {"depth": 3}}
+    COMMON: ClassVar[dict[str, Any]] = {
+        "fields": {"harmless": "text", "id2label": "labels", "num_labels": ["int", 1, 9]},
+        "kinds": {},
+    }
+    CONFIG: ClassVar[dict[str, Any]] = {"said": True, "inside": {"depth": 3}}
 
     def facts(self, **more: object) -> dict[str, Any] | None:
         return facts_of(self.CONFIG | more, self.VARIANT, self.COMMON)
@@ -154,7 +167,7 @@ class TestFacts:
 
 
 class TestListings:
-    CLASSES: dict[str, Any] = {
+    CLASSES: ClassVar[dict[str, Any]] = {
         "Base": {
             "names": [
                 ["embed", "width"],
@@ -166,10 +179,13 @@ class TestListings:
             ],
             "ties": [["embed", "last"]],
         },
-        "Head": {"names": [{"use": "Base", "at": "model."}, ["head", "width"]], "ties": [{"use": "Base", "at": "model."}]},
+        "Head": {
+            "names": [{"use": "Base", "at": "model."}, ["head", "width"]],
+            "ties": [{"use": "Base", "at": "model."}],
+        },
         "Part": {"names": [{"use": "Base", "at": "a.", "nodes": [0, 1]}]},
     }  # fmt: skip
-    FACTS = {"width": 3, "layers": 2, "dense": 1}
+    FACTS: ClassVar[dict[str, int]] = {"width": 3, "layers": 2, "dense": 1}
 
     def names(self, kind: str) -> dict[str, list[int]]:
         listing = Listing(self.CLASSES, self.FACTS)
@@ -241,7 +257,9 @@ class TestLookup:
     def test_what_is_no_config(self, config: object) -> None:
         assert looked_up(config) is None
 
-    @given(key=st.text(min_size=1, max_size=12), value=st.none() | st.booleans() | st.integers() | st.floats() | st.text())
+    @given(
+        key=st.text(min_size=1, max_size=12), value=st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+    )
     def test_no_value_breaks_it(self, key: str, value: object) -> None:
         found = looked_up(LLAMA | {key: value})
         assert found is None or found.expectation.shapes
@@ -254,7 +272,7 @@ class TestLookup:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == ""
 
-    @pytest.mark.parametrize("path", sorted(p.name for p in __import__("pathlib").Path(ENTRIES).glob("[!_]*.json")))
+    @pytest.mark.parametrize("path", sorted(path.name for path in Path(ENTRIES).glob("[!_]*.json")))
     def test_every_entry_is_sound(self, path: str) -> None:
         """Each class has names, every expression is one, whatever it uses is there."""
         with open(f"{ENTRIES}/{path}", encoding="utf-8") as file:
@@ -285,7 +303,7 @@ class TestConfirming:
         monkeypatch.setattr(evidence, "_ask", ask)
         checkpoint = tmp_path / "in"
         case = next(case for case in model_cases(adapter=False) if case.name == "llm_untied_z2")
-        __import__("shutil").copytree(case.checkpoint, checkpoint)
+        shutil.copytree(case.checkpoint, checkpoint)
         config = json.loads((checkpoint / "config.json").read_text())
         consolidate(checkpoint, tmp_path / "exact", cache=False)
         assert asked == []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from zeroconsolidate.naming.table.expand import Listing
 from zeroconsolidate.naming.table.lookup import ENTRIES
 
 pytest.importorskip("transformers", minversion="5")
@@ -55,7 +55,10 @@ class TestProof:
     @pytest.mark.parametrize(
         ("before", "after"),
         [
-            ('["embed_tokens.weight", "vocab_size", "hidden_size"]', '["embed_tokens.weight", "vocab_size", "vocab_size"]'),
+            (
+                '["embed_tokens.weight", "vocab_size", "hidden_size"]',
+                '["embed_tokens.weight", "vocab_size", "vocab_size"]',
+            ),
             ('"mlp_bias"', '"attention_bias"'),
             ('"to": "num_hidden_layers"', '"to": "2"'),
             ('"tie_word_embeddings", "do"', '"not tie_word_embeddings", "do"'),
@@ -123,11 +126,23 @@ class TestDescribing:
         ]  # fmt: skip
 
     def test_compacting_changes_nothing_that_is_said(self) -> None:
-        nodes = [["embed.weight", "width"], {"for": "i", "to": "n", "do": [["layers.{i}." + "x" * 200, "width"]]}, ["norm.weight", 1]]
-        inside = [["model.embed.weight", "width"], {"for": "i", "to": "n", "do": [["model.layers.{i}." + "x" * 200, "width"]]},
-                  ["model.norm.weight", 1], ["head", 2]]  # fmt: skip
+        nodes = [
+            ["embed.weight", "width"],
+            {"for": "i", "to": "n", "do": [["layers.{i}." + "x" * 400, "width"]]},
+            ["norm.weight", 1],
+        ]
+        inside = [
+            ["model.embed.weight", "width"],
+            {"for": "i", "to": "n", "do": [["model.layers.{i}." + "x" * 400, "width"]]},
+            ["model.norm.weight", 1],
+            ["head", 2],
+        ]
         short = compacted({"Base": {"names": nodes}, "Head": {"names": inside}})
-        assert {"use": "Base", "at": "model."} in short["Head"]["names"] or len(json.dumps(inside)) < 400
+        assert short["Head"]["names"] == [{"use": "Base", "at": "model."}, ["head", 2]]
+        facts = {"width": 3, "n": 2}
+        said = [(name, more) for name, more, _ in Listing(short, facts).entries("Head", "names")]
+        plain = {"Head": {"names": inside}}
+        assert said == [(name, more) for name, more, _ in Listing(plain, facts).entries("Head", "names")]
 
     def test_requirements(self) -> None:
         good = [{"a": 4 * n, "b": 4, "n": 1} for n in range(1, 9)]

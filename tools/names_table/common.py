@@ -52,7 +52,11 @@ KINDS: dict[str, Any] = {
     "rope_any": ["or", "null", "@rope_plain", "@rope_linear"],
     "rope_sections": [
         "or",
-        ["object", {"type": ["in", "mrope", "default"], "mrope_section": ["list", ["int", 1, 64]]}, {"rope_theta": _THETA}],
+        [
+            "object",
+            {"type": ["in", "mrope", "default"], "mrope_section": ["list", ["int", 1, 64]]},
+            {"rope_theta": _THETA},
+        ],
         [
             "object",
             {"rope_type": ["in", "default"], "mrope_section": ["list", ["int", 1, 64]]},

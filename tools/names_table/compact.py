@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
-
 
 WORTH = 400
 """Letters that are written once less; below, it is easier to read them."""
@@ -95,11 +93,17 @@ def _placed(node: Any) -> Any:
     inner = [_placed(each) for each in node["do"]]
     if "for" not in node:
         return node | {"do": inner}
-    common = os.path.commonprefix([*_names(inner, "")])
-    common = common[: common.rfind(".") + 1]
+    common = _beginning(_names(inner, ""))
     if not common:
         return node | {"do": inner}
     return {"for": node["for"], "to": node["to"], "at": common, "do": [_without(each, len(common)) for each in inner]}
+
+
+def _beginning(names: list[str]) -> str:
+    """What all names begin with, up to a dot."""
+    first, last = min(names), max(names)
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[: first[:same].rfind(".") + 1]
 
 
 def _names(nodes: list[Any], prefix: str) -> list[str]:
@@ -124,7 +128,10 @@ def _without(node: Any, length: int) -> Any:
 
 def text(entry: dict[str, Any]) -> str:
     """An entry as a file: one field or node to a line."""
-    lines = [f'{{"model_type": {json.dumps(entry["model_type"])},', f' "transformers": {json.dumps(entry["transformers"])},']
+    lines = [
+        f'{{"model_type": {json.dumps(entry["model_type"])},',
+        f' "transformers": {json.dumps(entry["transformers"])},',
+    ]
     lines.append(' "variants": [{')
     for number, variant in enumerate(entry["variants"]):
         if number:
@@ -139,10 +146,10 @@ def text(entry: dict[str, Any]) -> str:
         parts = []
         for name, listings in variant["classes"].items():
             inside = ",\n".join(
-                f'    {json.dumps(which)}: [\n     ' + ",\n     ".join(json.dumps(node) for node in nodes) + "]"
+                f"    {json.dumps(which)}: [\n     " + ",\n     ".join(json.dumps(node) for node in nodes) + "]"
                 for which, nodes in listings.items()
             )
-            parts.append(f'   {json.dumps(name)}: {{\n{inside}}}')
+            parts.append(f"   {json.dumps(name)}: {{\n{inside}}}")
         lines.append(",\n".join(parts))
         lines.append("  }")
     lines.append(" }]}\n")

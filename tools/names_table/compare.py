@@ -49,5 +49,9 @@ def difference(table: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         if said != other[which]:
             more = [entry for entry in said if entry not in other[which]][:3]
             less = [entry for entry in other[which] if entry not in said][:3]
-            return f"{which}: the table alone says {more}, transformers alone {less}" if more or less else f"{which}: other order"
+            return (
+                f"{which}: the table alone says {more}, transformers alone {less}"
+                if more or less
+                else f"{which}: other order"
+            )
     return ""

@@ -14,7 +14,12 @@ LAYER_LIST = ["or", "null", ["list", ["int", 0, 5]]]
 TOKENS = ["or", "null", ["list", ["int", 0, 1 << 20]]]
 TOKEN = ["or", "null", ["int", -1, 1 << 20]]
 PLAIN_ROPE = {"rope_parameters": ["or", "null", "@rope_plain", "@rope_linear"]}
-ONE_OF_EACH = ["or", "null", ["object", {}, {"full_attention": "@rope_any", "sliding_attention": "@rope_any"}], "@rope_any"]
+ONE_OF_EACH = [
+    "or",
+    "null",
+    ["object", {}, {"full_attention": "@rope_any", "sliding_attention": "@rope_any"}],
+    "@rope_any",
+]
 SECTIONS = ["or", "null", "@rope_plain", "@rope_sections"]
 TIES = {"tie_word_embeddings": ["with default", "bool"]}
 MASKS = {"mask_time_prob": ["number", 0.0, 1.0], "mask_feature_prob": ["number", 0.0, 1.0]}
@@ -54,13 +59,22 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"fields": {"mlp_only_layers": LAYER_LIST}},
     "gemma": {},
     "gemma2": {},
-    "gemma3_text": {"fields": {"rope_parameters": ONE_OF_EACH, "rope_local_base_freq": ["with default", "@theta"],
-                               "sliding_window_pattern": ["with default", ["int", 1, 16]]}},
+    "gemma3_text": {
+        "fields": {
+            "rope_parameters": ONE_OF_EACH,
+            "rope_local_base_freq": ["with default", "@theta"],
+            "sliding_window_pattern": ["with default", ["int", 1, 16]],
+        }
+    },
     "phi": {},
     "phi3": {"fields": PLAIN_ROPE},
     "deepseek_v2": {},
-    "deepseek_v3": {"fields": {"num_nextn_predict_layers": ["with default", ["int", 0, 4]],
-                               "qk_head_dim": ["with default", ["int", 1, 1024]]}},
+    "deepseek_v3": {
+        "fields": {
+            "num_nextn_predict_layers": ["with default", ["int", 0, 4]],
+            "qk_head_dim": ["with default", ["int", 1, 1024]],
+        }
+    },
     "gpt_oss": {"fields": {"initial_context_length": ["with default", ["int", 1, 1 << 20]]}},
     "cohere": {},
     "cohere2": {},
@@ -101,23 +115,46 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "distilbert": {},
     "albert": {},
     "electra": {"fields": {"summary_type": ["in", "first", "last", "mean"]}},
-    "deberta": {"fields": {"pos_att_type": ["or", "null", ["list", ["in", "c2p", "p2c"]], ["in", "c2p|p2c", "c2p", "none"]],
-                           "max_relative_positions": ["int", -1, 1024], "pooler_hidden_size": ["with default", ["int", 1, 1 << 20]]}},
-    "deberta-v2": {"fields": {"pos_att_type": ["or", "null", ["list", ["in", "c2p", "p2c"]], ["in", "c2p|p2c", "c2p", "none"]],
-                              "max_relative_positions": ["int", -1, 1024], "position_buckets": ["with default", ["int", -1, 512]],
-                              "share_att_key": ["with default", "bool"], "conv_kernel_size": ["with default", ["int", 0, 9]],
-                              "conv_act": ["with default", ["in", "gelu", "tanh"]],
-                              "norm_rel_ebd": ["with default", ["in", "none", "layer_norm"]],
-                              "pooler_hidden_size": ["with default", ["int", 1, 1 << 20]]}},
-    "modernbert": {"fields": {"classifier_pooling": ["in", "cls", "mean"], "rope_parameters": ONE_OF_EACH,
-                              "global_rope_theta": ["with default", "@theta"], "local_rope_theta": ["with default", "@theta"],
-                              "global_attn_every_n_layers": ["with default", ["int", 1, 16]]}},
+    "deberta": {
+        "fields": {
+            "pos_att_type": ["or", "null", ["list", ["in", "c2p", "p2c"]], ["in", "c2p|p2c", "c2p", "none"]],
+            "max_relative_positions": ["int", -1, 1024],
+            "pooler_hidden_size": ["with default", ["int", 1, 1 << 20]],
+        }
+    },
+    "deberta-v2": {
+        "fields": {
+            "pos_att_type": ["or", "null", ["list", ["in", "c2p", "p2c"]], ["in", "c2p|p2c", "c2p", "none"]],
+            "max_relative_positions": ["int", -1, 1024],
+            "position_buckets": ["with default", ["int", -1, 512]],
+            "share_att_key": ["with default", "bool"],
+            "conv_kernel_size": ["with default", ["int", 0, 9]],
+            "conv_act": ["with default", ["in", "gelu", "tanh"]],
+            "norm_rel_ebd": ["with default", ["in", "none", "layer_norm"]],
+            "pooler_hidden_size": ["with default", ["int", 1, 1 << 20]],
+        }
+    },
+    "modernbert": {
+        "fields": {
+            "classifier_pooling": ["in", "cls", "mean"],
+            "rope_parameters": ONE_OF_EACH,
+            "global_rope_theta": ["with default", "@theta"],
+            "local_rope_theta": ["with default", "@theta"],
+            "global_attn_every_n_layers": ["with default", ["int", 1, 16]],
+        }
+    },
     "mpnet": {},
     "nomic_bert": {},
     "roformer": {},
     "ernie": {},
     "layoutlm": {},
-    "esm": {"fields": {"position_embedding_type": ["in", "absolute", "rotary"], "esmfold_config": "null", "vocab_list": "null"}},
+    "esm": {
+        "fields": {
+            "position_embedding_type": ["in", "absolute", "rotary"],
+            "esmfold_config": "null",
+            "vocab_list": "null",
+        }
+    },
     # encoders with decoders
     "t5": {"fields": GATED | TIES},
     "mt5": {"fields": GATED | TIES},
@@ -148,7 +185,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     # pictures and text
     "llava": {
         "fields": {"vision_feature_layer": ["in", -1, -2], "vision_feature_select_strategy": ["in", "default", "full"]},
-        "inside": {"text_config": ["llama", "mistral", "qwen2"], "vision_config": ["clip_vision_model", "siglip_vision_model"]},
+        "inside": {
+            "text_config": ["llama", "mistral", "qwen2"],
+            "vision_config": ["clip_vision_model", "siglip_vision_model"],
+        },
     },
     "paligemma": {"inside": {"text_config": ["gemma", "gemma2"], "vision_config": ["siglip_vision_model"]}},
     "gemma3": {"inside": {"text_config": ["gemma3_text"], "vision_config": ["siglip_vision_model"]}},

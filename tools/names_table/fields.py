@@ -1,4 +1,4 @@
-"""The fields of a config class, and which values of each may be tried: by annotation, by name, by what a family says."""
+"""The fields of a config class, and which values of each may be tried: by annotation, name, or what a family says."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ def declared(config_class: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
     for field in dataclasses.fields(config_class):
         if field.name in base or field.name in ("is_decoder", "add_cross_attention"):
             continue
-        default = field.default if field.default is not dataclasses.MISSING else (
-            field.default_factory() if field.default_factory is not dataclasses.MISSING else None
+        default = (
+            field.default
+            if field.default is not dataclasses.MISSING
+            else (field.default_factory() if field.default_factory is not dataclasses.MISSING else None)
         )
         if field.name in overrides:
             kind = overrides[field.name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from names_table.conditions import COUNTERS, Rows, condition
 from names_table.listing import Template, items, templated
 from names_table.sizes import size
@@ -29,7 +30,11 @@ def described(
 
 
 def _nodes(
-    nodes: Sequence[Node], scopes: list[tuple[dict[str, Any], Sequence[Entry]]], depth: int, which: str, hints: tuple[str, ...]
+    nodes: Sequence[Node],
+    scopes: list[tuple[dict[str, Any], Sequence[Entry]]],
+    depth: int,
+    which: str,
+    hints: tuple[str, ...],
 ) -> list[Any]:
     """What stands for `nodes` in a scope, seen in several: facts and counters, and the entries there."""
     if len(scopes) > MAX_ROWS:

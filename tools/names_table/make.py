@@ -9,8 +9,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from names_table.common import FIELDS, KINDS
-from names_table.compare import asked, difference, known
 from names_table.compact import compacted
+from names_table.compare import asked, difference, known
 from names_table.draw import Drawer
 from names_table.families import FAMILIES
 from names_table.fit import described
@@ -18,7 +18,6 @@ from names_table.listing import WHICH
 from names_table.oracle import VERSION
 from names_table.requirements import narrowed, required
 from names_table.variants import variants_of
-
 from zeroconsolidate.naming.table.facts import facts_of
 from zeroconsolidate.naming.table.lookup import answered
 
@@ -83,7 +82,9 @@ def entry_of(model_type: str, oracle: Oracle) -> tuple[dict[str, Any], list[str]
 class Maker:
     """Describes the classes of one variant, asking as often as it takes."""
 
-    def __init__(self, model_type: str, variant: dict[str, Any], oracle: Oracle, hints: list[str], seed: int = 0) -> None:
+    def __init__(
+        self, model_type: str, variant: dict[str, Any], oracle: Oracle, hints: list[str], seed: int = 0
+    ) -> None:
         self.variant, self._oracle, self._hints = variant, oracle, hints
         self._random = Random(f"{model_type} {seed}")
         self._drawer = Drawer(model_type, variant, COMMON, self._random)
@@ -155,5 +156,3 @@ class Maker:
                 print(f"  {name} requires {found}")
                 self.variant["requires"] += found
                 good, bad = [], []
-
-

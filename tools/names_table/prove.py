@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from names_table.compare import asked, difference, known
 from names_table.draw import Drawer
 from names_table.oracle import MAJOR
-
 from zeroconsolidate.naming.table.facts import facts_of
 from zeroconsolidate.naming.table.lookup import looked_up
 

@@ -35,7 +35,9 @@ def required(good: Sequence[dict[str, Any]], bad: Sequence[dict[str, Any]]) -> t
     return found, []
 
 
-def narrowed(fields: dict[str, Any], good: Sequence[dict[str, Any]], bad: Sequence[dict[str, Any]], kinds: dict[str, Any]) -> str:
+def narrowed(
+    fields: dict[str, Any], good: Sequence[dict[str, Any]], bad: Sequence[dict[str, Any]], kinds: dict[str, Any]
+) -> str:
     """Take out of a field's kind what no model was ever built with; says what, empty if there is no such thing.
 
     `good`, `bad`: values of fields as a config.json has them.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from names_table.conditions import COUNTERS, NoCondition, Rows, condition, joined
 
+from names_table.conditions import COUNTERS, NoCondition, Rows, condition, joined
 from zeroconsolidate.naming.table.expression import UNDECIDED, compiled
 
 if TYPE_CHECKING:
@@ -123,7 +123,13 @@ class Bank:
             if len(rows.seen()[name]) > 1 and not (name.endswith("_token_id") and effort):
                 self._atoms[name] = rows.column(name)
         for name in rows.names(list):
-            for text in (f"len({name})", f"sum({name})", *(f"{name}[{c}]" for c in COUNTERS), f"{name}[0]", f"{name}[-1]"):
+            for text in (
+                f"len({name})",
+                f"sum({name})",
+                *(f"{name}[{c}]" for c in COUNTERS),
+                f"{name}[0]",
+                f"{name}[-1]",
+            ):
                 self._try(text)
 
     def _try(self, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def structure(samples: Sequence[Sequence[Entry]], depth: int = 0) -> list[Node]:
                 keys.append(unit.template)
             else:
                 raise NoStructure(f"{unit.template.name} comes twice")
-        for before, after in zip(keys, keys[1:], strict=False):
+        for before, after in pairwise(keys):
             order.setdefault(before, set()).add(after)
         for key in keys:
             order.setdefault(key, set())

@@ -46,7 +46,7 @@ def _fields(model_type: str, variant: dict[str, Any], prefix: str) -> dict[str, 
     rope = more.get("rope_parameters", ROPE)
     if "rope_parameters" in config_class.__dataclass_fields__ and rope is not None:
         more = {"rope_theta": ["with default", "@theta"], "rope_scaling": ["with default", rope]} | more
-    overrides = {key: None for key in config_class.sub_configs_defaults} | more
+    overrides = dict.fromkeys(config_class.sub_configs_defaults) | more
     fields = declared(config_class, overrides)
     if config_class.__dataclass_fields__["is_encoder_decoder"].default is True:
         fields["is_encoder_decoder"] = [["in", True], True]

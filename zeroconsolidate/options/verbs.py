@@ -177,7 +177,9 @@ class Options(Working):
         "keep what transformers says of a config in the user's cache directory, and look there before it is started",
         group=Group.NAMES,
         switches=(
-            Switch("--no-cache", False, "neither look up nor keep what transformers says in the user's cache directory"),
+            Switch(
+                "--no-cache", False, "neither look up nor keep what transformers says in the user's cache directory"
+            ),
         ),
         choices=(True, False),
     )

@@ -9,8 +9,8 @@ A listing is what the table has for each of them, a list of nodes:
 | `{"if": "attention_bias", "do": […]}` | nodes that are there only if |
 | `{"use": "LlamaModel", "at": "model."}` | the same listing of another class, or its nodes from `"nodes": [0, 3]` |
 
-`{i}` in a name is the counter, or another expression of it. An entry of `names` and `hub` says a shape, one of `ties` the name that is kept, one of
-`conversions` how rows of inputs make it up.
+`{i}` in a name is the counter, or another expression of it. An entry of `names` and `hub` says a shape, one of `ties`
+the name that is kept, one of `conversions` how rows of inputs make it up.
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ class Listing:
         """A name with counters filled in."""
         return _FIELD.sub(lambda match: str(self.value(match[1])), template) if "{" in template else template
 
-    def _walk(
-        self, nodes: Sequence[Any], which: str, prefix: str, base: str
-    ) -> Iterator[tuple[str, list[Any], str]]:
+    def _walk(self, nodes: Sequence[Any], which: str, prefix: str, base: str) -> Iterator[tuple[str, list[Any], str]]:
         for node in nodes:
             if isinstance(node, list):
                 self._left -= 1
@@ -85,7 +83,9 @@ class Listing:
             else:
                 yield from self._walk(node["do"], which, prefix, base)
 
-    def _counted(self, node: Mapping[str, Any], which: str, prefix: str, base: str) -> Iterator[tuple[str, list[Any], str]]:
+    def _counted(
+        self, node: Mapping[str, Any], which: str, prefix: str, base: str
+    ) -> Iterator[tuple[str, list[Any], str]]:
         counter = node["for"]
         outer = self._facts.get(counter)
         for number in range(self.value(node["to"])):

@@ -1,6 +1,6 @@
 """Sizes and conditions as the table writes them: a small part of Python's expressions, over the fields of a config.
 
-    num_attention_heads * head_dim      i >= first_k_dense_replace      intermediate_size if n_inner is None else n_inner
+    num_attention_heads * head_dim    i >= first_k_dense_replace    4 * n_embd if n_inner is None else n_inner
 
 Names are fields, `text_config.hidden_size` is one of a config inside the config; `i`, `j`, `k` count layers, experts.
 """

@@ -1,4 +1,4 @@
-"""What a config.json says, in the words of the table; or nothing, if it says something the table was not proven with."""
+"""What a config.json says, in the words of the table; nothing, if it says something the table was not proven with."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def facts_of(config: Mapping[str, Any], variant: Mapping[str, Any], common: Mapp
 
     `variant`: for each key its kind and maybe its default, or the same of a config inside the config (`fields`), what
     must hold between fields (`requires`), what classes take for null (`derived`), how many labels there are if the
-    config does not say (`labels`); `common`: keys that no model's
-    names depend on, and kinds that have a name.
+    config does not say (`labels`); `common`: keys that no model's names depend on, and kinds that have a name.
     """
     found: dict[str, Any] = {}
     if not _gathered(config, variant["fields"], common["fields"], common["kinds"], "", found):
@@ -51,9 +50,7 @@ def _gathered(
     for key, value in config.items():
         declared = fields.get(key)
         if isinstance(declared, dict):
-            if not isinstance(value, dict) or not _gathered(
-                value, declared, harmless, kinds, f"{prefix}{key}.", found
-            ):
+            if not isinstance(value, dict) or not _gathered(value, declared, harmless, kinds, f"{prefix}{key}.", found):
                 return False
         elif declared is not None:
             if not accepts(declared[0], value, kinds):

@@ -37,7 +37,7 @@ def accepts(kind: Kind, value: object, named: Mapping[str, Kind]) -> bool:
         return _accepts_word(kind, value, named)
     word, rest = kind[0], kind[1:]
     if word in _TYPES:
-        return type(value) in _TYPES[word] and bool(rest[0] <= value <= rest[1])  # type: ignore[operator]
+        return type(value) in _TYPES[word] and bool(rest[0] <= value <= rest[1])
     if word == "in":
         return any(type(value) is type(one) and value == one for one in rest)
     if word == "list":

@@ -1,4 +1,4 @@
-"""What the table says of a config.json: the names of its class in memory and in files, and the way from one to the other."""
+"""What the table says of a config.json: names in memory, names in files, and the way from the one to the other."""
 
 from __future__ import annotations
 
@@ -58,9 +58,7 @@ def _read(path: str) -> Any:
         return None
 
 
-def answered(
-    name: str, classes: Mapping[str, Any], facts: Mapping[str, Any], version: str
-) -> Architecture | None:
+def answered(name: str, classes: Mapping[str, Any], facts: Mapping[str, Any], version: str) -> Architecture | None:
     """What `classes` say of the class `name` for these facts; `version`: of the transformers they were made with."""
     listing = Listing(classes, facts)
     origin = f"{name} (built-in table, transformers {version.rpartition('.')[0]})"
