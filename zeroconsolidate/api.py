@@ -69,7 +69,7 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     report = consolidate("tests/fixtures/z3_bf16/checkpoint", f"{folder}/model", dtype="bf16", names="stored")
     >>> report.dtype, report.tensors
-    ('bfloat16', 0)
+    ('bfloat16', 19)
     """
     began = time.monotonic()
     directory = os.path.normpath(os.fspath(out))
