@@ -81,7 +81,7 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
         maker(options.digest)
     output = plan_output(opened, options)
     made = make(output, opened, options, directory)
-    return report_of(output, opened, made, directory=directory, seconds=time.monotonic() - began)
+    return report_of(output, opened, made, directory=directory, seconds=time.monotonic() - began, check=options.check)
 
 
 @takes(Options)

@@ -277,7 +277,7 @@ class TestAgainst:
         found = verify(tmp_path / "out", against=source)
         assert any("the checkpoint has no such tensor" in problem for problem in found.problems)
         assert found.notes == (
-            "the output was made with the base model base, which may be what is missing here: name it with --base",
+            "the output was made with the base model base: name its directory with --base, and compare again",
         )
         frozen = next(tensor.name for tensor in inspect(FIXTURES / f"z{stage}_frozen/checkpoint").tensors if
                       tensor.role == "frozen" and tensor.shape)  # fmt: skip

@@ -474,7 +474,7 @@ def test_inspect_tells_of_a_file_that_cannot_be_used(checkpoint: Callable[[str],
     break_fixture.zero_bytes(root)
     done = zeroconsolidate("inspect", root)
     assert done.returncode == 0
-    assert re.search(rf"2 ranks, missing: {OPTIMIZER}", done.stdout)
+    assert re.search(rf"  lost file +{OPTIMIZER}: ", done.stdout)
 
 
 def test_inspect_lists_missing_files(checkpoint: Callable[[str], Path]):
@@ -482,7 +482,7 @@ def test_inspect_lists_missing_files(checkpoint: Callable[[str], Path]):
     break_fixture.rank_missing(root)
     done = zeroconsolidate("inspect", root)
     assert done.returncode == 0
-    assert re.search(rf"2 ranks, missing: {OPTIMIZER}", done.stdout)
+    assert re.search(rf"  lost file +{OPTIMIZER}: ", done.stdout)
 
 
 def test_arguments_that_do_not_parse():

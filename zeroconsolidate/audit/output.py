@@ -1,4 +1,4 @@
-"""Is a model directory whole? Headers, index, sizes, config against shapes, digests against the manifest."""
+"""Checks a model directory: headers, index, sizes, config against shapes, digests against the manifest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ..archive.model_files import MANIFEST_NAME
+from ..archive.phrases import counted
 from ..archive.regular import read_small
 from ..archive.safetensors import MAX_HEADER_BYTES, parse_object
 from ..archive.shown import shown
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from .findings import Findings
 
-_STRAY = re.compile(r"(?:model|pytorch_model|adapter_model)(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)")
+_WEIGHTS = re.compile(r"(?:model|pytorch_model|adapter_model)(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)")
 MAX_MANIFEST_BYTES = 1 << 28
 """A longer manifest is refused. A tensor takes 200 bytes."""
 
@@ -63,7 +64,7 @@ def audit_output(directory: str, findings: Findings) -> None:
         findings.problems.append(str(error))
         return
     if manifest is None:
-        findings.notes.append(f"there is no {MANIFEST_NAME}: contents cannot be checked, only their form")
+        findings.notes.append(f"values not checked: there is no {MANIFEST_NAME} to compare with")
         return
     if weights is not None:
         _tensors(weights, manifest["tensors"], findings)
@@ -86,11 +87,15 @@ def work_bytes(directory: str) -> int:
 def _structure(directory: str, weights: Weights, findings: Findings) -> None:
     findings.files = len(weights.files)
     findings.tensors = len(weights.tensors)
-    findings.checks.append(f"headers of {len(weights.files)} files, {len(weights.tensors)} tensors")
-    stray = [name for name in sorted(os.listdir(directory)) if _STRAY.fullmatch(name) and name not in weights.files]
+    findings.checks.append(
+        f"headers of {counted(len(weights.files), 'file')} with {counted(len(weights.tensors), 'tensor')}"
+    )
+    unlisted = [
+        name for name in sorted(os.listdir(directory)) if _WEIGHTS.fullmatch(name) and name not in weights.files
+    ]
     if weights.index:
-        findings.checks.append("the index names what the shards hold")
-        findings.problems += [f"{name}: the index does not name this file" for name in stray]
+        findings.checks.append("the index against the shards")
+        findings.problems += [f"{name}: the index does not name this file" for name in unlisted]
         metadata = parse_object(read_small(os.path.join(directory, weights.index), MAX_HEADER_BYTES), "the index").get(
             "metadata"
         )
@@ -138,7 +143,7 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             with LocalFiles() as files:
                 got = digest_of(files, path, algorithm, progress=findings.read)
         except BadOption as error:
-            findings.notes.append(f"{name}: not digested: {error}")
+            findings.notes.append(f"{name}: digest not checked: {error}")
             continue
         except DamagedFile as error:
             findings.problems.append(f"{name}: {error}")
@@ -148,10 +153,12 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             damaged = _damaged(directory, name, algorithm, manifest["tensors"])
             where = f", in {', '.join(damaged)}" if damaged else ""
             findings.problems.append(f"{name}: the {algorithm} differs{where}; expected {entry[algorithm]}, got {got}")
-    findings.checks.append(f"{len(manifest['files'])} sizes and {digested} digests against the manifest")
+    sizes = counted(len(manifest["files"]), "file size")
+    findings.checks.append(f"{sizes} and {counted(digested, 'digest')} against the manifest")
     if manifest.get("digest") is None:
         findings.notes.append(
-            "the manifest has no digests of the weights: convert with --digest, or compare with --against CHECKPOINT"
+            "values not checked: the manifest has no digests of the weights; convert with --digest, or compare with "
+            "--against CHECKPOINT"
         )
 
 

@@ -65,6 +65,8 @@ def _convert(given: argparse.Namespace) -> ExitCode:
         return ExitCode.DONE
     with _bar(options) as bar:
         report = consolidate(given.checkpoint, given.output, **(keywords | {"progress": bar.show}))
+    for warning in texts.warnings_text(report):
+        print(texts.printable(warning, keep="\n"), file=sys.stderr)
     if options.json:
         print(json.dumps(report.to_dict()))
     elif not options.quiet:

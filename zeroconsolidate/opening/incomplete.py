@@ -172,7 +172,7 @@ def _of_one_save(facts: list[T], step: Callable[[T], float | None], reasons: dic
     chosen = max(steps, key=lambda value: (steps[value], -1 if value is None else value))
     for fact in facts:
         if step(fact) != chosen:
-            reasons[_base(fact.file)] = f"left from another save: of step {_plain(step(fact))}, not {_plain(chosen)}"
+            reasons[_base(fact.file)] = f"from another save: step {_plain(step(fact))}, not {_plain(chosen)}"
     return [fact for fact in facts if step(fact) == chosen]
 
 
@@ -204,5 +204,7 @@ def _without_unknown_ties(first: ModelFile, notes: list[str]) -> ModelFile:
     listed = {name for group in first.param_shapes or () for name in group} | set(first.frozen_shapes or ())
     listed |= set(first.buffer_names or ())
     unknown = [name for name, tensor in first.module.items() if name not in listed and not tensor.numel]
-    notes += [f"{name} is tied to another parameter; rank 0's lost file said to which; left out" for name in unknown]
+    notes += [
+        f"{name}: left out, because only rank 0's lost file says which parameter it is tied to" for name in unknown
+    ]
     return replace(first, module={name: t for name, t in first.module.items() if name not in set(unknown)})

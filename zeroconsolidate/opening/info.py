@@ -1,4 +1,4 @@
-"""What `inspect` tells, from the facts alone."""
+"""From the facts of a checkpoint to what `inspect` prints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..catalog.facts import Catalog
 
 
-_WRAPPERS = {"none": "no optimizer of DeepSpeed's"}
+_WRAPPERS = {"none": "no DeepSpeed optimizer"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +40,12 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointInfo:
-    """What a checkpoint says about itself, from metadata alone."""
+    """The result of :func:`zeroconsolidate.inspect`: what a checkpoint holds, from metadata alone."""
 
     root: str
     tag: str
     tags: tuple[str, ...]
-    """All tags beside it."""
+    """All tags of the checkpoint."""
     latest: str | None
     """The tag that the file `latest` names."""
     stage: int

@@ -3,7 +3,7 @@ of the declarations."""
 
 from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
 from .keywords import takes
-from .values import Path, Progress, Roots, parse_dtype, parse_size, roots_of
+from .values import Path, Progress, Roots, parse_dtype, parse_size, roots_of, size_text
 from .verbs import Opening, Options, VerifyOptions, Working
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "parse_size",
     "read_as",
     "roots_of",
+    "size_text",
     "spelled",
     "takes",
 ]

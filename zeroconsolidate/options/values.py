@@ -46,6 +46,19 @@ def parse_size(text: str | int) -> int:
     return size
 
 
+def size_text(size_bytes: int) -> str:
+    """A size with three digits, in decimal units, as Hugging Face and disks count.
+
+    >>> size_text(127), size_text(56_130), size_text(999_999), size_text(1_270_000_000)
+    ('127 B', '56.1 KB', '1.00 MB', '1.27 GB')
+    """
+    for unit, one in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if size_bytes >= 0.9995 * one:
+            size = size_bytes / one
+            return f"{size:.{2 if size < 9.995 else 1 if size < 99.95 else 0}f} {unit}"
+    return f"{size_bytes} B"
+
+
 _DTYPES = {"fp32": DType.F32, "bf16": DType.BF16, "fp16": DType.F16}
 _SPELLINGS = {
     "fp32": "fp32", "float32": "fp32", "float": "fp32",
