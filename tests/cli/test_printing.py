@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from command import zeroconsolidate
@@ -23,8 +23,12 @@ from zeroconsolidate.cli.printing import (
     warnings_text,
 )
 from zeroconsolidate.options import size_text
-from zeroconsolidate.outputs.report import Report
 from zeroconsolidate.plan.build import Cost
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zeroconsolidate.outputs.report import Report
 
 TRAINED = FIXTURES / "z2_w4/checkpoint"
 

@@ -169,9 +169,9 @@ class TestSentenceTransformers:
         config = json.loads((XLMR / "config.json").read_text())
         del config["hidden_size"]
         (tmp_path / "in/config.json").write_text(json.dumps(config))
-        with pytest.raises(BadOption, match="states no hidden_size"):
+        with pytest.raises(BadOption, match=r"config\.json has no hidden_size"):
             consolidate(tmp_path / "in", tmp_path / "out", sentence_transformers="cls")
-        with pytest.raises(BadOption, match="one of 'cls', 'mean', 'last'; got 'max'"):
+        with pytest.raises(BadOption, match="sentence_transformers is 'cls', 'mean' or 'last'; got 'max'"):
             consolidate(tmp_path / "in", tmp_path / "out", sentence_transformers="max")
 
 

@@ -72,8 +72,11 @@ def test_a_path_with_quotes():
 def test_other_libraries():
     config = {"architectures": ["XLMRobertaModel"]}
     assert line(config, "modules.json") == 'SentenceTransformer("out")'
+    asked = {"config.json": b"{}", "modules.json": b"[]"}
+    heads = ["colbert_linear.pt", "sparse_linear.pt"]
+    assert load_model("out", weights=WEIGHTS, side_files=asked, copies=heads) == 'SentenceTransformer("out")'
+    assert line(config, "modules.json", *heads) == 'BGEM3FlagModel("out")'
     assert line(config, "colbert_linear.pt") == 'AutoModel.from_pretrained("out")'
-    assert line(config, "colbert_linear.pt", "sparse_linear.pt") == 'BGEM3FlagModel("out")'
 
 
 def test_tensors_without_a_config():

@@ -32,6 +32,8 @@ def load_model(
     copied.
     """
     names, path = {*side_files, *copies}, _quoted(directory)
+    if "modules.json" in side_files:
+        return f"SentenceTransformer({path})"  # asked for
     if {"colbert_linear.pt", "sparse_linear.pt"} <= names:
         return f"BGEM3FlagModel({path})"
     if "modules.json" in names:
