@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import PlanBroken
-from ..run.fill import read_all
+from ..run.elements import read_all
 from ..run.tensors import to_torch
 from .recipes import Factor, Lie, LowRank, Merged
 
@@ -162,4 +162,4 @@ def _convolution_delta(a: torch.Tensor, b: torch.Tensor, shape: tuple[int, ...])
 
 def _load(inputs: Inputs, factor: Factor) -> torch.Tensor:
     recipe = factor.recipe
-    return to_torch(read_all(inputs, recipe), recipe.dtype).reshape(factor.shape)
+    return to_torch(read_all(recipe, inputs), recipe.dtype).reshape(factor.shape)
