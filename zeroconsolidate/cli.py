@@ -1,7 +1,7 @@
 """The command: arguments, progress bar, printing, exit codes. The only place that prints.
 
 Exit codes: 0 done, 1 `verify` found something wrong, 2 an error that is one sentence on stderr, 3 done with losses
-(`--rescue`), 130 and 143 interrupted.
+(`--rescue`), 129, 130 and 143 interrupted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from . import texts
@@ -23,14 +24,26 @@ if TYPE_CHECKING:
     from .plan.build import Cost
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as an exception: what is staged is synced before the process ends."""
+_ENDING = {signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+"""Signals that would end the process at once, and what is said of them. Python itself sees to SIGINT."""
+
+
+class _Ended(BaseException):
+    """One of these signals, as an exception: what is staged is synced before the process ends."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = signal.Signals(number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_args(argv)
-    before = signal.signal(signal.SIGTERM, _terminate)
+    # Whoever ignores a signal (nohup, a shell's background job) means the command to go on, and a program that calls
+    # this function has handlers of its own.
+    taken = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, _end)
     try:
         code: int = options.run(options)
         return code
@@ -44,13 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
-        print("zeroconsolidate: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    except _Terminated:
-        print("zeroconsolidate: terminated; the same command goes on from here", file=sys.stderr)
-        return 143
+        return _ended("interrupted", signal.SIGINT)
+    except _Ended as ended:
+        return _ended(_ENDING[ended.signal], ended.signal)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _ended(how: str, number: signal.Signals) -> int:
+    """The exit code, after a sentence for whoever is still there to read it: a terminal that hung up is not."""
+    with suppress(OSError):
+        print(f"zeroconsolidate: {how}; the same command goes on from here", file=sys.stderr, flush=True)
+    return 128 + number
 
 
 def _printable(text: str, keep: str = "") -> str:
@@ -62,8 +81,8 @@ def _printable(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
-def _terminate(*_: object) -> None:
-    raise _Terminated
+def _end(number: int, _: object) -> None:
+    raise _Ended(number)
 
 
 def _parser() -> argparse.ArgumentParser:
