@@ -12,15 +12,15 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
 import torch
+import true_models
+from converted import ask_in_this_process
 from model_cases import ModelCase, model_cases
-from models import truth
-from models.converted import ask_in_this_process
 
 import zeroconsolidate
-from zeroconsolidate import evidence
+from zeroconsolidate.naming import sources as evidence
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -31,15 +31,15 @@ def main(output: Path) -> None:
     for case in model_cases(adapter=False):
         for dtype in DTYPES:
             zeroconsolidate.consolidate(case.checkpoint, output / dtype / case.name, dtype=dtype)
-            save(case, truth.trained(case, DTYPES[dtype]), output / "true" / dtype / case.name)
+            save(case, true_models.trained(case, DTYPES[dtype]), output / "true" / dtype / case.name)
     for case in model_cases(adapter=True):
         zeroconsolidate.consolidate(case.checkpoint, output / "merged" / case.name, lora="merge", base=case.base)
-        save(case, truth.merged(case), output / "true" / "merged" / case.name)
+        save(case, true_models.merged(case), output / "true" / "merged" / case.name)
 
 
 def save(case: ModelCase, model: torch.nn.ModuleDict, folder: Path) -> None:
     """With the base of rotary embeddings where transformers before 5 reads it."""
-    truth.save(model, folder, case)
+    true_models.save(model, folder, case)
     config = json.loads((folder / "config.json").read_text())
     if "rope_parameters" in config:
         config["rope_theta"] = config["rope_parameters"]["rope_theta"]

@@ -8,14 +8,14 @@ True
 from ._version import __version__
 from .api import consolidate, estimate, inspect, open_checkpoint
 from .audit.findings import Verification
+from .audit.verify import verify, verify_source
 from .errors import ZeroConsolidateError
-from .lazy import Checkpoint, TensorView
+from .opening.info import CheckpointInfo, TensorInfo
+from .opening.losses import Loss
+from .opening.rescue_report import RescueReport
+from .outputs.mapping import Checkpoint, TensorView
+from .outputs.report import Report
 from .plan.build import Cost
-from .plan.info import CheckpointInfo, TensorInfo
-from .plan.losses import Loss
-from .verifying import verify, verify_source
-from .write.report import Report
-from .write.rescue_report import RescueReport
 
 __all__ = [
     "Checkpoint",

@@ -4,40 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Unpack
 
-from ._version import __version__
-from .beside import prepare
-from .convert import make_beside, make_weights
-from .errors import BadOption, UnsupportedLayout
-from .lazy import Checkpoint
-from .lora import prove_base
-from .opening import Path, Roots, open_catalog, open_incomplete, roots_of
-from .options import OptionKeywords, Options
-from .plan.adapter import ADAPTER_CONFIG
-from .plan.info import CheckpointInfo, describe
-from .plan.layout import INDEX_NAME
-from .plan.witness import comparisons, replica_comparisons
-from .planning import open_for, plan_model
+from .opening.info import CheckpointInfo, describe
+from .opening.open import open_catalog, open_incomplete
+from .opening.opened import open_to_convert
+from .options import OptionKeywords, Options, Path, Progress, Roots, roots_of
+from .outputs.checks import refuse_unplaced
+from .outputs.make import make
+from .outputs.mapping import Checkpoint
+from .outputs.model import plan_output
+from .outputs.planned import plan_weights
+from .outputs.report import Report, report_of
 from .run.digest import maker
 from .run.execute import BLOCK_BYTES
-from .run.inputs import Inputs
-from .write.assets import Assets, choose
-from .write.fingerprint import fingerprint, refuse_changed
-from .write.journal import Checks
-from .write.manifest import MANIFEST_NAME, manifest
-from .write.report import Report
-from .write.rescue_report import RESCUE_REPORT_NAME
-from .write.stage import Stage, refuse_inside
+from .write.stage import refuse_inside
 
 if TYPE_CHECKING:
-    from .catalog.facts import Catalog
-    from .plan.build import Cost, Source
-    from .planning import Planned
-
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with (bytes written so far, bytes in all)."""
+    from .plan.build import Cost
 
 
 def inspect(src: Roots, *, tag: str | None = None) -> CheckpointInfo:
@@ -118,157 +102,30 @@ def consolidate(
     """
     began = time.monotonic()
     chosen = Options(**options)
-    output = os.path.normpath(os.fspath(out))
-    opened = open_for(src, tag, chosen)
-    catalog = opened.catalog
-    _refuse_unplaced(catalog, weights_only=weights_only)
-    for root in {catalog.origin.root, *roots_of(src)}:
-        refuse_inside(output, checkpoint=root, tag_directory=os.path.dirname(catalog.files[0]))
+    directory = os.path.normpath(os.fspath(out))
+    opened = open_to_convert(src, tag, chosen)
+    refuse_unplaced(opened.catalog, weights_only=weights_only)
+    for root in {opened.catalog.origin.root, *roots_of(src)}:
+        refuse_inside(directory, checkpoint=root, tag_directory=os.path.dirname(opened.catalog.files[0]))
     if digest is not None:
         maker(digest)
-    assets = _assets(catalog, chosen)
-    planned = plan_model(opened, chosen)
-    if planned.adapted is not None:
-        assets = planned.adapted.assets(assets)
-    plan, cost = planned.plan, planned.plan.cost(BLOCK_BYTES)
-    with Inputs() as inputs:
-        beside = prepare(planned, assets, chosen, inputs)
-        if opened.report is not None:
-            beside.made[RESCUE_REPORT_NAME] = opened.report.to_json()
-        traits = fingerprint(
-            version=__version__,
-            options=chosen.plain() | {"digest": digest},
-            sources=[
-                *catalog.files,
-                *beside.copies.values(),
-                *opened.additions.files,
-                *planned.target.files,
-                *opened.filled_from,
-                *(planned.adapted.files if planned.adapted else ()),
-            ],
-            layout=plan.files,
-        )
-        with Stage(output, overwrite=overwrite, restart=restart, fingerprint=traits) as stage:
-            resumed_bytes = stage.resumed_bytes
-            if not stage.is_publishing:
-                stage.need(cost.output_bytes)
-            checks, how = stage.checks, f"{check}, {replicas}"
-            if checks is None or checks.how != how:
-                checked = _check(catalog, opened.whole, inputs, check, planned)
-                differing = _compare_replicas(catalog, inputs, replicas, check)
-                checks = Checks(how=how, numel=checked, warnings=tuple(differing))
-                stage.note_checks(checks)
-            if stage.is_publishing:
-                sizes = stage.finish()
-            else:
-                make_weights(plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes)
-                around = make_beside(beside.made, beside.copies, stage)
-                digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
-                recorded = chosen.told()
-                text = manifest(plan, catalog.origin, options=recorded, digest=digest, weights=digests, beside=around)
-                stage.write(MANIFEST_NAME, text)
-                refuse_changed(traits)
-                sizes = stage.publish(last=[INDEX_NAME, "config.json", ADAPTER_CONFIG, MANIFEST_NAME])
-            overflows = {
-                name: count
-                for file in plan.files
-                for name, count in (stage.facts(file.name) or {}).get("overflows", {}).items()
-            }
-    origin = catalog.origin
-    # What a base model does not have matters only if something is missing.
-    unfilled = () if planned.target.complete else opened.additions.warnings
-    return Report(
-        output=output,
-        files=sizes,
-        tensors=cost.tensors,
-        parameters=sum(tensor.numel for tensor in plan.tensors() if tensor.is_parameter),
-        dtype=planned.dtype.torch_name,
-        names=planned.target.reason,
-        tag=origin.tag,
-        step=origin.step,
-        stage=origin.stage,
-        world_size=origin.world_size,
-        ds_version=origin.ds_version,
-        seconds=time.monotonic() - began,
-        bytes_read=cost.input_bytes,
-        bytes_written=cost.output_bytes,
-        resumed_bytes=resumed_bytes,
-        checked=checks.numel,
-        overflows=overflows,
-        left_out=plan.left_out,
-        left_behind=assets.left_behind,
-        missing=assets.missing,
-        from_base=len(opened.additions.sources) + len(planned.target.from_base),
-        rescue=opened.report,
-        notes=(*catalog.notes, *(planned.adapted.decided if planned.adapted else ()), *beside.notes),
-        warnings=(
-            *checks.warnings,
-            *planned.target.warnings,
-            *beside.warnings,
-            *unfilled,
-            *_warnings(assets, overflows),
-        ),
+    output = plan_output(opened, chosen)
+    made = make(
+        output,
+        opened,
+        chosen,
+        directory,
+        overwrite=overwrite,
+        restart=restart,
+        check=check,
+        replicas=replicas,
+        digest=digest,
+        progress=progress,
     )
+    return report_of(output, opened, made, directory=directory, seconds=time.monotonic() - began)
 
 
 def estimate(src: Roots, *, tag: str | None = None, **options: Unpack[OptionKeywords]) -> Cost:
     """What `consolidate` with the same options would read, write and need. Nothing is written."""
     chosen = Options(**options)
-    return plan_model(open_for(src, tag, chosen), chosen).plan.cost(BLOCK_BYTES)
-
-
-def _assets(catalog: Catalog, options: Options) -> Assets:
-    try:
-        return choose(catalog.origin.root, options.base_directory, tags=catalog.origin.tags)
-    except OSError as error:
-        raise BadOption(f"a directory cannot be read: {error.strerror} (at {error.filename})") from None
-
-
-def _check(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, check: str, planned: Planned) -> int:
-    if check not in ("sample", "all", "none"):
-        raise BadOption(f"the check is 'sample', 'all' or 'none'; got {check!r}")
-    if check == "none":
-        return 0
-    checked = prove_base(planned.adapted.comparisons, inputs) if planned.adapted is not None else 0
-    if catalog.module or catalog.stacked:
-        from .run.witness import compare
-
-        checked += compare(comparisons(catalog, stored, everything=check == "all"), inputs)
-    return checked
-
-
-def _compare_replicas(catalog: Catalog, inputs: Inputs, replicas: str, check: str) -> list[str]:
-    """Warnings about tensors of which ranks hold different copies; Disagreement unless the first may be taken."""
-    if replicas not in ("equal", "first"):
-        raise BadOption(f"replicas must be 'equal', or the 'first' is taken; got {replicas!r}")
-    if catalog.missing or (check == "none" and replicas == "equal"):
-        return []
-    found = replica_comparisons(catalog)
-    if not found:
-        return []
-    from .run.witness import compare, drifted
-
-    if replicas == "equal":
-        compare([comparison for comparison in found if not comparison.is_spare], inputs)
-        found = [comparison for comparison in found if comparison.is_spare]
-    names = drifted(found, inputs)
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return [f"ranks hold different copies of {len(names)} tensors, the first was taken: {shown}"] if names else []
-
-
-def _refuse_unplaced(catalog: Catalog, *, weights_only: bool) -> None:
-    if catalog.unplaced and not weights_only:
-        raise UnsupportedLayout(
-            f"the optimizer's state {', '.join(map(repr, catalog.unplaced))} is not laid out like the parameters; "
-            "the weights do not depend on it: --weights-only writes them",
-            address=(catalog.origin.tag,),
-        )
-
-
-def _warnings(assets: Assets, overflows: dict[str, int]) -> list[str]:
-    warnings = []
-    if overflows:
-        warnings.append(f"{sum(overflows.values())} values became infinite, in {', '.join(sorted(overflows)[:4])}")
-    if assets.unknown:
-        warnings.append(f"not copied, because not known to belong to a model: {', '.join(assets.unknown)}")
-    return warnings
+    return plan_weights(open_to_convert(src, tag, chosen), chosen).plan.cost(BLOCK_BYTES)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
+from .dtypes import DType
 from .errors import BadOption
-from .hub import resolved
-from .opening import roots_of
-from .plan.layout import parse_size
+from .integrations.hub import resolved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+Path: TypeAlias = "str | os.PathLike[str]"
+Roots: TypeAlias = "Path | Sequence[Path]"
+"""A checkpoint, or the directories on several nodes' disks that hold one together."""
+
+Progress: TypeAlias = "Callable[[int, int], None]"
+"""Called with (bytes written so far, bytes in all)."""
 
 Rename: TypeAlias = "Sequence[str] | Callable[[str], str] | None"
 
@@ -121,3 +129,43 @@ class Options:
 def _one_of(what: str, value: object, *allowed: str) -> None:
     if value not in allowed:
         raise BadOption(f"{what} one of {', '.join(map(repr, allowed))}; got {value!r}")
+
+
+def roots_of(src: Roots) -> list[str]:
+    """The directories, as text."""
+    return [os.fspath(src)] if isinstance(src, (str, os.PathLike)) else [os.fspath(root) for root in src]
+
+
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(B|KB|MB|GB|TB)?\s*", re.IGNORECASE)
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def parse_size(text: str | int) -> int:
+    """`"5GB"` -> 5000000000: decimal units, as Hugging Face counts. Raises BadOption.
+
+    >>> parse_size("5GB"), parse_size("1.5 MB"), parse_size(4096)
+    (5000000000, 1500000, 4096)
+    """
+    match = _SIZE.fullmatch(str(text))
+    size = int(Decimal(match[1]) * _UNITS[(match[2] or "B").upper()]) if match else 0
+    if size < 1:
+        raise BadOption(f"a size is a number with B, KB, MB, GB or TB (powers of 1000); got {text!r}")
+    return size
+
+
+def parse_dtype(text: str, training: DType) -> DType:
+    """`fp32`, `bf16`, `fp16` or `auto` (the training dtype), torch's spellings included. Raises BadOption.
+
+    >>> parse_dtype("bf16", DType.F32), parse_dtype("auto", DType.F16)
+    (DType.BF16, DType.F16)
+    """
+    known = {
+        "fp32": DType.F32, "float32": DType.F32, "float": DType.F32,
+        "bf16": DType.BF16, "bfloat16": DType.BF16,
+        "fp16": DType.F16, "float16": DType.F16, "half": DType.F16,
+        "auto": training,
+    }  # fmt: skip
+    try:
+        return known[text.lower().removeprefix("torch.")]
+    except KeyError:
+        raise BadOption(f"the dtype is not one of fp32, bf16, fp16, auto; got {text!r}") from None

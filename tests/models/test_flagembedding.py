@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from converted import convert
 from model_cases import ModelCase, model_cases
 from safetensors.torch import load_file, save_file
 
@@ -23,13 +24,11 @@ import zeroconsolidate
 
 pytest.importorskip("FlagEmbedding")
 
+import true_models
 from compare_with_live import main as compare_with_live
 from model_fixtures.outputs import TEXTS, aligned, comparable, flag_inference
 from model_fixtures.rounding import terms
-
-from models import truth
-from models.converted import convert
-from models.witnesses import assert_equal, assert_within_rounding, notices
+from witnesses import assert_equal, assert_within_rounding, notices
 
 FULL = [pytest.param(c, id=c.name) for c in model_cases("m3", "embedder", "reranker")]
 LORA = [pytest.param(c, id=c.name) for c in model_cases("llm_embedder", "llm_reranker")]
@@ -40,9 +39,9 @@ _NUMBER = re.compile(r"(?<=largest difference )[-.e0-9]+")
 
 def save_true_model(case: ModelCase, folder: Path) -> int:
     """The live engine's weights as a directory that FlagEmbedding loads; returns how many terms are added up in it."""
-    model = truth.merged(case) if case.has_adapter else truth.trained(case, torch.float32)
-    truth.save(model, folder, case)
-    for head in truth.HEADS:
+    model = true_models.merged(case) if case.has_adapter else true_models.trained(case, torch.float32)
+    true_models.save(model, folder, case)
+    for head in true_models.HEADS:
         if case.recipe == "m3" and head not in model:
             # BGEM3FlagModel wants both; a run that did not train them leaves the base's unchanged.
             shutil.copy(case.base / f"{head}.pt", folder)

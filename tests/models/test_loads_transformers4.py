@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from converted import convert
 from model_cases import ModelCase, model_cases
 from model_fixtures.outputs import model_inputs
+from true_models import LOADERS
+from witnesses import assert_as_recorded, assert_is_the_true_model, loaded
 
 import zeroconsolidate
 import zeroconsolidate.errors
-from models.converted import convert
-from models.truth import LOADERS
-from models.witnesses import assert_as_recorded, assert_is_the_true_model, loaded
 
 pytestmark = pytest.mark.skipif(not transformers.__version__.startswith("4."), reason="needs transformers 4")
 
@@ -114,7 +114,7 @@ SCALINGS = [
 @pytest.mark.parametrize("scaling", SCALINGS, ids=[str(s["rope_type"]) for s in SCALINGS])
 def test_rotary_frequencies_are_those_of_transformers_5(scaling: dict[str, object]) -> None:
     """`rotary.json` holds what transformers 5 computes from the same config before it was edited."""
-    from zeroconsolidate.write.config import readable_before_5
+    from zeroconsolidate.outputs.config import readable_before_5
 
     known = json.loads((Path(__file__).parent / "rotary.json").read_text())[scaling["rope_type"]]
     text, changed = readable_before_5(json.dumps(known["config"]).encode())

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import transformers
+from converted import convert
 from model_cases import ModelCase, model_cases
 from safetensors.torch import load_file, save_file
-
-from models.converted import convert
-from models.truth import LOADERS, adapted, merged, trained
-from models.witnesses import assert_as_recorded, assert_is_the_true_model
+from true_models import LOADERS, adapted, merged, trained
+from witnesses import assert_as_recorded, assert_is_the_true_model
 
 if TYPE_CHECKING:
     from pathlib import Path

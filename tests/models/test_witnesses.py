@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import transformers
+from answers import answers
 from model_cases import ModelCase, model_cases
-
-from models.answers import answers
-from models.truth import adapted, merged, trained
-from models.witnesses import assert_as_recorded, assert_equal, assert_same_weights, notices
+from true_models import adapted, merged, trained
+from witnesses import assert_as_recorded, assert_equal, assert_same_weights, notices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
 """What is fuzzed: each target takes bytes and must end, or raise one of our errors. Anything else is a finding.
 
-`tests/test_fuzz_corpus.py` replays the kept inputs through these functions; `tools/fuzz/run.py` makes new ones.
+`tests/tools/test_fuzz_corpus.py` replays the kept inputs through these functions; `tools/fuzz/run.py` makes new ones.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from zeroconsolidate.archive.legacy import open_container
 from zeroconsolidate.archive.located import LocatedTensor
 from zeroconsolidate.archive.safetensors import read_file
 from zeroconsolidate.archive.unpickle import unpickle
-from zeroconsolidate.catalog.incomplete import read_incomplete
 from zeroconsolidate.catalog.read import read
 from zeroconsolidate.errors import PlanBroken, ZeroConsolidateError
-from zeroconsolidate.plan.info import describe
+from zeroconsolidate.opening.incomplete import read_incomplete
+from zeroconsolidate.opening.info import describe
+from zeroconsolidate.opening.rescue import rescue
+from zeroconsolidate.outputs.assets import choose
+from zeroconsolidate.outputs.config import with_dtype
 from zeroconsolidate.plan.pieces import covers_once
-from zeroconsolidate.plan.rescue import rescue
 from zeroconsolidate.plan.sources import sources
-from zeroconsolidate.write.assets import choose
-from zeroconsolidate.write.config import with_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .mutation import Mutation
 
-PICKLES = "test_hostile_pickles.py"
+PICKLES = "archive/test_hostile_pickles.py"
 DAMAGED = f"{PICKLES}::test_damaged_pickles_are_one_sentence"
 PIDS = f"{PICKLES}::test_persistent_ids_are_storages"
 GEOMETRY = f"{PICKLES}::test_tensors_lie_in_their_storages"
@@ -15,7 +15,7 @@ OPCODES, WORLD, LOCATED = "archive/opcodes.py", "archive/unpickle.py", "archive/
 MUTATIONS = (
     Mutation(
         "what a pickle names is not imported, and not called",
-        f"{PICKLES}::test_the_real_thing_does_not_run test_bad_input.py::test_nothing_of_a_hostile_pickle_is_run",
+        f"{PICKLES}::test_the_real_thing_does_not_run cli/test_bad_input.py::test_nothing_of_a_hostile_pickle_is_run",
         (WORLD, "        if is_hostile(module, name):\n", "        if False:\n"),
         (
             WORLD,
@@ -83,7 +83,7 @@ MUTATIONS = (
     Mutation(
         "lengths of text are compared with the bytes that are there",
         f"{PICKLES}::test_sizes_are_compared_with_what_is_there",
-        ("archive/machine.py", "                if stop > len(data):\n", "                if False:\n"),
+        ("archive/interpreter.py", "                if stop > len(data):\n", "                if False:\n"),
     ),
     Mutation(
         "integers are short",
@@ -94,7 +94,7 @@ MUTATIONS = (
         "a memo index costs an entry, not an array as in CPython",
         f"{PICKLES}::test_a_memo_index_costs_an_entry",
         (
-            "archive/machine.py",
+            "archive/interpreter.py",
             '                memo[int.from_bytes(data[position : position + 4], "little")] = stack[-1]\n',
             '                memo[int.from_bytes(data[position : position + 4], "little")] = stack[-1]\n                memo[-1] = bytes(8 * max(memo))\n',
         ),
@@ -103,7 +103,7 @@ MUTATIONS = (
         "open containers are counted",
         f"{PICKLES}::test_marks_are_bounded",
         (
-            "archive/machine.py",
+            "archive/interpreter.py",
             "                if len(marks) >= self.limits.open_marks:\n",
             "                if False:\n",
         ),
@@ -111,7 +111,7 @@ MUTATIONS = (
     Mutation(
         "opcodes are counted",
         f"{PICKLES}::test_steps_are_bounded",
-        ("archive/machine.py", "        for _ in range(self.limits.steps):\n", "        while True:\n"),
+        ("archive/interpreter.py", "        for _ in range(self.limits.steps):\n", "        while True:\n"),
     ),
     Mutation(
         "deep keys are not hashed",
@@ -171,13 +171,13 @@ MUTATIONS = (
     Mutation(
         "a pickle does not stop in the middle",
         DAMAGED,
-        ("archive/machine.py", "                if marks or len(stack) != 1:\n", "                if False:\n"),
+        ("archive/interpreter.py", "                if marks or len(stack) != 1:\n", "                if False:\n"),
     ),
     Mutation("protocols are known", DAMAGED, (OPCODES, "    if not 2 <= version <= 5:\n", "    if False:\n")),
     Mutation(
         "a call's arguments are a tuple",
         DAMAGED,
-        ("archive/machine.py", "                if type(arguments) is not tuple:\n", "                if False:\n"),
+        ("archive/interpreter.py", "                if type(arguments) is not tuple:\n", "                if False:\n"),
     ),
     Mutation(
         "an object's arguments are a tuple",

@@ -7,15 +7,15 @@ from .mutation import Mutation
 ZIP, DIRECTORY, FILES = (
     "archive/container.py",
     "archive/zip_directory.py",
-    "test_hostile_containers.py::test_forged_containers_are_refused",
+    "archive/test_hostile_containers.py::test_forged_containers_are_refused",
 )
-LEGACY = "test_hostile_containers.py::test_forged_legacy_containers_are_refused"
-FOLDERS = "test_hostile_folders.py"
+LEGACY = "archive/test_hostile_containers.py::test_forged_legacy_containers_are_refused"
+FOLDERS = "archive/test_hostile_folders.py"
 LATEST = f"{FOLDERS}::test_latest_names_a_folder_beside_it"
-NAMES = "test_hostile_catalogs.py::test_names_of_parameters"
-SHAPES = "test_hostile_catalogs.py::test_shapes"
-RULES = "test_hostile_catalogs.py::test_rules_of_tensor_parallelism"
-INDEX = "test_hostile_models.py::test_an_index_names_files_beside_it"
+NAMES = "catalog/test_hostile_catalogs.py::test_names_of_parameters"
+SHAPES = "catalog/test_hostile_catalogs.py::test_shapes"
+RULES = "catalog/test_hostile_catalogs.py::test_rules_of_tensor_parallelism"
+INDEX = "whole/test_hostile_models.py::test_an_index_names_files_beside_it"
 
 MUTATIONS = (
     # --- containers
@@ -55,18 +55,18 @@ MUTATIONS = (
     ),
     Mutation(
         "what is read whole is small",
-        "test_hostile_containers.py::test_a_pickle_of_many_gigabytes_is_not_read",
+        "archive/test_hostile_containers.py::test_a_pickle_of_many_gigabytes_is_not_read",
         (ZIP, "        if record.size_bytes > limit_bytes:\n", "        if False:\n"),
     ),
     Mutation(
         "records are counted",
-        "test_hostile_containers.py::test_records_are_bounded",
+        "archive/test_hostile_containers.py::test_records_are_bounded",
         (DIRECTORY, "count > MAX_RECORDS or start", "start"),
     ),
     Mutation("the count fits the directory", FILES, (DIRECTORY, " or count * _CENTRAL.size > directory_bytes:", ":")),
     Mutation(
         "names of records are short",
-        "test_hostile_containers.py::test_names_of_records_are_bounded",
+        "archive/test_hostile_containers.py::test_names_of_records_are_bounded",
         (DIRECTORY, "    if directory_bytes > count * _MAX_ENTRY_BYTES:\n", "    if False:\n"),
     ),
     Mutation(
@@ -211,22 +211,22 @@ MUTATIONS = (
     Mutation(
         "files beside the weights are no links out",
         f"{FOLDERS}::test_no_file_is_published_through_a_link",
-        ("write/assets.py", "                fence.check(entry.path)\n", ""),
+        ("outputs/assets.py", "                fence.check(entry.path)\n", ""),
     ),
     Mutation(
         "files in folders beside the weights are no links out",
         f"{FOLDERS}::test_no_file_is_published_through_a_link_in_a_folder",
-        ("write/assets.py", "        fence.check(source)\n", ""),
+        ("outputs/assets.py", "        fence.check(source)\n", ""),
     ),
     Mutation(
         "remote code is no link out",
         f"{FOLDERS}::test_remote_code_is_not_a_link",
-        ("write/assets.py", "                fence.check(path)\n                found", "                found"),
+        ("outputs/assets.py", "                fence.check(path)\n                found", "                found"),
     ),
     Mutation(
         "adapter_config.json is no link out",
         f"{FOLDERS}::test_an_adapters_config_is_not_a_link",
-        ("adapters.py", "        Fence(root).check(path)  #", "        pass  #"),
+        ("adapters/find.py", "        Fence(root).check(path)  #", "        pass  #"),
     ),
     Mutation(
         "`latest` names no path",
@@ -264,17 +264,17 @@ MUTATIONS = (
     Mutation(
         "remote code has no path",
         f"{FOLDERS}::test_remote_code_is_looked_for_beside_the_config",
-        ("write/assets.py", "if module.isidentifier() and name not in found", "if name not in found"),
+        ("outputs/assets.py", "if module.isidentifier() and name not in found", "if name not in found"),
     ),
     Mutation(
         "files beside the weights are counted",
         f"{FOLDERS}::test_files_beside_the_weights_are_counted {FOLDERS}::test_files_in_folders_are_counted",
-        ("write/assets.py", "    if len(listed) > MAX_ASSETS:\n", "    if False:\n"),
+        ("outputs/assets.py", "    if len(listed) > MAX_ASSETS:\n", "    if False:\n"),
     ),
     Mutation(
         "files beside the weights are of a size",
         f"{FOLDERS}::test_tokenizers_of_a_terabyte",
-        ("write/assets.py", "    if size_bytes > MAX_COPY_BYTES:\n", "    if False:\n"),
+        ("outputs/assets.py", "    if size_bytes > MAX_COPY_BYTES:\n", "    if False:\n"),
     ),
     Mutation(
         "files are copied in blocks",
@@ -284,16 +284,20 @@ MUTATIONS = (
     Mutation(
         "a config may nest",
         f"{FOLDERS}::test_configs_nested_to_overflow",
-        ("write/config.py", "    except RecursionError:\n", "    except ZeroDivisionError:\n"),
+        ("archive/model_config.py", "    except RecursionError:\n", "    except ZeroDivisionError:\n"),
     ),
     Mutation(
         "numbers of a config cost nothing",
         f"{FOLDERS}::test_long_numbers_in_configs_cost_nothing",
-        ("write/config.py", "parse_int: Callable[[str], object] = str", "parse_int: Callable[[str], object] = int"),
+        (
+            "archive/model_config.py",
+            "parse_int: Callable[[str], object] = str",
+            "parse_int: Callable[[str], object] = int",
+        ),
     ),
     Mutation(
         "an adapter's config may nest",
-        "test_hostile_models.py::test_an_adapters_config_that_is_none",
+        "whole/test_hostile_models.py::test_an_adapters_config_that_is_none",
         (
             "archive/json_file.py",
             "        except (ValueError, RecursionError) as error:\n",
@@ -302,26 +306,26 @@ MUTATIONS = (
     ),
     Mutation(
         "no path in an adapter's config is followed",
-        "test_hostile_models.py::test_an_adapters_config_names_a_base_that_is_not_opened",
+        "whole/test_hostile_models.py::test_an_adapters_config_names_a_base_that_is_not_opened",
         (
-            "planning.py",
-            "            base=options.base_directory,\n            dtype=dtype,",
-            "            base=options.base_directory or next(iter(adapters.configs.values())).base,\n            dtype=dtype,",
+            "outputs/planned.py",
+            "        base=options.base_directory,\n        dtype=dtype,",
+            "        base=options.base_directory or next(iter(adapters.configs.values())).base,\n        dtype=dtype,",
         ),
     ),
     Mutation(
         "numbers of an adapter are numbers",
-        "test_hostile_catalogs.py::test_numbers_of_adapters",
+        "catalog/test_hostile_catalogs.py::test_numbers_of_adapters",
         (
-            "catalog/peft_config.py",
+            "adapters/peft_config.py",
             "    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1 << 53:\n",
             "    if False:\n",
         ),
     ),
     Mutation(
         "patterns of an adapter do not backtrack",
-        "test_hostile_catalogs.py::test_patterns_of_adapters",
-        ("catalog/peft_config.py", "        if not is_tame(key):\n", "        if False:\n"),
+        "catalog/test_hostile_catalogs.py::test_patterns_of_adapters",
+        ("adapters/peft_config.py", "        if not is_tame(key):\n", "        if False:\n"),
     ),
     # --- what well-formed files say
     Mutation(
@@ -361,22 +365,22 @@ MUTATIONS = (
     ),
     Mutation(
         "names in the module are checked",
-        "test_hostile_catalogs.py::test_names_everywhere",
+        "catalog/test_hostile_catalogs.py::test_names_everywhere",
         ("catalog/fields.py", "    return {name_of(name): item for", "    return {name: item for"),
     ),
     Mutation(
         "names in lists are checked",
-        "test_hostile_catalogs.py::test_names_of_other_things",
+        "catalog/test_hostile_catalogs.py::test_names_of_other_things",
         ("catalog/fields.py", "    return tuple(name_of(name) for name in value)", "    return tuple(value)"),
     ),
     Mutation(
         "names of shapes are checked",
-        "test_hostile_catalogs.py::test_names_that_only_one_of_them_has",
+        "catalog/test_hostile_catalogs.py::test_names_that_only_one_of_them_has",
         ("catalog/fields.py", "        checked[name_of(name)] = tuple(shape)", "        checked[name] = tuple(shape)"),
     ),
     Mutation(
         "a universal checkpoint's names are checked",
-        "test_hostile_catalogs.py::test_names_of_a_universal_checkpoint",
+        "catalog/test_hostile_catalogs.py::test_names_of_a_universal_checkpoint",
         (
             "catalog/universal.py",
             'name = fields.name_of(raw.name.name.split("/")[1])',
@@ -409,7 +413,7 @@ MUTATIONS = (
     ),
     Mutation(
         "ranks are counted",
-        "test_hostile_catalogs.py::test_world_sizes",
+        "catalog/test_hostile_catalogs.py::test_world_sizes",
         (
             "catalog/model_file.py",
             "        if world_size is not None and not 1 <= world_size <= MAX_WORLD_SIZE:\n",
@@ -418,8 +422,8 @@ MUTATIONS = (
     ),
     Mutation(
         "what is made up is counted",
-        "test_hostile_catalogs.py::test_ranks_and_groups_that_are_only_claimed",
-        ("catalog/stand_ins.py", "    if world_size * len(groups) > MAX_STAND_INS:\n", "    if False:\n"),
+        "catalog/test_hostile_catalogs.py::test_ranks_and_groups_that_are_only_claimed",
+        ("opening/stand_ins.py", "    if world_size * len(groups) > MAX_STAND_INS:\n", "    if False:\n"),
     ),
     Mutation(
         "patterns do not backtrack",
@@ -433,21 +437,21 @@ MUTATIONS = (
     ),
     Mutation(
         "nothing of a checkpoint is imported by who asks transformers",
-        "test_hostile_models.py::test_code_in_the_checkpoint_is_not_imported",
+        "whole/test_hostile_models.py::test_code_in_the_checkpoint_is_not_imported",
         (
-            "evidence.py",
+            "naming/sources.py",
             '"-P", script, alone]',
             '"-c", f"import sys; sys.argv[1:] = [{alone!r}]; sys.path.insert(0, \'.\'); exec(open({script!r}).read())"]',
         ),
     ),
     Mutation(
         "nothing of a checkpoint is imported by who asks PEFT",
-        "test_lora_by_peft.py::test_nothing_in_the_working_directory_is_imported",
-        ("run/by_peft.py", '"-P", "-m"', '"-m"'),
+        "adapters/test_lora_by_peft.py::test_nothing_in_the_working_directory_is_imported",
+        ("adapters/by_peft.py", '"-P", "-m"', '"-m"'),
     ),
     Mutation(
         "who asks transformers has bounded memory",
-        "test_hostile_models.py::test_a_config_that_fills_the_memory",
+        "whole/test_hostile_models.py::test_a_config_that_fills_the_memory",
         (
             "integrations/architecture.py",
             "    resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))\n",
@@ -456,12 +460,12 @@ MUTATIONS = (
     ),
     Mutation(
         "who asks transformers has bounded time",
-        "test_hostile_models.py::test_a_config_that_takes_for_ever",
-        ("evidence.py", "timeout=ARCHITECTURE_SECONDS, ", ""),
+        "whole/test_hostile_models.py::test_a_config_that_takes_for_ever",
+        ("naming/sources.py", "timeout=ARCHITECTURE_SECONDS, ", ""),
     ),
     Mutation(
         "a config names models only",
-        "test_hostile_models.py::test_a_config_names_models_only",
+        "whole/test_hostile_models.py::test_a_config_names_models_only",
         (
             "integrations/architecture.py",
             "isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)",
@@ -471,13 +475,17 @@ MUTATIONS = (
     Mutation(
         "terminals are not steered by reports",
         f"{FOLDERS}::test_terminals_are_not_steered",
-        ("cli.py", 'print(_printable(texts.report_text(report), keep="\\n"))', "print(texts.report_text(report))"),
+        (
+            "cli/command.py",
+            'print(_printable(texts.report_text(report), keep="\\n"))',
+            "print(texts.report_text(report))",
+        ),
     ),
     Mutation(
         "terminals are not steered by errors",
-        f"{LATEST} test_hostile_catalogs.py::test_terminals_are_not_steered_by_errors",
+        f"{LATEST} catalog/test_hostile_catalogs.py::test_terminals_are_not_steered_by_errors",
         (
-            "cli.py",
+            "cli/command.py",
             'print(f"zeroconsolidate: {_printable(str(error))}", file=sys.stderr)',
             'print(f"zeroconsolidate: {error}", file=sys.stderr)',
         ),

@@ -121,7 +121,7 @@ def _run_tests(copy: Path, tests: list[str], output: int, *, stop: bool) -> NoRe
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         # Without bytecode: two texts of one length and one second would be taken for each other.
         sys.dont_write_bytecode = True
-        sys.path[:0] = [str(copy), str(copy / "tests")]
+        sys.path[:0] = [str(copy), str(copy / "tests" / "support")]
         path = os.pathsep.join(sys.path[:2])
         os.environ |= {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         code = pytest.main(["-p", "no:cacheprovider", "--tb=line", *(["-x"] if stop else []), *tests])

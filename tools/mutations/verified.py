@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from .mutation import Mutation
 
-DAMAGE = "test_verify.py::TestOutput::test_damage_is_named"
-CONFIG = "test_verify.py::TestConfig::test_against_shapes"
-SOURCE = "test_verify.py::TestSource"
-AGAINST = "test_verify.py::TestAgainst"
+DAMAGE = "audit/test_verify.py::TestOutput::test_damage_is_named"
+CONFIG = "audit/test_verify.py::TestConfig::test_against_shapes"
+SOURCE = "audit/test_verify.py::TestSource"
+AGAINST = "audit/test_verify.py::TestAgainst"
 NAMED = f"{AGAINST}::test_missing_extra_and_misshapen_tensors_are_named"
-HEADERS = "test_hostile_models.py::test_headers"
+HEADERS = "whole/test_hostile_models.py::test_headers"
 
 MUTATIONS = (
     Mutation(
@@ -42,12 +42,12 @@ MUTATIONS = (
     ),
     Mutation(
         "names, dtypes and shapes are compared with the manifest",
-        "test_verify.py::TestOutput::test_what_the_manifest_lists_is_compared",
+        "audit/test_verify.py::TestOutput::test_what_the_manifest_lists_is_compared",
         ("audit/output.py", "        if got != expected:\n", "        if False:\n"),
     ),
     Mutation(
         "tensors that the manifest does not list are a problem",
-        "test_verify.py::TestOutput::test_what_the_manifest_lists_is_compared",
+        "audit/test_verify.py::TestOutput::test_what_the_manifest_lists_is_compared",
         (
             "audit/output.py",
             '    findings.problems += [f"{name}: the manifest has no such tensor" for name in extra]\n',
@@ -61,22 +61,22 @@ MUTATIONS = (
     ),
     Mutation(
         "sizes are compared with the manifest",
-        "test_verify.py::TestOutput::test_sizes_are_compared_where_there_are_no_digests",
+        "audit/test_verify.py::TestOutput::test_sizes_are_compared_where_there_are_no_digests",
         ("audit/output.py", '        if size_bytes != entry.get("bytes"):\n', "        if False:\n"),
     ),
     Mutation(
         "digests are compared with the manifest",
-        "test_verify.py::TestOutput::test_one_bit_is_found_and_traced_to_its_tensor",
+        "audit/test_verify.py::TestOutput::test_one_bit_is_found_and_traced_to_its_tensor",
         ("audit/output.py", "        if got != entry[algorithm]:\n", "        if False:\n"),
     ),
     Mutation(
         "damage is traced to its tensor",
-        "test_verify.py::TestOutput::test_one_bit_is_found_and_traced_to_its_tensor",
+        "audit/test_verify.py::TestOutput::test_one_bit_is_found_and_traced_to_its_tensor",
         ("audit/output.py", 'damaged = _damaged(directory, name, algorithm, manifest["tensors"])', "damaged = []"),
     ),
     Mutation(
         "a manifest leads nowhere else",
-        "test_hostile_models.py::test_a_manifest_entry_that_is_nothing",
+        "whole/test_hostile_models.py::test_a_manifest_entry_that_is_nothing",
         ("audit/output.py", '        if os.path.isabs(name) or ".." in name.split("/"):\n', "        if False:\n"),
     ),
     Mutation(
@@ -86,24 +86,28 @@ MUTATIONS = (
     ),
     Mutation(
         "what was not checked is said",
-        "test_verify.py::TestOutput::test_without_digests_it_says_that_contents_were_not_checked",
+        "audit/test_verify.py::TestOutput::test_without_digests_it_says_that_contents_were_not_checked",
         ("audit/output.py", '    if manifest.get("digest") is None:\n', "    if False:\n"),
     ),
     Mutation(
         "config.json: dtype",
         DAMAGE,
-        ("audit/config.py", '    if stated.removeprefix("torch.") not in written:\n', "    if False:\n"),
+        ("outputs/config_check.py", '    if stated.removeprefix("torch.") not in written:\n', "    if False:\n"),
     ),
     Mutation(
         "config.json: vocabulary",
         CONFIG,
-        ("audit/config.py", "if isinstance(vocabulary, int) and rows < vocabulary:", "if False:"),
+        ("outputs/config_check.py", "if isinstance(vocabulary, int) and rows < vocabulary:", "if False:"),
     ),
     Mutation(
-        "config.json: width", CONFIG, ("audit/config.py", "    if widths and width not in widths:\n", "    if False:\n")
+        "config.json: width",
+        CONFIG,
+        ("outputs/config_check.py", "    if widths and width not in widths:\n", "    if False:\n"),
     ),
     Mutation(
-        "config.json: layers", DAMAGE, ("audit/config.py", "    if layers != set(range(stated)):\n", "    if False:\n")
+        "config.json: layers",
+        DAMAGE,
+        ("outputs/config_check.py", "    if layers != set(range(stated)):\n", "    if False:\n"),
     ),
     Mutation(
         "--against: values",
@@ -216,8 +220,8 @@ MUTATIONS = (
     ),
     Mutation(
         "the exit code is 1 if something is wrong",
-        "test_verify.py::TestCommand::test_exit_codes",
-        ("cli.py", "    return 0 if found.ok else 1\n", "    return 0\n"),
+        "audit/test_verify.py::TestCommand::test_exit_codes",
+        ("cli/command.py", "    return 0 if found.ok else 1\n", "    return 0\n"),
     ),
     Mutation(
         "safetensors: length of the header",
@@ -283,12 +287,12 @@ MUTATIONS = (
     ),
     Mutation(
         "safetensors: an index that names what its files do not hold",
-        "test_verify.py::TestOutput::test_an_index_and_its_files_must_fit",
+        "audit/test_verify.py::TestOutput::test_an_index_and_its_files_must_fit",
         ("archive/safetensors.py", "        if name not in files[file].tensors:\n", "        if False:\n"),
     ),
     Mutation(
         "safetensors: files that hold what the index does not name",
-        "test_verify.py::TestOutput::test_an_index_and_its_files_must_fit",
+        "audit/test_verify.py::TestOutput::test_an_index_and_its_files_must_fit",
         ("archive/safetensors.py", "        if extra is not None:\n", "        if False:\n"),
     ),
 )

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Self
 
 from ..errors import DamagedFile, UnsupportedLayout, ZeroConsolidateError
 from .container import MAX_PICKLE_BYTES, ZipContainer
-from .machine import Limits, Machine
+from .interpreter import Interpreter
+from .machine import Limits
 from .regular import open_regular
 from .shown import shown
 from .unpickle import World
@@ -85,7 +86,7 @@ class LegacyContainer:
     def _survey(self) -> tuple[bool, tuple[int, int], dict[str, int]]:
         """(big-endian, extent of the object's pickle, start of each storage)."""
         world = World(_Placeless(), len(self._data))
-        machine = Machine(self._data, world, Limits())
+        machine = Interpreter(self._data, world, Limits())
         magic, here = machine.run()
         if magic != MAGIC:
             raise DamagedFile("the file is not a torch checkpoint: it is no zip archive, nor torch's older container")

@@ -1,17 +1,4 @@
-"""An interpreter for pickles that are not trusted, written so that every step is one we chose.
-
-Python's own unpicklers cannot be made safe by answering for the names a pickle imports: they let a pickle size
-the memo (one opcode allocates gigabytes), hash what it likes (a tuple nested 100,000 deep overflows the C stack,
-tuples made to collide turn a dict quadratic) and set the state of objects that were already checked. This one
-
-* knows the opcodes that picklers of protocol 2 to 5 write, and refuses the others;
-* never allocates what a pickle merely announces: every length is compared with the bytes that are there;
-* makes at most one object a step, and takes at most `Limits.steps` of them;
-* uses as dict keys only text, bytes and small integers, whose hashes cannot be steered;
-* imports and calls nothing: names, calls and persistent ids are handed to a :class:`World`.
-
-The opcodes are those of CPython's `Lib/pickle.py`, whose comments describe them.
-"""
+"""The state of a pickle that is being read: stack, marks and memo, and reads that stay within its bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import DamagedFile
-from .opcodes import TABLE
 
 if TYPE_CHECKING:
     from mmap import mmap
@@ -51,12 +37,7 @@ class World(Protocol):
 
 
 class Machine:
-    """Reads one pickle after another out of `data`.
-
-    Raises DamagedFile for what no pickler writes, UnsafePickle for opcodes that only an attack needs, and
-    whatever the world raises. Python's own errors for a broken pickle (LookupError, TypeError, ValueError, …)
-    are left to the caller.
-    """
+    """What the opcodes of a pickle in `data` work on."""
 
     def __init__(self, data: bytes | mmap, world: World, limits: Limits) -> None:
         self.data = data
@@ -66,73 +47,11 @@ class Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, start: int = 0) -> tuple[object, int]:
-        """The object of the pickle that begins at byte `start`, and the byte behind its end."""
-        self.stack, self.marks, self.memo = [], [], {}
-        stack, marks, memo, data, world = self.stack, self.marks, self.memo, self.data, self.world
-        push, position = stack.append, start
-        for _ in range(self.limits.steps):
-            opcode = data[position]
-            position += 1
-            # The dozen opcodes that make up a tensor stand here, the most frequent first: a checkpoint of a
-            # thousand ranks has a hundred million of them. All others are functions in a table.
-            if opcode == 0x72:  # LONG_BINPUT
-                memo[int.from_bytes(data[position : position + 4], "little")] = stack[-1]
-                position += 4
-            elif opcode == 0x68:  # BINGET
-                push(memo[data[position]])
-                position += 1
-            elif opcode == 0x4B:  # BININT1
-                push(data[position])
-                position += 1
-            elif opcode == 0x52:  # REDUCE
-                arguments = stack.pop()
-                if type(arguments) is not tuple:
-                    raise DamagedFile("a call's arguments are not a tuple")
-                stack[-1] = world.call(stack[-1], arguments)
-            elif opcode == 0x85:  # TUPLE1
-                stack[-1] = (stack[-1],)
-            elif opcode == 0x58:  # BINUNICODE
-                stop = position + 4 + int.from_bytes(data[position : position + 4], "little")
-                if stop > len(data):
-                    raise _beyond(stop, data)
-                push(str(data[position + 4 : stop], "utf-8", "surrogatepass"))
-                position = stop
-            elif opcode == 0x28:  # MARK
-                if len(marks) >= self.limits.open_marks:
-                    raise DamagedFile(f"the pickle is nested deeper than {self.limits.open_marks} levels")
-                marks.append(len(stack))
-            elif opcode == 0x4D:  # BININT2
-                push(data[position] | data[position + 1] << 8)
-                position += 2
-            elif opcode == 0x74:  # TUPLE
-                mark = marks.pop()
-                items = tuple(stack[mark:])
-                del stack[mark:]
-                push(items)
-            elif opcode == 0x6A:  # LONG_BINGET
-                push(memo[int.from_bytes(data[position : position + 4], "little")])
-                position += 4
-            elif opcode == 0x29:  # EMPTY_TUPLE
-                push(())
-            elif opcode == 0x51:  # BINPERSID
-                stack[-1] = world.persistent(stack[-1])
-            elif opcode == 0x86:  # TUPLE2
-                last = stack.pop()
-                stack[-1] = (stack[-1], last)
-            elif opcode == 0x2E:  # STOP
-                if marks or len(stack) != 1:
-                    raise DamagedFile("the pickle stops in the middle of something")
-                return stack[0], position
-            else:
-                position = TABLE[opcode](self, position)
-        raise DamagedFile(f"the pickle is too long; expected at most {self.limits.steps} opcodes")
-
     def skip(self, position: int, size_bytes: int) -> int:
         """The end of `size_bytes` bytes from `position`, which must be there."""
         stop = position + size_bytes
         if stop > len(self.data):
-            raise _beyond(stop, self.data)
+            raise beyond(stop, self.data)
         return stop
 
     def counted(self, position: int, width: int) -> tuple[bytes, int]:
@@ -152,5 +71,6 @@ class Machine:
         return items
 
 
-def _beyond(stop: int, data: bytes | mmap) -> DamagedFile:
+def beyond(stop: int, data: bytes | mmap) -> DamagedFile:
+    """The error for a length that is more than there is."""
     return DamagedFile(f"the pickle announces more than it holds; expected {stop} bytes, got {len(data)}")

@@ -1,6 +1,6 @@
 """Reads the pickle inside a `.pt` container without running any of it.
 
-A :class:`~.machine.Machine` decodes the opcodes; what lies outside of the pickle is answered here, from a table
+A :class:`~.interpreter.Interpreter` decodes the opcodes; what lies outside of the pickle is answered here, from a table
 by (module, name):
 
 * what DeepSpeed and torch need to describe tensors is a constructor of our own (see `_CONSTRUCTORS`);
@@ -20,8 +20,9 @@ from ..dtypes import DType
 from ..errors import DamagedFile, UnsafePickle, ZeroConsolidateError
 from .hostile_names import is_hostile
 from .inert import Inert, Name, PlainDict
+from .interpreter import Interpreter
 from .located import LocatedStorage, LocatedTensor
-from .machine import Limits, Machine
+from .machine import Limits
 from .shown import shown
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def unpickle_placeless(data: bytes, container: Container) -> tuple[object, bool]
     """`unpickle`, and whether the object is the same whatever container it is in: all its storages are empty."""
     world = World(container, len(data))
     try:
-        value, stop = Machine(data, world, Limits()).run()
+        value, stop = Interpreter(data, world, Limits()).run()
     except ZeroConsolidateError:
         raise
     except (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:

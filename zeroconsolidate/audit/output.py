@@ -6,15 +6,15 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
+from ..archive.model_files import MANIFEST_NAME
 from ..archive.regular import read_small
 from ..archive.safetensors import MAX_HEADER_BYTES, parse_object
 from ..archive.shown import shown
 from ..archive.weights import Weights, read_weights
 from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, at
+from ..outputs.config_check import config_problems
 from ..run.digest import digest_of
-from ..write.manifest import MANIFEST_NAME
 from ..write.stage import JOURNAL, STAGING
-from .config import config_problems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

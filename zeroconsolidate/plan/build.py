@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import BadOption
-from .adapter import ADAPTER_WEIGHTS
-from .layout import FilePlan, TensorPlan, index_of, lay_out, split
-from .merging import memory_bytes, nbytes
+from .computed import memory_bytes, nbytes
+from .layout import FilePlan, TensorPlan, index_of, split
 from .sources import Source, padding_bytes, placed, sources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from ..catalog.facts import Catalog
     from ..dtypes import DType
-    from .adapter import AdapterFile
 
 
 __all__ = ["Cost", "ModelPlan", "Selection", "Source", "build", "padding_bytes", "placed", "select", "sources"]
@@ -110,17 +108,6 @@ def build(selection: Selection, *, dtype: DType | None, max_shard_bytes: int | N
         raise BadOption("nothing is left to write: the options exclude every tensor of the checkpoint")
     files = tuple(split(tensor_plans(selection.named, dtype), max_shard_bytes))
     return ModelPlan(files=files, index=index_of(files), left_out=selection.left_out, padding_bytes=padding_bytes)
-
-
-def build_adapters(
-    adapters: Sequence[AdapterFile], *, left_out: tuple[str, ...], dtype: DType | None, padding_bytes: int
-) -> ModelPlan:
-    """Plan the weights of adapters, each in the one file that PEFT expects."""
-    files = [
-        lay_out(f"{a.folder}/{ADAPTER_WEIGHTS}" if a.folder else ADAPTER_WEIGHTS, tensor_plans(a.tensors, dtype))
-        for a in adapters
-    ]
-    return ModelPlan(files=tuple(files), index=None, left_out=left_out, padding_bytes=padding_bytes)
 
 
 def tensor_plans(named: Mapping[str, Source], dtype: DType | None) -> list[TensorPlan]:

@@ -8,9 +8,7 @@ and the tensors' bytes. The order of tensors, of keys and the padding follow the
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from ..errors import BadOption
@@ -135,9 +133,6 @@ def split(tensors: Sequence[TensorPlan], max_shard_bytes: int | None) -> list[Fi
     ]
 
 
-INDEX_NAME = "model.safetensors.index.json"
-
-
 def index_of(files: Sequence[FilePlan]) -> bytes | None:
     """The index of a model in several shards, as transformers writes it; None for a single file."""
     if len(files) == 1:
@@ -153,20 +148,3 @@ def index_of(files: Sequence[FilePlan]) -> bytes | None:
         "weight_map": {tensor.name: file for tensor, file in tensors},
     }
     return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
-
-
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(B|KB|MB|GB|TB)?\s*", re.IGNORECASE)
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-
-def parse_size(text: str | int) -> int:
-    """`"5GB"` -> 5000000000: decimal units, as Hugging Face counts. Raises BadOption.
-
-    >>> parse_size("5GB"), parse_size("1.5 MB"), parse_size(4096)
-    (5000000000, 1500000, 4096)
-    """
-    match = _SIZE.fullmatch(str(text))
-    size = int(Decimal(match[1]) * _UNITS[(match[2] or "B").upper()]) if match else 0
-    if size < 1:
-        raise BadOption(f"a size is a number with B, KB, MB, GB or TB (powers of 1000); got {text!r}")
-    return size

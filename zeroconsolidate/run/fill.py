@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from ..adapters.recipes import Merged, OfModule, RowsReplaced, Shifted
+from ..plan.computed import is_computed
 from ..plan.joined import Mean, Section
-from ..plan.merging import Merged, OfModule, RowsReplaced, Shifted, is_computed
 from ..plan.pieces import Rows
 from .cast import STORAGE, cast
 
@@ -35,12 +36,12 @@ def reader(inputs: Inputs, recipe: Recipe) -> Reader:
     if isinstance(recipe, Rows) and is_computed(recipe):
         return _Gathered(inputs, recipe)
     if isinstance(recipe, OfModule):
-        from .by_peft import OfModuleReader
+        from ..adapters.by_peft import OfModuleReader
 
         return OfModuleReader(inputs, recipe)
     if isinstance(recipe, (Merged, RowsReplaced, Shifted)):
         # Torch's second of start-up is paid by those who merge.
-        from . import merge
+        from ..adapters import readers as merge
 
         if isinstance(recipe, Merged):
             return merge.MergedReader(inputs, recipe)

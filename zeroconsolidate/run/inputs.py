@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..plan.merging import ModuleJob
+    from ..adapters.by_peft import Peft
+    from ..adapters.recipes import ModuleJob
     from ..plan.pieces import Recipe
-    from .by_peft import Peft
     from .fill import Reader
 
 MAX_OPEN = 256

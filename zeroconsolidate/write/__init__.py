@@ -1,1 +1,1 @@
-"""MODEL DIR: files are staged, synced, checked and renamed; with them config, tokenizer, index and report."""
+"""KEEP IT SAFE: staging, journal, lock, fsync and renames, which any output needs."""

@@ -73,7 +73,7 @@ class Part:
     def close(self) -> None:
         """Wait for a sync that is still under way, whatever becomes of it: the descriptor is going to be closed."""
         if self._under_way is not None:
-            self._under_way.join()
+            self._under_way.wait()
 
     def _begin_sync(self) -> None:
         self._wait()
@@ -104,6 +104,18 @@ class _Sync(threading.Thread):
         self._call = partial(call, upto, facts)
         self._error: BaseException | None = None
 
+    def start(self) -> None:
+        """Begin; where a limit on memory leaves no room for another thread, make the call before returning."""
+        try:
+            super().start()
+        except RuntimeError:
+            self.run()
+
+    def wait(self) -> None:
+        """Wait for the end."""
+        if self.ident is not None:
+            self.join()
+
     def run(self) -> None:
         try:
             self._call()
@@ -112,6 +124,6 @@ class _Sync(threading.Thread):
 
     def result(self) -> None:
         """Wait for the end; raises what the call raised."""
-        self.join()
+        self.wait()
         if self._error is not None:
             raise self._error

@@ -1,0 +1,52 @@
+"""Runs the real command in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment, with the package under test importable from anywhere."""
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    return os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"} | changes
+
+
+def zeroconsolidate(*arguments: object, **how: Any) -> subprocess.CompletedProcess[str]:
+    """The command with these arguments; stdout and stderr are captured as text."""
+    command = [sys.executable, "-m", "zeroconsolidate", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), check=False, **how)
+
+
+def python(code: str, *arguments: object, seconds: float = 120, **how: Any) -> subprocess.CompletedProcess[str]:
+    """A Python program with these arguments in `sys.argv[1:]`, which may take so many seconds."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=seconds, env=environment(), check=False, **how
+    )
+
+
+def refusal(process: subprocess.CompletedProcess[str]) -> str:
+    """The one sentence with which the command refused; asserts that nothing else was printed, but for the table of
+    what is lost with files that cannot be used."""
+    assert process.returncode == 2, process
+    assert process.stdout == "", process.stdout
+    assert "Traceback" not in process.stderr, process.stderr
+    lines = process.stderr.splitlines()
+    assert all(line.startswith("  ") for line in lines[1:]), process.stderr
+    assert lines[0].startswith("zeroconsolidate: "), lines
+    return lines[0].removeprefix("zeroconsolidate: ")
+
+
+def contents(*folders: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file and folder below, with times and bytes: equal before and after if nothing was touched."""
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+    }

@@ -1,0 +1,235 @@
+"""The commands in the docs do what the docs show. `python tests/whole/test_docs.py` writes anew what they print."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from zeroconsolidate import consolidate, inspect
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    ROOT / "docs" / name
+    for name in ("incomplete-checkpoints.md", "names.md", "flagembedding.md", "lora.md", "../README.md")
+]
+
+_BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# What differs from run to run: times, and sizes of files that have our version in them.
+_CHANGES = re.compile(r"^  (time|files|read) .*|(?<=transformers )5[.\d]+", re.MULTILINE)
+
+
+_COMMAND = """#!{python}
+# The command, which asks transformers once for each config: starting it takes longer than everything else.
+import hashlib, os, pickle, sys
+from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.cli import main
+
+ask = evidence._ask
+
+def remembered(config):
+    path = os.path.join({answers!r}, hashlib.sha256(config).hexdigest())
+    if not os.path.exists(path):
+        with open(path, "wb") as file:
+            pickle.dump(ask(config), file)
+    with open(path, "rb") as file:
+        return pickle.load(file)
+
+evidence._ask = remembered
+sys.exit(main())
+"""
+
+
+def run(page: Path, folder: Path, answers: Path) -> str:
+    """The page as it would be if its commands were run now, one after the other, in an empty folder.
+
+    What transformers answers is kept in `answers`.
+    """
+    pytest.importorskip("transformers", minversion="5")
+    bin_ = folder / ".bin"
+    bin_.mkdir()
+    (folder / "tests").symlink_to(ROOT / "tests")
+    (bin_ / "zeroconsolidate").write_text(_COMMAND.format(python=sys.executable, answers=str(answers)))
+    (bin_ / "zeroconsolidate").chmod(0o755)
+    surroundings = os.environ | {
+        "PATH": f"{bin_}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "FIXTURES": str(ROOT / "tests/fixtures"),
+    }
+
+    def printed(block: re.Match[str]) -> str:
+        commands = [line[2:] for line in block[1].splitlines() if line.startswith("$ ")]
+        text, code = "", 0
+        for command in commands:
+            shell = ["sh", "-c", f"(exit {code}); {command}"]
+            done = subprocess.run(
+                shell,
+                cwd=folder,
+                env=surroundings,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+            code = done.returncode
+            text += f"$ {command}\n{done.stdout}"
+        return f"```console\n{text}```"
+
+    return _BLOCK.sub(printed, page.read_text())
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("answers")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_page_shows_what_is_printed(page: Path, tmp_path: Path, answers: Path) -> None:
+    assert _CHANGES.sub("", run(page, tmp_path, answers)) == _CHANGES.sub("", page.read_text())
+
+
+def test_every_test_that_is_named_exists() -> None:
+    named = re.findall(r"`(\w+/test_\w+\.py)((?:::\w+)+)`", (ROOT / "docs/guarantees.md").read_text())
+    assert len(named) > 40
+    for file, path in named:
+        tree = ast.parse((ROOT / "tests" / file).read_text())
+        for name in path.split("::")[1:]:
+            found = [n for n in tree.body if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == name]
+            assert found, f"{file}{path}"
+            tree = found[0]
+
+
+LAYOUTS = [path.name for path in (ROOT / "tests/fixtures/layouts").iterdir()]
+MEASURED = json.loads((ROOT / "tools/incumbents.json").read_text())["cases"]
+"""Written by `tools/measure_incumbents.py --json`."""
+
+
+def layout_rows() -> dict[str, list[str]]:
+    """The table of docs/layouts.md: the other cells by the first."""
+    lines = (ROOT / "docs/layouts.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| ")]
+    return {first: rest for first, *rest in cells if len(rest) == 6 and first != "layout"}
+
+
+def test_every_layout_is_in_one_row() -> None:
+    found = Counter[str]()
+    for layout, (since, where, witness, fixtures, *_) in layout_rows().items():
+        assert since and where and witness, layout
+        globs = re.findall(r"`([^`]+)`", fixtures)
+        matched = [name for glob in globs for name in LAYOUTS if fnmatchcase(name, glob)]
+        assert all(any(fnmatchcase(name, glob) for name in LAYOUTS) for glob in globs), layout
+        stated = re.match(r"([0-9]+) fixtures: ", fixtures)
+        assert len(matched) == (int(stated[1]) if stated else len(globs)), layout
+        found.update(matched)
+    assert found == Counter(LAYOUTS)
+
+
+def test_what_other_converters_do_is_what_was_measured() -> None:
+    assert sorted(MEASURED) == sorted(LAYOUTS)
+    for layout, cells in layout_rows().items():
+        globs = re.findall(r"`([^`]+)`", cells[3])
+        names = [name for name in LAYOUTS if any(fnmatchcase(name, glob) for glob in globs)]
+        for column, told in zip(("zero_to_fp32", "ds_to_universal"), cells[4:], strict=True):
+            counts = Counter(MEASURED[name][column]["result"] for name in names)
+            expected = {"—": len(names)} if told == "—" else counts_of(told, len(names))
+            assert {("—" if result == "-" else result): n for result, n in counts.items()} == expected, layout
+
+
+def counts_of(told: str, total: int) -> dict[str, int]:
+    """`right 4, wrong 2` -> {"right": 4, "wrong": 2}; a single verdict is all fixtures'."""
+    parts = [part.split() for part in told.split(", ")]
+    return {part[0]: int(part[1]) if len(part) > 1 else total for part in parts}
+
+
+def test_the_shares_are_measured(tmp_path: Path) -> None:
+    """The table of what a lost rank costs."""
+    stated = [cells for header, cells in rows("incomplete-checkpoints.md") if "lost: rank 2 of 4" in header]
+    measured: list[list[str]] = [[cells[0]] for cells in stated]
+    for stage in (2, 3):
+        root = tmp_path / f"z{stage}"
+        shutil.copytree(ROOT / f"tests/fixtures/z{stage}_w4/checkpoint", root)
+        for path in root.glob("*/*pp_rank_2_*"):
+            path.unlink()
+        whole = sum(loss.fate == "whole" for loss in inspect(root).losses)
+        alone, zeros = (consolidate(root, tmp_path / f"{stage}-{r}", rescue=r).rescue for r in (True, "zeros"))
+        assert alone is not None
+        assert zeros is not None
+        column = [
+            *(f"{zeros.percent(source):.1f} %" for source in ("checkpoint", "module", "zeros")),
+            f"{whole} of {len(zeros.tensors)}",
+            *(f"{alone.percent(source):.1f} %" for source in ("checkpoint", "module", "nowhere")),
+        ]
+        for cells, value in zip(measured, column, strict=True):
+            cells.append("0 %" if value == "0.0 %" else value)
+    assert stated == measured
+
+
+def rows(page: str) -> list[tuple[str, list[str]]]:
+    """(header, cells) of every row of every table of a page."""
+    found, header = [], ""
+    for line, following in itertools.pairwise([*(ROOT / "docs" / page).read_text().splitlines(), ""]):
+        if following.startswith("|---"):
+            header = line
+        elif line.startswith("|") and not line.startswith("|---"):
+            found.append((header, [cell.strip() for cell in line.strip("|").split("|")]))
+    return found
+
+
+def test_every_promise_names_a_test() -> None:
+    promises = [cells for header, cells in rows("guarantees.md") if "held by" in header]
+    assert len(promises) > 35
+    assert [cells[0] for cells in promises if not re.search(r"`\w+/test_\w+\.py(::\w+)+`", cells[-1])] == []
+
+
+UNITS = {"": 1, "s": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "MB": 10**6}
+
+
+def amount(text: str) -> int:
+    """`16 MiB`, `1,000`, `2^17`, `300 s`."""
+    number, _, unit = text.strip().partition(" ")
+    base, _, power = number.replace(",", "").partition("^")
+    return int(base) ** int(power or 1) * UNITS[unit]
+
+
+def test_limits_are_set_where_the_guarantees_say() -> None:
+    places = [cells[2] for header, cells in rows("guarantees.md") if "where it is set" in header]
+    assert len(places) > 10
+    for place in places:
+        file, *constants = re.findall(r"`([^`]+)`", place)
+        module = importlib.import_module(f"zeroconsolidate.{file.removesuffix('.py').replace('/', '.')}")
+        assert [constant for constant in constants if not hasattr(module, constant)] == [], place
+
+
+def test_limits_are_those_of_the_code() -> None:
+    limits = [cells for header, cells in rows("untrusted-checkpoints.md") if "constant" in header]
+    assert len(limits) > 12
+    for _, values, constants in limits:
+        there: list[int] = []
+        for word in re.findall(r"`([^`]+)`", constants):
+            if word.endswith(".py"):
+                module = importlib.import_module(f"zeroconsolidate.{word.removesuffix('.py').replace('/', '.')}")
+            elif word == "Limits":
+                there += dataclasses.astuple(module.Limits())
+            else:
+                there.append(getattr(module, word))
+        assert list(map(amount, values.split(";"))) == there, constants
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as kept:
+        for each in PAGES:
+            with tempfile.TemporaryDirectory() as name:
+                each.write_text(run(each, Path(name), Path(kept)))

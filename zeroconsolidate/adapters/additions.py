@@ -1,0 +1,119 @@
+"""What the parameters of one LoRA wrapper add to one weight."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import Disagreement, UnsupportedLayout
+from .recipes import Factor, Lie, LowRank
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..catalog.facts import Shape
+    from ..plan.build import Source
+    from .peft_config import PeftConfig
+
+Factors = dict[str, "Source"]
+"""`lora_A.weight` and the like -> where it is stored."""
+
+
+def target_parameters(config: PeftConfig, module: str) -> tuple[str, ...]:
+    """The parameters of `module` that `target_parameters` names, which it may do by the end of their paths."""
+    names = dict.fromkeys(target.rpartition(".")[2] for target in config.target_parameters)
+    return tuple(name for name in names if any(f".{module}.{name}".endswith(f".{t}") for t in config.target_parameters))
+
+
+def low_rank(
+    adapter: str, config: PeftConfig, key: str, factors: Mapping[str, Source], shape: Shape, *, of_parameter: bool
+) -> LowRank:
+    """The product that `factors` add to a weight of `shape`.
+
+    `key`: what `rank_pattern` and `alpha_pattern` are matched against. `of_parameter`: the wrapper is one of
+    `target_parameters`. Raises Disagreement if the shapes do not fit, UnsupportedLayout for what cannot be merged.
+    """
+    embeds = "lora_embedding_A" in factors
+    a = factors.get("lora_embedding_A" if embeds else "lora_A.weight")
+    b = factors.get("lora_embedding_B" if embeds else "lora_B.weight")
+    if a is None or b is None:
+        raise Disagreement(
+            f"the adapter {adapter!r} has only half of its factors here; expected A and B, got {', '.join(factors)}"
+        )
+    magnitude = factors.get("lora_magnitude_vector.weight") or factors.get("lora_magnitude_vector")
+    rank = config.rank_of(key)
+    lie = _lie(a.shape, b.shape, shape, config, rank, embeds=embeds)
+    if lie is None:
+        raise Disagreement(
+            f"the adapter {adapter!r} does not fit the weight it belongs to; expected A and B of rank {rank} for the "
+            f"shape {shape}, got {a.shape} and {b.shape}"
+        )
+    if magnitude is not None and lie in (Lie.EXPERTS, Lie.EXPERTS_TRANSPOSED):
+        raise UnsupportedLayout("DoRA of a stack of experts is not known to PEFT")
+    rounds_first = (
+        of_parameter or lie is Lie.EMBEDDING or lie.name.startswith("EXPERTS") or config.initialization == "mica"
+    )
+    return LowRank(
+        adapter=adapter,
+        a=Factor(recipe=a.recipe, shape=a.shape),
+        b=Factor(recipe=b.recipe, shape=b.shape),
+        scale=config.scale_of(key),
+        lie=lie,
+        magnitude=None if magnitude is None else Factor(recipe=magnitude.recipe, shape=magnitude.shape),
+        rounds_first=rounds_first,
+    )
+
+
+def fits(a: Shape, b: Shape, shape: Shape) -> bool:
+    """Whether factors of these shapes, of any rank, can belong to a stack of experts or a matrix of `shape`."""
+    if len(shape) == 3:
+        experts, *matrix = shape
+        return a[0] % experts == 0 and sorted(matrix) == sorted((a[-1], b[0]))
+    return len(shape) == 2 and shape == (b[0], a[-1])
+
+
+def _lie(a: Shape, b: Shape, shape: Shape, config: PeftConfig, rank: int, *, embeds: bool) -> Lie | None:
+    if embeds:
+        return Lie.EMBEDDING if (a, b) == ((rank, shape[0]), (shape[-1], rank)) and len(shape) == 2 else None
+    if len(a) > 2:
+        fits_kernel = shape == (b[0], a[1], *a[2:]) and a[0] == b[1] == rank
+        return Lie.CONVOLUTION if fits_kernel else None
+    outputs, inputs = b[0], a[1]
+    if len(shape) == 2:
+        if a[0] != rank or b[1] != rank:
+            return None
+        # Of a square matrix the shape does not tell; PEFT sets the flag when it meets a Conv1D.
+        if shape == (outputs, inputs) and not (config.fan_in_fan_out and outputs == inputs):
+            return Lie.ROWS
+        return Lie.COLUMNS if shape == (inputs, outputs) else None
+    if len(shape) != 3 or a[0] != rank * shape[0] or b[1] != rank * shape[0]:
+        return None
+    if shape[0] == 1:
+        return Lie.ROWS if shape[1:] == (outputs, inputs) else None
+    if shape[1:] == (outputs, inputs):
+        return Lie.EXPERTS
+    return Lie.EXPERTS_TRANSPOSED if shape[1:] == (inputs, outputs) else None
+
+
+def in_order(
+    depths: Mapping[int, Mapping[str, Factors]], parameters: Sequence[str], shapes: Mapping[str, Shape]
+) -> dict[str, int]:
+    """Which of nested wrappers belongs to which parameter: parameter -> depth.
+
+    PEFT wraps the parameters of a module one after the other, so that the first is innermost. `parameters` are in the
+    module's order. Raises Disagreement if the shapes contradict.
+    """
+    if len(depths) != len(parameters):
+        raise Disagreement(
+            f"target_parameters names {len(parameters)} parameters here ({', '.join(parameters)}), but there are "
+            f"{len(depths)} adapters"
+        )
+    chosen = dict(zip(parameters, sorted(depths, reverse=True), strict=True))
+    for parameter, depth in chosen.items():
+        for factors in depths[depth].values():
+            a, b = factors.get("lora_A.weight"), factors.get("lora_B.weight")
+            if a is not None and b is not None and not fits(a.shape, b.shape, shapes[parameter]):
+                raise Disagreement(
+                    f"the adapter does not fit the parameter {parameter} of shape {shapes[parameter]}; "
+                    f"got A {a.shape} and B {b.shape}"
+                )
+    return chosen

@@ -1,0 +1,125 @@
+"""Asks PEFT, in a process of its own, for a module with its adapter merged (`integrations/peft_modules.py`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..dtypes import DType
+from ..errors import BadOption, PlanBroken, UnsupportedLayout, at
+from ..run.cast import STORAGE
+from ..run.fill import read_all
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..run.inputs import Inputs
+    from .recipes import ModuleJob, OfModule
+
+
+_OURS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+"""Where the package is imported from."""
+
+
+class Peft:
+    """A running process. It ends with :meth:`close`."""
+
+    def __init__(self, job: ModuleJob) -> None:
+        if find_spec("peft") is None:
+            raise BadOption(f"an adapter of kind {job.kind} is merged by PEFT, which is not installed")
+        self.setting = job.setting
+        # -P: a checkpoint may be the working directory, and nothing in it is imported. We are, from where we are.
+        command = [sys.executable, "-P", "-m", "zeroconsolidate.integrations.peft_modules", *job.setting]
+        places = [_OURS, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        quiet = os.environ | {
+            "TRANSFORMERS_VERBOSITY": "error",
+            "HF_HUB_OFFLINE": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": os.pathsep.join(places),
+        }
+        self._process = subprocess.Popen(  # noqa: S603  (our own module, no shell)
+            command, env=quiet, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        try:
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def merge(self, job: ModuleJob, inputs: Inputs) -> dict[str, NDArray[np.generic]]:
+        """The module's own tensors, flat, by name."""
+        listed = [[t.name, t.factor.recipe.dtype.torch_name, list(t.factor.shape)] for t in job.tensors]
+        if self._process.stdin is None:
+            raise PlanBroken("the process was started without a pipe")
+        try:
+            self._process.stdin.write(json.dumps({"module": job.module, "tensors": listed}).encode() + b"\n")
+            for tensor in job.tensors:
+                elements = read_all(inputs, tensor.factor.recipe)
+                self._process.stdin.write(elements.view("u1").data)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise UnsupportedLayout("PEFT could not merge the module: its process has ended") from None
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process; again is no harm."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+        self._process.terminate()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _answer(self) -> dict[str, NDArray[np.generic]]:
+        if self._process.stdout is None:
+            raise PlanBroken("the process was started without a pipe")
+        line = self._process.stdout.readline()
+        header: dict[str, Any] = json.loads(line) if line else {"error": "its process has ended"}
+        if "error" in header:
+            raise UnsupportedLayout(f"PEFT could not merge the module: {header['error']}")
+        found = {}
+        for name, dtype, shape in header["tensors"]:
+            elements = np.empty(int(np.prod(shape, dtype=np.int64)), STORAGE[DType.of(dtype)])
+            self._process.stdout.readinto(elements.view("u1").data)  # type: ignore[attr-defined]
+            found[name] = elements
+        return found
+
+
+class OfModuleReader:
+    """Reads one tensor of a module that PEFT merges."""
+
+    block_numel = None
+
+    def __init__(self, inputs: Inputs, recipe: OfModule) -> None:
+        with at(recipe.job.module):
+            name = f"base_layer.{recipe.tensor}"
+            merged = _merged(inputs, recipe.job)
+            if name not in merged or len(merged[name]) != recipe.numel:
+                raise UnsupportedLayout(f"PEFT gave back {', '.join(merged)}; expected {name} of {recipe.numel}")
+            self._elements = merged[name]
+
+    def fill(self, start: int, stop: int, block: NDArray[np.generic]) -> None:
+        """Elements `[start, stop)`."""
+        block[: stop - start] = self._elements[start:stop]
+
+
+def _merged(inputs: Inputs, job: ModuleJob) -> dict[str, NDArray[np.generic]]:
+    """The tensors of the module; those of the last one are kept, since weight and bias are written one by one."""
+    if inputs.last_module is not None and inputs.last_module[0] is job:
+        return inputs.last_module[1]
+    inputs.last_module = None
+    if inputs.peft is None or inputs.peft.setting != job.setting:
+        if inputs.peft is not None:
+            inputs.peft.close()
+        inputs.peft = Peft(job)
+    merged = inputs.peft.merge(job, inputs)
+    inputs.last_module = (job, merged)
+    return merged

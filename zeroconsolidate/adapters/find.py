@@ -1,0 +1,108 @@
+"""Adapter runs: which adapters a checkpoint has, and where their configurations are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..archive.json_file import read_json
+from ..archive.model_files import ADAPTER_CONFIG
+from ..archive.regular import Fence
+from ..errors import BadOption, NotACheckpoint, at
+from .peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
+from .wrapping import PEFT_MODEL, Part, adapters_in, take_apart
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..catalog.facts import Catalog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapters:
+    """The adapters of a checkpoint that were chosen, in order."""
+
+    parts: Mapping[str, Part]
+    """Every name of the checkpoint, taken apart."""
+    present: tuple[str, ...]
+    """Every adapter of the checkpoint."""
+    configs: Mapping[str, PeftConfig]
+    """By adapter, in order: the chosen ones."""
+    files: Mapping[str, str]
+    """By adapter: the path of its adapter_config.json."""
+    ties: Mapping[str, str]
+    """alias -> name, those of tensors that were not saved included."""
+
+    @property
+    def is_wrapped(self) -> bool:
+        """Whether the trainer had wrapped something around the PEFT model."""
+        return any(part.wrapper for part in self.parts.values())
+
+    @property
+    def kinds(self) -> str:
+        """The adapters in words: `default (LORA)`."""
+        return ", ".join(f"{name} ({config.peft_type})" for name, config in self.configs.items())
+
+
+def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) -> Adapters | None:
+    """The adapters of the checkpoint; None if it has none, or if they are to be kept as they are.
+
+    `lora`: `adapter`, `merge`, `keep` or None. `chosen`: names of adapters; by default all that were trained. Raises
+    BadOption for wishes that make no sense, NotACheckpoint if adapter_config.json is missing.
+    """
+    root = catalog.origin.root
+    names = list(dict.fromkeys([*catalog.order, *catalog.unsaved_ties, *catalog.unsaved_ties.values()]))
+    config_path = os.path.join(root, ADAPTER_CONFIG)
+    first = _read(root, config_path) if os.path.isfile(config_path) else None
+    wrapped = any(f".{PEFT_MODEL}" in f".{name}" for name in names)
+    prefixes = tuple(prefix for group in TUNER_PREFIXES.values() for prefix in group)
+    if first is not None:
+        prefixes = TUNER_PREFIXES.get(first.peft_type, prefixes)
+    parts = take_apart(names, prefixes) if wrapped or first is not None else {}
+    present = adapters_in(parts.values())
+    if lora == "keep" or not present:
+        if lora in ("adapter", "merge") or (chosen and lora != "keep"):
+            kind = f"; {ADAPTER_CONFIG} says {first.peft_type}, whose parameters are none of its" if first else ""
+            raise BadOption(f"the checkpoint has no adapters that --lora could work on{kind}")
+        if chosen:
+            raise BadOption("--adapter chooses adapters to write or merge; with --lora keep there is no choice")
+        return None
+    for name in chosen:
+        if name not in present:
+            raise BadOption(f"the checkpoint has no adapter {name!r}; it has {', '.join(present)}")
+    wanted = tuple(dict.fromkeys(chosen)) or present
+    if lora == "merge" and len(wanted) > 1 and not chosen:
+        raise BadOption(
+            f"the checkpoint has several adapters ({', '.join(present)}); name those to merge, in order, with --adapter"
+        )
+    files = {name: _config_file(root, name, alone=len(present) == 1) for name in wanted}
+    return Adapters(
+        parts=parts,
+        present=present,
+        configs={name: _read(root, path) for name, path in files.items()},
+        files=files,
+        ties={**catalog.ties, **catalog.unsaved_ties},
+    )
+
+
+def _read(root: str, path: str) -> PeftConfig:
+    with at(path):
+        Fence(root).check(path)  # it is not only read but copied beside the adapter
+    content = read_json(path)
+    with at(path):
+        return read_peft_config(content)
+
+
+def _config_file(root: str, adapter: str, *, alone: bool) -> str:
+    """PEFT keeps `default` in the checkpoint itself and every other adapter in a folder of its name."""
+    places = [os.path.join(root, adapter, ADAPTER_CONFIG)] if adapter != "default" else []
+    if alone or adapter == "default":
+        places.append(os.path.join(root, ADAPTER_CONFIG))
+    for place in places:
+        if os.path.isfile(place):
+            return place
+    raise NotACheckpoint(
+        f"the names are those of a PEFT model, but the configuration of its adapter {adapter!r} is missing; "
+        f"expected {places[0]}; put it there, or write the raw names with --lora keep"
+    )

@@ -1,0 +1,285 @@
+"""Adapters into the weights they belong to: which recipe makes each tensor of the merged model.
+
+Mirrors what `merge_and_unload()` does to a PEFT model (`peft/tuners/tuners_utils.py`,
+`_unload_and_optionally_merge`): each wrapper gives way to its module, with the adapters added to it in order.
+
+Paths are as in `wrapped.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import Disagreement, UnsupportedLayout, at
+from ..plan.build import Selection, Source
+from ..plan.pieces import View
+from .additions import Factors, in_order, low_rank, target_parameters
+from .bases import Bases
+from .recipes import Factor, Lie, LowRank, Merged, ModuleJob, ModuleTensor, OfModule, RowsReplaced, Shifted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..dtypes import DType
+    from ..plan.pieces import Recipe
+    from .original import Original
+    from .peft_config import PeftConfig
+    from .wrapped import PeftModel
+
+
+BY_FORMULA = ("LORA", "TRAINABLE_TOKENS")
+"""The kinds of adapters that are merged here. Others are left to PEFT, a module at a time."""
+
+BY_PEFT = frozenset(
+    """ADALORA IA3 LOHA LOKR OFT BOFT VERA VBLORA FOURIERFT HRA MISS RANDLORA C3A ROAD WAVEFT DELORA GRALORA LN_TUNING
+    HIRA PVERA TINYLORA GLORA PEANUT DEFT""".split()
+)
+"""The kinds that PEFT merges rightly module by module, found by comparing with the merge of the whole model. UniLoRA
+is not among them: its modules share a vector whose parts differ then, silently."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeResult:
+    """The merged model, and what was found out on the way."""
+
+    selection: Selection
+    merged: int
+    """Tensors to which adapters add something."""
+    replaced: int
+    """Tensors that were trained in the place of the original's: modules_to_save, biases."""
+    from_checkpoint: Mapping[str, str]
+    """Names of the tensors of the original model that are the checkpoint's frozen copies, and the dtypes of those."""
+    untied: tuple[str, ...]
+    """Names that shared one tensor in the original model and have their own now."""
+    unproven: Mapping[str, tuple[Recipe, Recipe]]
+    """Name -> (the original's tensor, the frozen copy in the checkpoint); they should be the same."""
+
+
+@dataclass(slots=True)
+class _Additions:
+    """What is added to one tensor, in order."""
+
+    low_rank: list[tuple[str, str, Factors, bool]] = field(default_factory=list)
+    """(adapter, key for patterns, factors, whether the wrapper is one of target_parameters)."""
+    shifts: list[tuple[Recipe, float]] = field(default_factory=list)
+    rows: dict[tuple[int, ...], Recipe] = field(default_factory=dict)
+    job: tuple[ModuleJob, str] | None = None
+    """The module that PEFT merges, and which of its tensors this is."""
+
+
+class Merger:
+    """Finds the base of each tensor and puts the additions on it."""
+
+    def __init__(
+        self,
+        model: PeftModel,
+        configs: Mapping[str, PeftConfig],
+        original: Original | None,
+        dtype: DType | None,
+        directories: tuple[str, str] | None,
+    ) -> None:
+        """`original`: where untrained weights come from; None takes the frozen copies in the checkpoint. `dtype`: in
+        which weights are merged, as PEFT would in a model loaded in it; None for each its own. `directories`: of the
+        model's config.json and of the adapter's, for what PEFT merges."""
+        self._directories = directories
+        self._model, self._configs, self._dtype, self._original = model, configs, dtype, original
+        altered = next((c.initialization for c in configs.values() if c.alters_base), None)
+        self._bases = Bases(model, original, altered)
+
+    def result(self, *, copy_ties: bool) -> MergeResult:
+        """Plan every tensor. Raises BadOption if a weight is nowhere, Disagreement if an adapter does not fit."""
+        additions = self._additions()
+        made: dict[str, Source] = {}
+        written: dict[str, dict[str, Source]] = {}
+        replaced = merged = 0
+        for path in dict.fromkeys([*self._model.own, *self._model.saved, *additions]):
+            with at(path):
+                base = self._bases.find(path)
+                if base is None:
+                    if path in additions:
+                        raise self._bases.is_nowhere(path)
+                    continue
+                recipe = self._added(base.source, additions.get(self._bases.owner(path)))
+            made[path] = Source(name=path, shape=base.source.shape, recipe=recipe, role=base.source.role)
+            written[path] = base.spread(recipe, base.source.role)
+            replaced += base.source.role == "trainable"
+            merged += recipe is not base.source.recipe
+        named, left_out = self._named(made, written, copy_ties=copy_ties)
+        return MergeResult(
+            selection=Selection(named=named, left_out=(*self._model.left_out, *left_out)),
+            merged=merged,
+            replaced=replaced,
+            from_checkpoint=self._bases.from_checkpoint,
+            untied=tuple(self._untied(made)),
+            unproven=self._bases.unproven,
+        )
+
+    # --- what is added -----------------------------------------------------------------------------------------------
+
+    def _additions(self) -> dict[str, _Additions]:
+        """By path; what is added to a shared tensor under several names stands under one of them."""
+        found: dict[str, _Additions] = {}
+        for module, depths in self._model.wrappers.items():
+            with at(module):
+                of_depth = self._parameters(module, depths)
+                for depth, by_adapter in depths.items():
+                    parameter = of_depth.get(depth)
+                    for adapter in self._configs:
+                        if adapter in by_adapter:
+                            self._add(found, module, parameter, adapter, by_adapter[adapter])
+        return found
+
+    def _add(
+        self, found: dict[str, _Additions], module: str, parameter: str | None, adapter: str, factors: Factors
+    ) -> None:
+        config = self._configs[adapter]
+        if config.peft_type not in BY_FORMULA:
+            self._add_module(found, module, adapter, factors)
+            return
+        path = f"{module}.{parameter or 'weight'}"
+        to_weight = found.setdefault(self._bases.owner(path), _Additions())
+        product = {key: source for key, source in factors.items() if key.startswith("lora_") and key != "lora_B.bias"}
+        if product:
+            of_parameter = parameter is not None
+            to_weight.low_rank.append((adapter, path if of_parameter else module, product, of_parameter))
+        if "lora_B.bias" in factors:
+            to_bias = found.setdefault(self._bases.owner(f"{module}.bias"), _Additions())
+            to_bias.shifts.append((factors["lora_B.bias"].recipe, config.scale_of(module)))
+        if "trainable_tokens_delta" in factors:
+            rows, indices = factors["trainable_tokens_delta"], config.tokens_of(module)
+            if indices is None and path in self._model.tied:
+                return  # the head of a tied model, which has the embedding's rows
+            if indices is None or len(indices) != rows.shape[0]:
+                raise Disagreement(
+                    f"the trained tokens of {adapter!r} do not fit its configuration; "
+                    f"expected {0 if indices is None else len(indices)} rows, got {rows.shape[0]}"
+                )
+            to_weight.rows[indices] = rows.recipe
+        unknown = [
+            key for key in factors if key not in product and key not in ("lora_B.bias", "trainable_tokens_delta")
+        ]
+        if unknown:
+            raise UnsupportedLayout(f"it is not known how to merge {', '.join(unknown)} of the adapter {adapter!r}")
+
+    def _add_module(self, found: dict[str, _Additions], module: str, adapter: str, factors: Factors) -> None:
+        """Leave a whole module to PEFT."""
+        if len(self._configs) > 1 or self._directories is None:
+            raise UnsupportedLayout(
+                f"adapters of kind {self._configs[adapter].peft_type} are merged by PEFT, one at a time, into a model "
+                "whose config.json is at hand; choose one with --adapter, and name the original model with --base"
+            )
+        config, (model_directory, adapter_directory) = self._configs[adapter], self._directories
+        bases = {name: self._bases.find(f"{module}.{name}") for name in ("weight", "bias")}
+        weight = bases["weight"]
+        if weight is None:
+            raise self._bases.is_nowhere(f"{module}.weight")
+        dtype = self._dtype or weight.source.recipe.dtype
+        tensors = []
+        for name, base in bases.items():
+            if base is not None:
+                factor = Factor(recipe=base.source.recipe, shape=base.source.shape)
+                tensors.append(ModuleTensor(name=f"base_layer.{name}", factor=factor))
+        for key, source in factors.items():
+            attribute, _, rest = key.partition(".")
+            name = f"{attribute}.{adapter}.{rest}" if rest else f"{attribute}.{adapter}"
+            factor = Factor(recipe=source.recipe, shape=source.shape)
+            tensors.append(ModuleTensor(name=name, factor=factor))
+        job = ModuleJob(
+            kind=config.peft_type,
+            module=module,
+            tensors=tuple(tensors),
+            setting=(model_directory, adapter_directory, adapter, dtype.torch_name),
+        )
+        for name, base in bases.items():
+            if base is not None:
+                found.setdefault(self._bases.owner(f"{module}.{name}"), _Additions()).job = (job, name)
+
+    def _parameters(self, module: str, depths: Mapping[int, Mapping[str, Factors]]) -> dict[int, str]:
+        """Depth -> parameter, for a module whose parameters were targeted; empty for any other."""
+        targets = {name for config in self._configs.values() for name in target_parameters(config, module)}
+        if not targets:
+            return {}
+        known = [path.removeprefix(f"{module}.") for path in self._model.own if path.startswith(f"{module}.")]
+        if self._original is not None and not targets <= set(known):
+            known = self._original.in_order(module, targets)
+        order = [name for name in dict.fromkeys(known) if name in targets]
+        bases = {name: self._bases.find(f"{module}.{name}") for name in order}
+        shapes = {name: base.source.shape for name, base in bases.items() if base is not None}
+        if not shapes:
+            # A target without a dot, such as `down_proj`, matches any module; most have no parameter of that name.
+            if self._bases.find(f"{module}.weight") is not None:
+                return {}
+            raise self._bases.is_nowhere(f"{module}.{min(targets)}")
+        return {depth: name for name, depth in in_order(depths, order, shapes).items()}
+
+    def _added(self, base: Source, additions: _Additions | None) -> Recipe:
+        """The recipe of a tensor with all that is added to it."""
+        recipe = base.recipe
+        if additions is None:
+            return recipe
+        if not recipe.dtype.is_floating:
+            raise UnsupportedLayout(
+                f"the base weight is quantized ({recipe.dtype.torch_name}); name the original model, in float32 or "
+                "bfloat16, with --base"
+            )
+        dtype = self._dtype or recipe.dtype
+        if additions.job is not None:
+            job, name = additions.job
+            return OfModule(job=job, tensor=name, base=recipe, dtype=dtype)
+        parts = tuple(
+            low_rank(adapter, self._configs[adapter], key, factors, base.shape, of_parameter=of_parameter)
+            for adapter, key, factors, of_parameter in additions.low_rank
+        )
+        if parts:
+            _refuse_mixture(parts)
+            recipe = Merged(base=recipe, shape=base.shape, dtype=dtype, parts=parts)
+        for indices in additions.rows:
+            if len(base.shape) != 2 or max(indices, default=0) >= base.shape[0]:
+                raise Disagreement(f"the trained tokens are beyond the embedding; its shape is {base.shape}")
+        if additions.rows:
+            replacements = tuple(additions.rows.items())
+            recipe = RowsReplaced(base=recipe, shape=base.shape, dtype=dtype, replacements=replacements)
+        if additions.shifts:
+            recipe = Shifted(base=recipe, dtype=dtype, shifts=tuple(additions.shifts))
+        return recipe
+
+    # --- what it is called -------------------------------------------------------------------------------------------
+
+    def _named(
+        self, made: Mapping[str, Source], written: Mapping[str, Mapping[str, Source]], *, copy_ties: bool
+    ) -> tuple[dict[str, Source], list[str]]:
+        """The output by name, and the names left out because their tensor is written under another."""
+        named: dict[str, Source] = {}
+        left_out: list[str] = []
+        if self._original is not None:
+            for name, tensor in self._original.tensors.items():
+                named[name] = Source(name=name, shape=tensor.shape, recipe=View(tensor), role="frozen")
+        first: dict[str, str] = {}
+        for path in made:
+            saved = next(iter(self._model.saved.get(path, {}).values()), None)
+            # A stored name never ends in a space: paths and stored names do not meet.
+            shared = self._bases.owner(path) if saved is None else f"{saved.name} "
+            if first.setdefault(shared, path) != path and not copy_ties:
+                left_out.append(self._bases.name(path))
+                continue
+            named |= written[path]
+        return named | self._model.beside, left_out
+
+    def _untied(self, made: Mapping[str, Source]) -> list[str]:
+        """Names of one tensor in the original model whose values part here."""
+
+        def value(path: str) -> Recipe | None:
+            if path in made:
+                return made[path].recipe
+            found = None if self._original is None else self._original.find(path)
+            return None if found is None else found.source.recipe
+
+        pairs = [(alias, value(alias), value(target)) for alias, target in self._model.tied.items()]
+        return [self._bases.name(alias) for alias, here, there in pairs if here and there and here != there]
+
+
+def _refuse_mixture(parts: tuple[LowRank, ...]) -> None:
+    lies = {part.lie for part in parts if part.magnitude is not None}
+    if Lie.ROWS in lies and len(lies) > 1:
+        raise UnsupportedLayout("DoRA of an embedding and of a head that share one weight cannot be merged")

@@ -1,0 +1,160 @@
+"""What an `adapter_config.json` says (mirrors PEFT's `PeftConfig` and `LoraConfig`), as far as weights depend on it."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..archive.shown import shown
+from ..catalog import fields
+from ..catalog.tensor_parallel import is_tame
+from ..errors import DamagedFile, UnsupportedLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TUNER_PREFIXES: Mapping[str, tuple[str, ...]] = {
+    "LORA": ("lora_",), "ADALORA": ("lora_", "ranknum"), "IA3": ("ia3_",), "LOHA": ("hada_",), "LOKR": ("lokr_",),
+    "OFT": ("oft_",), "BOFT": ("boft_",), "VERA": ("vera_",), "VBLORA": ("vblora_",), "FOURIERFT": ("fourierft_",),
+    "HRA": ("hra_",), "MISS": ("miss_",), "RANDLORA": ("randlora_",), "C3A": ("c3a_",), "ROAD": ("road_",),
+    "WAVEFT": ("waveft_",), "DELORA": ("delora_",), "GRALORA": ("gralora_",), "LN_TUNING": ("ln_tuning_",),
+    "TRAINABLE_TOKENS": ("trainable_tokens_",), "HIRA": ("hira_",), "PVERA": ("pvera_",), "TINYLORA": ("tinylora_",),
+    "GLORA": ("glora_",), "PEANUT": ("peanut_",), "DEFT": ("deft_",),
+}  # fmt: skip
+"""peft_type -> how the attributes begin in which a wrapped module keeps its adapters (`BaseTuner.prefix` in PEFT)."""
+
+ALTERS_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""`init_lora_weights` that subtract something from the base weights when training begins (`LoraLayer.update_layer`)."""
+
+UNMERGEABLE = (
+    "arrow_config", "use_bdlora", "alora_invocation_tokens", "velora_config", "monteclora_config", "kasa_config",
+    "use_qalora",
+)  # fmt: skip
+"""LoRA variants, by the setting that asks for them, whose merge is impossible, or is not known to be right here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeftConfig:
+    """An adapter's configuration. The LoRA fields have PEFT's defaults where another kind of adapter has none."""
+
+    peft_type: str
+    base: str | None
+    """`base_model_name_or_path`."""
+    rank: int
+    alpha: float
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    rank_stabilized: bool
+    """Scale by alpha / sqrt(rank) instead of alpha / rank."""
+    fan_in_fan_out: bool
+    bias: str
+    """`none`, `all` or `lora_only`."""
+    initialization: str
+    """`init_lora_weights`, a bool as its text."""
+    target_modules: tuple[str, ...] | str
+    target_parameters: tuple[str, ...]
+    token_indices: Mapping[str, tuple[int, ...]] | tuple[int, ...] | None
+    """`trainable_token_indices`: by module, or one list for the input embedding."""
+    variants: tuple[str, ...]
+    """Those of UNMERGEABLE that are set, and `layer_replication`."""
+    content: Mapping[str, Any]
+    """The whole file."""
+
+    @property
+    def alters_base(self) -> bool:
+        """Whether the weights the adapter belongs to are not the original model's."""
+        return self.initialization.startswith(ALTERS_BASE)
+
+    def rank_of(self, module: str) -> int:
+        """The rank of the adapter in `module`."""
+        return self.rank_pattern.get(_matching(self.rank_pattern, module), self.rank)
+
+    def scale_of(self, module: str) -> float:
+        """What B A is multiplied by in `module` (`scaling` in PEFT's layers)."""
+        rank = self.rank_of(module)
+        alpha = self.alpha_pattern.get(_matching(self.alpha_pattern, module), self.alpha)
+        return alpha / math.sqrt(rank) if self.rank_stabilized else alpha / rank
+
+    def tokens_of(self, module: str) -> tuple[int, ...] | None:
+        """The rows of `module` that are trained for themselves; the module may be named by the end of its path."""
+        if not isinstance(self.token_indices, dict):
+            return self.token_indices if isinstance(self.token_indices, tuple) else None
+        for name, indices in self.token_indices.items():
+            if module == name or module.endswith(f".{name}"):
+                return tuple(indices)
+        return None
+
+
+def read_peft_config(content: Mapping[str, Any]) -> PeftConfig:
+    """Check and type an adapter's configuration. Raises DamagedFile."""
+    targets = content.get("target_modules")
+    kind = fields.field(content, "peft_type", str).upper()
+    # Other kinds use the same keys for other things: OFT's `r` may be 0, its blocks then have a size.
+    lora = content if kind == "LORA" else {}
+    rank = fields.field(lora, "r", int, 8)
+    if rank < 1:
+        raise DamagedFile(f"'r' is not a rank; expected at least 1, got {rank}")
+    return PeftConfig(
+        peft_type=kind,
+        base=fields.optional(content, "base_model_name_or_path", str),
+        rank=rank,
+        alpha=_number(lora.get("lora_alpha"), "lora_alpha", 8),
+        rank_pattern={name: int(_number(r, "rank_pattern", 0)) for name, r in _pattern(lora, "rank_pattern")},
+        alpha_pattern={name: _number(a, "alpha_pattern", 0) for name, a in _pattern(lora, "alpha_pattern")},
+        rank_stabilized=bool(lora.get("use_rslora")),
+        fan_in_fan_out=bool(content.get("fan_in_fan_out")),
+        bias=fields.field(content, "bias", str, "none"),
+        initialization=str(content.get("init_lora_weights", True)).lower(),
+        target_modules=targets if isinstance(targets, str) else _names(targets, "target_modules"),
+        target_parameters=_names(content.get("target_parameters"), "target_parameters"),
+        token_indices=_tokens(content.get("token_indices") or content.get("trainable_token_indices")),
+        variants=tuple(name for name in (*UNMERGEABLE, "layer_replication") if content.get(name)),
+        content=content,
+    )
+
+
+def _matching(pattern: Mapping[str, object], module: str) -> str:
+    """The key of `pattern` for a module (mirrors `get_pattern_key` in `peft/utils/other.py`)."""
+    for key in pattern:
+        if not is_tame(key):
+            raise UnsupportedLayout(f"a pattern of the adapter is of a kind that is not known; got {shown(key)}")
+        if re.match(rf"(.*\.)?({key})$", module):
+            return key
+    return module
+
+
+def _pattern(content: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
+    return [(str(name), value) for name, value in fields.field(content, key, dict, {}).items()]
+
+
+def _number(value: object, key: str, default: float) -> float:
+    if value is None and default:
+        return default
+    # An integer stays one: PEFT divides the numbers as they are written.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1 << 53:
+        raise DamagedFile(f"{key!r} is not a positive number; got {shown(value)}")
+    return value
+
+
+def _names(value: object, key: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+        raise DamagedFile(f"{key!r} is not a list of names; got {shown(value)}")
+    return tuple(value)
+
+
+def _tokens(value: object) -> Mapping[str, tuple[int, ...]] | tuple[int, ...] | None:
+    if isinstance(value, dict):
+        return {str(module): _indices(indices) for module, indices in value.items()}
+    return None if value is None else _indices(value)
+
+
+def _indices(value: object) -> tuple[int, ...]:
+    if not isinstance(value, (list, tuple)) or not all(type(n) is int and n >= 0 for n in value):
+        raise DamagedFile(f"the token indices are not a list of row numbers; got {shown(value)}")
+    return tuple(value)

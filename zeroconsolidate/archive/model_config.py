@@ -1,0 +1,42 @@
+"""Reads the config.json of a model, which comes from outside: bounded, and as it stands."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DamagedFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_CONFIG_BYTES = 1 << 24
+"""A longer config.json is refused."""
+
+
+def is_bare(config: object) -> bool:
+    """Whether a config is a model's without a head, such as `XLMRobertaModel`, which embedders are.
+
+    >>> is_bare({"architectures": ["XLMRobertaModel"]}), is_bare({"architectures": ["LlamaForCausalLM"]})
+    (True, False)
+    """
+    names = config.get("architectures") if isinstance(config, dict) else None
+    return isinstance(names, list) and bool(names) and all(str(name).endswith("Model") for name in names)
+
+
+def short_int(text: str) -> int | str:
+    """For `parse_int`: the number, unless it is longer than any size is."""
+    return int(text) if len(text) < 20 else text
+
+
+def parse(text: bytes, *, parse_int: Callable[[str], object] = str) -> Any:
+    """The value of a JSON file from outside, integers as text by default: for long ones Python takes quadratic time.
+
+    Raises DamagedFile if it is no JSON or nested too deep.
+    """
+    try:
+        return json.loads(text.decode("utf-8"), parse_int=parse_int)
+    except ValueError as error:
+        raise DamagedFile(f"config.json is not JSON: {error}") from None
+    except RecursionError:
+        raise DamagedFile("config.json is nested too deep") from None

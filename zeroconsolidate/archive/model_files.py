@@ -1,0 +1,13 @@
+"""Names of the files that a model directory, or an adapter for PEFT, consists of."""
+
+CONFIG = "config.json"
+"""transformers' configuration of a model."""
+INDEX_NAME = "model.safetensors.index.json"
+"""Which shard holds which tensor."""
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+"""PEFT's weights and configuration of an adapter (peft `utils/constants.py`)."""
+MANIFEST_NAME = "zeroconsolidate.json"
+"""Our own record of how an output was made."""
+RESCUE_REPORT_NAME = "rescue-report.json"
+"""What came from where in an output of an incomplete checkpoint."""

@@ -1,0 +1,93 @@
+"""The verbs that check: an output by itself, an output against a checkpoint, a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from ..opening.open import open_catalog
+from ..opening.opened import open_to_convert
+from ..options import Options
+from ..outputs.planned import plan_weights
+from ..plan.build import sources
+from ..run.inputs import Inputs
+from .findings import Findings, Verification
+
+if TYPE_CHECKING:
+    from ..options import Path, Progress, Roots
+
+
+def verify(
+    output: Path,
+    *,
+    against: Roots | None = None,
+    tag: str | None = None,
+    base: Path | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Check the model directory `output`: by itself and its manifest, or byte for byte with a checkpoint.
+
+    By itself: headers, index, sizes, config against shapes, digests. `against`: the checkpoint (and its `tag`) it
+    must be made of, whatever tool made it; a manifest tells which options were used, else every tensor is expected.
+    `base`: the model that adapters were merged into or weights were taken from.
+    What is wrong is in `.problems`, not raised. Raises NotACheckpoint if there is nothing to check, and with
+    `against` what `open_checkpoint` raises.
+    """
+    from ..archive.weights import read_weights
+    from . import against as bytewise
+    from . import output as alone
+
+    began, directory = time.monotonic(), os.path.normpath(os.fspath(output))
+    if against is None:
+        findings = _findings(progress, alone.work_bytes(directory))
+        alone.audit_output(directory, findings)
+        return findings.verification(directory, time.monotonic() - began)
+    weights = read_weights(directory)
+    recorded = (alone.read_manifest(directory) or {}).get("options", {})
+    options = Options.recorded(recorded, base=base)
+    opened = open_to_convert(against, tag, options)
+    catalog, plan = opened.catalog, plan_weights(opened, options).plan
+    planned = {tensor.name: tensor for tensor in plan.tensors()}
+    owners = {name: catalog.ties.get(name, name) for name in planned}
+    written = {owners[name] for name in weights.tensors if name in owners}
+    aliases = frozenset(name for name, owner in owners.items() if owner in written)
+    findings = _findings(progress, bytewise.work_bytes(weights, planned))
+    with Inputs() as inputs:
+        bytewise.audit_against(weights, planned, aliases, inputs, findings)
+    if findings.problems and base is None and recorded.get("base"):
+        findings.notes.append(
+            f"the output was made with the base model {recorded['base']}, which may be what is missing here: "
+            "name it with --base"
+        )
+    return findings.verification(directory, time.monotonic() - began)
+
+
+def verify_source(src: Roots, *, tag: str | None = None, progress: Progress | None = None) -> Verification:
+    """Check a checkpoint: CRC-32 of every record used, agreement of ranks, every master weight against its 16-bit
+    copy (stages 1 and 2), NaN and infinity counts by tensor.
+
+    What is wrong is in `.problems`, not raised; what keeps the checkpoint from being read at all is raised, as by
+    `open_checkpoint`.
+    """
+    from .source import audit_source, work_bytes
+
+    began = time.monotonic()
+    catalog = open_catalog(src, tag)
+    stored = sources(catalog)
+    findings = _findings(progress, work_bytes(catalog, stored))
+    with Inputs() as inputs:
+        audit_source(catalog, stored, inputs, findings)
+    return findings.verification(os.path.dirname(catalog.files[0]), time.monotonic() - began)
+
+
+def _findings(progress: Progress | None, total_bytes: int) -> Findings:
+    done = 0
+
+    def advance(size_bytes: int) -> None:
+        nonlocal done
+        done += size_bytes
+        if progress is not None:
+            progress(min(done, total_bytes), total_bytes)
+
+    return Findings(advance=advance)

@@ -1,0 +1,95 @@
+"""Whether a loader would find its parameters under the names that were decided: what is an error, what a warning."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import WrongNames
+from .expectation import complaint, is_related
+
+if TYPE_CHECKING:
+    from ..options import Options
+    from ..plan.build import Selection
+    from .expectation import Naming
+    from .sources import NameSources
+
+VALUE_HEAD = "v_head."
+"""TRL's head for a causal model, which transformers ignores and TRL reads from the same file."""
+
+
+def check_names(
+    naming: Naming, selection: Selection, options: Options, sources: NameSources, *, partial: bool
+) -> list[str]:
+    """Warnings about names that do not fit what was expected.
+
+    `partial`: tensors were left out on purpose, so that missing names are no surprise. Raises WrongNames where names
+    do not fit and the user has not insisted on them.
+    """
+    expectation, insisted = naming.expectation, options.allow_missing or options.rename is not None
+    unasked = "" if sources.architecture is not None else sources.unasked
+    if expectation is None:
+        if not os.path.isfile(os.path.join(sources.directory, "config.json")):
+            return []  # no model that could be loaded by its config: nothing to compare is nothing amiss
+        return [
+            f"names could not be compared with what the model expects: {unasked or 'no weights are at hand'}; "
+            "install transformers, or name the original model with --base"
+        ]
+    buffers = {naming.mapping.get(n, n) for n, source in selection.named.items() if source.role == "buffer"}
+    extra = [name for name in naming.unexpected if name.startswith(VALUE_HEAD)]
+    wrong = replace(
+        naming,
+        missing=() if partial else naming.missing,
+        unexpected=tuple(name for name in naming.unexpected if name not in buffers and name not in extra),
+    )
+    warnings = [f"{', '.join(extra)}: TRL reads them, transformers ignores them"] if extra else []
+    untied = _wrongly_tied(naming, selection)
+    if untied and not insisted:
+        raise WrongNames(
+            f"config.json ties {untied[0]!r} to {expectation.ties[untied[0]]!r}, but the checkpoint has two tensors, "
+            'and loaders do not agree which they take; set "tie_word_embeddings" to false in config.json, or insist '
+            "with --allow-missing"
+        )
+    if wrong.fits:
+        return warnings
+    if expectation.exact:
+        if not insisted:
+            raise complaint(wrong, _hint(wrong, sources) or unasked)
+        return [*warnings, str(complaint(wrong))]
+    if not insisted and not is_related(wrong):
+        raise complaint(wrong, unasked)
+    return [*warnings, *_against_base(wrong)]
+
+
+def _wrongly_tied(naming: Naming, selection: Selection) -> list[str]:
+    """Aliases that the target ties to another parameter, and that are tensors of their own in the checkpoint."""
+    sources = {naming.mapping.get(name, name): source.name for name, source in selection.named.items()}
+    ties = naming.expectation.ties if naming.expectation else {}
+    return [a for a, kept in ties.items() if a in sources and kept in sources and sources[a] != sources[kept]]
+
+
+def _hint(naming: Naming, sources: NameSources) -> str:
+    """What transformers 4 cannot know."""
+    if any(map(is_fused, naming.unexpected)) and sources.architecture and not sources.architecture.conversions:
+        return "experts are fused as transformers 5 has them in memory: install transformers 5 to convert them"
+    return ""
+
+
+def _against_base(naming: Naming) -> list[str]:
+    """What a comparison with the base model leaves to be said; it is no proof, since heads come and go."""
+    kinds = {
+        "are not those of": naming.unexpected,
+        "are only in": naming.missing,
+        "have another shape than in": naming.mismatched,
+    }
+    warnings = [
+        f"{len(names)} parameters {what} the base model, such as {names[0]}" for what, names in kinds.items() if names
+    ]
+    return [f"names were compared with the base model only: {'; '.join(warnings)}"]
+
+
+def is_fused(name: str) -> bool:
+    """Whether this is one tensor of all experts, where files have one an expert."""
+    _, experts, rest = name.rpartition(".experts.")
+    return bool(experts) and not any(part.isdigit() for part in rest.split("."))

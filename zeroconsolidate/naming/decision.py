@@ -1,0 +1,197 @@
+"""Which name each tensor gets, judged by the names and shapes that the target expects.
+
+Training code wraps models, and every wrapper leaves its prefix: `module.`, `_forward_module.`, FlagEmbedding's
+`model.` beside heads that have none. A file with such names loads without an exception and gives random weights.
+No list of prefixes can tell `model.` of a wrapper from `model.` of a Llama; what the target expects can:
+
+    stored                               expected                        prefix taken off
+    model.encoder.layer.0.output.weight  encoder.layer.0.output.weight   `model.`
+    colbert_linear.weight                                                (a head: kept apart)
+
+Each expectation (weights of the same model, the architecture itself) is asked in turn; the first that some
+mapping satisfies decides. If there are expectations and none is satisfied, the names are wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ..errors import BadOption
+from .expectation import HEADS, Naming, compare, is_head, is_related
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ..catalog.facts import Shape
+    from .expectation import Expectation
+
+WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "pretrained_model.")
+"""Prefixes that are a wrapper's whatever the model: data parallelism, Lightning, torch.compile, TRL's value head."""
+
+_INNER_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
+"""Wrappers of submodules, which may stand anywhere in a name and never in an expected one."""
+
+_VALUE_HEAD = "v_head."
+"""TRL's head beside a wrapped model (`trl/models/modeling_value_head.py`)."""
+
+
+def decide(stored: Mapping[str, Shape], ties: Mapping[str, str], expectations: Iterable[Expectation]) -> Naming | None:
+    """Choose names for the stored tensors, aliases (`ties`: alias -> owner) included.
+
+    If no expectation is satisfied, the one that came nearest is returned, with what it misses (`Naming.fits`); None
+    if there is no expectation.
+    """
+    best: Naming | None = None
+    for expectation in expectations:
+        naming = best_mapping(stored, ties, expectation)
+        if naming.fits or (not expectation.exact and is_related(naming)):
+            return naming
+        if best is None or naming.wrong < best.wrong:
+            best = naming
+    return best
+
+
+def best_mapping(stored: Mapping[str, Shape], ties: Mapping[str, str], expectation: Expectation) -> Naming:
+    """The change of prefix that brings most names to where they are expected, and no two tensors to one."""
+    clean = {name: _without_inner(name) for name in stored}
+    if len(set(clean.values())) < len(clean):
+        clean = {name: name for name in stored}
+    heads = {name: new for name, new in clean.items() if is_head(new, expectation.shapes)}
+    body = {name: new for name, new in clean.items() if name not in heads}
+    # On a tie the earlier candidate wins: no change, then taking a prefix off, then putting one on.
+    best, most = dict(body), -1
+    best_change = ("", "")
+    for change in _candidates(body.values(), expectation.shapes):
+        moved = {name: _moved(new, change) for name, new in body.items()}
+        hits = sum(1 for name, new in moved.items() if _agrees(new, stored[name], expectation.shapes))
+        if hits > most and len(set(moved.values())) == len(moved):
+            best, most, best_change = moved, hits, change
+    taken, put = best_change
+    parts = [
+        f"the prefix {taken!r} taken off" if taken else "",
+        f"the prefix {put!r} put on" if put else "",
+        "wrappers inside names taken out" if any(name != new for name, new in clean.items()) else "",
+    ]
+    how = " and ".join(filter(None, parts)) or "names as trained"
+    return compare(best | heads, stored, ties, expectation, how)
+
+
+def judge(
+    mapping: Mapping[str, str], stored: Mapping[str, Shape], ties: Mapping[str, str], expectation: Expectation
+) -> Naming:
+    """Compare names that a user chose with what is expected."""
+    return compare(mapping, stored, ties, expectation, "renamed as asked")
+
+
+def without_expectation(stored: Mapping[str, Shape], *, bare: bool) -> Naming:
+    """Undo what is a wrapper's in any model; leave all else as it is, and say that nothing was there to compare.
+
+    `bare`: config.json names a model without a head (`XLMRobertaModel`). Those have several children, so a `model.`
+    around all of them is a wrapper's. It also is beside the heads of BGE-M3, which are FlagEmbedding's.
+    """
+    names = {name: _without_inner(name) for name in stored}
+    if len(set(names.values())) < len(names):
+        names = {name: name for name in stored}
+    has_heads = any(name.startswith(HEADS) for name in names.values())
+    wrappers = (*WRAPPERS, "model.") if bare or has_heads else WRAPPERS
+    taken = ""
+    while prefix := next((p for p in wrappers if _carried(p, names.values())), None):
+        taken += prefix
+        names = {name: new.removeprefix(prefix) for name, new in names.items()}
+    heads = {name: new for name, new in names.items() if new.startswith(HEADS)}
+    how = f"the wrapper's prefix {taken!r} taken off" if taken else "names as trained"
+    return Naming(
+        mapping={name: new for name, new in names.items() if name not in heads},
+        heads=heads,
+        reason=f"{how}; nothing was there to compare them with",
+        missing=(),
+        unexpected=(),
+        mismatched=(),
+        expectation=None,
+    )
+
+
+def renamed(stored: Iterable[str], rules: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Apply `FROM=TO` rules in order: a prefix, or a regular expression if FROM begins with `^` or is `/…/`.
+
+    Raises BadOption for a bad expression, or if two tensors would get one name.
+    """
+    names = {name: name for name in stored}
+    for old, new in rules:
+        pattern = old[1:-1] if len(old) > 1 and old[0] == old[-1] == "/" else old if old.startswith("^") else None
+        try:
+            compiled = None if pattern is None else re.compile(pattern)
+            for name, current in names.items():
+                if compiled is not None:
+                    names[name] = compiled.sub(new, current)
+                elif current.startswith(old):
+                    names[name] = new + current[len(old) :]
+        except (re.error, IndexError) as error:
+            raise BadOption(f"the renaming rule {old}={new} is no regular expression: {error}") from None
+    return unique(names)
+
+
+def unique(names: Mapping[str, object]) -> dict[str, str]:
+    """`names` (stored -> output) if all are names, and no two tensors get the same one. Raises BadOption."""
+    owners: dict[str, str] = {}
+    for name, new in names.items():
+        if not isinstance(new, str) or not new:
+            raise BadOption(f"the renaming gives {name!r} no name; got {new!r}")
+        if owners.setdefault(new, name) != name:
+            raise BadOption(f"the renaming gives {owners[new]!r} and {name!r} the same name {new!r}")
+    return {name: new for new, name in owners.items()}
+
+
+def _candidates(names: Iterable[str], expected: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Pairs (prefix to take off, prefix to put on) that bring at least one name to an expected one."""
+    found = {("", "")}
+    heads: dict[str, set[str]] = {}
+    for name in expected:
+        for head, tail in _cuts(name):
+            heads.setdefault(tail, set()).add(head)
+    for name in names:
+        for head, tail in (("", name), *_cuts(name)):
+            if tail in expected:
+                found.add((head, ""))
+            if "." in tail:
+                found.update((head, put) for put in heads.get(tail, ()))
+    return sorted(found, key=lambda change: (bool(change[1]), len(change[0]) + len(change[1]), change))
+
+
+def _cuts(name: str) -> list[tuple[str, str]]:
+    """(prefix with its dot, rest) at each dot above numbered layers: wrappers are around a model, not inside.
+
+    The first part may be a number: SentenceTransformer is a sequence, `0.auto_model.encoder.layer.0.…`.
+    """
+    found = []
+    upto = name.find(".") + 1
+    while upto:
+        found.append((name[:upto], name[upto:]))
+        following = name.find(".", upto) + 1
+        if name[upto : following - 1].isdigit():
+            break
+        upto = following
+    return found
+
+
+def _moved(name: str, change: tuple[str, str]) -> str:
+    taken, put = change
+    return put + name.removeprefix(taken) if name.startswith(taken) else name
+
+
+def _without_inner(name: str) -> str:
+    for wrapper in _INNER_WRAPPERS:
+        while f".{wrapper}" in name or name.startswith(wrapper):
+            name = name.replace(f".{wrapper}", ".").removeprefix(wrapper)
+    return name
+
+
+def _carried(prefix: str, names: Iterable[str]) -> bool:
+    """Whether the wrapper's prefix is around every tensor but heads."""
+    around = [name.startswith(prefix) for name in names if not name.startswith((_VALUE_HEAD, *HEADS))]
+    return bool(around) and all(around)
+
+
+def _agrees(name: str, shape: Shape, expected: Mapping[str, Shape | None]) -> bool:
+    return name in expected and expected[name] in (None, shape)

@@ -1,0 +1,167 @@
+"""What a target expects, and how far names satisfy it.
+
+There are two kinds of expectation. An exact one is the target itself (its architecture, or weights that were saved
+from it): every name must be there, and nothing else. The other is a base model, whose heads may have been replaced
+since: whole modules may come and go, but inside a module that both have, every name must agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from ..errors import WrongNames
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ..catalog.facts import Shape
+
+HEADS = ("colbert_linear.", "sparse_linear.")
+"""Heads of BGE-M3, which FlagEmbedding keeps in files of their own (`colbert_linear.pt`, `sparse_linear.pt`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """The names a target expects."""
+
+    origin: str
+    """For people: where the names come from."""
+    shapes: Mapping[str, Shape | None]
+    """None where only the name is known."""
+    ties: Mapping[str, str]
+    """alias -> kept name: an alias need not be present if its parameter is."""
+    exact: bool
+    """Whether it is the target itself, and not only a relative."""
+    layout: str = "stored"
+    """`stored`, or `hub` where these are the names of files and a model in memory has others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """The decision: new names, and why."""
+
+    mapping: Mapping[str, str]
+    """stored name -> output name."""
+    heads: Mapping[str, str]
+    """stored name -> name of a BGE-M3 head's tensor."""
+    reason: str
+    missing: tuple[str, ...]
+    """Expected names that nothing has."""
+    unexpected: tuple[str, ...]
+    """Output names that the target does not expect."""
+    mismatched: tuple[str, ...]
+    """Output names that the target expects in another shape."""
+    expectation: Expectation | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the target will find every parameter, in its shape, and nothing else."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    @property
+    def loads(self) -> bool:
+        """Whether the target will find every parameter in its shape: nothing would be left random."""
+        return not (self.missing or self.mismatched)
+
+    @property
+    def wrong(self) -> int:
+        """How many names do not fit."""
+        return len(self.missing) + len(self.unexpected) + len(self.mismatched)
+
+
+def compare(
+    mapping: Mapping[str, str],
+    stored: Mapping[str, Shape],
+    ties: Mapping[str, str],
+    expectation: Expectation,
+    how: str,
+) -> Naming:
+    """Hold the names that `mapping` (stored -> output) gives against what is expected; `how` they came about."""
+    heads = {name: new for name, new in mapping.items() if is_head(new, expectation.shapes)}
+    body = {name: new for name, new in mapping.items() if name not in heads}
+    given = {new: stored[name] for name, new in body.items()}
+    expected = expectation.shapes
+    tied = _partners(expectation.ties)
+    own = _partners({body[alias]: body[owner] for alias, owner in ties.items() if {alias, owner} <= set(body)})
+    missing = tuple(name for name in expected if name not in given and not any(p in given for p in tied.get(name, ())))
+    unexpected = tuple(
+        name
+        for name in given
+        if name not in expected and name not in expectation.ties and not any(p in expected for p in own.get(name, ()))
+    )
+    return Naming(
+        mapping=body,
+        heads=heads,
+        reason=f"{how}: those of {expectation.origin}",
+        missing=missing,
+        unexpected=unexpected,
+        mismatched=tuple(name for name, shape in given.items() if expected.get(name) not in (None, shape)),
+        expectation=expectation,
+    )
+
+
+def is_head(name: str, expected: Iterable[str]) -> bool:
+    """Whether `name` is of a head of BGE-M3 that the model itself does not have."""
+    return name.startswith(HEADS) and name not in expected
+
+
+def _partners(ties: Mapping[str, str]) -> dict[str, set[str]]:
+    """Every name of a tied parameter -> all of its names."""
+    groups: dict[str, set[str]] = {}
+    for alias, owner in ties.items():
+        groups.setdefault(owner, {owner}).add(alias)
+    return {name: group for group in groups.values() for name in group}
+
+
+def is_related(naming: Naming) -> bool:
+    """Whether the expectation, a base model, is recognisable: most of its names are there, what is missing or new is
+    whole modules (a head, a pooler; never one of numbered layers), and shapes agree but for the rows of a vocabulary.
+    """
+    if naming.expectation is None:
+        return False
+    expected = naming.expectation.shapes
+    given = set(naming.mapping.values())
+    return (
+        len(naming.mismatched) <= 2
+        and 2 * (len(expected) - len(naming.missing) - len(naming.mismatched)) > max(len(given), len(expected))
+        and _are_whole_modules(naming.missing, given)
+        and _are_whole_modules(naming.unexpected, set(expected))
+    )
+
+
+def _are_whole_modules(names: Iterable[str], others: set[str]) -> bool:
+    """Whether each of `names` is in a module of which `others` have nothing, above any numbered layer."""
+    modules = {prefix for name in others for prefix in _modules(name)}
+    return all(not modules.issuperset(_modules(name)) for name in names)
+
+
+def _modules(name: str) -> list[str]:
+    """The modules around a tensor down to the first numbered one: `a.b.3.c.weight` -> [`a`, `a.b`]."""
+    parts = list(takewhile(lambda part: not part.isdigit(), name.split(".")[:-1]))
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def complaint(naming: Naming, unasked: str = "") -> WrongNames:
+    """The error for names that do not fit; `unasked`: why the architecture could not be asked."""
+    origin = naming.expectation.origin if naming.expectation else "the target"
+    parts = []
+    if naming.missing:
+        parts.append(f"{len(naming.missing)} expected names are missing, such as {naming.missing[0]!r}")
+    if naming.unexpected:
+        name = naming.unexpected[0]
+        near = get_close_matches(name, naming.missing, n=2, cutoff=0.3)
+        nearest = f" (nearest: {', '.join(map(repr, near))})" if near else ""
+        parts.append(f"{len(naming.unexpected)} names are unknown to it, such as {name!r}{nearest}")
+    if naming.mismatched:
+        name = naming.mismatched[0]
+        wanted = naming.expectation.shapes.get(name) if naming.expectation else None
+        shape = f", expected in {list(wanted)}" if wanted is not None else ""
+        parts.append(f"{len(naming.mismatched)} have another shape, such as {name!r}{shape}")
+    return WrongNames(
+        f"the names do not fit {origin}: {'; '.join(parts)}; a loader would leave random weights; "
+        "rename with --rename FROM=TO, name the right model with --base, or insist with --allow-missing"
+        + (f" ({unasked})" if unasked else "")
+    )

@@ -1,0 +1,229 @@
+"""Fits a selection to its target: names by sources, the hub's layout, heads kept apart; then proves that it loads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..archive.weights import read_weights
+from ..errors import BadOption, WrongNames, ZeroConsolidateError
+from ..plan.build import Selection, Source
+from .base import filled
+from .check import check_names, is_fused
+from .decision import best_mapping, decide, judge, renamed, unique, without_expectation
+from .expectation import Naming, compare
+from .hub_layout import to_hub
+from .sources import NameSources, stated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ..catalog.facts import Catalog, Shape
+    from ..options import Options
+    from .expectation import Expectation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A selection under the names its loader expects."""
+
+    selection: Selection
+    heads: dict[str, Source]
+    """Tensors that belong in files of their own, by their names there (`colbert_linear.weight`)."""
+    reason: str
+    """What was decided about names, and why."""
+    warnings: tuple[str, ...]
+    unwrapped: bool
+    """Whether a wrapper around the model was undone."""
+    complete: bool = False
+    """Whether every parameter that was expected is there."""
+    from_base: tuple[str, ...] = ()
+    """Output names that the base model's weights supply."""
+    files: tuple[str, ...] = ()
+    """The base model's files that are read for them."""
+
+
+def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bool) -> Named:
+    """Name the tensors of `selection` for their loader.
+
+    `partial`: some were left out on purpose, or are lost, and need not be found. Raises WrongNames if a loader would
+    not find its parameters.
+    """
+    if options.names == "stored":
+        return _as_stored(selection)
+    sources = NameSources(catalog.origin.root, options.base_directory)
+    naming = _names(catalog, selection, options, sources)
+    if options.rename is None:
+        selection = _with_untied(catalog, selection, naming, config_ties=stated(sources.directory)[1])
+    named, heads, dropped = _apply(selection, naming)
+    fitted = Selection(named=named, left_out=(*selection.left_out, *dropped))
+    reason, from_base, files = naming.reason, tuple[str, ...](), tuple[str, ...]()
+    if options.names == "hub":
+        fitted, note = _hub(fitted, sources, naming)
+        reason += note
+    if naming.missing and options.base_directory is not None and not partial:
+        expected = _files_names(naming, sources) if options.names == "hub" else naming.expectation
+        fitted, from_base, files = _filled(fitted, naming, expected, options.base_directory)
+        naming = replace(naming, missing=_missing(fitted, expected) if from_base else naming.missing)
+    return Named(
+        selection=fitted,
+        heads=heads,
+        reason=reason,
+        warnings=tuple(check_names(naming, selection, options, sources, partial=partial)),
+        unwrapped=any(name != new for name, new in naming.mapping.items()),
+        complete=naming.loads and naming.expectation is not None,
+        from_base=from_base,
+        files=files,
+    )
+
+
+def _as_stored(selection: Selection) -> Named:
+    return Named(selection=selection, heads={}, reason="names as stored, as asked", warnings=(), unwrapped=False)
+
+
+def _names(catalog: Catalog, selection: Selection, options: Options, sources: NameSources) -> Naming:
+    """The decision, over all names that are selected or tied to a selected one."""
+    shapes = {name: source.shape for name, source in selection.named.items()}
+    owners = {source.name: source.shape for source in selection.named.values()}
+    ties = {alias: owner for alias, owner in catalog.ties.items() if owner in owners}
+    # A name that was dropped as a tie still says which model this is.
+    shapes |= {alias: owners[owner] for alias, owner in ties.items()}
+    shapes |= {owner: owners[owner] for owner in ties.values()}
+    if options.rename is not None:
+        return _as_asked(shapes, ties, options.rename, sources)
+    own = sources.own()
+    naming = None if own is None else best_mapping(shapes, ties, own)
+    if naming is not None and naming.fits:
+        agreed = _agreed(naming, shapes, ties, sources)
+        if agreed is not None:
+            return agreed
+    return decide(shapes, ties, sources) or without_expectation(shapes, bare=stated(sources.directory)[0])
+
+
+def _agreed(
+    naming: Naming, shapes: Mapping[str, Shape], ties: Mapping[str, str], sources: NameSources
+) -> Naming | None:
+    """A naming that weights beside the checkpoint suggest, if the architecture, where it can be asked, agrees.
+
+    Those weights may be what a converter made of the same shards, wrapper and all.
+    """
+    if sources.architecture is None:
+        return naming
+    for expectation in (sources.architecture.expectation, sources.architecture.hub):
+        judged = judge(naming.mapping, shapes, ties, expectation)
+        if judged.loads:
+            # What the architecture does not know, but was saved all the same, harms nobody.
+            return replace(naming, expectation=expectation)
+    return None
+
+
+def _as_asked(
+    shapes: Mapping[str, Shape],
+    ties: Mapping[str, str],
+    rename: Sequence[str] | Callable[[str], str],
+    sources: NameSources,
+) -> Naming:
+    """The user's own mapping, compared with the first expectation there is."""
+    if callable(rename):
+        mapping = unique({name: rename(name) for name in shapes})
+    else:
+        mapping = renamed(shapes, [_rule(rule) for rule in rename])
+    expectation = next(iter(sources), None)
+    if expectation is not None:
+        return judge(mapping, shapes, ties, expectation)
+    return Naming(
+        mapping=mapping, heads={}, reason="renamed as asked", missing=(), unexpected=(), mismatched=(), expectation=None
+    )
+
+
+def _rule(text: str) -> tuple[str, str]:
+    old, equals, new = text.partition("=")
+    if not equals or not old:
+        raise BadOption(f"a renaming rule is FROM=TO; got {text!r}")
+    return old, new
+
+
+def _with_untied(catalog: Catalog, selection: Selection, naming: Naming, *, config_ties: bool) -> Selection:
+    """`selection` with the names of tied parameters that the target does not tie: it looks for each of them.
+
+    Of weights that were saved beside the checkpoint, which may hold both, config.json tells whether both are needed.
+    """
+    expectation = naming.expectation
+    if expectation is None or not expectation.exact or (not expectation.ties and config_ties):
+        return selection
+    written = {naming.mapping.get(name, name) for name in selection.named}
+    owners = {source.name: source for source in selection.named.values()}
+    tied = {*expectation.ties, *expectation.ties.values()}
+    named = dict(selection.named)
+    for name in catalog.order:
+        new, source = naming.mapping.get(name), owners.get(catalog.ties.get(name, name))
+        if source is not None and new in expectation.shapes and new not in written and new not in tied:
+            named[name] = source
+    left_out = tuple(name for name in selection.left_out if name not in named)
+    return Selection(named=named, left_out=left_out)
+
+
+def _apply(selection: Selection, naming: Naming) -> tuple[dict[str, Source], dict[str, Source], list[str]]:
+    """(tensors by output name, heads, names left out because nothing expects such a buffer)."""
+    named: dict[str, Source] = {}
+    heads: dict[str, Source] = {}
+    dropped: list[str] = []
+    unexpected = set(naming.unexpected)
+    exact = naming.expectation is not None and naming.expectation.exact
+    for name, source in selection.named.items():
+        if name in naming.heads:
+            heads[naming.heads[name]] = source
+            continue
+        new = naming.mapping.get(name, name)
+        if exact and source.role == "buffer" and new in unexpected:
+            dropped.append(name)
+        else:
+            named[new] = source
+    return named, heads, dropped
+
+
+def _hub(selection: Selection, sources: NameSources, naming: Naming) -> tuple[Selection, str]:
+    """The hub's layout of tensors that transformers 5 holds in another one."""
+    if naming.expectation is not None and naming.expectation.layout == "hub":
+        return selection, ""
+    if sources.architecture is None and any(map(is_fused, selection.named)):
+        raise WrongNames(
+            "the names are those transformers 5 gives fused experts in memory, which other loaders do not know, and "
+            f"the hub's layout cannot be asked for: {sources.unasked}; install transformers 5, or write them as they "
+            "are with --names in-memory"
+        )
+    if sources.architecture is None or not sources.architecture.conversions:
+        return selection, ""
+    converted = to_hub(selection, sources.architecture.conversions)
+    changed = sum(1 for name in converted.named if name not in selection.named)
+    return converted, f"; {changed} tensors in the hub's layout" if changed else ""
+
+
+def _files_names(naming: Naming, sources: NameSources) -> Expectation | None:
+    """What the files of the model are to have: the architecture's, or those of weights of the same model."""
+    return naming.expectation if sources.architecture is None else sources.architecture.hub
+
+
+def _filled(
+    selection: Selection, naming: Naming, expected: Expectation | None, base: str
+) -> tuple[Selection, tuple[str, ...], tuple[str, ...]]:
+    """(`selection` with what the checkpoint lacks and the base model has, those names, the base model's files)."""
+    if expected is None or naming.unexpected or naming.mismatched:
+        return selection, (), ()  # it is not certain that what is missing was not trained
+    try:
+        tensors = read_weights(base).tensors
+    except ZeroConsolidateError:
+        return selection, (), ()  # said as missing names
+    found = filled(selection, expected, tensors)
+    named = {name: found.get(name) or selection.named.get(name) for name in expected.shapes}
+    ordered = {name: source for name, source in named.items() if source is not None} | dict(selection.named)
+    files = tuple(dict.fromkeys(tensors[source.name].file for source in found.values()))
+    return Selection(named=ordered, left_out=selection.left_out), tuple(found), files
+
+
+def _missing(fitted: Selection, expected: Expectation | None) -> tuple[str, ...]:
+    """What the model would not find in `fitted`."""
+    if expected is None:
+        return ()
+    shapes = {name: source.shape for name, source in fitted.named.items()}
+    return compare({name: name for name in shapes}, shapes, {}, expected, "").missing

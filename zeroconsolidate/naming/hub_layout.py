@@ -1,0 +1,69 @@
+"""Tensors made of rows of others: how the hub's layout is cut out of what transformers 5 holds in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import UnsupportedLayout, at
+from ..plan.build import Selection, Source
+from ..plan.pieces import Rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..catalog.facts import Shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """How one tensor of the hub's layout is made of tensors in memory."""
+
+    output: str
+    shape: Shape
+    inputs: tuple[str, ...]
+    row_numel: int
+    runs: tuple[tuple[int, int, int], ...]
+    opaque: bool
+    """Whether rows cannot say how: it reorders elements inside them, or computes. `inputs` are then what is known."""
+
+
+def to_hub(selection: Selection, conversions: Sequence[Conversion]) -> Selection:
+    """Replace tensors by what the hub's layout makes of them, where the first of them stood.
+
+    A tensor is written as it is if another that it would be joined with is not selected. Raises UnsupportedLayout for
+    what an opaque conversion would have to make.
+    """
+    by_input: dict[str, list[Conversion]] = {}
+    for conversion in conversions:
+        if all(name in selection.named for name in conversion.inputs):
+            _refuse_opaque(conversion)
+            for name in conversion.inputs:
+                by_input.setdefault(name, []).append(conversion)
+    named: dict[str, Source] = {}
+    for name, source in selection.named.items():
+        if name not in by_input:
+            named[name] = source
+        for conversion in by_input.get(name, ()):
+            if conversion.output not in named:
+                named[conversion.output] = _converted(conversion, selection.named)
+    return Selection(named=named, left_out=selection.left_out)
+
+
+def _converted(conversion: Conversion, named: Mapping[str, Source]) -> Source:
+    sources = [named[name] for name in conversion.inputs]
+    return Source(
+        name=sources[0].name,
+        shape=conversion.shape,
+        recipe=Rows(tuple(source.recipe for source in sources), conversion.row_numel, conversion.runs),
+        role=sources[0].role,
+    )
+
+
+def _refuse_opaque(conversion: Conversion) -> None:
+    if conversion.opaque:
+        with at(conversion.output):
+            raise UnsupportedLayout(
+                "transformers keeps this tensor in memory with its elements in another order than the hub's files, "
+                "which cannot be streamed; write transformers 5's own layout with --names in-memory"
+            )

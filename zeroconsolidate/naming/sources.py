@@ -1,0 +1,182 @@
+"""Gathers what a target expects, cheapest first: weights of the same model, the architecture, the base model.
+
+Headers are read here; the architecture is asked in a process of its own (`integrations/architecture.py`), so that
+neither torch nor transformers enters this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.util import find_spec
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from ..archive.model_config import MAX_CONFIG_BYTES, is_bare, parse
+from ..archive.regular import read_small
+from ..archive.safetensors import read_model
+from ..errors import ZeroConsolidateError
+from .expectation import HEADS, Expectation
+from .hub_layout import Conversion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+ARCHITECTURE_SECONDS = 300
+"""How long building a model on the meta device may take. 671 billion parameters take half a minute."""
+
+_LEGACY = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
+"""What transformers 5 writes for models like BERT under ZeRO-3 (it reverses its own legacy renaming by mistake)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """What transformers says of a config."""
+
+    expectation: Expectation
+    """The names a model of it has in memory."""
+    hub: Expectation
+    """The names its files have. The same, but for what transformers 5 changes on loading."""
+    conversions: tuple[Conversion, ...]
+    """From the one to the other."""
+
+
+class NameSources:
+    """What is known of the target of the checkpoint in `root`, gathered as it is asked for.
+
+    Iterating yields what names are held against: the architecture, or else its relatives, nearest first.
+    """
+
+    def __init__(self, root: str, base: str | None) -> None:
+        self._root, self._base = root, base
+        at_root = os.path.isfile(os.path.join(root, "config.json"))
+        self.directory = root if at_root or base is None else base
+        """Where config.json is, if anywhere."""
+        self._asked: tuple[Architecture | None, str] | None = None
+
+    def own(self) -> Expectation | None:
+        """The names of weights that were saved beside the checkpoint."""
+        return reference(self._root, "the weights saved beside the checkpoint", exact=True)
+
+    @property
+    def architecture(self) -> Architecture | None:
+        """What transformers says, if it can be asked."""
+        if self._asked is None:
+            self._asked = architecture(self.directory)
+        return self._asked[0]
+
+    @property
+    def unasked(self) -> str:
+        """Why transformers says nothing."""
+        return "" if self._asked is None else self._asked[1]
+
+    def __iter__(self) -> Iterator[Expectation]:
+        if self.architecture is not None:
+            yield self.architecture.expectation
+            yield self.architecture.hub
+            return
+        own = self.own()
+        if own is not None:
+            yield own
+        if self._base is not None:
+            base = reference(self._base, f"the base model {self._base}", exact=False)
+            if base is not None:
+                yield base
+
+
+def reference(directory: str, origin: str, *, exact: bool) -> Expectation | None:
+    """The names in the header of the weights in `directory`, or None if there are none that can tell.
+
+    Empty weights, which ZeRO-3 runs leave behind, still tell names. A file that has heads of BGE-M3 in it was written
+    by no trainer: it is what a converter made of the shards, wrong names included.
+    """
+    if not any(name.endswith(".safetensors") and name.startswith("model") for name in os.listdir(directory)):
+        return None
+    try:
+        model = read_model(directory)
+    except ZeroConsolidateError:
+        return None  # it is only a witness of names: a broken one has nothing to say
+    shapes: dict[str, tuple[int, ...] | None] = {}
+    for name, tensor in model.tensors.items():
+        suffix = next((old for old in _LEGACY if name.endswith(old)), None)
+        plain = name if suffix is None else name.removesuffix(suffix) + _LEGACY[suffix]
+        shapes[plain] = None if tensor.shape == (0,) else tensor.shape
+    if not shapes or any(name.startswith(HEADS) for name in shapes):
+        return None
+    return Expectation(origin=origin, shapes=shapes, ties={}, exact=exact)
+
+
+def stated(directory: str) -> tuple[bool, bool]:
+    """What `directory`/config.json says without transformers: (a model without a head, tied embeddings)."""
+    try:
+        config = parse(read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES))
+    except (ZeroConsolidateError, OSError):
+        return False, False
+    return is_bare(config), isinstance(config, dict) and config.get("tie_word_embeddings") is True
+
+
+def architecture(directory: str) -> tuple[Architecture | None, str]:
+    """What transformers expects for `directory`/config.json, and if it says nothing, why."""
+    if not os.path.isfile(os.path.join(directory, "config.json")):
+        return None, "there is no config.json"
+    if find_spec("transformers") is None:
+        return None, "transformers is not installed"
+    try:
+        config = read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES)
+    except (ZeroConsolidateError, OSError) as error:
+        return None, f"config.json cannot be read: {error}"
+    return _ask(config)
+
+
+@lru_cache(maxsize=16)
+def _ask(config: bytes) -> tuple[Architecture | None, str]:
+    """One process for each config, which sees nothing but that file.
+
+    It is started by its path and with -P: a checkpoint may be the working directory, and nothing in it is imported.
+    """
+    script = os.path.join(os.path.dirname(os.path.dirname(__file__)), "integrations", "architecture.py")
+    quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with TemporaryDirectory(prefix="zeroconsolidate-") as alone:
+        with open(os.path.join(alone, "config.json"), "wb") as file:
+            file.write(config)
+        command = [sys.executable, "-P", script, alone]
+        try:
+            done = subprocess.run(  # noqa: S603  (our own script, no shell)
+                command, env=quiet, capture_output=True, timeout=ARCHITECTURE_SECONDS, check=False, text=True
+            )
+            answer = json.loads(done.stdout.strip().rpartition("\n")[2])
+        except subprocess.TimeoutExpired:
+            return None, f"transformers took more than {ARCHITECTURE_SECONDS} s to build the model"
+        except ValueError:
+            return None, "transformers could not build the model"
+    if "error" in answer:
+        return None, f"transformers could not build the model: {answer['error']}"
+    return _architecture(answer), ""
+
+
+def _architecture(answer: Mapping[str, Any]) -> Architecture:
+    def expectation(origin: str, names: Mapping[str, Sequence[int]], ties: Mapping[str, str]) -> Expectation:
+        shapes = {name: tuple(shape) for name, shape in names.items()}
+        return Expectation(origin=origin, shapes=shapes, ties=ties, exact=True)
+
+    return Architecture(
+        expectation=expectation(answer["origin"], answer["names"], answer["ties"]),
+        hub=replace(
+            expectation(f"{answer['origin']}, in the hub's layout", answer["hub"], answer["hub_ties"]), layout="hub"
+        ),
+        conversions=tuple(
+            Conversion(
+                output=entry["output"],
+                shape=tuple(entry["shape"]),
+                inputs=tuple(entry["inputs"]),
+                row_numel=entry.get("row_numel", 1),
+                runs=tuple(tuple(run) for run in entry.get("runs", ())),
+                opaque=entry["opaque"],
+            )
+            for entry in answer["conversions"]
+        ),
+    )

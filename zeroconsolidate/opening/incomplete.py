@@ -1,0 +1,208 @@
+"""The facts of a checkpoint that has holes: a save that died, a node whose disk is gone, a file that was cut off.
+
+A rank's file that cannot be used gets a stand-in: the same groups and stripes of the same sizes, located in the file
+LOST. Where everything lies then follows by the same arithmetic as for a whole checkpoint, and a plan can tell exactly
+which elements are lost.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from ..archive.located import LOST
+from ..archive.names import FileKind
+from ..catalog.agree import Grid, missing_ranks, same
+from ..catalog.experts import stacks
+from ..catalog.groups import saving_ranks
+from ..catalog.model_file import ModelFile, read_model_file
+from ..catalog.optimizer_file import OptimizerFile, read_optimizer_file
+from ..catalog.parts import assemble
+from ..catalog.read import agree, is_partitioned, model_kind_of, read, shared_with
+from ..catalog.story import Story
+from ..catalog.swapped import swapped_in
+from ..errors import DamagedFile, MissingFiles
+from .stand_ins import model_stand_in, optimizer_stand_ins
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ..archive.raw import CheckpointFiles, RawFile
+    from ..catalog.facts import Catalog
+
+T = TypeVar("T", ModelFile, OptimizerFile)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incomplete:
+    """What is left of a checkpoint. `catalog.missing` has the names of the lost files; empty if nothing is lost."""
+
+    catalog: Catalog
+    reasons: Mapping[str, str]
+    """Lost file -> why it cannot be used."""
+
+
+def read_incomplete(
+    files: CheckpointFiles,
+    load: Callable[[CheckpointFiles, FileKind], Iterable[RawFile]],
+    reasons: dict[str, str],
+) -> Incomplete:
+    """Like `read`, for what is there. `load` leaves files out that cannot be read and says why in `reasons`.
+
+    Raises MissingFiles if no file is left that says what the parameters are, and what `read` raises for files
+    that are whole but contradict each other.
+    """
+    model_kind = model_kind_of(files)
+    if any(files.of(kind) for kind in _WHOLE_ONLY) or any(name.mp_rank for name in files.of(model_kind)):
+        return Incomplete(catalog=read(files, load), reasons={})
+    models = _models(files, model_kind, load, reasons)
+    optimizers = [
+        optimizer
+        for raw in load(files, FileKind.OPTIMIZER)
+        if (optimizer := _parsed(read_optimizer_file, raw, reasons))
+    ]
+    models = _of_one_save(models, lambda model: model.step, reasons)
+    optimizers = _of_one_save(optimizers, lambda optimizer: max(optimizer.steps, default=None), reasons)
+    if not models:
+        raise MissingFiles(
+            "no model states can be read, and nothing else says which parameters there are: "
+            + "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:4]),
+            files=tuple(reasons),
+        )
+    first = models[0]
+    world_size = first.world_size or max((o.rank for o in optimizers), default=0) + 1
+    if not is_partitioned(files, first) or any(optimizer.intervals is not None for optimizer in optimizers):
+        return Incomplete(catalog=read(files, load), reasons={})
+    if saving_ranks(files, optimizers, world_size) < world_size:
+        return Incomplete(catalog=read(files, load), reasons={})
+    for kind in dict.fromkeys((FileKind.OPTIMIZER, model_kind)):
+        if kind is not FileKind.MODEL:
+            reasons.update(dict.fromkeys(missing_ranks(files, kind, world_size, _GRID), "missing"))
+    for model in models[1:]:
+        same([model], "'param_shapes'", _listed, reference=(_base(first.file), _listed(first)))
+        same([model], "'frozen_param_shapes'", _frozen, reference=(_base(first.file), _frozen(first)))
+    if not reasons:
+        agree(models, optimizers)
+        optimizers = swapped_in(optimizers, first, files.swaps, world_size)
+        return Incomplete(catalog=_assemble(files, models, optimizers, world_size, []), reasons={})
+    if optimizers:
+        agree(models, optimizers)
+    striped = model_kind is FileKind.PARTITIONED_MODEL
+    notes: list[str] = []
+    if striped:
+        first = models[0] = _without_unknown_ties(first, notes)
+        models = [first, *(shared_with(first, model) for model in models[1:])]
+        models = _by_rank(models, [model_stand_in(first, rank, world_size) for rank in range(world_size)])
+        # Buffers and names are read from the first: where that is lost, from whoever has them.
+        models[0] = replace(models[0], module=first.module, skipped=first.skipped, ds_config=first.ds_config)
+    optimizers = _by_rank(optimizers, optimizer_stand_ins(first, optimizers, world_size, striped=striped))
+    catalog = _assemble(files, models, optimizers, world_size, sorted(reasons))
+    catalog = replace(
+        catalog,
+        files=tuple(path for path in catalog.files if path != LOST),
+        notes=(*catalog.notes, *notes),
+    )
+    return Incomplete(catalog=catalog, reasons=dict(sorted(reasons.items())))
+
+
+_GRID = Grid(pp=1, tp=1)
+_WHOLE_ONLY = (FileKind.LAYER, FileKind.EXPERT, FileKind.EXPERT_OPTIMIZER, FileKind.UNIVERSAL)
+"""Where there are such files, or several model-parallel ranks, a checkpoint is read whole or not at all."""
+
+
+def _assemble(
+    files: CheckpointFiles,
+    models: list[ModelFile],
+    optimizers: list[OptimizerFile],
+    world_size: int,
+    missing: list[str],
+) -> Catalog:
+    return assemble(
+        Story(
+            files=files,
+            grid=_GRID,
+            world_size=world_size,
+            sharers=world_size,
+            models={0: tuple(models)},
+            optimizers={0: tuple(optimizers)},
+            wholes={},
+            universal=None,
+            layers={},
+            experts={0: {}},
+            expert_paths=(),
+            stacks=stacks(models[0].autoep_layers),
+            missing=tuple(missing),
+        )
+    )
+
+
+def _models(
+    files: CheckpointFiles,
+    kind: FileKind,
+    load: Callable[[CheckpointFiles, FileKind], Iterable[RawFile]],
+    reasons: dict[str, str],
+) -> list[ModelFile]:
+    """The model files that can be read. Of each step one is kept whole; the others share what equals it."""
+    models: list[ModelFile] = []
+    firsts: dict[int | None, ModelFile] = {}
+    for raw in load(files, kind):
+        model = _parsed(read_model_file, raw, reasons)
+        if model is None:
+            continue
+        first = firsts.setdefault(model.step, model)
+        alike = model is not first and (_listed(model), _frozen(model)) == (_listed(first), _frozen(first))
+        models.append(shared_with(first, model) if alike else model)
+    return models
+
+
+def _parsed(parse: Callable[[RawFile], T], raw: RawFile, reasons: dict[str, str]) -> T | None:
+    try:
+        return parse(raw)
+    except DamagedFile as error:
+        reasons[raw.name.name] = error.message
+        return None
+
+
+def _of_one_save(facts: list[T], step: Callable[[T], float | None], reasons: dict[str, str]) -> list[T]:
+    """The files of the step most of them are of, of the newest of two that are equally common."""
+    steps = Counter(step(fact) for fact in facts)
+    if len(steps) < 2:
+        return facts
+    chosen = max(steps, key=lambda value: (steps[value], -1 if value is None else value))
+    for fact in facts:
+        if step(fact) != chosen:
+            reasons[_base(fact.file)] = f"left from another save: of step {_plain(step(fact))}, not {_plain(chosen)}"
+    return [fact for fact in facts if step(fact) == chosen]
+
+
+def _plain(step: float | None) -> str:
+    return "unknown" if step is None else f"{step:g}"
+
+
+def _listed(model: ModelFile) -> object:
+    return [list(group.items()) for group in model.param_shapes or ()]
+
+
+def _frozen(model: ModelFile) -> object:
+    return model.frozen_shapes
+
+
+def _base(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _by_rank(facts: list[T], stand_ins: list[T]) -> list[T]:
+    there = {fact.rank: fact for fact in facts}
+    return [there.get(stand_in.rank, stand_in) for stand_in in stand_ins]
+
+
+def _without_unknown_ties(first: ModelFile, notes: list[str]) -> ModelFile:
+    """Only rank 0 of stage 3 records which names are tied; without its file, an alias is a name with no values."""
+    if first.rank == 0:
+        return first
+    listed = {name for group in first.param_shapes or () for name in group} | set(first.frozen_shapes or ())
+    listed |= set(first.buffer_names or ())
+    unknown = [name for name, tensor in first.module.items() if name not in listed and not tensor.numel]
+    notes += [f"{name} is tied to another parameter; rank 0's lost file said to which; left out" for name in unknown]
+    return replace(first, module={name: t for name, t in first.module.items() if name not in set(unknown)})

@@ -1,0 +1,164 @@
+"""What `inspect` tells, from the facts alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from ..dtypes import DType
+from ..errors import at
+from ..plan.joins import whole_shape
+from .losses import Loss, losses
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..catalog.facts import Catalog
+
+
+_WRAPPERS = {"none": "no optimizer of DeepSpeed's"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """One tensor of the checkpoint."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    """As stored, in torch's spelling: float32 for masters."""
+    role: str
+    """`trainable`, `frozen`, `buffer` or `tie`."""
+    tied_to: str | None
+    """For a tie, the name its parameter is stored under."""
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """What a checkpoint says about itself, from metadata alone."""
+
+    root: str
+    tag: str
+    tags: tuple[str, ...]
+    """All tags beside it."""
+    latest: str | None
+    """The tag that the file `latest` names."""
+    stage: int
+    layout: str
+    """In words: stage, degrees of parallelism, DeepSpeed's optimizer class."""
+    world_size: int
+    """Data-parallel ranks."""
+    degrees: Mapping[str, int]
+    """`dp`, `tp`, `pp`, `ep`: ranks along each axis of parallelism."""
+    wrapper: str
+    """DeepSpeed's class around the optimizer, by what it saves."""
+    writer: str
+    """The container of the files."""
+    missing_files: tuple[str, ...]
+    """Files of ranks that are not there or cannot be used; empty for a complete checkpoint."""
+    reasons: Mapping[str, str]
+    """Why, by missing file."""
+    losses: tuple[Loss, ...]
+    """What is lost of each tensor with the missing files; empty for a complete checkpoint."""
+    step: int | None
+    ds_version: str | None
+    training_dtype: str
+    optimizer: str | None
+    """The optimizer DeepSpeed built, None if it was handed one."""
+    optimizer_state: tuple[str, ...]
+    """What the optimizer keeps for each element."""
+    param_groups: tuple[Mapping[str, object], ...]
+    flat_groups: tuple[int, ...]
+    """Elements of each flat group's parameters."""
+    parameters: Mapping[str, int]
+    """Role -> elements, for `trainable`, `frozen` and `buffer`."""
+    counts: Mapping[str, int]
+    """Role -> tensors, for `trainable`, `frozen`, `buffer` and `tie`."""
+    output_bytes: Mapping[str, int]
+    """Estimated size of the weights for each dtype."""
+    tensors: tuple[TensorInfo, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+def describe(catalog: Catalog, reasons: Mapping[str, str] | None = None) -> CheckpointInfo:
+    """Sum the facts up. `reasons`: why each of the catalog's missing files cannot be used."""
+    origin = catalog.origin
+    tensors = _tensors(catalog)
+    counts = dict.fromkeys(("trainable", "frozen", "buffer", "tie"), 0)
+    numels = dict.fromkeys(("trainable", "frozen", "buffer"), 0)
+    buffer_bytes = sum(b.numel * b.dtype.itemsize for b in catalog.buffers.values())
+    for tensor in tensors:
+        counts[tensor.role] += 1
+        if tensor.role != "tie":
+            numels[tensor.role] += tensor.numel
+    parameters = numels["trainable"] + numels["frozen"]
+    return CheckpointInfo(
+        root=origin.root,
+        tag=origin.tag,
+        tags=origin.tags,
+        latest=origin.latest,
+        stage=origin.stage,
+        layout=f"ZeRO stage {origin.stage}, {origin.degrees}, {_WRAPPERS.get(origin.wrapper, origin.wrapper)}",
+        world_size=origin.world_size,
+        degrees=asdict(origin.degrees),
+        wrapper=origin.wrapper,
+        writer=origin.writer,
+        missing_files=catalog.missing,
+        reasons=dict(reasons or {}),
+        losses=losses(catalog) if catalog.missing else (),
+        step=origin.step,
+        ds_version=origin.ds_version,
+        training_dtype=origin.training_dtype.torch_name,
+        optimizer=origin.optimizer,
+        optimizer_state=origin.optimizer_state,
+        param_groups=origin.param_groups,
+        flat_groups=tuple(sum(member.numel for member in group.members) for group in catalog.groups),
+        parameters=numels,
+        counts=counts,
+        output_bytes={"float32": 4 * parameters + buffer_bytes, "bfloat16": 2 * parameters + buffer_bytes},
+        tensors=tensors,
+        notes=catalog.notes,
+    )
+
+
+def _tensors(catalog: Catalog) -> tuple[TensorInfo, ...]:
+    found = []
+    facts = _facts(catalog)
+    for name in catalog.order:
+        owner = catalog.ties.get(name)
+        shape, dtype, role = facts[owner or name]
+        found.append(TensorInfo(name=name, shape=shape, dtype=dtype, role="tie" if owner else role, tied_to=owner))
+    return tuple(found)
+
+
+def _facts(catalog: Catalog) -> dict[str, tuple[tuple[int, ...], str, str]]:
+    """Name -> shape of the whole, dtype as stored, role."""
+    parts: dict[str, list[tuple[tuple[int, ...], str, str]]] = {}
+    for part in catalog.parts:
+        held: dict[str, tuple[tuple[int, ...], str, str]] = {}
+        for group in part.groups:
+            dtype = group.partitions[0].dtype.torch_name if group.partitions else DType.F32.torch_name
+            held |= {member.name: (member.shape, dtype, "trainable") for member in group.members}
+        for masters in part.masters:
+            held |= {name: (m.shape, m.dtype.torch_name, "trainable") for name, m in masters.items()}
+        held |= {name: (f.shape, f.dtype.torch_name, "frozen") for name, f in part.frozen.items()}
+        held |= {name: (b.shape, b.dtype.torch_name, "buffer") for name, b in part.buffers.items()}
+        for name, fact in held.items():
+            parts.setdefault(name, []).append(fact)
+    facts = {}
+    for name, held_by in parts.items():
+        shape, dtype, role = held_by[0]
+        if role != "buffer":
+            with at(name):
+                shape = whole_shape(catalog.joins.get(name), [fact[0] for fact in held_by])
+        facts[name] = (shape, dtype, role)
+    return facts

@@ -1,0 +1,81 @@
+"""How much of an incomplete checkpoint is lost: tensor by tensor, and in all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..archive.located import LOST
+from ..plan.build import placed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..catalog.facts import Catalog
+    from ..plan.build import Source
+    from ..plan.pieces import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """What has become of one tensor. Sizes are as stored: masters have four bytes an element."""
+
+    name: str
+    role: str
+    numel: int
+    lost_numel: int
+    nbytes: int
+    lost_bytes: int
+
+    @property
+    def fate(self) -> str:
+        """`whole`, `partly lost` or `lost`."""
+        return "whole" if not self.lost_numel else "lost" if self.lost_numel == self.numel else "partly lost"
+
+
+def gaps(recipe: Recipe) -> list[tuple[int, int]]:
+    """The half-open element intervals of a tensor whose copies are of a lost file, in order and as long as can be."""
+    found: list[tuple[int, int]] = []
+    runs = sorted(
+        (copy.start + i * copy.step, copy.start + i * copy.step + copy.run_numel)
+        for copy in recipe.copies()
+        if copy.file == LOST
+        for i in range(copy.count)
+    )
+    for start, stop in runs:
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], stop)
+        elif start < stop:
+            found.append((start, stop))
+    return found
+
+
+def losses(catalog: Catalog) -> tuple[Loss, ...]:
+    """Every stored tensor of the checkpoint with what is lost of it, in the order of the module."""
+    return tuple(_loss(source) for source in placed(catalog).values())
+
+
+def _loss(source: Source) -> Loss:
+    itemsize, numel = source.recipe.dtype.itemsize, source.recipe.numel
+    lost = sum(stop - start for start, stop in gaps(source.recipe))
+    return Loss(
+        name=source.name,
+        role=source.role,
+        numel=numel,
+        lost_numel=lost,
+        nbytes=numel * itemsize,
+        lost_bytes=lost * itemsize,
+    )
+
+
+def in_words(found: Sequence[Loss], reasons: Mapping[str, str], *, named: bool) -> str:
+    """One clause for an error: which files (unless they have been `named`), how many tensors, how much of the whole."""
+    files = ", ".join(f"{name} ({reason.partition(';')[0]})" for name, reason in list(reasons.items())[:4])
+    more = f" and {len(reasons) - 4} more" if len(reasons) > 4 else ""
+    counts = {fate: sum(loss.fate == fate for loss in found) for fate in ("lost", "partly lost", "whole")}
+    lost, held = sum(loss.lost_bytes for loss in found), sum(loss.nbytes for loss in found)
+    return (
+        f"without {'them' if named else files + more}, of {len(found)} tensors {counts['lost']} are lost, "
+        f"{counts['partly lost']} partly lost and {counts['whole']} whole: {lost} of {held} bytes are gone, "
+        f"{100 * lost / max(held, 1):.1f} percent"
+    )

@@ -1,0 +1,51 @@
+"""One checkpoint to plan an output from: whole, or with substitutes for what it has lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..options import roots_of
+from ..plan.patched import Patched
+from ..plan.sources import sources
+from .open import open_catalog, open_incomplete
+from .substitutes import rescued
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..catalog.facts import Catalog
+    from ..options import Options, Roots
+    from ..plan.sources import Source
+    from .rescue_report import RescueReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A checkpoint, and where each of its tensors is."""
+
+    catalog: Catalog
+    stored: Mapping[str, Source]
+    """By stored name: the checkpoint's own, and with a rescue what stands in for lost parts."""
+    whole: Mapping[str, Source]
+    """Those of `stored` that are nothing but the checkpoint's own."""
+    report: RescueReport | None
+    """What stands in for what; None for a checkpoint that is whole."""
+    filled_from: tuple[str, ...]
+    """Files of other models that stand in for lost parts."""
+
+
+def open_to_convert(src: Roots, tag: str | None, options: Options) -> Opened:
+    """Open a checkpoint; with `options.rescue`, complete it as far as that can be done.
+
+    Raises what `open_catalog` raises, and BadOption if nothing can be rescued.
+    """
+    if options.rescue:
+        incomplete = open_incomplete(src, tag)
+        if incomplete.catalog.missing:
+            stored, report, files = rescued(incomplete, roots_of(options.fill), zeros=options.rescue == "zeros")
+            whole = {name: source for name, source in stored.items() if not isinstance(source.recipe, Patched)}
+            return Opened(catalog=incomplete.catalog, stored=stored, whole=whole, report=report, filled_from=files)
+    catalog = open_catalog(src, tag)
+    stored = sources(catalog)
+    return Opened(catalog=catalog, stored=stored, whole=stored, report=None, filled_from=())

@@ -1,0 +1,132 @@
+"""What a lost file would say, as far as the other ranks' files let it be known: sizes, not values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..archive.located import LOST, LocatedStorage, LocatedTensor
+from ..catalog.facts import Cut
+from ..catalog.optimizer_file import OptimizerFile
+from ..catalog.read import shared_with
+from ..dtypes import DType
+from ..errors import DamagedFile, Disagreement, at
+
+if TYPE_CHECKING:
+    from ..catalog.facts import Shape
+    from ..catalog.model_file import ModelFile
+
+
+MAX_STAND_INS = 1 << 20
+"""A file can claim any number of ranks and groups; what is missing of more partitions than this is not worked out."""
+
+
+def _lost(key: str, numel: int, dtype: DType, *, big_endian: bool) -> LocatedTensor:
+    storage = LocatedStorage(file=LOST, key=key, start=0, numel=numel, dtype=dtype, big_endian=big_endian)
+    return LocatedTensor(storage, 0, (numel,), (1,))
+
+
+def model_stand_in(first: ModelFile, rank: int, world_size: int) -> ModelFile:
+    """A lost model file of stage 3: its stripes of frozen parameters are as long as everyone's."""
+    fragments = {}
+    for name, shape in (first.frozen_shapes or {}).items():
+        known = first.frozen_fragments.get(name)
+        fragments[name] = _lost(
+            f"rank {rank}: {name}",
+            -(-math.prod(shape) // world_size),
+            known.dtype if known else DType.F32,
+            big_endian=known.storage.big_endian if known else False,
+        )
+    return replace(shared_with(first, first), rank=rank, file=LOST, frozen_fragments=fragments)
+
+
+def optimizer_stand_ins(
+    first: ModelFile, survivors: list[OptimizerFile], world_size: int, *, striped: bool
+) -> list[OptimizerFile]:
+    """One for every rank, whether lost or not."""
+    template = survivors[0] if survivors else _template(first, striped=striped)
+    groups = first.param_shapes or template.param_shapes or ()
+    looks = [(p.dtype, p.storage.big_endian) for p in template.partitions] or [(DType.F32, False)] * len(groups)
+    if len(looks) != len(groups):
+        with at(template.file.rpartition("/")[2]):
+            raise Disagreement(
+                f"the files do not describe the same model; expected {len(groups)} flat groups "
+                f"as in 'param_shapes' of {first.file.rpartition('/')[2]}, got {len(looks)}"
+            )
+    if world_size * len(groups) > MAX_STAND_INS:
+        raise DamagedFile(
+            f"too much would have to be made up for what is missing; expected at most {MAX_STAND_INS} partitions, "
+            f"got {world_size} ranks of {len(groups)} groups"
+        )
+    sizes = [
+        _partition_numels(index, list(shapes.values()), survivors, template, world_size, striped=striped)
+        for index, shapes in enumerate(groups)
+    ]
+    return [
+        replace(
+            template,
+            rank=rank,
+            file=LOST,
+            partitions=tuple(
+                _lost(f"rank {rank}: group {index}", sizes[index][rank], dtype, big_endian=big_endian)
+                for index, (dtype, big_endian) in enumerate(looks)
+            ),
+        )
+        for rank in range(world_size)
+    ]
+
+
+def _template(first: ModelFile, *, striped: bool) -> OptimizerFile:
+    """What an optimizer file would say, when none is left: masters are fp32, the layout is the model file's."""
+    zero = first.ds_config.get("zero_optimization")
+    stage = zero.get("stage") if isinstance(zero, dict) else None
+    return OptimizerFile(
+        rank=0,
+        mp_rank=0,
+        file=LOST,
+        wrapper="unknown",
+        cut=Cut.STRIPED if striped else Cut.CONTIGUOUS,
+        stage=stage if isinstance(stage, int) else None,
+        partitions=(),
+        partition_counts=None,
+        alignment_paddings=None,
+        intervals=None,
+        partition_ranks=None,
+        slices=None,
+        param_shapes=None,
+        expert_groups=None,
+        steps=(),
+        state_names=(),
+        unplaced=(),
+        param_groups=(),
+        ds_version=first.ds_version,
+        ds_config={},
+    )
+
+
+def _partition_numels(
+    index: int,
+    shapes: list[Shape],
+    survivors: list[OptimizerFile],
+    template: OptimizerFile,
+    world_size: int,
+    *,
+    striped: bool,
+) -> list[int]:
+    """How many elements of a flat group each rank held.
+
+    Stage 3: all the same. Stages 1 and 2: the buffer is filled up to a multiple of twice the ranks and cut evenly,
+    but the padding at its end may have been taken off the last partitions when they were saved
+    (`get_data_parallel_partitions`, `_get_groups_without_padding` in `deepspeed/runtime/zero/stage_1_and_2.py`).
+    """
+    if striped:
+        there = [o.partitions[index].numel for o in survivors]
+        return [there[0] if there else sum(-(-math.prod(shape) // world_size) for shape in shapes)] * world_size
+    paddings = template.alignment_paddings
+    used = sum(map(math.prod, shapes)) + (sum(paddings[index]) if paddings and index < len(paddings) else 0)
+    # A survivor that does not end the buffer is as long as all; else the rule above says how long that is.
+    whole = max((o.partitions[index].numel for o in survivors), default=0)
+    if not any(o.rank + 1 < world_size and o.partitions[index].numel for o in survivors) or whole * world_size < used:
+        whole = -(-used // (2 * world_size)) * 2
+    return [max(min(whole, used - rank * whole), 0) for rank in range(world_size)]

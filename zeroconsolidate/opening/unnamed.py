@@ -1,0 +1,174 @@
+"""Answers the questions a catalog leaves open: reads masters without names, and the copies that can name them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..archive.located import LocatedTensor
+from ..errors import UnsupportedLayout, at
+from ..plan.boxes import row_major
+from ..plan.witness import SAMPLED_NUMEL
+from ..run.elements import bits, blocks, rounded
+from ..run.execute import BLOCK_BYTES
+from .assign import Look, Master, assign, walk
+from .replicated import settle
+from .undeclared_ties import is_varied, tie_twins
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..catalog.facts import Catalog, Part, Unnamed
+    from ..dtypes import DType
+    from ..run.inputs import Inputs
+
+_HEAD_NUMEL = 8
+"""So many elements tell most parameters of a flat master apart, before whole ones are compared."""
+
+
+def answer(catalog: Catalog, inputs: Inputs) -> Catalog:
+    """The catalog with every master under its name, every tie that only values show, and no questions left.
+
+    Reads a few elements of each master and each copy, and all of those that look alike.
+
+    Raises WitnessMismatch if a master is no parameter's, UnsupportedLayout if two cannot be told apart.
+    """
+    parts = list(catalog.parts)
+    for question in catalog.unnamed:
+        with at(question.file.rpartition("/")[2]):
+            found = _fused(question, inputs) if question.fused else _unfused(question, inputs)
+        parts[question.part] = _with_masters(parts[question.part], found)
+    named = replace(catalog, parts=tuple(parts), unnamed=())
+    return settle(tie_twins(named, inputs), inputs)
+
+
+def _with_masters(part: Part, found: Mapping[str, LocatedTensor]) -> Part:
+    frozen = {name: held for name, held in part.frozen.items() if name not in found}
+    return replace(part, masters=(*part.masters, found), frozen=frozen)
+
+
+def _unfused(question: Unnamed, inputs: Inputs) -> dict[str, LocatedTensor]:
+    try:
+        names = _assigned(question, inputs, sampled=True)
+    except UnsupportedLayout:
+        names = _assigned(question, inputs, sampled=False)
+    return {
+        name: master
+        for of_group, masters in zip(names, question.groups, strict=True)
+        for name, master in zip(of_group, masters, strict=True)
+    }
+
+
+def _assigned(question: Unnamed, inputs: Inputs, *, sampled: bool) -> list[list[str]]:
+    names: list[dict[str, Look]] = []
+    dtypes: list[set[DType]] = []
+    known: dict[int, dict[str, Look]] = {}
+    for candidates in question.candidates:
+        looks = known.get(id(candidates))
+        if looks is None:
+            looks = known[id(candidates)] = {
+                name: Look(copy.shape, copy.dtype.code, _digest(copy, copy.dtype, inputs, sampled=sampled)[0])
+                for name, copy in candidates.items()
+            }
+        names.append(looks if sampled else _without_twins(looks, candidates, question.groups[len(names)], inputs))
+        dtypes.append({copy.dtype for copy in candidates.values()})
+    groups = [
+        [_master(master, dtypes[g], inputs, sampled=sampled) for master in masters]
+        for g, masters in enumerate(question.groups)
+    ]
+    return assign(groups, names)
+
+
+def _without_twins(
+    looks: dict[str, Look],
+    candidates: Mapping[str, LocatedTensor],
+    masters: tuple[LocatedTensor, ...],
+    inputs: Inputs,
+) -> dict[str, Look]:
+    """Without second names: those that look like an earlier one, are no accident, and have no master of their own."""
+    kept: dict[str, Look] = {}
+    for name, look in looks.items():
+        like = sum(other == look for other in kept.values())
+        owners = sum(master.shape == look.shape for master in masters)
+        if not like or like < owners or not is_varied(candidates[name], inputs):
+            kept[name] = look
+    return kept
+
+
+def _master(master: LocatedTensor, dtypes: set[DType], inputs: Inputs, *, sampled: bool) -> Master:
+    looks, is_copy = set(), True
+    for dtype in dtypes:
+        digest, exact = _digest(master, dtype, inputs, sampled=sampled)
+        looks.add(Look(master.shape, dtype.code, digest))
+        is_copy &= exact
+    own, _ = _digest(master, master.dtype, inputs, sampled=sampled)
+    # Equal samples do not make equal tensors.
+    unlike = sampled and master.numel > 2 * SAMPLED_NUMEL
+    return Master(looks=frozenset(looks), bits=own if not unlike else _own(master), is_copy=is_copy and not unlike)
+
+
+def _own(master: LocatedTensor) -> bytes:
+    return f"{master.storage.key}:{master.offset}".encode()
+
+
+def _digest(tensor: LocatedTensor, dtype: DType, inputs: Inputs, *, sampled: bool) -> tuple[bytes, bool]:
+    """Of a tensor's bits, rounded to `dtype`; and whether rounding lost nothing."""
+    digest, exact = hashlib.blake2b(digest_size=16), True
+    intervals = [(0, tensor.numel)]
+    if sampled and tensor.numel > 2 * SAMPLED_NUMEL:
+        intervals = [(0, SAMPLED_NUMEL), (tensor.numel - SAMPLED_NUMEL, tensor.numel)]
+    for elements in blocks(tensor, intervals, inputs):
+        there = rounded(elements, tensor.dtype, dtype)
+        digest.update(there.view(np.uint8).data)
+        exact = exact and rounded(there, dtype, tensor.dtype).tobytes() == elements.tobytes()
+    return digest.digest(), exact
+
+
+def _fused(question: Unnamed, inputs: Inputs) -> dict[str, LocatedTensor]:
+    found: dict[str, LocatedTensor] = {}
+    for g, (flat,) in enumerate(question.groups):
+        with at(f"group {g}"):
+            candidates = [(name, copy) for name, copy in question.candidates[g].items() if name not in found]
+            names = walk(flat.numel, [(n, c.numel) for n, c in candidates], _Match(flat, candidates, inputs))
+        offset = 0
+        for name in names:
+            shape = question.candidates[g][name].shape
+            found[name] = LocatedTensor(flat.storage, flat.offset + offset, shape, row_major(shape))
+            offset += found[name].numel
+    return found
+
+
+class _Match:
+    """Whether the elements of a flat master from an offset on, rounded, are the copy of a candidate."""
+
+    def __init__(self, flat: LocatedTensor, candidates: list[tuple[str, LocatedTensor]], inputs: Inputs) -> None:
+        self._flat = flat
+        self._candidates = candidates
+        self._inputs = inputs
+        self._heads: dict[int, bytes] = {}
+        self._here: tuple[int, dict[tuple[DType, int], bytes]] = (-1, {})
+
+    def __call__(self, offset: int, index: int) -> bool:
+        copy = self._candidates[index][1]
+        head = min(copy.numel, _HEAD_NUMEL)
+        if index not in self._heads:
+            self._heads[index] = self._bits(copy, 0, head, copy.dtype)
+        if self._here[0] != offset:
+            self._here = (offset, {})
+        heads = self._here[1]
+        if (copy.dtype, head) not in heads:
+            heads[copy.dtype, head] = self._bits(self._flat, offset, offset + head, copy.dtype)
+        if heads[copy.dtype, head] != self._heads[index]:
+            return False
+        size = BLOCK_BYTES // 4
+        return all(
+            self._bits(copy, first, min(first + size, copy.numel), copy.dtype)
+            == self._bits(self._flat, offset + first, offset + min(first + size, copy.numel), copy.dtype)
+            for first in range(head, copy.numel, size)
+        )
+
+    def _bits(self, tensor: LocatedTensor, start: int, stop: int, dtype: DType) -> bytes:
+        return bits(tensor, start, stop, dtype, self._inputs)

@@ -1,0 +1,264 @@
+"""Which files stand beside the weights: what is copied, left behind, made anew, or reported as unknown.
+
+The names come from transformers (`tokenization_utils_base.py`, `utils/__init__.py`, `utils/hub.py`),
+sentence-transformers (`modules.json` and the folders it names) and from checkpoints of both.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+from ..archive.model_config import MAX_CONFIG_BYTES, parse
+from ..archive.regular import Fence, open_regular, read_small, scan
+from ..errors import BadOption, DamagedFile, at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..adapters.plan import Adapted
+    from ..catalog.facts import Origin
+
+Entry = TypeVar("Entry")
+
+MAX_ASSETS = 10_000
+"""A checkpoint or base model with more entries than this beside the weights is refused."""
+MAX_COPY_BYTES = 1 << 32
+"""A larger file is not copied beside the weights. Tokenizers take megabytes, dense layers of encoders some more."""
+MAX_CODE_BYTES = 1 << 24
+"""A longer module of remote code is refused."""
+
+_GROUPS: dict[str, tuple[str, ...]] = {
+    "config": ("config.json",),
+    "generation config": ("generation_config.json", "custom_generate/"),
+    "tokenizer": (
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+        "chat_template.jinja", "chat_template.json", "additional_chat_templates/",
+        "vocab.json", "merges.txt", "vocab.txt", "vocab.*", "vocab-*", "emoji.json", "spiece.model",
+        "sentencepiece.*", "*.spm", "*.spiece", "tokenizer.model", "tokenizer.model.v*", "*.tiktoken",
+        "tekken.json", "bpe.codes", "dict.txt", "normalizer.json", "entity_vocab.json", "byte_level_vocab.json",
+    ),
+    "processor": (
+        "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
+        "image_processor_config.json", "feature_extractor_config.json", "audio_tokenizer_config.json",
+    ),
+    "sentence-transformers": (
+        "modules.json", "config_sentence_transformers.json", "sentence_*_config.json", "idf.json",
+        "router_config.json", "[0-9]_*/", "[0-9][0-9]_*/",
+    ),
+    "documents": ("README.md", "LICENSE*", "NOTICE*"),
+}  # fmt: skip
+"""Copied byte for byte. A group the checkpoint has nothing of is taken from the base model as a whole."""
+
+_MADE_ANEW = ("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*", "adapter_model.*",
+               "adapter_config.json", "colbert_linear.pt", "sparse_linear.pt")  # fmt: skip
+
+_LEFT_BEHIND = (
+    "global_step*", "latest*", "zero_to_fp32.py", "zero_to_torch.py", "optimizer*", "scheduler*", "scaler*",
+    "rng_state*", "random_states_*", "trainer_state.json", "training_args.bin", "checkpoint-*", "runs/", "wandb/",
+    "events.out.*", "*.distcp", "*.onnx", "onnx/", "openvino/", "*.gguf", "*.h5", "*.msgpack", "*.ot", "*.ckpt",
+    "dataloader*", "sampler*", "custom_checkpoint_*", ".*",
+)  # fmt: skip
+
+NEEDED = {
+    "config": "config.json is missing: from_pretrained will not know the architecture",
+    "tokenizer": "there is no tokenizer",
+}
+"""What a loader misses without a group."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assets:
+    """The files to put beside the weights."""
+
+    copies: dict[str, str]
+    """Output name (may contain folders) -> path it is copied from."""
+    from_base: tuple[str, ...]
+    """Output names that come from the base model."""
+    left_behind: tuple[str, ...]
+    """Entries of the checkpoint that belong to training."""
+    unknown: tuple[str, ...]
+    """Entries of the checkpoint that are not known and not copied."""
+    missing: tuple[str, ...]
+    """What a loader will miss."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was not copied though it may belong to the model."""
+        if not self.unknown:
+            return ()
+        return (f"not copied, because not known to belong to a model: {', '.join(self.unknown)}",)
+
+
+def assets_beside(origin: Origin, base: str | None) -> Assets:
+    """The files that lie beside a checkpoint, filled up from the base model's. Raises what `choose` raises, and
+    BadOption for a directory that cannot be listed."""
+    try:
+        return choose(origin.root, base, tags=origin.tags)
+    except OSError as error:
+        raise BadOption(f"a directory cannot be read: {error.strerror} (at {error.filename})") from None
+
+
+def choose(checkpoint: str, base: str | None, *, tags: Iterable[str]) -> Assets:
+    """Sort the entries of the checkpoint directory, and fill up from the base model's.
+
+    What could not be copied is refused here, before hours are spent on the weights.
+    Raises OSError if a directory cannot be listed, UnsafePath where a file to be copied is a link that leads out of
+    its directory or no file at all, DamagedFile for too many or too large files and for a config.json that is no JSON.
+    """
+    copies: dict[str, str] = {}
+    grouped, rest = _sorted(checkpoint)
+    from_base: list[str] = []
+    for files in grouped.values():
+        copies |= files
+    if base is not None:
+        for group, files in _sorted(base)[0].items():
+            if group not in grouped and group != "documents":
+                copies |= files
+                from_base += files
+                grouped[group] = files
+    for source in [checkpoint] if base is None else [checkpoint, base]:
+        for name, path in _remote_code(copies.get("config.json"), source).items():
+            if copies.setdefault(name, path) == path and source == base:
+                from_base.append(name)
+    for path in copies.values():
+        with at(path):
+            _refuse_unfit(path)
+    tags, own = set(tags), set(copies)
+    left = tuple(e for e in rest if e.rstrip("/") in tags or _matches(e, _LEFT_BEHIND) or _matches(e, _MADE_ANEW))
+    known = own.union(left)
+    unknown = tuple(e for e in rest if e not in known)
+    return Assets(
+        copies=copies,
+        from_base=tuple(from_base),
+        left_behind=left,
+        unknown=unknown,
+        missing=tuple(what for group, what in NEEDED.items() if group not in grouped),
+    )
+
+
+def _refuse_unfit(path: str) -> None:
+    if os.path.basename(path) == "config.json":
+        parse(read_small(path, MAX_CONFIG_BYTES))
+        return
+    try:
+        fd = open_regular(path)
+    except OSError as error:
+        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
+    size_bytes = os.fstat(fd).st_size
+    os.close(fd)
+    if size_bytes > MAX_COPY_BYTES:
+        raise DamagedFile(
+            f"the file is too large to belong beside the weights; "
+            f"expected at most {MAX_COPY_BYTES} bytes, got {size_bytes}"
+        )
+
+
+def _sorted(directory: str) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """({group: {output name: path}}, the entries in no group); folders end in `/`."""
+    grouped: dict[str, dict[str, str]] = {}
+    rest: list[str] = []
+    fence = Fence(directory)
+    for entry in sorted(_few(scan(directory)), key=lambda e: e.name):
+        is_folder = _is_folder(entry)
+        name = entry.name + ("/" if is_folder else "")
+        group = next((g for g, patterns in _GROUPS.items() if _matches(name, patterns)), None)
+        if group is None:
+            rest.append(name)
+            continue
+        with at(name):
+            if is_folder:
+                grouped.setdefault(group, {}).update(_tree(entry.path, entry.name, fence))
+            else:
+                fence.check(entry.path)
+                grouped.setdefault(group, {})[name] = entry.path
+    return grouped, rest
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _few(entries: Iterable[Entry]) -> list[Entry]:
+    listed = list(islice(entries, MAX_ASSETS + 1))
+    if len(listed) > MAX_ASSETS:
+        raise DamagedFile(f"there are too many files beside the weights; expected at most {MAX_ASSETS}")
+    return listed
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Patterns that end in `/` match folders only, others match files and (for what is left behind) folders."""
+    return any(fnmatchcase(name, p) or (not p.endswith("/") and fnmatchcase(name, f"{p}/")) for p in patterns)
+
+
+def _tree(path: str, prefix: str, fence: Fence) -> dict[str, str]:
+    found = {}
+    for inside, file in _few((inside, file) for inside, _, files in os.walk(path) for file in files):
+        source = os.path.join(inside, file)
+        fence.check(source)
+        found[os.path.normpath(os.path.join(prefix, os.path.relpath(source, path)))] = source
+    return dict(sorted(found.items()))
+
+
+def _remote_code(config: str | None, directory: str) -> dict[str, str]:
+    """The modules that `auto_map` in config.json names, and those they import relatively."""
+    if config is None:
+        return {}
+    try:
+        auto_map = parse(read_small(config, MAX_CONFIG_BYTES)).get("auto_map")
+    except (DamagedFile, AttributeError):
+        return {}  # said when the config is written
+    wanted = [
+        reference.rpartition("--")[2].partition(".")[0]
+        for value in (auto_map.values() if isinstance(auto_map, dict) else ())
+        for reference in (value if isinstance(value, list) else [value])
+        if isinstance(reference, str) and "--" not in reference  # "owner/repo--module.Class" lives on the hub
+    ]
+    found: dict[str, str] = {}
+    fence = Fence(directory)
+    while wanted:
+        module = wanted.pop()
+        name, path = f"{module}.py", os.path.join(directory, f"{module}.py")
+        # An identifier is no path: not absolute, not upwards.
+        if module.isidentifier() and name not in found and os.path.isfile(path):
+            with at(name):
+                fence.check(path)
+                found[name] = path
+                wanted += _relative_imports(read_small(path, MAX_CODE_BYTES))
+    return found
+
+
+_RELATIVE_IMPORT = re.compile(rb"^[ \t]*from[ \t]+\.(\w*)[ \t]+import[ \t]+([\w \t,]*)", re.MULTILINE)
+
+
+def _relative_imports(code: bytes) -> list[str]:
+    """Modules that are imported relatively. By pattern, as transformers does it: Python's parser can be crashed."""
+    modules: list[str] = []
+    for match in _RELATIVE_IMPORT.finditer(code):
+        module, names = (part.decode("utf-8", "replace") for part in match.groups())
+        modules += [module] if module else [name.split()[0] for name in names.split(",") if name.strip()]
+    return modules
+
+
+def of_adapters(chosen: Assets, adapted: Adapted) -> Assets:
+    """The files beside adapters, or beside a merged model: an adapter has its configuration in place of a model's, and
+    a merged model is not what the adapter's model card describes."""
+    copies = dict(chosen.copies)
+    left_behind, missing = list(chosen.left_behind), chosen.missing
+    if adapted.is_adapter:
+        for name in chosen.from_base:
+            copies.pop(name, None)
+        copies |= adapted.config_files
+        left_behind, missing = [entry for entry in left_behind if entry not in adapted.config_files], ()
+    elif copies.pop("README.md", None):
+        left_behind.append("README.md")
+    own = {f"{folder}/" for folder in adapted.folders}
+    unknown = tuple(entry for entry in chosen.unknown if entry not in own)
+    return replace(chosen, copies=copies, left_behind=tuple(left_behind), missing=missing, unknown=unknown)

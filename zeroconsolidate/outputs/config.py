@@ -1,0 +1,107 @@
+"""Edits config.json where it must change, and nowhere else: every other byte stays."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from ..archive.model_config import parse
+from ..errors import DamagedFile
+
+_NEW_TOKENIZER = re.compile(r'("tokenizer_class"\s*:\s*")TokenizersBackend(")')
+_TIED = re.compile(r'("tie_word_embeddings"\s*:\s*)true')
+_DTYPE = re.compile(
+    r'("(?:torch_)?dtype"\s*:\s*")(float16|bfloat16|float32|float64|half|float|double)(")',
+)
+
+
+def with_dtype(text: bytes, torch_name: str) -> bytes:
+    """config.json with each `dtype` (transformers 5) and `torch_dtype` (4) set to `torch_name`.
+
+    Sub-configs (`text_config`, `vision_config`, …) state their own dtype; theirs are set too. A config that
+    states none is left alone: loaders then take the dtype of the weights. Raises DamagedFile if it is no JSON.
+
+    >>> with_dtype(b'{"torch_dtype": "bfloat16", "hidden_size": 8}', "float32")
+    b'{"torch_dtype": "float32", "hidden_size": 8}'
+    """
+    parse(text)
+    return _DTYPE.sub(rf"\g<1>{torch_name}\g<3>", text.decode("utf-8")).encode()
+
+
+def without_ties(text: bytes) -> bytes:
+    """config.json saying that the output embedding is not the input embedding.
+
+    Without the key, transformers may tie them by default, so it is put in.
+
+    >>> without_ties(b'{"tie_word_embeddings": true, "hidden_size": 8}')
+    b'{"tie_word_embeddings": false, "hidden_size": 8}'
+    """
+    decoded, found = _TIED.subn(r"\g<1>false", text.decode("utf-8"))
+    if not found and "tie_word_embeddings" not in parse(text):
+        decoded = decoded.replace("{", '{\n  "tie_word_embeddings": false,', 1)
+    return decoded.encode()
+
+
+def readable_before_5(text: bytes) -> tuple[bytes, bool]:
+    """config.json with `rope_theta` beside `rope_parameters`, and whether it had to be added.
+
+    transformers 5 writes only the latter; older ones do not know it, silently take a base of 10000 and give other
+    logits. transformers 5 reads both.
+
+    >>> readable_before_5(b'{"rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}}')
+    (b'{"rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}, "rope_theta": 5.0}', True)
+    """
+    config = parse(text)
+    parameters = config.get("rope_parameters") if isinstance(config, dict) else None
+    if not isinstance(parameters, dict) or "rope_theta" not in parameters or "rope_theta" in config:
+        return text, False
+    decoded = text.decode("utf-8")
+    start = decoded.index('"rope_parameters"')
+    value = re.compile(r"\s*:\s*").match(decoded, start + len('"rope_parameters"'))
+    theta = re.search(r'"rope_theta"\s*:\s*([-+0-9.eE]+)', decoded[start:])
+    if value is None or theta is None:
+        return text, False
+    _, end = json.JSONDecoder().raw_decode(decoded, value.end())
+    indent = re.search(r"\n([ \t]*)$", decoded[:start])
+    separator = ",\n" + indent[1] if indent else ", "
+    added = f'{separator}"rope_theta": {theta[1]}'
+    others = {key: item for key, item in json.loads(decoded[value.end() : end]).items() if key != "rope_theta"}
+    if others.get("rope_type", "default") != "default" and "rope_scaling" not in config:
+        added += f'{separator}"rope_scaling": {json.dumps(others)}'
+    return (decoded[:end] + added + decoded[end:]).encode(), True
+
+
+def tokenizer_readable_before_5(text: bytes) -> tuple[bytes, bool]:
+    """tokenizer_config.json with the older of two names of one tokenizer class, and whether it had the newer one.
+
+    transformers 5 writes `TokenizersBackend`, which older ones refuse; it still takes the name they know.
+
+    >>> tokenizer_readable_before_5(b'{"tokenizer_class": "TokenizersBackend"}')
+    (b'{"tokenizer_class": "PreTrainedTokenizerFast"}', True)
+    """
+    decoded, found = _NEW_TOKENIZER.subn(r"\g<1>PreTrainedTokenizerFast\g<2>", text.decode("utf-8"))
+    return decoded.encode(), bool(found)
+
+
+def without_truncation(text: bytes) -> tuple[bytes, bool]:
+    """tokenizer.json with `truncation` and `padding` cleared, and whether they were set.
+
+    A training run bakes its own lengths in (FlagEmbedding's trainers do); users of the tokenizers library would have
+    their texts cut to them. Every other byte stays. Raises DamagedFile if it is no JSON.
+
+    >>> without_truncation(b'{"version": "1.0", "truncation": {"max_length": 24}, "padding": null}')
+    (b'{"version": "1.0", "truncation": null, "padding": null}', True)
+    """
+    decoded = text.decode("utf-8")
+    changed = False
+    for key in ("truncation", "padding"):
+        # Both stand at the head of the file, before any token could contain these letters.
+        found = re.search(rf'"{key}"\s*:\s*', decoded[:100_000])
+        if found is None or decoded.startswith("null", found.end()):
+            continue
+        try:
+            _, end = json.JSONDecoder().raw_decode(decoded, found.end())
+        except ValueError as error:
+            raise DamagedFile(f"tokenizer.json is not JSON: {error}") from None
+        decoded, changed = decoded[: found.end()] + "null" + decoded[end:], True
+    return decoded.encode(), changed

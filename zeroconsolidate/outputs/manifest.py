@@ -1,0 +1,84 @@
+"""`zeroconsolidate.json`: what a model directory was made of, and what is in it. Written last of all.
+
+    {
+      "manifest": 1,                                    version of this format
+      "zeroconsolidate": "0.1.0",                       version of the library
+      "source": {"tag": …, "step": …, "stage": …, "world_size": …, "ds_version": …},
+      "options": {"dtype": "fp32", …},                  as given to `consolidate`
+      "digest": "sha256",                               of weights; null if none was asked for
+      "files": {"model.safetensors": {"bytes": …, "sha256": …}, "config.json": {"bytes": …, "sha256": …}, …},
+      "tensors": {"embed.weight": {"file": …, "dtype": "F32", "shape": […], "sha256": …}, …}
+    }
+
+It says nothing of time, place or machine: the same checkpoint, options and version make the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from .._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..catalog.facts import Origin
+    from ..plan.build import ModelPlan
+
+
+def manifest(
+    plan: ModelPlan,
+    origin: Origin,
+    *,
+    options: Mapping[str, object],
+    digest: str | None,
+    weights: Mapping[str, Mapping[str, Any]],
+    beside: Mapping[str, tuple[int, str]],
+) -> bytes:
+    """The manifest's text.
+
+    `weights`: file -> `{"file": digest, "tensors": {name: digest}}`, empty without digests. `beside`: every other
+    file -> (size in bytes, SHA-256).
+    """
+    files: dict[str, dict[str, object]] = {}
+    tensors: dict[str, dict[str, object]] = {}
+    for file in plan.files:
+        known = weights.get(file.name, {})
+        files[file.name] = {"bytes": file.size_bytes} | ({digest: known["file"]} if digest and known else {})
+        if "/" in file.name:
+            continue  # of several adapters, which have the same names; the list is of the model in the folder itself
+        for tensor in file.tensors:
+            tensors[tensor.name] = {"file": file.name, "dtype": tensor.dtype.code, "shape": list(tensor.shape)} | (
+                {digest: known["tensors"][tensor.name]} if digest and known else {}
+            )
+    for name, (size_bytes, sha256) in beside.items():
+        files[name] = {"bytes": size_bytes, "sha256": sha256}
+    content = {
+        "manifest": 1,
+        "zeroconsolidate": __version__,
+        "source": {
+            "tag": origin.tag,
+            "step": origin.step,
+            "stage": origin.stage,
+            "world_size": origin.world_size,
+            "ds_version": origin.ds_version,
+        },
+        "options": dict(options),
+        "digest": digest,
+        "files": files,
+        "tensors": tensors,
+    }
+    # One entry a line keeps diffs readable without a file of a million lines for large models.
+    return (_lines(content) + "\n").encode()
+
+
+def _lines(content: Mapping[str, object]) -> str:
+    parts = []
+    for key, value in content.items():
+        if key in ("files", "tensors") and isinstance(value, dict):
+            inner = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
+            parts.append(f"  {json.dumps(key)}: {{\n{inner}\n  }}")
+        else:
+            parts.append(f"  {json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(parts) + "\n}"

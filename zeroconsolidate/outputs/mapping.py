@@ -1,0 +1,99 @@
+"""A checkpoint as a mapping from names to tensors that are read when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from ..opening.info import CheckpointInfo, describe
+from ..plan.build import Source, sources
+from ..run.inputs import Inputs
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..catalog.facts import Catalog
+
+
+class TensorView:
+    """A tensor of a checkpoint that has not been read. Shape and dtype are known, bytes are read by :meth:`load`."""
+
+    def __init__(self, name: str, source: Source) -> None:
+        self.name = name
+        self._source = source
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Full shape, whatever the number of ranks."""
+        return self._source.shape
+
+    @property
+    def role(self) -> str:
+        """`trainable`, `frozen` or `buffer`."""
+        return self._source.role
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return self._source.recipe.numel
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As stored: torch.float32 for master weights, the training dtype for frozen ones. Imports torch."""
+        import torch
+
+        dtype: torch.dtype = getattr(torch, self._source.recipe.dtype.torch_name)
+        return dtype
+
+    def load(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Read the tensor into memory, as `dtype` if given. Memory: the tensor itself, twice if it is cast.
+
+        Raises DamagedFile if a file has become shorter since the checkpoint was opened.
+        """
+        import torch
+
+        from ..run.fill import read_all
+
+        with Inputs() as inputs:
+            elements = read_all(inputs, self._source.recipe)
+        if not elements.size:
+            return torch.empty(self.shape, dtype=dtype or self.dtype)
+        tensor = torch.from_numpy(elements.view("u1")).view(self.dtype).reshape(self.shape)
+        return tensor if dtype is None else tensor.to(dtype)
+
+    def __repr__(self) -> str:
+        return f"TensorView({self.name!r}, {list(self.shape)}, {self._source.recipe.dtype.torch_name}, {self.role})"
+
+
+class Checkpoint(Mapping[str, TensorView]):
+    """All names of a checkpoint's model, ties included, in the order of its state dict.
+
+    >>> checkpoint = open_checkpoint("tests/fixtures/z3_bf16/checkpoint")  # doctest: +SKIP
+    >>> checkpoint["embed.weight"].load()                                  # doctest: +SKIP
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        stored = sources(catalog)
+        self._info = describe(catalog)
+        self._sources = {
+            name: stored[owner] for name in catalog.order if (owner := catalog.ties.get(name, name)) in stored
+        }
+        self.ties: Mapping[str, str] = dict(catalog.ties)
+
+    @property
+    def info(self) -> CheckpointInfo:
+        """What `inspect` tells."""
+        return self._info
+
+    def __getitem__(self, name: str) -> TensorView:
+        return TensorView(name, self._sources[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __repr__(self) -> str:
+        info = self._info
+        return f"<Checkpoint {info.root} {info.tag}: stage {info.stage}, {info.world_size} ranks, {len(self)} tensors>"

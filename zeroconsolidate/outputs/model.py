@@ -1,0 +1,85 @@
+"""The kinds of output: a model directory, or adapters for PEFT. From planned weights to all that is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..archive.model_files import ADAPTER_CONFIG, CONFIG, INDEX_NAME
+from .assets import assets_beside, of_adapters
+from .output import Output, SideFiles
+from .planned import plan_weights
+from .side_files import side_files
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..opening.opened import Opened
+    from ..options import Options
+    from ..run.inputs import Inputs
+    from .assets import Assets
+    from .planned import PlannedWeights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Directory(Output):
+    """Weights with the files that belong beside them."""
+
+    assets: Assets
+    weights: PlannedWeights
+    options: Options
+
+    def side_files(self, inputs: Inputs) -> SideFiles:
+        """The index, config, tokenizer, heads and whatever else belongs to the model."""
+        return side_files(self.weights, self.assets, self.options, inputs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDirectory(_Directory):
+    """A model in one file or in shards, with its config, tokenizer and the like."""
+
+    @property
+    def published_last(self) -> Sequence[str]:
+        """transformers begins with the config, and with the index of a model in shards."""
+        return (INDEX_NAME, CONFIG)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterDirectory(_Directory):
+    """One or several adapters as PEFT saves them: a configuration of their own in the place of the model's."""
+
+    @property
+    def published_last(self) -> Sequence[str]:
+        """PEFT begins with the adapter's configuration."""
+        return (CONFIG, ADAPTER_CONFIG)
+
+
+def plan_output(opened: Opened, options: Options) -> Output:
+    """Plan what the options ask for. Raises what `plan_weights` and `assets_beside` raise."""
+    # Assets come first: what is wrong with them is known at once, names may take seconds.
+    assets = assets_beside(opened.catalog.origin, options.base_directory)
+    weights = plan_weights(opened, options)
+    named, adapted, additions = weights.named, weights.adapted, weights.additions
+    if adapted is not None:
+        assets = of_adapters(assets, adapted)
+    kind: type[_Directory] = AdapterDirectory if adapted is not None and adapted.is_adapter else ModelDirectory
+    return kind(
+        plan=weights.plan,
+        dtype=weights.dtype,
+        names=named.reason,
+        read_files=(*additions.files, *named.files, *(adapted.files if adapted else ())),
+        comparisons=adapted.comparisons if adapted else (),
+        from_base=len(additions.sources) + len(named.from_base),
+        left_behind=assets.left_behind,
+        missing=assets.missing,
+        notes=adapted.decided if adapted else (),
+        warnings=(
+            *named.warnings,
+            # What a base model does not have matters only if something is missing.
+            *(() if named.complete else additions.warnings),
+            *assets.warnings,
+        ),
+        assets=assets,
+        weights=weights,
+        options=options,
+    )

@@ -1,0 +1,161 @@
+"""Everything beside the weights: what is copied, what is edited, what is made anew."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, TypeAlias
+
+from ..archive.model_config import MAX_CONFIG_BYTES, is_bare, parse, short_int
+from ..archive.model_files import INDEX_NAME
+from ..archive.regular import read_small
+from ..archive.weights import read_pickled
+from ..errors import BadOption, DamagedFile, Disagreement, ZeroConsolidateError, at
+from ..naming.expectation import HEADS
+from . import heads as head_files
+from . import sentence_transformers
+from .config import readable_before_5, tokenizer_readable_before_5, with_dtype, without_ties, without_truncation
+from .config_check import vocabulary_problems
+from .output import SideFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ..options import Options
+    from ..run.inputs import Inputs
+    from .assets import Assets
+    from .planned import PlannedWeights
+
+Edit: TypeAlias = "Callable[[bytes], tuple[bytes, bool]]"
+"""From a file's text to the edited one, and whether it differs."""
+HEAD_FILES = tuple(f"{head}pt" for head in HEADS)
+"""`colbert_linear.pt` and `sparse_linear.pt`."""
+MAX_TOKENIZER_BYTES = 1 << 28
+"""A larger tokenizer.json is copied unedited. Vocabularies of a quarter million entries take some 20 MB."""
+
+
+def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs: Inputs) -> SideFiles:
+    """Read, edit and make the files beside the weights.
+
+    Raises DamagedFile for a config that is no JSON, Disagreement for one that speaks of another vocabulary.
+    """
+    copies, made, notes, warnings = dict(assets.copies), dict[str, bytes](), list[str](), list[str]()
+    if planned.plan.index is not None:
+        made[INDEX_NAME] = planned.plan.index
+    hidden_size, bare = None, False
+    if "config.json" in copies:
+        path = copies.pop("config.json")
+        with at(path):
+            text = with_dtype(_read(path, MAX_CONFIG_BYTES), planned.dtype.torch_name)
+            if planned.adapted is not None and planned.adapted.untied:
+                text = without_ties(text)
+            made["config.json"], changed = readable_before_5(text)
+            config = parse(text)
+            warnings += _wrong_vocabulary(text, planned, insisted=options.allow_missing or options.names == "stored")
+        if changed:
+            notes.append("config.json: rope_theta added beside rope_parameters, for transformers before 5")
+        hidden_size = config.get("hidden_size") if isinstance(config, dict) else None
+        bare = is_bare(config)
+    for_embeddings = planned.named.unwrapped or options.sentence_transformers
+    if for_embeddings and _edit("tokenizer.json", without_truncation, MAX_TOKENIZER_BYTES, copies, made):
+        notes.append("tokenizer.json: the training run's truncation and padding cleared")
+    if _edit("tokenizer_config.json", tokenizer_readable_before_5, MAX_CONFIG_BYTES, copies, made):
+        notes.append(
+            "tokenizer_config.json: the class TokenizersBackend by its older name PreTrainedTokenizerFast, for "
+            "transformers before 5"
+        )
+    if planned.named.heads or bare:
+        rebuilt = _heads(planned, inputs)
+        if rebuilt:
+            notes.append(f"{' and '.join(rebuilt)}: rebuilt from the shards")
+        made |= rebuilt
+        wanted = [name for name in HEAD_FILES if name not in made]
+        if wanted and options.base_directory is not None:
+            _base_heads(options.base_directory, wanted, copies, notes)
+        lone = [name for name in wanted if name not in copies]
+        if rebuilt and lone:
+            warnings.append(
+                f"{lone[0]} is nowhere, and without it BGEM3FlagModel takes random heads; name the model that the "
+                "training started from with --base"
+            )
+    if options.sentence_transformers is not None:
+        if not str(hidden_size).isdigit():
+            raise BadOption("sentence-transformers needs the size of an embedding; config.json states no hidden_size")
+        made |= sentence_transformers.files(
+            options.sentence_transformers, hidden_size=int(str(hidden_size)), max_length=None
+        )
+    for name in made:
+        copies.pop(name, None)
+    return SideFiles(copies=copies, made=made, notes=tuple(notes), warnings=tuple(warnings))
+
+
+def _wrong_vocabulary(text: bytes, planned: PlannedWeights, *, insisted: bool) -> list[str]:
+    """What config.json says of the vocabulary against the rows that will be written; an error unless insisted."""
+    shapes = {tensor.name: tensor.shape for tensor in planned.plan.tensors()}
+    problems, _ = vocabulary_problems(parse(text, parse_int=short_int), shapes)
+    if problems and not insisted:
+        raise Disagreement(
+            f"{problems[0].removeprefix('config.json: ')}; loaders would not take these weights; correct config.json, "
+            "or insist with --allow-missing"
+        )
+    return problems
+
+
+def _read(path: str, limit_bytes: int) -> bytes:
+    try:
+        return read_small(path, limit_bytes)
+    except ZeroConsolidateError:
+        raise
+    except OSError as error:
+        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
+
+
+def _edit(name: str, edit: Edit, limit_bytes: int, copies: Mapping[str, str], made: dict[str, bytes]) -> bool:
+    """Make an edited copy of a text file; whether anything was to be changed. What is larger is copied as it is."""
+    path = copies.get(name)
+    if path is None or os.path.getsize(path) > limit_bytes:
+        return False
+    with at(path):
+        try:
+            text, changed = edit(_read(path, limit_bytes))
+        except UnicodeDecodeError as error:
+            raise DamagedFile(f"{name} is no text: {error}") from None
+    if changed:
+        made[name] = text
+    return changed
+
+
+def _heads(planned: PlannedWeights, inputs: Inputs) -> dict[str, bytes]:
+    """BGE-M3's heads, small enough to be held."""
+    import numpy as np
+
+    from ..run.cast import STORAGE, cast
+    from ..run.fill import read_all
+
+    found = {}
+    for name, source in planned.named.heads.items():
+        with at(name):
+            elements = read_all(inputs, source.recipe)
+            written = np.empty(elements.shape, STORAGE[planned.dtype])
+            cast(elements, source.recipe.dtype, planned.dtype, written)
+        found[name] = (source.shape, written, planned.dtype)
+    return head_files.files(found)
+
+
+def _base_heads(base: str, names: Sequence[str], copies: dict[str, str], notes: list[str]) -> None:
+    """Heads that were not trained are the base model's; FlagEmbedding loads both or takes random ones."""
+    paths = {name: os.path.join(base, name) for name in names}
+    if not all(os.path.isfile(path) for path in paths.values()):
+        return
+    for name in names:
+        try:
+            tensors = read_pickled(base, name)
+        except ZeroConsolidateError as error:
+            notes.append(f"{name} of the base model cannot be read, and was not copied: {error}")
+            return
+        if set(tensors) != {"weight", "bias"} or any(0 in tensor.shape for tensor in tensors.values()):
+            # Such is what a run under ZeRO-3 leaves behind: a base that is a checkpoint itself.
+            notes.append(f"{name} of the base model is empty, and was not copied")
+            return
+    copies |= paths
+    many = "are the base model's: they were" if len(paths) > 1 else "is the base model's: it was"
+    notes.append(f"{' and '.join(paths)} {many} not trained")

@@ -1,0 +1,93 @@
+"""Between plan and output: makes the files of a plan in the staging folder, beginning where an earlier run stopped."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from ..errors import at
+from ..run.digest import Follower, Span, digest_of
+from ..run.execute import execute
+from ..run.outputs import OutputFile
+from ..write.check import check as check_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..plan.build import ModelPlan
+    from ..plan.layout import FilePlan
+    from ..run.inputs import Inputs
+    from ..write.stage import Stage
+    from .output import SideFiles
+
+
+def make_weights(
+    plan: ModelPlan,
+    inputs: Inputs,
+    stage: Stage,
+    *,
+    digest: str | None,
+    progress: Callable[[int, int], None] | None,
+    total_bytes: int,
+) -> None:
+    """Make all weights that an earlier run has not made; `progress(done, total_bytes)` as bytes are written.
+
+    With `digest`, what the stage remembers of a file has its digests.
+    """
+    before = 0
+    for file in plan.files:
+        if stage.facts(file.name) is not None:
+            stage.keep(file.name)
+        else:
+            with at(file.name):
+                _file(file, inputs, stage, digest, _shifted(progress, before, total_bytes))
+        before += file.size_bytes
+
+
+def _file(file: FilePlan, inputs: Inputs, stage: Stage, digest: str | None, progress: Callable[[int], None]) -> None:
+    with ExitStack() as stack:
+        part = stack.enter_context(stage.weights(file.name, file.size_bytes))
+        listeners = [part.reached, progress]
+        follower = None
+        if digest is not None:
+            follower = stack.enter_context(Follower(stage.path(file.name), _spans(file), digest))
+            listeners.append(follower.reached)
+            follower.reached(part.start)
+
+        def reached(upto: int) -> None:
+            for listener in listeners:
+                listener(upto)
+
+        overflows = part.facts.setdefault("overflows", {})
+        path = os.path.join(stage.output, file.name)
+        output = OutputFile(path, part.fd, start=part.start, reached=reached)
+        execute(file, inputs, output, start=part.start, overflows=overflows)
+        check_file(stage.path(file.name), file)
+        if follower is not None:
+            found = follower.result()
+            part.facts["digests"] = {"file": found.file, "tensors": found.tensors}
+
+
+def _spans(file: FilePlan) -> list[Span]:
+    spans = [Span(0, len(file.header), None)]
+    for tensor, start in zip(file.tensors, file.starts, strict=True):
+        spans.append(Span(start, start + tensor.nbytes, tensor.name))
+    return spans
+
+
+def _shifted(progress: Callable[[int, int], None] | None, before: int, total_bytes: int) -> Callable[[int], None]:
+    return lambda upto: None if progress is None else progress(before + upto, total_bytes)
+
+
+def make_side_files(files: SideFiles, stage: Stage) -> dict[str, tuple[int, str]]:
+    """Stage everything that is not weights. Returns sizes and SHA-256 by name."""
+    for name, data in files.made.items():
+        stage.write(name, data)
+    for name, path in files.copies.items():
+        stage.copy(name, path)
+    found = {}
+    for name in sorted([*files.made, *files.copies]):
+        staged = stage.path(name)
+        found[name] = (os.path.getsize(staged), digest_of(staged, "sha256", progress=lambda _: None))
+    return found
