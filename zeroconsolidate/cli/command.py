@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-_ENDING = {signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
-"""Signals that would end the process at once, and what is said of them. Python itself sees to SIGINT."""
+_ENDING = {
+    signal.SIGTERM: ("terminated", ExitCode.TERMINATED),
+    signal.SIGHUP: ("hung up", ExitCode.HUNG_UP),
+}
+"""Signals that would end the process at once, what is said of them and returned. Python itself sees to SIGINT."""
 
 
 class _Ended(BaseException):
@@ -54,19 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.UNREAD
     except KeyboardInterrupt:
-        return _ended("interrupted", signal.SIGINT)
+        return _ended("interrupted", ExitCode.INTERRUPTED)
     except _Ended as ended:
-        return _ended(_ENDING[ended.signal], ended.signal)
+        return _ended(*_ENDING[ended.signal])
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _ended(how: str, number: signal.Signals) -> ExitCode:
-    """The exit code, after a sentence for whoever is still there to read it: a terminal that hung up is not."""
+def _ended(how: str, code: ExitCode) -> ExitCode:
+    """`code`, after a sentence for whoever is still there to read it: a terminal that hung up is not."""
     with suppress(OSError):
         print(f"zeroconsolidate: {how}; the same command goes on from here", file=sys.stderr, flush=True)
-    return ExitCode(128 + number)
+    return code
 
 
 def _end(number: int, _: object) -> None:
