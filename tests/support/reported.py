@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parent / "fixtures" / "reported"
+ROOT = Path(__file__).parent.parent / "fixtures" / "reported"
 INNER_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 
 
