@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, fields
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._version import __version__
@@ -11,7 +12,7 @@ from ..options import Group, Opening, Options, VerifyOptions, declarations, opti
 from .exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from os import PathLike
 
     from ..options import Declaration
@@ -99,16 +100,19 @@ def add_options(verb: argparse.ArgumentParser, *kinds: type) -> None:
 
     None has a default here: what was not given is not in the namespace, and the dataclass's default holds.
     """
-    declared = {each.name: each for each in declarations(*kinds) if each.flags}
-    headings = {each.group: verb.add_argument_group(each.group.value) for each in declared.values()}
-    for each in declared.values():
-        _add(headings[each.group], each, {name: other.flags[0] for name, other in declared.items()})
+    declared = [each for each in declarations(*kinds) if each.flags]
+    flags = {each.name: each.flags[0] for each in declared}
 
-
-def _add(group: argparse._ArgumentGroup, declared: Declaration, flags: dict[str, str]) -> None:
     def shown(text: str) -> str:
         return read_as(text, flags.__getitem__).replace("`", "").replace("%", "%%")
 
+    for group, several in groupby(declared, key=lambda each: each.group):
+        heading = verb.add_argument_group(group.value)
+        for each in several:
+            _add(heading, each, shown)
+
+
+def _add(group: argparse._ArgumentGroup, declared: Declaration, shown: Callable[[str], str]) -> None:
     if declared.flag is not None:
         notes = [
             *([f"default: {declared.default}"] if declared.default not in (None, ()) else []),
