@@ -174,7 +174,7 @@ class TestWhatItSees:
             runs.append(arguments)
             return run(*arguments, **how)
 
-        monkeypatch.setattr(evidence.subprocess, "run", counted)
+        monkeypatch.setattr(subprocess, "run", counted)
         first = evidence.architecture(str(BASES / "llama"))
         assert evidence.architecture(str(BASES / "llama")) == first
         assert len(runs) == 1
