@@ -13,7 +13,6 @@ from zeroconsolidate.adapters.original import Original
 from zeroconsolidate.adapters.recipes import Lie, Merged, OfModule, RowsReplaced, Shifted
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import BadOption, Disagreement, PlanBroken, UnsupportedLayout
-from zeroconsolidate.plan.computed import is_computed, memory_bytes, nbytes
 from zeroconsolidate.plan.pieces import Rows, View
 
 if TYPE_CHECKING:
@@ -300,19 +299,19 @@ def computed() -> list[Any]:
 
 def test_computed_tensors_read_what_goes_into_them():
     merged, shifted, replaced, of_module = computed()
-    assert [nbytes(recipe) for recipe in (merged, shifted, replaced, of_module)] == [
+    assert [recipe.input_bytes for recipe in (merged, shifted, replaced, of_module)] == [
         4 * (12 + 6 + 8), 4 * (4 + 4), 4 * (27 + 3), 4 * (12 + 4)
     ]  # fmt: skip
     for recipe in (merged, shifted, replaced, of_module):
-        assert is_computed(recipe)
+        assert not recipe.is_copied
         assert not recipe.is_plain
-        assert memory_bytes(recipe) > 0
+        assert recipe.memory_bytes > 0
         # Rows of it are computed too; half of them read half.
         half = Rows((recipe,), 1, ((0, 0, recipe.numel // 2),))
-        assert is_computed(half)
-        assert nbytes(half) == nbytes(recipe) * (recipe.numel // 2) // recipe.numel
-        assert memory_bytes(half) == memory_bytes(recipe)
-    assert not is_computed(Rows((View(tensor(4)),), 1, ((0, 0, 2),)))
+        assert not half.is_copied
+        assert half.input_bytes == recipe.input_bytes * (recipe.numel // 2) // recipe.numel
+        assert half.memory_bytes == recipe.memory_bytes
+    assert Rows((View(tensor(4)),), 1, ((0, 0, 2),)).is_copied
 
 
 def test_what_is_computed_has_no_copies():

@@ -20,7 +20,7 @@ from zeroconsolidate.archive.located import LocatedTensor
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import DamagedFile
 from zeroconsolidate.plan.pieces import View, covers_once
-from zeroconsolidate.run.fill import read_all
+from zeroconsolidate.run.elements import read_all
 from zeroconsolidate.run.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def tensor_at(located: LocatedTensor) -> torch.Tensor:
     assert isinstance(located, LocatedTensor)
     covers_once(View(located))
     with Inputs() as inputs:
-        elements = read_all(inputs, View(located))
+        elements = read_all(View(located), inputs)
     dtype = getattr(torch, located.dtype.torch_name)
     if not elements.size:
         return torch.empty(located.shape, dtype=dtype)

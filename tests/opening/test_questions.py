@@ -15,7 +15,7 @@ from zeroconsolidate.errors import UnsupportedLayout, WitnessMismatch
 from zeroconsolidate.opening.unnamed import answer
 from zeroconsolidate.plan.boxes import row_major
 from zeroconsolidate.plan.sources import sources
-from zeroconsolidate.run.fill import read_all
+from zeroconsolidate.run.elements import read_all
 from zeroconsolidate.run.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def values(catalog: Catalog, role: str = "trainable") -> dict[str, list[Any]]:
     """The float32 elements of every tensor of a role."""
     with Inputs() as inputs:
         return {
-            name: read_all(inputs, source.recipe).tolist()
+            name: read_all(source.recipe, inputs).tolist()
             for name, source in sources(catalog).items()
             if source.role == role
         }

@@ -368,7 +368,7 @@ class TestRescue:
         root = FIXTURES / "z3_w4/checkpoint"
         with pytest.raises(BadOption, match="only used in a rescue"):
             consolidate(root, tmp_path / "out", fill=tmp_path)
-        with pytest.raises(BadOption, match="a rescue is True or 'zeros'"):
+        with pytest.raises(BadOption, match="rescue is False, True or 'zeros'; got"):
             consolidate(root, tmp_path / "out", rescue="ones")  # type: ignore[arg-type]
         broken = copied("z3_w4", tmp_path)
         files_of(broken, 1)[0].unlink()

@@ -19,8 +19,9 @@ from zeroconsolidate.plan.boxes import Axis, Box, boxes_of, row_major, tile
 from zeroconsolidate.plan.joined import Joined, Mean, Section
 from zeroconsolidate.plan.joins import Held, put_together, whole_shape
 from zeroconsolidate.plan.pieces import View, covers_once
-from zeroconsolidate.run.fill import fill, read_all
+from zeroconsolidate.run.elements import read_all
 from zeroconsolidate.run.inputs import Inputs
+from zeroconsolidate.run.reader import reader
 
 
 class Disk:
@@ -79,11 +80,11 @@ def test_what_was_cut_is_joined(case, transposed: bool, data: st.DataObject):
         assert joined.shape == tuple(whole.shape) == whole_shape(Join(rule=rule), [part.shape for part in parts])
         assert joined.replicas == ()
         covers_once(joined.recipe)
-        assert read_all(inputs, joined.recipe).tobytes() == whole.numpy().tobytes()
+        assert read_all(joined.recipe, inputs).tobytes() == whole.numpy().tobytes()
         start = data.draw(st.integers(0, whole.numel()))
         stop = data.draw(st.integers(start, whole.numel()))
         block = np.empty(stop - start, np.float32)
-        fill(inputs, joined.recipe, start, stop, block)
+        reader(joined.recipe, inputs).fill(start, stop, block)
         assert block.tobytes() == whole.reshape(-1)[start:stop].numpy().tobytes()
         if joined.recipe.is_plain:
             position = 0
@@ -101,7 +102,7 @@ def test_columns_of_parts_that_lie_transposed(tmp_path: Path):
     covers_once(joined.recipe)
     assert not joined.recipe.is_plain
     with Inputs() as inputs:
-        assert read_all(inputs, joined.recipe).tobytes() == whole.numpy().tobytes()
+        assert read_all(joined.recipe, inputs).tobytes() == whole.numpy().tobytes()
 
 
 def test_columns_of_sub_parameters_that_lie_transposed(tmp_path: Path):
@@ -113,7 +114,7 @@ def test_columns_of_sub_parameters_that_lie_transposed(tmp_path: Path):
     joined = put_together("w", Join(rule=Concatenated(1, widths)), parts)
     covers_once(joined.recipe)
     with Inputs() as inputs:
-        assert read_all(inputs, joined.recipe).tobytes() == whole.numpy().tobytes()
+        assert read_all(joined.recipe, inputs).tobytes() == whole.numpy().tobytes()
 
 
 def test_a_view_of_more_dimensions_is_folded_back(tmp_path: Path):
@@ -125,7 +126,7 @@ def test_a_view_of_more_dimensions_is_folded_back(tmp_path: Path):
     joined = put_together("w", Join(rule=rule), parts)
     assert joined.shape == (24, 5)
     with Inputs() as inputs:
-        assert read_all(inputs, joined.recipe).tobytes() == whole.numpy().tobytes()
+        assert read_all(joined.recipe, inputs).tobytes() == whole.numpy().tobytes()
 
 
 def test_an_affine_map_says_it_all(tmp_path: Path):
@@ -143,9 +144,9 @@ def test_an_affine_map_says_it_all(tmp_path: Path):
     )
     joined = put_together("w", Join(rule=Affine((3, 4), pieces)), held)
     with Inputs() as inputs:
-        assert read_all(inputs, joined.recipe).tobytes() == whole.numpy().tobytes()
+        assert read_all(joined.recipe, inputs).tobytes() == whole.numpy().tobytes()
         (replica,) = joined.replicas
-        assert read_all(inputs, replica.first).tobytes() == read_all(inputs, replica.other).tobytes()
+        assert read_all(replica.first, inputs).tobytes() == read_all(replica.other, inputs).tobytes()
     assert replica.holders == ("at byte 0", "at byte 32")
 
 
@@ -157,7 +158,7 @@ def test_interleaved_rows(tmp_path: Path):
     pieces = tuple((AffinePiece((2, 3), (3 * r, (6, 1)), (0, (1, 2))),) for r in range(2))
     joined = put_together("w", Join(rule=Affine((4, 3), pieces)), held)
     with Inputs() as inputs:
-        assert read_all(inputs, joined.recipe).tobytes() == whole.numpy().tobytes()
+        assert read_all(joined.recipe, inputs).tobytes() == whole.numpy().tobytes()
 
 
 def test_replicas_are_the_first_and_to_be_compared(tmp_path: Path):
@@ -177,7 +178,7 @@ def test_averages_are_summed_in_order_and_divided(tmp_path: Path):
     assert joined.recipe.numel == 5
     assert sum(copy.numel for copy in joined.recipe.copies()) == 15
     with Inputs() as inputs:
-        assert read_all(inputs, joined.recipe).tobytes() == (sum(parts) / 3).numpy().tobytes()
+        assert read_all(joined.recipe, inputs).tobytes() == (sum(parts) / 3).numpy().tobytes()
 
 
 def test_a_mean_of_16_bit_elements_is_refused(tmp_path: Path):
@@ -198,7 +199,7 @@ def test_a_padded_vocabulary_is_cut(tmp_path: Path):
     assert joined.recipe.dtype is DType.F32
     covers_once(joined.recipe)
     with Inputs() as inputs:
-        assert read_all(inputs, joined.recipe).tobytes() == whole[:5].numpy().tobytes()
+        assert read_all(joined.recipe, inputs).tobytes() == whole[:5].numpy().tobytes()
     with pytest.raises(Disagreement, match="the vocabulary is larger than the tensor"):
         put_together("w", Join(rule=Concatenated(0), rows=9), held)
 

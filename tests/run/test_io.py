@@ -16,10 +16,11 @@ from zeroconsolidate.errors import DamagedFile, OutputFailed, PlanBroken
 from zeroconsolidate.plan.layout import TensorPlan, lay_out
 from zeroconsolidate.plan.pieces import Copy, View
 from zeroconsolidate.run import execute as executor
-from zeroconsolidate.run import inputs as reading
+from zeroconsolidate.run import local
 from zeroconsolidate.run.execute import execute
 from zeroconsolidate.run.inputs import Inputs
-from zeroconsolidate.run.outputs import OutputFile
+from zeroconsolidate.run.local import LocalFiles, LocalOutput
+from zeroconsolidate.run.storage import copy_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,13 +38,19 @@ def source(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def output(tmp_path: Path) -> Iterator[OutputFile]:
+def output(tmp_path: Path) -> Iterator[LocalOutput]:
     fd = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)
-    told: list[int] = []
-    file = OutputFile(str(tmp_path / "out"), fd, start=0, reached=told.append)
-    file.told = told
-    yield file
+    yield LocalOutput(str(tmp_path / "out"), fd, start=0)
     os.close(fd)
+
+
+def copied(source: str, file_start: int, size_bytes: int, output: LocalOutput, start: int) -> list[int]:
+    """Copies, and returns how far it was called to be."""
+    told: list[int] = []
+    block = memoryview(bytearray(64))
+    with LocalFiles() as files:
+        copy_range(files, source, file_start, size_bytes, output, start, block=block, reached=told.append)
+    return told
 
 
 def refuse(number: int) -> Callable[..., int]:
@@ -65,48 +72,42 @@ def a_little(*arguments: Any) -> int:
     ids=["kernel", "a little", "nothing", "EXDEV", "EINVAL", "ENOSYS", "EOPNOTSUPP"],
 )  # fmt: skip
 def test_extents_are_copied_whatever_the_kernel_can(
-    source: str, output: OutputFile, tmp_path: Path, kernel: Any, monkeypatch: pytest.MonkeyPatch
+    source: str, output: LocalOutput, tmp_path: Path, kernel: Any, monkeypatch: pytest.MonkeyPatch
 ):
     if kernel is not None:
         monkeypatch.setattr(os, "copy_file_range", kernel)
-    block = memoryview(bytearray(64))
-    with Inputs() as inputs:
-        output.copy(inputs, source, 3, 5000, 3, block)  # pages line up: the kernel's, if it can
-        output.copy(inputs, source, 0, 10, 5003, block)  # they do not: ours
+    told = copied(source, 3, 5000, output, 3)  # pages line up: the kernel's, if it can
+    told += copied(source, 0, 10, output, 5003)  # they do not: ours
     assert (tmp_path / "out").read_bytes() == b"\0\0\0" + DATA[3:5003] + DATA[:10]
-    assert output.told[-1] == 5013
-    assert output.told == sorted(output.told)
+    assert told[-1] == 5013
+    assert told == sorted(told)
 
 
 def test_a_system_without_copy_file_range(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delattr(os, "copy_file_range", raising=False)
     fd = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)
-    with Inputs() as inputs:
-        OutputFile("out", fd, start=0, reached=lambda _: None).copy(inputs, source, 1, 99, 0, memoryview(bytearray(7)))
+    copied(source, 0, 99, LocalOutput("out", fd, start=0), 0)
     os.close(fd)
-    assert (tmp_path / "out").read_bytes() == DATA[1:100]
+    assert (tmp_path / "out").read_bytes() == DATA[:99]
 
 
 @pytest.mark.parametrize("kernel", [None, lambda *_: 0, refuse(errno.EXDEV)])
-def test_an_input_that_ends_early(source: str, output: OutputFile, kernel: Any, monkeypatch: pytest.MonkeyPatch):
+def test_an_input_that_ends_early(source: str, output: LocalOutput, kernel: Any, monkeypatch: pytest.MonkeyPatch):
     if kernel is not None:
         monkeypatch.setattr(os, "copy_file_range", kernel)
-    with (
-        Inputs() as inputs,
-        pytest.raises(DamagedFile, match="the file ends too early; expected at least 10"),
-    ):
-        output.copy(inputs, source, 10_000, 300, 10_000, memoryview(bytearray(64)))
+    with pytest.raises(DamagedFile, match="the file ends too early; expected at least 10"):
+        copied(source, 10_000, 300, output, 10_000)
 
 
 @pytest.mark.parametrize("kernel", [refuse(errno.ENOSPC), refuse(errno.EDQUOT), refuse(errno.EIO)])
-def test_a_disk_that_refuses(source: str, output: OutputFile, kernel: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_disk_that_refuses(source: str, output: LocalOutput, kernel: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "copy_file_range", kernel)
-    with Inputs() as inputs, pytest.raises(OutputFailed, match="the output cannot be written") as caught:
-        output.copy(inputs, source, 0, 300, 0, memoryview(bytearray(64)))
+    with pytest.raises(OutputFailed, match="the output cannot be written") as caught:
+        copied(source, 0, 300, output, 0)
     assert caught.value.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
-def test_writes_go_on_after_a_short_one(output: OutputFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_writes_go_on_after_a_short_one(output: LocalOutput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:7], at))
     output.write(DATA[:100], 5)
@@ -117,29 +118,29 @@ def test_reads_go_on_after_a_short_one(source: str, monkeypatch: pytest.MonkeyPa
     preadv = os.preadv
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, at: preadv(fd, [buffers[0][:9]], at))
     block = bytearray(100)
-    with Inputs() as inputs:
-        inputs.read_into(source, 3, memoryview(block))
+    with LocalFiles() as files:
+        files.read_into(source, 3, memoryview(block))
     assert bytes(block) == DATA[3:103]
 
 
 def test_files_are_open_a_bounded_number_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reading, "MAX_OPEN", 3)
+    monkeypatch.setattr(local, "MAX_OPEN", 3)
     paths = [str(tmp_path / f"{number}") for number in range(8)]
     for number, path in enumerate(paths):
         (tmp_path / path).write_bytes(bytes([number]) * 4)
     before = len(os.listdir("/proc/self/fd"))
-    with Inputs() as inputs:
+    with LocalFiles() as files:
         for number in [*range(8), 0, 7, 6, 7, 0]:
             block = bytearray(4)
-            inputs.read_into(paths[number], 0, memoryview(block))
+            files.read_into(paths[number], 0, memoryview(block))
             assert bytes(block) == bytes([number]) * 4
             assert len(os.listdir("/proc/self/fd")) <= before + 3
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_file_that_has_gone(tmp_path: Path):
-    with Inputs() as inputs, pytest.raises(DamagedFile, match="cannot be read any more"):
-        inputs.fd(str(tmp_path / "gone"))
+    with LocalFiles() as files, pytest.raises(DamagedFile, match=r"cannot be read any more: No such file.*gone"):
+        files.size_bytes(str(tmp_path / "gone"))
 
 
 class Lying:
@@ -161,18 +162,18 @@ def planned(recipe: Recipe, dtype: DType) -> TensorPlan:
 
 @pytest.mark.parametrize("extents", [[(0, 3)], [(0, 2), (3, 1)], [(1, 3)], [(0, 3), (2, 2)], []])
 def test_a_plan_that_leaves_a_gap_is_noticed_before_it_costs_weights(
-    source: str, output: OutputFile, extents: list[tuple[int, int]]
+    source: str, output: LocalOutput, extents: list[tuple[int, int]]
 ):
     plan = lay_out("model.safetensors", [planned(Lying(source, *extents), DType.F32)])
     with Inputs() as inputs, pytest.raises(PlanBroken, match=r"leave a gap or overlap|end early"):
-        execute(plan, inputs, output, start=0, overflows={})
+        execute(plan, inputs, output, start=0, overflows={}, reached=lambda _: None)
 
 
 @pytest.mark.parametrize("block_bytes", [4, 12, 100, 1 << 20])
 @pytest.mark.parametrize("dtype", [DType.F32, DType.BF16, DType.F16])
 @pytest.mark.parametrize("strided", [False, True])
 def test_the_block_size_does_not_show(
-    tmp_path: Path, output: OutputFile, block_bytes: int, dtype: DType, strided: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, output: LocalOutput, block_bytes: int, dtype: DType, strided: bool, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(executor, "BLOCK_BYTES", block_bytes)
     values = (torch.arange(60.0) * 1.01 - 7).reshape(6, 10)
@@ -180,7 +181,7 @@ def test_the_block_size_does_not_show(
     recipe = View(saved(values, tmp_path / "f.pt"))
     plan = lay_out("model.safetensors", [planned(recipe, dtype)])
     with Inputs() as inputs:
-        execute(plan, inputs, output, start=0, overflows={})
+        execute(plan, inputs, output, start=0, overflows={}, reached=lambda _: None)
     written = (tmp_path / "out").read_bytes()[len(plan.header) :]
     truth = values.to(getattr(torch, dtype.torch_name)).contiguous().view(torch.uint8).numpy()
     assert written == truth.tobytes()
@@ -188,15 +189,15 @@ def test_the_block_size_does_not_show(
     for start in (1, len(plan.header) + 5, plan.size_bytes - 3):
         os.truncate(tmp_path / "out", start)
         with Inputs() as inputs:
-            execute(plan, inputs, output, start=start, overflows={})
+            execute(plan, inputs, output, start=start, overflows={}, reached=lambda _: None)
         assert (tmp_path / "out").read_bytes()[len(plan.header) :] == written
 
 
-def test_overflows_are_counted_by_tensor(tmp_path: Path, output: OutputFile):
+def test_overflows_are_counted_by_tensor(tmp_path: Path, output: LocalOutput):
     values = torch.tensor([1.0, 1e6, -1e6, float("inf"), float("nan")])
     plan = lay_out("model.safetensors", [planned(View(saved(values, tmp_path / "f.pt")), DType.F16)])
     overflows: dict[str, int] = {}
     with Inputs() as inputs:
-        execute(plan, inputs, output, start=0, overflows=overflows)
+        execute(plan, inputs, output, start=0, overflows=overflows, reached=lambda _: None)
     assert overflows == {"w": 2}
     assert np.isinf(np.frombuffer((tmp_path / "out").read_bytes()[-10:], np.float16)).sum() == 3

@@ -22,8 +22,8 @@ from zeroconsolidate.archive.load import load
 from zeroconsolidate.catalog.read import read
 from zeroconsolidate.plan.build import build, padding_bytes, select, sources
 from zeroconsolidate.plan.pieces import covers_once
-from zeroconsolidate.run.fill import fill
 from zeroconsolidate.run.inputs import Inputs
+from zeroconsolidate.run.reader import reader
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -158,7 +158,7 @@ def test_any_interval_of_a_tensor_can_be_read_alone(run: Run, data: st.DataObjec
             start = data.draw(st.integers(0, source.recipe.numel))
             stop = data.draw(st.integers(start, source.recipe.numel))
             block = np.empty(stop - start, STORAGE[source.recipe.dtype])
-            fill(inputs, source.recipe, start, stop, block)
+            reader(source.recipe, inputs).fill(start, stop, block)
             owner = run.ties.get(name, name)
             whole = bits(truth[owner])
             itemsize = source.recipe.dtype.itemsize

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zeroconsolidate.plan.layout import FilePlan
-    from zeroconsolidate.run.outputs import OutputFile
+    from zeroconsolidate.run.storage import Writable
 
 MB = 1 << 20
 
@@ -421,7 +421,7 @@ def test_a_finished_file_is_compared_with_the_plan(
     """A file that says other things than the plan gets no final name, and is not kept to be continued."""
     true = convert.execute
 
-    def mistaken(plan: FilePlan, inputs: object, output: OutputFile, **how: object) -> None:
+    def mistaken(plan: FilePlan, inputs: object, output: Writable, **how: object) -> None:
         true(plan, inputs, output, **how)
         output.write(plan.header.replace(b'"F32"', b'"I32"'), 0)
 

@@ -35,7 +35,7 @@ def leave(out: Path, *files: str, upto: int = SIZE) -> None:
     with pytest.raises(KeyboardInterrupt), staged(out) as half:
         for name in files:
             with half.weights(name, SIZE) as weights:
-                os.pwrite(weights.fd, bytes(SIZE if name != files[-1] else upto), 0)
+                weights.output.write(bytes(SIZE if name != files[-1] else upto), 0)
                 if name == files[-1] and upto < SIZE:
                     weights.reached(upto)
                     raise KeyboardInterrupt
@@ -73,7 +73,7 @@ def test_what_leads_to_the_data_is_synced_too(tmp_path: Path, calls: list[tuple[
         assert calls[-2:] == [("write", journal), ("fsync", journal)]
         calls.clear()
         with new.weights("model.safetensors", SIZE) as weights:
-            os.pwrite(weights.fd, bytes(SIZE), 0)
+            weights.output.write(bytes(SIZE), 0)
             weights.reached(SIZE // 2)
             weights.sync()
             led = [("fsync", str(path)) for path in (folder, out, out.parent, tmp_path)]
@@ -112,7 +112,7 @@ def test_a_descriptor_is_not_closed_under_a_sync(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(os, "fsync", slow)
     with pytest.raises(ZeroDivisionError), staged(tmp_path / "out") as half, half.weights("a", SIZE) as weights:
-        os.pwrite(weights.fd, bytes(SIZE), 0)
+        weights.output.write(bytes(SIZE), 0)
         weights.reached(SIZE)
         raise ZeroDivisionError
     assert str(tmp_path / "out/.zeroconsolidate/files/a") in synced
@@ -195,7 +195,7 @@ def test_what_the_journal_does_not_vouch_for_is_cut_off(tmp_path: Path, monkeypa
     path = tmp_path / "out/.zeroconsolidate/files/a"
     path.write_bytes(path.read_bytes() + b"x" * SIZE)
     with pytest.raises(KeyboardInterrupt), staged(tmp_path / "out") as again, again.weights("a", SIZE) as weights:
-        assert weights.start == os.fstat(weights.fd).st_size == SIZE // 2
+        assert weights.start == path.stat().st_size == SIZE // 2
         raise KeyboardInterrupt
 
 

@@ -477,7 +477,7 @@ MUTATIONS = (
         f"{FOLDERS}::test_terminals_are_not_steered",
         (
             "cli/command.py",
-            'print(_printable(texts.report_text(report), keep="\\n"))',
+            'print(texts.printable(texts.report_text(report), keep="\\n"))',
             "print(texts.report_text(report))",
         ),
     ),
@@ -486,7 +486,7 @@ MUTATIONS = (
         f"{LATEST} catalog/test_hostile_catalogs.py::test_terminals_are_not_steered_by_errors",
         (
             "cli/command.py",
-            'print(f"zeroconsolidate: {_printable(str(error))}", file=sys.stderr)',
+            'print(f"zeroconsolidate: {texts.printable(str(error))}", file=sys.stderr)',
             'print(f"zeroconsolidate: {error}", file=sys.stderr)',
         ),
     ),

@@ -209,7 +209,11 @@ MUTATIONS = (
     Mutation(
         "the exit code of a rescue is 3",
         "opening/test_rescue.py::TestRescue::test_exit_codes",
-        ("cli/command.py", "    return 3 if report.rescue else 0\n", "    return 0\n"),
+        (
+            "cli/command.py",
+            "    return ExitCode.LOSSES if report.rescue else ExitCode.DONE\n",
+            "    return ExitCode.DONE\n",
+        ),
     ),
     Mutation(
         "rescue-report.json is written",
@@ -299,7 +303,7 @@ MUTATIONS = (
     Mutation(
         "--fill without --rescue is an error",
         "opening/test_rescue.py::TestRescue::test_options_that_make_no_sense",
-        ("options.py", "        if not self.rescue and roots_of(self.fill):\n", "        if False:\n"),
+        ("options/verbs.py", "        if not self.rescue and roots_of(self.fill):\n", "        if False:\n"),
     ),
     Mutation(
         "an adapter is rescued whole or not at all",

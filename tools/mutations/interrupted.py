@@ -11,7 +11,7 @@ MUTATIONS = (
     Mutation(
         "data is synced before the journal says how far it is",
         SYNCED,
-        ("write/part.py", "            os.fsync(self.fd)\n            self._memory", "            self._memory"),
+        ("write/part.py", "            os.fsync(self._fd)\n            self._memory", "            self._memory"),
     ),
     Mutation(
         "a file is synced before the journal says that it is done",
@@ -342,7 +342,7 @@ MUTATIONS = (
         "short writes go on",
         "run/test_io.py::test_writes_go_on_after_a_short_one",
         (
-            "run/outputs.py",
+            "run/local.py",
             "            view, start = view[done:], start + done\n",
             "            view = view[len(view):]\n",
         ),
@@ -350,20 +350,54 @@ MUTATIONS = (
     Mutation(
         "short reads go on",
         "run/test_io.py::test_reads_go_on_after_a_short_one",
-        ("run/inputs.py", "            done += got\n", "            done = len(buffer)\n"),
+        ("run/local.py", "        done += got\n", "        done = len(buffer)\n"),
     ),
     Mutation(
         "an input that ends early is noticed",
         "run/test_io.py::test_an_input_that_ends_early",
         (
-            "run/outputs.py",
-            "                if os.fstat(inputs.fd(path)).st_size < file_start + size_bytes:\n",
-            "                if False:\n",
+            "run/local.py",
+            "        if not got and os.fstat(opened.fd).st_size < file_start + size_bytes:\n",
+            "        if False:\n",
         ),
         (
-            "run/inputs.py",
-            "            if not got:\n                raise",
-            "            if not got:\n                return\n                raise",
+            "run/local.py",
+            "        if got < len(buffer):\n            raise",
+            "        if False:\n            raise",
         ),
+    ),
+    Mutation(
+        "a descriptor is not closed under a reader",
+        "run/test_plug_in.py::test_threads_share_files_though_few_may_be_open",
+        (
+            "run/local.py",
+            "                self._open.popitem(last=False)\n",
+            "                self._open.popitem(last=False)[1].close()\n",
+        ),
+    ),
+    Mutation(
+        "what is no copy is not read as one",
+        "run/test_plug_in.py::test_a_recipe_without_a_reader_is_refused",
+        ("run/reader.py", "    if not recipe.is_copied:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "a recipe that went to another process finds its reader",
+        "run/test_plug_in.py::test_a_recipe_that_went_to_another_process_finds_its_reader",
+        ("adapters/__init__.py", "from . import registered", "import os"),
+    ),
+    Mutation(
+        "a digest that failed in the background stops the conversion",
+        "run/test_plug_in.py::test_an_output_that_cannot_be_read_back_has_no_digest",
+        ("run/digest.py", "            self._error = error\n", "            pass\n"),
+    ),
+    Mutation(
+        "what a run shares is closed, the last one first",
+        "run/test_plug_in.py::test_resources_are_made_once_and_closed_the_last_one_first",
+        ("run/inputs.py", "            self._closing.callback(made.close)\n", ""),
+    ),
+    Mutation(
+        "a run keeps two readers, not all",
+        "run/test_plug_in.py::test_the_last_two_readers_of_rows_are_kept",
+        ("run/composed.py", "*self._kept[-1:]", "*self._kept"),
     ),
 )

@@ -164,9 +164,9 @@ MUTATIONS = (
         "--against: an output that leaves out what its manifest says may do so",
         f"{AGAINST}::test_our_own_output_is_equal",
         (
-            "options.py",
-            'known = {"lora", "adapters", "exclude_frozen", "include", "exclude", "names", "allow_missing"}',
-            'known = {"names"}',
+            "options/verbs.py",
+            'if declared.decides == "tensors"}',
+            'if declared.name == "names"}',
         ),
     ),
     Mutation(
@@ -221,7 +221,7 @@ MUTATIONS = (
     Mutation(
         "the exit code is 1 if something is wrong",
         "audit/test_verify.py::TestCommand::test_exit_codes",
-        ("cli/command.py", "    return 0 if found.ok else 1\n", "    return 0\n"),
+        ("cli/command.py", "    return ExitCode.DONE if found.ok else ExitCode.WRONG\n", "    return ExitCode.DONE\n"),
     ),
     Mutation(
         "safetensors: length of the header",

@@ -15,7 +15,7 @@ import numpy as np
 from ..dtypes import DType
 from ..errors import BadOption, PlanBroken, UnsupportedLayout, at
 from ..run.cast import STORAGE
-from ..run.fill import read_all
+from ..run.elements import read_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +61,7 @@ class Peft:
         try:
             self._process.stdin.write(json.dumps({"module": job.module, "tensors": listed}).encode() + b"\n")
             for tensor in job.tensors:
-                elements = read_all(inputs, tensor.factor.recipe)
+                elements = read_all(tensor.factor.recipe, inputs)
                 self._process.stdin.write(elements.view("u1").data)
             self._process.stdin.flush()
         except BrokenPipeError:
@@ -98,10 +98,10 @@ class OfModuleReader:
 
     block_numel = None
 
-    def __init__(self, inputs: Inputs, recipe: OfModule) -> None:
+    def __init__(self, recipe: OfModule, inputs: Inputs) -> None:
         with at(recipe.job.module):
             name = f"base_layer.{recipe.tensor}"
-            merged = _merged(inputs, recipe.job)
+            merged = inputs.resource(_Merges, _Merges).merged(recipe.job, inputs)
             if name not in merged or len(merged[name]) != recipe.numel:
                 raise UnsupportedLayout(f"PEFT gave back {', '.join(merged)}; expected {name} of {recipe.numel}")
             self._elements = merged[name]
@@ -111,15 +111,29 @@ class OfModuleReader:
         block[: stop - start] = self._elements[start:stop]
 
 
-def _merged(inputs: Inputs, job: ModuleJob) -> dict[str, NDArray[np.generic]]:
-    """The tensors of the module; those of the last one are kept, since weight and bias are written one by one."""
-    if inputs.last_module is not None and inputs.last_module[0] is job:
-        return inputs.last_module[1]
-    inputs.last_module = None
-    if inputs.peft is None or inputs.peft.setting != job.setting:
-        if inputs.peft is not None:
-            inputs.peft.close()
-        inputs.peft = Peft(job)
-    merged = inputs.peft.merge(job, inputs)
-    inputs.last_module = (job, merged)
-    return merged
+class _Merges:
+    """What a run keeps of its merges: the process, and the tensors of the last module, since weight and bias are
+    written one by one."""
+
+    def __init__(self) -> None:
+        self._peft: Peft | None = None
+        self._last: tuple[ModuleJob, dict[str, NDArray[np.generic]]] | None = None
+
+    def merged(self, job: ModuleJob, inputs: Inputs) -> dict[str, NDArray[np.generic]]:
+        """The tensors of a module, by name."""
+        if self._last is not None and self._last[0] is job:
+            return self._last[1]
+        self._last = None
+        if self._peft is None or self._peft.setting != job.setting:
+            if self._peft is not None:
+                self._peft.close()
+            self._peft = Peft(job)
+        merged = self._peft.merge(job, inputs)
+        self._last = (job, merged)
+        return merged
+
+    def close(self) -> None:
+        """End the process; again is no harm."""
+        self._last = None
+        if self._peft is not None:
+            self._peft.close()

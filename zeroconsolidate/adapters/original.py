@@ -8,7 +8,6 @@ a layer's experts in one tensor, files on the hub have a matrix for each.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from ..plan.build import Source
@@ -102,6 +101,8 @@ class Original:
 
     def nearest(self, path: str) -> str:
         """Names like `path`, for an error."""
+        from difflib import get_close_matches
+
         close = get_close_matches(self.name_of(path), list(self.tensors)[:5000], n=3, cutoff=0.4)
         return ", ".join(close or list(self.tensors)[:3])
 

@@ -14,6 +14,7 @@ from ..archive.weights import Weights, read_weights
 from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, at
 from ..outputs.config_check import config_problems
 from ..run.digest import digest_of
+from ..run.local import LocalFiles
 from ..write.stage import JOURNAL, STAGING
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
         if algorithm is None:
             continue
         try:
-            got = digest_of(path, algorithm, progress=findings.read)
+            with LocalFiles() as files:
+                got = digest_of(files, path, algorithm, progress=findings.read)
         except BadOption as error:
             findings.notes.append(f"{name}: not digested: {error}")
             continue
@@ -157,20 +159,22 @@ def _damaged(directory: str, file: str, algorithm: str, listed: Mapping[str, Any
     """The tensors of a file whose own digests differ."""
     try:
         weights = read_weights(directory)
-        return [
-            name
-            for name, entry in listed.items()
-            if entry.get("file") == file
-            and algorithm in entry
-            and (tensor := weights.tensors.get(name)) is not None
-            and digest_of(
-                tensor.file,
-                algorithm,
-                start=tensor.start,
-                stop=tensor.start + tensor.numel * tensor.dtype.itemsize,
-                progress=lambda _: None,
-            )
-            != entry[algorithm]
-        ]
+        with LocalFiles() as files:
+            return [
+                name
+                for name, entry in listed.items()
+                if entry.get("file") == file
+                and algorithm in entry
+                and (tensor := weights.tensors.get(name)) is not None
+                and digest_of(
+                    files,
+                    tensor.file,
+                    algorithm,
+                    start=tensor.start,
+                    stop=tensor.start + tensor.numel * tensor.dtype.itemsize,
+                    progress=lambda _: None,
+                )
+                != entry[algorithm]
+            ]
     except ZeroConsolidateError:
         return []

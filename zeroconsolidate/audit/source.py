@@ -16,7 +16,7 @@ from ..dtypes import DType
 from ..errors import DamagedFile, Disagreement, WitnessMismatch, ZeroConsolidateError
 from ..plan.witness import comparisons, replica_comparisons
 from ..run.cast import STORAGE, cast
-from ..run.fill import fill
+from ..run.reader import reader
 from ..run.witness import compare
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from ..catalog.facts import Catalog
     from ..plan.build import Source
-    from ..plan.pieces import Recipe
     from ..run.inputs import Inputs
+    from ..run.reader import Reader
     from .findings import Findings
 
 _BLOCK_BYTES = 1 << 20
@@ -124,9 +124,10 @@ def _finite(stored: Mapping[str, Source], inputs: Inputs, findings: Findings) ->
         nans = infinities = 0
         block_numel = _BLOCK_BYTES // recipe.dtype.itemsize
         block = np.empty(min(block_numel, recipe.numel), STORAGE[recipe.dtype])
+        elements = reader(recipe, inputs)
         for first in range(0, recipe.numel, block_numel):
             last = min(first + block_numel, recipe.numel)
-            values = _values(inputs, recipe, first, last, block[: last - first])
+            values = _values(elements, recipe.dtype, first, last, block[: last - first])
             findings.read((last - first) * recipe.dtype.itemsize)
             if not np.isfinite(values).all():
                 nans += int(np.count_nonzero(np.isnan(values)))
@@ -137,12 +138,12 @@ def _finite(stored: Mapping[str, Source], inputs: Inputs, findings: Findings) ->
     findings.checks.append("every value looked at for NaN and infinity")
 
 
-def _values(inputs: Inputs, recipe: Recipe, first: int, last: int, block: NDArray[np.generic]) -> NDArray[np.floating]:
-    fill(inputs, recipe, first, last, block)
+def _values(elements: Reader, dtype: DType, first: int, last: int, block: NDArray[np.generic]) -> NDArray[np.floating]:
+    elements.fill(first, last, block)
     if block.dtype.kind == "f":
         return block.view(f"f{block.itemsize}")
     wide = np.empty(len(block), np.float32)
-    cast(block, recipe.dtype, DType.F32, wide)
+    cast(block, dtype, DType.F32, wide)
     return wide
 
 

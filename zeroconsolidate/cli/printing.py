@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from ..plan.build import Cost
 
 
+def printable(text: str, keep: str = "") -> str:
+    """`text` without what steers a terminal: names in it come from files that others made.
+
+    >>> printable("global_step1\\x1b[2J")
+    'global_step1\\\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+
+
 def _size(size_bytes: int) -> str:
     """Bytes in decimal units, as Hugging Face and disks count."""
     for unit, one in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):

@@ -8,7 +8,6 @@ since: whole modules may come and go, but inside a module that both have, every 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -152,6 +151,8 @@ def complaint(naming: Naming, unasked: str = "") -> WrongNames:
         parts.append(f"{len(naming.missing)} expected names are missing, such as {naming.missing[0]!r}")
     if naming.unexpected:
         name = naming.unexpected[0]
+        from difflib import get_close_matches
+
         near = get_close_matches(name, naming.missing, n=2, cutoff=0.3)
         nearest = f" (nearest: {', '.join(map(repr, near))})" if near else ""
         parts.append(f"{len(naming.unexpected)} names are unknown to it, such as {name!r}{nearest}")

@@ -13,7 +13,6 @@ import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ..archive.model_config import MAX_CONFIG_BYTES, is_bare, parse
@@ -140,6 +139,8 @@ def _ask(config: bytes) -> tuple[Architecture | None, str]:
     """
     script = os.path.join(os.path.dirname(os.path.dirname(__file__)), "integrations", "architecture.py")
     quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    from tempfile import TemporaryDirectory
+
     with TemporaryDirectory(prefix="zeroconsolidate-") as alone:
         with open(os.path.join(alone, "config.json"), "wb") as file:
             file.write(config)

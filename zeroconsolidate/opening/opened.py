@@ -35,17 +35,17 @@ class Opened:
     """Files of other models that stand in for lost parts."""
 
 
-def open_to_convert(src: Roots, tag: str | None, options: Options) -> Opened:
+def open_to_convert(src: Roots, options: Options) -> Opened:
     """Open a checkpoint; with `options.rescue`, complete it as far as that can be done.
 
     Raises what `open_catalog` raises, and BadOption if nothing can be rescued.
     """
     if options.rescue:
-        incomplete = open_incomplete(src, tag)
+        incomplete = open_incomplete(src, options.tag)
         if incomplete.catalog.missing:
             stored, report, files = rescued(incomplete, roots_of(options.fill), zeros=options.rescue == "zeros")
             whole = {name: source for name, source in stored.items() if not isinstance(source.recipe, Patched)}
             return Opened(catalog=incomplete.catalog, stored=stored, whole=whole, report=report, filled_from=files)
-    catalog = open_catalog(src, tag)
+    catalog = open_catalog(src, options.tag)
     stored = sources(catalog)
     return Opened(catalog=catalog, stored=stored, whole=stored, report=None, filled_from=())

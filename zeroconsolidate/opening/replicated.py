@@ -12,7 +12,7 @@ from ..errors import UnsupportedLayout, at
 from ..plan.sources import place
 from ..run.cast import STORAGE
 from ..run.compare import first_difference
-from ..run.fill import fill
+from ..run.reader import reader
 from .undeclared_ties import DISTINCT, SAMPLE_NUMEL
 
 if TYPE_CHECKING:
@@ -65,5 +65,5 @@ def _are_equal(parts: list[Held], inputs: Inputs) -> bool:
 def _is_varied(part: Held, inputs: Inputs) -> bool:
     numel = min(part.recipe.numel, SAMPLE_NUMEL)
     block = np.empty(numel, STORAGE[part.recipe.dtype])
-    fill(inputs, part.recipe, 0, numel, block)
+    reader(part.recipe, inputs).fill(0, numel, block)
     return len(np.unique(block.view(np.dtype(f"u{block.itemsize}")))) >= min(DISTINCT, max(numel // 2, 2))

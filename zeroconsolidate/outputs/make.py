@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..opening.opened import Opened
-    from ..options import Options, Progress
+    from ..options import Options
     from ..plan.build import Cost
     from ..write.journal import Checks, Fingerprint
     from .output import Output, SideFiles
@@ -40,19 +40,7 @@ class Made:
     side_files: SideFiles
 
 
-def make(
-    output: Output,
-    opened: Opened,
-    options: Options,
-    directory: str,
-    *,
-    overwrite: bool,
-    restart: bool,
-    check: str,
-    replicas: str,
-    digest: str | None,
-    progress: Progress | None,
-) -> Made:
+def make(output: Output, opened: Opened, options: Options, directory: str) -> Made:
     """Write the output into `directory`. What an interrupted run of the same conversion has made is continued.
 
     Raises WitnessMismatch and Disagreement for values that contradict each other, OutputExists, OutputFailed,
@@ -63,24 +51,29 @@ def make(
         side_files = output.side_files(inputs)
         if opened.report is not None:
             side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
-        traits = _fingerprint(output, opened, options, side_files, digest)
-        with Stage(directory, overwrite=overwrite, restart=restart, fingerprint=traits) as stage:
+        traits = _fingerprint(output, opened, options, side_files)
+        with Stage(directory, overwrite=options.overwrite, restart=options.restart, fingerprint=traits) as stage:
             resumed_bytes = stage.resumed_bytes
             if not stage.is_publishing:
                 stage.need(cost.output_bytes)
-            checks = checked(output, opened, inputs, stage, check=check, replicas=replicas)
+            checks = checked(output, opened, inputs, stage, check=options.check, replicas=options.replicas)
             if stage.is_publishing:
                 sizes = stage.finish()
             else:
                 make_weights(
-                    output.plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes
+                    output.plan,
+                    inputs,
+                    stage,
+                    digest=options.digest,
+                    progress=options.progress,
+                    total_bytes=cost.output_bytes,
                 )
                 around = make_side_files(side_files, stage)
                 text = manifest(
                     output.plan,
                     opened.catalog.origin,
-                    options=options.told(),
-                    digest=digest,
+                    options=options.for_manifest(),
+                    digest=options.digest,
                     weights={name: facts.get("digests", {}) for name, facts in _facts(output, stage).items()},
                     beside=around,
                 )
@@ -102,14 +95,10 @@ def make(
     )
 
 
-def _fingerprint(
-    output: Output, opened: Opened, options: Options, side_files: SideFiles, digest: str | None
-) -> Fingerprint:
+def _fingerprint(output: Output, opened: Opened, options: Options, side_files: SideFiles) -> Fingerprint:
     """All that decides a byte of the output."""
     sources = [*opened.catalog.files, *side_files.copies.values(), *output.read_files, *opened.filled_from]
-    return fingerprint(
-        version=__version__, options=options.plain() | {"digest": digest}, sources=sources, layout=output.plan.files
-    )
+    return fingerprint(version=__version__, options=options.plain(), sources=sources, layout=output.plan.files)
 
 
 def _facts(output: Output, stage: Stage) -> dict[str, dict[str, Any]]:

@@ -52,10 +52,10 @@ class TensorView:
         """
         import torch
 
-        from ..run.fill import read_all
+        from ..run.elements import read_all
 
         with Inputs() as inputs:
-            elements = read_all(inputs, self._source.recipe)
+            elements = read_all(self._source.recipe, inputs)
         if not elements.size:
             return torch.empty(self.shape, dtype=dtype or self.dtype)
         tensor = torch.from_numpy(elements.view("u1")).view(self.dtype).reshape(self.shape)

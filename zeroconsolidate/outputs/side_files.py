@@ -129,12 +129,12 @@ def _heads(planned: PlannedWeights, inputs: Inputs) -> dict[str, bytes]:
     import numpy as np
 
     from ..run.cast import STORAGE, cast
-    from ..run.fill import read_all
+    from ..run.elements import read_all
 
     found = {}
     for name, source in planned.named.heads.items():
         with at(name):
-            elements = read_all(inputs, source.recipe)
+            elements = read_all(source.recipe, inputs)
             written = np.empty(elements.shape, STORAGE[planned.dtype])
             cast(elements, source.recipe.dtype, planned.dtype, written)
         found[name] = (source.shape, written, planned.dtype)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import at
 from ..run.digest import Follower, Span, digest_of
 from ..run.execute import execute
-from ..run.outputs import OutputFile
+from ..run.local import LocalFiles
 from ..write.check import check as check_file
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _file(file: FilePlan, inputs: Inputs, stage: Stage, digest: str | None, prog
         listeners = [part.reached, progress]
         follower = None
         if digest is not None:
-            follower = stack.enter_context(Follower(stage.path(file.name), _spans(file), digest))
+            follower = stack.enter_context(Follower(part.output, _spans(file), digest))
             listeners.append(follower.reached)
             follower.reached(part.start)
 
@@ -60,9 +60,7 @@ def _file(file: FilePlan, inputs: Inputs, stage: Stage, digest: str | None, prog
                 listener(upto)
 
         overflows = part.facts.setdefault("overflows", {})
-        path = os.path.join(stage.output, file.name)
-        output = OutputFile(path, part.fd, start=part.start, reached=reached)
-        execute(file, inputs, output, start=part.start, overflows=overflows)
+        execute(file, inputs, part.output, start=part.start, overflows=overflows, reached=reached)
         check_file(stage.path(file.name), file)
         if follower is not None:
             found = follower.result()
@@ -87,7 +85,8 @@ def make_side_files(files: SideFiles, stage: Stage) -> dict[str, tuple[int, str]
     for name, path in files.copies.items():
         stage.copy(name, path)
     found = {}
-    for name in sorted([*files.made, *files.copies]):
-        staged = stage.path(name)
-        found[name] = (os.path.getsize(staged), digest_of(staged, "sha256", progress=lambda _: None))
+    with LocalFiles() as local:
+        for name in sorted([*files.made, *files.copies]):
+            staged = stage.path(name)
+            found[name] = (os.path.getsize(staged), digest_of(local, staged, "sha256", progress=lambda _: None))
     return found

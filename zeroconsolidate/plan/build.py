@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import BadOption
-from .computed import memory_bytes, nbytes
 from .layout import FilePlan, TensorPlan, index_of, split
 from .sources import Source, padding_bytes, placed, sources
 
@@ -68,11 +67,11 @@ class ModelPlan:
         tensors = list(self.tensors())
         copied = all(tensor.is_copy for tensor in tensors)
         return Cost(
-            input_bytes=sum(nbytes(tensor.recipe) for tensor in tensors),
+            input_bytes=sum(tensor.recipe.input_bytes for tensor in tensors),
             output_bytes=sum(file.size_bytes for file in self.files) + len(self.index or b""),
             peak_memory_bytes=sum(len(file.header) for file in self.files)
             + (0 if copied else 8 * block_bytes)
-            + max(memory_bytes(tensor.recipe) for tensor in tensors),
+            + max(tensor.recipe.memory_bytes for tensor in tensors),
             files=len(self.files) + (self.index is not None),
             tensors=len(tensors),
         )

@@ -28,7 +28,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from ..errors import DamagedFile, Disagreement, at
-from .pieces import Copy
+from .pieces import Copied, Copy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ class FlatBuffer:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class Window(Copied):
     """Elements `[first, first + numel)` of a flat buffer: one parameter."""
 
     buffer: FlatBuffer

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import DamagedFile, Disagreement, at
-from .pieces import Copy
+from .pieces import Copied, Copy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Stripes:
+class Stripes(Copied):
     """A parameter striped over the partitions of a flat group; `first` is its element in every partition."""
 
     partitions: tuple[LocatedTensor, ...]
@@ -69,7 +69,7 @@ class Stripes:
 
 
 @dataclass(frozen=True, slots=True)
-class FragmentStripes:
+class FragmentStripes(Copied):
     """A frozen parameter: each rank's model file holds its stripe as a tensor of its own."""
 
     facts: FrozenStripes

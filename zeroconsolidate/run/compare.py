@@ -10,7 +10,7 @@ import numpy as np
 from ..dtypes import DType
 from .cast import STORAGE, cast
 from .execute import BLOCK_BYTES
-from .fill import reader
+from .reader import reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ def first_difference(
     processor's choice. `progress(n)` after every n bytes read from either.
     """
     block_numel = BLOCK_BYTES // max(source.dtype.itemsize, target.dtype.itemsize)
-    expected, written = reader(inputs, source), reader(inputs, target)
+    expected, written = reader(source, inputs), reader(target, inputs)
     for first in range(start, stop, block_numel):
         last = min(first + block_numel, stop)
         ours = np.empty(last - first, STORAGE[source.dtype])

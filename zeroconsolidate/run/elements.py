@@ -1,4 +1,4 @@
-"""Elements of located tensors, block by block, and their bits after rounding."""
+"""Elements of tensors, whole or block by block, and their bits after rounding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..dtypes import DType
 from ..plan.pieces import View
 from .cast import STORAGE, cast
 from .execute import BLOCK_BYTES
-from .fill import fill
+from .reader import reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,20 +18,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..archive.located import LocatedTensor
+    from ..plan.pieces import Recipe
     from .inputs import Inputs
 
 
 _QUIET_NAN = {DType.BF16: 0x7FC0, DType.F16: 0x7E00, DType.F32: 0x7FC00000, DType.F64: 0x7FF8 << 48}
 
 
+def read_all(recipe: Recipe, inputs: Inputs) -> NDArray[np.generic]:
+    """The whole tensor, flat, of dtype STORAGE[recipe.dtype]."""
+    block = np.empty(recipe.numel, STORAGE[recipe.dtype])
+    if recipe.numel:
+        reader(recipe, inputs).fill(0, recipe.numel, block)
+    return block
+
+
 def blocks(tensor: LocatedTensor, intervals: list[tuple[int, int]], inputs: Inputs) -> Iterator[NDArray[np.generic]]:
     """The elements in the intervals, at most BLOCK_BYTES at a time."""
-    recipe, size = View(tensor), BLOCK_BYTES // tensor.dtype.itemsize
+    elements, size = reader(View(tensor), inputs), BLOCK_BYTES // tensor.dtype.itemsize
     for start, stop in intervals:
         for first in range(start, stop, size):
             last = min(first + size, stop)
             block = np.empty(last - first, STORAGE[tensor.dtype])
-            fill(inputs, recipe, first, last, block)
+            elements.fill(first, last, block)
             yield block
 
 

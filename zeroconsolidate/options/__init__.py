@@ -1,0 +1,28 @@
+"""EVERY OPTION, ONCE: `verbs` declares them; flags, keywords, checks, the manifest's record and the reference are made
+of the declarations."""
+
+from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
+from .keywords import takes
+from .values import Path, Progress, Roots, parse_dtype, parse_size, roots_of
+from .verbs import Opening, Options, VerifyOptions, Working
+
+__all__ = [
+    "Declaration",
+    "Group",
+    "Opening",
+    "Options",
+    "Path",
+    "Progress",
+    "Roots",
+    "Switch",
+    "VerifyOptions",
+    "Working",
+    "declarations",
+    "option",
+    "parse_dtype",
+    "parse_size",
+    "read_as",
+    "roots_of",
+    "spelled",
+    "takes",
+]
