@@ -130,6 +130,7 @@ class TestSilence:
         assert found is None
         assert "took more than 4 s" in silence or "MemoryError" in silence
 
+    @pytest.mark.usefixtures("processes_of_their_own")
     def test_a_process_that_hangs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(evidence, "ARCHITECTURE_SECONDS", 0.01)
         found, silence = evidence.architecture(str(BASES / "llama"))

@@ -171,6 +171,7 @@ def test_a_config_that_fills_the_memory(tmp_path):
     assert "MemoryError" in done.stdout
 
 
+@pytest.mark.usefixtures("processes_of_their_own")
 def test_a_config_that_takes_for_ever(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     monkeypatch.setattr(evidence, "ARCHITECTURE_SECONDS", 0.01)
