@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ..errors import BadOption, ZeroConsolidateError
-from ..options import Options, VerifyOptions
+from ..options import Opening, Options, VerifyOptions
 from . import printing as texts
-from .arguments import ConvertArguments, InspectArguments, VerifyArguments, as_keywords, chosen, parser
+from .arguments import ConvertFlags, InspectFlags, VerifyFlags, flags_of, given_of, parser
 from .exit_codes import ExitCode
 from .progress import Bar
 
@@ -21,14 +22,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as an exception: what is staged is synced before the process ends."""
+_ENDING = {
+    signal.SIGTERM: ("terminated", ExitCode.TERMINATED),
+    signal.SIGHUP: ("hung up", ExitCode.HUNG_UP),
+}
+"""Signals that would end the process at once, what is said of them and returned. Python itself sees to SIGINT."""
+
+
+class _Ended(BaseException):
+    """One of these signals, as an exception: what is staged is synced before the process ends."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = signal.Signals(number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     given = parser().parse_args(argv)
-    before = signal.signal(signal.SIGTERM, _terminate)
+    # Whoever ignores a signal (nohup, a shell's background job) means the command to go on, and a program that calls
+    # this function has handlers of its own.
+    taken = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, _end)
     try:
         return _VERBS[given.verb](given)
     except ZeroConsolidateError as error:
@@ -41,35 +57,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.UNREAD
     except KeyboardInterrupt:
-        print("zeroconsolidate: interrupted; the same command goes on from here", file=sys.stderr)
-        return ExitCode.INTERRUPTED
-    except _Terminated:
-        print("zeroconsolidate: terminated; the same command goes on from here", file=sys.stderr)
-        return ExitCode.TERMINATED
+        return _ended("interrupted", ExitCode.INTERRUPTED)
+    except _Ended as ended:
+        return _ended(*_ENDING[ended.signal])
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def _terminate(*_: object) -> None:
-    raise _Terminated
+def _ended(how: str, code: ExitCode) -> ExitCode:
+    """`code`, after a sentence for whoever is still there to read it: a terminal that hung up is not."""
+    with suppress(OSError):
+        print(f"zeroconsolidate: {how}; the same command goes on from here", file=sys.stderr, flush=True)
+    return code
+
+
+def _end(number: int, _: object) -> None:
+    raise _Ended(number)
 
 
 def _convert(given: argparse.Namespace) -> ExitCode:
     from ..api import consolidate, estimate
 
-    options = chosen(ConvertArguments, given)
-    keywords = as_keywords(options, Options)
-    if options.dry_run:
-        cost = estimate(given.checkpoint, **keywords)
-        print(json.dumps(asdict(cost)) if options.json else texts.cost_text(cost))
+    options, flags = given_of(Options, given), flags_of(ConvertFlags, given)
+    if flags.dry_run:
+        cost = estimate(given.checkpoint, **options)
+        print(json.dumps(asdict(cost)) if flags.json else texts.cost_text(cost))
         return ExitCode.DONE
-    with _bar(options) as bar:
-        report = consolidate(given.checkpoint, given.output, **(keywords | {"progress": bar.show}))
+    with _bar(flags) as bar:
+        report = consolidate(given.checkpoint, given.output, **(options | {"progress": bar.show}))
     for warning in texts.warnings_text(report):
         print(texts.printable(warning, keep="\n"), file=sys.stderr)
-    if options.json:
+    if flags.json:
         print(json.dumps(report.to_dict()))
-    elif not options.quiet:
+    elif not flags.quiet:
         print(texts.printable(texts.report_text(report), keep="\n"))
     return ExitCode.LOSSES if report.rescue else ExitCode.DONE
 
@@ -77,38 +98,37 @@ def _convert(given: argparse.Namespace) -> ExitCode:
 def _inspect(given: argparse.Namespace) -> ExitCode:
     from ..api import inspect
 
-    options = chosen(InspectArguments, given)
-    info = inspect(given.checkpoint, tag=options.tag)
-    print(
-        json.dumps(info.to_dict())
-        if options.json
-        else texts.printable(texts.info_text(info, tensors=options.tensors), keep="\n")
-    )
+    flags = flags_of(InspectFlags, given)
+    info = inspect(given.checkpoint, **given_of(Opening, given))
+    if flags.json:
+        print(json.dumps(info.to_dict()))
+    else:
+        print(texts.printable(texts.info_text(info, tensors=flags.tensors), keep="\n"))
     return ExitCode.DONE
 
 
 def _verify(given: argparse.Namespace) -> ExitCode:
     from ..audit.verify import verify, verify_source
 
-    options = chosen(VerifyArguments, given)
-    if (given.output is None) == (options.source is None):
+    options, flags = given_of(VerifyOptions, given), flags_of(VerifyFlags, given)
+    if (given.output is None) == (flags.source is None):
         raise BadOption("verify takes an output, or --source and a checkpoint")
-    if options.source is not None and options.against is not None:
+    if flags.source is not None and "against" in options:
         raise BadOption("verify takes --against and an output, or --source alone")
-    with _bar(options) as bar:
-        if options.source is not None:
-            found = verify_source(options.source, tag=options.tag, progress=bar.show)
+    with _bar(flags) as bar:
+        if flags.source is not None:
+            found = verify_source(flags.source, **given_of(Opening, given), progress=bar.show)
         else:
-            found = verify(given.output, **(as_keywords(options, VerifyOptions) | {"progress": bar.show}))
-    if options.json:
+            found = verify(given.output, **(options | {"progress": bar.show}))
+    if flags.json:
         print(json.dumps(found.to_dict()))
-    elif not options.quiet or not found.ok:
+    elif not flags.quiet or not found.ok:
         print(texts.printable(texts.verification_text(found), keep="\n"))
     return ExitCode.DONE if found.ok else ExitCode.WRONG
 
 
-def _bar(options: ConvertArguments | VerifyArguments) -> Bar:
-    return Bar(hidden=options.quiet or options.json or not sys.stderr.isatty())
+def _bar(flags: ConvertFlags | VerifyFlags) -> Bar:
+    return Bar(hidden=flags.quiet or flags.json or not sys.stderr.isatty())
 
 
 _VERBS: dict[str, Callable[[argparse.Namespace], ExitCode]] = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -137,10 +136,12 @@ def _ask(config: bytes) -> tuple[Architecture | None, str]:
 
     It is started by its path and with -P: a checkpoint may be the working directory, and nothing in it is imported.
     """
-    script = os.path.join(os.path.dirname(os.path.dirname(__file__)), "integrations", "architecture.py")
-    quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    # Only who asks pays for their import.
+    import subprocess
     from tempfile import TemporaryDirectory
 
+    script = os.path.join(os.path.dirname(os.path.dirname(__file__)), "integrations", "architecture.py")
+    quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     with TemporaryDirectory(prefix="zeroconsolidate-") as alone:
         with open(os.path.join(alone, "config.json"), "wb") as file:
             file.write(config)

@@ -2,7 +2,7 @@
 
     ties: str = option(
         "drop",
-        "write a tied weight once (drop), or under each of its names (copy)",
+        "write a tied weight once (`drop`), or under each of its names (`copy`)",
         group=Group.TENSORS,
         choices=("drop", "copy"),
         decides="bytes",
@@ -69,7 +69,8 @@ class Declaration:
     """As written."""
     default: object
     help: str
-    """One sentence. `{other}` stands for another option, however that is spelled where the sentence is read."""
+    """One sentence, with what is typed in backticks. `{other}` stands for another option, however that is spelled where
+    the sentence is read."""
     group: Group
     flag: str | None
     """The flag that takes a value; None if it has only switches, or none at all."""
@@ -140,9 +141,10 @@ def option(
     return field(default=default, metadata={_KEY: said})
 
 
-def declarations(kind: type) -> tuple[Declaration, ...]:
-    """The options that a dataclass declares, by group, and in each as declared."""
-    return tuple(sorted(in_order(kind), key=lambda declared: _RANK[declared.group]))
+def declarations(*kinds: type) -> tuple[Declaration, ...]:
+    """The options that dataclasses declare, by group, and in each as declared."""
+    found = [declared for kind in kinds for declared in in_order(kind)]
+    return tuple(sorted(found, key=lambda declared: _RANK[declared.group]))
 
 
 def in_order(kind: type) -> list[Declaration]:
