@@ -168,7 +168,7 @@ MUTATIONS = (
     Mutation(
         "links do not lead out",
         f"{FOLDERS}::test_a_fence_is_not_its_neighbours",
-        ("archive/regular.py", 'real.startswith(inside.rstrip("/") + "/")', "real.startswith(inside)"),
+        ("archive/regular.py", 'path.startswith(directory.rstrip("/") + "/")', "path.startswith(directory)"),
     ),
     Mutation(
         "`latest` is no link out",
@@ -252,12 +252,7 @@ MUTATIONS = (
         INDEX,
         (
             "archive/safetensors.py",
-            '            if "/" in file or "\\\\" in file or "\\0" in file or file in (".", "..") or not file.isprintable():\n',
-            "            if False:\n",
-        ),
-        (
-            "archive/weights.py",
-            '            if os.path.basename(name) != name or name in ("", ".", "..") or not name.isprintable():\n',
+            '            if "/" in file or "\\\\" in file or file in ("", ".", "..") or not file.isprintable():\n',
             "            if False:\n",
         ),
     ),
@@ -284,7 +279,7 @@ MUTATIONS = (
     Mutation(
         "a config may nest",
         f"{FOLDERS}::test_configs_nested_to_overflow",
-        ("archive/model_config.py", "    except RecursionError:\n", "    except ZeroDivisionError:\n"),
+        ("archive/json_file.py", "    except RecursionError:\n", "    except ZeroDivisionError:\n"),
     ),
     Mutation(
         "numbers of a config cost nothing",
@@ -298,11 +293,7 @@ MUTATIONS = (
     Mutation(
         "an adapter's config may nest",
         "whole/test_hostile_models.py::test_an_adapters_config_that_is_none",
-        (
-            "archive/json_file.py",
-            "        except (ValueError, RecursionError) as error:\n",
-            "        except ValueError as error:\n",
-        ),
+        ("archive/json_file.py", "    except RecursionError:\n", "    except ZeroDivisionError:\n"),
     ),
     Mutation(
         "no path in an adapter's config is followed",

@@ -11,6 +11,7 @@ from ..errors import DamagedFile, Disagreement, NotACheckpoint, at
 from .container import ZipContainer
 from .discover import discover
 from .names import one_of_each
+from .regular import read_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,10 +87,8 @@ def _equal(one: str, other: str) -> bool:
     looks = [_looks(path) for path in (one, other)]
     if None not in looks:
         return looks[0] == looks[1]
-    try:
+    with read_errors():
         return filecmp.cmp(one, other, shallow=False)
-    except OSError as error:
-        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
 
 
 def _looks(path: str) -> tuple[int, object] | None:

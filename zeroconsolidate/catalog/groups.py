@@ -217,9 +217,7 @@ def _from_slices(optimizers: Sequence[OptimizerFile], index: int, shapes: Mappin
     members = []
     for name, numel in numels.items():
         shape = shapes.get(name, (numel,))
-        expected = 1
-        for n in shape:
-            expected *= n
+        expected = math.prod(shape)
         if expected != numel:
             raise Disagreement(
                 f"{name} has {numel} elements in the flat group; expected {expected}, its shape is {shape}"

@@ -17,7 +17,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..archive.located import LocatedStorage, LocatedTensor
+from ..archive.located import LocatedStorage, contiguous
 from ..dtypes import DType
 from ..errors import UnsupportedLayout, at
 from .facts import Cut
@@ -86,7 +86,7 @@ def _swapped_in(
             storage = LocatedStorage(
                 file=swap.path, key=f"{swap.first}_{swap.last}", start=0, numel=numel, dtype=DType.F32, big_endian=False
             )
-            partitions[index] = LocatedTensor(storage, 0, (numel,), (1,))
+            partitions[index] = contiguous(storage, (numel,))
     return replace(optimizer, partitions=tuple(partitions))
 
 

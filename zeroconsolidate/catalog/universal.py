@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..archive.located import LocatedTensor
+from ..archive.located import LocatedTensor, contiguous
 from ..archive.names import FileKind
 from ..errors import DamagedFile, Disagreement, MissingFiles, at
 from . import fields
@@ -81,7 +81,4 @@ def shaped(name: str, tensor: LocatedTensor, shape: Shape | None) -> LocatedTens
     if numel != tensor.numel or not tensor.is_contiguous:
         with at(name):
             raise Disagreement(f"the parameter has {tensor.numel} elements; expected {numel}, its shape is {shape}")
-    strides = [1] * len(shape)
-    for index in range(len(shape) - 1, 0, -1):
-        strides[index - 1] = strides[index] * shape[index]
-    return LocatedTensor(tensor.storage, tensor.offset, shape, tuple(strides))
+    return contiguous(tensor.storage, shape, tensor.offset)

@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..archive.model_config import MAX_CONFIG_BYTES, is_bare, parse
+from ..archive.model_config import MAX_CONFIG_BYTES, is_bare, read_config
 from ..archive.regular import read_small
 from ..archive.safetensors import read_model
 from ..errors import ZeroConsolidateError
@@ -112,7 +112,7 @@ def reference(directory: str, origin: str, *, exact: bool) -> Expectation | None
 def stated(directory: str) -> tuple[bool, bool]:
     """What `directory`/config.json says without transformers: (a model without a head, tied embeddings)."""
     try:
-        config = parse(read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES))
+        config = read_config(os.path.join(directory, "config.json"))
     except (ZeroConsolidateError, OSError):
         return False, False
     return is_bare(config), isinstance(config, dict) and config.get("tie_word_embeddings") is True

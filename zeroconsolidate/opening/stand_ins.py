@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..archive.located import LOST, LocatedStorage, LocatedTensor
+from ..archive.located import LOST, LocatedStorage, contiguous
 from ..catalog.facts import Cut
 from ..catalog.optimizer_file import OptimizerFile
 from ..catalog.read import shared_with
@@ -14,6 +14,7 @@ from ..dtypes import DType
 from ..errors import DamagedFile, Disagreement, at
 
 if TYPE_CHECKING:
+    from ..archive.located import LocatedTensor
     from ..catalog.facts import Shape
     from ..catalog.model_file import ModelFile
 
@@ -24,7 +25,7 @@ MAX_STAND_INS = 1 << 20
 
 def _lost(key: str, numel: int, dtype: DType, *, big_endian: bool) -> LocatedTensor:
     storage = LocatedStorage(file=LOST, key=key, start=0, numel=numel, dtype=dtype, big_endian=big_endian)
-    return LocatedTensor(storage, 0, (numel,), (1,))
+    return contiguous(storage, (numel,))
 
 
 def model_stand_in(first: ModelFile, rank: int, world_size: int) -> ModelFile:

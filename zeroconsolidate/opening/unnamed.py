@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..archive.located import LocatedTensor
+from ..archive.located import contiguous
 from ..errors import UnsupportedLayout, at
-from ..plan.boxes import row_major
 from ..plan.witness import SAMPLED_NUMEL
 from ..run.elements import bits, blocks, rounded
 from ..run.execute import BLOCK_BYTES
@@ -21,6 +20,7 @@ from .undeclared_ties import is_varied, tie_twins
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..archive.located import LocatedTensor
     from ..catalog.facts import Catalog, Part, Unnamed
     from ..dtypes import DType
     from ..run.inputs import Inputs
@@ -136,7 +136,7 @@ def _fused(question: Unnamed, inputs: Inputs) -> dict[str, LocatedTensor]:
         offset = 0
         for name in names:
             shape = question.candidates[g][name].shape
-            found[name] = LocatedTensor(flat.storage, flat.offset + offset, shape, row_major(shape))
+            found[name] = contiguous(flat.storage, shape, flat.offset + offset)
             offset += found[name].numel
     return found
 

@@ -45,7 +45,7 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
     if "config.json" in copies:
         path = copies.pop("config.json")
         with at(path):
-            text = with_dtype(_read(path, MAX_CONFIG_BYTES), planned.dtype.torch_name)
+            text = with_dtype(read_small(path, MAX_CONFIG_BYTES), planned.dtype.torch_name)
             if planned.adapted is not None and planned.adapted.untied:
                 text = without_ties(text)
             made["config.json"], changed = readable_before_5(text)
@@ -100,15 +100,6 @@ def _wrong_vocabulary(text: bytes, planned: PlannedWeights, *, insisted: bool) -
     return problems
 
 
-def _read(path: str, limit_bytes: int) -> bytes:
-    try:
-        return read_small(path, limit_bytes)
-    except ZeroConsolidateError:
-        raise
-    except OSError as error:
-        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
-
-
 def _edit(name: str, edit: Edit, limit_bytes: int, copies: Mapping[str, str], made: dict[str, bytes]) -> bool:
     """Make an edited copy of a text file; whether anything was to be changed. What is larger is copied as it is."""
     path = copies.get(name)
@@ -116,7 +107,7 @@ def _edit(name: str, edit: Edit, limit_bytes: int, copies: Mapping[str, str], ma
         return False
     with at(path):
         try:
-            text, changed = edit(_read(path, limit_bytes))
+            text, changed = edit(read_small(path, limit_bytes))
         except UnicodeDecodeError as error:
             raise DamagedFile(f"{name} is no text: {error}") from None
     if changed:

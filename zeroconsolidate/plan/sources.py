@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -111,10 +112,7 @@ def _place(part: Part, *, many: bool) -> Holdings:
 def _frozen(frozen: Frozen) -> Recipe:
     if not isinstance(frozen, FrozenStripes):
         return View(frozen)
-    numel = 1
-    for n in frozen.shape:
-        numel *= n
-    return zero3.FragmentStripes(frozen, numel)
+    return zero3.FragmentStripes(frozen, math.prod(frozen.shape))
 
 
 def _names(catalog: Catalog, parts: list[Holdings]) -> Iterator[str]:
