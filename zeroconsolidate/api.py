@@ -67,9 +67,9 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     report = consolidate("tests/fixtures/z3_bf16/checkpoint", f"{folder}/model", dtype="bf16", names="stored")
-    >>> report.dtype, report.tensors
-    ('bfloat16', 0)
+    ...     report = consolidate("tests/fixtures/z3_bf16/checkpoint", f"{folder}/model", dtype="bf16")
+    >>> report.dtype, report.tensors, report.step
+    ('bfloat16', 19, 2)
     """
     began = time.monotonic()
     directory = os.path.normpath(os.fspath(out))

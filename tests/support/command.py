@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -29,6 +33,21 @@ def python(code: str, *arguments: object, seconds: float = 120, **how: Any) -> s
     return subprocess.run(
         command, capture_output=True, text=True, timeout=seconds, env=environment(), check=False, **how
     )
+
+
+def signals(**dispositions: signal.Handlers) -> Callable[[], None]:
+    """For `preexec_fn`: the child starts with these, by signals' names, and with the default for others that end it.
+
+    Without it a child inherits what this process was started with: a shell that starts a job in the background ignores
+    SIGINT for it, and `nohup` SIGHUP.
+    """
+    chosen = {name: dispositions.get(name, signal.SIG_DFL) for name in ("SIGINT", "SIGTERM", "SIGHUP")}
+
+    def set_them() -> None:
+        for name, disposition in chosen.items():
+            signal.signal(signal.Signals[name], disposition)
+
+    return set_them
 
 
 def refusal(process: subprocess.CompletedProcess[str]) -> str:

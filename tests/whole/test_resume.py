@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import synthetic
-from command import REPOSITORY
+from command import REPOSITORY, signals
 from fixtures import FIXTURES
 
 from zeroconsolidate import consolidate, verify
@@ -450,7 +450,7 @@ def test_terminated_from_outside_says_that_it_goes_on(checkpoint: Path, tmp_path
         "sys.exit(cli.main(['convert', *sys.argv[1:]]))"
     )
     command = [sys.executable, "-c", script, str(checkpoint), str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=signals())
     assert done.returncode == 143, done.stderr
     assert "goes on from here" in done.stderr
     command = [sys.executable, "-m", "zeroconsolidate", "convert", "--json", *command[3:]]

@@ -139,9 +139,23 @@ MUTATIONS = (
         ("write/part.py", "SYNC_BYTES = 256 << 20", "SYNC_BYTES = 2048 << 20"),
     ),
     Mutation(
-        "SIGTERM stops in order",
+        "SIGTERM and SIGHUP stop in order",
         "whole/test_interrupt.py::test_a_signal_at_a_chosen_moment",
-        ("cli/command.py", "    before = signal.signal(signal.SIGTERM, _terminate)\n", "    before = signal.SIG_DFL\n"),
+        ("cli/command.py", "        signal.signal(number, _end)\n", "        pass\n"),
+    ),
+    Mutation(
+        "an ignored signal stays ignored",
+        "whole/test_interrupt.py::test_an_ignored_signal_stays_ignored",
+        ("cli/command.py", " if signal.getsignal(number) is signal.SIG_DFL]", "]"),
+    ),
+    Mutation(
+        "a terminal that hung up is not spoken to",
+        "whole/test_interrupt.py::test_a_terminal_that_hangs_up",
+        (
+            "cli/command.py",
+            '    with suppress(OSError):\n        print(f"zeroconsolidate: {how}',
+            '    if True:\n        print(f"zeroconsolidate: {how}',
+        ),
     ),
     Mutation(
         "changed options, sources and layouts are refused",

@@ -11,7 +11,10 @@ from ..options import Group, Opening, Options, VerifyOptions, declarations, opti
 from .exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from ..options import Declaration, Roots
+    from collections.abc import Sequence
+    from os import PathLike
+
+    from ..options import Declaration
 
 Chosen = TypeVar("Chosen", bound=Opening)
 
@@ -39,7 +42,7 @@ class InspectArguments(Opening):
 class VerifyArguments(VerifyOptions):
     """The flags of `verify`."""
 
-    source: Roots | None = option(
+    source: str | PathLike[str] | Sequence[str | PathLike[str]] | None = option(
         None,
         "check this checkpoint, in place of an output",
         group=Group.CHECKING,
@@ -108,7 +111,7 @@ def add_options(verb: argparse.ArgumentParser, kind: type) -> None:
 
 def _add(group: argparse._ArgumentGroup, declared: Declaration, flags: dict[str, str]) -> None:
     def shown(text: str) -> str:
-        return read_as(text, flags.__getitem__).replace("%", "%%")
+        return read_as(text, flags.__getitem__).replace("`", "").replace("%", "%%")
 
     if declared.flag is not None:
         notes = [

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -21,14 +22,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as an exception: what is staged is synced before the process ends."""
+_ENDING = {
+    signal.SIGTERM: ("terminated", ExitCode.TERMINATED),
+    signal.SIGHUP: ("hung up", ExitCode.HUNG_UP),
+}
+"""Signals that would end the process at once, what is said of them and returned. Python itself sees to SIGINT."""
+
+
+class _Ended(BaseException):
+    """One of these signals, as an exception: what is staged is synced before the process ends."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = signal.Signals(number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     given = parser().parse_args(argv)
-    before = signal.signal(signal.SIGTERM, _terminate)
+    # Whoever ignores a signal (nohup, a shell's background job) means the command to go on, and a program that calls
+    # this function has handlers of its own.
+    taken = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, _end)
     try:
         return _VERBS[given.verb](given)
     except ZeroConsolidateError as error:
@@ -41,17 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.UNREAD
     except KeyboardInterrupt:
-        print("zeroconsolidate: interrupted; the same command goes on from here", file=sys.stderr)
-        return ExitCode.INTERRUPTED
-    except _Terminated:
-        print("zeroconsolidate: terminated; the same command goes on from here", file=sys.stderr)
-        return ExitCode.TERMINATED
+        return _ended("interrupted", ExitCode.INTERRUPTED)
+    except _Ended as ended:
+        return _ended(*_ENDING[ended.signal])
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def _terminate(*_: object) -> None:
-    raise _Terminated
+def _ended(how: str, code: ExitCode) -> ExitCode:
+    """`code`, after a sentence for whoever is still there to read it: a terminal that hung up is not."""
+    with suppress(OSError):
+        print(f"zeroconsolidate: {how}; the same command goes on from here", file=sys.stderr, flush=True)
+    return code
+
+
+def _end(number: int, _: object) -> None:
+    raise _Ended(number)
 
 
 def _convert(given: argparse.Namespace) -> ExitCode:

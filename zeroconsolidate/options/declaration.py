@@ -2,7 +2,7 @@
 
     ties: str = option(
         "drop",
-        "write a tied weight once (drop), or under each of its names (copy)",
+        "write a tied weight once (`drop`), or under each of its names (`copy`)",
         group=Group.TENSORS,
         choices=("drop", "copy"),
         decides="bytes",
@@ -69,7 +69,8 @@ class Declaration:
     """As written."""
     default: object
     help: str
-    """One sentence. `{other}` stands for another option, however that is spelled where the sentence is read."""
+    """One sentence, with what is typed in backticks. `{other}` stands for another option, however that is spelled where
+    the sentence is read."""
     group: Group
     flag: str | None
     """The flag that takes a value; None if it has only switches, or none at all."""

@@ -17,9 +17,7 @@ Roots: TypeAlias = "Path | Sequence[Path]"
 """A checkpoint, or the directories on several nodes' disks that hold one together."""
 
 Progress: TypeAlias = "Callable[[int, int], None]"
-"""Called with (bytes written so far, bytes in all)."""
-
-Rename: TypeAlias = "Sequence[str] | Callable[[str], str] | None"
+"""Called with (bytes done so far, bytes in all)."""
 
 
 def roots_of(src: Roots) -> list[str]:
@@ -75,3 +73,15 @@ def parse_dtype(given: object, training: DType) -> DType:
     (DType.BF16, DType.F16)
     """
     return _DTYPES.get(dtype_name(given), training)
+
+
+def as_plain(value: object, path: Callable[[str], str] | None) -> object:
+    """`value` as JSON can hold it, texts as `path` makes them. A callable is named."""
+    if callable(value):
+        module = getattr(value, "__module__", None) or "builtins"  # which is not said of `str.lower`
+        return f"{module}.{getattr(value, '__qualname__', 'callable')}"
+    if isinstance(value, (tuple, list)):
+        return [as_plain(each, path) for each in value]
+    if isinstance(value, (str, os.PathLike)):
+        return os.fspath(value) if path is None else path(os.fspath(value))
+    return value

@@ -1,0 +1,99 @@
+"""Writes docs/reference-options.md, and the list of options in README.md, from the declarations.
+
+python tools/reference.py
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zeroconsolidate.cli.arguments import ConvertArguments, InspectArguments, VerifyArguments
+from zeroconsolidate.cli.exit_codes import ExitCode
+from zeroconsolidate.options import Opening, Options, VerifyOptions, declarations, read_as
+
+if TYPE_CHECKING:
+    from zeroconsolidate.options import Declaration
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "reference-options.md"
+README = ROOT / "README.md"
+
+VERBS = {
+    "convert": (ConvertArguments, Options, "`consolidate` and `estimate`"),
+    "inspect": (InspectArguments, Opening, "`inspect` and `open_checkpoint`"),
+    "verify": (VerifyArguments, VerifyOptions, "`verify`; `verify_source` takes `tag` and `progress`"),
+}
+"""Verb of the command -> what it takes, what Python's functions take, and which functions these are."""
+
+HEAD = """\
+# Options
+
+Every option of the command and of Python's functions. Written by `python tools/reference.py` from the declarations in
+`zeroconsolidate/options/`, which also make the flags, the keywords and `help()`. Without a flag an option is for Python
+only, without a keyword for the command only. A flag that can be repeated is a sequence in Python, or one value alone.
+"""
+
+
+def page() -> str:
+    """docs/reference-options.md as it should be."""
+    parts = [HEAD]
+    for verb, (kind, python, functions) in VERBS.items():
+        parts.append(f"## `zeroconsolidate {verb}`\n\nIn Python: {functions}.\n")
+        parts.append(options_of(kind, python))
+    codes = "\n".join(row(f"{code.value}", code.meaning) for code in ExitCode)
+    parts.append(f"## Exit codes\n\n| code | |\n|--:|---|\n{codes}\n")
+    return "\n".join(parts)
+
+
+def options_of(kind: type, python: type) -> str:
+    """A table for each group of the options that `kind` declares; those of `python` have a keyword."""
+    keywords = {declared.name for declared in declarations(python)}
+    flags = {declared.name: declared.flags for declared in declarations(kind)}
+
+    def spelled(name: str) -> str:
+        return f"`{flags[name][0] if flags[name] else name}`"
+
+    parts = []
+    for group, several in groupby(declarations(kind), key=lambda declared: declared.group):
+        rows = [
+            row(shown_flags(each), f"`{each.name}`" if each.name in keywords else "",
+                f"`{each.type}`", f"`{each.default!r}`", read_as(each.help, spelled))
+            for each in several
+        ]  # fmt: skip
+        head = row("flag", "keyword", "type", "default", "")
+        parts.append(f"### {group.value.capitalize()}\n\n{head}\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def shown_flags(declared: Declaration) -> str:
+    """The flags, with what they take."""
+    if declared.flag is None:
+        return ", ".join(f"`{flag}`" for flag in declared.flags)
+    values = declared.metavar or "|".join(map(str, declared.choices))
+    return f"`{declared.flag} {values}`" + (", repeatable" if declared.repeatable else "")
+
+
+def row(*cells: str) -> str:
+    """A row of a table; a bar inside a cell is no border."""
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+_LIST = re.compile(r"(?<=<!-- options -->\n).*?(?=<!-- /options -->)", re.DOTALL)
+
+
+def readme() -> str:
+    """README.md with the flags of `convert` by group."""
+    lines = []
+    for group, several in groupby(declarations(ConvertArguments), key=lambda declared: declared.group):
+        flags = ", ".join(f"`{flag}`" for declared in several for flag in declared.flags)
+        lines.append(row(group.value, flags))
+    table = "\n".join([row("", "options"), "|---|---|", *lines])
+    return _LIST.sub(lambda _: f"{table}\n", README.read_text())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    README.write_text(readme())
