@@ -431,14 +431,14 @@ MUTATIONS = (
         "whole/test_hostile_models.py::test_code_in_the_checkpoint_is_not_imported",
         (
             "naming/sources.py",
-            '"-P", script, alone]',
-            '"-c", f"import sys; sys.argv[1:] = [{alone!r}]; sys.path.insert(0, \'.\'); exec(open({script!r}).read())"]',
+            "apart.command(script, alone)",
+            'apart.command("-c", f"import sys; sys.argv[1:] = [{alone!r}]; sys.path.insert(0, \'.\'); exec(open({script!r}).read())")',
         ),
     ),
     Mutation(
         "nothing of a checkpoint is imported by who asks PEFT",
         "adapters/test_lora_by_peft.py::test_nothing_in_the_working_directory_is_imported",
-        ("adapters/by_peft.py", '"-P", "-m"', '"-m"'),
+        ("integrations/apart.py", '"-P", *arguments]', "*arguments]"),
     ),
     Mutation(
         "who asks transformers has bounded memory",
@@ -452,7 +452,7 @@ MUTATIONS = (
     Mutation(
         "who asks transformers has bounded time",
         "whole/test_hostile_models.py::test_a_config_that_takes_for_ever",
-        ("naming/sources.py", "timeout=ARCHITECTURE_SECONDS, ", ""),
+        ("naming/sources.py", "                timeout=ARCHITECTURE_SECONDS,\n", ""),
     ),
     Mutation(
         "a config names models only",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import DamagedFile, Disagreement, NotACheckpoint, at
 from .container import ZipContainer
 from .discover import discover
+from .model_config import has_config
 from .names import one_of_each
 from .regular import read_errors
 
@@ -29,7 +30,7 @@ def gather(roots: Sequence[str], tag: str | None = None) -> CheckpointFiles:
     parts = _parts(roots, tag)
     if len(parts) == 1:
         return parts[0]
-    main = next((part for part in parts if os.path.isfile(os.path.join(part.root, "config.json"))), parts[0])
+    main = next((part for part in parts if has_config(part.root)), parts[0])
     paths: dict[str, str] = {}
     found: dict[FileKind, dict[str, FileName]] = {}
     for part in sorted(parts, key=lambda part: part is not main):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from . import json_file
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 
 MAX_CONFIG_BYTES = 1 << 24
 """A longer config.json is refused."""
+
+
+def has_config(directory: str) -> bool:
+    """Whether there is a config.json."""
+    return os.path.isfile(os.path.join(directory, CONFIG))
 
 
 def is_bare(config: object) -> bool:

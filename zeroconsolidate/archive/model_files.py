@@ -17,6 +17,9 @@ MANIFEST_NAME = "zeroconsolidate.json"
 RESCUE_REPORT_NAME = "rescue-report.json"
 """What came from where in an output of an incomplete checkpoint."""
 
+MAX_HEADER_BYTES = 100_000_000
+"""Readers of safetensors refuse a longer header (`MAX_HEADER_SIZE` in safetensors `src/tensor.rs`), and so do we."""
+
 _WEIGHTS = re.compile(r"(?:model|pytorch_model|adapter_model)(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)")
 
 

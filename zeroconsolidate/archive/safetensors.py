@@ -16,6 +16,7 @@ from ..dtypes import DType
 from ..errors import DamagedFile, NotACheckpoint, at
 from .json_file import parse_object
 from .located import MAX_DIMENSIONS, MAX_NUMEL, LocatedStorage, contiguous
+from .model_files import MAX_HEADER_BYTES
 from .regular import open_regular, read_errors, read_small
 from .shown import shown
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .located import LocatedTensor
-
-MAX_HEADER_BYTES = 100_000_000
-"""A longer header is refused, as the reference reader does."""
 
 INDEX_SUFFIX = ".safetensors.index.json"
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.json_file import parse_object
 from ..archive.manifest_file import read_manifest
-from ..archive.model_files import MANIFEST_NAME, is_weights
+from ..archive.model_files import MANIFEST_NAME, MAX_HEADER_BYTES, is_weights
 from ..archive.regular import read_small
-from ..archive.safetensors import MAX_HEADER_BYTES
 from ..archive.shown import shown
 from ..archive.weights import Weights, read_weights
 from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.located import LocatedTensor, contiguous
 from ..archive.names import FileKind
+from ..archive.phrases import listed
 from ..errors import DamagedFile, Disagreement, MissingFiles, at
 from . import fields
 from .optimizer_file import settings
@@ -69,8 +70,9 @@ def all_there(universal: Universal, names: Iterable[str]) -> None:
     parameter's. Raises MissingFiles."""
     missing = tuple(f"zero/{name}/fp32.pt" for name in names if name not in universal.masters)
     if missing:
-        shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
-        raise MissingFiles(f"the universal checkpoint lacks trained parameters; missing {shown}", files=missing)
+        raise MissingFiles(
+            f"the universal checkpoint lacks trained parameters; missing {listed(missing)}", files=missing
+        )
 
 
 def shaped(name: str, tensor: LocatedTensor, shape: Shape | None) -> LocatedTensor:

@@ -117,17 +117,13 @@ def _edit(name: str, edit: Edit, limit_bytes: int, copies: Mapping[str, str], ma
 
 def _heads(planned: PlannedWeights, inputs: Inputs) -> dict[str, bytes]:
     """BGE-M3's heads, small enough to be held."""
-    import numpy as np
-
-    from ..run.cast import STORAGE, cast
+    from ..run.cast import as_dtype
     from ..run.elements import read_all
 
     found = {}
     for name, source in planned.named.heads.items():
         with at(name):
-            elements = read_all(source.recipe, inputs)
-            written = np.empty(elements.shape, STORAGE[planned.dtype])
-            cast(elements, source.recipe.dtype, planned.dtype, written)
+            written = as_dtype(read_all(source.recipe, inputs), source.recipe.dtype, planned.dtype)
         found[name] = (source.shape, written, planned.dtype)
     return head_files.files(found)
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..archive.names import file_name
 from ..catalog.agree import are_missing
 from ..catalog.facts import Cut, FrozenStripes
 from ..errors import PlanBroken
@@ -16,6 +17,7 @@ from .pieces import Recipe, View
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from ..archive.located import LocatedTensor
     from ..catalog.facts import Catalog, FlatGroup, Frozen, Part, Shape
 
 Holdings = dict[str, list[Held]]
@@ -31,6 +33,11 @@ class Source:
     recipe: Recipe
     role: str
     """`trainable`, `frozen` or `buffer`."""
+
+    @classmethod
+    def of_model(cls, name: str, tensor: LocatedTensor) -> Source:
+        """A tensor of another model's files: nothing in it was trained here."""
+        return cls(name=name, shape=tensor.shape, recipe=View(tensor), role="frozen")
 
 
 def sources(catalog: Catalog) -> dict[str, Source]:
@@ -101,7 +108,7 @@ def _place(part: Part, *, many: bool) -> Holdings:
             add(member.name, member.shape, recipe, "trainable", group.holder, is_spare=member.is_spare)
     for masters in part.masters:
         for name, tensor in masters.items():
-            add(name, tensor.shape, View(tensor), "trainable", tensor.file.rpartition("/")[2])
+            add(name, tensor.shape, View(tensor), "trainable", file_name(tensor.file))
     for name, frozen in part.frozen.items():
         add(name, frozen.shape, _frozen(frozen), "frozen", "frozen")
     for name, buffer in part.buffers.items():
