@@ -139,7 +139,7 @@ class TestSilence:
 
     def test_a_process_that_dies(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Killed by the system, say: nothing was printed."""
-        monkeypatch.setattr(evidence.sys, "executable", "/bin/false")
+        monkeypatch.setattr(sys, "executable", "/bin/false")
         assert evidence.architecture(str(BASES / "llama")) == (None, "transformers could not build the model")
 
     def test_memory_has_a_limit(self, tmp_path: Path) -> None:

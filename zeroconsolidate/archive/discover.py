@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from ..errors import NotACheckpoint, ZeroConsolidateError, at
 from . import names
 from .names import FileKind, FileName
+from .phrases import listed
 from .raw import CheckpointFiles, SwapFile
 from .regular import MAX_ENTRIES, Fence, read_small, scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 
 def discover(path: str | os.PathLike[str], tag: str | None = None) -> CheckpointFiles:
@@ -125,27 +126,24 @@ def _choose(entries: list[str], tags: tuple[str, ...], latest: str | None) -> st
     if len(tags) == 1:
         return tags[0]
     if tags:
-        raise NotACheckpoint(f"there are several tags and no file `latest`; choose one with --tag: {_some(tags)}")
+        raise NotACheckpoint(f"there are several tags and no file `latest`; choose one with --tag: {listed(tags, 12)}")
     runs = [entry for entry in natural(entries) if re.fullmatch(r"checkpoint-[0-9]+", entry)]
     if runs:
-        raise NotACheckpoint(f"this is a directory of checkpoints, not a checkpoint; name one of them: {_some(runs)}")
+        raise NotACheckpoint(
+            f"this is a directory of checkpoints, not a checkpoint; name one of them: {listed(runs, 12)}"
+        )
     raise NotACheckpoint(
         "this is not a DeepSpeed checkpoint; expected a file `latest`, a folder such as global_step500, or files "
-        f"such as zero_pp_rank_0_mp_rank_00_optim_states.pt, got {_some(entries) or 'an empty directory'}"
+        f"such as zero_pp_rank_0_mp_rank_00_optim_states.pt, got {listed(entries, 12) or 'an empty directory'}"
     )
 
 
 def _wrong_tag(tag: str, tags: tuple[str, ...], *, given: bool, directory: str) -> str:
-    there = f"the tags here are: {_some(tags)}" if tags else "there are no tags here"
+    there = f"the tags here are: {listed(tags, 12)}" if tags else "there are no tags here"
     who = f"there is no tag {tag[:80]!r}" if given else f"the file `latest` names the tag {tag!r}, which is not here"
     if tag and "/" not in tag and os.path.isdir(os.path.join(directory, tag)):
         who = f"the folder {tag!r} holds no checkpoint files"
     return f"{who}; {there}"
-
-
-def _some(names_here: Sequence[str], most: int = 12) -> str:
-    more = f" and {len(names_here) - most} more" if len(names_here) > most else ""
-    return ", ".join(names_here[:most]) + more
 
 
 def _files(

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from ..archive.names import FileKind
+from ..archive.names import FileKind, file_name
+from ..archive.phrases import listed
 from ..errors import Disagreement, MissingFiles, at
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def grid_of(files: CheckpointFiles, first: ModelFile) -> Grid:
     pp = stated if type(stated) is int and stated > 0 else (size // tp if layers else 1)
     grid = Grid(pp, size // max(pp, 1))
     if grid.size != size or (layers and tp != grid.tp):
-        with at(_base(first.file)):
+        with at(file_name(first.file)):
             raise Disagreement(
                 f"the model-parallel ranks do not divide into pipeline stages; got {size} ranks, {pp} stages"
                 + (f", layer files of {tp} tensor-parallel ranks" if layers else "")
@@ -110,12 +111,11 @@ def missing_ranks(files: CheckpointFiles, kind: FileKind, world_size: int, grid:
 
 def are_missing(files: list[str], world_size: int) -> MissingFiles:
     """The error for files that are not there."""
-    shown = ", ".join(files[:6]) + (f" and {len(files) - 6} more" if len(files) > 6 else "")
     ranks = sorted({int(name.partition("pp_rank_")[2].partition("_")[0]) for name in files})
     many = f"ranks {', '.join(map(str, ranks[:16]))}{', …' if len(ranks) > 16 else ''} have"
     return MissingFiles(
         f"{f'rank {ranks[0]} has' if len(ranks) == 1 else many} no complete set of files; "
-        f"expected those of {world_size} ranks, missing {shown}",
+        f"expected those of {world_size} ranks, missing {listed(files)}",
         files=tuple(files),
     )
 
@@ -124,11 +124,11 @@ def same(
     facts: list[T], what: str, value: Callable[[T], object], *, reference: tuple[str, object] | None = None
 ) -> None:
     """All ranks must state the same `value`, and that of `reference` (a file's name and its value) if given."""
-    expected = reference or (_base(facts[0].file), value(facts[0]))
+    expected = reference or (file_name(facts[0].file), value(facts[0]))
     for fact in facts:
         got = value(fact)
         if got != expected[1] and got is not None and expected[1] is not None:
-            with at(_base(fact.file)):
+            with at(file_name(fact.file)):
                 raise Disagreement(
                     f"the files are of different saves: {what} differs; "
                     f"expected {_short(expected[1])} as in {expected[0]}, got {_short(got)}"
@@ -138,10 +138,6 @@ def same(
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:117]}…"
-
-
-def _base(path: str) -> str:
-    return path.rpartition("/")[2]
 
 
 def _usual_name(kind: FileKind) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archive.located import LOST
+from ..archive.phrases import listed
 from ..plan.build import placed
 
 if TYPE_CHECKING:
@@ -70,12 +71,11 @@ def _loss(source: Source) -> Loss:
 
 def in_words(found: Sequence[Loss], reasons: Mapping[str, str], *, named: bool) -> str:
     """One clause for an error: which files (unless they have been `named`), how many tensors, how much of the whole."""
-    files = ", ".join(f"{name} ({reason.partition(';')[0]})" for name, reason in list(reasons.items())[:4])
-    more = f" and {len(reasons) - 4} more" if len(reasons) > 4 else ""
+    files = listed([f"{name} ({reason.partition(';')[0]})" for name, reason in reasons.items()], 4)
     counts = {fate: sum(loss.fate == fate for loss in found) for fate in ("lost", "partly lost", "whole")}
     lost, held = sum(loss.lost_bytes for loss in found), sum(loss.nbytes for loss in found)
     return (
-        f"without {'them' if named else files + more}, of {len(found)} tensors {counts['lost']} are lost, "
+        f"without {'them' if named else files}, of {len(found)} tensors {counts['lost']} are lost, "
         f"{counts['partly lost']} partly lost and {counts['whole']} whole: {lost} of {held} bytes are gone, "
         f"{100 * lost / max(held, 1):.1f} percent"
     )
