@@ -22,9 +22,13 @@ class Verification:
     notes: tuple[str, ...]
     """What could not be checked, and what is unusual without being wrong."""
     files: int
+    """Files read."""
     tensors: int
+    """Tensors in them."""
     bytes_read: int
+    """Bytes read, or compared."""
     seconds: float
+    """How long it took."""
     nonfinite: dict[str, tuple[int, int]]
     """Tensor -> (NaNs, infinities), for those that have any."""
 

@@ -26,6 +26,7 @@ class Report:
     files: dict[str, int]
     """Name -> size of every file written, weights first."""
     tensors: int
+    """Tensors written."""
     parameters: int
     """Elements of parameters (buffers not counted), a tied one once a name it is written under."""
     dtype: str
@@ -33,14 +34,21 @@ class Report:
     names: str
     """What was decided about names, and how they compare with what a loader expects."""
     tag: str
+    """The checkpoint's folder that was read, such as `global_step500`."""
     step: int | None
+    """The training step, None if the checkpoint does not say."""
     stage: int
+    """The ZeRO stage."""
     world_size: int
+    """Data-parallel ranks that saved the checkpoint."""
     ds_version: str | None
+    """The release of DeepSpeed that saved it."""
     seconds: float
+    """How long it took."""
     bytes_read: int
     """Tensor data read from the checkpoint."""
     bytes_written: int
+    """Size of all files of weights, with the index."""
     resumed_bytes: int
     """Of the bytes written, those an earlier, interrupted run had written already."""
     checked: int
@@ -64,10 +72,11 @@ class Report:
     notes: tuple[str, ...]
     """What was changed or decided on the way."""
     from_base: int
-    """Frozen parameters that the checkpoint has not and the base model has: so many tensors are from there."""
+    """Tensors taken from the base model: frozen parameters that the checkpoint does not have."""
     rescue: RescueReport | None
     """What came from where, if the checkpoint was incomplete."""
     warnings: tuple[str, ...]
+    """What may be wrong with the output."""
     load_line: str
     """The line of Python that loads the output."""
 
