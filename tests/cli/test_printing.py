@@ -168,7 +168,8 @@ class TestOthers:
         text = info_text(inspect(TRAINED), tensors=False)
         assert "frozen" not in text
         assert labels(text) == [
-            "tag", "step", "saved by", "trained in", "optimizer", "trainable", "buffers", "tied", "group", "output",
+            "tag", "step", "saved by", "layout", "trained in", "optimizer", "trainable", "buffers", "tied", "group",
+            "output",
         ]  # fmt: skip
 
     def test_inspect_names_other_tags(self, tmp_path: Path) -> None:

@@ -42,9 +42,13 @@ def clone(folder: Path) -> Path:
     bin_ = folder / ".bin"
     bin_.mkdir()
     (folder / "tests").symlink_to(ROOT / "tests")
-    (bin_ / "python").symlink_to(sys.executable)
-    (bin_ / "zeroconsolidate").write_text(f"#!{sys.executable}{PROGRAM.format(python=preloaded.python())}")
-    (bin_ / "zeroconsolidate").chmod(0o755)
+    commands = {
+        "python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n',
+        "zeroconsolidate": f"#!{sys.executable}{PROGRAM.format(python=preloaded.python())}",
+    }
+    for name, text in commands.items():
+        (bin_ / name).write_text(text)
+        (bin_ / name).chmod(0o755)
     return folder
 
 
@@ -242,4 +246,6 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         clone(Path(name))
         for each in PAGES:
-            each.write_text(run(each, Path(name)))
+            made, before = run(each, Path(name)), each.read_text()
+            if _CHANGES.sub("", made) != _CHANGES.sub("", before):
+                each.write_text(made)

@@ -135,8 +135,8 @@ def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
         *([("lost", _lost_text(info.losses))] if info.losses else []),
         ("tag", _tag_text(info)),
         ("step", _known(info.step)),
-        ("saved by", f"DeepSpeed {_known(info.ds_version)}, {info.layout}, {info.writer}, "
-                     f"{counted(info.world_size, 'rank')}"),
+        ("saved by", f"DeepSpeed {_known(info.ds_version)}, {counted(info.world_size, 'rank')}, {info.writer}"),
+        ("layout", info.layout),
         ("trained in", info.training_dtype),
         ("optimizer", f"{info.optimizer or 'made by the training script'}, "
                       f"state: {listed(info.optimizer_state) or 'none'}"),
