@@ -64,15 +64,14 @@ def audit_output(directory: str, findings: Findings, *, base: str | None = None)
         manifest = read_manifest(directory)
     except DamagedFile as error:
         findings.problems.append(str(error))
-        _loading(directory, {}, base, findings)
-        return
-    _loading(directory, manifest or {}, base, findings)
+        manifest = {}
     if manifest is None:
         findings.notes.append(f"there is no {MANIFEST_NAME}: contents cannot be checked, only their form")
-        return
-    if weights is not None:
-        _tensors(weights, manifest["tensors"], findings)
-    _files(directory, manifest, findings)
+    elif manifest:
+        if weights is not None:
+            _tensors(weights, manifest["tensors"], findings)
+        _files(directory, manifest, findings)
+    _loading(directory, manifest or {}, base, findings)
 
 
 def _loading(directory: str, manifest: Mapping[str, Any], base: str | None, findings: Findings) -> None:

@@ -178,7 +178,7 @@ def _ask(config: bytes) -> tuple[Architecture | None, str]:
         except ValueError:
             return None, "transformers could not build the model"
     if "error" in answer:
-        return None, f"transformers could not build the model: {answer['error']}"
+        return None, f"transformers could not build the model: {answer['error'].replace(alone, 'config.json')}"
     return _architecture(answer), ""
 
 

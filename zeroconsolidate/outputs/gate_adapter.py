@@ -22,9 +22,21 @@ from ..naming.sources import architecture
 from .gate_finding import Finding, GateResult, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from ..catalog.facts import Shape
+
+_CLASSIFIERS = {"classifier", "score"}
+"""`PeftModelForSequenceClassification` in `peft/peft_model.py`."""
+
+_NARROWED_BY = (
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+)
+"""Settings by which not every module of a targeted name has an adapter."""
 
 _PAIRS = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))
 
@@ -49,11 +61,11 @@ def examine(folder: str, directory: str, base: str | None) -> GateResult:
     ]
     checked = [f"{prefix}{ADAPTER_WEIGHTS}: {len(shapes)} tensors against {ADAPTER_CONFIG}"]
     unchecked = []
-    known, why = _base_modules(directory, base or config.base)
+    known, why = _base_modules(directory, base, config)
     if known is None:
         unchecked.append(f"the adapter's modules were not compared with the base model's: {why}")
     else:
-        findings += _not_in_base(shapes, config, known)
+        findings += _against_base(shapes, config, known)
         checked.append("modules against those of the base model")
     named = tuple(Finding(kind=finding.kind, text=f"{prefix}{finding.text}") for finding in findings)
     return GateResult(findings=named, checked=tuple(checked), unchecked=tuple(unchecked))
@@ -127,13 +139,6 @@ def _targets(shapes: Mapping[str, Shape], config: PeftConfig) -> Iterator[Findin
             kind=Kind.UNEXPECTED,
             text=f"{stray} has an adapter, but {ADAPTER_CONFIG} does not target it: PEFT drops it",
         )
-    if not isinstance(config.target_modules, str) and config.target_modules != ("all-linear",):
-        for target in config.target_modules:
-            if not any(module == target or module.endswith(f".{target}") for module in modules):
-                yield Finding(
-                    kind=Kind.MISSING, text=f"{ADAPTER_CONFIG} targets {target!r}, of which the file has nothing"
-                )
-                return
 
 
 def _is_target(module: str, config: PeftConfig) -> bool:
@@ -152,9 +157,13 @@ def _is_target(module: str, config: PeftConfig) -> bool:
 
 
 def _saved_modules(shapes: Mapping[str, Shape], config: PeftConfig) -> Iterator[Finding]:
+    """What was trained as a whole is in the file as a whole."""
     saved = config.content.get("modules_to_save")
-    for module in saved if isinstance(saved, list) else ():
-        if isinstance(module, str) and not any(f".{module}." in f".{name}" for name in shapes):
+    named = [module for module in saved if isinstance(module, str)] if isinstance(saved, list) else []
+    there = {module for module in named if any(f".{module}." in f".{name}" for name in shapes)}
+    for module in named:
+        # PEFT adds both names that classifiers have to the list, whichever the model has.
+        if module not in there and not (module in _CLASSIFIERS and there & _CLASSIFIERS):
             yield Finding(
                 kind=Kind.MISSING,
                 text=f"{ADAPTER_CONFIG} says that {module!r} was trained (modules_to_save), but the file has nothing "
@@ -162,15 +171,18 @@ def _saved_modules(shapes: Mapping[str, Shape], config: PeftConfig) -> Iterator[
             )
 
 
-def _base_modules(directory: str, base: str | None) -> tuple[set[str] | None, str]:
-    """The modules of the base model, and if they are not known, why."""
+def _base_modules(directory: str, base: str | None, config: PeftConfig) -> tuple[set[str] | None, str]:
+    """The modules of the base model, and if they are not known, why.
+
+    The path in adapter_config.json is not followed: it comes from outside.
+    """
     for place in dict.fromkeys((base, directory)):
         if place is not None and os.path.isfile(os.path.join(place, CONFIG)):
             found, why = architecture(place)
             if found is None:
                 return None, why
             return {name.rpartition(".")[0] for name in found.expectation.shapes}, ""
-    return None, f"its config.json is not at hand (the adapter was trained on {base or 'an unknown model'})"
+    return None, f"the config.json of {config.base or 'the base model'} is not at hand; name the model with --base"
 
 
 def _ends(module: str) -> set[str]:
@@ -179,12 +191,21 @@ def _ends(module: str) -> set[str]:
     return {".".join(parts[n:]) for n in range(min(3, len(parts)))}
 
 
-def _not_in_base(shapes: Mapping[str, Shape], config: PeftConfig, known: Iterable[str]) -> Iterator[Finding]:
-    """An adapter of a module that the base model does not have."""
+def _against_base(shapes: Mapping[str, Shape], config: PeftConfig, known: set[str]) -> Iterator[Finding]:
+    """Adapters of modules that the base model does not have, and targets in it that have no adapter."""
+    modules = _modules(shapes, config)
     ends = {end for module in known for end in _ends(module)}
-    stray = [module for module in _modules(shapes, config) if module and ends.isdisjoint(_ends(module))]
+    stray = [module for module in modules if module and ends.isdisjoint(_ends(module))]
     if stray:
         more = f" (and {len(stray) - 1} more)" if len(stray) > 1 else ""
         yield Finding(
             kind=Kind.UNEXPECTED, text=f"{stray[0]}{more} has an adapter, but the base model has no such module"
         )
+    if isinstance(config.target_modules, str) or any(config.content.get(key) for key in _NARROWED_BY):
+        return
+    adapted = {end for module in modules for end in _ends(module)}
+    targets = tuple(f".{target}" for target in config.target_modules)
+    bare = [m for m in sorted(known) if targets and f".{m}".endswith(targets) and adapted.isdisjoint(_ends(m))]
+    if bare and modules and not stray:
+        more = f" (and {len(bare) - 1} more)" if len(bare) > 1 else ""
+        yield Finding(kind=Kind.MISSING, text=f"{bare[0]}{more} is targeted, but the file has no adapter of it")
