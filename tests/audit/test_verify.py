@@ -82,7 +82,9 @@ def middle_of(directory: Path, name: str) -> tuple[Path, int, int]:
 class TestOutput:
     def test_a_good_one_is_well(self, output: Path) -> None:
         found = verify(output)
-        assert found.problems == found.notes == ()
+        assert found.problems == ()
+        (note,) = found.notes
+        assert note.startswith("names were not compared with what a loader expects")  # the config names no model
         assert found.bytes_read > 1_900_000
 
     @pytest.mark.parametrize("case", CASES)

@@ -36,7 +36,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     began, directory = time.monotonic(), os.path.normpath(os.fspath(output))
     if options.against is None:
         findings = _findings(options.progress, alone.work_bytes(directory))
-        alone.audit_output(directory, findings)
+        alone.audit_output(directory, findings, base=options.base_directory)
         return findings.verification(directory, time.monotonic() - began)
     weights = read_weights(directory)
     recorded = (read_manifest(directory) or {}).get("options", {})
