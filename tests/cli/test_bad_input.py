@@ -492,6 +492,18 @@ def test_arguments_that_do_not_parse():
     assert "usage:" in done.stderr
 
 
+def test_names_that_the_locale_has_no_letters_for(tmp_path: Path):
+    run = zero_model.Run(stage=2, world_size=1, groups=[{"größe→2": torch.ones(3)}])
+    zero_model.save(run, tmp_path / "in")
+    done = python(
+        "import sys; from zeroconsolidate.cli import main; sys.exit(main(sys.argv[1:]))",
+        *("inspect", tmp_path / "in", "--tensors"),
+        env=environment(LC_ALL="C", PYTHONUTF8="0"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert r"gr\xf6\xdfe\u21922" in done.stdout
+
+
 def test_an_environment_is_not_needed(tmp_path: Path):
     """No home, no terminal, a foreign locale."""
     everything = environment(LC_ALL="C", HOME="/nonexistent")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -40,6 +41,9 @@ class _Ended(BaseException):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     given = parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As stderr does: a name that the locale has no letters for is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Whoever ignores a signal (nohup, a shell's background job) means the command to go on, and a program that calls
     # this function has handlers of its own.
     taken = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
