@@ -51,15 +51,18 @@ def signals(**dispositions: signal.Handlers) -> Callable[[], None]:
 
 
 def refusal(process: subprocess.CompletedProcess[str]) -> str:
-    """The one sentence with which the command refused; asserts that nothing else was printed, but for the table of
-    what is lost with files that cannot be used."""
+    """The error with which the command refused, as one sentence; asserts that nothing else was printed, but for the
+    table of what is lost with files that cannot be used, which is indented twice."""
     assert process.returncode == 2, process
     assert process.stdout == "", process.stdout
     assert "Traceback" not in process.stderr, process.stderr
-    lines = process.stderr.splitlines()
-    assert all(line.startswith("  ") for line in lines[1:]), process.stderr
-    assert lines[0].startswith("zeroconsolidate: "), lines
-    return lines[0].removeprefix("zeroconsolidate: ")
+    first, *others = process.stderr.splitlines()
+    assert first.startswith("zeroconsolidate: "), process.stderr
+    assert all(line.startswith("  ") for line in others), process.stderr
+    parts = [line.removeprefix("  ") for line in others if not line.startswith("    ")]
+    places = [f" ({part})" for part in parts if part.startswith("at ")]
+    said = "; ".join([first.removeprefix("zeroconsolidate: "), *(part for part in parts if not part.startswith("at "))])
+    return said.replace("; got ", ", got ") + "".join(places)
 
 
 def contents(*folders: Path) -> dict[str, tuple[int, bytes]]:

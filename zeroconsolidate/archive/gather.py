@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..errors import DamagedFile, Disagreement, NotACheckpoint, at
+from ..errors import DamagedFile, Disagreement, NotACheckpoint, at, reason
 from .container import ZipContainer
 from .discover import discover
 from .names import one_of_each
@@ -61,7 +61,10 @@ def _parts(roots: Sequence[str], tag: str | None) -> list[CheckpointFiles]:
     tags = sorted({part.tag for part in parts.values()})
     if len(tags) > 1:
         raise Disagreement(
-            f"the directories are of different saves; expected one tag, got {', '.join(tags)}; choose one with --tag"
+            "the directories are of different saves",
+            expected="one tag",
+            found=", ".join(tags),
+            remedy="choose one with --tag",
         )
     if not tags:
         raise puzzled[0][1]
@@ -77,8 +80,8 @@ def _same(one: str, other: str) -> None:
     with at(os.path.basename(one)):
         if not _equal(one, other):
             raise Disagreement(
-                f"two directories have this file, and they differ: {one} and {other}; "
-                "move away the one that is not of this save"
+                f"two directories have this file, and they differ: {one} and {other}",
+                remedy="move away the one that is not of this save",
             )
 
 
@@ -89,7 +92,7 @@ def _equal(one: str, other: str) -> bool:
     try:
         return filecmp.cmp(one, other, shallow=False)
     except OSError as error:
-        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
+        raise DamagedFile(f"the file cannot be read: {reason(error)}") from None
 
 
 def _looks(path: str) -> tuple[int, object] | None:

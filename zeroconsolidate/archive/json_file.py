@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..errors import DamagedFile, at
+from ..errors import DamagedFile, at, reason
 from .regular import read_small
 
 MAX_BYTES = 1 << 24
@@ -18,11 +18,11 @@ def read_json(path: str) -> dict[str, Any]:
         try:
             value = json.loads(read_small(path, MAX_BYTES).decode("utf-8"))
         except OSError as error:
-            raise DamagedFile(f"the file cannot be read: {error.strerror or error}") from None
+            raise DamagedFile(f"the file cannot be read: {reason(error)}") from None
         except (ValueError, RecursionError) as error:
             if isinstance(error, DamagedFile):
                 raise
             raise DamagedFile(f"the file is not JSON: {error}") from None
         if not isinstance(value, dict):
-            raise DamagedFile(f"the file holds no JSON object; got {type(value).__name__}")
+            raise DamagedFile("the file holds no JSON object", found=type(value).__name__)
         return value

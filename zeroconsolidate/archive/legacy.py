@@ -74,7 +74,9 @@ class LegacyContainer:
         """Exactly `size_bytes` bytes of the file from `start`."""
         data = os.pread(self._fd, size_bytes, start)
         if len(data) < size_bytes:
-            raise DamagedFile(f"the file ends too early; expected {start + size_bytes} bytes, got {start + len(data)}")
+            raise DamagedFile(
+                "the file ends too early", expected=f"{start + size_bytes} bytes", found=start + len(data)
+            )
         return data
 
     def storage(self, key: str, size_bytes: int) -> int:
@@ -92,7 +94,7 @@ class LegacyContainer:
             raise DamagedFile("the file is not a torch checkpoint: it is no zip archive, nor torch's older container")
         protocol, here = machine.run(here)
         if protocol != PROTOCOL:
-            raise UnsupportedLayout(f"torch's older container is of protocol {shown(protocol)}; expected {PROTOCOL}")
+            raise UnsupportedLayout(f"torch's older container is of protocol {shown(protocol)}", expected=PROTOCOL)
         system, first = machine.run(here)
         big_endian = isinstance(system, dict) and system.get("little_endian") is False
         _, stop = machine.run(first)
@@ -106,14 +108,15 @@ class LegacyContainer:
             storage = world.storages[key]
             if count != storage.numel:
                 raise DamagedFile(
-                    f"the storage {shown(key)} is not of the size the pickle says; "
-                    f"expected {storage.numel} elements, got {count}"
+                    f"the storage {shown(key)} is not of the size the pickle says",
+                    expected=f"{storage.numel} elements",
+                    found=count,
                 )
             starts[key] = here + 8
             here += 8 + count * storage.dtype.itemsize
         if here != self.size_bytes:
             what = "the file is truncated" if here > self.size_bytes else "the file goes on behind its end"
-            raise DamagedFile(f"{what}; expected {here} bytes, got {self.size_bytes}")
+            raise DamagedFile(what, expected=f"{here} bytes", found=self.size_bytes)
         return big_endian, (first, stop), starts
 
 

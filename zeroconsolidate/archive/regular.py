@@ -10,7 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from ..errors import DamagedFile, UnsafePath
+from ..errors import DamagedFile, UnsafePath, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ def open_regular(path: str) -> int:
     if stat.S_ISREG(mode):
         return fd
     os.close(fd)
-    raise UnsafePath(f"this is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; expected a regular file")
+    raise UnsafePath(f"this is {_KINDS.get(stat.S_IFMT(mode), 'no file')}", expected="a regular file")
 
 
 def read_small(path: str, limit_bytes: int) -> bytes:
@@ -47,9 +47,9 @@ def read_small(path: str, limit_bytes: int) -> bytes:
         with open(open_regular(path), "rb") as file:
             data = file.read(limit_bytes + 1)
     except OSError as error:
-        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
+        raise DamagedFile(f"the file cannot be read: {reason(error)}") from None
     if len(data) > limit_bytes:
-        raise DamagedFile(f"the file is too large; expected at most {limit_bytes} bytes")
+        raise DamagedFile("the file is too large", expected=f"at most {limit_bytes} bytes")
     return data
 
 
@@ -58,7 +58,7 @@ def scan(directory: str) -> Iterator[os.DirEntry[str]]:
     with os.scandir(directory) as entries:
         for count, entry in enumerate(entries):
             if count >= MAX_ENTRIES:
-                raise DamagedFile(f"the directory is too full; expected at most {MAX_ENTRIES} entries")
+                raise DamagedFile("the directory is too full", expected=f"at most {MAX_ENTRIES} entries")
             yield entry
 
 
@@ -80,6 +80,6 @@ class Fence:
         real = os.path.realpath(path)
         if not any(real == inside or real.startswith(inside.rstrip("/") + "/") for inside in self._inside):
             raise UnsafePath(
-                f"this is a link out of its directory, to {real}; "
-                "put the file itself there if it belongs to the checkpoint"
+                f"this is a link out of its directory, to {real}",
+                remedy="put the file itself there if it belongs to the checkpoint",
             )

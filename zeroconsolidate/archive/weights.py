@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import DamagedFile, NotACheckpoint, at
+from ..errors import DamagedFile, NotACheckpoint, at, reason
 from . import safetensors
 from .container import ZipContainer
 from .located import LocatedTensor
@@ -40,7 +40,7 @@ def read_weights(directory: str) -> Weights:
         try:
             entries = os.listdir(directory)
         except OSError as error:
-            raise NotACheckpoint(f"the model's directory cannot be read: {error.strerror}") from None
+            raise NotACheckpoint(f"the model's directory cannot be read: {reason(error)}") from None
     if any(entry.endswith((".safetensors", safetensors.INDEX_SUFFIX)) for entry in entries):
         model = safetensors.read_model(directory)
         return Weights(directory=directory, files=tuple(model.files), tensors=model.tensors, index=model.index)
@@ -49,7 +49,7 @@ def read_weights(directory: str) -> Weights:
         names = _shards(os.path.join(directory, index)) if index else [PICKLE_NAME]
         if not index and PICKLE_NAME not in entries:
             raise NotACheckpoint(
-                "there are no weights in the directory; expected safetensors files or pytorch_model.bin"
+                "there are no weights in the directory", expected="safetensors files or pytorch_model.bin"
             )
         tensors: dict[str, LocatedTensor] = {}
         for name in names:
@@ -63,11 +63,11 @@ def _shards(path: str) -> list[str]:
             "weight_map"
         )
         if not isinstance(weight_map, dict):
-            raise DamagedFile("the index has no usable 'weight_map'; expected a mapping of names to files")
+            raise DamagedFile("the index has no usable 'weight_map'", expected="a mapping of names to files")
         names = sorted({name if isinstance(name, str) else "" for name in weight_map.values()})
         for name in names:
             if os.path.basename(name) != name or name in ("", ".", "..") or not name.isprintable():
-                raise DamagedFile(f"the index names a file outside of its folder; got {shown(name)}")
+                raise DamagedFile("the index names a file outside of its folder", found=shown(name))
         return names
 
 
@@ -80,7 +80,7 @@ def read_pickled(directory: str, name: str) -> dict[str, LocatedTensor]:
         except OSError as error:
             if isinstance(error, NotACheckpoint):
                 raise
-            raise DamagedFile(f"the file cannot be read: {error.strerror or error}") from None
+            raise DamagedFile(f"the file cannot be read: {reason(error)}") from None
         if not isinstance(content, dict):
-            raise DamagedFile(f"the file holds no state dict; got {type(content).__name__}")
+            raise DamagedFile("the file holds no state dict", found=type(content).__name__)
         return {str(key): value for key, value in content.items() if isinstance(value, LocatedTensor)}

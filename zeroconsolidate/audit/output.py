@@ -11,11 +11,11 @@ from ..archive.regular import read_small
 from ..archive.safetensors import MAX_HEADER_BYTES, parse_object
 from ..archive.shown import shown
 from ..archive.weights import Weights, read_weights
-from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, at
+from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, at, reason
 from ..outputs.config_check import config_problems
 from ..run.digest import digest_of
 from ..run.local import LocalFiles
-from ..write.stage import JOURNAL, STAGING
+from ..write.refusals import JOURNAL, STAGING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,10 +37,10 @@ def read_manifest(directory: str) -> dict[str, Any] | None:
         if manifest.get("manifest") != 1:
             raise DamagedFile("the file is no manifest of a version this library knows")
         if not all(isinstance(manifest.get(key), dict) for key in ("files", "tensors", "options", "source")):
-            raise DamagedFile("the manifest lacks a part; expected files, tensors, options and source")
+            raise DamagedFile("the manifest lacks a part", expected="files, tensors, options and source")
         for entry in (*manifest["files"].values(), *manifest["tensors"].values()):
             if not isinstance(entry, dict) or not isinstance(entry.get("bytes", 0), int):
-                raise DamagedFile(f"the manifest has an entry that describes nothing; got {shown(entry)}")
+                raise DamagedFile("the manifest has an entry that describes nothing", found=shown(entry))
     return manifest
 
 
@@ -127,7 +127,7 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
         try:
             size_bytes = os.path.getsize(path)
         except OSError as error:
-            findings.problems.append(f"{name}: {error.strerror or error}")
+            findings.problems.append(f"{name}: {reason(error)}")
             continue
         if size_bytes != entry.get("bytes"):
             findings.problems.append(f"{name}: the size differs; expected {entry.get('bytes')} bytes, got {size_bytes}")

@@ -104,7 +104,7 @@ def _listed_frozen(first: ModelFile) -> dict[str, LocatedTensor]:
         if tensor is None or tensor.shape != shape:
             with at(first.file.rpartition("/")[2]), at(name):
                 got = "nothing" if tensor is None else f"shape {tensor.shape}"
-                raise DamagedFile(f"the frozen parameter does not fit; expected shape {shape}, got {got}")
+                raise DamagedFile("the frozen parameter does not fit", expected=f"shape {shape}", found=got)
         found[name] = tensor
     return found
 
@@ -170,6 +170,7 @@ def _witness_fits(
         if tensor.shape != expected:
             with at(first.file.rpartition("/")[2]), at(name):
                 raise Disagreement(
-                    f"'module' and 'param_shapes' do not describe the same model; expected shape {expected}, "
-                    f"got {tensor.shape}"
+                    "'module' and 'param_shapes' do not describe the same model",
+                    expected=f"shape {expected}",
+                    found=tensor.shape,
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..options import roots_of
+from ..options import refuse_unmatched, roots_of
 from ..plan.patched import Patched
 from ..plan.sources import sources
 from .open import open_catalog, open_incomplete
@@ -38,7 +38,7 @@ class Opened:
 def open_to_convert(src: Roots, options: Options) -> Opened:
     """Open a checkpoint; with `options.rescue`, complete it as far as that can be done.
 
-    Raises what `open_catalog` raises, and BadOption if nothing can be rescued.
+    Raises what `open_catalog` raises, and BadOption if nothing can be rescued or an `include` matches nothing.
     """
     if options.rescue:
         incomplete = open_incomplete(src, options.tag)
@@ -46,6 +46,12 @@ def open_to_convert(src: Roots, options: Options) -> Opened:
             stored, report, files = rescued(incomplete, roots_of(options.fill), zeros=options.rescue == "zeros")
             whole = {name: source for name, source in stored.items() if not isinstance(source.recipe, Patched)}
             return Opened(catalog=incomplete.catalog, stored=stored, whole=whole, report=report, filled_from=files)
-    catalog = open_catalog(src, options.tag)
+
+    def before(catalog: Catalog) -> None:
+        # Names that come with a base model are not known yet.
+        if options.base is None and options.lora != "merge":
+            refuse_unmatched(options.include, catalog.order)
+
+    catalog = open_catalog(src, options.tag, before=before)
     stored = sources(catalog)
     return Opened(catalog=catalog, stored=stored, whole=stored, report=None, filled_from=())

@@ -117,7 +117,7 @@ def place(group: FlatGroup) -> dict[str, Stripes]:
     with at(f"group {group.index}"):
         dtypes = {(p.dtype, p.storage.big_endian) for p in group.partitions}
         if len(dtypes) != 1:
-            raise DamagedFile(f"the ranks' partitions differ in dtype; got {sorted(d.code for d, _ in dtypes)}")
+            raise DamagedFile("the ranks' partitions differ in dtype", found=sorted(d.code for d, _ in dtypes))
         stripes, here = {}, 0
         for member in group.members:
             stripes[member.name] = Stripes(group.partitions, here, member.numel)
@@ -126,7 +126,8 @@ def place(group: FlatGroup) -> dict[str, Stripes]:
             if partition.numel != here:
                 with at(f"rank {rank}"), at(partition.file.rpartition("/")[2]):
                     raise Disagreement(
-                        f"the shapes in 'param_shapes' do not add up; expected {here} elements in the rank's "
-                        f"partition, got {partition.numel}"
+                        "the shapes in 'param_shapes' do not add up",
+                        expected=f"{here} elements in the rank's partition",
+                        found=partition.numel,
                     )
         return stripes
