@@ -24,7 +24,7 @@ README = ROOT / "README.md"
 VERBS = {
     "convert": (ConvertArguments, Options, "`consolidate` and `estimate`"),
     "inspect": (InspectArguments, Opening, "`inspect` and `open_checkpoint`"),
-    "verify": (VerifyArguments, VerifyOptions, "`verify`; `verify_source` takes `tag` and `progress`"),
+    "verify": (VerifyArguments, VerifyOptions, "`verify`; `verify_source` takes `tag`, `progress` and `status`"),
 }
 """Verb of the command -> what it takes, what Python's functions take, and which functions these are."""
 
@@ -70,10 +70,12 @@ def options_of(kind: type, python: type) -> str:
 
 def shown_flags(declared: Declaration) -> str:
     """The flags, with what they take."""
+    short = [declared.short] if declared.short else []
     if declared.flag is None:
-        return ", ".join(f"`{flag}`" for flag in declared.flags)
+        return ", ".join(f"`{flag}`" for flag in (*short, *declared.flags))
     values = declared.metavar or "|".join(map(str, declared.choices))
-    return f"`{declared.flag} {values}`" + (", repeatable" if declared.repeatable else "")
+    flags = ", ".join(f"`{flag}`" for flag in (*short, f"{declared.flag} {values}"))
+    return flags + (", repeatable" if declared.repeatable else "")
 
 
 def row(*cells: str) -> str:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from .opening.info import CheckpointInfo, describe
-from .opening.open import complete_tags, open_catalog, open_incomplete
+from .opening.open import complete_tags, find, open_catalog, open_incomplete
 from .opening.opened import open_to_convert
 from .options import Opening, Options, roots_of, takes
 from .outputs.checks import refuse_unplaced
@@ -94,15 +94,16 @@ def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
 
 
 def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Output]:
-    """What is to be made. What can be refused at once is, before anything is read."""
+    """What is to be made. What can be refused at once is, before any file is opened."""
+    options.doing("reading metadata")
+    files = find(src, options.tag)
+    for place in {files.root, files.directory, *roots_of(src)}:
+        refuse_inside(directory, checkpoint=place)
     refuse_taken(directory, overwrite=options.overwrite)
     if options.digest is not None:
         maker(options.digest)
-    options.doing("reading metadata")
-    opened = open_to_convert(src, options)
+    opened = open_to_convert(src, options, files)
     refuse_unplaced(opened.catalog, weights_only=options.weights_only)
-    for root in {opened.catalog.origin.root, *roots_of(src)}:
-        refuse_inside(directory, checkpoint=root, tag_directory=os.path.dirname(opened.catalog.files[0]))
     options.doing("checking names")
     return opened, plan_output(opened, options)
 

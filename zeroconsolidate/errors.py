@@ -192,10 +192,18 @@ class PlanBroken(ZeroConsolidateError, ValueError):
 
 @contextmanager
 def at(place: str) -> Iterator[None]:
-    """Put `place` in front of the address of any of our errors raised inside, unless a path there begins with it."""
+    """Put `place` in front of the address of any of our errors raised inside, unless a path there begins or ends in it.
+
+    >>> with at("model.safetensors"):
+    ...     raise OutputFailed("the disk is full", address=("my-model/model.safetensors",))
+    Traceback (most recent call last):
+        ...
+    zeroconsolidate.errors.OutputFailed: the disk is full (at my-model/model.safetensors)
+    """
     try:
         yield
     except ZeroConsolidateError as error:
-        if not f"{error.address[0] if error.address else ''}/".startswith(f"{place.rstrip('/')}/"):
+        first = error.address[0] if error.address else ""
+        if not f"{first}/".startswith(f"{place.rstrip('/')}/") and not first.endswith(f"/{place}"):
             error.address = (place, *error.address)
         raise

@@ -67,7 +67,7 @@ def read_incomplete(
     if not models:
         raise MissingFiles(
             "no model states can be read, and nothing else says which parameters there are",
-            found="; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:4]),
+            consequence="; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:4]),
             files=tuple(reasons),
         )
     first = models[0]

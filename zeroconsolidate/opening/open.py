@@ -68,13 +68,18 @@ def find(src: Roots, tag: str | None) -> CheckpointFiles:
         raise
 
 
-def open_catalog(src: Roots, tag: str | None, *, before: Callable[[Catalog], None] = lambda _: None) -> Catalog:
-    """The facts of a whole checkpoint. `before` is called with what metadata alone says, before any value is read.
+def open_catalog(src: Roots, tag: str | None) -> Catalog:
+    """The facts of a whole checkpoint. Raises what `find` and `open_files` raise."""
+    return open_files(find(src, tag), src)
+
+
+def open_files(files: CheckpointFiles, src: Roots, *, before: Callable[[Catalog], None] = lambda _: None) -> Catalog:
+    """The facts of a whole checkpoint, whose files have been found in `src`. `before` is called with what metadata
+    alone says, before any value is read.
 
     Raises what `read` raises. If it is because files cannot be used, the error says what is lost with them, and its
     `losses` say it of every tensor.
     """
-    files = find(src, tag)
     try:
         catalog = read(files, load)
         before(catalog)
@@ -88,7 +93,12 @@ def open_catalog(src: Roots, tag: str | None, *, before: Callable[[Catalog], Non
 
 def open_incomplete(src: Roots, tag: str | None) -> Incomplete:
     """The facts of what is there of a checkpoint, whole or not."""
-    left = _incomplete(find(src, tag))
+    return open_files_incomplete(find(src, tag))
+
+
+def open_files_incomplete(files: CheckpointFiles) -> Incomplete:
+    """The facts of what is there, of files that have been found."""
+    left = _incomplete(files)
     try:
         return replace(left, catalog=answered(left.catalog))
     except (UnsupportedLayout, WitnessMismatch) as error:

@@ -26,16 +26,14 @@ JOURNAL = "journal"
 """Name of the journal in it: where there is one, there is something to finish."""
 
 
-def refuse_inside(output: str, *, checkpoint: str, tag_directory: str) -> None:
+def refuse_inside(output: str, *, checkpoint: str) -> None:
     """The output must not be in the checkpoint: we never modify what we read. Raises BadOption."""
-    real = os.path.realpath(output)
-    for source in (checkpoint, tag_directory):
-        inside = os.path.realpath(source)
-        if real == inside or real.startswith(inside.rstrip("/") + "/"):
-            raise BadOption(
-                f"the output {output} lies in the checkpoint {source}, which is never modified",
-                remedy="name another directory",
-            )
+    real, inside = os.path.realpath(output), os.path.realpath(checkpoint)
+    if real == inside or real.startswith(inside.rstrip("/") + "/"):
+        raise BadOption(
+            f"the output {output} lies in the checkpoint {checkpoint}, which is never modified",
+            remedy="name another directory",
+        )
 
 
 def refuse_taken(output: str, *, overwrite: bool) -> None:
