@@ -97,9 +97,11 @@ def _no_such_option(verb: str, word: str) -> Misuse:
     name = word.partition("=")[0]
     own = _flags(verb)
     others = [other for other in VERBS if other != verb and name in _flags(other)]
-    near = _nearest(name, own)
+    near = _nearest(name, [*own, *_INSTEAD] if verb == "convert" else own)
     if name in _INSTEAD and verb == "convert":
         remedy = _INSTEAD[name]
+    elif near in _INSTEAD:
+        remedy = _INSTEAD[near]
     elif others:
         remedy = f"it is an option of {' and '.join(others)}"
     elif near:

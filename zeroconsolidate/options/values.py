@@ -54,7 +54,7 @@ def _parsed(text: str) -> int:
     if not unit:
         raise BadOption("a size needs a unit", expected=f"{number}GB or {number}GiB, for example", found=repr(text))
     # In integers: decimal takes longer to import than the whole command line to parse.
-    return int(number + fraction) * _UNITS.get(unit.upper(), 0) // 10 ** len(fraction)
+    return int(int(number + fraction) * _UNITS.get(unit.upper(), 0) // 10 ** len(fraction))
 
 
 def size_text(size_bytes: int) -> str:
