@@ -399,6 +399,9 @@ class TestCommand:
         assert json.loads(done.stdout)["problems"][0].startswith("embed.weight: differs first at element")
         assert self.run().returncode == 2
         assert self.run(output, "--source", checkpoint).returncode == 2
+        done = self.run("--source", checkpoint, "--against", checkpoint)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "verify takes --against and an output, or --source alone" in done.stderr
 
 
 def test_progress_ends_at_the_total(checkpoint: Path, output: Path) -> None:

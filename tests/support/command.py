@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import preloaded
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -22,9 +24,18 @@ def environment(**changes: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"} | changes
 
 
+PROGRAM = """
+import sys
+sys.executable = {python!r}
+from zeroconsolidate.cli import main
+sys.exit(main())
+"""
+
+
 def zeroconsolidate(*arguments: object, **how: Any) -> subprocess.CompletedProcess[str]:
     """The command with these arguments; stdout and stderr are captured as text."""
-    command = [sys.executable, "-m", "zeroconsolidate", *map(str, arguments)]
+    # As `-m zeroconsolidate`, but for what it asks transformers and PEFT (preloaded.py).
+    command = [sys.executable, "-c", PROGRAM.format(python=preloaded.python()), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), check=False, **how)
 
 

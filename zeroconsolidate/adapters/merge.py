@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import Disagreement, UnsupportedLayout, at
 from ..plan.build import Selection, Source
-from ..plan.pieces import View
 from .additions import Factors, in_order, low_rank, target_parameters
 from .bases import Bases
 from .recipes import Factor, Lie, LowRank, Merged, ModuleJob, ModuleTensor, OfModule, RowsReplaced, Shifted
@@ -260,7 +259,7 @@ class Merger:
         left_out: list[str] = []
         if self._original is not None:
             for name, tensor in self._original.tensors.items():
-                named[name] = Source(name=name, shape=tensor.shape, recipe=View(tensor), role="frozen")
+                named[name] = Source.of_model(name, tensor)
         first: dict[str, str] = {}
         for path in made:
             saved = next(iter(self._model.saved.get(path, {}).values()), None)

@@ -83,8 +83,7 @@ class Original:
         name = self.name_of(path)
         tensor = self.tensors.get(name)
         if tensor is not None:
-            source = Source(name=name, shape=tensor.shape, recipe=View(tensor), role="frozen")
-            return Found(source=source, pieces=((name, tensor.shape),))
+            return Found(source=Source.of_model(name, tensor), pieces=((name, tensor.shape),))
         module, _, parameter = (self._add + path.removeprefix(self._drop)).rpartition(".")
         for ours, theirs, parameters in STACKS:
             if parameter in parameters and f".{module}".endswith(f".{ours}"):

@@ -155,6 +155,6 @@ def _tokens(value: object) -> Mapping[str, tuple[int, ...]] | tuple[int, ...] | 
 
 
 def _indices(value: object) -> tuple[int, ...]:
-    if not isinstance(value, (list, tuple)) or not all(type(n) is int and n >= 0 for n in value):
+    if not fields.are_counts(value):
         raise DamagedFile("the token indices are not a list of row numbers", found=shown(value))
     return tuple(value)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archive.json_file import read_json
-from ..archive.model_files import ADAPTER_CONFIG
+from ..archive.model_config import has_config
+from ..archive.model_files import ADAPTER_CONFIG, CONFIG
 from ..archive.weights import read_weights
 from ..errors import UnsupportedLayout, WitnessMismatch, at
 from ..plan.build import ModelPlan, Selection, padding_bytes, select
-from ..plan.witness import SAMPLED_NUMEL, SAMPLED_TENSORS, Comparison
+from ..plan.witness import SAMPLED_NUMEL, Comparison, spread
 from .export import adapter_files, build_adapters
 from .merge import BY_FORMULA, BY_PEFT, Merger, MergeResult
 from .original import Original
@@ -136,16 +137,15 @@ def _refuse(config: PeftConfig) -> None:
 
 def _directories(root: str, base: str | None, adapters: Adapters) -> tuple[str, str] | None:
     """Where the model's config.json and the adapter's configuration are."""
-    model = next((d for d in (root, base) if d is not None and os.path.isfile(os.path.join(d, "config.json"))), None)
+    model = next((d for d in (root, base) if d is not None and has_config(d)), None)
     return None if model is None else (model, os.path.dirname(next(iter(adapters.files.values()))))
 
 
 def _original(base: str | None, adapters: Adapters, own: Mapping[str, Source]) -> Original | None:
     if base is None:
         return None
-    config = os.path.join(base, "config.json")
-    if os.path.isfile(config):
-        quantization = read_json(config).get("quantization_config")
+    if has_config(base):
+        quantization = read_json(os.path.join(base, CONFIG)).get("quantization_config")
         if quantization:
             method = quantization.get("quant_method") if isinstance(quantization, dict) else None
             raise UnsupportedLayout(
@@ -158,11 +158,9 @@ def _original(base: str | None, adapters: Adapters, own: Mapping[str, Source]) -
 
 def _comparisons(result: MergeResult) -> tuple[Comparison, ...]:
     pairs = [pair for pair in result.unproven.items() if pair[1][0].dtype.is_floating and pair[1][1].numel]
-    if len(pairs) > SAMPLED_TENSORS:
-        pairs = [pairs[i * len(pairs) // SAMPLED_TENSORS] for i in range(SAMPLED_TENSORS)]
     return tuple(
         Comparison(name=name, master=original, copy=copy, intervals=((0, min(copy.numel, SAMPLED_NUMEL)),))
-        for name, (original, copy) in pairs
+        for name, (original, copy) in spread(pairs)
     )
 
 

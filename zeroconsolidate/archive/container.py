@@ -15,48 +15,26 @@ repeat: the start of the data can only be computed from the local header
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Self
-
 from ..errors import DamagedFile, at
-from .regular import open_regular
-from .zip_directory import LOCAL_HEADER, Record, pread, read_directory, shown_name
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from .regular import OpenFile
+from .shown import shown
+from .zip_directory import LOCAL_HEADER, Record, read_directory
 
 MAX_PICKLE_BYTES = 1 << 28
 """A `data.pkl` larger than this is refused. Real ones take about 150 bytes a tensor."""
 
 
-class ZipContainer:
+class ZipContainer(OpenFile):
     """An open zip container; use it as a context manager.
 
     Raises DamagedFile if the file is empty, truncated, no zip, or if a record lies outside of it, and UnsafePath
     if it is no regular file.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._fd = open_regular(path)
-        try:
-            self.size_bytes = os.fstat(self._fd).st_size
-            self._records = read_directory(self._fd, self.size_bytes)
-            self._prefix = _prefix(self._records)
-            self.big_endian = f"{self._prefix}/byteorder" in self._records and self._is_big_endian()
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
+    def _begin(self) -> None:
+        self._records = read_directory(self._fd, self.size_bytes)
+        self._prefix = _prefix(self._records)
+        self.big_endian = f"{self._prefix}/byteorder" in self._records and self._is_big_endian()
 
     @property
     def form(self) -> str:
@@ -78,10 +56,6 @@ class ZipContainer:
             )
         return self.pread(record.size_bytes, self.start(name))
 
-    def pread(self, size_bytes: int, start: int) -> bytes:
-        """Exactly `size_bytes` bytes of the file from `start`."""
-        return pread(self._fd, size_bytes, start)
-
     @property
     def names(self) -> list[str]:
         """The names of all records, without the folder they share."""
@@ -102,7 +76,7 @@ class ZipContainer:
         record = self._record(f"data/{key}")
         if record.size_bytes < size_bytes:
             raise DamagedFile(
-                f"the storage {shown_name(key)} is shorter than the pickle says",
+                f"the storage {shown(key)} is shorter than the pickle says",
                 expected=f"{size_bytes} bytes",
                 found=record.size_bytes,
             )
@@ -139,11 +113,10 @@ class ZipContainer:
     def _record(self, name: str) -> Record:
         record = self._records.get(f"{self._prefix}/{name}")
         if record is None:
-            raise DamagedFile(f"the container has no record {shown_name(name)}")
+            raise DamagedFile(f"the container has no record {shown(name)}")
         if not record.stored:
             raise DamagedFile(
-                f"the record {shown_name(name)} is compressed or encrypted",
-                consequence="torch stores records as they are",
+                f"the record {shown(name)} is compressed or encrypted", consequence="torch stores records as they are"
             )
         return record
 

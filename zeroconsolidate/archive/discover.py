@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from ..errors import NotACheckpoint, ZeroConsolidateError, at, reason
 from . import names
 from .names import FileKind, FileName
+from .phrases import listed
 from .raw import CheckpointFiles, SwapFile
 from .regular import MAX_ENTRIES, Fence, read_small, scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 
 def discover(path: str | os.PathLike[str], tag: str | None = None) -> CheckpointFiles:
@@ -139,12 +140,12 @@ def _choose(root: str, entries: list[str], tags: tuple[str, ...], latest: str | 
         return tags[0]
     if tags:
         raise NotACheckpoint(
-            "there are several tags and no file `latest`", remedy=f"choose one with --tag: {_some(tags)}"
+            "there are several tags and no file `latest`", remedy=f"choose one with --tag: {listed(tags, 12)}"
         )
     runs = [entry for entry in natural(entries) if re.fullmatch(r"checkpoint-[0-9]+", entry)]
     if runs:
         raise NotACheckpoint(
-            "this is a directory of checkpoints, not a checkpoint", remedy=f"name one of them: {_some(runs)}"
+            "this is a directory of checkpoints, not a checkpoint", remedy=f"name one of them: {listed(runs, 12)}"
         )
     for entry in entries:
         _refuse_unreadable(os.path.join(root, entry))
@@ -154,12 +155,12 @@ def _choose(root: str, entries: list[str], tags: tuple[str, ...], latest: str | 
             "a file `latest`, a folder such as global_step500, or files such as "
             "zero_pp_rank_0_mp_rank_00_optim_states.pt"
         ),
-        found=_some(entries) or "an empty directory",
+        found=listed(entries, 12) or "an empty directory",
     )
 
 
 def _wrong_tag(tag: str, tags: tuple[str, ...], *, given: bool, directory: str) -> NotACheckpoint:
-    there = f"the tags here are: {_some(tags)}" if tags else "there are no tags here"
+    there = f"the tags here are: {listed(tags, 12)}" if tags else "there are no tags here"
     who = f"there is no tag {tag[:80]!r}" if given else f"the file `latest` names the tag {tag!r}, which is not here"
     if tag and "/" not in tag and os.path.isdir(os.path.join(directory, tag)):
         _refuse_unreadable(os.path.join(directory, tag))
@@ -175,11 +176,6 @@ def _refuse_unreadable(directory: str) -> None:
         return
     except OSError as error:
         raise _unreadable(directory, error) from None
-
-
-def _some(names_here: Sequence[str], most: int = 12) -> str:
-    more = f" and {len(names_here) - most} more" if len(names_here) > most else ""
-    return ", ".join(names_here[:most]) + more
 
 
 def _files(

@@ -7,10 +7,12 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..errors import DamagedFile, Disagreement, NotACheckpoint, at, reason
+from ..errors import DamagedFile, Disagreement, NotACheckpoint, at
 from .container import ZipContainer
 from .discover import discover
+from .model_config import has_config
 from .names import one_of_each
+from .regular import read_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +30,7 @@ def gather(roots: Sequence[str], tag: str | None = None) -> CheckpointFiles:
     parts = _parts(roots, tag)
     if len(parts) == 1:
         return parts[0]
-    main = next((part for part in parts if os.path.isfile(os.path.join(part.root, "config.json"))), parts[0])
+    main = next((part for part in parts if has_config(part.root)), parts[0])
     paths: dict[str, str] = {}
     found: dict[FileKind, dict[str, FileName]] = {}
     for part in sorted(parts, key=lambda part: part is not main):
@@ -89,10 +91,8 @@ def _equal(one: str, other: str) -> bool:
     looks = [_looks(path) for path in (one, other)]
     if None not in looks:
         return looks[0] == looks[1]
-    try:
+    with read_errors():
         return filecmp.cmp(one, other, shallow=False)
-    except OSError as error:
-        raise DamagedFile(f"the file cannot be read: {reason(error)}") from None
 
 
 def _looks(path: str) -> tuple[int, object] | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import DamagedFile, NotACheckpoint, UnsafePath, UnsafePickle, at, reason
+from ..errors import DamagedFile, NotACheckpoint, UnsafePath, UnsafePickle, at
 from .legacy import open_container
 from .located import LocatedTensor
 from .names import FileKind
 from .raw import CheckpointFiles, RawFile
+from .regular import read_errors
 from .unpickle import unpickle_placeless
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes,
     `remembered`: contents by pickle. A content with no byte of a tensor in it says nothing about its file, and
     is the same object for all files that have the same pickle.
     """
-    with at(name.name):
+    with at(name.name), read_errors():
         try:
             with open_container(path) as container:
                 form = container.form
@@ -75,8 +76,6 @@ def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes,
             raise NotACheckpoint("the file cannot be read: permission denied") from None
         except FileNotFoundError:
             raise NotACheckpoint("the file has gone while it was being read") from None
-        except OSError as error:
-            raise DamagedFile(f"the file cannot be read: {reason(error)}") from None
         if kind is FileKind.UNIVERSAL and isinstance(content, LocatedTensor):
             content = {"param": content}  # stage 3 saves the tensor alone, the other stages a dict around it
         if not isinstance(content, dict):

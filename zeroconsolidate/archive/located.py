@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import DamagedFile
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..dtypes import DType
 
 MAX_DIMENSIONS = 64
@@ -92,10 +95,7 @@ class LocatedTensor:
 
     @property
     def numel(self) -> int:
-        numel = 1
-        for n in self.shape:
-            numel *= n
-        return numel
+        return math.prod(self.shape)
 
     @property
     def start(self) -> int:
@@ -120,3 +120,20 @@ class LocatedTensor:
         of text it cannot.
         """
         return f"{self.offset} {self.shape} {self.stride} {self.storage.key} {self.storage.file}"
+
+
+def contiguous(storage: LocatedStorage, shape: tuple[int, ...], offset: int = 0) -> LocatedTensor:
+    """The tensor of `shape` whose elements stand one after another in a storage."""
+    return LocatedTensor(storage, offset, shape, row_major(shape))
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a contiguous tensor.
+
+    >>> row_major((2, 3, 4))
+    (12, 4, 1)
+    """
+    strides = [1] * len(shape)
+    for index in range(len(shape) - 1, 0, -1):
+        strides[index - 1] = strides[index] * shape[index]
+    return tuple(strides)

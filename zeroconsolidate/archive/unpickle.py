@@ -17,10 +17,10 @@ import struct
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..dtypes import DType
-from ..errors import DamagedFile, UnsafePickle, ZeroConsolidateError
+from ..errors import DamagedFile, UnsafePickle
 from .hostile_names import is_hostile
 from .inert import Inert, Name, PlainDict
-from .interpreter import Interpreter
+from .interpreter import Interpreter, broken_pickles
 from .located import LocatedStorage, LocatedTensor
 from .machine import Limits
 from .shown import shown
@@ -78,13 +78,8 @@ def unpickle(data: bytes, container: Container) -> object:
 def unpickle_placeless(data: bytes, container: Container) -> tuple[object, bool]:
     """`unpickle`, and whether the object is the same whatever container it is in: all its storages are empty."""
     world = World(container, len(data))
-    try:
+    with broken_pickles("data.pkl"):
         value, stop = Interpreter(data, world, Limits()).run()
-    except ZeroConsolidateError:
-        raise
-    except (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
-        # An opcode that pops an empty stack, a memo entry that is not there, text that is not UTF-8, …
-        raise DamagedFile(f"data.pkl is damaged: {type(error).__name__}: {error!s:.200}") from None
     if stop != len(data):
         raise DamagedFile("data.pkl goes on behind its end", expected=f"{stop} bytes", found=len(data))
     return value, world.placeless

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, Any
 
-from ..archive.model_files import MANIFEST_NAME
+from ..archive.json_file import parse_object
+from ..archive.manifest_file import read_manifest
+from ..archive.model_files import MANIFEST_NAME, MAX_HEADER_BYTES, is_weights
 from ..archive.regular import read_small
-from ..archive.safetensors import MAX_HEADER_BYTES, parse_object
 from ..archive.shown import shown
 from ..archive.weights import Weights, read_weights
-from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, at, reason
+from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, reason
 from ..outputs.config_check import config_problems
 from ..run.digest import digest_of
 from ..run.local import LocalFiles
@@ -21,27 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .findings import Findings
-
-_STRAY = re.compile(r"(?:model|pytorch_model|adapter_model)(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)")
-MAX_MANIFEST_BYTES = 1 << 28
-"""A longer manifest is refused. A tensor takes 200 bytes."""
-
-
-def read_manifest(directory: str) -> dict[str, Any] | None:
-    """The manifest, None if the directory has none. Raises DamagedFile if it is no manifest of a version we know."""
-    path = os.path.join(directory, MANIFEST_NAME)
-    if not os.path.lexists(path):
-        return None
-    with at(path):
-        manifest = parse_object(read_small(path, MAX_MANIFEST_BYTES), "the manifest")
-        if manifest.get("manifest") != 1:
-            raise DamagedFile("the file is no manifest of a version this library knows")
-        if not all(isinstance(manifest.get(key), dict) for key in ("files", "tensors", "options", "source")):
-            raise DamagedFile("the manifest lacks a part", expected="files, tensors, options and source")
-        for entry in (*manifest["files"].values(), *manifest["tensors"].values()):
-            if not isinstance(entry, dict) or not isinstance(entry.get("bytes", 0), int):
-                raise DamagedFile("the manifest has an entry that describes nothing", found=shown(entry))
-    return manifest
 
 
 def audit_output(directory: str, findings: Findings) -> None:
@@ -87,7 +66,7 @@ def _structure(directory: str, weights: Weights, findings: Findings) -> None:
     findings.files = len(weights.files)
     findings.tensors = len(weights.tensors)
     findings.checks.append(f"headers of {len(weights.files)} files, {len(weights.tensors)} tensors")
-    stray = [name for name in sorted(os.listdir(directory)) if _STRAY.fullmatch(name) and name not in weights.files]
+    stray = [name for name in sorted(os.listdir(directory)) if is_weights(name) and name not in weights.files]
     if weights.index:
         findings.checks.append("the index names what the shards hold")
         findings.problems += [f"{name}: the index does not name this file" for name in stray]

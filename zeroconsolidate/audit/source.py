@@ -12,25 +12,21 @@ import numpy as np
 
 from ..archive.container import ZipContainer
 from ..archive.legacy import open_container
-from ..dtypes import DType
-from ..errors import DamagedFile, Disagreement, WitnessMismatch, ZeroConsolidateError
+from ..errors import Disagreement, WitnessMismatch, ZeroConsolidateError
 from ..plan.witness import comparisons, replica_comparisons
-from ..run.cast import STORAGE, cast
-from ..run.reader import reader
+from ..run.cast import to_single
+from ..run.digest import file_blocks
+from ..run.elements import blocks
+from ..run.local import LocalFiles
 from ..run.witness import compare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
     from ..catalog.facts import Catalog
     from ..plan.build import Source
     from ..run.inputs import Inputs
-    from ..run.reader import Reader
     from .findings import Findings
-
-_BLOCK_BYTES = 1 << 20
 
 
 def audit_source(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, findings: Findings) -> None:
@@ -92,8 +88,7 @@ def _checksums(used: Mapping[str, array[int]], findings: Findings) -> None:
 
 def _records(container: ZipContainer, starts: array[int], findings: Findings) -> tuple[list[str], int]:
     bad, checked = [], 0
-    block = memoryview(bytearray(_BLOCK_BYTES))
-    with open(container.path, "rb", buffering=0) as file:
+    with LocalFiles() as files:
         for record in container.names:
             if record != "data.pkl" and not record.startswith("data/"):
                 continue
@@ -102,15 +97,10 @@ def _records(container: ZipContainer, starts: array[int], findings: Findings) ->
             if record != "data.pkl" and (first == len(starts) or starts[first] >= start + size_bytes):
                 continue
             checked += 1
-            file.seek(start)
-            crc, left = 0, size_bytes
-            while left:
-                got = file.readinto(block[: min(left, _BLOCK_BYTES)])
-                if not got:
-                    raise DamagedFile(f"the file ends too early, within the record {record}")
-                crc = zlib.crc32(block[:got], crc)
-                left -= got
-                findings.read(got)
+            crc = 0
+            for part in file_blocks(files, container.path, start, start + size_bytes):
+                crc = zlib.crc32(part, crc)
+                findings.read(len(part))
             if crc != expected:
                 bad.append(record)
     return bad, checked
@@ -122,13 +112,10 @@ def _finite(stored: Mapping[str, Source], inputs: Inputs, findings: Findings) ->
         if recipe.dtype.kind not in ("float", "float8") or not recipe.numel:
             continue
         nans = infinities = 0
-        block_numel = _BLOCK_BYTES // recipe.dtype.itemsize
-        block = np.empty(min(block_numel, recipe.numel), STORAGE[recipe.dtype])
-        elements = reader(recipe, inputs)
-        for first in range(0, recipe.numel, block_numel):
-            last = min(first + block_numel, recipe.numel)
-            values = _values(elements, recipe.dtype, first, last, block[: last - first])
-            findings.read((last - first) * recipe.dtype.itemsize)
+        for block in blocks(recipe, [(0, recipe.numel)], inputs):
+            # numpy knows the types that are called f; what it does not know fits into float32.
+            values = block if block.dtype.kind == "f" else to_single(block, recipe.dtype)
+            findings.read(block.nbytes)
             if not np.isfinite(values).all():
                 nans += int(np.count_nonzero(np.isnan(values)))
                 infinities += int(np.count_nonzero(np.isinf(values)))
@@ -136,15 +123,6 @@ def _finite(stored: Mapping[str, Source], inputs: Inputs, findings: Findings) ->
             findings.nonfinite[name] = (nans, infinities)
             findings.notes.append(f"{name} holds {nans} NaN and {infinities} infinite values of {recipe.numel}")
     findings.checks.append("every value looked at for NaN and infinity")
-
-
-def _values(elements: Reader, dtype: DType, first: int, last: int, block: NDArray[np.generic]) -> NDArray[np.floating]:
-    elements.fill(first, last, block)
-    if block.dtype.kind == "f":
-        return block.view(f"f{block.itemsize}")
-    wide = np.empty(len(block), np.float32)
-    cast(block, dtype, DType.F32, wide)
-    return wide
 
 
 def _replicas(catalog: Catalog, inputs: Inputs, findings: Findings) -> None:

@@ -28,6 +28,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     >>> verify("tests/fixtures/models/_bases/llama").ok
     True
     """
+    from ..archive.manifest_file import read_manifest
     from ..archive.weights import read_weights
     from . import against as bytewise
     from . import output as alone
@@ -39,7 +40,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
         alone.audit_output(directory, findings)
         return findings.verification(directory, time.monotonic() - began)
     weights = read_weights(directory)
-    recorded = (alone.read_manifest(directory) or {}).get("options", {})
+    recorded = (read_manifest(directory) or {}).get("options", {})
     chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base)
     opened = open_to_convert(options.against, chosen)
     options.doing("checking names")

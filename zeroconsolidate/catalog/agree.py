@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from ..archive.names import FileKind
+from ..archive.names import FileKind, file_name
 from ..archive.phrases import counted
 from ..errors import Disagreement, MissingFiles, at
 
@@ -78,7 +78,7 @@ def grid_of(files: CheckpointFiles, first: ModelFile) -> Grid:
     pp = stated if type(stated) is int and stated > 0 else (size // tp if layers else 1)
     grid = Grid(pp, size // max(pp, 1))
     if grid.size != size or (layers and tp != grid.tp):
-        with at(_base(first.file)):
+        with at(file_name(first.file)):
             raise Disagreement(
                 "the model-parallel ranks do not divide into pipeline stages",
                 found=f"{size} ranks, {pp} stages" + (f", layer files of {tp} tensor-parallel ranks" if layers else ""),
@@ -160,11 +160,11 @@ def same(
     facts: list[T], what: str, value: Callable[[T], object], *, reference: tuple[str, object] | None = None
 ) -> None:
     """All ranks must state the same `value`, and that of `reference` (a file's name and its value) if given."""
-    expected = reference or (_base(facts[0].file), value(facts[0]))
+    expected = reference or (file_name(facts[0].file), value(facts[0]))
     for fact in facts:
         got = value(fact)
         if got != expected[1] and got is not None and expected[1] is not None:
-            with at(_base(fact.file)):
+            with at(file_name(fact.file)):
                 raise Disagreement(
                     f"the files are of different saves: {what} differs",
                     expected=f"{_short(expected[1])} as in {expected[0]}",
@@ -175,10 +175,6 @@ def same(
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:117]}…"
-
-
-def _base(path: str) -> str:
-    return path.rpartition("/")[2]
 
 
 def _usual_name(kind: FileKind) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard, TypeVar
 
 from ..archive.inert import Inert
 from ..archive.located import MAX_DIMENSIONS, MAX_NUMEL, LocatedTensor
@@ -53,6 +53,13 @@ def shapes(value: object, key: str) -> dict[str, tuple[int, ...]]:
     return checked
 
 
+def shape_groups(value: object, key: str) -> tuple[dict[str, tuple[int, ...]], ...] | None:
+    """One mapping of names to shapes for each flat group. DeepSpeed before 0.5.4 has one for all."""
+    if value is None:
+        return None
+    return tuple(shapes(group, key) for group in (value if isinstance(value, (list, tuple)) else [value]))
+
+
 def _possible(shape: tuple[object, ...] | list[object]) -> bool:
     numel = 1
     for n in shape[: MAX_DIMENSIONS + 1]:
@@ -90,6 +97,18 @@ def config(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """`ds_config` where it is a dict. Older DeepSpeed saved what it was given, which may be the path of a file."""
     value = content.get("ds_config")
     return value if isinstance(value, dict) else {}
+
+
+def stage_of(config: Mapping[str, Any]) -> int | None:
+    """The ZeRO stage that a DeepSpeed config states."""
+    zero = config.get("zero_optimization")
+    stage = zero.get("stage") if isinstance(zero, dict) else None
+    return stage if type(stage) is int and 0 <= stage <= 3 else None
+
+
+def are_counts(value: object) -> TypeGuard[Sequence[int]]:
+    """Whether this is a list of integers, none below zero."""
+    return isinstance(value, (list, tuple)) and all(type(n) is int and n >= 0 for n in value)
 
 
 def enum_int(value: object) -> int | None:

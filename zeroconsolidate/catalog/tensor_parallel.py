@@ -155,7 +155,7 @@ class _Rules:
             if not 1 <= totals <= MAX_SUB_PARAMETERS or whole % totals:
                 raise Disagreement(f"{totals} equal sub-parameters do not make {whole} rows")
             totals = (whole // totals,) * totals
-        if not isinstance(totals, (list, tuple)) or not all(type(n) is int and n >= 0 for n in totals):
+        if not fields.are_counts(totals):
             raise DamagedFile("the sub-parameters' sizes are not usable", found=shown(totals))
         recorded = self._widths.get(pattern)
         if recorded is None:
@@ -222,7 +222,7 @@ def _view(value: object) -> tuple[int, Shape]:
 
 
 def _ints(value: object) -> Shape:
-    if not isinstance(value, (list, tuple)) or not all(type(n) is int and n >= 0 for n in value):
+    if not fields.are_counts(value):
         raise DamagedFile("a shape or a list of sizes is unusable", found=shown(value))
     return tuple(value)
 

@@ -12,8 +12,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..archive.located import LocatedTensor
+from ..archive.located import LocatedTensor, contiguous
 from ..archive.names import FileKind
+from ..archive.phrases import listed
 from ..errors import DamagedFile, Disagreement, MissingFiles, at
 from . import fields
 from .optimizer_file import settings
@@ -69,9 +70,8 @@ def all_there(universal: Universal, names: Iterable[str]) -> None:
     parameter's. Raises MissingFiles."""
     missing = tuple(f"zero/{name}/fp32.pt" for name in names if name not in universal.masters)
     if missing:
-        shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
         raise MissingFiles(
-            "the universal checkpoint lacks trained parameters", consequence=f"missing {shown}", files=missing
+            "the universal checkpoint lacks trained parameters", consequence=f"missing {listed(missing)}", files=missing
         )
 
 
@@ -83,7 +83,4 @@ def shaped(name: str, tensor: LocatedTensor, shape: Shape | None) -> LocatedTens
     if numel != tensor.numel or not tensor.is_contiguous:
         with at(name):
             raise Disagreement(f"the parameter has {tensor.numel} elements", expected=f"{numel}, its shape is {shape}")
-    strides = [1] * len(shape)
-    for index in range(len(shape) - 1, 0, -1):
-        strides[index - 1] = strides[index] * shape[index]
-    return LocatedTensor(tensor.storage, tensor.offset, shape, tuple(strides))
+    return contiguous(tensor.storage, shape, tensor.offset)

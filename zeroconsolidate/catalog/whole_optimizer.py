@@ -18,7 +18,7 @@ from ..archive.located import LocatedTensor
 from ..errors import DamagedFile, UnsupportedLayout
 from . import fields
 from .keys import WHOLE_STATE_KEYS, check_keys
-from .optimizer_file import DIALECTS, holds_tensors, settings, split_state, state_names_of, steps_of
+from .optimizer_file import DIALECTS, settings, split_state, state_names_of, steps_of, unplaced_in
 
 if TYPE_CHECKING:
     from .facts import Shape
@@ -93,11 +93,8 @@ def _masters(content: Mapping[str, Any]) -> tuple[tuple[tuple[LocatedTensor, ...
 
 
 def _unplaced(states: Mapping[Any, Mapping[Any, Any]], shapes: list[Shape]) -> tuple[str, ...]:
-    found = set()
-    for index, state in states.items():
-        shape = shapes[index] if type(index) is int and 0 <= index < len(shapes) else None
-        for key, value in state.items():
-            is_of_elements = isinstance(value, LocatedTensor) and value.numel > 1 and shape is not None
-            if (is_of_elements and value.shape != shape) or holds_tensors(value):
-                found.add(fields.name_of(key))
-    return tuple(sorted(found))
+    def is_placed(index: object, tensor: LocatedTensor) -> bool:
+        # State of a parameter that has no master is not judged.
+        return type(index) is not int or not 0 <= index < len(shapes) or tensor.shape == shapes[index]
+
+    return unplaced_in(states, is_placed)

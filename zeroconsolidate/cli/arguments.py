@@ -1,9 +1,10 @@
-"""The command's arguments: flags are made of the declarations in `options`, and of what only the command has."""
+"""The command's arguments: flags are made of the declarations in `options`, and of the few below that Python lacks."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, fields
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 from .._version import __version__
@@ -12,17 +13,17 @@ from ..options import Group, Opening, Options, VerifyOptions, declarations, opti
 from .exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from os import PathLike
 
     from ..options import Declaration
 
-Chosen = TypeVar("Chosen", bound=Opening)
+Flags = TypeVar("Flags")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertArguments(Options):
-    """The flags of `convert`."""
+class ConvertFlags:
+    """What `convert` takes beside `Options`."""
 
     dry_run: bool = option(
         False,
@@ -41,8 +42,8 @@ class ConvertArguments(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectArguments(Opening):
-    """The flags of `inspect`."""
+class InspectFlags:
+    """What `inspect` takes beside `Opening`."""
 
     tensors: bool = option(False, "list every tensor", group=Group.PRINTING)
     json: bool = option(
@@ -51,8 +52,8 @@ class InspectArguments(Opening):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyArguments(VerifyOptions):
-    """The flags of `verify`."""
+class VerifyFlags:
+    """What `verify` takes beside `VerifyOptions`."""
 
     source: str | PathLike[str] | Sequence[str | PathLike[str]] | None = option(
         None,
@@ -67,9 +68,12 @@ class VerifyArguments(VerifyOptions):
     )
 
 
-VERBS = {"convert": ConvertArguments, "inspect": InspectArguments, "verify": VerifyArguments}
+VERBS: dict[str, tuple[type, type]] = {
+    "convert": (Options, ConvertFlags),
+    "inspect": (Opening, InspectFlags),
+    "verify": (VerifyOptions, VerifyFlags),
+}
 """What each verb of the command takes."""
-
 
 USAGE = {
     "convert": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
@@ -125,11 +129,11 @@ def parser() -> argparse.ArgumentParser:
     convert = add("convert", "write the model", "Write the model of a checkpoint.")
     _checkpoint(convert)
     convert.add_argument("output", metavar="OUTPUT", nargs="?", help="directory to write; must not exist, or be empty")
-    add_options(convert, ConvertArguments)
+    add_options(convert, *VERBS["convert"])
 
     inspect = add("inspect", "tell what a checkpoint holds", "Read metadata only.")
     _checkpoint(inspect)
-    add_options(inspect, InspectArguments)
+    add_options(inspect, *VERBS["inspect"])
 
     verify = add(
         "verify",
@@ -144,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         help="a model directory, whatever tool wrote it; a checkpoint; or both",
     )
-    add_options(verify, VerifyArguments)
+    add_options(verify, *VERBS["verify"])
     return whole
 
 
@@ -174,21 +178,24 @@ def _checkpoint(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def add_options(verb: argparse.ArgumentParser, kind: type) -> None:
-    """Add the flags of all options that `kind` declares, each under the heading of its group.
+def add_options(verb: argparse.ArgumentParser, *kinds: type) -> None:
+    """Add the flags of all options that `kinds` declare, each under the heading of its group.
 
     None has a default here: what was not given is not in the namespace, and the dataclass's default holds.
     """
-    declared = {each.name: each for each in declarations(kind) if each.flags}
-    headings = {each.group: verb.add_argument_group(each.group.value) for each in declared.values()}
-    for each in declared.values():
-        _add(headings[each.group], each, {name: other.flags[0] for name, other in declared.items()})
+    declared = [each for each in declarations(*kinds) if each.flags]
+    flags = {each.name: each.flags[0] for each in declared}
 
-
-def _add(group: argparse._ArgumentGroup, declared: Declaration, flags: dict[str, str]) -> None:
     def shown(text: str) -> str:
         return read_as(text, flags.__getitem__).replace("`", "").replace("%", "%%")
 
+    for group, several in groupby(declared, key=lambda each: each.group):
+        heading = verb.add_argument_group(group.value)
+        for each in several:
+            _add(heading, each, shown)
+
+
+def _add(group: argparse._ArgumentGroup, declared: Declaration, shown: Callable[[str], str]) -> None:
     if declared.flag is not None:
         notes = [
             *([f"default: {declared.default}"] if declared.default not in (None, ()) else []),
@@ -217,11 +224,11 @@ def _spell(group: argparse._ActionsContainer, declared: Declaration, flag: str, 
         group.add_argument(*declared.also, help=argparse.SUPPRESS, **how)
 
 
-def chosen(kind: type[Chosen], given: argparse.Namespace) -> Chosen:
-    """The options that were given, as `kind`. Raises BadOption."""
-    return kind(**{each.name: getattr(given, each.name) for each in fields(kind) if hasattr(given, each.name)})
+def given_of(kind: type, given: argparse.Namespace) -> dict[str, Any]:
+    """Those of the options that `kind` declares which were given, as the keywords that a verb takes in Python."""
+    return {each.name: getattr(given, each.name) for each in fields(kind) if hasattr(given, each.name)}
 
 
-def as_keywords(options: Opening, kind: type) -> dict[str, Any]:
-    """Those of the options that `kind` declares: what a verb in Python takes."""
-    return {each.name: getattr(options, each.name) for each in fields(kind)}
+def flags_of(kind: type[Flags], given: argparse.Namespace) -> Flags:
+    """What the command alone was given."""
+    return kind(**given_of(kind, given))

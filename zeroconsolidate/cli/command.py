@@ -11,9 +11,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ZeroConsolidateError
-from ..options import Options, VerifyOptions
+from ..options import Opening, Options, VerifyOptions
 from . import printing as texts
-from .arguments import ConvertArguments, InspectArguments, Misuse, VerifyArguments, as_keywords, chosen
+from .arguments import ConvertFlags, InspectFlags, Misuse, VerifyFlags, flags_of, given_of
 from .exit_codes import ExitCode
 from .problems import ended_dict, error_dict, error_text, warnings_text
 from .progress import Display
@@ -97,35 +97,35 @@ def _end(number: int, _: object) -> None:
 def _convert(given: argparse.Namespace) -> ExitCode:
     from ..api import consolidate, dry_run
 
-    options = chosen(ConvertArguments, given)
-    code = ExitCode.DONE
-    with Display(sys.stderr, hidden=options.quiet) as display:
-        watching = {"progress": display.progress, "status": display.status}
-        keywords = as_keywords(options, Options) | watching
-        if options.dry_run:
-            planned = dry_run(given.checkpoint, given.output, **keywords)
+    flags = flags_of(ConvertFlags, given)
+    with Display(sys.stderr, hidden=flags.quiet) as display:
+        options = given_of(Options, given) | {"progress": display.progress, "status": display.status}
+        if flags.dry_run:
+            planned = dry_run(given.checkpoint, given.output, **options)
         else:
-            report = consolidate(given.checkpoint, given.output, **keywords)
-            code = ExitCode.LOSSES if report.rescue else ExitCode.DONE
-    for warning in warnings_text(planned if options.dry_run else report):
+            report = consolidate(given.checkpoint, given.output, **options)
+    for warning in warnings_text(planned if flags.dry_run else report):
         print(warning, file=sys.stderr)
-    if options.dry_run:
-        _print(options, asdict(planned.cost), "dry run", lambda: texts.cost_text(planned.cost), code)
-    else:
-        _print(options, report.to_dict(), "conversion", lambda: texts.report_text(report), code)
+    if flags.dry_run:
+        code = ExitCode.DONE
+        _print(flags.json, asdict(planned.cost), "dry run", code, lambda: texts.cost_text(planned.cost))
+        return code
+    code = ExitCode.LOSSES if report.rescue else ExitCode.DONE
+    if flags.json or not flags.quiet:
+        _print(flags.json, report.to_dict(), "conversion", code, lambda: texts.report_text(report))
     return code
 
 
 def _inspect(given: argparse.Namespace) -> ExitCode:
     from ..api import inspect
 
-    options = chosen(InspectArguments, given)
+    flags, options = flags_of(InspectFlags, given), given_of(Opening, given)
     with Display(sys.stderr, hidden=False):
-        info = inspect(given.checkpoint, tag=options.tag)
+        info = inspect(given.checkpoint, **options)
     # Whoever names a tag asks about that one; else the newest save is what the next run would start from.
-    asked = {info.tag} if options.tag is not None else {info.tag, info.tags[-1]}
+    asked = {info.tag} if options else {info.tag, info.tags[-1]}
     code = ExitCode.DONE if all(info.complete.get(tag, True) for tag in asked) else ExitCode.LOSSES
-    _print(options, info.to_dict(), "checkpoint", lambda: texts.info_text(info, tensors=options.tensors), code)
+    _print(flags.json, info.to_dict(), "checkpoint", code, lambda: texts.info_text(info, tensors=flags.tensors))
     return code
 
 
@@ -133,35 +133,26 @@ def _verify(given: argparse.Namespace) -> ExitCode:
     from ..audit.verify import verify, verify_source
     from .forms import form_of
 
-    options = chosen(VerifyArguments, given)
-    form = form_of(given.paths, options)
+    options, flags = given_of(VerifyOptions, given), flags_of(VerifyFlags, given)
+    form = form_of(given.paths, against=options.pop("against", None), source=flags.source)
     given.checkpoint = form.checkpoints
-    with Display(sys.stderr, hidden=options.quiet) as display:
+    with Display(sys.stderr, hidden=flags.quiet) as display:
         watching: dict[str, Any] = {"progress": display.progress, "status": display.status}
         if form.output is None:
-            found = verify_source(form.checkpoints, tag=options.tag, **watching)
+            found = verify_source(form.checkpoints, **given_of(Opening, given), **watching)
         else:
-            keywords = as_keywords(options, VerifyOptions) | {"against": form.checkpoints or None} | watching
-            found = verify(form.output, **keywords)
+            found = verify(form.output, **options, **watching, against=form.checkpoints or None)
     code = ExitCode.DONE if found.ok else ExitCode.WRONG
-    if options.json or not options.quiet or not found.ok:
-        _print(options, found.to_dict(), "verification", lambda: texts.verification_text(found), code, always=True)
+    if flags.json or not flags.quiet or not found.ok:
+        _print(flags.json, found.to_dict(), "verification", code, lambda: texts.verification_text(found))
     return code
 
 
-def _print(
-    options: ConvertArguments | InspectArguments | VerifyArguments,
-    content: dict[str, Any],
-    kind: str,
-    text: Callable[[], str],
-    code: ExitCode,
-    *,
-    always: bool = False,
-) -> None:
-    """The result on stdout: as JSON if that was asked for, as text unless nothing was."""
-    if options.json:
+def _print(as_json: bool, content: dict[str, Any], kind: str, code: ExitCode, text: Callable[[], str]) -> None:
+    """The result on stdout."""
+    if as_json:
         print(json.dumps({"ok": code == ExitCode.DONE, "kind": kind} | content))
-    elif always or not getattr(options, "quiet", False):
+    else:
         print(texts.printable(text(), keep="\n"))
 
 

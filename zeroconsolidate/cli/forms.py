@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.discover import is_checkpoint
 from ..archive.model_files import MANIFEST_NAME
+from ..archive.phrases import counted
 from ..errors import NotACheckpoint
 from ..options import roots_of
 from .arguments import Misuse
@@ -16,7 +17,7 @@ from .arguments import Misuse
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .arguments import VerifyArguments
+    from ..options import Roots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,20 +30,23 @@ class Form:
     """The checkpoint, or the directories that hold it together; none if the output is checked by itself."""
 
 
-def form_of(paths: Sequence[str], options: VerifyArguments) -> Form:
-    """Sort the paths by what lies there. Raises Misuse, and NotACheckpoint for a path that leads nowhere."""
-    if options.source is not None:
-        if paths or options.against is not None:
-            raise Misuse("--source takes a checkpoint and nothing else", remedy=_line("--source", options.source))
-        return Form(output=None, checkpoints=roots_of(options.source))
-    if options.against is not None:
+def form_of(paths: Sequence[str], *, against: Roots | None, source: Roots | None) -> Form:
+    """Sort the paths by what lies there. `against` and `source`: as the options say it.
+
+    Raises Misuse, and NotACheckpoint for a path that leads nowhere.
+    """
+    if source is not None:
+        if paths or against is not None:
+            raise Misuse("--source takes a checkpoint and nothing else", remedy=_line("--source", source))
+        return Form(output=None, checkpoints=roots_of(source))
+    if against is not None:
         if len(paths) != 1:
             raise Misuse(
                 "--against compares one OUTPUT with a checkpoint",
-                found=f"{len(paths)} outputs",
-                remedy=_line("OUTPUT --against", options.against),
+                found=counted(len(paths), "output"),
+                remedy=_line("OUTPUT --against", against),
             )
-        return Form(output=paths[0], checkpoints=roots_of(options.against))
+        return Form(output=paths[0], checkpoints=roots_of(against))
     if not paths:
         raise Misuse("verify needs an OUTPUT, a CHECKPOINT, or both", remedy="zeroconsolidate verify OUTPUT CHECKPOINT")
     for path in paths:
@@ -60,5 +64,5 @@ def _is_only_checkpoint(path: str) -> bool:
     return not os.path.lexists(os.path.join(path, MANIFEST_NAME)) and is_checkpoint(path)
 
 
-def _line(middle: str, checkpoints: object) -> str:
-    return f"zeroconsolidate verify {middle} {shlex.join(roots_of(checkpoints))}"  # type: ignore[arg-type]
+def _line(middle: str, checkpoints: Roots) -> str:
+    return f"zeroconsolidate verify {middle} {shlex.join(roots_of(checkpoints))}"

@@ -12,7 +12,7 @@ from .arguments import USAGE, VERBS, Misuse, parser
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 _ASKED_ANYWAY = ("--safe-serialization",)
 """Flags of zero_to_fp32 that ask for what is always done."""
@@ -113,10 +113,10 @@ def _no_such_option(verb: str, word: str) -> Misuse:
 
 
 def _flags(verb: str) -> list[str]:
-    return [flag for each in declarations(VERBS[verb]) for flag in (*each.flags, *each.aliases)]
+    return [flag for each in declarations(*VERBS[verb]) for flag in (*each.flags, *each.aliases)]
 
 
-def _nearest(word: str, known: Sequence[str] | dict[str, type]) -> str | None:
+def _nearest(word: str, known: Iterable[str]) -> str | None:
     from difflib import get_close_matches
 
     near = get_close_matches(word, list(known), n=1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..archive.model_config import has_config
 from ..errors import WrongNames
+from .decision import VALUE_HEAD
 from .expectation import complaint, is_related
 
 if TYPE_CHECKING:
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     from ..plan.build import Selection
     from .expectation import Naming
     from .sources import NameSources
-
-VALUE_HEAD = "v_head."
-"""TRL's head for a causal model, which transformers ignores and TRL reads from the same file."""
 
 
 def check_names(
@@ -30,7 +28,7 @@ def check_names(
     expectation, insisted = naming.expectation, options.allow_missing or options.rename is not None
     unasked = "" if sources.architecture is not None else sources.unasked
     if expectation is None:
-        if not os.path.isfile(os.path.join(sources.directory, "config.json")):
+        if not has_config(sources.directory):
             return []  # no model that could be loaded by its config: nothing to compare is nothing amiss
         return [
             f"names could not be compared with what the model expects: {unasked or 'no weights are at hand'}; "

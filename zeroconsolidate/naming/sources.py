@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..archive.model_config import MAX_CONFIG_BYTES, is_bare, parse
+from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, read_config
 from ..archive.regular import read_small
 from ..archive.safetensors import read_model
 from ..errors import ZeroConsolidateError
+from ..integrations import apart
 from .expectation import HEADS, Expectation
 from .hub_layout import Conversion
 
@@ -52,8 +51,7 @@ class NameSources:
 
     def __init__(self, root: str, base: str | None) -> None:
         self._root, self._base = root, base
-        at_root = os.path.isfile(os.path.join(root, "config.json"))
-        self.directory = root if at_root or base is None else base
+        self.directory = root if has_config(root) or base is None else base
         """Where config.json is, if anywhere."""
         self._asked: tuple[Architecture | None, str] | None = None
 
@@ -112,7 +110,7 @@ def reference(directory: str, origin: str, *, exact: bool) -> Expectation | None
 def stated(directory: str) -> tuple[bool, bool]:
     """What `directory`/config.json says without transformers: (a model without a head, tied embeddings)."""
     try:
-        config = parse(read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES))
+        config = read_config(os.path.join(directory, "config.json"))
     except (ZeroConsolidateError, OSError):
         return False, False
     return is_bare(config), isinstance(config, dict) and config.get("tie_word_embeddings") is True
@@ -120,7 +118,7 @@ def stated(directory: str) -> tuple[bool, bool]:
 
 def architecture(directory: str) -> tuple[Architecture | None, str]:
     """What transformers expects for `directory`/config.json, and if it says nothing, why."""
-    if not os.path.isfile(os.path.join(directory, "config.json")):
+    if not has_config(directory):
         return None, "there is no config.json"
     if find_spec("transformers") is None:
         return None, "transformers is not installed"
@@ -135,19 +133,24 @@ def architecture(directory: str) -> tuple[Architecture | None, str]:
 def _ask(config: bytes) -> tuple[Architecture | None, str]:
     """One process for each config, which sees nothing but that file.
 
-    It is started by its path and with -P: a checkpoint may be the working directory, and nothing in it is imported.
+    It is started by its path: nothing of ours is imported there.
     """
-    script = os.path.join(os.path.dirname(os.path.dirname(__file__)), "integrations", "architecture.py")
-    quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    # Only who asks pays for their import.
+    import subprocess
     from tempfile import TemporaryDirectory
 
+    script = os.path.join(os.path.dirname(os.path.dirname(__file__)), "integrations", "architecture.py")
     with TemporaryDirectory(prefix="zeroconsolidate-") as alone:
         with open(os.path.join(alone, "config.json"), "wb") as file:
             file.write(config)
-        command = [sys.executable, "-P", script, alone]
         try:
             done = subprocess.run(  # noqa: S603  (our own script, no shell)
-                command, env=quiet, capture_output=True, timeout=ARCHITECTURE_SECONDS, check=False, text=True
+                apart.command(script, alone),
+                env=apart.environment(),
+                capture_output=True,
+                timeout=ARCHITECTURE_SECONDS,
+                check=False,
+                text=True,
             )
             answer = json.loads(done.stdout.strip().rpartition("\n")[2])
         except subprocess.TimeoutExpired:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..archive.model_files import MANIFEST_NAME
+from ..archive.manifest_file import read_manifest
 from ..archive.weights import read_weights
 from ..errors import BadOption, NotACheckpoint, ZeroConsolidateError
 from ..naming.base import missing_frozen
@@ -82,8 +80,7 @@ def frozen_of_base(catalog: Catalog, stored: Mapping[str, Source], base: str | N
 
 def _step(directory: str) -> int | None:
     try:
-        with open(os.path.join(directory, MANIFEST_NAME), encoding="utf-8") as file:
-            step = json.load(file)["source"]["step"]
-    except (OSError, ValueError, LookupError, TypeError):
+        step = (read_manifest(directory) or {"source": {}})["source"].get("step")
+    except ZeroConsolidateError:
         return None
     return step if type(step) is int else None

@@ -154,9 +154,10 @@ def option(
     return field(default=default, metadata={_KEY: said})
 
 
-def declarations(kind: type) -> tuple[Declaration, ...]:
-    """The options that a dataclass declares, by group, and in each as declared."""
-    return tuple(sorted(in_order(kind), key=lambda declared: _RANK[declared.group]))
+def declarations(*kinds: type) -> tuple[Declaration, ...]:
+    """The options that dataclasses declare, by group, and in each as declared."""
+    found = [declared for kind in kinds for declared in in_order(kind)]
+    return tuple(sorted(found, key=lambda declared: _RANK[declared.group]))
 
 
 def in_order(kind: type) -> list[Declaration]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from ..archive.model_config import MAX_CONFIG_BYTES, parse
-from ..archive.regular import Fence, open_regular, read_small, scan
+from ..archive.model_config import read_config
+from ..archive.regular import Fence, open_regular, read_errors, read_small, scan
 from ..errors import BadOption, DamagedFile, at, reason
 from .known_files import group_of, is_left_behind, is_of_deepspeed
 from .missing import missing
@@ -111,12 +111,10 @@ def choose(checkpoint: str, base: str | None, *, tags: Iterable[str], is_tag: bo
 
 def _refuse_unfit(path: str) -> None:
     if os.path.basename(path) == "config.json":
-        parse(read_small(path, MAX_CONFIG_BYTES))
+        read_config(path)
         return
-    try:
+    with read_errors():
         fd = open_regular(path)
-    except OSError as error:
-        raise DamagedFile(f"the file cannot be read: {reason(error)}") from None
     size_bytes = os.fstat(fd).st_size
     os.close(fd)
     if size_bytes > MAX_COPY_BYTES:
@@ -176,7 +174,7 @@ def _remote_code(config: str | None, directory: str) -> dict[str, str]:
     if config is None:
         return {}
     try:
-        auto_map = parse(read_small(config, MAX_CONFIG_BYTES)).get("auto_map")
+        auto_map = read_config(config).get("auto_map")
     except (DamagedFile, AttributeError):
         return {}  # said when the config is written
     wanted = [

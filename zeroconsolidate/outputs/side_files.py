@@ -45,7 +45,7 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
     if "config.json" in copies:
         path = copies.pop("config.json")
         with at(path):
-            text = with_dtype(_read(path, MAX_CONFIG_BYTES), planned.dtype.torch_name)
+            text = with_dtype(read_small(path, MAX_CONFIG_BYTES), planned.dtype.torch_name)
             if planned.adapted is not None and planned.adapted.untied:
                 text = without_ties(text)
             made["config.json"], changed = readable_before_5(text)
@@ -100,15 +100,6 @@ def _wrong_vocabulary(text: bytes, planned: PlannedWeights, *, insisted: bool) -
     return problems
 
 
-def _read(path: str, limit_bytes: int) -> bytes:
-    try:
-        return read_small(path, limit_bytes)
-    except ZeroConsolidateError:
-        raise
-    except OSError as error:
-        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
-
-
 def _edit(name: str, edit: Edit, limit_bytes: int, copies: Mapping[str, str], made: dict[str, bytes]) -> bool:
     """Make an edited copy of a text file; whether anything was to be changed. What is larger is copied as it is."""
     path = copies.get(name)
@@ -116,7 +107,7 @@ def _edit(name: str, edit: Edit, limit_bytes: int, copies: Mapping[str, str], ma
         return False
     with at(path):
         try:
-            text, changed = edit(_read(path, limit_bytes))
+            text, changed = edit(read_small(path, limit_bytes))
         except UnicodeDecodeError as error:
             raise DamagedFile(f"{name} is no text: {error}") from None
     if changed:
@@ -126,17 +117,13 @@ def _edit(name: str, edit: Edit, limit_bytes: int, copies: Mapping[str, str], ma
 
 def _heads(planned: PlannedWeights, inputs: Inputs) -> dict[str, bytes]:
     """BGE-M3's heads, small enough to be held."""
-    import numpy as np
-
-    from ..run.cast import STORAGE, cast
+    from ..run.cast import as_dtype
     from ..run.elements import read_all
 
     found = {}
     for name, source in planned.named.heads.items():
         with at(name):
-            elements = read_all(source.recipe, inputs)
-            written = np.empty(elements.shape, STORAGE[planned.dtype])
-            cast(elements, source.recipe.dtype, planned.dtype, written)
+            written = as_dtype(read_all(source.recipe, inputs), source.recipe.dtype, planned.dtype)
         found[name] = (source.shape, written, planned.dtype)
     return head_files.files(found)
 

@@ -16,6 +16,7 @@ intervals are easy to compare: two overlap exactly if they do in every digit.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -48,10 +49,7 @@ class Box:
 
     @property
     def numel(self) -> int:
-        numel = 1
-        for axis in self.axes:
-            numel *= axis.numel
-        return numel
+        return math.prod(axis.numel for axis in self.axes)
 
     @property
     def span(self) -> int:
@@ -86,18 +84,6 @@ def boxes_of(shape: Sequence[int], whole: tuple[int, Sequence[int]], part: tuple
                 "a piece of the tensor overlaps itself", found=f"the shape {tuple(shape)}, strides {whole[1]}"
             )
     return [Box(start=whole[0], part_start=part[0], axes=tuple(merged))]
-
-
-def row_major(shape: Sequence[int]) -> tuple[int, ...]:
-    """The strides of a contiguous tensor.
-
-    >>> row_major((2, 3, 4))
-    (12, 4, 1)
-    """
-    strides = [1] * len(shape)
-    for index in range(len(shape) - 1, 0, -1):
-        strides[index - 1] = strides[index] * shape[index]
-    return tuple(strides)
 
 
 def tile(boxes: Sequence[Box], numel: int) -> None:

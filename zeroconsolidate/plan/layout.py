@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..archive.model_files import MAX_HEADER_BYTES
 from ..errors import BadOption
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 METADATA = "__metadata__"
 """The one name in a header that is no tensor's."""
-
-MAX_HEADER_BYTES = 100_000_000
-"""Readers refuse a longer header (safetensors `MAX_HEADER_SIZE`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

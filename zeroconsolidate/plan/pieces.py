@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from ..errors import PlanBroken
+from ..errors import DamagedFile, PlanBroken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ..archive.located import LocatedTensor
     from ..dtypes import DType
@@ -106,6 +106,13 @@ class Copied:
 def share_bytes(recipe: Recipe, numel: int) -> int:
     """What is read for so many of a recipe's elements."""
     return recipe.input_bytes * numel // max(recipe.numel, 1)
+
+
+def refuse_mixed(partitions: Sequence[LocatedTensor]) -> None:
+    """The ranks' partitions of a flat group are of one dtype and byte order. Raises DamagedFile."""
+    dtypes = {(partition.dtype, partition.storage.big_endian) for partition in partitions}
+    if len(dtypes) != 1:
+        raise DamagedFile(f"the ranks' partitions differ in dtype; got {sorted(d.code for d, _ in dtypes)}")
 
 
 @dataclass(frozen=True, slots=True)

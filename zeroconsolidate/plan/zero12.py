@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from ..errors import DamagedFile, Disagreement, at
-from .pieces import Copied, Copy
+from ..errors import Disagreement, at
+from .pieces import Copied, Copy, refuse_mixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,9 +92,7 @@ def place(group: FlatGroup) -> dict[str, Window]:
     Raises Disagreement if the shapes do not add up to what the ranks hold, DamagedFile if dtypes differ.
     """
     with at(f"group {group.index}"):
-        dtypes = {(p.dtype, p.storage.big_endian) for p in group.partitions}
-        if len(dtypes) != 1:
-            raise DamagedFile("the ranks' partitions differ in dtype", found=sorted(d.code for d, _ in dtypes))
+        refuse_mixed(group.partitions)
         bounds = tuple(accumulate((p.numel for p in group.partitions), initial=0))
         buffer = FlatBuffer(group.partitions, bounds)
         windows, here = {}, 0

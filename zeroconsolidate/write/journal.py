@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.phrases import counted
 from ..errors import BadOption
+from .system import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,9 +108,7 @@ class Journal:
     def append(self, record: Mapping[str, Any]) -> None:
         """Write a record and sync it. What it speaks of must be synced already."""
         text = json.dumps(record, separators=(",", ":")).encode()
-        line = memoryview(b"%08x %s\n" % (zlib.crc32(text), text))
-        while line:
-            line = line[os.write(self._fd, line) :]
+        write_all(self._fd, b"%08x %s\n" % (zlib.crc32(text), text))
         os.fsync(self._fd)
         self.progress.take(record)
 

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ..archive.phrases import listed
+from ..archive.regular import is_within
 from ..errors import BadOption, OutputExists, OutputFailed, at
 from ..options import size_text
 from .journal import read_progress, refuse_other
@@ -29,7 +30,7 @@ JOURNAL = "journal"
 def refuse_inside(output: str, *, checkpoint: str) -> None:
     """The output must not be in the checkpoint: we never modify what we read. Raises BadOption."""
     real, inside = os.path.realpath(output), os.path.realpath(checkpoint)
-    if real == inside or real.startswith(inside.rstrip("/") + "/"):
+    if is_within(real, inside):
         raise BadOption(
             f"the output {output} lies in the checkpoint {checkpoint}, which is never modified",
             remedy="name another directory",

@@ -13,14 +13,14 @@ import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from ..archive.regular import open_regular
-from ..errors import DamagedFile, OutputFailed, PlanBroken, ZeroConsolidateError, at, reason
+from ..archive.regular import open_regular, read_errors
+from ..errors import OutputFailed, PlanBroken, at
 from .journal import Checks, Fingerprint, Journal, refuse_other
 from .lock import Lock
 from .part import Part
 from .publish import rename
 from .refusals import JOURNAL, STAGING, refuse_existing, refuse_file, refuse_full
-from .system import remove, sync_directory, system_errors
+from .system import remove, sync_directory, system_errors, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -154,21 +154,14 @@ class Stage:
     def write(self, name: str, data: bytes) -> None:
         """A small file, whole."""
         with self.create(name) as fd, system_errors(os.path.join(self.output, name)):
-            while data:
-                data = data[os.write(fd, data) :]
+            write_all(fd, data)
 
     def copy(self, name: str, source: str) -> None:
         """A file of the checkpoint or the base model, byte for byte, block by block."""
-        try:
-            with open(open_regular(source), "rb", buffering=0) as file, self.create(name) as fd:
-                while data := file.read(1 << 20):
-                    with system_errors(os.path.join(self.output, name)):
-                        while data:
-                            data = data[os.write(fd, data) :]
-        except ZeroConsolidateError:
-            raise
-        except OSError as error:
-            raise DamagedFile(f"the file cannot be read: {reason(error)}", address=(source,)) from None
+        with read_errors(source), open(open_regular(source), "rb", buffering=0) as file, self.create(name) as fd:
+            while data := file.read(1 << 20):
+                with system_errors(os.path.join(self.output, name)):
+                    write_all(fd, data)
 
     def path(self, name: str) -> str:
         """Where the file `name` is while it is staged."""
