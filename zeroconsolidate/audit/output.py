@@ -11,11 +11,11 @@ from ..archive.model_files import MANIFEST_NAME, MAX_HEADER_BYTES, is_weights
 from ..archive.regular import read_small
 from ..archive.shown import shown
 from ..archive.weights import Weights, read_weights
-from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError
+from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, reason
 from ..outputs.gate import examine
 from ..run.digest import digest_of
 from ..run.local import LocalFiles
-from ..write.stage import JOURNAL, STAGING
+from ..write.refusals import JOURNAL, STAGING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,7 +121,7 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
         try:
             size_bytes = os.path.getsize(path)
         except OSError as error:
-            findings.problems.append(f"{name}: {error.strerror or error}")
+            findings.problems.append(f"{name}: {reason(error)}")
             continue
         if size_bytes != entry.get("bytes"):
             findings.problems.append(f"{name}: the size differs; expected {entry.get('bytes')} bytes, got {size_bytes}")

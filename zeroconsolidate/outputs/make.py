@@ -10,6 +10,7 @@ from ..archive.model_files import MANIFEST_NAME, RESCUE_REPORT_NAME
 from ..run.execute import BLOCK_BYTES
 from ..run.inputs import Inputs
 from ..write.fingerprint import fingerprint, refuse_changed
+from ..write.refusals import refuse_staged, refuse_unwritable
 from ..write.stage import Stage
 from .checks import checked
 from .gate import Excuses, examine, pass_or_refuse
@@ -46,6 +47,29 @@ class Made:
     """What is wrong with it and was written all the same, as asked."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """What would come of writing an output."""
+
+    cost: Cost
+    missing: tuple[str, ...]
+    """What a loader will miss."""
+    warnings: tuple[str, ...]
+
+
+def rehearse(output: Output, opened: Opened, options: Options, directory: str) -> Rehearsal:
+    """Refuse what :func:`make` would refuse before it compares or copies values, and write nothing."""
+    cost = output.plan.cost(BLOCK_BYTES)
+    with Inputs() as inputs:
+        side_files = output.side_files(inputs)
+        if opened.report is not None:
+            side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
+        traits = _fingerprint(output, opened, options, side_files)
+    refuse_staged(directory, traits, overwrite=options.overwrite, restart=options.restart)
+    refuse_unwritable(directory, cost.output_bytes)
+    return Rehearsal(cost=cost, missing=output.missing, warnings=(*output.warnings, *side_files.warnings))
+
+
 def make(output: Output, opened: Opened, options: Options, directory: str) -> Made:
     """Write the output into `directory`. What an interrupted run of the same conversion has made is continued.
 
@@ -62,20 +86,14 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
             resumed_bytes = stage.resumed_bytes
             if not stage.is_publishing:
                 stage.need(cost.output_bytes)
+            options.doing("comparing values")
             checks = checked(output, opened, inputs, stage, check=options.check, replicas=options.replicas)
             if stage.is_publishing:
                 sizes = stage.finish()
                 found = examine(directory, base=options.base_directory)
                 excused = tuple(finding.text for finding in found.findings)
             else:
-                make_weights(
-                    output.plan,
-                    inputs,
-                    stage,
-                    digest=options.digest,
-                    progress=options.progress,
-                    total_bytes=cost.output_bytes,
-                )
+                make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
                 around = make_side_files(side_files, stage)
                 found = examine(stage.path(""), base=options.base_directory)
                 excused = pass_or_refuse(found, _excuses(opened, options))
