@@ -77,27 +77,26 @@ def _who(kind: Any, known: Known) -> str:
 def _plain(known: Known, out: Path, told: set[str], expected: dict[str, torch.Tensor], dtype: torch.dtype) -> str:
     """Nobody but torch loads it: the names are the model's own, or all behind one prefix, or as stored."""
     written = _written(out)
-    names = known.facts["names"]
     if not models.MODELS[known.case.model].config and known.case.exclude_frozen:
         # Nobody can know of parameters that a save leaves out.
-        trainable = set(known.facts["trainable"])
+        names, trainable = known.facts["names"], set(known.facts["trainable"])
         expected = {name: value for name, value in expected.items() if names[name] in trainable}
-    best = ""
-    for prefix in ("", *{name[: -len(key)] for name in written for key in expected if name.endswith(key)}):
-        groups: dict[str, list[str]] = {}
-        for name, owner in names.items():
-            groups.setdefault(owner, []).append(name)
-        found: dict[str, torch.Tensor] = {}
-        for group in groups.values():
-            there = next((written[prefix + name] for name in group if prefix + name in written), None)
-            found |= {name: there for name in group if there is not None}
-        best = _differing(found, expected, dtype)
-        if not best:
+    groups: dict[bytes, list[str]] = {}
+    for name, value in expected.items():
+        groups.setdefault(repr(value.shape).encode() + value.numpy().tobytes(), []).append(name)
+    found: dict[str, str] = {}
+    for prefix in sorted({"", *(name[: -len(key)] for name in written for key in expected if name.endswith(key))}):
+        there = {}
+        for group in groups.values():  # of tied names one is enough
+            one = next((written[prefix + name] for name in group if prefix + name in written), None)
+            there |= {name: one for name in group if one is not None}
+        found[prefix] = _differing(there, expected, dtype)
+        if not found[prefix]:
             return _lost(known, out, told, dtype)
-    stored = {owner: known.truth[owner] for name, owner in names.items() if name in expected or not expected}
+    stored = {owner: known.truth[owner] for name, owner in known.facts["names"].items() if name in expected}
     if known.case.adapter is None and not _differing(written, stored, dtype):
         return _lost(known, out, told, dtype)
-    return f"by no prefix: {best}"
+    return f"torch alone, without a config.json: {found['']}"
 
 
 def _adapter(known: Known, out: Path, told: set[str]) -> str:
