@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from . import adapters, models, wrappers
@@ -15,44 +16,44 @@ ADDED_ROWS = (1, 6, 64)
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A fine-tune. Every field is plain JSON."""
+    """A fine-tune. Every field is plain JSON, and by default as plain as can be."""
 
-    number: int
-    seed: int
-    model: str
+    number: int = 0
+    seed: int = 7
+    model: str = "llama"
     """Key of models.MODELS."""
-    tied: bool
-    base_head: str
+    tied: bool = False
+    base_head: str = "causal"
     """Which class the original on disk is of."""
-    head: str
+    head: str = "causal"
     """Which class is trained."""
-    added_rows: int
+    added_rows: int = 0
     """Tokens the vocabulary grew by."""
-    adapter: dict[str, Any] | None
+    adapter: dict[str, Any] | None = None
     """Arguments of PEFT's configuration, and its `kind`."""
-    second: str
+    second: str = ""
     """Name of another adapter of the same configuration, or nothing."""
-    beside: str
+    beside: str = ""
     """What is trained beside the adapter: nothing, or the end of parameters' names."""
-    freeze: str
+    freeze: str = "none"
     """`none`, `embeddings`, `layers` (every other), `body` (all but what is called a head)."""
-    unoptimized: bool
+    unoptimized: bool = False
     """Whether some trainable parameters are not given to the optimizer."""
-    untied: bool
+    untied: bool = False
     """Whether tied embeddings were given values of their own."""
-    outer: tuple[str, ...]
+    outer: tuple[str, ...] = ()
     """Wrappers around the model, the outermost first."""
-    inner: str
+    inner: str = ""
     """A wrapper around some of its layers, or nothing."""
-    exclude_frozen: bool
-    stage: int
-    world_size: int
-    dtype: str
-    config: str
+    exclude_frozen: bool = False
+    stage: int = 2
+    world_size: int = 2
+    dtype: str = "bf16"
+    config: str = "own"
     """config.json beside the checkpoint: `own` of the trained model, `base`'s as it was, or `none`."""
-    weights: str
+    weights: str = "none"
     """Weights beside the checkpoint: `none`, `half` (a trainer's copy in 16 bits), `empty` (what stage 3 leaves)."""
-    way: str
+    way: str = ""
     """One more way to convert it."""
 
     def to_json(self) -> str:
@@ -61,7 +62,7 @@ class Case:
     @staticmethod
     def from_json(text: str) -> Case:
         content = json.loads(text)
-        return Case(**content | {"outer": tuple(content["outer"])})
+        return Case(**content | {"outer": tuple(content.get("outer", ()))})
 
     def __str__(self) -> str:
         """What sets it apart, in a line."""
@@ -77,6 +78,12 @@ _TOLD = (
     "config", "weights",
 )  # fmt: skip
 _USUAL: tuple[Any, ...] = (False, 0, "", "none", (), "own")
+
+
+def pinned() -> dict[str, Case]:
+    """What each case in pinned.json shows -> the case: one of each kind that was ever found wrong, and no more."""
+    content = json.loads((Path(__file__).parent / "pinned.json").read_text())
+    return {what: Case.from_json(json.dumps(case | {"number": n})) for n, (what, case) in enumerate(content.items())}
 
 
 def draw(seed: int, number: int) -> Case:

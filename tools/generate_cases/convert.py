@@ -76,6 +76,9 @@ def refusable(case: Case, way: str) -> str:
             return "the base the adapter belongs to is lost"
         if way == "merge" and case.config == "none":
             return "there is no config.json"
+        trained = (*case.adapter.get("modules_to_save", ()), *case.adapter.get("extra_targets", ()))
+        if way != "adapter" and case.added_rows and case.exclude_frozen and case.config == "own":
+            return "" if models.MODELS[case.model].embedding in trained else "new rows of a frozen embedding are lost"
         return ""
     if not with_base and case.exclude_frozen and case.freeze != "none":
         return "frozen parameters are lost"

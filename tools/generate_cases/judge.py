@@ -67,6 +67,10 @@ def _loaded(known: Known, out: Path, told: set[str], expected: dict[str, torch.T
             found = _differing(model.state_dict(), expected, dtype)
             if found:
                 return found
+            buffers = dict(model.named_buffers())
+            odd = [name for name, value in _written(out).items() if value.dtype is not dtype and name not in buffers]
+            if odd:
+                return f"written in another dtype than asked for: {_some(odd)}"
     return _lost(known, out, told, dtype)
 
 

@@ -3,6 +3,7 @@
     python tools/generate_cases/run.py --seed 1 --count 300 --dir DIR            (goes on where it was stopped)
     python tools/generate_cases/run.py --seed 1 --number 17 --dir DIR            (this one, and keep its files)
     python tools/generate_cases/run.py --case '{"model": …}' --dir DIR           (one that is written down)
+    python tools/generate_cases/run.py --pinned --dir DIR                        (one of each kind ever found wrong)
     python tools/generate_cases/run.py --dir DIR --summary                       (what was found so far)
 
 DIR has a line of JSON for each conversion in results.jsonl, and the folders of cases that came out wrong. The exit
@@ -26,7 +27,7 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOOLS))
 
-from generate_cases.case import Case, draw  # noqa: E402
+from generate_cases.case import Case, draw, pinned  # noqa: E402
 from generate_cases.convert import kind, outcomes  # noqa: E402
 
 BATCH = 60
@@ -122,7 +123,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=100, help="cases 0 to COUNT - 1; those with a result are done")
     parser.add_argument("--number", type=int, action="append", help="only these cases, and keep their files")
-    parser.add_argument("--case", action="append", help="a case as JSON; what it does not say is as in number 0")
+    parser.add_argument("--case", action="append", help="a case as JSON; what it does not say is a plain Llama's")
+    parser.add_argument("--pinned", action="store_true", help="the cases in pinned.json")
     parser.add_argument("--summary", action="store_true", help="only tell what was found")
     options = parser.parse_args()
     options.dir.mkdir(parents=True, exist_ok=True)
@@ -130,7 +132,9 @@ def main() -> int:
     if not options.summary:
         prepare()
         done = {json.loads(line)["number"] for line in results.read_text().splitlines()} if results.exists() else set()
-        if options.case:
+        if options.pinned:
+            left = [case for case in pinned().values() if case.number not in done]
+        elif options.case:
             left = [Case.from_json(text) for text in options.case]
         else:
             numbers = options.number or [number for number in range(options.count) if number not in done]
