@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zeroconsolidate.cli.arguments import ConvertArguments, InspectArguments, VerifyArguments
+from zeroconsolidate.cli.arguments import ConvertFlags, InspectFlags, VerifyFlags
 from zeroconsolidate.cli.exit_codes import ExitCode
 from zeroconsolidate.options import Opening, Options, VerifyOptions, declarations, read_as
 
@@ -22,11 +22,11 @@ PAGE = ROOT / "docs" / "reference-options.md"
 README = ROOT / "README.md"
 
 VERBS = {
-    "convert": (ConvertArguments, Options, "`consolidate` and `estimate`"),
-    "inspect": (InspectArguments, Opening, "`inspect` and `open_checkpoint`"),
-    "verify": (VerifyArguments, VerifyOptions, "`verify`; `verify_source` takes `tag` and `progress`"),
+    "convert": (Options, ConvertFlags, "`consolidate` and `estimate`"),
+    "inspect": (Opening, InspectFlags, "`inspect` and `open_checkpoint`"),
+    "verify": (VerifyOptions, VerifyFlags, "`verify`; `verify_source` takes `tag`, `progress` and `status`"),
 }
-"""Verb of the command -> what it takes, what Python's functions take, and which functions these are."""
+"""Verb of the command -> what Python's functions take too, what it alone takes, and which functions these are."""
 
 HEAD = """\
 # Options
@@ -40,24 +40,24 @@ only, without a keyword for the command only. A flag that can be repeated is a s
 def page() -> str:
     """docs/reference-options.md as it should be."""
     parts = [HEAD]
-    for verb, (kind, python, functions) in VERBS.items():
+    for verb, (options, flags, functions) in VERBS.items():
         parts.append(f"## `zeroconsolidate {verb}`\n\nIn Python: {functions}.\n")
-        parts.append(options_of(kind, python))
+        parts.append(tables(options, flags))
     codes = "\n".join(row(f"{code.value}", code.meaning) for code in ExitCode)
     parts.append(f"## Exit codes\n\n| code | |\n|--:|---|\n{codes}\n")
     return "\n".join(parts)
 
 
-def options_of(kind: type, python: type) -> str:
-    """A table for each group of the options that `kind` declares; those of `python` have a keyword."""
-    keywords = {declared.name for declared in declarations(python)}
-    flags = {declared.name: declared.flags for declared in declarations(kind)}
+def tables(options: type, *flags: type) -> str:
+    """A table for each group of what the dataclasses declare; `options` have a keyword."""
+    keywords = {declared.name for declared in declarations(options)}
+    named = {declared.name: declared.flags for declared in declarations(options, *flags)}
 
     def spelled(name: str) -> str:
-        return f"`{flags[name][0] if flags[name] else name}`"
+        return f"`{named[name][0] if named[name] else name}`"
 
     parts = []
-    for group, several in groupby(declarations(kind), key=lambda declared: declared.group):
+    for group, several in groupby(declarations(options, *flags), key=lambda declared: declared.group):
         rows = [
             row(shown_flags(each), f"`{each.name}`" if each.name in keywords else "",
                 f"`{each.type}`", f"`{each.default!r}`", read_as(each.help, spelled))
@@ -70,10 +70,12 @@ def options_of(kind: type, python: type) -> str:
 
 def shown_flags(declared: Declaration) -> str:
     """The flags, with what they take."""
+    short = [declared.short] if declared.short else []
     if declared.flag is None:
-        return ", ".join(f"`{flag}`" for flag in declared.flags)
+        return ", ".join(f"`{flag}`" for flag in (*short, *declared.flags))
     values = declared.metavar or "|".join(map(str, declared.choices))
-    return f"`{declared.flag} {values}`" + (", repeatable" if declared.repeatable else "")
+    flags = ", ".join(f"`{flag}`" for flag in (*short, f"{declared.flag} {values}"))
+    return flags + (", repeatable" if declared.repeatable else "")
 
 
 def row(*cells: str) -> str:
@@ -87,7 +89,7 @@ _LIST = re.compile(r"(?<=<!-- options -->\n).*?(?=<!-- /options -->)", re.DOTALL
 def readme() -> str:
     """README.md with the flags of `convert` by group."""
     lines = []
-    for group, several in groupby(declarations(ConvertArguments), key=lambda declared: declared.group):
+    for group, several in groupby(declarations(Options, ConvertFlags), key=lambda declared: declared.group):
         flags = ", ".join(f"`{flag}`" for declared in several for flag in declared.flags)
         lines.append(row(group.value, flags))
     table = "\n".join([row("", "options"), "|---|---|", *lines])

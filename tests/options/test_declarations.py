@@ -12,7 +12,7 @@ import pytest
 import reference
 
 import zeroconsolidate
-from zeroconsolidate.cli.arguments import add_options, as_keywords, chosen, parser
+from zeroconsolidate.cli.arguments import add_options, given_of, parser
 from zeroconsolidate.errors import BadOption
 from zeroconsolidate.options import (
     Group,
@@ -60,7 +60,7 @@ class Extended(Options):
         switches=(Switch("--dry", True, "wait"), Switch("--dry=long", "long", "wait for long")),
         choices=(False, True, "long"),
     )
-    varnish: bool = option(False, "varnish it", group=Group.NAMES)
+    varnish: bool = option(False, "varnish it", group=Group.NAMES, short="-V", also=("--lacquer",))
     listener: object = option(None, "for Python only", group=Group.PRINTING, flag=None)
 
 
@@ -88,13 +88,17 @@ class TestOnePlace:
         assert "[--dry | --dry=long]" in text
         assert "--dry=long wait for long" in text
         assert "listener" not in text
+        assert "-V, --varnish varnish it" in text
+        assert "lacquer" not in text
 
     def test_the_command_takes_it(self, command: argparse.ArgumentParser) -> None:
         given = command.parse_args(["--paint", "blue", "--coat", "1", "--coat", "2", "--dry=long", "--varnish"])
-        options = chosen(Extended, given)
+        options = Extended(**given_of(Extended, given))
         assert (options.paint, options.coats, options.dry, options.varnish) == ("blue", ("1", "2"), "long", True)
-        assert chosen(Extended, command.parse_args(["--dry"])).dry is True
-        assert chosen(Extended, command.parse_args([])) == Extended()
+        for spelled in ("-V", "--lacquer"):
+            assert given_of(Extended, command.parse_args([spelled])) == {"varnish": True}
+        assert given_of(Extended, command.parse_args(["--dry"])) == {"dry": True}
+        assert given_of(Extended, command.parse_args([])) == {}  # defaults are those of the declaration
         with pytest.raises(SystemExit):
             command.parse_args(["--paint", "green"])
 
@@ -119,7 +123,7 @@ class TestOnePlace:
             assert "coats" not in record
 
     def test_it_is_in_the_reference(self) -> None:
-        text = reference.options_of(Extended, Extended)
+        text = reference.tables(Extended)
         row = "| `--paint red\\|blue` | `paint` | `str` | `'red'` | what the model is painted, such as `blue`, at most "
         assert row + "`--coat` times |" in text
         assert "| `--dry`, `--dry=long` | `dry` | `bool \\| str` | `False` | whether to wait |" in text
@@ -160,22 +164,23 @@ class TestWhatIsThere:
         verbs = parser()._subparsers._group_actions[0].choices
         assert set(verbs) == set(reference.VERBS)
         for name, verb in verbs.items():
-            kind, python, _ = reference.VERBS[name]
-            declared = {flag for each in declarations(kind) for flag in each.flags}
+            options, flags, _ = reference.VERBS[name]
+            declared = {flag for each in declarations(options, flags) for flag in (*each.flags, *each.aliases)}
             assert {flag for action in verb._actions for flag in action.option_strings} == {"-h", "--help", *declared}
-            assert {each.name for each in fields(python)} <= {each.name for each in fields(kind)}
 
     def test_a_sentence_for_each(self) -> None:
-        for kind, _, _ in reference.VERBS.values():
-            for each in declarations(kind):
+        for options, flags, _ in reference.VERBS.values():
+            for each in declarations(options, flags):
                 assert len(each.help) > 10, each.name
                 assert not each.help.endswith("."), each.name
                 assert not each.help[:2].istitle(), each.name
 
-    def test_nothing_given_is_what_python_has_without_keywords(self) -> None:
-        given = parser().parse_args(["convert", "in", "out"])
-        kind = reference.VERBS["convert"][0]
-        assert as_keywords(chosen(kind, given), Options) == as_keywords(Options(), Options)
+    def test_what_is_not_given_is_left_to_the_declaration(self) -> None:
+        assert vars(parser().parse_args(["convert", "in", "out"])) == {
+            "verb": "convert",
+            "checkpoint": ["in"],
+            "output": "out",
+        }
 
 
 def test_the_reference_is_up_to_date() -> None:
@@ -187,6 +192,10 @@ def test_the_reference_is_up_to_date() -> None:
 
 def test_exit_codes_are_in_the_help_and_in_the_reference() -> None:
     shown = " ".join(parser().format_help().split())
-    for code, meaning in ((0, "done"), (1, "verify found something wrong"), (3, "done with losses (--rescue)")):
+    for code, meaning in (
+        (0, "done"),
+        (1, "verify found something wrong"),
+        (3, "convert --rescue wrote a model with losses;"),
+    ):
         assert f" {code} {meaning}" in shown
     assert "| 143 | terminated (SIGTERM)" in reference.page()

@@ -17,7 +17,9 @@ from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import preloaded
 import pytest
+from command import PROGRAM
 
 from zeroconsolidate import consolidate, inspect
 
@@ -32,37 +34,13 @@ _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CHANGES = re.compile(r"^  (time|files|read) .*|(?<=transformers )5[.\d]+", re.MULTILINE)
 
 
-_COMMAND = """#!{python}
-# The command, which asks transformers once for each config: starting it takes longer than everything else.
-import hashlib, os, pickle, sys
-from zeroconsolidate.naming import sources as evidence
-from zeroconsolidate.cli import main
-
-ask = evidence._ask
-
-def remembered(config):
-    path = os.path.join({answers!r}, hashlib.sha256(config).hexdigest())
-    if not os.path.exists(path):
-        with open(path, "wb") as file:
-            pickle.dump(ask(config), file)
-    with open(path, "rb") as file:
-        return pickle.load(file)
-
-evidence._ask = remembered
-sys.exit(main())
-"""
-
-
-def run(page: Path, folder: Path, answers: Path) -> str:
-    """The page as it would be if its commands were run now, one after the other, in an empty folder.
-
-    What transformers answers is kept in `answers`.
-    """
+def run(page: Path, folder: Path) -> str:
+    """The page as it would be if its commands were run now, one after the other, in an empty folder."""
     pytest.importorskip("transformers", minversion="5")
     bin_ = folder / ".bin"
     bin_.mkdir()
     (folder / "tests").symlink_to(ROOT / "tests")
-    (bin_ / "zeroconsolidate").write_text(_COMMAND.format(python=sys.executable, answers=str(answers)))
+    (bin_ / "zeroconsolidate").write_text(f"#!{sys.executable}{PROGRAM.format(python=preloaded.python())}")
     (bin_ / "zeroconsolidate").chmod(0o755)
     surroundings = os.environ | {
         "PATH": f"{bin_}:{os.environ['PATH']}",
@@ -91,14 +69,9 @@ def run(page: Path, folder: Path, answers: Path) -> str:
     return _BLOCK.sub(printed, page.read_text())
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("answers")
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_page_shows_what_is_printed(page: Path, tmp_path: Path, answers: Path) -> None:
-    assert _CHANGES.sub("", run(page, tmp_path, answers)) == _CHANGES.sub("", page.read_text())
+def test_the_page_shows_what_is_printed(page: Path, tmp_path: Path) -> None:
+    assert _CHANGES.sub("", run(page, tmp_path)) == _CHANGES.sub("", page.read_text())
 
 
 def test_every_test_that_is_named_exists() -> None:
@@ -194,6 +167,13 @@ def test_every_promise_names_a_test() -> None:
     assert [cells[0] for cells in promises if not re.search(r"`\w+/test_\w+\.py(::\w+)+`", cells[-1])] == []
 
 
+def test_versions_are_those_of_the_environments() -> None:
+    stated = [cells for header, cells in rows("names.md") if "tested with transformers" in header]
+    assert len(stated) == 3
+    for version, _, environment in stated:
+        assert f"transformers=={version}\n" in (ROOT / environment.strip("`")).read_text(), environment
+
+
 UNITS = {"": 1, "s": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "MB": 10**6}
 
 
@@ -229,7 +209,6 @@ def test_limits_are_those_of_the_code() -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as kept:
-        for each in PAGES:
-            with tempfile.TemporaryDirectory() as name:
-                each.write_text(run(each, Path(name), Path(kept)))
+    for each in PAGES:
+        with tempfile.TemporaryDirectory() as name:
+            each.write_text(run(each, Path(name)))

@@ -134,7 +134,7 @@ def _replicas(catalog: Catalog, inputs: Inputs, findings: Findings) -> None:
             compared += compare([pair], inputs, progress=findings.read)
         except Disagreement as error:
             told = findings.notes if pair.is_spare else findings.problems
-            told.append(f"{pair.name}: {error.message.partition(';')[0]}")
+            told.append(f"{pair.name}: {error.finding}")
     if pairs:
         findings.checks.append(f"{compared:,} elements that several ranks hold against one another")
 
@@ -149,5 +149,5 @@ def _witness(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, fin
         try:
             compared += compare([pair], inputs, progress=findings.read)
         except WitnessMismatch as error:
-            findings.problems.append(f"{pair.name}: {error.message.partition(';')[0]}")
+            findings.problems.append(f"{pair.name}: {error.finding}")
     findings.checks.append(f"{compared:,} master weights against the copies saved beside them")

@@ -75,8 +75,6 @@ def report_text(report: Report) -> str:
     if report.left_behind:
         rows.append(("left behind", _some(report.left_behind, 12)))
     rows += [("note", text) for text in report.notes]
-    rows += [("missing", text) for text in report.missing]
-    rows += [("warning", text) for text in report.warnings]
     return f"{report.output}\n{_rows(rows)}"
 
 
@@ -134,8 +132,8 @@ def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
     ranks = f"{info.world_size} ranks" + (f", missing: {_some(info.missing_files)}" if info.missing_files else "")
     names, numels = info.counts, info.parameters
     rows = [
-        ("tag", f"{info.tag}" + (f" of {_some(info.tags)}" if len(info.tags) > 1 else "")
-                + (f" (latest: {info.latest})" if info.latest not in (None, info.tag) else "")),
+        ("tag", f"{info.tag}" + (f" (latest: {info.latest})" if info.latest not in (None, info.tag) else "")),
+        *([("tags", _tags_text(info))] if len(info.tags) > 1 else []),
         ("step", f"{info.step}"),
         ("saved by", f"DeepSpeed {info.ds_version or 'unknown'}, {info.layout}, {info.writer}, {ranks}"),
         ("trained in", info.training_dtype),
@@ -165,6 +163,12 @@ def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
             for t in info.tensors
         )
     return text
+
+
+def _tags_text(info: CheckpointInfo) -> str:
+    """The tags, newest first, with whether each is complete."""
+    words = {True: "complete", False: "INCOMPLETE", None: "not checked"}
+    return _some([f"{tag} ({words[info.complete.get(tag)]})" for tag in reversed(info.tags)], 16)
 
 
 def _lost_text(losses: Sequence[Loss]) -> str:

@@ -11,7 +11,7 @@ from ..adapters.plan import plan_export, plan_merge
 from ..errors import BadOption
 from ..naming.fit import Named, fit
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base
-from ..options import parse_dtype
+from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, select
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def _selected(opened: Opened, additions: Additions, options: Options) -> Selecti
     def wanted(name: str, source: Source) -> bool:
         return _is_wanted(name, source, options)
 
+    refuse_unmatched(options.include, [*opened.catalog.order, *additions.sources])
     chosen = select(opened.catalog, opened.stored, copy_ties=options.ties == "copy", wanted=wanted)
     return Selection(named={**chosen.named, **additions.sources}, left_out=chosen.left_out).only(wanted)
 
@@ -107,6 +108,7 @@ def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) 
         dtype=dtype,
         copy_ties=options.ties == "copy",
     )
+    refuse_unmatched(options.include, merge.selection.named)
     return merge.selection.only(lambda name, source: _is_wanted(name, source, options)), merge.adapted
 
 

@@ -54,6 +54,10 @@ class Report:
     """Frozen parameters that the checkpoint has not and the base model has: so many tensors are from there."""
     rescue: RescueReport | None
     """What came from where, if the checkpoint was incomplete."""
+    loading: tuple[str, ...]
+    """What was compared with what the program that loads the output expects."""
+    unchecked: tuple[str, ...]
+    """What could not be compared with it, and why."""
     warnings: tuple[str, ...]
 
     @property
@@ -97,5 +101,7 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
         from_base=output.from_base,
         rescue=opened.report,
         notes=(*opened.catalog.notes, *output.notes, *made.side_files.notes),
-        warnings=(*made.checks.warnings, *output.warnings, *made.side_files.warnings, *infinite),
+        loading=made.gate.checked,
+        unchecked=made.gate.unchecked,
+        warnings=(*made.checks.warnings, *output.warnings, *made.side_files.warnings, *infinite, *made.excused),
     )
