@@ -14,8 +14,7 @@ import preloaded
 import pytest
 from fixtures import Fixture, fixture_cases, load_fixture
 
-from zeroconsolidate.adapters import by_peft
-from zeroconsolidate.naming import sources
+from zeroconsolidate.integrations import apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,13 +52,11 @@ def preloaded_python() -> Iterator[None]:
     """What the package asks transformers and PEFT in processes of their own is answered by forks of one."""
     python = SimpleNamespace(executable=preloaded.python())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "sys", python)
-        patch.setattr(by_peft, "sys", python)
+        patch.setattr(apart, "sys", python)
         yield
 
 
 @pytest.fixture
 def processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of how these processes are started."""
-    monkeypatch.setattr(sources, "sys", sys)
-    monkeypatch.setattr(by_peft, "sys", sys)
+    monkeypatch.setattr(apart, "sys", sys)

@@ -27,7 +27,7 @@ README = ROOT / "README.md"
 VERBS = {
     "convert": (Options, ConvertFlags, "`consolidate` and `estimate`"),
     "inspect": (Opening, InspectFlags, "`inspect` and `open_checkpoint`"),
-    "verify": (VerifyOptions, VerifyFlags, "`verify`; `verify_source` takes `tag` and `progress`"),
+    "verify": (VerifyOptions, VerifyFlags, "`verify`; `verify_source` takes `tag`, `progress` and `status`"),
 }
 """Verb of the command -> what Python's functions take too, what it alone takes, and which functions these are."""
 
@@ -72,10 +72,12 @@ def tables(options: type, *flags: type) -> str:
 
 def shown_flags(declared: Declaration) -> str:
     """The flags, with what they take."""
+    short = [declared.short] if declared.short else []
     if declared.flag is None:
-        return ", ".join(f"`{flag}`" for flag in declared.flags)
+        return ", ".join(f"`{flag}`" for flag in (*short, *declared.flags))
     values = declared.metavar or "|".join(map(str, declared.choices))
-    return f"`{declared.flag} {values}`" + (", repeatable" if declared.repeatable else "")
+    flags = ", ".join(f"`{flag}`" for flag in (*short, f"{declared.flag} {values}"))
+    return flags + (", repeatable" if declared.repeatable else "")
 
 
 def row(*cells: str) -> str:

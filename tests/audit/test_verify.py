@@ -82,7 +82,9 @@ def middle_of(directory: Path, name: str) -> tuple[Path, int, int]:
 class TestOutput:
     def test_a_good_one_is_well(self, output: Path) -> None:
         found = verify(output)
-        assert found.problems == found.notes == ()
+        assert found.problems == ()
+        (note,) = found.notes
+        assert note.startswith("names were not compared with what a loader expects")  # the config names no model
         assert found.bytes_read > 1_900_000
 
     @pytest.mark.parametrize("case", CASES)
@@ -127,9 +129,9 @@ class TestOutput:
         [
             (lambda d: os.truncate(d / "model-00001-of-00003.safetensors", 5000), "size does not fit its header"),
             (lambda d: os.truncate(d / "model-00001-of-00003.safetensors", 5), "no safetensors file or is cut off"),
-            (lambda d: (d / "model-00002-of-00003.safetensors").unlink(), "cannot be read: No such file"),
+            (lambda d: (d / "model-00002-of-00003.safetensors").unlink(), "cannot be read: no such file"),
             (lambda d: (d / "model-00007-of-00009.safetensors").write_bytes(b""), "index does not name this file"),
-            (lambda d: (d / "config.json").unlink(), "config.json: No such file"),
+            (lambda d: (d / "config.json").unlink(), "config.json: no such file"),
             (lambda d: edit(d / "config.json", {"dtype": "bfloat16"}), "'dtype' is 'bfloat16', but the weights are"),
             (lambda d: edit(d / "config.json", {"num_hidden_layers": 5}), "'num_hidden_layers' is 5, but"),
             (lambda d: edit(d / "config.json", {"x": 1}), "config.json: the sha256 differs"),

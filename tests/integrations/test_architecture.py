@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from model_cases import ROOT
 from safetensors import safe_open
 
-from zeroconsolidate.integrations import architecture
+from zeroconsolidate.integrations import apart, architecture
 from zeroconsolidate.naming import sources as evidence
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class TestSilence:
 
     def test_a_process_that_dies(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Killed by the system, say: nothing was printed."""
-        monkeypatch.setattr(sys, "executable", "/bin/false")
+        monkeypatch.setattr(apart, "sys", SimpleNamespace(executable="/bin/false"))
         assert evidence.architecture(str(BASES / "llama")) == (None, "transformers could not build the model")
 
     def test_memory_has_a_limit(self, tmp_path: Path) -> None:

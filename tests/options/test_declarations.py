@@ -61,7 +61,7 @@ class Extended(Options):
         switches=(Switch("--dry", True, "wait"), Switch("--dry=long", "long", "wait for long")),
         choices=(False, True, "long"),
     )
-    varnish: bool = option(False, "varnish it", group=Group.NAMES)
+    varnish: bool = option(False, "varnish it", group=Group.NAMES, short="-V", also=("--lacquer",))
     listener: object = option(None, "for Python only", group=Group.PRINTING, flag=None)
 
 
@@ -89,11 +89,15 @@ class TestOnePlace:
         assert "[--dry | --dry=long]" in text
         assert "--dry=long wait for long" in text
         assert "listener" not in text
+        assert "-V, --varnish varnish it" in text
+        assert "lacquer" not in text
 
     def test_the_command_takes_it(self, command: argparse.ArgumentParser) -> None:
         given = command.parse_args(["--paint", "blue", "--coat", "1", "--coat", "2", "--dry=long", "--varnish"])
         options = Extended(**given_of(Extended, given))
         assert (options.paint, options.coats, options.dry, options.varnish) == ("blue", ("1", "2"), "long", True)
+        for spelled in ("-V", "--lacquer"):
+            assert given_of(Extended, command.parse_args([spelled])) == {"varnish": True}
         assert given_of(Extended, command.parse_args(["--dry"])) == {"dry": True}
         assert given_of(Extended, command.parse_args([])) == {}  # defaults are those of the declaration
         with pytest.raises(SystemExit):
@@ -162,7 +166,7 @@ class TestWhatIsThere:
         assert set(verbs) == set(reference.VERBS)
         for name, verb in verbs.items():
             options, flags, _ = reference.VERBS[name]
-            declared = {flag for each in declarations(options, flags) for flag in each.flags}
+            declared = {flag for each in declarations(options, flags) for flag in (*each.flags, *each.aliases)}
             assert {flag for action in verb._actions for flag in action.option_strings} == {"-h", "--help", *declared}
 
     def test_a_sentence_for_each(self) -> None:
@@ -190,6 +194,10 @@ def test_the_reference_is_up_to_date() -> None:
 
 def test_exit_codes_are_in_the_help_and_in_the_reference() -> None:
     shown = " ".join(parser().format_help().split())
-    for code, meaning in ((0, "done"), (1, "verify found something wrong"), (3, "done with losses (--rescue)")):
+    for code, meaning in (
+        (0, "done"),
+        (1, "verify found something wrong"),
+        (3, "convert --rescue wrote a model with losses;"),
+    ):
         assert f" {code} {meaning}" in shown
     assert "| 143 | terminated (SIGTERM)" in reference.page()

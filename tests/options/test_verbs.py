@@ -63,6 +63,7 @@ class TestValues:
             ({"include": 5}, "include is one text or several; got 5"),
             ({"exclude": [5]}, r"exclude is one text or several; got \[5\]"),
             ({"max_shard_size": "big"}, "a size is a number with B, KB, MB, GB or TB"),
+            ({"max_shard_size": "5"}, "a size needs a unit"),
             ({"fill": "model"}, "a model to fill with is only used in a rescue"),
         ],
     )
@@ -75,6 +76,12 @@ class TestValues:
         assert (options.include, options.adapters, options.rename) == (("layers.*",), ("default",), ("a=b",))
         assert options.fill == (PurePosixPath("x"),)
         assert VerifyOptions(against="checkpoint").against == ("checkpoint",)
+
+    def test_a_size_is_a_text_with_a_unit_or_a_number_of_bytes(self) -> None:
+        sizes = {"5GB": 5 * 10**9, "5GiB": 5 << 30, 5: 5, "none": None, None: None}
+        assert {given: Options(max_shard_size=given).max_shard_bytes for given in sizes} == sizes
+        assert Options().max_shard_bytes == 50 * 10**9
+        assert Options(max_shard_size="none") == Options(max_shard_size=None)
 
     def test_one_pattern_chooses_what_it_matches(self, tmp_path: Path) -> None:
         """Taken letter by letter, its `*` would choose everything."""
@@ -133,7 +140,7 @@ class TestRecord:
         assert (back.lora, back.adapters, back.exclude_frozen, back.names) == ("merge", ("one",), True, "stored")
         assert (back.include, back.exclude, back.rename, back.allow_missing) == (("a*",), ("b*",), ("c=d",), True)
         assert (back.dtype, back.ties, back.tag, back.base) == ("bf16", "copy", "last-complete", "base")
-        assert (back.rescue, back.fill, back.max_shard_size, back.sentence_transformers) == (False, (), None, None)
+        assert (back.rescue, back.fill, back.max_shard_size, back.sentence_transformers) == (False, (), "50GB", None)
 
     def test_a_dtype_comes_back_only_for_a_merge_and_a_function_never(self) -> None:
         record = Options(dtype="bf16", rename=json.dumps).for_manifest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -42,7 +43,7 @@ def python(code: str, *arguments: object, seconds: float = 120, **how: Any) -> s
     """A Python program with these arguments in `sys.argv[1:]`, which may take so many seconds."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=seconds, env=environment(), check=False, **how
+        command, capture_output=True, text=True, timeout=seconds, check=False, **({"env": environment()} | how)
     )
 
 
@@ -62,15 +63,26 @@ def signals(**dispositions: signal.Handlers) -> Callable[[], None]:
 
 
 def refusal(process: subprocess.CompletedProcess[str]) -> str:
-    """The one sentence with which the command refused; asserts that nothing else was printed, but for the table of
-    what is lost with files that cannot be used."""
+    """The error with which the command refused, as one sentence; asserts that nothing else was printed."""
     assert process.returncode == 2, process
     assert process.stdout == "", process.stdout
     assert "Traceback" not in process.stderr, process.stderr
-    lines = process.stderr.splitlines()
-    assert all(line.startswith("  ") for line in lines[1:]), process.stderr
-    assert lines[0].startswith("zeroconsolidate: "), lines
-    return lines[0].removeprefix("zeroconsolidate: ")
+    return sentence(process.stderr)
+
+
+def sentence(printed: str) -> str:
+    """A printed error as `str(error)` has it: its lines put together, but for the table of what is lost, which is
+    indented twice."""
+    first, *others = printed.splitlines()
+    assert first.startswith("zeroconsolidate: "), printed
+    assert all(line.startswith("  ") for line in others), printed
+    parts = [line.removeprefix("  ") for line in others if not line.startswith("    ")]
+    places = [f" ({part})" for part in parts if part.startswith("at ")]
+    said = first.removeprefix("zeroconsolidate: ")
+    for before, part in itertools.pairwise(["", *parts]):
+        if not part.startswith("at "):
+            said += f"{',' if before.startswith('expected ') and part.startswith('got ') else ';'} {part}"
+    return said + "".join(places)
 
 
 def contents(*folders: Path) -> dict[str, tuple[int, bytes]]:

@@ -208,6 +208,13 @@ def test_every_promise_names_a_test() -> None:
     assert [cells[0] for cells in promises if not re.search(r"`\w+/test_\w+\.py(::\w+)+`", cells[-1])] == []
 
 
+def test_versions_are_those_of_the_environments() -> None:
+    stated = [cells for header, cells in rows("names.md") if "tested with transformers" in header]
+    assert len(stated) == 3
+    for version, _, environment in stated:
+        assert f"transformers=={version}\n" in (ROOT / environment.strip("`")).read_text(), environment
+
+
 UNITS = {"": 1, "s": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "MB": 10**6}
 
 

@@ -40,8 +40,8 @@ class Bases:
         saved = self._model.saved.get(path, {})
         if len(saved) > 1:
             raise BadOption(
-                f"the adapters {', '.join(saved)} have each trained a module of their own here (modules_to_save); "
-                "merge one of them"
+                f"the adapters {', '.join(saved)} have each trained a module of their own here (modules_to_save)",
+                remedy="merge one of them",
             )
         trained = next(iter(saved.values()), None) or (own if own is not None and own.role == "trainable" else None)
         if trained is not None:
@@ -79,10 +79,13 @@ class Bases:
             )
         if self._original is None:
             return BadOption(
-                "the weight that the adapter belongs to is not in the checkpoint (its trainer leaves frozen weights "
-                "out); name the original model with --base"
+                (
+                    "the weight that the adapter belongs to is not in the checkpoint (its trainer leaves "
+                    "frozen weights out)"
+                ),
+                remedy="name the original model with --base",
             )
         return BadOption(
-            f"the original model in {self._original.directory} has no weight {self._original.name_of(path)}; "
-            f"the nearest names there are {self._original.nearest(path)}"
+            f"the original model in {self._original.directory} has no weight {self._original.name_of(path)}",
+            consequence=f"the nearest names there are {self._original.nearest(path)}",
         )

@@ -154,8 +154,9 @@ class Merger:
                 return  # the head of a tied model, which has the embedding's rows
             if indices is None or len(indices) != rows.shape[0]:
                 raise Disagreement(
-                    f"the trained tokens of {adapter!r} do not fit its configuration; "
-                    f"expected {0 if indices is None else len(indices)} rows, got {rows.shape[0]}"
+                    f"the trained tokens of {adapter!r} do not fit its configuration",
+                    expected=f"{0 if indices is None else len(indices)} rows",
+                    found=rows.shape[0],
                 )
             to_weight.rows[indices] = rows.recipe
         unknown = [
@@ -168,8 +169,11 @@ class Merger:
         """Leave a whole module to PEFT."""
         if len(self._configs) > 1 or self._directories is None:
             raise UnsupportedLayout(
-                f"adapters of kind {self._configs[adapter].peft_type} are merged by PEFT, one at a time, into a model "
-                "whose config.json is at hand; choose one with --adapter, and name the original model with --base"
+                (
+                    f"adapters of kind {self._configs[adapter].peft_type} are merged by PEFT, one at a time, "
+                    "into a model whose config.json is at hand"
+                ),
+                remedy="choose one with --adapter, and name the original model with --base",
             )
         config, (model_directory, adapter_directory) = self._configs[adapter], self._directories
         bases = {name: self._bases.find(f"{module}.{name}") for name in ("weight", "bias")}
@@ -222,8 +226,8 @@ class Merger:
             return recipe
         if not recipe.dtype.is_floating:
             raise UnsupportedLayout(
-                f"the base weight is quantized ({recipe.dtype.torch_name}); name the original model, in float32 or "
-                "bfloat16, with --base"
+                f"the base weight is quantized ({recipe.dtype.torch_name})",
+                remedy="name the original model, in float32 or bfloat16, with --base",
             )
         dtype = self._dtype or recipe.dtype
         if additions.job is not None:
@@ -238,7 +242,9 @@ class Merger:
             recipe = Merged(base=recipe, shape=base.shape, dtype=dtype, parts=parts)
         for indices in additions.rows:
             if len(base.shape) != 2 or max(indices, default=0) >= base.shape[0]:
-                raise Disagreement(f"the trained tokens are beyond the embedding; its shape is {base.shape}")
+                raise Disagreement(
+                    "the trained tokens are beyond the embedding", consequence=f"its shape is {base.shape}"
+                )
         if additions.rows:
             replacements = tuple(additions.rows.items())
             recipe = RowsReplaced(base=recipe, shape=base.shape, dtype=dtype, replacements=replacements)

@@ -50,8 +50,9 @@ class ZipContainer(OpenFile):
         record = self._record(name)
         if record.size_bytes > limit_bytes:
             raise DamagedFile(
-                f"the record {name!r} is too large to be read; "
-                f"expected at most {limit_bytes} bytes, got {record.size_bytes}"
+                f"the record {name!r} is too large to be read",
+                expected=f"at most {limit_bytes} bytes",
+                found=record.size_bytes,
             )
         return self.pread(record.size_bytes, self.start(name))
 
@@ -75,8 +76,9 @@ class ZipContainer(OpenFile):
         record = self._record(f"data/{key}")
         if record.size_bytes < size_bytes:
             raise DamagedFile(
-                f"the storage {shown(key)} is shorter than the pickle says; "
-                f"expected {size_bytes} bytes, got {record.size_bytes}"
+                f"the storage {shown(key)} is shorter than the pickle says",
+                expected=f"{size_bytes} bytes",
+                found=record.size_bytes,
             )
         # DeepSpeed's stage-3 model files have one empty placeholder a parameter: nobody will read them,
         # so their local headers are not worth a system call each.
@@ -96,15 +98,16 @@ class ZipContainer(OpenFile):
             start: int = record.header_start + len(header) + extra_bytes
             if start + record.size_bytes > record.stop:
                 raise DamagedFile(
-                    f"a record overlaps what follows it; "
-                    f"expected to end before byte {record.stop}, got {start + record.size_bytes}"
+                    "a record overlaps what follows it",
+                    expected=f"to end before byte {record.stop}",
+                    found=start + record.size_bytes,
                 )
         return start
 
     def _is_big_endian(self) -> bool:
         order = self.read("byteorder", limit_bytes=16)
         if order not in (b"little", b"big"):
-            raise DamagedFile(f"the byte order is unknown; expected little or big, got {order!r}")
+            raise DamagedFile("the byte order is unknown", expected="little or big", found=repr(order))
         return order == b"big"
 
     def _record(self, name: str) -> Record:
@@ -112,7 +115,9 @@ class ZipContainer(OpenFile):
         if record is None:
             raise DamagedFile(f"the container has no record {shown(name)}")
         if not record.stored:
-            raise DamagedFile(f"the record {shown(name)} is compressed or encrypted; torch stores records as they are")
+            raise DamagedFile(
+                f"the record {shown(name)} is compressed or encrypted", consequence="torch stores records as they are"
+            )
         return record
 
 
@@ -120,6 +125,6 @@ def _prefix(records: dict[str, Record]) -> str:
     found = [name for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(found) != 1:
         raise DamagedFile(
-            f"the file is a zip archive but not a torch checkpoint; expected one data.pkl, got {len(found)}"
+            "the file is a zip archive but not a torch checkpoint", expected="one data.pkl", found=len(found)
         )
     return found[0].removesuffix("/data.pkl")

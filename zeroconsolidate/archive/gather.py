@@ -63,7 +63,10 @@ def _parts(roots: Sequence[str], tag: str | None) -> list[CheckpointFiles]:
     tags = sorted({part.tag for part in parts.values()})
     if len(tags) > 1:
         raise Disagreement(
-            f"the directories are of different saves; expected one tag, got {', '.join(tags)}; choose one with --tag"
+            "the directories are of different saves",
+            expected="one tag",
+            found=", ".join(tags),
+            remedy="choose one with --tag",
         )
     if not tags:
         raise puzzled[0][1]
@@ -79,8 +82,8 @@ def _same(one: str, other: str) -> None:
     with at(os.path.basename(one)):
         if not _equal(one, other):
             raise Disagreement(
-                f"two directories have this file, and they differ: {one} and {other}; "
-                "move away the one that is not of this save"
+                f"two directories have this file, and they differ: {one} and {other}",
+                remedy="move away the one that is not of this save",
             )
 
 

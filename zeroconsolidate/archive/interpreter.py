@@ -94,7 +94,7 @@ class Interpreter(Machine):
                 return stack[0], position
             else:
                 position = TABLE[opcode](self, position)
-        raise DamagedFile(f"the pickle is too long; expected at most {self.limits.steps} opcodes")
+        raise DamagedFile("the pickle is too long", expected=f"at most {self.limits.steps} opcodes")
 
 
 @contextmanager

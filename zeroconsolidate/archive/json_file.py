@@ -45,7 +45,7 @@ def parse_object(text: bytes, what: str) -> dict[str, Any]:
 
     value = parse(text, what, make=unique)
     if not isinstance(value, dict):
-        raise DamagedFile(f"{what} is not a JSON object; got {type(value).__name__}")
+        raise DamagedFile(f"{what} is not a JSON object", found=type(value).__name__)
     return value
 
 
@@ -54,5 +54,5 @@ def read_json(path: str) -> dict[str, Any]:
     with at(path):
         value = parse(read_small(path, MAX_BYTES), "the file")
         if not isinstance(value, dict):
-            raise DamagedFile(f"the file holds no JSON object; got {type(value).__name__}")
+            raise DamagedFile("the file holds no JSON object", found=type(value).__name__)
         return value

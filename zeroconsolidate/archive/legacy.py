@@ -60,7 +60,7 @@ class LegacyContainer(OpenFile):
             raise DamagedFile("the file is not a torch checkpoint: it is no zip archive, nor torch's older container")
         protocol, here = machine.run(here)
         if protocol != PROTOCOL:
-            raise UnsupportedLayout(f"torch's older container is of protocol {shown(protocol)}; expected {PROTOCOL}")
+            raise UnsupportedLayout(f"torch's older container is of protocol {shown(protocol)}", expected=PROTOCOL)
         system, first = machine.run(here)
         big_endian = isinstance(system, dict) and system.get("little_endian") is False
         _, stop = machine.run(first)
@@ -74,14 +74,15 @@ class LegacyContainer(OpenFile):
             storage = world.storages[key]
             if count != storage.numel:
                 raise DamagedFile(
-                    f"the storage {shown(key)} is not of the size the pickle says; "
-                    f"expected {storage.numel} elements, got {count}"
+                    f"the storage {shown(key)} is not of the size the pickle says",
+                    expected=f"{storage.numel} elements",
+                    found=count,
                 )
             starts[key] = here + 8
             here += 8 + count * storage.dtype.itemsize
         if here != self.size_bytes:
             what = "the file is truncated" if here > self.size_bytes else "the file goes on behind its end"
-            raise DamagedFile(f"{what}; expected {here} bytes, got {self.size_bytes}")
+            raise DamagedFile(f"{what}", expected=f"{here} bytes", found=self.size_bytes)
         return big_endian, (first, stop), starts
 
 

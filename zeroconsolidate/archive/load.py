@@ -36,7 +36,7 @@ def load(files: CheckpointFiles, kind: FileKind) -> Iterator[RawFile]:
 
 
 class LoadReadable:
-    """`load`, but files that are damaged are left out and remembered: `reasons` has what is wrong, by name.
+    """`load`, but files that cannot be read are left out and remembered: `reasons` has what is wrong, by name.
 
     A file that looks like an attack is an error all the same.
     """
@@ -52,8 +52,8 @@ class LoadReadable:
                 yield load_file(files.path(name), kind, name, remembered)
             except (UnsafePickle, UnsafePath):
                 raise
-            except DamagedFile as error:
-                self.reasons[name.name] = error.message
+            except (DamagedFile, NotACheckpoint) as error:
+                self.reasons[name.name] = error.sentence
 
 
 def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes, object] | None = None) -> RawFile:
@@ -79,5 +79,5 @@ def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes,
         if kind is FileKind.UNIVERSAL and isinstance(content, LocatedTensor):
             content = {"param": content}  # stage 3 saves the tensor alone, the other stages a dict around it
         if not isinstance(content, dict):
-            raise DamagedFile(f"the file holds no checkpoint; expected a dict, got {type(content).__name__}")
+            raise DamagedFile("the file holds no checkpoint", expected="a dict", found=type(content).__name__)
     return RawFile(kind=kind, name=name, path=path, content=content, container=form)

@@ -65,16 +65,18 @@ class LocatedTensor:
                 numel *= n
                 last += (n - 1) * step
         if not possible:
-            raise DamagedFile(f"a tensor's geometry is impossible; got {self._geometry()}")
+            raise DamagedFile("a tensor's geometry is impossible", found=self._geometry())
         if numel and last >= self.storage.numel:
             raise DamagedFile(
-                f"a tensor reaches past its storage {self.storage.key[:80]!r}; "
-                f"expected at most {self.storage.numel} elements, got a view that needs {last + 1}"
+                f"a tensor reaches past its storage {self.storage.key[:80]!r}",
+                expected=f"at most {self.storage.numel} elements",
+                found=f"a view that needs {last + 1}",
             )
         if numel > self.storage.numel and numel > MAX_REPEATED_NUMEL:
             raise DamagedFile(
-                f"a tensor repeats the elements of its storage too often; expected at most {MAX_REPEATED_NUMEL} "
-                f"elements out of {self.storage.numel}, got {self._geometry()}"
+                "a tensor repeats the elements of its storage too often",
+                expected=f"at most {MAX_REPEATED_NUMEL} elements out of {self.storage.numel}",
+                found=self._geometry(),
             )
 
     def _geometry(self) -> str:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from ..errors import DamagedFile, UnsafePath, ZeroConsolidateError
+from ..errors import DamagedFile, UnsafePath, ZeroConsolidateError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ def open_regular(path: str) -> int:
     if stat.S_ISREG(mode):
         return fd
     os.close(fd)
-    raise UnsafePath(f"this is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; expected a regular file")
+    raise UnsafePath(f"this is {_KINDS.get(stat.S_IFMT(mode), 'no file')}", expected="a regular file")
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def read_errors(*address: str) -> Iterator[None]:
     except ZeroConsolidateError:
         raise
     except OSError as error:
-        raise DamagedFile(f"the file cannot be read: {error.strerror or error}", address=address) from None
+        raise DamagedFile(f"the file cannot be read: {reason(error)}", address=address) from None
 
 
 def read_exactly(fd: int, size_bytes: int, start: int) -> bytes:
@@ -58,7 +58,9 @@ def read_exactly(fd: int, size_bytes: int, start: int) -> bytes:
     while len(data) < size_bytes:
         more = os.pread(fd, size_bytes - len(data), start + len(data))
         if not more:
-            raise DamagedFile(f"the file ends too early; expected {start + size_bytes} bytes, got {start + len(data)}")
+            raise DamagedFile(
+                "the file ends too early", expected=f"{start + size_bytes} bytes", found=start + len(data)
+            )
         data += more
     return data
 
@@ -106,7 +108,7 @@ def read_small(path: str, limit_bytes: int) -> bytes:
     with read_errors(), open(open_regular(path), "rb") as file:
         data = file.read(limit_bytes + 1)
     if len(data) > limit_bytes:
-        raise DamagedFile(f"the file is too large; expected at most {limit_bytes} bytes")
+        raise DamagedFile("the file is too large", expected=f"at most {limit_bytes} bytes")
     return data
 
 
@@ -115,7 +117,7 @@ def scan(directory: str) -> Iterator[os.DirEntry[str]]:
     with os.scandir(directory) as entries:
         for count, entry in enumerate(entries):
             if count >= MAX_ENTRIES:
-                raise DamagedFile(f"the directory is too full; expected at most {MAX_ENTRIES} entries")
+                raise DamagedFile("the directory is too full", expected=f"at most {MAX_ENTRIES} entries")
             yield entry
 
 
@@ -142,6 +144,6 @@ class Fence:
         real = os.path.realpath(path)
         if not any(is_within(real, inside) for inside in self._inside):
             raise UnsafePath(
-                f"this is a link out of its directory, to {real}; "
-                "put the file itself there if it belongs to the checkpoint"
+                f"this is a link out of its directory, to {real}",
+                remedy="put the file itself there if it belongs to the checkpoint",
             )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..dtypes import DType
-from ..errors import DamagedFile, NotACheckpoint, at
+from ..errors import DamagedFile, NotACheckpoint, at, reason
 from .json_file import parse_object
 from .located import MAX_DIMENSIONS, MAX_NUMEL, LocatedStorage, contiguous
 from .model_files import MAX_HEADER_BYTES
@@ -64,8 +64,9 @@ def read_file(path: str) -> SafetensorsFile:
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or length > min(MAX_HEADER_BYTES, size_bytes - 8):
                 raise DamagedFile(
-                    f"the file is no safetensors file or is cut off; expected a header of at most "
-                    f"{max(min(MAX_HEADER_BYTES, size_bytes - 8), 0)} bytes, got {length} in {size_bytes} bytes"
+                    "the file is no safetensors file or is cut off",
+                    expected=f"a header of at most {max(min(MAX_HEADER_BYTES, size_bytes - 8), 0)} bytes",
+                    found=f"{length} in {size_bytes} bytes",
                 )
             text = file.read(length)
         header = parse_object(text, "the header")
@@ -91,7 +92,7 @@ def read_model(directory: str) -> SafetensorsModel:
         entries = entries_of(directory)
         indices = [entry for entry in entries if entry.endswith(INDEX_SUFFIX)]
         if len(indices) > 1:
-            raise DamagedFile(f"there are several indices; expected one, got {', '.join(indices)}")
+            raise DamagedFile("there are several indices", expected="one", found=", ".join(indices))
         weight_map = read_weight_map(os.path.join(directory, indices[0])) if indices else None
         names = (
             sorted(set(weight_map.values()))
@@ -118,7 +119,7 @@ def entries_of(directory: str) -> list[str]:
     try:
         return sorted(os.listdir(directory))
     except OSError as error:
-        raise NotACheckpoint(f"the model's directory cannot be read: {error.strerror}") from None
+        raise NotACheckpoint(f"the model's directory cannot be read: {reason(error)}") from None
 
 
 def read_weight_map(path: str) -> dict[str, str]:
@@ -126,11 +127,11 @@ def read_weight_map(path: str) -> dict[str, str]:
     with at(os.path.basename(path)):
         found = parse_object(read_small(path, MAX_HEADER_BYTES), "the index").get("weight_map")
         if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
-            raise DamagedFile("the index has no usable 'weight_map'; expected a mapping of names to files")
+            raise DamagedFile("the index has no usable 'weight_map'", expected="a mapping of names to files")
         for file in set(found.values()):
             # An index is a list of names in its own folder: anything else would read files it has no business with.
             if "/" in file or "\\" in file or file in ("", ".", "..") or not file.isprintable():
-                raise DamagedFile(f"the index names a file outside of its folder; got {shown(file)}")
+                raise DamagedFile("the index names a file outside of its folder", found=shown(file))
         return found
 
 
@@ -155,11 +156,13 @@ def _tensors(path: str, header: Mapping[str, Any], data_start: int, size_bytes: 
     ordered = sorted(found.items(), key=lambda item: item[1][:2])
     for name, (start, stop, _) in ordered:
         if start != here:
-            raise DamagedFile(f"the tensors leave a gap or overlap; expected {shown(name)} at byte {here}, got {start}")
+            raise DamagedFile(
+                "the tensors leave a gap or overlap", expected=f"{shown(name)} at byte {here}", found=start
+            )
         here = stop
     if data_start + here != size_bytes:
         raise DamagedFile(
-            f"the file's size does not fit its header; expected {data_start + here} bytes, got {size_bytes}"
+            "the file's size does not fit its header", expected=f"{data_start + here} bytes", found=size_bytes
         )
     return {name: tensor for name, (_, _, tensor) in ordered}
 
@@ -169,15 +172,16 @@ def _tensor(path: str, name: str, entry: object, data_start: int) -> tuple[int, 
         raise DamagedFile("the header's entry is no tensor")
     dtype, shape, offsets = _BY_CODE.get(str(entry.get("dtype"))), entry.get("shape"), entry.get("data_offsets")
     if dtype is None:
-        raise DamagedFile(f"the tensor's dtype is not known; got {shown(entry.get('dtype'))}")
+        raise DamagedFile("the tensor's dtype is not known", found=shown(entry.get("dtype")))
     if not _sizes(shape, MAX_DIMENSIONS) or not _sizes(offsets, 2) or len(offsets) != 2:
-        raise DamagedFile(f"the tensor's geometry is impossible; got shape {shown(shape)}, bytes {shown(offsets)}")
+        raise DamagedFile("the tensor's geometry is impossible", found=f"shape {shown(shape)}, bytes {shown(offsets)}")
     numel = math.prod(shape)
     start, stop = offsets
     if stop - start != numel * dtype.itemsize:
         raise DamagedFile(
-            f"the tensor's bytes do not fit its shape {tuple(shape)}; "
-            f"expected {numel * dtype.itemsize} bytes, got {stop - start}"
+            f"the tensor's bytes do not fit its shape {tuple(shape)}",
+            expected=f"{numel * dtype.itemsize} bytes",
+            found=stop - start,
         )
     storage = LocatedStorage(file=path, key=name, start=data_start + start, numel=numel, dtype=dtype, big_endian=False)
     return start, stop, contiguous(storage, tuple(shape))

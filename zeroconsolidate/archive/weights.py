@@ -46,7 +46,7 @@ def read_weights(directory: str) -> Weights:
             names = sorted(set(safetensors.read_weight_map(os.path.join(directory, index)).values()))
         elif PICKLE_NAME not in entries:
             raise NotACheckpoint(
-                "there are no weights in the directory; expected safetensors files or pytorch_model.bin"
+                "there are no weights in the directory", expected="safetensors files or pytorch_model.bin"
             )
         tensors: dict[str, LocatedTensor] = {}
         for name in names:
@@ -60,5 +60,5 @@ def read_pickled(directory: str, name: str) -> dict[str, LocatedTensor]:
         with read_errors(), ZipContainer(os.path.join(directory, name)) as container:
             content = unpickle(container.read_pickle(), container)
         if not isinstance(content, dict):
-            raise DamagedFile(f"the file holds no state dict; got {type(content).__name__}")
+            raise DamagedFile("the file holds no state dict", found=type(content).__name__)
         return {str(key): value for key, value in content.items() if isinstance(value, LocatedTensor)}

@@ -42,19 +42,21 @@ def read_directory(fd: int, size_bytes: int) -> dict[str, Record]:
     Raises DamagedFile if the file is empty, truncated, or no zip, or if a record lies outside of it.
     """
     if size_bytes == 0:
-        raise DamagedFile("the file is empty; expected a torch checkpoint, got 0 bytes")
+        raise DamagedFile("the file is empty", expected="a torch checkpoint", found="0 bytes")
     count, directory_bytes, start = _end_of_directory(fd, size_bytes)
     if count > MAX_RECORDS or start + directory_bytes > size_bytes or count * _CENTRAL.size > directory_bytes:
-        raise DamagedFile(f"the zip directory is impossible; got {count} records in {directory_bytes} bytes at {start}")
+        raise DamagedFile(
+            "the zip directory is impossible", found=f"{count} records in {directory_bytes} bytes at {start}"
+        )
     if directory_bytes > count * _MAX_ENTRY_BYTES:
-        raise DamagedFile(f"the zip directory is too large; got {directory_bytes} bytes for {count} records")
+        raise DamagedFile("the zip directory is too large", found=f"{directory_bytes} bytes for {count} records")
     data = read_exactly(fd, directory_bytes, start)
     records: dict[str, Record] = {}
     position = end = 0
     before: tuple[str, int, int, bool, int] | None = None
     for _ in range(count):
         if position + _CENTRAL.size > len(data):
-            raise DamagedFile(f"the zip directory ends too early; expected {count} records, got {len(records)}")
+            raise DamagedFile("the zip directory ends too early", expected=f"{count} records", found=len(records))
         (signature, flags, method, crc32, packed, unpacked, name_bytes, extra_bytes, comment_bytes, header_start) = (
             _CENTRAL.unpack_from(data, position)
         )
@@ -79,7 +81,7 @@ def read_directory(fd: int, size_bytes: int) -> dict[str, Record]:
     if before is not None:
         _add(records, before, start)
     if position != len(data):
-        raise DamagedFile(f"the zip directory is longer than its records; expected {position} bytes, got {len(data)}")
+        raise DamagedFile("the zip directory is longer than its records", expected=f"{position} bytes", found=len(data))
     return records
 
 
@@ -120,8 +122,9 @@ def _end_of_directory(fd: int, size_bytes: int) -> tuple[int, int, int]:
             end_start = end64_start
     if start + directory_bytes > end_start:
         raise DamagedFile(
-            f"the zip directory lies outside of the file; expected it to end before byte {end_start}, "
-            f"got {start + directory_bytes}"
+            "the zip directory lies outside of the file",
+            expected=f"it to end before byte {end_start}",
+            found=start + directory_bytes,
         )
     return count, directory_bytes, start
 
@@ -134,7 +137,9 @@ def _no_end(fd: int, size_bytes: int) -> DamagedFile:
     if b"PK\x05\x06" in read_exactly(fd, tail_bytes, size_bytes - tail_bytes)[: 4 - _END.size]:
         return DamagedFile("the file goes on behind its zip directory: something was appended to it")
     return DamagedFile(
-        f"the file is truncated: the zip directory that torch writes last is missing after {size_bytes} bytes"
+        "the file is truncated",
+        expected="the zip directory that torch writes last",
+        found=f"the end after {size_bytes} bytes",
     )
 
 

@@ -12,11 +12,11 @@ from ..archive.phrases import counted
 from ..archive.regular import read_small
 from ..archive.shown import shown
 from ..archive.weights import Weights, read_weights
-from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError
-from ..outputs.config_check import config_problems
+from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, reason
+from ..outputs.gate import examine
 from ..run.digest import digest_of
 from ..run.local import LocalFiles
-from ..write.stage import JOURNAL, STAGING
+from ..write.refusals import JOURNAL, STAGING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from .findings import Findings
 
 
-def audit_output(directory: str, findings: Findings) -> None:
-    """All checks; what is wrong goes into `findings`. Raises NotACheckpoint if there is no such directory."""
+def audit_output(directory: str, findings: Findings, *, base: str | None = None) -> None:
+    """All checks; what is wrong goes into `findings`. `base`: directory of the original model.
+
+    Raises NotACheckpoint if there is no such directory.
+    """
     if not os.path.isdir(directory):
         raise NotACheckpoint("there is no such directory", address=(directory,))
     if os.path.lexists(os.path.join(directory, STAGING, JOURNAL)):
@@ -41,13 +44,28 @@ def audit_output(directory: str, findings: Findings) -> None:
         manifest = read_manifest(directory)
     except DamagedFile as error:
         findings.problems.append(str(error))
-        return
+        manifest = {}
     if manifest is None:
         findings.notes.append(f"values not checked: there is no {MANIFEST_NAME} to compare with")
-        return
-    if weights is not None:
-        _tensors(weights, manifest["tensors"], findings)
-    _files(directory, manifest, findings)
+    elif manifest:
+        if weights is not None:
+            _tensors(weights, manifest["tensors"], findings)
+        _files(directory, manifest, findings)
+    _loading(directory, manifest or {}, base, findings)
+
+
+def _loading(directory: str, manifest: Mapping[str, Any], base: str | None, findings: Findings) -> None:
+    """What the program that loads it would find. What is as the manifest says was asked for when it was written."""
+    found = examine(directory, base=base)
+    findings.checks += found.checked
+    findings.notes += [f"not checked: {text}" for text in found.unchecked]
+    known = manifest.get("excused")
+    excused = known if isinstance(known, list) else []
+    for finding in found.findings:
+        if finding.text in excused:
+            findings.notes.append(f"written all the same, as asked: {finding.text}")
+        elif finding.text not in findings.problems:
+            findings.problems.append(finding.text)
 
 
 def work_bytes(directory: str) -> int:
@@ -80,9 +98,6 @@ def _structure(directory: str, weights: Weights, findings: Findings) -> None:
         held = sum(tensor.numel * tensor.dtype.itemsize for tensor in weights.tensors.values())
         if total is not None and total != held:
             findings.problems.append(f"{weights.index}: 'total_size' is wrong; expected {held}, got {total}")
-    problems, checks = config_problems(directory, weights.tensors)
-    findings.problems += problems
-    findings.checks += checks
 
 
 def _tensors(weights: Weights, listed: Mapping[str, Any], findings: Findings) -> None:
@@ -109,7 +124,7 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
         try:
             size_bytes = os.path.getsize(path)
         except OSError as error:
-            findings.problems.append(f"{name}: {error.strerror or error}")
+            findings.problems.append(f"{name}: {reason(error)}")
             continue
         if size_bytes != entry.get("bytes"):
             findings.problems.append(f"{name}: the size differs; expected {entry.get('bytes')} bytes, got {size_bytes}")

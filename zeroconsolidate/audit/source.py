@@ -136,7 +136,7 @@ def _replicas(catalog: Catalog, inputs: Inputs, findings: Findings) -> None:
             compared += compare([pair], inputs, progress=findings.read)
         except Disagreement as error:
             found = findings.notes if pair.is_spare else findings.problems
-            found.append(f"{pair.name}: {error.message.partition(';')[0]}")
+            found.append(f"{pair.name}: {error.finding}")
     if pairs:
         findings.checks.append(f"{counted(compared, 'value')} that several ranks hold, against one another")
 
@@ -151,5 +151,5 @@ def _witness(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, fin
         try:
             compared += compare([pair], inputs, progress=findings.read)
         except WitnessMismatch as error:
-            findings.problems.append(f"{pair.name}: {error.message.partition(';')[0]}")
+            findings.problems.append(f"{pair.name}: {error.finding}")
     findings.checks.append(f"{counted(compared, 'master weight')} against their second copy")

@@ -35,14 +35,17 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
 
     began, directory = time.monotonic(), os.path.normpath(os.fspath(output))
     if options.against is None:
+        options.doing("reading back")
         findings = _findings(options.progress, alone.work_bytes(directory))
-        alone.audit_output(directory, findings)
+        alone.audit_output(directory, findings, base=options.base_directory)
         return findings.verification(directory, time.monotonic() - began)
     weights = read_weights(directory)
     recorded = (read_manifest(directory) or {}).get("options", {})
     chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base)
     opened = open_to_convert(options.against, chosen)
+    options.doing("checking names")
     catalog, plan = opened.catalog, plan_weights(opened, chosen).plan
+    options.doing("comparing values")
     planned = {tensor.name: tensor for tensor in plan.tensors()}
     owners = {name: catalog.ties.get(name, name) for name in planned}
     written = {owners[name] for name in weights.tensors if name in owners}
@@ -74,6 +77,7 @@ def verify_source(src: Roots, options: Working) -> Verification:
     began = time.monotonic()
     catalog = open_catalog(src, options.tag)
     stored = sources(catalog)
+    options.doing("reading all values")
     findings = _findings(options.progress, work_bytes(catalog, stored))
     with Inputs() as inputs:
         audit_source(catalog, stored, inputs, findings)

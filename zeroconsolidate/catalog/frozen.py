@@ -36,9 +36,9 @@ def striped_frozen(models: Sequence[ModelFile], world_size: int) -> dict[str, Fr
                 if fragment.numel != expected or not fragment.is_contiguous or agreed != look:
                     with at(name):
                         raise Disagreement(
-                            f"the frozen parameter's stripe in rank {model.rank} does not fit; expected {expected} "
-                            f"elements of {agreed[0].code} for the shape {shape}, got "
-                            f"{fragment.numel} of {fragment.dtype.code}"
+                            f"the frozen parameter's stripe in rank {model.rank} does not fit",
+                            expected=f"{expected} elements of {agreed[0].code} for the shape {shape}",
+                            found=f"{fragment.numel} of {fragment.dtype.code}",
                         )
                 starts[name].append(fragment.start)
     return {

@@ -152,8 +152,9 @@ def _members(
     if len(listed) != count:
         with at(file_name(first.file)):
             raise Disagreement(
-                f"the files do not describe the same model; expected {len(listed)} flat groups "
-                f"as in 'param_shapes' of {file_name(model.file)}, got {count}"
+                "the files do not describe the same model",
+                expected=f"{len(listed)} flat groups as in 'param_shapes' of {file_name(model.file)}",
+                found=count,
             )
     found, seen = [], set[str]()
     for index, group in enumerate(listed):
@@ -172,8 +173,9 @@ def _with_paddings(
     padding = paddings[index] if paddings is not None and index < len(paddings) else (0,) * len(shapes)
     if len(padding) != len(shapes):
         raise Disagreement(
-            f"'param_alignment_paddings' does not fit 'param_shapes'; "
-            f"expected {len(shapes)} entries, got {len(padding)}"
+            "'param_alignment_paddings' does not fit 'param_shapes'",
+            expected=f"{len(shapes)} entries",
+            found=len(padding),
         )
     return tuple(Member(name, shape, pad) for (name, shape), pad in zip(shapes.items(), padding, strict=True))
 
@@ -211,7 +213,7 @@ def _from_slices(optimizers: Sequence[OptimizerFile], index: int, shapes: Mappin
         with at(file_name(optimizer.file)):
             for name, (start, numel) in sorted(slices.items(), key=lambda item: item[1]):
                 if start != here or (name in numels and name != last):
-                    raise Disagreement(f"'param_slice_mappings' does not tile the partition; got {name} at {start}")
+                    raise Disagreement("'param_slice_mappings' does not tile the partition", found=f"{name} at {start}")
                 numels[name] = numels.get(name, 0) + numel
                 here, last = start + numel, name
     members = []
@@ -220,7 +222,7 @@ def _from_slices(optimizers: Sequence[OptimizerFile], index: int, shapes: Mappin
         expected = math.prod(shape)
         if expected != numel:
             raise Disagreement(
-                f"{name} has {numel} elements in the flat group; expected {expected}, its shape is {shape}"
+                f"{name} has {numel} elements in the flat group", expected=f"{expected}, its shape is {shape}"
             )
         members.append(Member(name, shape))
     return tuple(members)

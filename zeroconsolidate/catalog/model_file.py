@@ -70,10 +70,10 @@ def read_model_file(raw: RawFile) -> ModelFile:
         check_model_keys(content)
         world_size = fields.optional(content, "dp_world_size", int)
         if world_size is not None and not 1 <= world_size <= MAX_WORLD_SIZE:
-            raise DamagedFile(f"'dp_world_size' is impossible; expected 1 to {MAX_WORLD_SIZE}, got {world_size}")
+            raise DamagedFile("'dp_world_size' is impossible", expected=f"1 to {MAX_WORLD_SIZE}", found=world_size)
         mp_world_size = fields.optional(content, "mp_world_size", int)
         if mp_world_size is not None and not 1 <= mp_world_size <= MAX_WORLD_SIZE:
-            raise DamagedFile(f"'mp_world_size' is impossible; expected 1 to {MAX_WORLD_SIZE}, got {mp_world_size}")
+            raise DamagedFile("'mp_world_size' is impossible", expected=f"1 to {MAX_WORLD_SIZE}", found=mp_world_size)
         saved = content.get("module")
         module = {} if saved is None else fields.tensors(saved, "module")
         frozen = content.get("frozen_param_shapes")

@@ -105,7 +105,7 @@ def _listed_frozen(first: ModelFile) -> dict[str, LocatedTensor]:
         if tensor is None or tensor.shape != shape:
             with at(file_name(first.file)), at(name):
                 got = "nothing" if tensor is None else f"shape {tensor.shape}"
-                raise DamagedFile(f"the frozen parameter does not fit; expected shape {shape}, got {got}")
+                raise DamagedFile("the frozen parameter does not fit", expected=f"shape {shape}", found=got)
         found[name] = tensor
     return found
 
@@ -171,6 +171,7 @@ def _witness_fits(
         if tensor.shape != expected:
             with at(file_name(first.file)), at(name):
                 raise Disagreement(
-                    f"'module' and 'param_shapes' do not describe the same model; expected shape {expected}, "
-                    f"got {tensor.shape}"
+                    "'module' and 'param_shapes' do not describe the same model",
+                    expected=f"shape {expected}",
+                    found=tensor.shape,
                 )

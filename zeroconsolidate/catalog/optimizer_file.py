@@ -112,8 +112,9 @@ def read_optimizer_file(raw: RawFile) -> OptimizerFile:
         check_keys(content, STATE_KEYS)
         if key is None:
             raise UnsupportedLayout(
-                f"the file holds no flat groups; expected one of {', '.join(DIALECTS)}, "
-                f"got {', '.join(map(shown, list(content)[:8]))}"
+                "the file holds no flat groups",
+                expected=f"one of {', '.join(DIALECTS)}",
+                found=", ".join(map(shown, list(content)[:8])),
             )
         dialect = DIALECTS[key]
         states, groups = split_state(content.get(dialect.base))
@@ -201,7 +202,7 @@ def _step(value: object) -> float | None:
     if isinstance(value, LocatedTensor):
         value = value.item
     if isinstance(value, int) and abs(value) >> 53:
-        raise DamagedFile(f"the optimizer's step is impossible; got {value}")
+        raise DamagedFile("the optimizer's step is impossible", found=value)
     return float(value) if isinstance(value, (int, float)) else None
 
 
@@ -251,7 +252,7 @@ def _counts(value: object, groups: int) -> tuple[int, ...] | None:
     listed: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * groups
     if len(listed) != groups or not all(type(n) is int and n > 0 for n in listed):
         raise DamagedFile(
-            f"'partition_count' does not fit; expected one for each of {groups} groups, got {shown(value)}"
+            "'partition_count' does not fit", expected=f"one for each of {groups} groups", found=shown(value)
         )
     return tuple(listed)
 
@@ -262,7 +263,7 @@ def _ranks(value: object, groups: int) -> tuple[tuple[int, ...], ...] | None:
         return None
     listed = list(value.values()) if isinstance(value, Mapping) else value
     if not isinstance(listed, (list, tuple)) or len(listed) != groups:
-        raise DamagedFile(f"'ds_zero_partition_groups' does not fit; expected one for each of {groups} groups")
+        raise DamagedFile("'ds_zero_partition_groups' does not fit", expected=f"one for each of {groups} groups")
     found = []
     for group in listed:
         ranks = group.get("partition_ranks") if isinstance(group, Mapping) else None

@@ -77,8 +77,10 @@ def model_kind_of(files: CheckpointFiles) -> FileKind:
         if files.of(kind):
             return kind
     raise MissingFiles(
-        "the model states are missing; look for mp_rank_00_model_states.pt (stages 0 to 2) "
-        "or zero_pp_rank_0_mp_rank_00_model_states.pt (stage 3)",
+        "the model states are missing",
+        remedy=(
+            "look for mp_rank_00_model_states.pt (stages 0 to 2) or zero_pp_rank_0_mp_rank_00_model_states.pt (stage 3)"
+        ),
         files=("mp_rank_00_model_states.pt",),
     )
 
@@ -167,7 +169,9 @@ def _wholes(files: CheckpointFiles, models: list[ModelFile], load: Load) -> dict
             of_rank = found.setdefault(raw.name.mp_rank, [])
             if raw.name.dp_rank != len(of_rank):
                 raise MissingFiles(
-                    f"an expert-parallel rank has no file; expected rank {len(of_rank)}, got {raw.name.dp_rank}",
+                    "an expert-parallel rank has no file",
+                    expected=f"rank {len(of_rank)}",
+                    found=raw.name.dp_rank,
                     files=(f"expp_rank_{len(of_rank)}_mp_rank_{raw.name.mp_rank:02d}_optim_states.pt",),
                 )
             of_rank.append(read_whole_optimizer(content if isinstance(content, dict) else {}, raw.path))

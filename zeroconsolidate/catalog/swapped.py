@@ -80,9 +80,12 @@ def _swapped_in(
             swap = files.get((optimizer.rank, places.get(names[0], -1), places.get(names[-1], -1)))
             if swap is None or not 0 <= swap.size_bytes - 4 * numel < MAX_PADDING_BYTES:
                 raise UnsupportedLayout(
-                    "the flat group was swapped out to NVMe, and which swap file holds it cannot be told; expected "
-                    f"{places.get(names[0])}_{places.get(names[-1])}.tensor.swp of {4 * numel} bytes in the rank's "
-                    f"folder of 'offloaded_tensors', got {'nothing' if swap is None else f'{swap.size_bytes} bytes'}"
+                    "the flat group was swapped out to NVMe, and which swap file holds it cannot be told",
+                    expected=(
+                        f"{places.get(names[0])}_{places.get(names[-1])}.tensor.swp of {4 * numel} bytes in the "
+                        "rank's folder of 'offloaded_tensors'"
+                    ),
+                    found=f"{'nothing' if swap is None else f'{swap.size_bytes} bytes'}",
                 )
             storage = LocatedStorage(
                 file=swap.path, key=f"{swap.first}_{swap.last}", start=0, numel=numel, dtype=DType.F32, big_endian=False

@@ -48,7 +48,7 @@ def read_universal(
             name = fields.name_of(raw.name.name.split("/")[1])
             tensor = raw.content.get("param")
             if not isinstance(tensor, LocatedTensor):
-                raise DamagedFile(f"the file has no usable 'param'; got {type(tensor).__name__}")
+                raise DamagedFile("the file has no usable 'param'", found=type(tensor).__name__)
             masters[name] = tensor
             paths.append(raw.path)
     if not masters:
@@ -71,7 +71,7 @@ def all_there(universal: Universal, names: Iterable[str]) -> None:
     missing = tuple(f"zero/{name}/fp32.pt" for name in names if name not in universal.masters)
     if missing:
         raise MissingFiles(
-            f"the universal checkpoint lacks trained parameters; missing {listed(missing)}", files=missing
+            "the universal checkpoint lacks trained parameters", consequence=f"missing {listed(missing)}", files=missing
         )
 
 
@@ -82,5 +82,5 @@ def shaped(name: str, tensor: LocatedTensor, shape: Shape | None) -> LocatedTens
     numel = math.prod(shape)
     if numel != tensor.numel or not tensor.is_contiguous:
         with at(name):
-            raise Disagreement(f"the parameter has {tensor.numel} elements; expected {numel}, its shape is {shape}")
+            raise Disagreement(f"the parameter has {tensor.numel} elements", expected=f"{numel}, its shape is {shape}")
     return contiguous(tensor.storage, shape, tensor.offset)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, fields
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 from .._version import __version__
+from ..errors import BadOption, Parts
 from ..options import Group, Opening, Options, VerifyOptions, declarations, option, read_as
 from .exit_codes import ExitCode
 
@@ -25,10 +26,19 @@ class ConvertFlags:
     """What `convert` takes beside `Options`."""
 
     dry_run: bool = option(
-        False, "print what the conversion would read, write and need, and write nothing", group=Group.PRINTING
+        False,
+        "print what the conversion would read, write and need, refuse what it would refuse, and write nothing",
+        group=Group.PRINTING,
     )
-    quiet: bool = option(False, "no progress bar, no report", group=Group.PRINTING)
-    json: bool = option(False, "print the report as one JSON object", group=Group.PRINTING)
+    quiet: bool = option(
+        False,
+        "print no report and no progress; warnings and errors come all the same",
+        group=Group.PRINTING,
+        short="-q",
+    )
+    json: bool = option(
+        False, "print the report, or the error if there is one, as one JSON object", group=Group.PRINTING
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +46,9 @@ class InspectFlags:
     """What `inspect` takes beside `Opening`."""
 
     tensors: bool = option(False, "list every tensor", group=Group.PRINTING)
-    json: bool = option(False, "print one JSON object", group=Group.PRINTING)
+    json: bool = option(
+        False, "print what there is, or the error if there is one, as one JSON object", group=Group.PRINTING
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +57,56 @@ class VerifyFlags:
 
     source: str | PathLike[str] | Sequence[str | PathLike[str]] | None = option(
         None,
-        "check this checkpoint, in place of an output",
+        "check this checkpoint, even if it could be taken for an output",
         group=Group.CHECKING,
         metavar="CHECKPOINT",
         repeatable=True,
     )
-    quiet: bool = option(False, "no progress bar, print problems only", group=Group.PRINTING)
-    json: bool = option(False, "print the result as one JSON object", group=Group.PRINTING)
+    quiet: bool = option(False, "print problems only, and no progress", group=Group.PRINTING, short="-q")
+    json: bool = option(
+        False, "print the result, or the error if there is one, as one JSON object", group=Group.PRINTING
+    )
+
+
+VERBS: dict[str, tuple[type, type]] = {
+    "convert": (Options, ConvertFlags),
+    "inspect": (Opening, InspectFlags),
+    "verify": (VerifyOptions, VerifyFlags),
+}
+"""What each verb of the command takes."""
+
+USAGE = {
+    "convert": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
+    "inspect": ("CHECKPOINT [CHECKPOINT ...]",),
+    "verify": ("OUTPUT", "OUTPUT CHECKPOINT [CHECKPOINT ...]", "CHECKPOINT [CHECKPOINT ...]"),
+}
+"""What each verb is given besides options: its forms."""
+
+_EXAMPLES = {
+    "convert": (
+        "zeroconsolidate convert checkpoint-500 my-model",
+        "zeroconsolidate convert checkpoint-500 my-model --dtype bf16 --max-shard-size 5GB",
+        "zeroconsolidate convert checkpoint-500 my-model --lora merge --base Qwen/Qwen2.5-7B",
+    ),
+    "inspect": (
+        "zeroconsolidate inspect checkpoint-500",
+        "zeroconsolidate inspect checkpoint-500 --tensors",
+    ),
+    "verify": (
+        "zeroconsolidate verify my-model                   headers, index, sizes, config, digests",
+        "zeroconsolidate verify my-model checkpoint-500    byte for byte, whatever tool wrote my-model",
+        "zeroconsolidate verify checkpoint-500             checksums, ranks, NaN, masters and 16-bit copies",
+    ),
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command; what is parsed has `verb`, and an attribute for every flag that was given."""
-    codes = "\n".join(f"  {code.value:>3}  {code.meaning.replace('`', '')}" for code in ExitCode)
-    whole = argparse.ArgumentParser(
+    width = max(len(str(code.value)) for code in ExitCode)
+    codes = "\n".join(f"  {code.value:>{width}}  {code.meaning.replace('`', '')}" for code in ExitCode)
+    whole = _Parser(
         prog="zeroconsolidate",
+        usage="zeroconsolidate COMMAND [OPTION ...] PATH ...",
         description="Turn a DeepSpeed ZeRO checkpoint into a model directory that loads.",
         epilog=f"exit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -66,31 +114,66 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=__version__)
     verbs = whole.add_subparsers(required=True, metavar="COMMAND", dest="verb")
 
-    convert = verbs.add_parser("convert", help="write the model", description="Write the model of a checkpoint.")
+    def add(verb: str, about: str, description: str) -> argparse.ArgumentParser:
+        examples = "\n".join(f"  {line}" for line in _EXAMPLES[verb])
+        forms = [f"zeroconsolidate {verb} [OPTION ...] {form}" for form in USAGE[verb]]
+        return verbs.add_parser(
+            verb,
+            help=about,
+            usage="\n       ".join(forms),
+            description=description,
+            epilog=f"examples:\n{examples}\n\nexit codes:\n{codes}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    convert = add("convert", "write the model", "Write the model of a checkpoint.")
     _checkpoint(convert)
-    convert.add_argument("output", metavar="OUTPUT", help="directory to write; must not exist, or be empty")
-    add_options(convert, Options, ConvertFlags)
+    convert.add_argument("output", metavar="OUTPUT", nargs="?", help="directory to write; must not exist, or be empty")
+    add_options(convert, *VERBS["convert"])
 
-    inspect = verbs.add_parser("inspect", help="tell what a checkpoint holds", description="Read metadata only.")
+    inspect = add("inspect", "tell what a checkpoint holds", "Read metadata only.")
     _checkpoint(inspect)
-    add_options(inspect, Opening, InspectFlags)
+    add_options(inspect, *VERBS["inspect"])
 
-    verify = verbs.add_parser(
+    verify = add(
         "verify",
-        help="check an output or a checkpoint",
-        description="Check OUTPUT by itself (headers, index, sizes, config, digests of the manifest), OUTPUT byte for "
-        "byte with a checkpoint, or a checkpoint (checksums, agreement, copies, NaN). Exit code 1: something is wrong.",
+        "check an output, an output against a checkpoint, or a checkpoint",
+        "Check a model directory (headers, index, sizes, config, digests of the manifest),\n"
+        "a model directory byte for byte against a checkpoint,\n"
+        "or a checkpoint (checksums, agreement of ranks, NaN, master weights against 16-bit copies).",
     )
-    verify.add_argument("output", metavar="OUTPUT", nargs="?", help="model directory, whatever tool wrote it")
-    add_options(verify, VerifyOptions, VerifyFlags)
+    verify.add_argument(
+        "paths",
+        metavar="OUTPUT, CHECKPOINT",
+        nargs="*",
+        help="a model directory, whatever tool wrote it; a checkpoint; or both",
+    )
+    add_options(verify, *VERBS["verify"])
     return whole
 
 
+class _Parser(argparse.ArgumentParser):
+    """Raises what it would print."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Misuse(message, usage=self.format_usage())
+
+
+class Misuse(BadOption):
+    """A command line that cannot be understood."""
+
+    def __init__(self, message: str, *, usage: str = "", **parts: Unpack[Parts]) -> None:
+        super().__init__(message, **parts)
+        self.usage = usage
+        """The forms that there are, where that helps."""
+
+
 def _checkpoint(verb: argparse.ArgumentParser) -> None:
+    # How many there must be is checked afterwards: argparse says it in fifteen lines.
     verb.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        nargs="+",
+        nargs="*",
         help="checkpoint-N, or a folder global_stepN; several for nodes' own disks",
     )
 
@@ -118,25 +201,27 @@ def _add(group: argparse._ArgumentGroup, declared: Declaration, shown: Callable[
             *([f"default: {declared.default}"] if declared.default not in (None, ()) else []),
             *(["can be repeated"] if declared.repeatable else []),
         ]
-        group.add_argument(
-            declared.flag,
-            dest=declared.name,
-            default=argparse.SUPPRESS,
-            action="append" if declared.repeatable else "store",
-            metavar=declared.metavar,
-            choices=declared.choices or None,
-            help=shown(declared.help) + (f" [{'; '.join(notes)}]" if notes else ""),
-        )
+        said = shown(declared.help) + (f" [{'; '.join(notes)}]" if notes else "")
+        how: dict[str, Any] = {
+            "action": "append" if declared.repeatable else "store",
+            "metavar": declared.metavar,
+            "choices": declared.choices or None,
+        }
+        _spell(group, declared, declared.flag, said, how)
     switches = group if len(declared.switches) < 2 else group.add_mutually_exclusive_group()
     for switch in declared.switches:
-        switches.add_argument(
-            switch.flag,
-            dest=declared.name,
-            default=argparse.SUPPRESS,
-            action="store_const",
-            const=switch.value,
-            help=shown(switch.help),
-        )
+        how = {"action": "store_const", "const": switch.value}
+        _spell(switches, declared, switch.flag, shown(switch.help), how)
+
+
+def _spell(group: argparse._ActionsContainer, declared: Declaration, flag: str, said: str, how: dict[str, Any]) -> None:
+    """Add a flag. Other spellings of an option's first flag are understood; only that of one letter is listed."""
+    how = how | {"dest": declared.name, "default": argparse.SUPPRESS}
+    is_first = flag == declared.flags[0]
+    letter = [declared.short] if is_first and declared.short else []
+    group.add_argument(*letter, flag, help=said, **how)
+    if is_first and declared.also:
+        group.add_argument(*declared.also, help=argparse.SUPPRESS, **how)
 
 
 def given_of(kind: type, given: argparse.Namespace) -> dict[str, Any]:

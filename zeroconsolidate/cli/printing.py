@@ -65,7 +65,7 @@ def cost_text(cost: Cost) -> str:
 
 def report_text(report: Report) -> str:
     """What a conversion did: where the output is, whether it is right, what needs attention, details, and as the last
-    line what loads it. Warnings are not in it: they are `warnings_text`."""
+    line what loads it. Warnings are not in it: they go to stderr."""
     rows = [
         *(("checked", text) for text in report.checks),
         *(("not checked", text) for text in report.not_checked),
@@ -84,9 +84,11 @@ def report_text(report: Report) -> str:
         rows.append(("tied", f"{listed(ties, 2)}, stored once"))
     if report.from_base:
         rows.append(("from base", f"{counted(report.from_base, 'frozen tensor')} that the checkpoint does not have"))
+    if report.names_change:
+        rows.append(("names", report.names_change))
     rows += [
         ("files", listed(list(report.files), 8, f", see {MANIFEST_NAME}")),
-        *(("note", text) for text in _once(report.notes)),
+        *(("note", text) for text in once(report.notes)),
     ]
     if report.left_behind:
         rows.append(("not copied", _left_behind_text(report)))
@@ -96,32 +98,13 @@ def report_text(report: Report) -> str:
     return f"{report.output}\n{_rows(rows)}\n\n{report.load_line}"
 
 
-def warnings_text(report: Report) -> list[str]:
-    """What may be wrong with an output that was written, a warning of one or several lines each: for stderr."""
-    return [_folded(f"warning: {text}", " " * 9) for text in (*_once(report.missing), *_once(report.warnings))]
-
-
-def losses_text(losses: Sequence[Loss], most: int = 12) -> str:
-    """The worst losses first, a tensor a line."""
-    hit = sorted((loss for loss in losses if loss.lost_numel), key=lambda loss: -loss.lost_bytes)
-    width = max((len(loss.name) for loss in hit[:most]), default=0)
-    lines = [
-        f"  {loss.name:<{width}}  {loss.fate:<11}  {100 * loss.lost_numel / loss.numel:5.1f} %  "
-        f"{size_text(loss.lost_bytes)} of {size_text(loss.nbytes)}"
-        for loss in hit[:most]
-    ]
-    if len(hit) > most:
-        lines.append(f"  and {len(hit) - most} more: `zeroconsolidate inspect --tensors` lists them all")
-    return "\n".join(lines)
-
-
 def verification_text(found: Verification) -> str:
     """What a verification found: problems first."""
     many = counted(len(found.problems), "problem")
     rows = [
         *(("WRONG", text) for text in _at_most(found.problems, 50)),
         *(("checked", text) for text in found.checks),
-        *(("note", text) for text in _at_most(_once(found.notes), 20)),
+        *(("note", text) for text in _at_most(once(found.notes), 20)),
         ("read", f"{size_text(found.bytes_read)} in {_time_row(found.seconds, found.gb_per_second)}"),
     ]
     return f"{found.subject}: {'all is well' if found.ok else many}\n{_rows(rows)}"
@@ -133,7 +116,8 @@ def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
     rows = [
         *(("lost file", f"{name}: {reason}") for name, reason in info.reasons.items()),
         *([("lost", _lost_text(info.losses))] if info.losses else []),
-        ("tag", _tag_text(info)),
+        ("tag", info.tag + (f" (latest names {info.latest})" if info.latest not in (None, info.tag) else "")),
+        *([("tags", _tags_text(info))] if len(info.tags) > 1 else []),
         ("step", _known(info.step)),
         ("saved by", f"DeepSpeed {_known(info.ds_version)}, {counted(info.world_size, 'rank')}, {info.writer}"),
         ("layout", info.layout),
@@ -150,7 +134,7 @@ def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
         *([("tied", listed(ties, 4))] if ties else []),
         *(("group", _group_text(group)) for group in info.param_groups),
         ("output", ", ".join(f"{size_text(size)} as {dtype}" for dtype, size in info.output_bytes.items())),
-        *(("note", note) for note in _once(info.notes)),
+        *(("note", note) for note in once(info.notes)),
     ]
     text = f"{info.root}\n{_rows(rows)}"
     return f"{text}\n{_tensors_text(info)}" if tensors else text
@@ -172,10 +156,10 @@ def _tensors_text(info: CheckpointInfo) -> str:
     )
 
 
-def _tag_text(info: CheckpointInfo) -> str:
-    others = [tag for tag in info.tags if tag != info.tag]
-    latest = f"; latest names {info.latest}" if info.latest not in (None, info.tag) else ""
-    return info.tag + (f" (others: {listed(others)}{latest})" if others or latest else "")
+def _tags_text(info: CheckpointInfo) -> str:
+    """The tags, newest first, with whether each is complete."""
+    words = {True: "complete", False: "INCOMPLETE", None: "not checked"}
+    return listed([f"{tag} ({words[info.complete.get(tag)]})" for tag in reversed(info.tags)], 16)
 
 
 def _lost_text(losses: Sequence[Loss]) -> str:
@@ -241,10 +225,14 @@ def _known(value: object) -> str:
     return "unknown" if value is None else str(value)
 
 
-def _once(texts: Iterable[str]) -> list[str]:
-    """Texts that differ in nothing but the name they begin with, as one with a count."""
+def once(texts: Iterable[str]) -> list[str]:
+    """Texts without repetitions: those that differ in nothing but the name they begin with are one with a count.
+
+    >>> once(["a is odd", "b is odd", "a is odd", "else"])
+    ['a is odd (1 more like it)', 'else']
+    """
     alike: dict[str, list[str]] = {}
-    for text in texts:
+    for text in dict.fromkeys(texts):
         alike.setdefault(text.partition(" ")[2] or text, []).append(text)
     return [f"{same[0]} ({len(same) - 1} more like it)" if len(same) > 1 else same[0] for same in alike.values()]
 
@@ -255,10 +243,10 @@ def _at_most(texts: Sequence[str], most: int) -> list[str]:
 
 def _rows(rows: Sequence[tuple[str, str]]) -> str:
     width = max(len(label) for label, _ in rows)
-    return "\n".join(_folded(f"  {label:<{width}}  {text}", " " * (width + 4)) for label, text in rows)
+    return "\n".join(folded(f"  {label:<{width}}  {text}", " " * (width + 4)) for label, text in rows)
 
 
-def _folded(line: str, indent: str) -> str:
+def folded(line: str, indent: str) -> str:
     """A line in as many as it needs, those after the first indented."""
     if len(line) <= COLUMNS:
         return line

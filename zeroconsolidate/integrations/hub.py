@@ -24,11 +24,11 @@ def resolved(base: str) -> str:
     if os.path.isdir(base):
         return base
     if not _ID.fullmatch(base) or base.startswith("."):
-        raise BadOption(f"the base model must be a directory, or a hub id such as owner/name; got {base}")
+        raise BadOption("the base model must be a directory, or a hub id such as owner/name", found=base)
     if find_spec("huggingface_hub") is None:
         raise BadOption(
-            f"the base model {base} is no directory, and to look for it on the hub huggingface_hub is needed; "
-            'install it (pip install "zeroconsolidate[hub]"), or give a directory'
+            f"the base model {base} is no directory, and to look for it on the hub huggingface_hub is needed",
+            remedy='install it (pip install "zeroconsolidate[hub]"), or give a directory',
         )
     from huggingface_hub import snapshot_download
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "pretrained_model.")
 """Prefixes that are a wrapper's whatever the model: data parallelism, Lightning, torch.compile, TRL's value head."""
 
-_INNER_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
+INNER_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
 """Wrappers of submodules, which may stand anywhere in a name and never in an expected one."""
 
 VALUE_HEAD = "v_head."
@@ -180,7 +180,7 @@ def _without_inner(names: Iterable[str]) -> dict[str, str]:
     clean = {}
     for name in names:
         new = name
-        for wrapper in _INNER_WRAPPERS:
+        for wrapper in INNER_WRAPPERS:
             while f".{wrapper}" in new or new.startswith(wrapper):
                 new = new.replace(f".{wrapper}", ".").removeprefix(wrapper)
         clean[name] = new

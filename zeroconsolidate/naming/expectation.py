@@ -34,6 +34,8 @@ class Expectation:
     """alias -> kept name: an alias need not be present if its parameter is."""
     exact: bool
     """Whether it is the target itself, and not only a relative."""
+    integers: frozenset[str] = frozenset()
+    """Names of those that are whole numbers; all others are floating-point numbers."""
     layout: str = "stored"
     """`stored`, or `hub` where these are the names of files and a model in memory has others."""
 

@@ -36,8 +36,8 @@ class Named:
     warnings: tuple[str, ...]
     unwrapped: bool
     """Whether a wrapper around the model was undone."""
-    unchecked: str = ""
-    """Why names were compared with nothing; empty if they were compared."""
+    change: str = ""
+    """What was done to the names of the checkpoint; empty if nothing."""
     ties: Mapping[str, str] = field(default_factory=dict)
     """Names that are not written, because their tensor is under another -> that one."""
     loads: bool = True
@@ -80,7 +80,7 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
         reason="; ".join(filter(None, (naming.change, compared, note))),
         warnings=tuple(check_names(naming, selection, options, sources, partial=partial)),
         unwrapped=any(name != new for name, new in naming.mapping.items()),
-        unchecked=unchecked,
+        change="; ".join(filter(None, (naming.change, note))),
         ties=written_once(catalog, fitted, naming.mapping),
         loads=naming.loads or naming.expectation is None or not naming.expectation.exact,
         complete=naming.loads and naming.expectation is not None,
@@ -96,7 +96,7 @@ def _as_stored(catalog: Catalog, selection: Selection) -> Named:
         reason="names as stored, as asked",
         warnings=(),
         unwrapped=False,
-        unchecked="left as stored, as asked",
+        change="as stored, as asked",
         ties=written_once(catalog, selection, {}),
     )
 

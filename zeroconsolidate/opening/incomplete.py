@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..archive.located import LOST
 from ..archive.names import FileKind, file_name
-from ..catalog.agree import Grid, missing_ranks
+from ..catalog.agree import MISSING, Grid, missing_ranks
 from ..catalog.experts import stacks
 from ..catalog.groups import saving_ranks
 from ..catalog.model_file import ModelFile, read_model_file
@@ -66,8 +66,8 @@ def read_incomplete(
     optimizers = _of_one_save(optimizers, lambda optimizer: max(optimizer.steps, default=None), reasons)
     if not models:
         raise MissingFiles(
-            "no model states can be read, and nothing else says which parameters there are: "
-            + "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:4]),
+            "no model states can be read, and nothing else says which parameters there are",
+            consequence="; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:4]),
             files=tuple(reasons),
         )
     first = models[0]
@@ -78,7 +78,7 @@ def read_incomplete(
         return Incomplete(catalog=read(files, load), reasons={})
     for kind in dict.fromkeys((FileKind.OPTIMIZER, model_kind)):
         if kind is not FileKind.MODEL:
-            reasons.update(dict.fromkeys(missing_ranks(files, kind, world_size, _GRID), "missing"))
+            reasons.update(dict.fromkeys(missing_ranks(files, kind, world_size, _GRID), MISSING))
     for model in models[1:]:
         same_shapes(first, model)
     if not reasons:
@@ -163,7 +163,7 @@ def _parsed(parse: Callable[[RawFile], T], raw: RawFile, reasons: dict[str, str]
     try:
         return parse(raw)
     except DamagedFile as error:
-        reasons[raw.name.name] = error.message
+        reasons[raw.name.name] = error.sentence
         return None
 
 

@@ -50,6 +50,8 @@ class CheckpointInfo:
     """The folder in it that was read, such as `global_step500`."""
     tags: tuple[str, ...]
     """All tags of the checkpoint."""
+    complete: Mapping[str, bool]
+    """By tag: whether every file is there and agrees with the others. Of many tags only the newest are checked."""
     latest: str | None
     """The tag that the file `latest` names."""
     stage: int
@@ -100,8 +102,11 @@ class CheckpointInfo:
         return asdict(self)
 
 
-def describe(catalog: Catalog, reasons: Mapping[str, str] | None = None) -> CheckpointInfo:
-    """Sum the facts up. `reasons`: why each of the catalog's missing files cannot be used."""
+def describe(
+    catalog: Catalog, reasons: Mapping[str, str] | None = None, complete: Mapping[str, bool] | None = None
+) -> CheckpointInfo:
+    """Sum the facts up. `reasons`: why each of the catalog's missing files cannot be used; `complete`: of other tags
+    beside the catalog's, whether they are."""
     origin = catalog.origin
     tensors = _tensors(catalog)
     counts = dict.fromkeys(("trainable", "frozen", "buffer", "tie"), 0)
@@ -116,6 +121,7 @@ def describe(catalog: Catalog, reasons: Mapping[str, str] | None = None) -> Chec
         root=origin.root,
         tag=origin.tag,
         tags=origin.tags,
+        complete={**(complete or {}), origin.tag: not catalog.missing},
         latest=origin.latest,
         stage=origin.stage,
         layout=f"ZeRO stage {origin.stage}, {origin.degrees}, {_WRAPPERS.get(origin.wrapper, origin.wrapper)}",

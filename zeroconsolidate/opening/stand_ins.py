@@ -54,13 +54,15 @@ def optimizer_stand_ins(
     if len(looks) != len(groups):
         with at(file_name(template.file)):
             raise Disagreement(
-                f"the files do not describe the same model; expected {len(groups)} flat groups "
-                f"as in 'param_shapes' of {first.file.rpartition('/')[2]}, got {len(looks)}"
+                "the files do not describe the same model",
+                expected=f"{len(groups)} flat groups as in 'param_shapes' of {first.file.rpartition('/')[2]}",
+                found=len(looks),
             )
     if world_size * len(groups) > MAX_STAND_INS:
         raise DamagedFile(
-            f"too much would have to be made up for what is missing; expected at most {MAX_STAND_INS} partitions, "
-            f"got {world_size} ranks of {len(groups)} groups"
+            "too much would have to be made up for what is missing",
+            expected=f"at most {MAX_STAND_INS} partitions",
+            found=f"{world_size} ranks of {len(groups)} groups",
         )
     sizes = [
         _partition_numels(index, list(shapes.values()), survivors, template, world_size, striped=striped)

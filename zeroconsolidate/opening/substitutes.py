@@ -44,8 +44,8 @@ def rescued(
     found = rescue(incomplete.catalog, fillers, zeros=zeros)
     if all(tensor.source is None for tensor in found):
         raise BadOption(
-            "nothing can be rescued: every tensor has lost a part, and nothing stands in for it; "
-            "give a model to fill with (--fill), or take zeros (--rescue=zeros)"
+            "nothing can be rescued: every tensor has lost a part, and nothing stands in for it",
+            remedy="give a model to fill with (--fill), or take zeros (--rescue=zeros)",
         )
     report = rescue_report(incomplete.catalog.origin, incomplete.reasons, found)
     files = {tensor.file: None for filler in fillers for tensor in filler.tensors.values()}

@@ -75,6 +75,10 @@ class Declaration:
     flag: str | None
     """The flag that takes a value; None if it has only switches, or none at all."""
     switches: tuple[Switch, ...]
+    short: str | None
+    """A flag of one letter that does the same."""
+    also: tuple[str, ...]
+    """What other programs call it: understood, but not listed."""
     metavar: str | None
     choices: tuple[object, ...]
     """All values there are, if they can be listed; None besides, if it is the default."""
@@ -86,8 +90,13 @@ class Declaration:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """All flags; none if the option is for Python only."""
+        """The flags that are listed; none if the option is for Python only."""
         return (*([self.flag] if self.flag else []), *(switch.flag for switch in self.switches))
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Other spellings of the first flag."""
+        return (*([self.short] if self.short else []), *self.also)
 
     def normal(self, value: object) -> object:
         """`value` in the form it is kept in. Raises BadOption if it is none of the choices."""
@@ -97,7 +106,7 @@ class Declaration:
             return self._several(value)
         if self.choices and value not in self.choices:
             *others, last = map(repr, self.choices)
-            raise BadOption(f"{self.name} is {', '.join(others)} or {last}; got {value!r}")
+            raise BadOption(f"{self.name} is {', '.join(others)} or {last}", found=repr(value))
         return value
 
     def _several(self, value: object) -> tuple[object, ...]:
@@ -105,7 +114,7 @@ class Declaration:
             return (value,)  # A text is a sequence too, of letters; nobody means that.
         several = tuple(value) if isinstance(value, Iterable) else (value,)
         if not all(isinstance(each, (str, os.PathLike)) for each in several):
-            raise BadOption(f"{self.name} is one text or several; got {value!r}")
+            raise BadOption(f"{self.name} is one text or several", found=repr(value))
         return several
 
 
@@ -116,6 +125,8 @@ def option(
     group: Group,
     flag: str | None = "",
     switches: tuple[Switch, ...] = (),
+    short: str | None = None,
+    also: tuple[str, ...] = (),
     metavar: str | None = None,
     choices: tuple[object, ...] = (),
     repeatable: bool = False,
@@ -132,6 +143,8 @@ def option(
         "group": group,
         "flag": flag,
         "switches": switches,
+        "short": short,
+        "also": also,
         "metavar": metavar,
         "choices": choices,
         "repeatable": repeatable,

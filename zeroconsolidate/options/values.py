@@ -25,23 +25,36 @@ def roots_of(src: Roots) -> list[str]:
     return [os.fspath(src)] if isinstance(src, (str, os.PathLike)) else [os.fspath(root) for root in src]
 
 
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(B|KB|MB|GB|TB)?\s*", re.IGNORECASE)
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE = re.compile(r"\s*([0-9]+)(?:\.([0-9]+))?\s*([A-Z]*)\s*", re.IGNORECASE)
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+          "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}  # fmt: skip
 
 
-def parse_size(text: str | int) -> int:
-    """`"5GB"` -> 5000000000: decimal units, as Hugging Face counts. Raises BadOption.
+def parse_size(given: str | int) -> int:
+    """The number of bytes that a text with a unit, or an int, stands for. Raises BadOption.
 
-    >>> parse_size("5GB"), parse_size("1.5 MB"), parse_size(4096)
-    (5000000000, 1500000, 4096)
+    >>> parse_size("5GB"), parse_size("1.5 MB"), parse_size("4KiB"), parse_size(4096)
+    (5000000000, 1500000, 4096, 4096)
     """
-    from decimal import Decimal
-
-    match = _SIZE.fullmatch(str(text))
-    size = int(Decimal(match[1]) * _UNITS[(match[2] or "B").upper()]) if match else 0
+    size = given if isinstance(given, int) else _parsed(str(given))
     if size < 1:
-        raise BadOption(f"a size is a number with B, KB, MB, GB or TB (powers of 1000); got {text!r}")
+        raise BadOption(
+            "a size is a number with B, KB, MB, GB or TB (powers of 1000), or KiB, MiB, GiB or TiB (powers of 1024)",
+            found=repr(given),
+        )
     return size
+
+
+def _parsed(text: str) -> int:
+    """0 if it is no size."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        return 0
+    number, fraction, unit = match[1], match[2] or "", match[3]
+    if not unit:
+        raise BadOption("a size needs a unit", expected=f"{number}GB or {number}GiB, for example", found=repr(text))
+    # In integers: decimal takes longer to import than the whole command line to parse.
+    return int(int(number + fraction) * _UNITS.get(unit.upper(), 0) // 10 ** len(fraction))
 
 
 def size_text(size_bytes: int) -> str:
@@ -76,7 +89,7 @@ def dtype_name(given: object) -> str:
     try:
         return _SPELLINGS[str(given).lower().removeprefix("torch.")]
     except KeyError:
-        raise BadOption(f"the dtype is not one of fp32, bf16, fp16, auto; got {given!r}") from None
+        raise BadOption("the dtype is not one of fp32, bf16, fp16, auto", found=repr(given)) from None
 
 
 def parse_dtype(given: object, training: DType) -> DType:

@@ -30,6 +30,7 @@ class Opening:
         "which save to read where there are several: a tag such as `global_step500`, or `last-complete` for the "
         "newest whole one; left out, the one that the file `latest` names",
         group=Group.CHECKPOINT,
+        short="-t",
         metavar="TAG",
     )
 
@@ -49,6 +50,17 @@ class Working(Opening):
         group=Group.PRINTING,
         flag=None,
     )
+    status: Callable[[str], None] | None = option(
+        None,
+        "a function that is called with what is being done from now on, such as `copying`",
+        group=Group.PRINTING,
+        flag=None,
+    )
+
+    def doing(self, what: str) -> None:
+        """Report that `what` begins, if anyone listens."""
+        if self.status is not None:
+            self.status(what)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +84,20 @@ class VerifyOptions(Working):
         is_path=True,
     )
 
+    @cached_property
+    def base_directory(self) -> str | None:
+        """`base` as a directory, looked up when this is first asked for."""
+        return _directory_of(self.base)
+
+
+def _directory_of(base: str | PathLike[str] | None) -> str | None:
+    """A base model as a directory: a hub id is looked up, or downloaded. Raises BadOption if there is none."""
+    if base is None:
+        return None
+    from ..integrations.hub import resolved
+
+    return resolved(os.fspath(base))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Working):
@@ -86,9 +112,9 @@ class Options(Working):
         decides="bytes",
     )
     max_shard_size: str | int | None = option(
-        None,
-        "split the weights into files of at most this size, such as `5GB`, with the index that Hugging Face's loaders "
-        "read; left out, there is one file",
+        "50GB",
+        "split larger weights into files of at most this size, such as `5GB` or `5GiB`, with the index that Hugging "
+        "Face's loaders read; `none` for one file of any size",
         group=Group.OUTPUT,
         metavar="SIZE",
         decides="bytes",
@@ -124,6 +150,7 @@ class Options(Working):
         False,
         "leave out parameters that were not trained",
         group=Group.TENSORS,
+        also=("--exclude-frozen-parameters",),
         decides="tensors",
     )
     ties: Literal["drop", "copy"] = option(
@@ -244,19 +271,17 @@ class Options(Working):
     def __post_init__(self) -> None:
         Opening.__post_init__(self)
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
+        if self.max_shard_size == "none":
+            object.__setattr__(self, "max_shard_size", None)
         if self.max_shard_size is not None:
             parse_size(self.max_shard_size)
         if not self.rescue and roots_of(self.fill):
-            raise BadOption("a model to fill with is only used in a rescue; expected --rescue as well")
+            raise BadOption("a model to fill with is only used in a rescue", expected="--rescue as well")
 
     @cached_property
     def base_directory(self) -> str | None:
         """`base` as a directory: a hub id is looked up, or downloaded, when this is first asked for, and only then."""
-        if self.base is None:
-            return None
-        from ..integrations.hub import resolved
-
-        return resolved(os.fspath(self.base))
+        return _directory_of(self.base)
 
     @property
     def max_shard_bytes(self) -> int | None:

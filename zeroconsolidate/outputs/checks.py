@@ -40,8 +40,9 @@ def refuse_unplaced(catalog: Catalog, *, weights_only: bool) -> None:
     UnsupportedLayout."""
     if catalog.unplaced and not weights_only:
         raise UnsupportedLayout(
-            f"the optimizer's state {', '.join(map(repr, catalog.unplaced))} is not laid out like the parameters; "
-            "the weights do not depend on it: --weights-only writes them",
+            f"the optimizer's state {', '.join(map(repr, catalog.unplaced))} is not laid out like the parameters",
+            consequence="the weights do not depend on it",
+            remedy="--weights-only writes them",
             address=(catalog.origin.tag,),
         )
 

@@ -10,8 +10,10 @@ from ..archive.model_files import MANIFEST_NAME, RESCUE_REPORT_NAME
 from ..run.execute import BLOCK_BYTES
 from ..run.inputs import Inputs
 from ..write.fingerprint import fingerprint, refuse_changed
+from ..write.refusals import refuse_staged, refuse_unwritable
 from ..write.stage import Stage
 from .checks import checked
+from .gate import Excuses, examine, pass_or_refuse
 from .manifest import manifest
 from .weights import make_side_files, make_weights
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..plan.build import Cost
     from ..write.journal import Checks, Fingerprint
+    from .gate_finding import GateResult
     from .output import Output, SideFiles
 
 
@@ -38,6 +41,33 @@ class Made:
     overflows: Mapping[str, int]
     """Tensor -> finite elements that became infinite in the cast."""
     side_files: SideFiles
+    gate: GateResult
+    """What came of holding the output against its loader."""
+    excused: tuple[str, ...]
+    """What is wrong with it and was written all the same, as asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """What would come of writing an output."""
+
+    cost: Cost
+    missing: tuple[str, ...]
+    """What a loader will miss."""
+    warnings: tuple[str, ...]
+
+
+def rehearse(output: Output, opened: Opened, options: Options, directory: str) -> Rehearsal:
+    """Refuse what :func:`make` would refuse before it compares or copies values, and write nothing."""
+    cost = output.plan.cost(BLOCK_BYTES)
+    with Inputs() as inputs:
+        side_files = output.side_files(inputs)
+        if opened.report is not None:
+            side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
+        traits = _fingerprint(output, opened, options, side_files)
+    refuse_staged(directory, traits, overwrite=options.overwrite, restart=options.restart)
+    refuse_unwritable(directory, cost.output_bytes)
+    return Rehearsal(cost=cost, missing=output.missing, warnings=(*output.warnings, *side_files.warnings))
 
 
 def make(output: Output, opened: Opened, options: Options, directory: str) -> Made:
@@ -56,19 +86,17 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
             resumed_bytes = stage.resumed_bytes
             if not stage.is_publishing:
                 stage.need(cost.output_bytes)
+            options.doing("comparing values")
             checks = checked(output, opened, inputs, stage, check=options.check, replicas=options.replicas)
             if stage.is_publishing:
                 sizes = stage.finish()
+                found = examine(directory, base=options.base_directory)
+                excused = tuple(finding.text for finding in found.findings)
             else:
-                make_weights(
-                    output.plan,
-                    inputs,
-                    stage,
-                    digest=options.digest,
-                    progress=options.progress,
-                    total_bytes=cost.output_bytes,
-                )
+                make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
                 around = make_side_files(side_files, stage)
+                found = examine(stage.path(""), base=options.base_directory)
+                excused = pass_or_refuse(found, _excuses(opened, options))
                 text = manifest(
                     output.plan,
                     opened.catalog.origin,
@@ -76,6 +104,7 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
                     digest=options.digest,
                     weights={name: facts.get("digests", {}) for name, facts in _facts(output, stage).items()},
                     beside=around,
+                    excused=excused,
                 )
                 stage.write(MANIFEST_NAME, text)
                 refuse_changed(traits)
@@ -92,7 +121,21 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
         checks=checks,
         overflows=overflows,
         side_files=side_files,
+        gate=found,
+        excused=excused,
     )
+
+
+def _excuses(opened: Opened, options: Options) -> Excuses:
+    """What was asked for although a loader may not find what it expects."""
+    insisted = None
+    if options.allow_missing:
+        insisted = "--allow-missing"
+    elif options.rename is not None:
+        insisted = "--rename"
+    elif options.names == "stored" or options.lora == "keep":
+        insisted = "--names stored" if options.names == "stored" else "--lora keep"
+    return Excuses(insisted=insisted, is_partial=options.partial or opened.report is not None)
 
 
 def _fingerprint(output: Output, opened: Opened, options: Options, side_files: SideFiles) -> Fingerprint:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archive.model_files import ADAPTER_CONFIG, CONFIG, INDEX_NAME
+from . import remarks
 from .assets import assets_beside, of_adapters
 from .output import Output, SideFiles
 from .planned import plan_weights
@@ -72,6 +73,7 @@ def plan_output(opened: Opened, options: Options) -> Output:
     """Plan what the options ask for. Raises what `plan_weights` and `assets_beside` raise."""
     # Assets come first: what is wrong with them is known at once, names may take seconds.
     assets = assets_beside(opened.catalog.origin, options.base_directory)
+    remarks.refuse_unsized(options, assets.copies)
     weights = plan_weights(opened, options)
     named, adapted, additions = weights.named, weights.adapted, weights.additions
     if adapted is not None:
@@ -81,19 +83,20 @@ def plan_output(opened: Opened, options: Options) -> Output:
         plan=weights.plan,
         dtype=weights.dtype,
         names=named.reason,
-        names_unchecked=named.unchecked,
+        names_change=named.change,
         ties=named.ties,
         read_files=(*additions.files, *named.files, *(adapted.files if adapted else ())),
         comparisons=adapted.comparisons if adapted else (),
         from_base=len(additions.sources) + len(named.from_base),
         left_behind=assets.left_behind,
         missing=assets.missing,
-        notes=adapted.notes if adapted else (),
+        notes=(*(adapted.notes if adapted else ()), *remarks.notes(options, weights.plan)),
         warnings=(
             *named.warnings,
             # What a base model does not have matters only if something is missing.
             *(() if named.complete else additions.warnings),
             *assets.warnings,
+            *remarks.warnings(opened, options, weights.plan, assets.copies),
         ),
         assets=assets,
         weights=weights,

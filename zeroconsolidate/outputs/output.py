@@ -38,8 +38,8 @@ class Output(ABC):
     """What floating-point parameters are written as."""
     names: str
     """What was decided about names, and how they compare with what a loader expects."""
-    names_unchecked: str
-    """Why names were compared with nothing; empty if they were compared."""
+    names_change: str
+    """What was done to the names of the checkpoint; empty if nothing."""
     ties: Mapping[str, str]
     """Names that are not written, because their tensor is under another -> that one."""
     read_files: tuple[str, ...]

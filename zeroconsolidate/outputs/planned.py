@@ -11,7 +11,7 @@ from ..adapters.plan import plan_export, plan_merge
 from ..errors import BadOption
 from ..naming.fit import Named, fit
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base
-from ..options import parse_dtype
+from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, select
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType
         selection=Selection(named={}, left_out=plan.left_out),
         heads={},
         reason="names as PEFT saves them",
-        unchecked="as PEFT saves them, not compared with the base model",
+        change="as PEFT saves them",
         warnings=warnings,
         unwrapped=adapted.is_wrapped,
     )
@@ -92,6 +92,7 @@ def _selected(opened: Opened, additions: Additions, options: Options) -> Selecti
     def wanted(name: str, source: Source) -> bool:
         return _is_wanted(name, source, options)
 
+    refuse_unmatched(options.include, [*opened.catalog.order, *additions.sources])
     chosen = select(opened.catalog, opened.stored, copy_ties=options.ties == "copy", wanted=wanted)
     return Selection(named={**chosen.named, **additions.sources}, left_out=chosen.left_out).only(wanted)
 
@@ -108,6 +109,7 @@ def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) 
         dtype=dtype,
         copy_ties=options.ties == "copy",
     )
+    refuse_unmatched(options.include, merge.selection.named)
     return merge.selection.only(lambda name, source: _is_wanted(name, source, options)), merge.adapted
 
 
@@ -121,7 +123,7 @@ def _named(opened: Opened, selection: Selection, adapted: Adapted | None, option
         selection=selection,
         heads={},
         reason=f"names as in the base model {options.base_directory}",
-        unchecked=f"as in the base model {options.base_directory}, not compared with config.json",
+        change=f"as in the base model {options.base_directory}",
         ties=_merged_ties(adapted, selection),
         warnings=(),
         unwrapped=adapted.is_wrapped,

@@ -33,6 +33,8 @@ class Report:
     """What floating-point parameters were written as, in torch's spelling."""
     names: str
     """What was decided about names, and how they compare with what a loader expects."""
+    names_change: str
+    """What was done to the names of the checkpoint; empty if nothing."""
     tag: str
     """The checkpoint's folder that was read, such as `global_step500`."""
     step: int | None
@@ -98,7 +100,7 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
     if overflows:
         many = counted(sum(overflows.values()), "value")
         infinite = (f"{many} became infinite in {output.dtype.torch_name}, in {listed(sorted(overflows), 4)}",)
-    checks, not_checked = _checks(output, opened, made, check)
+    checks, not_checked = _checks(opened, made, check)
     return Report(
         output=directory,
         files=dict(made.sizes),
@@ -106,6 +108,7 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
         parameters=sum(tensor.numel for tensor in output.plan.tensors() if tensor.is_parameter),
         dtype=output.dtype.torch_name,
         names=output.names,
+        names_change=output.names_change,
         tag=origin.tag,
         step=origin.step,
         stage=origin.stage,
@@ -127,18 +130,14 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
         from_base=output.from_base,
         rescue=opened.report,
         notes=(*opened.catalog.notes, *output.notes, *made.side_files.notes),
-        warnings=(*made.checks.warnings, *output.warnings, *made.side_files.warnings, *infinite),
+        warnings=(*made.checks.warnings, *output.warnings, *made.side_files.warnings, *infinite, *made.excused),
         load_line=output.load_line(directory, made.side_files),
     )
 
 
-def _checks(output: Output, opened: Opened, made: Made, check: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(what was checked, what could not be)."""
-    checks, not_checked = [], []
-    if output.names_unchecked:
-        not_checked.append(f"names: {output.names_unchecked}")
-    else:
-        checks.append(output.names)
+def _checks(opened: Opened, made: Made, check: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(what was checked, what could not be): what the program that loads the output expects, and values."""
+    checks, not_checked = [*made.gate.checked], [*made.gate.unchecked]
     compared = made.checks.numel
     if compared:
         extent = "all that have one" if check == "all" else "a sample"

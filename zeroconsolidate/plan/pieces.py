@@ -238,7 +238,7 @@ def covers_once(recipe: Recipe) -> None:
             continue
         position = copy.start + copy.numel
     if not rest and position != recipe.numel:
-        raise PlanBroken(f"the copies end early; expected {recipe.numel} elements, got {position}")
+        raise PlanBroken("the copies end early", expected=f"{recipe.numel} elements", found=position)
     starts = [(copy.start + run * copy.step, copy.run_numel) for copy in rest for run in range(copy.count)]
     elements = [element for start, numel in starts for element in range(start, start + numel)]
     if sorted(elements) != list(range(position, recipe.numel)):

@@ -101,16 +101,21 @@ def place(group: FlatGroup) -> dict[str, Window]:
             here += member.numel + member.padding_numel
             if here - member.padding_numel > buffer.numel:
                 raise Disagreement(
-                    f"the shapes in 'param_shapes' do not add up: {member.name} would end at element "
-                    f"{here - member.padding_numel}; expected at most {buffer.numel}, the elements of all "
-                    f"{len(group.partitions)} ranks together"
+                    (
+                        f"the shapes in 'param_shapes' do not add up: {member.name} would end at element "
+                        f"{here - member.padding_numel}"
+                    ),
+                    expected=f"at most {buffer.numel}, the elements of all {len(group.partitions)} ranks together",
                 )
         # DeepSpeed aligns the buffer to 2 * ranks elements (`nccl_start_alignment_factor`), nothing longer is a tail.
         tail = buffer.numel - here
         if tail >= 2 * len(group.partitions) and group.members:
             raise Disagreement(
-                f"the shapes in 'param_shapes' do not add up; expected {buffer.numel} elements as the "
-                f"{len(group.partitions)} ranks hold together (up to {2 * len(group.partitions) - 1} of them padding), "
-                f"got {here}"
+                "the shapes in 'param_shapes' do not add up",
+                expected=(
+                    f"{buffer.numel} elements as the {len(group.partitions)} ranks hold together (up to "
+                    f"{2 * len(group.partitions) - 1} of them padding)"
+                ),
+                found=here,
             )
         return windows

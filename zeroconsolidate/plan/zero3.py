@@ -123,7 +123,8 @@ def place(group: FlatGroup) -> dict[str, Stripes]:
             if partition.numel != here:
                 with at(f"rank {rank}"), at(file_name(partition.file)):
                     raise Disagreement(
-                        f"the shapes in 'param_shapes' do not add up; expected {here} elements in the rank's "
-                        f"partition, got {partition.numel}"
+                        "the shapes in 'param_shapes' do not add up",
+                        expected=f"{here} elements in the rank's partition",
+                        found=partition.numel,
                     )
         return stripes

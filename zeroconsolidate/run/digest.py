@@ -63,10 +63,12 @@ def maker(algorithm: str) -> Callable[[], Hash]:
         try:
             import xxhash
         except ImportError:
-            raise BadOption("the digest xxh3 needs the package xxhash; install zeroconsolidate[xxh3]") from None
+            raise BadOption(
+                "the digest xxh3 needs the package xxhash", remedy="install zeroconsolidate[xxh3]"
+            ) from None
         made: Callable[[], Hash] = xxhash.xxh3_128
         return made
-    raise BadOption(f"a digest is one of {', '.join(ALGORITHMS)}; got {algorithm!r}")
+    raise BadOption(f"a digest is one of {', '.join(ALGORITHMS)}", found=repr(algorithm))
 
 
 def digest_of(

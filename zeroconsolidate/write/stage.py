@@ -13,31 +13,17 @@ import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from ..archive.regular import is_within, open_regular, read_errors
-from ..errors import BadOption, OutputExists, OutputFailed, PlanBroken, at
+from ..archive.regular import open_regular, read_errors
+from ..errors import OutputFailed, PlanBroken, at
 from .journal import Checks, Fingerprint, Journal, refuse_other
 from .lock import Lock
 from .part import Part
 from .publish import rename
+from .refusals import JOURNAL, STAGING, refuse_existing, refuse_file, refuse_full
 from .system import remove, sync_directory, system_errors, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-STAGING = ".zeroconsolidate"
-"""Name of the staging folder."""
-JOURNAL = "journal"
-"""Name of the journal in it: where there is one, there is something to finish."""
-
-
-def refuse_inside(output: str, *, checkpoint: str, tag_directory: str) -> None:
-    """The output must not be in the checkpoint: we never modify what we read. Raises BadOption."""
-    real = os.path.realpath(output)
-    for source in (checkpoint, tag_directory):
-        if is_within(real, os.path.realpath(source)):
-            raise BadOption(
-                f"the output {output} lies in the checkpoint {source}, which is never modified; name another directory"
-            )
 
 
 class Stage:
@@ -59,10 +45,9 @@ class Stage:
 
     def __enter__(self) -> Self:
         with at(self.output), system_errors(self.output):
-            if os.path.lexists(self.output) and not os.path.isdir(self.output):
-                raise OutputExists("the output is a file; expected a directory or nothing")
+            refuse_file(self.output)
             if not os.path.isdir(self.folder):
-                self._refuse_existing(ours=())
+                refuse_existing(self.output, overwrite=self._overwrite)
             self._make_folders()
             self._lock = Lock(os.path.join(self.folder, "lock"))
             try:
@@ -117,17 +102,7 @@ class Stage:
     def need(self, size_bytes: int) -> None:
         """Raise OutputFailed if the disk has less room than `size_bytes`, what is staged already counted in."""
         with system_errors(self.output):
-            disk = os.statvfs(self.folder)
-            staged = sum(
-                os.stat(os.path.join(folder, file)).st_blocks * 512
-                for folder, _, files in os.walk(self.folder)
-                for file in files
-            )
-        free = disk.f_bavail * disk.f_frsize + staged
-        if free < size_bytes:
-            raise OutputFailed(
-                f"the disk has too little room; expected {size_bytes} bytes free, got {free}", address=(self.output,)
-            )
+            refuse_full(self.folder, self.folder, size_bytes, output=self.output)
 
     @contextmanager
     def weights(self, name: str, size_bytes: int) -> Iterator[Part]:
@@ -264,28 +239,19 @@ class Stage:
         published: Sequence[str] = (progress.publish or {}).get("publish", ())
         if progress.fingerprint is not None and not self._restart:
             refuse_other(progress.fingerprint, self._fingerprint, self.folder)
-            self._refuse_existing(ours=published)
+            refuse_existing(self.output, overwrite=self._overwrite, ours=published)
             return
         if published:
             # The half-published files belong to nothing: their conversion is being thrown away.
             for name in published:
                 if not os.path.lexists(self.path(name)):
                     remove(os.path.join(self.output, name))
-        self._refuse_existing(ours=())
+        refuse_existing(self.output, overwrite=self._overwrite)
         self._journal.close()
         remove(self._journal_path)
         shutil.rmtree(os.path.join(self.folder, "files"), ignore_errors=True)
         self._journal = Journal(self._journal_path)
         self._journal.append({"begin": self._fingerprint})
-
-    def _refuse_existing(self, *, ours: Sequence[str]) -> None:
-        if self._overwrite or not os.path.isdir(self.output):
-            return
-        known = {STAGING, *(name.partition("/")[0] for name in ours)}
-        there = sorted(name for name in os.listdir(self.output) if name not in known)
-        if there:
-            shown = ", ".join(there[:3]) + (", …" if len(there) > 3 else "")
-            raise OutputExists(f"the output directory is not empty ({shown}); replace its model with --overwrite")
 
     def _clear(self) -> None:
         """Take the staging folder away.
