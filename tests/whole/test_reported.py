@@ -12,7 +12,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from reported import ROOT, Case, differing, load, load_adapter
+from reported import ROOT, Case, differing, load, load_adapter, wrong_today
 from safetensors.torch import load_file, save_file
 
 from zeroconsolidate import consolidate, inspect, verify
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 NOTES = 12
 """A screenful."""
-
-
-def wrong_today(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, reason=reason)
 
 
 @pytest.fixture

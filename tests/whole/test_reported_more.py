@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from conftest import FIXTURES
+from fixtures import FIXTURES
 from model_cases import ROOT
 from safetensors.torch import load_file
 from zero_model import Run, save
@@ -24,8 +24,7 @@ pytest.importorskip("peft")
 import peft
 import transformers
 from peft_runs import llama, tune
-from reported import differing, load
-from test_reported import wrong_today
+from reported import differing, load, wrong_today
 
 if TYPE_CHECKING:
     from pathlib import Path
