@@ -147,7 +147,6 @@ def test_a_part_is_called_one(out: Path) -> None:
     assert any("part of a model" in text for text in (*found.problems, *found.notes))
 
 
-@wrong_today("weights saved beside the checkpoint have the same names, and that is enough")
 def test_a_config_of_ten_million_layers(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = shutil.copytree(ROOT / "llm_untied_z2" / "checkpoint", tmp_path / "ckpt")
     config = json.loads((checkpoint / "config.json").read_text())
