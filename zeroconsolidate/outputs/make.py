@@ -62,10 +62,7 @@ def rehearse(output: Output, opened: Opened, options: Options, directory: str) -
     """Refuse what :func:`make` would refuse before it compares or copies values, and write nothing."""
     cost = output.plan.cost(BLOCK_BYTES)
     with Inputs() as inputs:
-        side_files = output.side_files(inputs)
-        if opened.report is not None:
-            side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
-        traits = _fingerprint(output, opened, options, side_files)
+        side_files, traits = _prepared(output, opened, options, inputs)
     from tempfile import TemporaryDirectory  # 10 ms that only a dry run pays
 
     with TemporaryDirectory(prefix="zeroconsolidate-") as folder:
@@ -83,10 +80,7 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
     """
     cost = output.plan.cost(BLOCK_BYTES)
     with Inputs() as inputs:
-        side_files = output.side_files(inputs)
-        if opened.report is not None:
-            side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
-        traits = _fingerprint(output, opened, options, side_files)
+        side_files, traits = _prepared(output, opened, options, inputs)
         with Stage(directory, overwrite=options.overwrite, restart=options.restart, fingerprint=traits) as stage:
             resumed_bytes = stage.resumed_bytes
             if not stage.is_publishing:
@@ -152,10 +146,14 @@ def _excuses(opened: Opened, options: Options) -> Excuses:
     return Excuses(insisted=insisted, is_partial=options.partial or opened.report is not None)
 
 
-def _fingerprint(output: Output, opened: Opened, options: Options, side_files: SideFiles) -> Fingerprint:
-    """All that decides a byte of the output."""
+def _prepared(output: Output, opened: Opened, options: Options, inputs: Inputs) -> tuple[SideFiles, Fingerprint]:
+    """What lies beside the weights, and all that decides a byte of the output."""
+    side_files = output.side_files(inputs)
+    if opened.report is not None:
+        side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
     sources = [*opened.catalog.files, *side_files.copies.values(), *output.read_files, *opened.filled_from]
-    return fingerprint(version=__version__, options=options.plain(), sources=sources, layout=output.plan.files)
+    traits = fingerprint(version=__version__, options=options.plain(), sources=sources, layout=output.plan.files)
+    return side_files, traits
 
 
 def _facts(output: Output, stage: Stage) -> dict[str, dict[str, Any]]:
