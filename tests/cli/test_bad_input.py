@@ -278,7 +278,7 @@ def test_a_group_too_few(tmp_path: Path):
         (["--max-shard-size", "big"], r"a size is a number with B, KB, MB, GB or TB.*got 'big'"),
         (
             ["--base", "no/such/dir"],
-            r"the base model must be a directory, or a hub id such as owner/name; got no/such/dir",
+            r"no such directory: no/such/dir; it is no hub id either",
         ),
         (["--exclude", "*"], r"nothing is left to write"),
         (["--include", "nothing.*"], r"--include 'nothing\.\*' matches no tensor"),
