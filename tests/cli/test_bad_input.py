@@ -20,7 +20,7 @@ import break_fixture
 import pytest
 import torch
 import zero_model
-from command import contents, environment, python, refusal, zeroconsolidate
+from command import AS_NOBODY, contents, environment, python, refusal, zeroconsolidate
 from fixtures import FIXTURES
 from folders import final
 
@@ -347,18 +347,6 @@ def test_an_output_whose_name_is_too_long_leaves_no_parent(tmp_path: Path):
 
 
 # --- what the system refuses -----------------------------------------------------------------------------------------
-
-AS_NOBODY = """
-import os, sys
-import numpy, safetensors, tqdm, zeroconsolidate.run.cast, zeroconsolidate.run.witness, zeroconsolidate.write.check
-import zeroconsolidate.api
-from zeroconsolidate.cli import main
-if os.geteuid() == 0:
-    os.setegid(65534)
-    os.seteuid(65534)
-sys.exit(main(sys.argv[1:]))
-"""
-"""The command as a user without rights; everything is imported first, the interpreter may be root's."""
 
 
 @pytest.fixture
