@@ -13,6 +13,7 @@ import reference
 
 import zeroconsolidate
 from zeroconsolidate.cli.arguments import add_options, given_of, parser
+from zeroconsolidate.cli.understand import understand
 from zeroconsolidate.errors import BadOption
 from zeroconsolidate.options import (
     Group,
@@ -176,7 +177,11 @@ class TestWhatIsThere:
                 assert not each.help[:2].istitle(), each.name
 
     def test_what_is_not_given_is_left_to_the_declaration(self) -> None:
-        assert vars(parser().parse_args(["convert", "in", "out"])).keys() == {"verb", "checkpoint", "output"}
+        assert vars(understand(["convert", "in", "out"])) == {
+            "verb": "convert",
+            "checkpoint": ["in"],
+            "output": "out",
+        }
 
 
 def test_the_reference_is_up_to_date() -> None:
