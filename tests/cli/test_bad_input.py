@@ -490,7 +490,7 @@ def test_inspect_tells_of_a_file_that_cannot_be_used(checkpoint: Callable[[str],
     break_fixture.zero_bytes(root)
     done = zeroconsolidate("inspect", root)
     assert done.returncode == 3
-    assert re.search(rf"{OPTIMIZER}: the file is empty", done.stdout)
+    assert re.search(rf"  lost file +{OPTIMIZER}: the file is empty", done.stdout)
 
 
 def test_inspect_lists_missing_files(checkpoint: Callable[[str], Path]):
@@ -498,7 +498,7 @@ def test_inspect_lists_missing_files(checkpoint: Callable[[str], Path]):
     break_fixture.rank_missing(root)
     done = zeroconsolidate("inspect", root)
     assert done.returncode == 3
-    assert re.search(rf"{OPTIMIZER}: missing", done.stdout)
+    assert re.search(rf"  lost file +{OPTIMIZER}: missing", done.stdout)
 
 
 def test_names_that_the_locale_has_no_letters_for(tmp_path: Path):

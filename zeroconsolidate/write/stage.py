@@ -81,7 +81,7 @@ class Stage:
 
     @property
     def checks(self) -> Checks | None:
-        """What :meth:`note_checks` was told, by this run or an earlier one."""
+        """What :meth:`note_checks` recorded, in this run or an earlier one."""
         return self._journal.progress.checks
 
     def note_checks(self, checks: Checks) -> None:
