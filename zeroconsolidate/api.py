@@ -81,7 +81,8 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
     directory = os.path.normpath(os.fspath(out))
     opened, output = _planned(src, directory, options)
     made = make(output, opened, options, directory)
-    report = report_of(output, opened, made, directory=directory, seconds=time.monotonic() - began)
+    seconds = time.monotonic() - began
+    report = report_of(output, opened, made, directory=directory, seconds=seconds, check=options.check)
     log(report)
     return report
 

@@ -279,7 +279,7 @@ class TestAgainst:
         found = verify(tmp_path / "out", against=source)
         assert any("the checkpoint has no such tensor" in problem for problem in found.problems)
         assert found.notes == (
-            "the output was made with the base model base, which may be what is missing here: name it with --base",
+            "the output was made with the base model base: name its directory with --base, and compare again",
         )
         frozen = next(tensor.name for tensor in inspect(FIXTURES / f"z{stage}_frozen/checkpoint").tensors if
                       tensor.role == "frozen" and tensor.shape)  # fmt: skip
@@ -309,7 +309,7 @@ class TestSource:
         file = copy / "global_step5/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"
         flip(file, file.stat().st_size // 2)
         problems = verify_source(copy).problems
-        assert any(re.search(r"rank_1.*: the record data/0 does not have its CRC-32", p) for p in problems)
+        assert any(re.search(r"rank_1.*: record data/0 is damaged: it does not have its CRC-32", p) for p in problems)
 
     def test_one_bit_of_a_model_file_is_found(self, copy: Path) -> None:
         file = copy / "global_step5/mp_rank_00_model_states.pt"
@@ -330,7 +330,7 @@ class TestSource:
         file = copy / "global_step5" / name
         flip(file, file.read_bytes().index(key))
         (problem,) = verify_source(copy).problems
-        assert problem.startswith(f"{name}: the record data.pkl does not have its CRC-32")
+        assert problem.startswith(f"{name}: record data.pkl is damaged: it does not have its CRC-32")
 
     def test_one_master_among_many_is_found_by_the_witness(self, copy: Path) -> None:
         """In the middle of a large tensor, which a sample passes over, and saved with its right checksum."""

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import reference
+import reference_json
 
 import zeroconsolidate
 from zeroconsolidate.cli.arguments import add_options, given_of, parser
+from zeroconsolidate.cli.understand import understand
 from zeroconsolidate.errors import BadOption
 from zeroconsolidate.options import (
     Group,
@@ -176,7 +178,7 @@ class TestWhatIsThere:
                 assert not each.help[:2].istitle(), each.name
 
     def test_what_is_not_given_is_left_to_the_declaration(self) -> None:
-        assert vars(parser().parse_args(["convert", "in", "out"])) == {
+        assert vars(understand(["convert", "in", "out"])) == {
             "verb": "convert",
             "checkpoint": ["in"],
             "output": "out",
@@ -187,6 +189,7 @@ def test_the_reference_is_up_to_date() -> None:
     """`python tools/reference.py` writes it."""
     assert reference.PAGE.read_text() == reference.page()
     assert reference.README.read_text() == reference.readme()
+    assert reference.JSON_PAGE.read_text() == reference_json.page()
     assert "--max-shard-size" in reference.readme()
 
 

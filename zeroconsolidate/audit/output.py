@@ -1,4 +1,4 @@
-"""Is a model directory whole? Headers, index, sizes, config against shapes, digests against the manifest."""
+"""Checks a model directory: headers, index, sizes, config against shapes, digests against the manifest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..archive.json_file import parse_object
 from ..archive.manifest_file import read_manifest
 from ..archive.model_files import MANIFEST_NAME, MAX_HEADER_BYTES, is_weights
+from ..archive.phrases import counted
 from ..archive.regular import read_small
 from ..archive.shown import shown
 from ..archive.weights import Weights, read_weights
@@ -45,7 +46,7 @@ def audit_output(directory: str, findings: Findings, *, base: str | None = None)
         findings.problems.append(str(error))
         manifest = {}
     if manifest is None:
-        findings.notes.append(f"there is no {MANIFEST_NAME}: contents cannot be checked, only their form")
+        findings.notes.append(f"values not checked: there is no {MANIFEST_NAME} to compare with")
     elif manifest:
         if weights is not None:
             _tensors(weights, manifest["tensors"], findings)
@@ -57,12 +58,12 @@ def _loading(directory: str, manifest: Mapping[str, Any], base: str | None, find
     """What the program that loads it would find. What is as the manifest says was asked for when it was written."""
     found = examine(directory, base=base)
     findings.checks += found.checked
-    findings.notes += found.unchecked
+    findings.notes += [f"not checked: {text}" for text in found.unchecked]
     known = manifest.get("excused")
     excused = known if isinstance(known, list) else []
     for finding in found.findings:
         if finding.text in excused:
-            findings.notes.append(f"as asked when it was written: {finding.text}")
+            findings.notes.append(f"written all the same, as asked: {finding.text}")
         elif finding.text not in findings.problems:
             findings.problems.append(finding.text)
 
@@ -83,11 +84,13 @@ def work_bytes(directory: str) -> int:
 def _structure(directory: str, weights: Weights, findings: Findings) -> None:
     findings.files = len(weights.files)
     findings.tensors = len(weights.tensors)
-    findings.checks.append(f"headers of {len(weights.files)} files, {len(weights.tensors)} tensors")
-    stray = [name for name in sorted(os.listdir(directory)) if is_weights(name) and name not in weights.files]
+    findings.checks.append(
+        f"headers of {counted(len(weights.files), 'file')} with {counted(len(weights.tensors), 'tensor')}"
+    )
+    unlisted = [name for name in sorted(os.listdir(directory)) if is_weights(name) and name not in weights.files]
     if weights.index:
-        findings.checks.append("the index names what the shards hold")
-        findings.problems += [f"{name}: the index does not name this file" for name in stray]
+        findings.checks.append("the index against the shards")
+        findings.problems += [f"{name}: the index does not name this file" for name in unlisted]
         metadata = parse_object(read_small(os.path.join(directory, weights.index), MAX_HEADER_BYTES), "the index").get(
             "metadata"
         )
@@ -132,7 +135,7 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             with LocalFiles() as files:
                 got = digest_of(files, path, algorithm, progress=findings.read)
         except BadOption as error:
-            findings.notes.append(f"{name}: not digested: {error}")
+            findings.notes.append(f"{name}: digest not checked: {error}")
             continue
         except DamagedFile as error:
             findings.problems.append(f"{name}: {error}")
@@ -142,10 +145,12 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             damaged = _damaged(directory, name, algorithm, manifest["tensors"])
             where = f", in {', '.join(damaged)}" if damaged else ""
             findings.problems.append(f"{name}: the {algorithm} differs{where}; expected {entry[algorithm]}, got {got}")
-    findings.checks.append(f"{len(manifest['files'])} sizes and {digested} digests against the manifest")
+    sizes = counted(len(manifest["files"]), "file size")
+    findings.checks.append(f"{sizes} and {counted(digested, 'digest')} against the manifest")
     if manifest.get("digest") is None:
         findings.notes.append(
-            "the manifest has no digests of the weights: convert with --digest, or compare with --against CHECKPOINT"
+            "values not checked: the manifest has no digests of the weights; convert with --digest, or compare with "
+            "--against CHECKPOINT"
         )
 
 

@@ -55,8 +55,8 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
         bytewise.audit_against(weights, planned, aliases, inputs, findings)
     if findings.problems and options.base is None and recorded.get("base"):
         findings.notes.append(
-            f"the output was made with the base model {recorded['base']}, which may be what is missing here: "
-            "name it with --base"
+            f"the output was made with the base model {recorded['base']}: name its directory with --base, and compare "
+            "again"
         )
     return findings.verification(directory, time.monotonic() - began)
 

@@ -119,7 +119,7 @@ def stated(directory: str) -> tuple[bool, bool]:
 def architecture(directory: str) -> tuple[Architecture | None, str]:
     """What transformers expects for `directory`/config.json, and if it says nothing, why."""
     if not has_config(directory):
-        return None, "there is no config.json"
+        return None, "no config.json"
     if find_spec("transformers") is None:
         return None, "transformers is not installed"
     try:

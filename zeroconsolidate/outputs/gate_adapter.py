@@ -14,6 +14,7 @@ from ..adapters.peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
 from ..adapters.wrapping import PEFT_MODEL
 from ..archive.json_file import read_json
 from ..archive.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
+from ..archive.phrases import counted
 from ..archive.safetensors import read_file
 from ..archive.weights import read_pickled
 from ..errors import ZeroConsolidateError, at
@@ -59,14 +60,14 @@ def examine(folder: str, directory: str, base: str | None) -> GateResult:
         *_targets(shapes, config),
         *_saved_modules(shapes, config),
     ]
-    checked = [f"{prefix}{ADAPTER_WEIGHTS}: {len(shapes)} tensors against {ADAPTER_CONFIG}"]
+    checked = [f"{prefix}{ADAPTER_WEIGHTS}: {counted(len(shapes), 'tensor')} against {ADAPTER_CONFIG}"]
     unchecked = []
     known, why = _base_modules(directory, base, config)
     if known is None:
-        unchecked.append(f"the adapter's modules were not compared with the base model's: {why}")
+        unchecked.append(f"modules of the adapter: {why}")
     else:
         findings += _against_base(shapes, config, known)
-        checked.append("modules against those of the base model")
+        checked.append("modules of the adapter against those of the base model")
     named = tuple(Finding(kind=finding.kind, text=f"{prefix}{finding.text}") for finding in findings)
     return GateResult(findings=named, checked=tuple(checked), unchecked=tuple(unchecked))
 
@@ -182,7 +183,7 @@ def _base_modules(directory: str, base: str | None, config: PeftConfig) -> tuple
             if found is None:
                 return None, why
             return {name.rpartition(".")[0] for name in found.expectation.shapes}, ""
-    return None, f"the config.json of {config.base or 'the base model'} is not at hand; name the model with --base"
+    return None, f"the config.json of {config.base or 'the base model'} is not here; name its directory with --base"
 
 
 def _ends(module: str) -> set[str]:

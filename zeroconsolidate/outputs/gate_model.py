@@ -48,7 +48,7 @@ def examine(directory: str, weights: Weights, base: str | None) -> GateResult:
         known = _of_base(base)
         if known is not None:
             return GateResult.all_of([_compare(weights.tensors, known), by_config])
-    unchecked = GateResult(unchecked=(f"names were not compared with what a loader expects: {why}",))
+    unchecked = GateResult(unchecked=(f"names: {why}",))
     quantized = _integers(weights.tensors) if not _is_quantized(directory) else []
     doubtful = GateResult(findings=tuple(_dtype_finding(name, weights.tensors[name]) for name in quantized[:_SHOWN]))
     return GateResult.all_of([by_config, doubtful, unchecked])
@@ -89,7 +89,7 @@ def _compare(tensors: Mapping[str, LocatedTensor], expected: Expectation) -> Gat
     ]
     return GateResult(
         findings=tuple(findings),
-        checked=(f"{len(expected.shapes)} names and shapes: those of {expected.origin}",),
+        checked=(f"names and shapes {'against' if findings else 'match'} {expected.origin}",),
         extra=tuple(extra),
     )
 

@@ -15,6 +15,7 @@ from ..write.stage import Stage
 from .checks import checked
 from .gate import Excuses, examine, pass_or_refuse
 from .manifest import manifest
+from .preview import preview
 from .weights import make_side_files, make_weights
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ def rehearse(output: Output, opened: Opened, options: Options, directory: str) -
     cost = output.plan.cost(BLOCK_BYTES)
     with Inputs() as inputs:
         side_files, traits = _prepared(output, opened, options, inputs)
+    from tempfile import TemporaryDirectory  # 10 ms that only a dry run pays
+
+    with TemporaryDirectory(prefix="zeroconsolidate-") as folder:
+        _refuse_what_would_not_load(folder, output, side_files, opened, options)
     refuse_staged(directory, traits, overwrite=options.overwrite, restart=options.restart)
     refuse_unwritable(directory, cost.output_bytes)
     return Rehearsal(cost=cost, missing=output.missing, warnings=(*output.warnings, *side_files.warnings))
@@ -80,6 +85,7 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
             resumed_bytes = stage.resumed_bytes
             if not stage.is_publishing:
                 stage.need(cost.output_bytes)
+                _refuse_what_would_not_load(stage.folder, output, side_files, opened, options)
             options.doing("comparing values")
             checks = checked(output, opened, inputs, stage, check=options.check, replicas=options.replicas)
             if stage.is_publishing:
@@ -118,6 +124,14 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
         gate=found,
         excused=excused,
     )
+
+
+def _refuse_what_would_not_load(
+    folder: str, output: Output, side_files: SideFiles, opened: Opened, options: Options
+) -> None:
+    """Hold the headers and the files beside them against the loader, before a byte of weights is written."""
+    with preview(folder, output.plan.files, side_files) as directory:
+        pass_or_refuse(examine(directory, base=options.base_directory), _excuses(opened, options))
 
 
 def _excuses(opened: Opened, options: Options) -> Excuses:
