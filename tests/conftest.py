@@ -1,18 +1,23 @@
-"""Where the fixtures are and how a test gets one. `tools/make_fixtures.py` makes them."""
+"""What every test may ask for."""
 
 from __future__ import annotations
 
-import json
+import os
+import sys
+import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
+import preloaded
 import pytest
+from fixtures import Fixture, fixture_cases, load_fixture
+
+from zeroconsolidate.integrations import apart
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Iterator
 
 with suppress(ImportError):  # environments that only load models have no hypothesis
     from hypothesis import settings
@@ -21,46 +26,37 @@ with suppress(ImportError):  # environments that only load models have no hypoth
     settings.register_profile("untimed", deadline=None)
     settings.load_profile("untimed")
 
-FIXTURES = Path(__file__).parent / "fixtures"
-
-
-@dataclass(frozen=True)
-class Fixture:
-    """One folder of FIXTURES: a checkpoint and what the engine that saved it held."""
-
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def checkpoint(self) -> Path:
-        """What a user would point at: the directory with `latest`."""
-        return self.folder / "checkpoint"
-
-    @cached_property
-    def provenance(self) -> dict[str, Any]:
-        return json.loads((self.folder / "provenance.json").read_text())
-
-    @cached_property
-    def expected(self) -> dict[str, torch.Tensor]:
-        """Masters (fp32), frozen parameters and buffers (both in their own dtype), by canonical name."""
-        from safetensors.torch import load_file
-
-        return load_file(self.folder / "expected.safetensors")
-
-
-def fixture_cases(*, kind: str = "") -> list[str]:
-    """Names of all committed fixtures that start with `kind`."""
-    return sorted(path.parent.name for path in FIXTURES.glob(f"{kind}*/provenance.json"))
-
-
-def load_fixture(name: str) -> Fixture:
-    return Fixture(FIXTURES / name)
-
 
 @pytest.fixture(params=fixture_cases())
 def fixture(request: pytest.FixtureRequest) -> Fixture:
     """Every committed fixture in turn."""
     return load_fixture(request.param)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One folder for all processes of a session: workers inherit the variable."""
+    if preloaded.FOLDER not in os.environ:
+        folder = Path(tempfile.mkdtemp(prefix="preloaded-"))
+        os.environ[preloaded.FOLDER] = str(folder)
+        preloaded.stand_in(folder)
+
+        def end() -> None:
+            preloaded.end(folder)
+            del os.environ[preloaded.FOLDER]
+
+        config.add_cleanup(end)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def preloaded_python() -> Iterator[None]:
+    """What the package asks transformers and PEFT in processes of their own is answered by forks of one."""
+    python = SimpleNamespace(executable=preloaded.python())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apart, "sys", python)
+        yield
+
+
+@pytest.fixture
+def processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of how these processes are started."""
+    monkeypatch.setattr(apart, "sys", sys)

@@ -4,7 +4,7 @@
     python tools/break_fixture.py truncated tests/fixtures/z2_bf16/checkpoint somewhere
 
 The checkpoint is copied, the copy is broken. Each way is one edit, of the kind that disks, copies and people make.
-The tests use the same edits (`tests/test_bad_input.py`).
+The tests use the same edits (`tests/cli/test_bad_input.py`).
 """
 
 from __future__ import annotations

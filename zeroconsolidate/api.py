@@ -1,57 +1,52 @@
-"""The verbs: they wire the stages together and own every default."""
+"""The verbs: they wire the stages together."""
 
 from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
-from ._version import __version__
-from .adapters.plan import prove_base
-from .archive.model_files import ADAPTER_CONFIG, INDEX_NAME, MANIFEST_NAME, RESCUE_REPORT_NAME
-from .errors import BadOption, UnsupportedLayout
 from .opening.info import CheckpointInfo, describe
-from .opening.open import open_catalog, open_incomplete
-from .options import OptionKeywords, Options, Path, Progress, Roots, roots_of
-from .outputs.assets import Assets, choose, of_adapters
-from .outputs.manifest import manifest
+from .opening.open import complete_tags, find, open_catalog, open_incomplete
+from .opening.opened import open_to_convert
+from .options import Opening, Options, roots_of, takes
+from .outputs.checks import refuse_unplaced
+from .outputs.logged import log
+from .outputs.make import Rehearsal, make, rehearse
 from .outputs.mapping import Checkpoint
-from .outputs.model import open_for, plan_model
-from .outputs.report import Report
-from .outputs.side_files import prepare
-from .outputs.weights import make_beside, make_weights
-from .plan.witness import comparisons, replica_comparisons
+from .outputs.model import plan_output
+from .outputs.planned import plan_weights
+from .outputs.report import Report, report_of
 from .run.digest import maker
 from .run.execute import BLOCK_BYTES
-from .run.inputs import Inputs
-from .write.fingerprint import fingerprint, refuse_changed
-from .write.journal import Checks
-from .write.stage import Stage, refuse_inside
+from .write.refusals import refuse_inside, refuse_taken
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from .opening.opened import Opened
+    from .options import Path, Roots
+    from .outputs.output import Output
+    from .plan.build import Cost
 
-    from .catalog.facts import Catalog
-    from .outputs.model import Planned
-    from .plan.build import Cost, Source
 
-
-def inspect(src: Roots, *, tag: str | None = None) -> CheckpointInfo:
+@takes(Opening)
+def inspect(src: Roots, options: Opening) -> CheckpointInfo:
     """What a checkpoint holds, from metadata alone: a moment, whatever the model's size.
 
-    `src` may be several directories that hold one checkpoint together, `tag` may be "last-complete". Files that are
-    missing or damaged are listed with what is lost, not an error. Raises NotACheckpoint, DamagedFile, Disagreement,
-    UnsupportedLayout.
+    `src` may be several directories that hold one checkpoint together. Files that are missing or damaged are listed
+    with what is lost, not an error. Raises NotACheckpoint, DamagedFile, Disagreement, UnsupportedLayout.
 
     >>> info = inspect("tests/fixtures/z3_bf16/checkpoint")
     >>> info.stage, info.world_size, info.training_dtype, info.missing_files
     (3, 2, 'bfloat16', ())
     """
-    left = open_incomplete(src, tag)
-    return describe(left.catalog, left.reasons)
+    left = open_incomplete(src, options.tag)
+    origin = left.catalog.origin
+    others = complete_tags(src, [tag for tag in origin.tags if tag != origin.tag])
+    return describe(left.catalog, left.reasons, others)
 
 
-def open_checkpoint(src: Roots, *, tag: str | None = None) -> Checkpoint:
+@takes(Opening)
+def open_checkpoint(src: Roots, options: Opening) -> Checkpoint:
     """A lazy mapping from parameter and buffer names to tensors; each is read when its `load()` is called.
 
     Raises what `inspect` raises, and MissingFiles.
@@ -61,210 +56,68 @@ def open_checkpoint(src: Roots, *, tag: str | None = None) -> Checkpoint:
     >>> weight.dtype, weight.load().shape == weight.shape
     (torch.float32, True)
     """
-    return Checkpoint(open_catalog(src, tag))
+    return Checkpoint(open_catalog(src, options.tag))
 
 
-def consolidate(
-    src: Roots,
-    out: Path,
-    *,
-    tag: str | None = None,
-    overwrite: bool = False,
-    restart: bool = False,
-    check: str = "sample",
-    replicas: str = "equal",
-    weights_only: bool = False,
-    digest: str | None = None,
-    progress: Progress | None = None,
-    **options: Unpack[OptionKeywords],
-) -> Report:
+@takes(Options)
+def consolidate(src: Roots, out: Path, options: Options) -> Report:
     """Turn the checkpoint `src` into the model directory `out`.
 
-    What is written:
+    `src` may be several directories that hold one checkpoint together (node-local disks). The output is complete or
+    not there. A conversion that was stopped, killed included, goes on where it was when the same call is made again.
+    What a rescue took from where is in the report's `rescue`. Decisions, notes and warnings also go to the logger
+    `zeroconsolidate` (`logging`), which is silent unless it, or the root logger, has a handler.
 
-    - `dtype`: "fp32" (the masters, bit for bit), "bf16", "fp16", or "auto" (what the model was trained in); applies to
-      parameters, never to buffers. Default "fp32".
-    - `max_shard_size`: such as "5GB". Default None: one file.
-    - `base`: directory of the original model: config, tokenizer and the like where the checkpoint has none, frozen
-      parameters that were excluded from the save, the weights that adapters are merged into, and a witness of names.
-    - `lora`: of a run with PEFT adapters, write the "adapter" (the default) as a directory PEFT loads, "merge" it into
-      the full model, or "keep" the raw names. `adapters`: which of several, in the order of merging.
-    - `exclude_frozen`, `include` and `exclude` (globs of names): which tensors.
-    - `ties`: "drop" writes a tied parameter once, "copy" under all its names.
-    - `names`: "hub" undoes wrappers by evidence and writes the hub's layout, "in-memory" keeps the layout that
-      transformers 5 has in memory, "stored" changes nothing.
-    - `rename`: `FROM=TO` rules, or a function from stored to output names. `allow_missing`: write even if a loader
-      would miss parameters.
-    - `sentence_transformers`: "cls", "mean" or "last" writes what SentenceTransformer needs, with that pooling.
-    - `rescue`: write what can be had of an incomplete checkpoint, which is an error otherwise: whole tensors, copies in
-      16 bits for lost masters, elements of the models in `fill`, and with "zeros" zeros for the rest; tensors that are
-      still incomplete are left out. The report's `rescue` says what came from where.
+    Raises what `open_checkpoint` raises, WitnessMismatch, WrongNames, OutputExists (also: in use), OutputFailed,
+    BadOption (also: what is staged is another conversion).
 
-    How: `src` may be several directories that hold one checkpoint together (node-local disks). `tag` chooses among
-    several, "last-complete" the newest whole one. `check` compares masters with the 16-bit copies that most layouts
-    have, and `base` with the frozen copies of an adapter run: "sample", "all" or "none". `replicas`: what several
-    ranks hold must be "equal", or the "first" is taken and those that differ are named. `weights_only`: write the
-    weights even if the optimizer's state is laid out in a way that is not understood. `digest`: "sha256" or "xxh3"
-    puts one of every file and tensor into the manifest. `overwrite` replaces the model in `out` once the new one is
-    complete.
-
-    The output is complete or not there. A conversion that was stopped, killed included, goes on where it was when
-    the same call is made again; with `restart` it begins anew. Raises what `open_checkpoint` raises, WitnessMismatch,
-    WrongNames, OutputExists (also: in use), OutputFailed, BadOption (also: what is staged is another conversion).
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = consolidate("tests/fixtures/z3_bf16/checkpoint", f"{folder}/model", dtype="bf16")
+    >>> report.dtype, report.tensors, report.step
+    ('bfloat16', 19, 2)
     """
     began = time.monotonic()
-    chosen = Options(**options)
-    output = os.path.normpath(os.fspath(out))
-    opened = open_for(src, tag, chosen)
-    catalog = opened.catalog
-    _refuse_unplaced(catalog, weights_only=weights_only)
-    for root in {catalog.origin.root, *roots_of(src)}:
-        refuse_inside(output, checkpoint=root, tag_directory=os.path.dirname(catalog.files[0]))
-    if digest is not None:
-        maker(digest)
-    assets = _assets(catalog, chosen)
-    planned = plan_model(opened, chosen)
-    if planned.adapted is not None:
-        assets = of_adapters(assets, planned.adapted)
-    plan, cost = planned.plan, planned.plan.cost(BLOCK_BYTES)
-    with Inputs() as inputs:
-        beside = prepare(planned, assets, chosen, inputs)
-        if opened.report is not None:
-            beside.made[RESCUE_REPORT_NAME] = opened.report.to_json()
-        traits = fingerprint(
-            version=__version__,
-            options=chosen.plain() | {"digest": digest},
-            sources=[
-                *catalog.files,
-                *beside.copies.values(),
-                *opened.additions.files,
-                *planned.target.files,
-                *opened.filled_from,
-                *(planned.adapted.files if planned.adapted else ()),
-            ],
-            layout=plan.files,
-        )
-        with Stage(output, overwrite=overwrite, restart=restart, fingerprint=traits) as stage:
-            resumed_bytes = stage.resumed_bytes
-            if not stage.is_publishing:
-                stage.need(cost.output_bytes)
-            checks, how = stage.checks, f"{check}, {replicas}"
-            if checks is None or checks.how != how:
-                checked = _check(catalog, opened.whole, inputs, check, planned)
-                differing = _compare_replicas(catalog, inputs, replicas, check)
-                checks = Checks(how=how, numel=checked, warnings=tuple(differing))
-                stage.note_checks(checks)
-            if stage.is_publishing:
-                sizes = stage.finish()
-            else:
-                make_weights(plan, inputs, stage, digest=digest, progress=progress, total_bytes=cost.output_bytes)
-                around = make_beside(beside.made, beside.copies, stage)
-                digests = {file.name: (stage.facts(file.name) or {}).get("digests", {}) for file in plan.files}
-                recorded = chosen.told()
-                text = manifest(plan, catalog.origin, options=recorded, digest=digest, weights=digests, beside=around)
-                stage.write(MANIFEST_NAME, text)
-                refuse_changed(traits)
-                sizes = stage.publish(last=[INDEX_NAME, "config.json", ADAPTER_CONFIG, MANIFEST_NAME])
-            overflows = {
-                name: count
-                for file in plan.files
-                for name, count in (stage.facts(file.name) or {}).get("overflows", {}).items()
-            }
-    origin = catalog.origin
-    # What a base model does not have matters only if something is missing.
-    unfilled = () if planned.target.complete else opened.additions.warnings
-    return Report(
-        output=output,
-        files=sizes,
-        tensors=cost.tensors,
-        parameters=sum(tensor.numel for tensor in plan.tensors() if tensor.is_parameter),
-        dtype=planned.dtype.torch_name,
-        names=planned.target.reason,
-        tag=origin.tag,
-        step=origin.step,
-        stage=origin.stage,
-        world_size=origin.world_size,
-        ds_version=origin.ds_version,
-        seconds=time.monotonic() - began,
-        bytes_read=cost.input_bytes,
-        bytes_written=cost.output_bytes,
-        resumed_bytes=resumed_bytes,
-        checked=checks.numel,
-        overflows=overflows,
-        left_out=plan.left_out,
-        left_behind=assets.left_behind,
-        missing=assets.missing,
-        from_base=len(opened.additions.sources) + len(planned.target.from_base),
-        rescue=opened.report,
-        notes=(*catalog.notes, *(planned.adapted.decided if planned.adapted else ()), *beside.notes),
-        warnings=(
-            *checks.warnings,
-            *planned.target.warnings,
-            *beside.warnings,
-            *unfilled,
-            *_warnings(assets, overflows),
-        ),
-    )
+    directory = os.path.normpath(os.fspath(out))
+    opened, output = _planned(src, directory, options)
+    made = make(output, opened, options, directory)
+    seconds = time.monotonic() - began
+    report = report_of(output, opened, made, directory=directory, seconds=seconds, check=options.check)
+    log(report)
+    return report
 
 
-def estimate(src: Roots, *, tag: str | None = None, **options: Unpack[OptionKeywords]) -> Cost:
-    """What `consolidate` with the same options would read, write and need. Nothing is written."""
-    chosen = Options(**options)
-    return plan_model(open_for(src, tag, chosen), chosen).plan.cost(BLOCK_BYTES)
+@takes(Options)
+def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
+    """What `consolidate` with the same arguments would do: its cost, what the model would lack, and warnings.
+
+    Raises what `consolidate` would raise before it compares or copies values. Nothing is written.
+    """
+    directory = os.path.normpath(os.fspath(out))
+    opened, output = _planned(src, directory, options)
+    return rehearse(output, opened, options, directory)
 
 
-def _assets(catalog: Catalog, options: Options) -> Assets:
-    try:
-        return choose(catalog.origin.root, options.base_directory, tags=catalog.origin.tags)
-    except OSError as error:
-        raise BadOption(f"a directory cannot be read: {error.strerror} (at {error.filename})") from None
+def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Output]:
+    """What is to be made. What can be refused at once is, before any file is opened."""
+    options.doing("reading metadata")
+    files = find(src, options.tag)
+    for place in {files.root, files.directory, *roots_of(src)}:
+        refuse_inside(directory, checkpoint=place)
+    refuse_taken(directory, overwrite=options.overwrite)
+    if options.digest is not None:
+        maker(options.digest)
+    opened = open_to_convert(src, options, files)
+    refuse_unplaced(opened.catalog, weights_only=options.weights_only)
+    options.doing("checking names")
+    return opened, plan_output(opened, options)
 
 
-def _check(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, check: str, planned: Planned) -> int:
-    if check not in ("sample", "all", "none"):
-        raise BadOption(f"the check is 'sample', 'all' or 'none'; got {check!r}")
-    if check == "none":
-        return 0
-    checked = prove_base(planned.adapted.comparisons, inputs) if planned.adapted is not None else 0
-    if catalog.module or catalog.stacked:
-        from .run.witness import compare
+@takes(Options)
+def estimate(src: Roots, options: Options) -> Cost:
+    """What `consolidate` with the same options would read, write and need. Nothing is written.
 
-        checked += compare(comparisons(catalog, stored, everything=check == "all"), inputs)
-    return checked
-
-
-def _compare_replicas(catalog: Catalog, inputs: Inputs, replicas: str, check: str) -> list[str]:
-    """Warnings about tensors of which ranks hold different copies; Disagreement unless the first may be taken."""
-    if replicas not in ("equal", "first"):
-        raise BadOption(f"replicas must be 'equal', or the 'first' is taken; got {replicas!r}")
-    if catalog.missing or (check == "none" and replicas == "equal"):
-        return []
-    found = replica_comparisons(catalog)
-    if not found:
-        return []
-    from .run.witness import compare, drifted
-
-    if replicas == "equal":
-        compare([comparison for comparison in found if not comparison.is_spare], inputs)
-        found = [comparison for comparison in found if comparison.is_spare]
-    names = drifted(found, inputs)
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return [f"ranks hold different copies of {len(names)} tensors, the first was taken: {shown}"] if names else []
-
-
-def _refuse_unplaced(catalog: Catalog, *, weights_only: bool) -> None:
-    if catalog.unplaced and not weights_only:
-        raise UnsupportedLayout(
-            f"the optimizer's state {', '.join(map(repr, catalog.unplaced))} is not laid out like the parameters; "
-            "the weights do not depend on it: --weights-only writes them",
-            address=(catalog.origin.tag,),
-        )
-
-
-def _warnings(assets: Assets, overflows: dict[str, int]) -> list[str]:
-    warnings = []
-    if overflows:
-        warnings.append(f"{sum(overflows.values())} values became infinite, in {', '.join(sorted(overflows)[:4])}")
-    if assets.unknown:
-        warnings.append(f"not copied, because not known to belong to a model: {', '.join(assets.unknown)}")
-    return warnings
+    >>> estimate("tests/fixtures/z3_bf16/checkpoint", names="stored").files
+    1
+    """
+    return plan_weights(open_to_convert(src, options), options).plan.cost(BLOCK_BYTES)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from converted import ask_in_this_process
 
-from models.converted import ask_in_this_process
 from zeroconsolidate.naming import sources as evidence
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What is fuzzed: each target takes bytes and must end, or raise one of our errors. Anything else is a finding.
 
-`tests/test_fuzz_corpus.py` replays the kept inputs through these functions; `tools/fuzz/run.py` makes new ones.
+`tests/tools/test_fuzz_corpus.py` replays the kept inputs through these functions; `tools/fuzz/run.py` makes new ones.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .mutation import Mutation
 
-PICKLES = "test_hostile_pickles.py"
+PICKLES = "archive/test_hostile_pickles.py"
 DAMAGED = f"{PICKLES}::test_damaged_pickles_are_one_sentence"
 PIDS = f"{PICKLES}::test_persistent_ids_are_storages"
 GEOMETRY = f"{PICKLES}::test_tensors_lie_in_their_storages"
@@ -15,7 +15,7 @@ OPCODES, WORLD, LOCATED = "archive/opcodes.py", "archive/unpickle.py", "archive/
 MUTATIONS = (
     Mutation(
         "what a pickle names is not imported, and not called",
-        f"{PICKLES}::test_the_real_thing_does_not_run test_bad_input.py::test_nothing_of_a_hostile_pickle_is_run",
+        f"{PICKLES}::test_the_real_thing_does_not_run cli/test_bad_input.py::test_nothing_of_a_hostile_pickle_is_run",
         (WORLD, "        if is_hostile(module, name):\n", "        if False:\n"),
         (
             WORLD,
@@ -162,7 +162,7 @@ MUTATIONS = (
         "Python's own errors become one sentence",
         DAMAGED,
         (
-            WORLD,
+            "archive/interpreter.py",
             "    except (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:\n",
             "    except MemoryError as error:\n",
         ),

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from .mutation import Mutation
 
-TELLS = "test_rescue.py::TestDiagnosis::test_the_error_tells_all"
-HELD = "test_rescue.py::TestOneRankLost::test_what_is_lost_is_what_that_rank_held"
-ROOTS = "test_rescue.py::TestSeveralRoots"
-FROZEN = "test_rescue.py::TestFrozenFromBase::test_another_model_is_not_mixed_in"
+TELLS = "opening/test_rescue.py::TestDiagnosis::test_the_error_tells_all"
+HELD = "opening/test_rescue.py::TestOneRankLost::test_what_is_lost_is_what_that_rank_held"
+ROOTS = "opening/test_rescue.py::TestSeveralRoots"
+FROZEN = "opening/test_rescue.py::TestFrozenFromBase::test_another_model_is_not_mixed_in"
 
 MUTATIONS = (
     Mutation(
         "a missing rank is an error",
-        f"{TELLS} test_bad_input.py::test_a_broken_checkpoint",
+        f"{TELLS} cli/test_bad_input.py::test_a_broken_checkpoint",
         ("catalog/read.py", "        if missing:\n            raise are_missing(missing, sharers)\n", ""),
     ),
     Mutation(
         "a missing model file of stage 3 is an error",
-        "test_bad_input.py::test_a_broken_checkpoint",
+        "cli/test_bad_input.py::test_a_broken_checkpoint",
         (
             "catalog/read.py",
             "            missing += missing_ranks(files, FileKind.PARTITIONED_MODEL, sharers, grid)\n",
@@ -26,12 +26,12 @@ MUTATIONS = (
     ),
     Mutation(
         "a rank with two files is an error",
-        "test_bad_input.py::test_a_broken_checkpoint test_catalog.py::test_a_rank_with_two_files",
+        "cli/test_bad_input.py::test_a_broken_checkpoint catalog/test_catalog.py::test_a_rank_with_two_files",
         ("catalog/agree.py", "            if rank in by_rank:\n", "            if False:\n"),
     ),
     Mutation(
         "files of a save with more ranks are an error",
-        "test_bad_input.py::test_stale_files_of_a_larger_world",
+        "cli/test_bad_input.py::test_stale_files_of_a_larger_world",
         (
             "catalog/agree.py",
             "            if name.dp_rank >= world_size or name.mp_rank >= grid.size:\n",
@@ -49,27 +49,27 @@ MUTATIONS = (
     ),
     Mutation(
         "a file that is cut in its data is truncated, though its directory be there",
-        "test_hostile_containers.py::test_forged_containers_are_refused",
+        "archive/test_hostile_containers.py::test_forged_containers_are_refused",
         ("archive/zip_directory.py", "    if start + directory_bytes > end_start:\n", "    if False:\n"),
     ),
     Mutation(
         "optimizer files of another step are an error",
-        "test_bad_input.py::test_an_optimizer_file_of_another_step",
+        "cli/test_bad_input.py::test_an_optimizer_file_of_another_step",
         ("catalog/read.py", '        same(ranks, "the optimizer\'s step", lambda o: o.steps or None)\n', ""),
     ),
     Mutation(
         "model files of another step are an error",
-        "test_bad_input.py::test_a_model_file_of_another_step",
+        "cli/test_bad_input.py::test_a_model_file_of_another_step",
         ("catalog/read.py", "    same(models, \"the step ('global_steps')\", lambda m: m.step)\n", ""),
     ),
     Mutation(
         "files of another world size are an error",
-        "test_bad_input.py::test_a_file_of_a_larger_world",
+        "cli/test_bad_input.py::test_a_file_of_a_larger_world",
         ("catalog/read.py", "    same(models, \"the world size ('dp_world_size')\", lambda m: m.world_size)\n", ""),
     ),
     Mutation(
         "files of another DeepSpeed are an error",
-        "test_bad_input.py::test_a_file_of_another_deepspeed",
+        "cli/test_bad_input.py::test_a_file_of_another_deepspeed",
         (
             "catalog/read.py",
             '    same(optimizers, "the DeepSpeed version", lambda o: o.ds_version, reference=(here, first.ds_version))\n',
@@ -78,28 +78,32 @@ MUTATIONS = (
     ),
     Mutation(
         "files of another stage are an error",
-        "test_bad_input.py::test_a_file_of_another_stage",
+        "cli/test_bad_input.py::test_a_file_of_another_stage",
         ("catalog/read.py", '    same(optimizers, "the stage", lambda o: o.stage)\n', ""),
         ("catalog/read.py", '    same(optimizers, "the kind of flat groups", lambda o: o.cut)\n', ""),
     ),
     Mutation(
         "files with other shapes are an error",
-        "test_bad_input.py::test_a_rank_with_other_shapes",
+        "cli/test_bad_input.py::test_a_rank_with_other_shapes",
         (
             "catalog/read.py",
-            "        same([model], \"'param_shapes'\", _ordered_shapes, reference=(_base(first.file), _ordered_shapes(first)))\n",
+            "    same([model], \"'param_shapes'\", ordered_shapes, reference=(name, ordered_shapes(first)))\n",
             "",
         ),
     ),
     Mutation(
         "masters of another save do not pass the witness",
-        "test_bad_input.py::test_masters_and_module_of_different_saves test_bad_input.py::test_swapped_ranks_do_not_pass_the_witness",
-        ("api.py", "    if catalog.module or catalog.stacked:\n", "    if False:\n"),
+        "cli/test_bad_input.py::test_masters_and_module_of_different_saves cli/test_bad_input.py::test_swapped_ranks_do_not_pass_the_witness",
+        ("outputs/checks.py", "    if catalog.module or catalog.stacked:\n", "    if False:\n"),
     ),
     Mutation(
         "ranks that hold different copies are an error",
-        "test_layouts.py::test_drifted_replicas_are_refused",
-        ("api.py", "        compare([comparison for comparison in found if not comparison.is_spare], inputs)\n", ""),
+        "whole/test_layouts.py::test_drifted_replicas_are_refused",
+        (
+            "outputs/checks.py",
+            "        compare([comparison for comparison in found if not comparison.is_spare], inputs)\n",
+            "",
+        ),
     ),
     Mutation(
         "`latest` that names a broken tag: the newest complete one is named",
@@ -112,17 +116,17 @@ MUTATIONS = (
     ),
     Mutation(
         "`latest` that names no tag: the newest complete one is named",
-        "test_rescue.py::TestDiagnosis::test_latest_may_name_a_tag_that_was_never_begun",
+        "opening/test_rescue.py::TestDiagnosis::test_latest_may_name_a_tag_that_was_never_begun",
         ("opening/open.py", "newest = newest_complete(roots) if tag is None else None", "newest = None"),
     ),
     Mutation(
         "an older checkpoint of the Trainer is named",
-        "test_rescue.py::TestDiagnosis::test_trainers_older_checkpoints_are_looked_at",
+        "opening/test_rescue.py::TestDiagnosis::test_trainers_older_checkpoints_are_looked_at",
         ("opening/open.py", "sibling = _complete_sibling(roots[0]) if len(roots) == 1 else None", "sibling = None"),
     ),
     Mutation(
         "last-complete is complete",
-        "test_rescue.py::TestDiagnosis::test_last_complete_is_the_newest_whole_one",
+        "opening/test_rescue.py::TestDiagnosis::test_last_complete_is_the_newest_whole_one",
         (
             "opening/open.py",
             "for tag in reversed(_tags(roots)) if _is_complete(roots, tag)), None)",
@@ -131,12 +135,12 @@ MUTATIONS = (
     ),
     Mutation(
         "last-complete is the newest",
-        "test_rescue.py::TestDiagnosis::test_last_complete_is_the_newest_whole_one",
+        "opening/test_rescue.py::TestDiagnosis::test_last_complete_is_the_newest_whole_one",
         ("opening/open.py", "next((tag for tag in reversed(_tags(roots))", "next((tag for tag in _tags(roots)"),
     ),
     Mutation(
         "most files decide which save it is",
-        "test_rescue.py::TestDiagnosis::test_most_files_decide_which_save_it_is",
+        "opening/test_rescue.py::TestDiagnosis::test_most_files_decide_which_save_it_is",
         (
             "opening/incomplete.py",
             "key=lambda value: (steps[value], -1 if value is None else value)",
@@ -145,7 +149,7 @@ MUTATIONS = (
     ),
     Mutation(
         "of two saves with as many files it is the newer",
-        "test_rescue.py::TestDiagnosis::test_most_files_decide_which_save_it_is",
+        "opening/test_rescue.py::TestDiagnosis::test_most_files_decide_which_save_it_is",
         (
             "opening/incomplete.py",
             "key=lambda value: (steps[value], -1 if value is None else value)",
@@ -154,10 +158,10 @@ MUTATIONS = (
     ),
     Mutation(
         "what contradicts itself is not rescued",
-        "test_rescue.py::TestDiagnosis::test_other_disagreements_stay_what_they_are",
+        "opening/test_rescue.py::TestDiagnosis::test_other_disagreements_stay_what_they_are",
         (
             "opening/incomplete.py",
-            "        same([model], \"'param_shapes'\", _listed, reference=(_base(first.file), _listed(first)))\n",
+            "    for model in models[1:]:\n        same_shapes(first, model)\n",
             "",
         ),
     ),
@@ -181,21 +185,21 @@ MUTATIONS = (
     ),
     Mutation(
         "the command lists the tensors",
-        "test_rescue.py::TestDiagnosis::test_the_command_lists_the_worst",
+        "opening/test_rescue.py::TestDiagnosis::test_the_command_lists_the_worst",
         ("cli/command.py", "        if lost := texts.losses_text(error.losses):\n", '        if lost := "":\n'),
     ),
     Mutation(
         "nothing is rescued unless asked",
         TELLS,
         (
-            "outputs/model.py",
-            "incomplete = open_incomplete(src, tag) if options.rescue else None",
-            "incomplete = open_incomplete(src, tag)",
+            "opening/opened.py",
+            "    if options.rescue:\n",
+            "    if True:\n",
         ),
     ),
     Mutation(
         "an attack is not rescued from",
-        "test_rescue.py::TestDiagnosis::test_an_attack_is_not_a_loss",
+        "opening/test_rescue.py::TestDiagnosis::test_an_attack_is_not_a_loss",
         (
             "archive/load.py",
             "            except (UnsafePickle, UnsafePath):\n                raise\n            except DamagedFile",
@@ -204,18 +208,26 @@ MUTATIONS = (
     ),
     Mutation(
         "the exit code of a rescue is 3",
-        "test_rescue.py::TestRescue::test_exit_codes",
-        ("cli/command.py", "    return 3 if report.rescue else 0\n", "    return 0\n"),
+        "opening/test_rescue.py::TestRescue::test_exit_codes",
+        (
+            "cli/command.py",
+            "    return ExitCode.LOSSES if report.rescue else ExitCode.DONE\n",
+            "    return ExitCode.DONE\n",
+        ),
     ),
     Mutation(
         "rescue-report.json is written",
-        "test_rescue.py::TestRescue::test_the_report_is_written_returned_and_true",
-        ("api.py", "            beside.made[RESCUE_REPORT_NAME] = opened.report.to_json()\n", "            pass\n"),
+        "opening/test_rescue.py::TestRescue::test_the_report_is_written_returned_and_true",
+        (
+            "outputs/make.py",
+            "            side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()\n",
+            "            pass\n",
+        ),
     ),
     Mutation(
         "the report is returned",
-        "test_rescue.py::TestRescue::test_the_report_is_written_returned_and_true",
-        ("api.py", "        rescue=opened.report,\n", "        rescue=None,\n"),
+        "opening/test_rescue.py::TestRescue::test_the_report_is_written_returned_and_true",
+        ("outputs/report.py", "        rescue=opened.report,\n", "        rescue=None,\n"),
     ),
     Mutation(
         "what survives stays as trained",
@@ -228,7 +240,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the 16-bit copy comes before other stand-ins",
-        f"{HELD} test_rescue.py::TestRescue::test_the_order_of_stand_ins",
+        f"{HELD} opening/test_rescue.py::TestRescue::test_the_order_of_stand_ins",
         (
             "opening/rescue.py",
             '            return _stand_in(View(copy), "module", catalog.origin.step)\n',
@@ -237,12 +249,12 @@ MUTATIONS = (
     ),
     Mutation(
         "a 16-bit copy has the parameter's shape",
-        "test_catalog.py::test_a_module_of_other_shapes",
+        "catalog/test_catalog.py::test_a_module_of_other_shapes",
         ("catalog/names.py", "        if tensor.shape != expected:\n", "        if False:\n"),
     ),
     Mutation(
         "a model to fill with stands in only in the parameter's shape",
-        "test_rescue.py::TestRescue::test_fill_comes_from_where_it_says",
+        "opening/test_rescue.py::TestRescue::test_fill_comes_from_where_it_says",
         (
             "opening/rescue.py",
             "if tensor is not None and tensor.shape == source.shape and",
@@ -251,22 +263,22 @@ MUTATIONS = (
     ),
     Mutation(
         "a model to fill with stands in only in numbers of the parameter's kind",
-        "test_rescue.py::TestRescue::test_fill_of_another_kind_of_numbers_is_not_used",
+        "opening/test_rescue.py::TestRescue::test_fill_of_another_kind_of_numbers_is_not_used",
         ("opening/rescue.py", " and tensor.dtype.kind == source.recipe.dtype.kind", ""),
     ),
     Mutation(
         "the first model to fill with comes first",
-        "test_rescue.py::TestRescue::test_fill_comes_from_where_it_says",
+        "opening/test_rescue.py::TestRescue::test_fill_comes_from_where_it_says",
         ("opening/rescue.py", "    for filler in fillers:\n", "    for filler in reversed(fillers):\n"),
     ),
     Mutation(
         "the report says from which step a filling is",
-        "test_rescue.py::TestRescue::test_fill_comes_from_where_it_says",
+        "opening/test_rescue.py::TestRescue::test_fill_comes_from_where_it_says",
         ("opening/rescue.py", '"fill", filler.step, filler.label)', '"fill", catalog.origin.step, filler.label)'),
     ),
     Mutation(
         "the report says of what precision a stand-in is",
-        f"test_rescue.py::TestRescue::test_fill_comes_from_where_it_says {HELD}",
+        f"opening/test_rescue.py::TestRescue::test_fill_comes_from_where_it_says {HELD}",
         (
             "opening/rescue.py",
             "        origins.append(replace(foreign, start=start, stop=stop))\n",
@@ -275,28 +287,28 @@ MUTATIONS = (
     ),
     Mutation(
         "zeros only when asked for",
-        "test_rescue.py::TestOneRankLost::test_without_zeros_only_whole_tensors_are_written",
+        "opening/test_rescue.py::TestOneRankLost::test_without_zeros_only_whole_tensors_are_written",
         ("opening/rescue.py", "    if zeros:\n", "    if True:\n"),
     ),
     Mutation(
         "nothing at all is an error",
-        "test_rescue.py::TestRescue::test_nothing_at_all",
+        "opening/test_rescue.py::TestRescue::test_nothing_at_all",
         ("opening/substitutes.py", "    if all(tensor.source is None for tensor in found):\n", "    if False:\n"),
     ),
     Mutation(
         "ties are not guessed",
-        "test_rescue.py::TestRescue::test_ties_are_not_guessed_when_rank_0_is_lost",
+        "opening/test_rescue.py::TestRescue::test_ties_are_not_guessed_when_rank_0_is_lost",
         ("opening/incomplete.py", "    if first.rank == 0:\n        return first\n", "    return first\n"),
     ),
     Mutation(
         "--fill without --rescue is an error",
-        "test_rescue.py::TestRescue::test_options_that_make_no_sense",
-        ("options.py", "        if not self.rescue and roots_of(self.fill):\n", "        if False:\n"),
+        "opening/test_rescue.py::TestRescue::test_options_that_make_no_sense",
+        ("options/verbs.py", "        if not self.rescue and roots_of(self.fill):\n", "        if False:\n"),
     ),
     Mutation(
         "an adapter is rescued whole or not at all",
-        "test_lora_rescue.py::test_an_adapter_is_whole_or_not_written",
-        ("outputs/model.py", "        _refuse_broken(adapters, report)\n", "        pass\n"),
+        "adapters/test_lora_rescue.py::test_an_adapter_is_whole_or_not_written",
+        ("outputs/planned.py", "        _refuse_broken(adapters, opened.report)\n", "        pass\n"),
     ),
     Mutation(
         "ranks are gathered across roots",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from .mutation import Mutation
 
-SYNCED = "test_resume.py::test_data_is_synced_before_the_journal_says_so"
-DURABLE = "test_journal.py::test_what_leads_to_the_data_is_synced_too"
+SYNCED = "whole/test_resume.py::test_data_is_synced_before_the_journal_says_so"
+DURABLE = "write/test_journal.py::test_what_leads_to_the_data_is_synced_too"
 
 MUTATIONS = (
     Mutation(
         "data is synced before the journal says how far it is",
         SYNCED,
-        ("write/part.py", "            os.fsync(self.fd)\n            self._memory", "            self._memory"),
+        ("write/part.py", "            os.fsync(self._fd)\n            self._memory", "            self._memory"),
     ),
     Mutation(
         "a file is synced before the journal says that it is done",
@@ -58,17 +58,17 @@ MUTATIONS = (
     ),
     Mutation(
         "a record with a wrong checksum does not count",
-        "test_journal.py::test_a_damaged_record_and_what_follows_do_not_count",
+        "write/test_journal.py::test_a_damaged_record_and_what_follows_do_not_count",
         ("write/journal.py", ' or crc != b"%08x" % zlib.crc32(text)', ""),
     ),
     Mutation(
         "a record without an end does not count",
-        "test_journal.py::test_a_torn_record_is_cut_off_before_others_follow",
+        "write/test_journal.py::test_a_torn_record_is_cut_off_before_others_follow",
         ("write/journal.py", 'not line.endswith(b"\\n") or crc', "crc"),
     ),
     Mutation(
         "a torn record is cut off before others follow it",
-        "test_journal.py::test_a_damaged_record_and_what_follows_do_not_count",
+        "write/test_journal.py::test_a_damaged_record_and_what_follows_do_not_count",
         (
             "write/journal.py",
             "            os.ftruncate(self._fd, valid)\n            os.lseek(self._fd, valid, os.SEEK_SET)\n",
@@ -77,7 +77,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a journal that claims more than is there is not believed",
-        "test_resume.py::test_a_journal_that_claims_more_than_is_there_is_not_believed",
+        "whole/test_resume.py::test_a_journal_that_claims_more_than_is_there_is_not_believed",
         (
             "write/part.py",
             "self.start = upto if upto <= min(os.fstat(fd).st_size, size_bytes) else 0",
@@ -86,32 +86,32 @@ MUTATIONS = (
     ),
     Mutation(
         "what the journal does not vouch for is cut off",
-        "test_journal.py::test_what_the_journal_does_not_vouch_for_is_cut_off",
+        "write/test_journal.py::test_what_the_journal_does_not_vouch_for_is_cut_off",
         ("write/part.py", "        os.ftruncate(fd, self.start)\n", ""),
     ),
     Mutation(
         "a complete file that was taken away is made again",
-        "test_journal.py::test_a_staged_file_that_was_taken_away_is_made_again",
+        "write/test_journal.py::test_a_staged_file_that_was_taken_away_is_made_again",
         ("write/stage.py", "if self.is_publishing or os.path.getsize(self.path(name)) == size_bytes:", "if True:"),
     ),
     Mutation(
         "what is on disk is not made again",
-        "test_resume.py::test_does_not_copy_what_is_on_disk",
+        "whole/test_resume.py::test_does_not_copy_what_is_on_disk",
         ("write/part.py", "        upto = before.upto.get(name, 0)\n", "        upto = 0\n"),
     ),
     Mutation(
         "an interruption syncs what there is",
-        "test_resume.py::test_goes_on_where_it_was_interrupted",
+        "whole/test_resume.py::test_goes_on_where_it_was_interrupted",
         ("write/stage.py", "                        part.sync()\n", "                        pass\n"),
     ),
     Mutation(
         "a sync that failed in the background stops the conversion",
-        "test_resume.py::test_a_sync_that_failed_in_the_background_stops_the_conversion",
+        "whole/test_resume.py::test_a_sync_that_failed_in_the_background_stops_the_conversion",
         ("write/part.py", "            self._under_way.result()\n", "            self._under_way.join()\n"),
     ),
     Mutation(
         "copying is never two syncs ahead",
-        "test_resume.py::test_at_most_a_gibibyte_or_ten_seconds_are_lost",
+        "whole/test_resume.py::test_at_most_a_gibibyte_or_ten_seconds_are_lost",
         (
             "write/part.py",
             "    def _begin_sync(self) -> None:\n        self._wait()\n",
@@ -120,67 +120,81 @@ MUTATIONS = (
     ),
     Mutation(
         "a descriptor is not closed under a sync",
-        "test_journal.py::test_a_descriptor_is_not_closed_under_a_sync",
+        "write/test_journal.py::test_a_descriptor_is_not_closed_under_a_sync",
         ("write/stage.py", "                part.close()\n", "                pass\n"),
     ),
     Mutation(
         "so many bytes bring a sync",
-        "test_resume.py::test_data_is_synced_before_the_journal_says_so",
+        "whole/test_resume.py::test_data_is_synced_before_the_journal_says_so",
         ("write/part.py", "upto - self._synced >= SYNC_BYTES or ", ""),
     ),
     Mutation(
         "so much time brings a sync",
-        "test_resume.py::test_time_alone_brings_a_sync",
+        "whole/test_resume.py::test_time_alone_brings_a_sync",
         ("write/part.py", " or time.monotonic() - self._clock >= SYNC_SECONDS", ""),
     ),
     Mutation(
         "at most a gibibyte is lost",
-        "test_resume.py::test_at_most_a_gibibyte_or_ten_seconds_are_lost",
+        "whole/test_resume.py::test_at_most_a_gibibyte_or_ten_seconds_are_lost",
         ("write/part.py", "SYNC_BYTES = 256 << 20", "SYNC_BYTES = 2048 << 20"),
     ),
     Mutation(
-        "SIGTERM stops in order",
-        "test_interrupt.py::test_a_signal_at_a_chosen_moment",
-        ("cli/command.py", "    before = signal.signal(signal.SIGTERM, _terminate)\n", "    before = signal.SIG_DFL\n"),
+        "SIGTERM and SIGHUP stop in order",
+        "whole/test_interrupt.py::test_a_signal_at_a_chosen_moment",
+        ("cli/command.py", "        signal.signal(number, _end)\n", "        pass\n"),
+    ),
+    Mutation(
+        "an ignored signal stays ignored",
+        "whole/test_interrupt.py::test_an_ignored_signal_stays_ignored",
+        ("cli/command.py", " if signal.getsignal(number) is signal.SIG_DFL]", "]"),
+    ),
+    Mutation(
+        "a terminal that hung up is not spoken to",
+        "whole/test_interrupt.py::test_a_terminal_that_hangs_up",
+        (
+            "cli/command.py",
+            '    with suppress(OSError):\n        print(f"zeroconsolidate: {how}',
+            '    if True:\n        print(f"zeroconsolidate: {how}',
+        ),
     ),
     Mutation(
         "changed options, sources and layouts are refused",
-        "test_resume.py::test_other_options_are_refused_and_named test_resume.py::test_a_changed_source_is_refused_and_named",
+        "whole/test_resume.py::test_other_options_are_refused_and_named whole/test_resume.py::test_a_changed_source_is_refused_and_named",
         ("write/stage.py", "            refuse_other(progress.fingerprint, self._fingerprint, self.folder)\n", ""),
     ),
     Mutation(
         "the fingerprint knows the options",
-        "test_resume.py::test_other_options_are_refused_and_named",
+        "whole/test_resume.py::test_other_options_are_refused_and_named",
         ("write/fingerprint.py", '                "options": dict(options),\n', '                "options": {},\n'),
     ),
     Mutation(
         "the fingerprint knows the sources' times",
-        "test_resume.py::test_a_changed_source_is_refused_and_named",
+        "whole/test_resume.py::test_a_changed_source_is_refused_and_named",
         ("write/fingerprint.py", '"mtime_ns": status.st_mtime_ns', '"mtime_ns": 0'),
     ),
     Mutation(
         "the fingerprint knows the layout",
-        "test_journal.py::test_each_part_of_the_fingerprint_counts",
+        "write/test_journal.py::test_each_part_of_the_fingerprint_counts",
         ("write/fingerprint.py", "                    for file in layout\n", "                    for file in ()\n"),
     ),
     Mutation(
         "the fingerprint knows the sources' sizes",
-        "test_journal.py::test_each_part_of_the_fingerprint_counts",
+        "write/test_journal.py::test_each_part_of_the_fingerprint_counts",
         ("write/fingerprint.py", '"bytes": status.st_size', '"bytes": 0'),
     ),
     Mutation(
         "the fingerprint knows the library's version",
-        "test_journal.py::test_each_part_of_the_fingerprint_counts",
+        "write/test_journal.py::test_each_part_of_the_fingerprint_counts",
         ("write/fingerprint.py", '{"version": version}', '{"version": ""}'),
     ),
     Mutation(
         "--restart is asked for before work is thrown away",
-        "test_resume.py::test_does_not_copy_what_is_on_disk",
+        "whole/test_resume.py::test_does_not_copy_what_is_on_disk",
         ("write/stage.py", "if progress.fingerprint is not None and not self._restart:", "if False:"),
     ),
     Mutation(
         "--restart begins anew",
-        "test_resume.py::test_other_options_are_refused_and_named",
+        "whole/test_resume.py::test_other_options_are_refused_and_named",
         (
             "write/stage.py",
             "progress.fingerprint is not None and not self._restart:",
@@ -189,47 +203,47 @@ MUTATIONS = (
     ),
     Mutation(
         "a source that changes meanwhile is noticed before anything is published",
-        "test_resume.py::test_a_source_that_changes_meanwhile_is_noticed",
-        ("api.py", "                refuse_changed(traits)\n", ""),
+        "whole/test_resume.py::test_a_source_that_changes_meanwhile_is_noticed",
+        ("outputs/make.py", "                refuse_changed(traits)\n", ""),
     ),
     Mutation(
         "one conversion at a time into one output",
-        "test_resume.py::test_two_at_once_are_refused test_resume.py::test_two_at_once_in_one_process_are_refused",
+        "whole/test_resume.py::test_two_at_once_are_refused whole/test_resume.py::test_two_at_once_in_one_process_are_refused",
         ("write/lock.py", "            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "            pass\n"),
     ),
     Mutation(
         "a lock on a file that was taken away is none",
-        "test_journal.py::test_a_lock_on_a_file_that_was_taken_away_is_none",
+        "write/test_journal.py::test_a_lock_on_a_file_that_was_taken_away_is_none",
         ("write/lock.py", "                if _same_file(self._fd, path):\n", "                if True:\n"),
     ),
     Mutation(
         "a disk that is too small is noticed first",
-        "test_bad_input.py::test_a_disk_that_is_too_small_is_noticed_first test_journal.py::test_room_is_asked_for_first",
+        "cli/test_bad_input.py::test_a_disk_that_is_too_small_is_noticed_first write/test_journal.py::test_room_is_asked_for_first",
         ("write/stage.py", "        if free < size_bytes:\n", "        if False:\n"),
     ),
     Mutation(
         "what is staged counts as room",
-        "test_journal.py::test_room_is_asked_for_first",
+        "write/test_journal.py::test_room_is_asked_for_first",
         ("write/stage.py", "free = disk.f_bavail * disk.f_frsize + staged", "free = disk.f_bavail * disk.f_frsize"),
     ),
     Mutation(
         "a finished file is opened and compared with the plan before it gets its name",
-        "test_resume.py::test_a_finished_file_is_compared_with_the_plan",
+        "whole/test_resume.py::test_a_finished_file_is_compared_with_the_plan",
         ("outputs/weights.py", "        check_file(stage.path(file.name), file)\n", ""),
     ),
     Mutation(
         "files are renamed only when all are done",
-        "test_interrupt.py::test_a_signal_at_a_chosen_moment test_resume.py::test_goes_on_where_it_was_interrupted",
+        "whole/test_interrupt.py::test_a_signal_at_a_chosen_moment whole/test_resume.py::test_goes_on_where_it_was_interrupted",
         ("write/stage.py", 'return os.path.join(self.folder, "files", name)', "return os.path.join(self.output, name)"),
     ),
     Mutation(
         "half-done publishing is finished",
-        "test_resume.py::test_half_done_publishing_is_finished",
-        ("api.py", "            if stage.is_publishing:\n", "            if False:\n"),
+        "whole/test_resume.py::test_half_done_publishing_is_finished",
+        ("outputs/make.py", "            if stage.is_publishing:\n", "            if False:\n"),
     ),
     Mutation(
         "whoever is killed while clearing up can begin again",
-        "test_resume.py::test_killed_while_clearing_up",
+        "whole/test_resume.py::test_killed_while_clearing_up",
         (
             "write/stage.py",
             "        if self._published:\n            shutil.rmtree",
@@ -238,7 +252,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a published file that was taken away is noticed",
-        "test_resume.py::test_a_published_file_that_was_taken_away_is_noticed",
+        "whole/test_resume.py::test_a_published_file_that_was_taken_away_is_noticed",
         (
             "write/publish.py",
             "        elif not os.path.isfile(target) or os.path.getsize(target) != sizes[name]:\n",
@@ -247,7 +261,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the manifest comes last",
-        "test_resume.py::test_half_done_publishing_is_finished",
+        "whole/test_resume.py::test_half_done_publishing_is_finished",
         (
             "write/stage.py",
             "names = [name for name in self._names if name not in last] + [name for name in last if name in final]",
@@ -256,7 +270,7 @@ MUTATIONS = (
     ),
     Mutation(
         "with --overwrite index and manifest of the old model go first",
-        "test_resume.py::test_half_done_publishing_is_finished",
+        "whole/test_resume.py::test_half_done_publishing_is_finished",
         (
             "write/publish.py",
             "                remove(os.path.join(output, old))\n    folders = ",
@@ -265,35 +279,35 @@ MUTATIONS = (
     ),
     Mutation(
         "with --overwrite the old model's weights go last",
-        "test_resume.py::test_half_done_publishing_is_finished",
+        "whole/test_resume.py::test_half_done_publishing_is_finished",
         (
             "write/publish.py",
-            "            if old not in sizes and _WEIGHTS.fullmatch(old):\n",
+            "            if old not in sizes and (is_weights(old) or old in (*_INDICES, ADAPTER_CONFIG)):\n",
             "            if False:\n",
         ),
     ),
     Mutation(
         "an output with something in it is refused",
-        "test_bad_input.py::test_an_output_that_exists",
+        "cli/test_bad_input.py::test_an_output_that_exists",
         ("write/stage.py", "        if self._overwrite or not os.path.isdir(self.output):\n", "        if True:\n"),
     ),
     Mutation(
         "an output in the checkpoint is refused, links looked through",
-        "test_bad_input.py::test_an_output_inside_the_checkpoint_by_a_link",
+        "cli/test_bad_input.py::test_an_output_inside_the_checkpoint_by_a_link",
         ("write/stage.py", "    real = os.path.realpath(output)\n", "    real = os.path.abspath(output)\n"),
     ),
     Mutation(
         "an output in the checkpoint is refused",
-        "test_bad_input.py::test_an_output_inside_the_checkpoint",
+        "cli/test_bad_input.py::test_an_output_inside_the_checkpoint",
         (
             "write/stage.py",
-            '        if real == inside or real.startswith(inside.rstrip("/") + "/"):\n',
+            "        if is_within(real, os.path.realpath(source)):\n",
             "        if False:\n",
         ),
     ),
     Mutation(
         "what failed before anything was worth keeping leaves nothing",
-        "test_resume.py::test_nothing_worth_continuing_leaves_nothing",
+        "whole/test_resume.py::test_nothing_worth_continuing_leaves_nothing",
         (
             "write/stage.py",
             "if self._published or not worth_keeping or isinstance(error, PlanBroken):",
@@ -302,12 +316,12 @@ MUTATIONS = (
     ),
     Mutation(
         "a plan that broke leaves nothing to break again",
-        "test_resume.py::test_a_finished_file_is_compared_with_the_plan",
+        "whole/test_resume.py::test_a_finished_file_is_compared_with_the_plan",
         ("write/stage.py", " or isinstance(error, PlanBroken):", ":"),
     ),
     Mutation(
         "counts of overflows survive an interruption",
-        "test_resume.py::test_overflow_counts_survive",
+        "whole/test_resume.py::test_overflow_counts_survive",
         (
             "write/part.py",
             "self.facts: dict[str, Any] = before.facts.get(name, {}) if self.start else {}",
@@ -316,40 +330,74 @@ MUTATIONS = (
     ),
     Mutation(
         "warnings about replicas that differ survive an interruption",
-        "test_resume.py::test_warnings_of_drift_survive",
+        "whole/test_resume.py::test_warnings_of_drift_survive",
         ("write/journal.py", 'warnings=tuple(record["warnings"])', "warnings=()"),
     ),
     Mutation(
         "who wishes for another check gets it, though work be there",
-        "test_resume.py::test_another_check_is_made_anew",
-        ("api.py", "if checks is None or checks.how != how:", "if checks is None:"),
+        "whole/test_resume.py::test_another_check_is_made_anew",
+        ("outputs/checks.py", "    if known is not None and known.how == how:\n", "    if known is not None:\n"),
     ),
     Mutation(
         "short writes go on",
-        "test_run_io.py::test_writes_go_on_after_a_short_one",
+        "run/test_io.py::test_writes_go_on_after_a_short_one",
         (
-            "run/outputs.py",
+            "run/local.py",
             "            view, start = view[done:], start + done\n",
             "            view = view[len(view):]\n",
         ),
     ),
     Mutation(
         "short reads go on",
-        "test_run_io.py::test_reads_go_on_after_a_short_one",
-        ("run/inputs.py", "            done += got\n", "            done = len(buffer)\n"),
+        "run/test_io.py::test_reads_go_on_after_a_short_one",
+        ("run/local.py", "        done += got\n", "        done = len(buffer)\n"),
     ),
     Mutation(
         "an input that ends early is noticed",
-        "test_run_io.py::test_an_input_that_ends_early",
+        "run/test_io.py::test_an_input_that_ends_early",
         (
-            "run/outputs.py",
-            "                if os.fstat(inputs.fd(path)).st_size < file_start + size_bytes:\n",
-            "                if False:\n",
+            "run/local.py",
+            "        if not got and os.fstat(opened.fd).st_size < file_start + size_bytes:\n",
+            "        if False:\n",
         ),
         (
-            "run/inputs.py",
-            "            if not got:\n                raise",
-            "            if not got:\n                return\n                raise",
+            "run/local.py",
+            "        if got < len(buffer):\n            raise",
+            "        if False:\n            raise",
         ),
+    ),
+    Mutation(
+        "a descriptor is not closed under a reader",
+        "run/test_plug_in.py::test_threads_share_files_though_few_may_be_open",
+        (
+            "run/local.py",
+            "                self._open.popitem(last=False)\n",
+            "                self._open.popitem(last=False)[1].close()\n",
+        ),
+    ),
+    Mutation(
+        "what is no copy is not read as one",
+        "run/test_plug_in.py::test_a_recipe_without_a_reader_is_refused",
+        ("run/reader.py", "    if not recipe.is_copied:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "a recipe that went to another process finds its reader",
+        "run/test_plug_in.py::test_a_recipe_that_went_to_another_process_finds_its_reader",
+        ("adapters/__init__.py", "from . import registered", "import os"),
+    ),
+    Mutation(
+        "a digest that failed in the background stops the conversion",
+        "run/test_plug_in.py::test_an_output_that_cannot_be_read_back_has_no_digest",
+        ("run/digest.py", "            self._error = error\n", "            pass\n"),
+    ),
+    Mutation(
+        "what a run shares is closed, the last one first",
+        "run/test_plug_in.py::test_resources_are_made_once_and_closed_the_last_one_first",
+        ("run/inputs.py", "            self._closing.callback(made.close)\n", ""),
+    ),
+    Mutation(
+        "a run keeps two readers, not all",
+        "run/test_plug_in.py::test_the_last_two_readers_of_rows_are_kept",
+        ("run/composed.py", "*self._kept[-1:]", "*self._kept"),
     ),
 )

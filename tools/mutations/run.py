@@ -29,12 +29,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from mutations import hostile, hostile_files, incomplete, interrupted, verified  # noqa: E402
+from mutations import hostile, hostile_files, incomplete, interrupted, optioned, verified  # noqa: E402
 
 if TYPE_CHECKING:
     from mutations.mutation import Mutation
 
-TABLES = (interrupted, incomplete, verified, hostile, hostile_files)
+TABLES = (interrupted, incomplete, verified, optioned, hostile, hostile_files)
 SECONDS = 300
 """A mutation may take the bound from a loop: then this is the bound."""
 MEMORY_BYTES = 16 << 30
@@ -121,7 +121,7 @@ def _run_tests(copy: Path, tests: list[str], output: int, *, stop: bool) -> NoRe
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         # Without bytecode: two texts of one length and one second would be taken for each other.
         sys.dont_write_bytecode = True
-        sys.path[:0] = [str(copy), str(copy / "tests")]
+        sys.path[:0] = [str(copy), str(copy / "tests" / "support")]
         path = os.pathsep.join(sys.path[:2])
         os.environ |= {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         code = pytest.main(["-p", "no:cacheprovider", "--tb=line", *(["-x"] if stop else []), *tests])

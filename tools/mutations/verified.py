@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from .mutation import Mutation
 
-DAMAGE = "test_verify.py::TestOutput::test_damage_is_named"
-CONFIG = "test_verify.py::TestConfig::test_against_shapes"
-SOURCE = "test_verify.py::TestSource"
-AGAINST = "test_verify.py::TestAgainst"
+DAMAGE = "audit/test_verify.py::TestOutput::test_damage_is_named"
+CONFIG = "audit/test_verify.py::TestConfig::test_against_shapes"
+SOURCE = "audit/test_verify.py::TestSource"
+AGAINST = "audit/test_verify.py::TestAgainst"
 NAMED = f"{AGAINST}::test_missing_extra_and_misshapen_tensors_are_named"
-HEADERS = "test_hostile_models.py::test_headers"
+HEADERS = "whole/test_hostile_models.py::test_headers"
 
 MUTATIONS = (
     Mutation(
@@ -31,7 +31,7 @@ MUTATIONS = (
         DAMAGE,
         (
             "audit/output.py",
-            '        findings.problems += [f"{name}: the index does not name this file" for name in stray]\n',
+            '        findings.problems += [f"{name}: the index does not name this file" for name in unlisted]\n',
             "",
         ),
     ),
@@ -42,12 +42,12 @@ MUTATIONS = (
     ),
     Mutation(
         "names, dtypes and shapes are compared with the manifest",
-        "test_verify.py::TestOutput::test_what_the_manifest_lists_is_compared",
+        "audit/test_verify.py::TestOutput::test_what_the_manifest_lists_is_compared",
         ("audit/output.py", "        if got != expected:\n", "        if False:\n"),
     ),
     Mutation(
         "tensors that the manifest does not list are a problem",
-        "test_verify.py::TestOutput::test_what_the_manifest_lists_is_compared",
+        "audit/test_verify.py::TestOutput::test_what_the_manifest_lists_is_compared",
         (
             "audit/output.py",
             '    findings.problems += [f"{name}: the manifest has no such tensor" for name in extra]\n',
@@ -61,32 +61,32 @@ MUTATIONS = (
     ),
     Mutation(
         "sizes are compared with the manifest",
-        "test_verify.py::TestOutput::test_sizes_are_compared_where_there_are_no_digests",
+        "audit/test_verify.py::TestOutput::test_sizes_are_compared_where_there_are_no_digests",
         ("audit/output.py", '        if size_bytes != entry.get("bytes"):\n', "        if False:\n"),
     ),
     Mutation(
         "digests are compared with the manifest",
-        "test_verify.py::TestOutput::test_one_bit_is_found_and_traced_to_its_tensor",
+        "audit/test_verify.py::TestOutput::test_one_bit_is_found_and_traced_to_its_tensor",
         ("audit/output.py", "        if got != entry[algorithm]:\n", "        if False:\n"),
     ),
     Mutation(
         "damage is traced to its tensor",
-        "test_verify.py::TestOutput::test_one_bit_is_found_and_traced_to_its_tensor",
+        "audit/test_verify.py::TestOutput::test_one_bit_is_found_and_traced_to_its_tensor",
         ("audit/output.py", 'damaged = _damaged(directory, name, algorithm, manifest["tensors"])', "damaged = []"),
     ),
     Mutation(
         "a manifest leads nowhere else",
-        "test_hostile_models.py::test_a_manifest_entry_that_is_nothing",
+        "whole/test_hostile_models.py::test_a_manifest_entry_that_is_nothing",
         ("audit/output.py", '        if os.path.isabs(name) or ".." in name.split("/"):\n', "        if False:\n"),
     ),
     Mutation(
         "a manifest of another version is not believed",
         DAMAGE,
-        ("audit/output.py", '        if manifest.get("manifest") != 1:\n', "        if False:\n"),
+        ("archive/manifest_file.py", '        if manifest.get("manifest") != 1:\n', "        if False:\n"),
     ),
     Mutation(
         "what was not checked is said",
-        "test_verify.py::TestOutput::test_without_digests_it_says_that_contents_were_not_checked",
+        "audit/test_verify.py::TestOutput::test_without_digests_it_says_that_contents_were_not_checked",
         ("audit/output.py", '    if manifest.get("digest") is None:\n', "    if False:\n"),
     ),
     Mutation(
@@ -164,9 +164,9 @@ MUTATIONS = (
         "--against: an output that leaves out what its manifest says may do so",
         f"{AGAINST}::test_our_own_output_is_equal",
         (
-            "options.py",
-            'known = {"lora", "adapters", "exclude_frozen", "include", "exclude", "names", "allow_missing"}',
-            'known = {"names"}',
+            "options/verbs.py",
+            'if declared.decides == "tensors"}',
+            'if declared.name == "names"}',
         ),
     ),
     Mutation(
@@ -220,8 +220,8 @@ MUTATIONS = (
     ),
     Mutation(
         "the exit code is 1 if something is wrong",
-        "test_verify.py::TestCommand::test_exit_codes",
-        ("cli/command.py", "    return 0 if found.ok else 1\n", "    return 0\n"),
+        "audit/test_verify.py::TestCommand::test_exit_codes",
+        ("cli/command.py", "    return ExitCode.DONE if found.ok else ExitCode.WRONG\n", "    return ExitCode.DONE\n"),
     ),
     Mutation(
         "safetensors: length of the header",
@@ -235,7 +235,7 @@ MUTATIONS = (
     Mutation(
         "safetensors: names that come twice",
         HEADERS,
-        ("archive/safetensors.py", "        if len(found) != len(pairs):\n", "        if False:\n"),
+        ("archive/json_file.py", "        if len(found) != len(pairs):\n", "        if False:\n"),
     ),
     Mutation(
         "safetensors: gaps and overlaps",
@@ -274,11 +274,7 @@ MUTATIONS = (
     Mutation(
         "safetensors: JSON that nests",
         HEADERS,
-        (
-            "archive/safetensors.py",
-            '    except (ValueError, RecursionError) as error:\n        raise DamagedFile(f"{what}',
-            '    except ValueError as error:\n        raise DamagedFile(f"{what}',
-        ),
+        ("archive/json_file.py", "    except RecursionError:\n", "    except ZeroDivisionError:\n"),
     ),
     Mutation(
         "safetensors: a tensor in two files",
@@ -287,12 +283,12 @@ MUTATIONS = (
     ),
     Mutation(
         "safetensors: an index that names what its files do not hold",
-        "test_verify.py::TestOutput::test_an_index_and_its_files_must_fit",
+        "audit/test_verify.py::TestOutput::test_an_index_and_its_files_must_fit",
         ("archive/safetensors.py", "        if name not in files[file].tensors:\n", "        if False:\n"),
     ),
     Mutation(
         "safetensors: files that hold what the index does not name",
-        "test_verify.py::TestOutput::test_an_index_and_its_files_must_fit",
+        "audit/test_verify.py::TestOutput::test_an_index_and_its_files_must_fit",
         ("archive/safetensors.py", "        if extra is not None:\n", "        if False:\n"),
     ),
 )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -14,18 +12,15 @@ import numpy as np
 
 from ..dtypes import DType
 from ..errors import BadOption, PlanBroken, UnsupportedLayout, at
+from ..integrations import apart
 from ..run.cast import STORAGE
-from ..run.fill import read_all
+from ..run.elements import read_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..run.inputs import Inputs
     from .recipes import ModuleJob, OfModule
-
-
-_OURS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-"""Where the package is imported from."""
 
 
 class Peft:
@@ -35,17 +30,12 @@ class Peft:
         if find_spec("peft") is None:
             raise BadOption(f"an adapter of kind {job.kind} is merged by PEFT, which is not installed")
         self.setting = job.setting
-        # -P: a checkpoint may be the working directory, and nothing in it is imported. We are, from where we are.
-        command = [sys.executable, "-P", "-m", "zeroconsolidate.integrations.peft_modules", *job.setting]
-        places = [_OURS, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        quiet = os.environ | {
-            "TRANSFORMERS_VERBOSITY": "error",
-            "HF_HUB_OFFLINE": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONPATH": os.pathsep.join(places),
-        }
         self._process = subprocess.Popen(  # noqa: S603  (our own module, no shell)
-            command, env=quiet, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            apart.command("-m", "zeroconsolidate.integrations.peft_modules", *job.setting),
+            env=apart.environment(with_us=True),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         try:
             self._answer()
@@ -61,7 +51,7 @@ class Peft:
         try:
             self._process.stdin.write(json.dumps({"module": job.module, "tensors": listed}).encode() + b"\n")
             for tensor in job.tensors:
-                elements = read_all(inputs, tensor.factor.recipe)
+                elements = read_all(tensor.factor.recipe, inputs)
                 self._process.stdin.write(elements.view("u1").data)
             self._process.stdin.flush()
         except BrokenPipeError:
@@ -98,12 +88,12 @@ class OfModuleReader:
 
     block_numel = None
 
-    def __init__(self, inputs: Inputs, recipe: OfModule) -> None:
+    def __init__(self, recipe: OfModule, inputs: Inputs) -> None:
         with at(recipe.job.module):
             name = f"base_layer.{recipe.tensor}"
-            merged = _merged(inputs, recipe.job)
+            merged = inputs.resource(_Merges, _Merges).merged(recipe.job, inputs)
             if name not in merged or len(merged[name]) != recipe.numel:
-                raise UnsupportedLayout(f"PEFT gave back {', '.join(merged)}; expected {name} of {recipe.numel}")
+                raise UnsupportedLayout(f"PEFT gave back {', '.join(merged)}", expected=f"{name} of {recipe.numel}")
             self._elements = merged[name]
 
     def fill(self, start: int, stop: int, block: NDArray[np.generic]) -> None:
@@ -111,15 +101,29 @@ class OfModuleReader:
         block[: stop - start] = self._elements[start:stop]
 
 
-def _merged(inputs: Inputs, job: ModuleJob) -> dict[str, NDArray[np.generic]]:
-    """The tensors of the module; those of the last one are kept, since weight and bias are written one by one."""
-    if inputs.last_module is not None and inputs.last_module[0] is job:
-        return inputs.last_module[1]
-    inputs.last_module = None
-    if inputs.peft is None or inputs.peft.setting != job.setting:
-        if inputs.peft is not None:
-            inputs.peft.close()
-        inputs.peft = Peft(job)
-    merged = inputs.peft.merge(job, inputs)
-    inputs.last_module = (job, merged)
-    return merged
+class _Merges:
+    """What a run keeps of its merges: the process, and the tensors of the last module, since weight and bias are
+    written one by one."""
+
+    def __init__(self) -> None:
+        self._peft: Peft | None = None
+        self._last: tuple[ModuleJob, dict[str, NDArray[np.generic]]] | None = None
+
+    def merged(self, job: ModuleJob, inputs: Inputs) -> dict[str, NDArray[np.generic]]:
+        """The tensors of a module, by name."""
+        if self._last is not None and self._last[0] is job:
+            return self._last[1]
+        self._last = None
+        if self._peft is None or self._peft.setting != job.setting:
+            if self._peft is not None:
+                self._peft.close()
+            self._peft = Peft(job)
+        merged = self._peft.merge(job, inputs)
+        self._last = (job, merged)
+        return merged
+
+    def close(self) -> None:
+        """End the process; again is no harm."""
+        self._last = None
+        if self._peft is not None:
+            self._peft.close()

@@ -3,7 +3,7 @@
 Each expression here has the operands, the order and the dtypes of the one it mirrors (`merge` and
 `get_delta_weight` of `peft/tuners/lora/layer.py`, `merge_unsafe` of `variants.py`, `get_weight_norm` of `dora.py`),
 because a product rounded once more or added in another order is a different weight. What differs is that only some
-rows are computed at a time (`merge.py`).
+rows are computed at a time (`readers.py`).
 
 torch does the arithmetic, since its products must come out as PEFT's do. It is imported here and nowhere earlier.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import PlanBroken
-from ..run.fill import read_all
+from ..run.elements import read_all
 from ..run.tensors import to_torch
 from .recipes import Factor, Lie, LowRank, Merged
 
@@ -162,4 +162,4 @@ def _convolution_delta(a: torch.Tensor, b: torch.Tensor, shape: tuple[int, ...])
 
 def _load(inputs: Inputs, factor: Factor) -> torch.Tensor:
     recipe = factor.recipe
-    return to_torch(read_all(inputs, recipe), recipe.dtype).reshape(factor.shape)
+    return to_torch(read_all(recipe, inputs), recipe.dtype).reshape(factor.shape)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..run.cast import STORAGE
-from ..run.fill import read_all, reader
-from ..run.tensors import as_dtype, to_numpy, to_torch
+from ..run.cast import STORAGE, as_dtype
+from ..run.elements import read_all
+from ..run.reader import reader
+from ..run.tensors import to_numpy, to_torch
 from .low_rank import Part, merge
 from .recipes import FEWEST_ROWS, ROW_BLOCK_BYTES, Lie, Merged, RowsReplaced, Shifted
 
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 class MergedReader:
     """Reads a merged weight, block of rows by block of rows. It holds the factors of the adapters."""
 
-    def __init__(self, inputs: Inputs, recipe: Merged) -> None:
+    def __init__(self, recipe: Merged, inputs: Inputs) -> None:
         self.recipe = recipe
-        self._base = reader(inputs, recipe.base)
+        self._base = reader(recipe.base, inputs)
         self._parts = [Part(inputs, part) for part in recipe.parts]
         self._starts = recipe.blocks()
         self._held: tuple[int, NDArray[np.generic]] | None = None
@@ -101,12 +102,12 @@ class MergedReader:
 class RowsReplacedReader:
     """Reads a matrix some of whose rows come from elsewhere. Nothing is computed but casts."""
 
-    def __init__(self, inputs: Inputs, recipe: RowsReplaced) -> None:
+    def __init__(self, recipe: RowsReplaced, inputs: Inputs) -> None:
         self.recipe = recipe
-        self._base = reader(inputs, recipe.base)
+        self._base = reader(recipe.base, inputs)
         rows: dict[int, NDArray[np.generic]] = {}
         for indices, replacement in recipe.replacements:
-            values = as_dtype(read_all(inputs, replacement), replacement.dtype, recipe.dtype)
+            values = as_dtype(read_all(replacement, inputs), replacement.dtype, recipe.dtype)
             rows |= zip(indices, values.reshape(len(indices), recipe.shape[-1]), strict=True)
         self._rows = dict(sorted(rows.items()))
 
@@ -129,10 +130,10 @@ class RowsReplacedReader:
 class ShiftedReader:
     """Reads a bias to which adapters add."""
 
-    def __init__(self, inputs: Inputs, recipe: Shifted) -> None:
-        bias = to_torch(as_dtype(read_all(inputs, recipe.base), recipe.base.dtype, recipe.dtype), recipe.dtype)
+    def __init__(self, recipe: Shifted, inputs: Inputs) -> None:
+        bias = to_torch(as_dtype(read_all(recipe.base, inputs), recipe.base.dtype, recipe.dtype), recipe.dtype)
         for shift, scale in recipe.shifts:
-            bias += to_torch(read_all(inputs, shift), shift.dtype) * scale
+            bias += to_torch(read_all(shift, inputs), shift.dtype) * scale
         self._values = to_numpy(bias, recipe.dtype)
 
     @property

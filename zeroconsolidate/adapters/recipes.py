@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from ..plan.computed import Computed, nbytes
+from ..plan.computed import Computed
 
 if TYPE_CHECKING:
     from ..catalog.facts import Shape
@@ -108,7 +108,7 @@ class Merged(Computed):
     def input_bytes(self) -> int:
         """What is read from files."""
         factors = [f for part in self.parts for f in (part.a, part.b, part.magnitude) if f is not None]
-        return nbytes(self.base) + sum(nbytes(factor.recipe) for factor in factors)
+        return self.base.input_bytes + sum(factor.recipe.input_bytes for factor in factors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,11 +123,11 @@ class RowsReplaced(Computed):
 
     @property
     def input_bytes(self) -> int:
-        return nbytes(self.base) + sum(nbytes(recipe) for _, recipe in self.replacements)
+        return self.base.input_bytes + sum(recipe.input_bytes for _, recipe in self.replacements)
 
     @property
     def memory_bytes(self) -> int:
-        return sum(2 * nbytes(recipe) for _, recipe in self.replacements)
+        return sum(2 * recipe.numel * recipe.dtype.itemsize for _, recipe in self.replacements)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +140,7 @@ class Shifted(Computed):
 
     @property
     def input_bytes(self) -> int:
-        return nbytes(self.base) + sum(nbytes(recipe) for recipe, _ in self.shifts)
+        return self.base.input_bytes + sum(recipe.input_bytes for recipe, _ in self.shifts)
 
     @property
     def memory_bytes(self) -> int:
@@ -179,7 +179,7 @@ class OfModule(Computed):
 
     @property
     def input_bytes(self) -> int:
-        return sum(nbytes(tensor.factor.recipe) for tensor in self.job.tensors)
+        return sum(tensor.factor.recipe.input_bytes for tensor in self.job.tensors)
 
     @property
     def memory_bytes(self) -> int:

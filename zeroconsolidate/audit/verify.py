@@ -7,8 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 from ..opening.open import open_catalog
-from ..options import Options
-from ..outputs.model import open_for, plan_model
+from ..opening.opened import open_to_convert
+from ..options import Options, VerifyOptions, Working, takes
+from ..outputs.planned import plan_weights
 from ..plan.build import sources
 from ..run.inputs import Inputs
 from .findings import Findings, Verification
@@ -17,64 +18,67 @@ if TYPE_CHECKING:
     from ..options import Path, Progress, Roots
 
 
-def verify(
-    output: Path,
-    *,
-    against: Roots | None = None,
-    tag: str | None = None,
-    base: Path | None = None,
-    progress: Progress | None = None,
-) -> Verification:
+@takes(VerifyOptions)
+def verify(output: Path, options: VerifyOptions) -> Verification:
     """Check the model directory `output`: by itself and its manifest, or byte for byte with a checkpoint.
 
-    By itself: headers, index, sizes, config against shapes, digests. `against`: the checkpoint (and its `tag`) it
-    must be made of, whatever tool made it; a manifest tells which options were used, else every tensor is expected.
-    `base`: the model that adapters were merged into or weights were taken from.
-    What is wrong is in `.problems`, not raised. Raises NotACheckpoint if there is nothing to check, and with
-    `against` what `open_checkpoint` raises.
+    By itself: headers, index, sizes, config against shapes, digests. What is wrong is in `.problems`, not raised.
+    Raises NotACheckpoint if there is nothing to check, and with `against` what `open_checkpoint` raises.
+
+    >>> verify("tests/fixtures/models/_bases/llama").ok
+    True
     """
+    from ..archive.manifest_file import read_manifest
     from ..archive.weights import read_weights
     from . import against as bytewise
     from . import output as alone
 
     began, directory = time.monotonic(), os.path.normpath(os.fspath(output))
-    if against is None:
-        findings = _findings(progress, alone.work_bytes(directory))
-        alone.audit_output(directory, findings)
+    if options.against is None:
+        options.doing("reading back")
+        findings = _findings(options.progress, alone.work_bytes(directory))
+        alone.audit_output(directory, findings, base=options.base_directory)
         return findings.verification(directory, time.monotonic() - began)
     weights = read_weights(directory)
-    recorded = (alone.read_manifest(directory) or {}).get("options", {})
-    options = Options.recorded(recorded, base=base)
-    opened = open_for(against, tag, options)
-    catalog, plan = opened.catalog, plan_model(opened, options).plan
+    recorded = (read_manifest(directory) or {}).get("options", {})
+    chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base)
+    opened = open_to_convert(options.against, chosen)
+    options.doing("checking names")
+    catalog, plan = opened.catalog, plan_weights(opened, chosen).plan
+    options.doing("comparing values")
     planned = {tensor.name: tensor for tensor in plan.tensors()}
     owners = {name: catalog.ties.get(name, name) for name in planned}
     written = {owners[name] for name in weights.tensors if name in owners}
     aliases = frozenset(name for name, owner in owners.items() if owner in written)
-    findings = _findings(progress, bytewise.work_bytes(weights, planned))
+    findings = _findings(options.progress, bytewise.work_bytes(weights, planned))
     with Inputs() as inputs:
         bytewise.audit_against(weights, planned, aliases, inputs, findings)
-    if findings.problems and base is None and recorded.get("base"):
+    if findings.problems and options.base is None and recorded.get("base"):
         findings.notes.append(
-            f"the output was made with the base model {recorded['base']}, which may be what is missing here: "
-            "name it with --base"
+            f"the output was made with the base model {recorded['base']}: name its directory with --base, and compare "
+            "again"
         )
     return findings.verification(directory, time.monotonic() - began)
 
 
-def verify_source(src: Roots, *, tag: str | None = None, progress: Progress | None = None) -> Verification:
+@takes(Working)
+def verify_source(src: Roots, options: Working) -> Verification:
     """Check a checkpoint: CRC-32 of every record used, agreement of ranks, every master weight against its 16-bit
     copy (stages 1 and 2), NaN and infinity counts by tensor.
 
     What is wrong is in `.problems`, not raised; what keeps the checkpoint from being read at all is raised, as by
     `open_checkpoint`.
+
+    >>> verify_source("tests/fixtures/z3_bf16/checkpoint").ok
+    True
     """
     from .source import audit_source, work_bytes
 
     began = time.monotonic()
-    catalog = open_catalog(src, tag)
+    catalog = open_catalog(src, options.tag)
     stored = sources(catalog)
-    findings = _findings(progress, work_bytes(catalog, stored))
+    options.doing("reading all values")
+    findings = _findings(options.progress, work_bytes(catalog, stored))
     with Inputs() as inputs:
         audit_source(catalog, stored, inputs, findings)
     return findings.verification(os.path.dirname(catalog.files[0]), time.monotonic() - began)

@@ -49,7 +49,7 @@ def expectation(directory: str) -> dict[str, Any]:
     import torch
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    config = read_config(directory)
     build: Any = model_class(config)
     if build is None and config.architectures:
         raise LookupError(f"transformers {transformers.__version__} has no {config.architectures[0]}")
@@ -60,13 +60,21 @@ def expectation(directory: str) -> dict[str, Any]:
     hub = _hub(model, state)
     ties = dict(getattr(model, "all_tied_weights_keys", None) or {})
     return {
-        "origin": f"{type(model).__name__} of transformers {transformers.__version__}",
+        "origin": f"{type(model).__name__} (transformers {transformers.__version__})",
         "names": {name: list(tensor.shape) for name, tensor in state.items()},
+        "integers": [name for name, t in (state | hub).items() if not (t.is_floating_point() or t.is_complex())],
         "ties": ties,
         "hub": {name: list(tensor.shape) for name, tensor in hub.items()},
         "hub_ties": {_hub_name(model, alias, state): _hub_name(model, kept, state) for alias, kept in ties.items()},
         "conversions": _conversions(model, state, hub),
     }
+
+
+def read_config(directory: str) -> Any:
+    """The configuration in `directory`/config.json, no code of it run and nothing fetched."""
+    import transformers
+
+    return transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
 
 
 def model_class(config: Any) -> Any:

@@ -2,56 +2,46 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..archive.model_config import has_config
 from ..errors import WrongNames
-from .expectation import complaint, is_kin
+from .decision import VALUE_HEAD
+from .expectation import complaint, is_related
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
+    from ..options import Options
     from ..plan.build import Selection
     from .expectation import Naming
-    from .sources import Evidence
-
-VALUE_HEAD = "v_head."
-"""TRL's head for a causal model, which transformers ignores and TRL reads from the same file."""
+    from .sources import NameSources
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What the caller asked for."""
+def check_names(
+    naming: Naming, selection: Selection, options: Options, sources: NameSources, *, partial: bool
+) -> list[str]:
+    """Warnings about names that do not fit what was expected.
 
-    names: str
-    """`hub` (evidence decides, hub layout), `in-memory` (evidence decides, layout as trained), `stored`."""
-    rename: Sequence[str] | Callable[[str], str] | None
-    base: str | None
-    allow_missing: bool
-    partial: bool
-    """Whether tensors were left out on purpose, so that missing names are no surprise."""
-
-
-def verdict(naming: Naming, selection: Selection, wishes: Wishes, evidence: Evidence) -> list[str]:
-    """What is to be said about names that do not fit. Raises WrongNames where the user has not insisted."""
-    expectation, insisted = naming.expectation, wishes.allow_missing or wishes.rename is not None
-    silence = "" if evidence.architecture is not None else evidence.silence
+    `partial`: tensors were left out on purpose, so that missing names are no surprise. Raises WrongNames where names
+    do not fit and the user has not insisted on them.
+    """
+    expectation, insisted = naming.expectation, options.allow_missing or options.rename is not None
+    unasked = "" if sources.architecture is not None else sources.unasked
     if expectation is None:
-        if not os.path.isfile(os.path.join(evidence.directory, "config.json")):
+        if not has_config(sources.directory):
             return []  # no model that could be loaded by its config: nothing to compare is nothing amiss
         return [
-            f"names could not be compared with what the model expects: {silence or 'no weights are at hand'}; "
+            f"names could not be compared with what the model expects: {unasked or 'no weights are at hand'}; "
             "install transformers, or name the original model with --base"
         ]
     buffers = {naming.mapping.get(n, n) for n, source in selection.named.items() if source.role == "buffer"}
     extra = [name for name in naming.unexpected if name.startswith(VALUE_HEAD)]
     wrong = replace(
         naming,
-        missing=() if wishes.partial else naming.missing,
+        missing=() if partial else naming.missing,
         unexpected=tuple(name for name in naming.unexpected if name not in buffers and name not in extra),
     )
-    told = [f"{', '.join(extra)}: TRL reads them, transformers ignores them"] if extra else []
+    warnings = [f"{', '.join(extra)}: TRL reads them, transformers ignores them"] if extra else []
     untied = _wrongly_tied(naming, selection)
     if untied and not insisted:
         raise WrongNames(
@@ -60,14 +50,14 @@ def verdict(naming: Naming, selection: Selection, wishes: Wishes, evidence: Evid
             "with --allow-missing"
         )
     if wrong.fits:
-        return told
+        return warnings
     if expectation.exact:
         if not insisted:
-            raise complaint(wrong, _hint(wrong, evidence) or silence)
-        return [*told, str(complaint(wrong))]
-    if not insisted and not is_kin(wrong):
-        raise complaint(wrong, silence)
-    return [*told, *_against_base(wrong)]
+            raise complaint(wrong, _hint(wrong, sources) or unasked)
+        return [*warnings, str(complaint(wrong))]
+    if not insisted and not is_related(wrong):
+        raise complaint(wrong, unasked)
+    return [*warnings, *_against_base(wrong)]
 
 
 def _wrongly_tied(naming: Naming, selection: Selection) -> list[str]:
@@ -77,9 +67,9 @@ def _wrongly_tied(naming: Naming, selection: Selection) -> list[str]:
     return [a for a, kept in ties.items() if a in sources and kept in sources and sources[a] != sources[kept]]
 
 
-def _hint(naming: Naming, evidence: Evidence) -> str:
+def _hint(naming: Naming, sources: NameSources) -> str:
     """What transformers 4 cannot know."""
-    if any(map(is_fused, naming.unexpected)) and evidence.architecture and not evidence.architecture.conversions:
+    if any(map(is_fused, naming.unexpected)) and sources.architecture and not sources.architecture.conversions:
         return "experts are fused as transformers 5 has them in memory: install transformers 5 to convert them"
     return ""
 
@@ -91,10 +81,10 @@ def _against_base(naming: Naming) -> list[str]:
         "are only in": naming.missing,
         "have another shape than in": naming.mismatched,
     }
-    told = [
+    warnings = [
         f"{len(names)} parameters {what} the base model, such as {names[0]}" for what, names in kinds.items() if names
     ]
-    return [f"names were compared with the base model only: {'; '.join(told)}"]
+    return [f"names were compared with the base model only: {'; '.join(warnings)}"]
 
 
 def is_fused(name: str) -> bool:

@@ -1,40 +1,47 @@
-"""Fits a selection to its target: names by evidence, the hub's layout, heads kept apart; then proves that it loads."""
+"""Gives the selected tensors the names and the layout that a loader expects, and checks that it would find all."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ..archive.phrases import counted
 from ..archive.weights import read_weights
 from ..errors import BadOption, WrongNames, ZeroConsolidateError
 from ..plan.build import Selection, Source
 from .base import filled
-from .check import is_fused, verdict
-from .decision import best_mapping, decide, judge, renamed, unique, without_evidence
-from .expectation import Naming, compare
+from .check import check_names, is_fused
+from .decision import best_mapping, decide, judge, renamed, unique, without_expectation
+from .expectation import Naming, compare, outcome
 from .hub_layout import to_hub
-from .sources import Evidence, stated
+from .sources import NameSources, stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ..catalog.facts import Catalog, Shape
-    from .check import Wishes
+    from ..options import Options
     from .expectation import Expectation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Named:
     """A selection under the names its loader expects."""
 
     selection: Selection
     heads: dict[str, Source]
     """Tensors that belong in files of their own, by their names there (`colbert_linear.weight`)."""
     reason: str
-    """What was decided about names, and why."""
+    """What was decided about names, and how they compare with what the loader expects."""
     warnings: tuple[str, ...]
     unwrapped: bool
     """Whether a wrapper around the model was undone."""
+    change: str = ""
+    """What was done to the names of the checkpoint; empty if nothing."""
+    ties: Mapping[str, str] = field(default_factory=dict)
+    """Names that are not written, because their tensor is under another -> that one."""
+    loads: bool = True
+    """Whether nothing is known that a loader would miss."""
     complete: bool = False
     """Whether every parameter that was expected is there."""
     from_base: tuple[str, ...] = ()
@@ -43,43 +50,70 @@ class Target:
     """The base model's files that are read for them."""
 
 
-def fit(catalog: Catalog, selection: Selection, wishes: Wishes) -> Target:
-    """Name the tensors of `selection` for their loader. Raises WrongNames if one would not find its parameters."""
-    if wishes.names not in ("hub", "in-memory", "stored"):
-        raise BadOption(f"names are 'hub', 'in-memory' or 'stored'; got {wishes.names!r}")
-    if wishes.names == "stored":
-        return _as_stored(selection)
-    evidence = Evidence(catalog.origin.root, wishes.base)
-    naming = _names(catalog, selection, wishes, evidence)
-    if wishes.rename is None:
-        selection = _with_untied(catalog, selection, naming, config_ties=stated(evidence.directory)[1])
+def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bool) -> Named:
+    """Name the tensors of `selection` for their loader.
+
+    `partial`: some were left out on purpose, or are lost, and need not be found. Raises WrongNames if a loader would
+    not find its parameters.
+    """
+    if options.names == "stored":
+        return _as_stored(catalog, selection)
+    sources = NameSources(catalog.origin.root, options.base_directory)
+    naming = _names(catalog, selection, options, sources)
+    if options.rename is None:
+        selection = _with_untied(catalog, selection, naming, config_ties=stated(sources.directory)[1])
     named, heads, dropped = _apply(selection, naming)
     fitted = Selection(named=named, left_out=(*selection.left_out, *dropped))
-    reason, from_base, files = naming.reason, tuple[str, ...](), tuple[str, ...]()
-    if wishes.names == "hub":
-        fitted, note = _hub(fitted, evidence, naming)
-        reason += note
-    if naming.missing and wishes.base is not None and not wishes.partial:
-        expected = _files_names(naming, evidence) if wishes.names == "hub" else naming.expectation
-        fitted, from_base, files = _filled(fitted, naming, expected, wishes.base)
+    note, from_base, files = "", tuple[str, ...](), tuple[str, ...]()
+    if options.names == "hub":
+        fitted, note = _hub(fitted, sources, naming)
+    if naming.missing and options.base_directory is not None and not partial:
+        expected = _files_names(naming, sources) if options.names == "hub" else naming.expectation
+        fitted, from_base, files = _filled(fitted, naming, expected, options.base_directory)
         naming = replace(naming, missing=_missing(fitted, expected) if from_base else naming.missing)
-    return Target(
+    unchecked = "" if naming.expectation is not None else sources.unasked or "there is nothing to compare them with"
+    compared = outcome(naming, ignored=[naming.mapping.get(name, name) for name in dropped], partial=partial)
+    compared += f": {unchecked}" if unchecked else ""
+    return Named(
         selection=fitted,
         heads=heads,
-        reason=reason,
-        warnings=tuple(verdict(naming, selection, wishes, evidence)),
+        reason="; ".join(filter(None, (naming.change, compared, note))),
+        warnings=tuple(check_names(naming, selection, options, sources, partial=partial)),
         unwrapped=any(name != new for name, new in naming.mapping.items()),
+        change="; ".join(filter(None, (naming.change, note))),
+        ties=written_once(catalog, fitted, naming.mapping),
+        loads=naming.loads or naming.expectation is None or not naming.expectation.exact,
         complete=naming.loads and naming.expectation is not None,
         from_base=from_base,
         files=files,
     )
 
 
-def _as_stored(selection: Selection) -> Target:
-    return Target(selection=selection, heads={}, reason="names as stored, as asked", warnings=(), unwrapped=False)
+def _as_stored(catalog: Catalog, selection: Selection) -> Named:
+    return Named(
+        selection=selection,
+        heads={},
+        reason="names as stored, as asked",
+        warnings=(),
+        unwrapped=False,
+        change="as stored, as asked",
+        ties=written_once(catalog, selection, {}),
+    )
 
 
-def _names(catalog: Catalog, selection: Selection, wishes: Wishes, evidence: Evidence) -> Naming:
+def written_once(catalog: Catalog, selection: Selection, mapping: Mapping[str, str]) -> dict[str, str]:
+    """The names in `selection.left_out` whose tensor is written under another name -> that name.
+
+    `mapping`: stored name -> output name, where they differ.
+    """
+    written: dict[str, str] = {}
+    for new, source in selection.named.items():
+        written.setdefault(source.name, new)
+    owners = {name: catalog.ties.get(name, name) for name in selection.left_out}
+    return {mapping.get(name, name): written[owner] for name, owner in owners.items() if owner in written}
+
+
+def _names(catalog: Catalog, selection: Selection, options: Options, sources: NameSources) -> Naming:
     """The decision, over all names that are selected or tied to a selected one."""
     shapes = {name: source.shape for name, source in selection.named.items()}
     owners = {source.name: source.shape for source in selection.named.values()}
@@ -87,29 +121,33 @@ def _names(catalog: Catalog, selection: Selection, wishes: Wishes, evidence: Evi
     # A name that was dropped as a tie still says which model this is.
     shapes |= {alias: owners[owner] for alias, owner in ties.items()}
     shapes |= {owner: owners[owner] for owner in ties.values()}
-    if wishes.rename is not None:
-        return _as_asked(shapes, ties, wishes.rename, evidence)
-    own = evidence.own()
+    if options.rename is not None:
+        return _as_asked(shapes, ties, options.rename, sources)
+    own = sources.own()
     naming = None if own is None else best_mapping(shapes, ties, own)
     if naming is not None and naming.fits:
-        agreed = _agreed(naming, shapes, ties, evidence)
+        agreed = _agreed(naming, shapes, ties, sources)
         if agreed is not None:
             return agreed
-    return decide(shapes, ties, evidence) or without_evidence(shapes, bare=stated(evidence.directory)[0])
+    return decide(shapes, ties, sources) or without_expectation(shapes, bare=stated(sources.directory)[0])
 
 
-def _agreed(naming: Naming, shapes: Mapping[str, Shape], ties: Mapping[str, str], evidence: Evidence) -> Naming | None:
+def _agreed(
+    naming: Naming, shapes: Mapping[str, Shape], ties: Mapping[str, str], sources: NameSources
+) -> Naming | None:
     """A naming that weights beside the checkpoint suggest, if the architecture, where it can be asked, agrees.
 
     Those weights may be what a converter made of the same shards, wrapper and all.
     """
-    if evidence.architecture is None:
+    if sources.architecture is None:
         return naming
-    for expectation in (evidence.architecture.expectation, evidence.architecture.hub):
+    for expectation in (sources.architecture.expectation, sources.architecture.hub):
         judged = judge(naming.mapping, shapes, ties, expectation)
         if judged.loads:
-            # What the architecture does not know, but was saved all the same, harms nobody.
-            return replace(naming, expectation=expectation)
+            # What the architecture does not know, but was saved all the same, harms nobody; but then it is the saved
+            # weights that the names match.
+            origin = naming.expectation.origin if judged.unexpected and naming.expectation else expectation.origin
+            return replace(naming, expectation=replace(expectation, origin=origin))
     return None
 
 
@@ -117,18 +155,18 @@ def _as_asked(
     shapes: Mapping[str, Shape],
     ties: Mapping[str, str],
     rename: Sequence[str] | Callable[[str], str],
-    evidence: Evidence,
+    sources: NameSources,
 ) -> Naming:
     """The user's own mapping, compared with the first expectation there is."""
     if callable(rename):
         mapping = unique({name: rename(name) for name in shapes})
     else:
         mapping = renamed(shapes, [_rule(rule) for rule in rename])
-    expectation = next(iter(evidence), None)
+    expectation = next(iter(sources), None)
     if expectation is not None:
         return judge(mapping, shapes, ties, expectation)
     return Naming(
-        mapping=mapping, heads={}, reason="renamed as asked", missing=(), unexpected=(), mismatched=(), expectation=None
+        mapping=mapping, heads={}, change="renamed as asked", missing=(), unexpected=(), mismatched=(), expectation=None
     )
 
 
@@ -178,26 +216,26 @@ def _apply(selection: Selection, naming: Naming) -> tuple[dict[str, Source], dic
     return named, heads, dropped
 
 
-def _hub(selection: Selection, evidence: Evidence, naming: Naming) -> tuple[Selection, str]:
+def _hub(selection: Selection, sources: NameSources, naming: Naming) -> tuple[Selection, str]:
     """The hub's layout of tensors that transformers 5 holds in another one."""
     if naming.expectation is not None and naming.expectation.layout == "hub":
         return selection, ""
-    if evidence.architecture is None and any(map(is_fused, selection.named)):
+    if sources.architecture is None and any(map(is_fused, selection.named)):
         raise WrongNames(
             "the names are those transformers 5 gives fused experts in memory, which other loaders do not know, and "
-            f"the hub's layout cannot be asked for: {evidence.silence}; install transformers 5, or write them as they "
+            f"the hub's layout cannot be asked for: {sources.unasked}; install transformers 5, or write them as they "
             "are with --names in-memory"
         )
-    if evidence.architecture is None or not evidence.architecture.conversions:
+    if sources.architecture is None or not sources.architecture.conversions:
         return selection, ""
-    converted = to_hub(selection, evidence.architecture.conversions)
+    converted = to_hub(selection, sources.architecture.conversions)
     changed = sum(1 for name in converted.named if name not in selection.named)
-    return converted, f"; {changed} tensors in the hub's layout" if changed else ""
+    return converted, f"{counted(changed, 'tensor')} converted to the hub's layout" if changed else ""
 
 
-def _files_names(naming: Naming, evidence: Evidence) -> Expectation | None:
+def _files_names(naming: Naming, sources: NameSources) -> Expectation | None:
     """What the files of the model are to have: the architecture's, or those of weights of the same model."""
-    return naming.expectation if evidence.architecture is None else evidence.architecture.hub
+    return naming.expectation if sources.architecture is None else sources.architecture.hub
 
 
 def _filled(

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ..archive.model_config import MAX_CONFIG_BYTES, is_bare, parse
+from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, read_config
 from ..archive.regular import read_small
 from ..archive.safetensors import read_model
 from ..errors import ZeroConsolidateError
+from ..integrations import apart
 from .expectation import HEADS, Expectation
 from .hub_layout import Conversion
 
@@ -30,7 +28,7 @@ ARCHITECTURE_SECONDS = 300
 """How long building a model on the meta device may take. 671 billion parameters take half a minute."""
 
 _LEGACY = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
-"""What transformers 5 writes for BERT's kin under ZeRO-3 (it reverses its own legacy renaming by mistake)."""
+"""What transformers 5 writes for models like BERT under ZeRO-3 (it reverses its own legacy renaming by mistake)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +43,7 @@ class Architecture:
     """From the one to the other."""
 
 
-class Evidence:
+class NameSources:
     """What is known of the target of the checkpoint in `root`, gathered as it is asked for.
 
     Iterating yields what names are held against: the architecture, or else its relatives, nearest first.
@@ -53,8 +51,7 @@ class Evidence:
 
     def __init__(self, root: str, base: str | None) -> None:
         self._root, self._base = root, base
-        at_root = os.path.isfile(os.path.join(root, "config.json"))
-        self.directory = root if at_root or base is None else base
+        self.directory = root if has_config(root) or base is None else base
         """Where config.json is, if anywhere."""
         self._asked: tuple[Architecture | None, str] | None = None
 
@@ -70,7 +67,7 @@ class Evidence:
         return self._asked[0]
 
     @property
-    def silence(self) -> str:
+    def unasked(self) -> str:
         """Why transformers says nothing."""
         return "" if self._asked is None else self._asked[1]
 
@@ -113,7 +110,7 @@ def reference(directory: str, origin: str, *, exact: bool) -> Expectation | None
 def stated(directory: str) -> tuple[bool, bool]:
     """What `directory`/config.json says without transformers: (a model without a head, tied embeddings)."""
     try:
-        config = parse(read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES))
+        config = read_config(os.path.join(directory, "config.json"))
     except (ZeroConsolidateError, OSError):
         return False, False
     return is_bare(config), isinstance(config, dict) and config.get("tie_word_embeddings") is True
@@ -121,32 +118,62 @@ def stated(directory: str) -> tuple[bool, bool]:
 
 def architecture(directory: str) -> tuple[Architecture | None, str]:
     """What transformers expects for `directory`/config.json, and if it says nothing, why."""
-    if not os.path.isfile(os.path.join(directory, "config.json")):
-        return None, "there is no config.json"
+    if not has_config(directory):
+        return None, "no config.json"
     if find_spec("transformers") is None:
         return None, "transformers is not installed"
     try:
         config = read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES)
     except (ZeroConsolidateError, OSError) as error:
         return None, f"config.json cannot be read: {error}"
-    return _ask(config)
+    return _ask(canonical(config))
+
+
+def canonical(config: bytes) -> bytes:
+    """A config without what no name and no shape depends on, so that one answer serves it before and after our edits.
+
+    These are the dtype, who wrote it, and the `rope_theta` that is put beside `rope_parameters`.
+
+    >>> canonical(b'{"model_type": "llama", "torch_dtype": "bfloat16"}')
+    b'{"model_type": "llama"}'
+    """
+    try:
+        return json.dumps(_without_indifferent(json.loads(config))).encode()
+    except (ValueError, RecursionError):
+        return config  # transformers says what is wrong with it
+
+
+def _without_indifferent(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    dropped = {"dtype", "torch_dtype", "transformers_version", "_name_or_path"}
+    if isinstance(value.get("rope_parameters"), dict):
+        dropped |= {"rope_theta", "rope_scaling"}
+    return {key: _without_indifferent(item) for key, item in value.items() if key not in dropped}
 
 
 @lru_cache(maxsize=16)
 def _ask(config: bytes) -> tuple[Architecture | None, str]:
     """One process for each config, which sees nothing but that file.
 
-    It is started by its path and with -P: a checkpoint may be the working directory, and nothing in it is imported.
+    It is started by its path: nothing of ours is imported there.
     """
+    # Only who asks pays for their import.
+    import subprocess
+    from tempfile import TemporaryDirectory
+
     script = os.path.join(os.path.dirname(os.path.dirname(__file__)), "integrations", "architecture.py")
-    quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     with TemporaryDirectory(prefix="zeroconsolidate-") as alone:
         with open(os.path.join(alone, "config.json"), "wb") as file:
             file.write(config)
-        command = [sys.executable, "-P", script, alone]
         try:
             done = subprocess.run(  # noqa: S603  (our own script, no shell)
-                command, env=quiet, capture_output=True, timeout=ARCHITECTURE_SECONDS, check=False, text=True
+                apart.command(script, alone),
+                env=apart.environment(),
+                capture_output=True,
+                timeout=ARCHITECTURE_SECONDS,
+                check=False,
+                text=True,
             )
             answer = json.loads(done.stdout.strip().rpartition("\n")[2])
         except subprocess.TimeoutExpired:
@@ -154,14 +181,15 @@ def _ask(config: bytes) -> tuple[Architecture | None, str]:
         except ValueError:
             return None, "transformers could not build the model"
     if "error" in answer:
-        return None, f"transformers could not build the model: {answer['error']}"
+        return None, f"transformers could not build the model: {answer['error'].replace(alone, 'config.json')}"
     return _architecture(answer), ""
 
 
 def _architecture(answer: Mapping[str, Any]) -> Architecture:
     def expectation(origin: str, names: Mapping[str, Sequence[int]], ties: Mapping[str, str]) -> Expectation:
         shapes = {name: tuple(shape) for name, shape in names.items()}
-        return Expectation(origin=origin, shapes=shapes, ties=ties, exact=True)
+        integers = frozenset(answer.get("integers", ()))
+        return Expectation(origin=origin, shapes=shapes, ties=ties, exact=True, integers=integers)
 
     return Architecture(
         expectation=expectation(answer["origin"], answer["names"], answer["ties"]),

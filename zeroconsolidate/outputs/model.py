@@ -1,174 +1,109 @@
-"""From a catalog and the caller's options to a plan: which tensors, under which names, in which layout."""
+"""The kinds of output: a model directory, or adapters for PEFT. From planned weights to all that is written."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from ..adapters.find import Adapters, find_adapters
-from ..adapters.plan import Adapted, plan_export, plan_merge
-from ..errors import BadOption
-from ..naming.check import Wishes
-from ..naming.fit import Target, fit
-from ..opening.open import open_catalog, open_incomplete
-from ..opening.substitutes import frozen_of_base, rescued
-from ..options import parse_dtype, roots_of
-from ..plan.build import ModelPlan, Selection, Source, build, padding_bytes, select, sources
-from ..plan.patched import Patched
+from ..archive.model_files import ADAPTER_CONFIG, CONFIG, INDEX_NAME
+from . import remarks
+from .assets import assets_beside, of_adapters
+from .output import Output, SideFiles
+from .planned import plan_weights
+from .side_files import side_files
+from .usage import load_adapter, load_model, load_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
-    from ..catalog.facts import Catalog
-    from ..dtypes import DType
-    from ..opening.rescue_report import RescueReport
-    from ..opening.substitutes import Additions
-    from ..options import Options, Roots
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """A plan, and what goes with it."""
-
-    plan: ModelPlan
-    dtype: DType
-    """What floating-point parameters are written as."""
-    target: Target
-    adapted: Adapted | None = None
-    """Of a run with adapters that were merged or are written for PEFT: what goes with it."""
+    from ..opening.opened import Opened
+    from ..options import Options
+    from ..run.inputs import Inputs
+    from .assets import Assets
+    from .planned import PlannedWeights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """A checkpoint with everything that stands in for what it lacks."""
+class _Directory(Output):
+    """Weights with the files that belong beside them."""
 
-    catalog: Catalog
-    stored: Mapping[str, Source]
-    whole: Mapping[str, Source]
-    """Those of `stored` that are nothing but the checkpoint's own."""
-    additions: Additions
-    report: RescueReport | None
-    filled_from: tuple[str, ...]
-    adapters: Adapters | None
-    """The PEFT adapters to merge or to write; None if there are none, or if they are kept as they are."""
+    assets: Assets
+    weights: PlannedWeights
+    options: Options
+    loads: bool
+    """Whether nothing is known that would keep a model's own class from loading the weights."""
 
-
-def open_for(src: Roots, tag: str | None, options: Options) -> Opened:
-    """Open a checkpoint, rescue what can be had of an incomplete one if asked, add what the base model has to give."""
-    incomplete = open_incomplete(src, tag) if options.rescue else None
-    if incomplete is not None and incomplete.catalog.missing:
-        catalog = incomplete.catalog
-        stored, report, filled_from = rescued(incomplete, roots_of(options.fill), zeros=options.rescue == "zeros")
-        whole = {name: source for name, source in stored.items() if not isinstance(source.recipe, Patched)}
-    else:
-        catalog, report, filled_from = open_catalog(src, tag), None, ()
-        stored = whole = sources(catalog)
-    adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters)
-    if adapters is not None and report is not None:
-        _refuse_broken(adapters, report)
-    return Opened(
-        catalog=catalog,
-        stored=stored,
-        whole=whole,
-        # A merge takes what it needs of the base itself, an adapter needs none of it.
-        additions=frozen_of_base(catalog, stored, options.base_directory if adapters is None else None),
-        report=report,
-        filled_from=filled_from,
-        adapters=adapters,
-    )
+    def side_files(self, inputs: Inputs) -> SideFiles:
+        """The index, config, tokenizer, heads and whatever else belongs to the model."""
+        return side_files(self.weights, self.assets, self.options, inputs)
 
 
-def _refuse_broken(adapters: Adapters, report: RescueReport) -> None:
-    """An adapter is whole or worth nothing: whoever loads it puts random numbers in the place of what is not in its
-    file, and a merge would leave the original's weights as if nothing had been trained. Raises BadOption."""
-    broken = [
-        name
-        for name in report.not_written
-        if name in adapters.parts and adapters.parts[name].adapter in adapters.configs
-    ]
-    if broken:
-        raise BadOption(
-            f"{len(broken)} tensors of the adapter have lost a part, such as {broken[0]}, and an adapter is of use "
-            "only whole: fill it (--fill) with an earlier step that was written with --lora keep, take zeros "
-            "(--rescue=zeros), or write what is whole under its raw names (--lora keep)"
-        )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDirectory(_Directory):
+    """A model in one file or in shards, with its config, tokenizer and the like."""
+
+    def load_line(self, directory: str, side_files: SideFiles) -> str:
+        """Its class in transformers or FlagEmbedding, or where that would not find its weights, safetensors."""
+        weights = [file.name for file in self.plan.files]
+        if not self.loads:
+            return load_tensors(directory, weights)
+        return load_model(directory, weights=weights, side_files=side_files.made, copies=side_files.copies)
+
+    @property
+    def published_last(self) -> Sequence[str]:
+        """transformers begins with the config, and with the index of a model in shards."""
+        return (INDEX_NAME, CONFIG)
 
 
-def plan_model(opened: Opened, options: Options) -> Planned:
-    """Plan the output. Raises what `fit` and `build` raise."""
-    catalog = opened.catalog
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterDirectory(_Directory):
+    """One or several adapters as PEFT saves them: a configuration of their own in the place of the model's."""
 
-    def wanted(name: str, source: Source) -> bool:
-        if options.exclude_frozen and source.role == "frozen":
-            return False
-        included = not options.include or any(fnmatchcase(name, glob) for glob in options.include)
-        return included and not any(fnmatchcase(name, glob) for glob in options.exclude)
+    def load_line(self, directory: str, side_files: SideFiles) -> str:
+        """PEFT's, which takes the base model."""
+        return load_adapter(directory, [file.name for file in self.plan.files])
 
-    dtype = parse_dtype(options.dtype, catalog.origin.training_dtype)
-    adapters = opened.adapters
-    if adapters is not None and options.lora != "merge":
-        if options.include or options.exclude:
-            raise BadOption("an adapter is written whole: --include and --exclude go with --lora keep or merge")
-        return _as_adapters(opened, adapters, dtype)
-    adapted = None
-    if adapters is None:
-        chosen = select(catalog, opened.stored, copy_ties=options.ties == "copy", wanted=wanted)
-        chosen = Selection(named={**chosen.named, **opened.additions.sources}, left_out=chosen.left_out).only(wanted)
-    else:
-        if options.exclude_frozen:
-            raise BadOption(
-                "a merged model needs its frozen weights: --exclude-frozen goes with --lora adapter or keep"
-            )
-        merge = plan_merge(
-            catalog,
-            opened.stored,
-            adapters,
-            base=options.base_directory,
-            dtype=dtype,
-            copy_ties=options.ties == "copy",
-        )
-        chosen, adapted = merge.selection.only(wanted), merge.adapted
-    if adapted is not None and options.base_directory is not None and options.rename is None:
-        target = Target(
-            selection=chosen,
-            heads={},
-            reason=f"names as in the base model {options.base_directory}",
-            warnings=(),
-            unwrapped=adapted.is_wrapped,
-        )
-    else:
-        target = _fitted(catalog, chosen, options, partial=options.partial or opened.report is not None)
-    plan = build(
-        target.selection,
-        dtype=dtype,
-        max_shard_bytes=options.max_shard_bytes,
-        padding_bytes=padding_bytes(catalog),
-    )
-    return Planned(plan=plan, dtype=dtype, target=target, adapted=adapted)
+    @property
+    def published_last(self) -> Sequence[str]:
+        """PEFT begins with the adapter's configuration."""
+        return (CONFIG, ADAPTER_CONFIG)
 
 
-def _fitted(catalog: Catalog, chosen: Selection, options: Options, *, partial: bool) -> Target:
-    return fit(
-        catalog,
-        chosen,
-        Wishes(
-            names=options.names,
-            rename=options.rename,
-            base=options.base_directory,
-            allow_missing=options.allow_missing,
-            partial=partial,
+def plan_output(opened: Opened, options: Options) -> Output:
+    """Plan what the options ask for. Raises what `plan_weights` and `assets_beside` raise."""
+    # Assets come first: what is wrong with them is known at once, names may take seconds.
+    assets = assets_beside(opened.catalog.origin, options.base_directory)
+    remarks.refuse_unsized(options, assets.copies)
+    weights = plan_weights(opened, options)
+    named, adapted, additions = weights.named, weights.adapted, weights.additions
+    if adapted is not None:
+        assets = of_adapters(assets, adapted)
+    kind: type[_Directory] = AdapterDirectory if adapted is not None and adapted.is_adapter else ModelDirectory
+    return kind(
+        plan=weights.plan,
+        dtype=weights.dtype,
+        names=named.reason,
+        names_change=named.change,
+        ties=named.ties,
+        read_files=(*additions.files, *named.files, *(adapted.files if adapted else ())),
+        comparisons=adapted.comparisons if adapted else (),
+        from_base=len(additions.sources) + len(named.from_base),
+        left_behind=assets.left_behind,
+        missing=assets.missing,
+        notes=(*(adapted.notes if adapted else ()), *remarks.notes(options, weights.plan)),
+        warnings=(
+            *named.warnings,
+            # What a base model does not have matters only if something is missing.
+            *(() if named.complete else additions.warnings),
+            *assets.warnings,
+            *remarks.warnings(opened, options, weights.plan, assets.copies),
         ),
+        assets=assets,
+        weights=weights,
+        options=options,
+        loads=named.loads
+        and not options.partial
+        and options.names != "stored"
+        and options.lora != "keep"
+        and not (opened.report and opened.report.not_written),
     )
-
-
-def _as_adapters(opened: Opened, adapters: Adapters, dtype: DType) -> Planned:
-    plan, adapted, warnings = plan_export(opened.catalog, opened.stored, adapters, dtype=dtype)
-    target = Target(
-        selection=Selection(named={}, left_out=plan.left_out),
-        heads={},
-        reason="PEFT's own names",
-        warnings=warnings,
-        unwrapped=adapted.is_wrapped,
-    )
-    return Planned(plan=plan, dtype=dtype, target=target, adapted=adapted)

@@ -9,30 +9,31 @@ from typing import TYPE_CHECKING
 from ..errors import at
 from ..run.digest import Follower, Span, digest_of
 from ..run.execute import execute
-from ..run.outputs import OutputFile
+from ..run.local import LocalFiles
 from ..write.check import check as check_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from ..options import Options
     from ..plan.build import ModelPlan
     from ..plan.layout import FilePlan
     from ..run.inputs import Inputs
     from ..write.stage import Stage
+    from .output import SideFiles
 
 
 def make_weights(
     plan: ModelPlan,
     inputs: Inputs,
     stage: Stage,
+    options: Options,
     *,
-    digest: str | None,
-    progress: Callable[[int, int], None] | None,
     total_bytes: int,
 ) -> None:
-    """Make all weights that an earlier run has not made; `progress(done, total_bytes)` as bytes are written.
+    """Make all weights that an earlier run has not made; `options.progress(done, total_bytes)` as bytes are written.
 
-    With `digest`, what the stage remembers of a file has its digests.
+    With `options.digest`, what the stage remembers of a file has its digests.
     """
     before = 0
     for file in plan.files:
@@ -40,17 +41,19 @@ def make_weights(
             stage.keep(file.name)
         else:
             with at(file.name):
-                _file(file, inputs, stage, digest, _shifted(progress, before, total_bytes))
+                _file(file, inputs, stage, options, _shifted(options.progress, before, total_bytes))
         before += file.size_bytes
 
 
-def _file(file: FilePlan, inputs: Inputs, stage: Stage, digest: str | None, progress: Callable[[int], None]) -> None:
+def _file(file: FilePlan, inputs: Inputs, stage: Stage, options: Options, progress: Callable[[int], None]) -> None:
+    digest = options.digest
+    options.doing("copying")
     with ExitStack() as stack:
         part = stack.enter_context(stage.weights(file.name, file.size_bytes))
         listeners = [part.reached, progress]
         follower = None
         if digest is not None:
-            follower = stack.enter_context(Follower(stage.path(file.name), _spans(file), digest))
+            follower = stack.enter_context(Follower(part.output, _spans(file), digest))
             listeners.append(follower.reached)
             follower.reached(part.start)
 
@@ -59,9 +62,8 @@ def _file(file: FilePlan, inputs: Inputs, stage: Stage, digest: str | None, prog
                 listener(upto)
 
         overflows = part.facts.setdefault("overflows", {})
-        path = os.path.join(stage.output, file.name)
-        output = OutputFile(path, part.fd, start=part.start, reached=reached)
-        execute(file, inputs, output, start=part.start, overflows=overflows)
+        execute(file, inputs, part.output, start=part.start, overflows=overflows, reached=reached)
+        options.doing("syncing")
         check_file(stage.path(file.name), file)
         if follower is not None:
             found = follower.result()
@@ -79,14 +81,15 @@ def _shifted(progress: Callable[[int, int], None] | None, before: int, total_byt
     return lambda upto: None if progress is None else progress(before + upto, total_bytes)
 
 
-def make_beside(made: Mapping[str, bytes], copies: Mapping[str, str], stage: Stage) -> dict[str, tuple[int, str]]:
-    """Stage everything that is not weights: contents by name, and paths to copy. Returns sizes and SHA-256 by name."""
-    for name, data in made.items():
+def make_side_files(files: SideFiles, stage: Stage) -> dict[str, tuple[int, str]]:
+    """Stage everything that is not weights. Returns sizes and SHA-256 by name."""
+    for name, data in files.made.items():
         stage.write(name, data)
-    for name, path in copies.items():
+    for name, path in files.copies.items():
         stage.copy(name, path)
     found = {}
-    for name in sorted([*made, *copies]):
-        staged = stage.path(name)
-        found[name] = (os.path.getsize(staged), digest_of(staged, "sha256", progress=lambda _: None))
+    with LocalFiles() as local:
+        for name in sorted([*files.made, *files.copies]):
+            staged = stage.path(name)
+            found[name] = (os.path.getsize(staged), digest_of(local, staged, "sha256", progress=lambda _: None))
     return found

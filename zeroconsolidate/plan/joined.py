@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .boxes import Axis, Box, span_of
+from .pieces import Copied, share_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(Copied):
     """A tensor of `numel` elements; `boxes[i]` says where elements of `parts[i]` go. The boxes tile it
     (:func:`~.boxes.tile`) and are sorted by `start`."""
 
@@ -30,6 +31,10 @@ class Joined:
     @property
     def is_plain(self) -> bool:
         return all(_is_run(box) for box in self.boxes) and all(part.is_plain for part in self.parts)
+
+    @property
+    def is_copied(self) -> bool:
+        return all(part.is_copied for part in self.parts)
 
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
         """One strided copy for each box and each extent of its part that the interval touches, and one for each
@@ -56,6 +61,18 @@ class Section:
     def is_plain(self) -> bool:
         return self.whole.is_plain
 
+    @property
+    def is_copied(self) -> bool:
+        return self.whole.is_copied
+
+    @property
+    def input_bytes(self) -> int:
+        return share_bytes(self.whole, self.numel)
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.whole.memory_bytes
+
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
         """The copies of the whole tensor in the interval."""
         last = self.first + (self.numel if stop is None else stop)
@@ -81,6 +98,18 @@ class Mean:
     @property
     def is_plain(self) -> bool:
         return False
+
+    @property
+    def is_copied(self) -> bool:
+        return False
+
+    @property
+    def input_bytes(self) -> int:
+        return sum(part.input_bytes for part in self.parts)
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(part.memory_bytes for part in self.parts)
 
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
         """Every copy that is read. They cover the interval once for each part."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .pieces import ZEROS, Copy
+from .pieces import ZEROS, Copied, Copy, share_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +34,19 @@ class Patched:
     def is_plain(self) -> bool:
         return False
 
+    @property
+    def is_copied(self) -> bool:
+        return self.whole.is_copied and self.patch.is_copied
+
+    @property
+    def input_bytes(self) -> int:
+        lost = sum(stop - start for start, stop in self.holes)
+        return share_bytes(self.whole, self.numel - lost) + share_bytes(self.patch, lost)
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.whole.memory_bytes + self.patch.memory_bytes
+
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
         """The copies of either recipe, by turns. Those of the patch may have another dtype."""
         here, end = start, self.numel if stop is None else stop
@@ -51,7 +64,7 @@ class Patched:
 
 
 @dataclass(frozen=True, slots=True)
-class Zeros:
+class Zeros(Copied):
     """A tensor of zeros."""
 
     numel: int
@@ -60,6 +73,10 @@ class Zeros:
     @property
     def is_plain(self) -> bool:
         return False
+
+    @property
+    def input_bytes(self) -> int:
+        return 0
 
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
         """One copy, of the input that is nothing but zeros."""

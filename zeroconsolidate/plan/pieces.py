@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from ..errors import PlanBroken
+from ..errors import DamagedFile, PlanBroken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ..archive.located import LocatedTensor
     from ..dtypes import DType
@@ -65,16 +65,58 @@ class Recipe(Protocol):
     def is_plain(self) -> bool:
         """Whether the tensor's bytes are extents of files laid end to end: no gaps, no foreign byte order."""
 
+    @property
+    def is_copied(self) -> bool:
+        """Whether its copies are its elements. Any other recipe needs a reader of its own (`run/reader.py`)."""
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of files that are read to make the tensor once."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """An upper bound for what making it takes beyond the executor's blocks."""
+
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
         """The copies that make elements `[start, stop)`; their own `start` counts from element 0 of the tensor.
 
         They cover the interval exactly once. Nothing of it is stored: 1,024 ranks times 2,000 parameters are
-        two million copies.
+        two million copies. Raises PlanBroken for a tensor that is computed from others.
         """
 
 
+class Copied:
+    """What the recipes have in common that copy each element from a file."""
+
+    __slots__ = ()
+
+    @property
+    def is_copied(self) -> bool:
+        return True
+
+    @property
+    def input_bytes(self: Recipe) -> int:
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def memory_bytes(self) -> int:
+        return 0
+
+
+def share_bytes(recipe: Recipe, numel: int) -> int:
+    """What is read for so many of a recipe's elements."""
+    return recipe.input_bytes * numel // max(recipe.numel, 1)
+
+
+def refuse_mixed(partitions: Sequence[LocatedTensor]) -> None:
+    """The ranks' partitions of a flat group are of one dtype and byte order. Raises DamagedFile."""
+    dtypes = {(partition.dtype, partition.storage.big_endian) for partition in partitions}
+    if len(dtypes) != 1:
+        raise DamagedFile(f"the ranks' partitions differ in dtype; got {sorted(d.code for d, _ in dtypes)}")
+
+
 @dataclass(frozen=True, slots=True)
-class View:
+class View(Copied):
     """A whole tensor as it lies in a file, contiguous or strided."""
 
     tensor: LocatedTensor
@@ -153,6 +195,21 @@ class Rows:
     def is_plain(self) -> bool:
         return all(recipe.is_plain for recipe in self.of)
 
+    @property
+    def is_copied(self) -> bool:
+        return all(recipe.is_copied for recipe in self.of)
+
+    @property
+    def input_bytes(self) -> int:
+        taken = [0] * len(self.of)
+        for number, _, rows in self.runs:
+            taken[number] += rows * self.row_numel
+        return sum(share_bytes(recipe, numel) for recipe, numel in zip(self.of, taken, strict=True))
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(recipe.memory_bytes for recipe in self.of)
+
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
         """The copies of each run that the interval touches, moved to where the run stands."""
         stop = self.numel if stop is None else stop
@@ -181,7 +238,7 @@ def covers_once(recipe: Recipe) -> None:
             continue
         position = copy.start + copy.numel
     if not rest and position != recipe.numel:
-        raise PlanBroken(f"the copies end early; expected {recipe.numel} elements, got {position}")
+        raise PlanBroken("the copies end early", expected=f"{recipe.numel} elements", found=position)
     starts = [(copy.start + run * copy.step, copy.run_numel) for copy in rest for run in range(copy.count)]
     elements = [element for start, numel in starts for element in range(start, start + numel)]
     if sorted(elements) != list(range(position, recipe.numel)):

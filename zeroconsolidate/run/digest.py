@@ -7,17 +7,17 @@ already handed to the page cache: hashing releases the interpreter's lock, so th
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
-from ..archive.regular import open_regular
-from ..errors import BadOption, DamagedFile, OutputFailed, ZeroConsolidateError
+from ..errors import BadOption
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
+
+    from .storage import Readable, Writable
 
 ALGORITHMS = ("sha256", "xxh3")
 """SHA-256 as `sha256sum` prints it; XXH3 with 128 bits, several times faster, against accidents only."""
@@ -63,37 +63,41 @@ def maker(algorithm: str) -> Callable[[], Hash]:
         try:
             import xxhash
         except ImportError:
-            raise BadOption("the digest xxh3 needs the package xxhash; install zeroconsolidate[xxh3]") from None
+            raise BadOption(
+                "the digest xxh3 needs the package xxhash", remedy="install zeroconsolidate[xxh3]"
+            ) from None
         made: Callable[[], Hash] = xxhash.xxh3_128
         return made
-    raise BadOption(f"a digest is one of {', '.join(ALGORITHMS)}; got {algorithm!r}")
+    raise BadOption(f"a digest is one of {', '.join(ALGORITHMS)}", found=repr(algorithm))
 
 
 def digest_of(
-    path: str, algorithm: str, *, start: int = 0, stop: int | None = None, progress: Callable[[int], None]
+    files: Readable,
+    file: str,
+    algorithm: str,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    progress: Callable[[int], None],
 ) -> str:
     """The digest of bytes `[start, stop)` of a file, to its end by default. `progress(n)` after every n bytes.
 
     Raises DamagedFile if the file cannot be read or ends before `stop`.
     """
     hashed = maker(algorithm)()
-    block = memoryview(bytearray(_CACHED_BYTES))
-    try:
-        with open(open_regular(path), "rb", buffering=0) as file:
-            file.seek(start)
-            left = (os.fstat(file.fileno()).st_size if stop is None else stop) - start
-            while left > 0:
-                got = file.readinto(block[: min(left, _CACHED_BYTES)])
-                if not got:
-                    raise DamagedFile(f"the file ends too early; expected {left} more bytes", address=(path,))
-                hashed.update(block[:got])
-                left -= got
-                progress(got)
-    except OSError as error:
-        if isinstance(error, ZeroConsolidateError):
-            raise
-        raise DamagedFile(f"the file cannot be read: {error.strerror}", address=(path,)) from None
+    for part in file_blocks(files, file, start, files.size_bytes(file) if stop is None else stop):
+        hashed.update(part)
+        progress(len(part))
     return hashed.hexdigest()
+
+
+def file_blocks(files: Readable, file: str, start: int, stop: int) -> Iterator[memoryview]:
+    """Bytes `[start, stop)` of a file, block by block; the next overwrites the last. Raises DamagedFile."""
+    block = memoryview(bytearray(_CACHED_BYTES))
+    for here in range(start, stop, _CACHED_BYTES):
+        part = block[: min(_CACHED_BYTES, stop - here)]
+        files.read_into(file, here, part)
+        yield part
 
 
 class Follower:
@@ -103,14 +107,14 @@ class Follower:
     the rest. Leaving the block without a result stops the thread.
     """
 
-    def __init__(self, path: str, spans: Sequence[Span], algorithm: str) -> None:
-        self._path = path
+    def __init__(self, output: Writable, spans: Sequence[Span], algorithm: str) -> None:
+        self._output = output
         self._spans = spans
         self._make = maker(algorithm)
         self._turn = threading.Condition()
         self._upto = 0
         self._stopped = False
-        self._error: OSError | None = None
+        self._error: BaseException | None = None
         self._file = self._make()
         self._tensors: dict[str, str] = {}
         self._thread = threading.Thread(target=self._follow, name="zeroconsolidate-digest", daemon=True)
@@ -132,32 +136,28 @@ class Follower:
             self._turn.notify()
 
     def result(self) -> Digests:
-        """The digests, when the last byte has been reached. Raises OutputFailed if the file could not be read back."""
+        """The digests, when the last byte has been reached. Raises OutputFailed if it could not be read back."""
         self._thread.join()
         if self._error is not None:
-            raise OutputFailed.from_system(self._path, self._error)
+            raise self._error
         return Digests(file=self._file.hexdigest(), tensors=self._tensors)
 
     def _follow(self) -> None:
         block = memoryview(bytearray(_BLOCK_BYTES))
         try:
-            with open(self._path, "rb", buffering=0) as file:
-                for span in self._spans:
-                    tensor, here = self._make(), span.start
-                    while here < span.stop:
-                        part = block[: min(_BLOCK_BYTES, span.stop - here)]
-                        if not self._wait(here + len(part)):
-                            return
-                        got = file.readinto(part)
-                        if not got:
-                            raise OSError(0, "it has become shorter while it was being written")
-                        self._file.update(part[:got])
-                        if span.name is not None:
-                            tensor.update(part[:got])
-                        here += got
+            for span in self._spans:
+                tensor = self._make()
+                for here in range(span.start, span.stop, _BLOCK_BYTES):
+                    part = block[: min(_BLOCK_BYTES, span.stop - here)]
+                    if not self._wait(here + len(part)):
+                        return
+                    self._output.read_into(here, part)
+                    self._file.update(part)
                     if span.name is not None:
-                        self._tensors[span.name] = tensor.hexdigest()
-        except OSError as error:
+                        tensor.update(part)
+                if span.name is not None:
+                    self._tensors[span.name] = tensor.hexdigest()
+        except BaseException as error:  # noqa: BLE001  (raised where the result is asked for)
             self._error = error
 
     def _wait(self, upto: int) -> bool:

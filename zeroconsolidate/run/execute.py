@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import PlanBroken, at
+from .reader import reader
+from .storage import copy_range
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..plan.layout import FilePlan, TensorPlan
     from .inputs import Inputs
-    from .outputs import OutputFile
+    from .storage import Writable
 
 BLOCK_BYTES = 1 << 20
 """The executor's reusable buffer: small enough for the processor's cache, large enough to make calls cheap."""
@@ -18,21 +22,22 @@ BLOCK_BYTES = 1 << 20
 def execute(
     plan: FilePlan,
     inputs: Inputs,
-    output: OutputFile,
+    output: Writable,
     *,
     start: int,
     overflows: dict[str, int],
+    reached: Callable[[int], None],
 ) -> None:
     """Write one output file from byte `start` on; what lies below is there already.
 
-    Finite elements that become infinite in a cast are counted in `overflows`, by tensor; the counts are right
-    whenever the output says how far it is. Raises DamagedFile if an input ends early, OutputFailed if the output
-    cannot be written.
+    `reached(n)` is called again and again: every byte of the file below n is written. Finite elements that become
+    infinite in a cast are counted in `overflows`, by tensor; whenever `reached` is called the counts are right. Raises
+    DamagedFile if an input ends early, OutputFailed if the output cannot be written.
     """
     block = memoryview(bytearray(BLOCK_BYTES))
     if start < len(plan.header):
         output.write(plan.header, 0)
-        output.reached(len(plan.header))
+        reached(len(plan.header))
     for tensor, first_byte in zip(plan.tensors, plan.starts, strict=True):
         # An element that a stop has cut in two is made again.
         first = max(start - first_byte, 0) // tensor.dtype.itemsize
@@ -40,23 +45,38 @@ def execute(
             continue
         with at(tensor.name):
             if tensor.is_copy:
-                _copy(tensor, first, first_byte, inputs, output, block)
+                _copy(tensor, first, first_byte, inputs, output, block, reached)
             else:
-                _blocks(tensor, first, first_byte, inputs, output, overflows)
+                _blocks(tensor, first, first_byte, inputs, output, overflows, reached)
 
 
 def _copy(
-    tensor: TensorPlan, first: int, first_byte: int, inputs: Inputs, output: OutputFile, block: memoryview
+    tensor: TensorPlan,
+    first: int,
+    first_byte: int,
+    inputs: Inputs,
+    output: Writable,
+    block: memoryview,
+    reached: Callable[[int], None],
 ) -> None:
     """The output's bytes are input bytes: extents go straight to their place."""
     itemsize, position = tensor.dtype.itemsize, first
     for copy in tensor.recipe.copies(first, tensor.numel):
         if copy.start != position or copy.count != 1:
-            raise PlanBroken(f"the copies leave a gap or overlap; expected element {position} next, got {copy.start}")
-        output.copy(inputs, copy.file, copy.file_start, copy.nbytes, first_byte + copy.start * itemsize, block)
+            raise PlanBroken("the copies leave a gap or overlap", expected=f"element {position} next", found=copy.start)
+        copy_range(
+            inputs.files,
+            copy.file,
+            copy.file_start,
+            copy.nbytes,
+            output,
+            first_byte + copy.start * itemsize,
+            block=block,
+            reached=reached,
+        )
         position += copy.numel
     if position != tensor.numel:
-        raise PlanBroken(f"the copies end early; expected {tensor.numel} elements, got {position}")
+        raise PlanBroken("the copies end early", expected=f"{tensor.numel} elements", found=position)
 
 
 def _blocks(
@@ -64,18 +84,18 @@ def _blocks(
     first: int,
     first_byte: int,
     inputs: Inputs,
-    output: OutputFile,
+    output: Writable,
     overflows: dict[str, int],
+    reached: Callable[[int], None],
 ) -> None:
     """Elements are gathered, cast and written block by block."""
     # numpy is imported by those who cast; a plain copy never pays for it.
     import numpy as np
 
     from .cast import STORAGE, cast
-    from .fill import reader
 
     recipe = tensor.recipe
-    elements = reader(inputs, recipe)
+    elements = reader(recipe, inputs)
     wide = max(recipe.dtype.itemsize, tensor.dtype.itemsize)
     block_numel = min(tensor.numel, elements.block_numel or BLOCK_BYTES // wide)
     source = np.empty(block_numel if recipe.dtype is not tensor.dtype else 0, STORAGE[recipe.dtype])
@@ -92,4 +112,4 @@ def _blocks(
         output.write(there.view(np.uint8).data, first_byte + begin * tensor.dtype.itemsize)
         if infinite:
             overflows[tensor.name] = overflows.get(tensor.name, 0) + infinite
-        output.reached(first_byte + end * tensor.dtype.itemsize)
+        reached(first_byte + end * tensor.dtype.itemsize)

@@ -9,6 +9,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..run.local import LocalOutput
 from .system import system_errors
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Memory(Protocol):
 
 
 class Part:
-    """`fd` is open for writing, everything below byte `start` is there already.
+    """`output` is where to write it, everything below byte `start` is there already.
 
     `facts` are plain values that are remembered with every sync and given back to the run that continues.
     Syncs are made by a thread, so that the next bytes are copied while the disk takes the last ones; there is never
@@ -38,12 +39,13 @@ class Part:
 
     def __init__(self, path: str, name: str, fd: int, size_bytes: int, *, before: Progress, memory: Memory) -> None:
         self.name = name
-        self.fd = fd
+        self._fd = fd
         upto = before.upto.get(name, 0)
         # A staged file shorter than the journal says was tampered with; longer, the rest was never vouched for.
         self.start = upto if upto <= min(os.fstat(fd).st_size, size_bytes) else 0
         self.facts: dict[str, Any] = before.facts.get(name, {}) if self.start else {}
         os.ftruncate(fd, self.start)
+        self.output = LocalOutput(path, fd, start=self.start)
         self._path = path
         self._memory = memory
         self._upto = self._synced = self.start
@@ -68,12 +70,12 @@ class Part:
         """Sync the whole file. Raises OutputFailed."""
         self._wait()
         with system_errors(self._path):
-            os.fsync(self.fd)
+            os.fsync(self._fd)
 
     def close(self) -> None:
         """Wait for a sync that is still under way, whatever becomes of it: the descriptor is going to be closed."""
         if self._under_way is not None:
-            self._under_way.join()
+            self._under_way.wait()
 
     def _begin_sync(self) -> None:
         self._wait()
@@ -92,7 +94,7 @@ class Part:
 
     def _make_safe(self, upto: int, facts: dict[str, Any]) -> None:
         with system_errors(self._path):
-            os.fsync(self.fd)
+            os.fsync(self._fd)
             self._memory.remember(self.name, upto, facts)
 
 
@@ -104,6 +106,18 @@ class _Sync(threading.Thread):
         self._call = partial(call, upto, facts)
         self._error: BaseException | None = None
 
+    def start(self) -> None:
+        """Begin; where a limit on memory leaves no room for another thread, make the call before returning."""
+        try:
+            super().start()
+        except RuntimeError:
+            self.run()
+
+    def wait(self) -> None:
+        """Wait for the end."""
+        if self.ident is not None:
+            self.join()
+
     def run(self) -> None:
         try:
             self._call()
@@ -112,6 +126,6 @@ class _Sync(threading.Thread):
 
     def result(self) -> None:
         """Wait for the end; raises what the call raised."""
-        self.join()
+        self.wait()
         if self._error is not None:
             raise self._error

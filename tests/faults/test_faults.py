@@ -1,0 +1,21 @@
+"""A sample of the fault-injection rounds; `python tests/faults/rounds.py` runs them all."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from rounds import FAULTS, rounds
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_whatever_fails_no_name_is_wrong_and_a_second_run_succeeds() -> None:
+    tally = rounds(every=31)
+    assert tally["findings"] == []
+    assert set(tally["rounds"]) >= set(FAULTS)
+    assert {"done", "OutputFailed", "DamagedFile"} <= set(tally["outcomes"])

@@ -1,0 +1,107 @@
+"""Runs the real command in a process of its own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import preloaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment, with the package under test importable from anywhere."""
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    return os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"} | changes
+
+
+PROGRAM = """
+import sys
+sys.executable = {python!r}
+from zeroconsolidate.cli import main
+sys.exit(main())
+"""
+
+
+def zeroconsolidate(*arguments: object, **how: Any) -> subprocess.CompletedProcess[str]:
+    """The command with these arguments; stdout and stderr are captured as text."""
+    # As `-m zeroconsolidate`, but for what it asks transformers and PEFT (preloaded.py).
+    command = [sys.executable, "-c", PROGRAM.format(python=preloaded.python()), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), check=False, **how)
+
+
+def python(code: str, *arguments: object, seconds: float = 120, **how: Any) -> subprocess.CompletedProcess[str]:
+    """A Python program with these arguments in `sys.argv[1:]`, which may take so many seconds."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=seconds, check=False, **({"env": environment()} | how)
+    )
+
+
+AS_NOBODY = """
+import os, sys
+import numpy, safetensors, tqdm, zeroconsolidate.run.cast, zeroconsolidate.run.witness, zeroconsolidate.write.check
+import zeroconsolidate.api
+from zeroconsolidate.cli import main
+if os.geteuid() == 0:
+    os.setegid(65534)
+    os.seteuid(65534)
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command as a user without rights; everything is imported first, the interpreter may be root's."""
+
+
+def signals(**dispositions: signal.Handlers) -> Callable[[], None]:
+    """For `preexec_fn`: the child starts with these, by signals' names, and with the default for others that end it.
+
+    Without it a child inherits what this process was started with: a shell that starts a job in the background ignores
+    SIGINT for it, and `nohup` SIGHUP.
+    """
+    chosen = {name: dispositions.get(name, signal.SIG_DFL) for name in ("SIGINT", "SIGTERM", "SIGHUP")}
+
+    def set_them() -> None:
+        for name, disposition in chosen.items():
+            signal.signal(signal.Signals[name], disposition)
+
+    return set_them
+
+
+def refusal(process: subprocess.CompletedProcess[str]) -> str:
+    """The error with which the command refused, as one sentence; asserts that nothing else was printed."""
+    assert process.returncode == 2, process
+    assert process.stdout == "", process.stdout
+    assert "Traceback" not in process.stderr, process.stderr
+    return sentence(process.stderr)
+
+
+def sentence(printed: str) -> str:
+    """A printed error as `str(error)` has it: its lines put together, but for the table of what is lost, which is
+    indented twice."""
+    first, *others = printed.splitlines()
+    assert first.startswith("zeroconsolidate: "), printed
+    assert all(line.startswith("  ") for line in others), printed
+    parts = [line.removeprefix("  ") for line in others if not line.startswith("    ")]
+    places = [f" ({part})" for part in parts if part.startswith("at ")]
+    said = first.removeprefix("zeroconsolidate: ")
+    for before, part in itertools.pairwise(["", *parts]):
+        if not part.startswith("at "):
+            said += f"{',' if before.startswith('expected ') and part.startswith('got ') else ';'} {part}"
+    return said + "".join(places)
+
+
+def contents(*folders: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file and folder below, with times and bytes: equal before and after if nothing was touched."""
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+    }

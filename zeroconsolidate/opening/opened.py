@@ -1,0 +1,60 @@
+"""One checkpoint to plan an output from: whole, or with substitutes for what it has lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..options import refuse_unmatched, roots_of
+from ..plan.patched import Patched
+from ..plan.sources import sources
+from .open import find, open_files, open_files_incomplete
+from .substitutes import rescued
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..archive.raw import CheckpointFiles
+    from ..catalog.facts import Catalog
+    from ..options import Options, Roots
+    from ..plan.sources import Source
+    from .rescue_report import RescueReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A checkpoint, and where each of its tensors is."""
+
+    catalog: Catalog
+    stored: Mapping[str, Source]
+    """By stored name: the checkpoint's own, and with a rescue what stands in for lost parts."""
+    whole: Mapping[str, Source]
+    """Those of `stored` that are nothing but the checkpoint's own."""
+    report: RescueReport | None
+    """What stands in for what; None for a checkpoint that is whole."""
+    filled_from: tuple[str, ...]
+    """Files of other models that stand in for lost parts."""
+
+
+def open_to_convert(src: Roots, options: Options, files: CheckpointFiles | None = None) -> Opened:
+    """Open a checkpoint; with `options.rescue`, complete it as far as that can be done. `files`: what `find` has found
+    of it, if it was asked before.
+
+    Raises what `open_catalog` raises, and BadOption if nothing can be rescued or an `include` matches nothing.
+    """
+    files = files or find(src, options.tag)
+    if options.rescue:
+        incomplete = open_files_incomplete(files)
+        if incomplete.catalog.missing:
+            stored, report, fill = rescued(incomplete, roots_of(options.fill), zeros=options.rescue == "zeros")
+            whole = {name: source for name, source in stored.items() if not isinstance(source.recipe, Patched)}
+            return Opened(catalog=incomplete.catalog, stored=stored, whole=whole, report=report, filled_from=fill)
+
+    def before(catalog: Catalog) -> None:
+        # Names that come with a base model are not known yet.
+        if options.base is None and options.lora != "merge":
+            refuse_unmatched(options.include, catalog.order)
+
+    catalog = open_files(files, src, before=before)
+    stored = sources(catalog)
+    return Opened(catalog=catalog, stored=stored, whole=stored, report=None, filled_from=())

@@ -1,0 +1,141 @@
+"""Verbs take their options as one frozen value, callers give them as keywords. `takes` is what lies between.
+
+    @takes(Options)
+    def consolidate(src: Roots, out: Path, options: Options) -> Report: ...
+
+    consolidate("checkpoint-500", "my-model", dtype="bf16")
+
+Type checkers and editors see a keyword for every field of `Options`, with its type: they are the parameters of its
+constructor (PEP 612). So do `inspect.signature` and `help`, and the docstring gets a section with their help.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+from ..errors import BadOption
+from .declaration import declarations, read_as
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .declaration import Declaration
+    from .values import Path, Roots
+
+P = ParamSpec("P")
+O = TypeVar("O")  # noqa: E741
+O_contra = TypeVar("O_contra", contravariant=True)
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+# What a verb is about has a name, which `Concatenate` would take from callers: hence a protocol for each kind of verb.
+
+
+class _Reads(Protocol[O_contra, R_co]):
+    def __call__(self, src: Roots, options: O_contra) -> R_co: ...
+
+
+class _Writes(Protocol[O_contra, R_co]):
+    def __call__(self, src: Roots, out: Path, options: O_contra) -> R_co: ...
+
+
+class _Checks(Protocol[O_contra, R_co]):
+    def __call__(self, output: Path, options: O_contra) -> R_co: ...
+
+
+class Reads(Protocol[P, R_co]):
+    """A verb that reads a checkpoint."""
+
+    def __call__(self, src: Roots, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
+class Writes(Protocol[P, R_co]):
+    """A verb that makes something of a checkpoint."""
+
+    def __call__(self, src: Roots, out: Path, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
+class Checks(Protocol[P, R_co]):
+    """A verb that checks an output."""
+
+    def __call__(self, output: Path, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
+class takes(Generic[P, O]):  # noqa: N801  (a decorator)
+    """Give a verb, which takes a set of options last, the keywords that the set declares. An unknown one is a
+    BadOption that names the nearest."""
+
+    def __init__(self, kind: Callable[P, O]) -> None:
+        self._kind = kind
+
+    @overload
+    def __call__(self, verb: _Reads[O, R]) -> Reads[P, R]: ...
+    @overload
+    def __call__(self, verb: _Writes[O, R]) -> Writes[P, R]: ...
+    @overload
+    def __call__(self, verb: _Checks[O, R]) -> Checks[P, R]: ...
+    def __call__(self, verb: Callable[..., Any]) -> Callable[..., Any]:
+        return _with_keywords(verb, cast("type", self._kind))
+
+
+def _with_keywords(verb: Callable[..., Any], kind: type) -> Callable[..., Any]:
+    signature = inspect.signature(verb)
+    *subjects, _ = signature.parameters.values()
+    about = [subject.name for subject in subjects]
+    declared = {each.name: each for each in declarations(kind)}
+
+    @functools.wraps(verb)
+    def called(*arguments: Any, **keywords: Any) -> Any:
+        if len(arguments) > len(about):
+            raise TypeError(f"{verb.__name__}() takes {', '.join(about)} and keywords; got {len(arguments)} arguments")
+        given = {name: keywords.pop(name) for name in about if name in keywords}
+        for name in keywords:
+            if name not in declared:
+                raise BadOption(_unknown(verb.__name__, name, [*about, *declared]))
+        return verb(*arguments, **given, options=kind(**keywords))
+
+    keywords = [
+        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+        for each in declared.values()
+    ]
+    types = {subject.name: subject.annotation for subject in subjects}
+    called.__signature__ = signature.replace(parameters=[*subjects, *keywords])  # type: ignore[attr-defined]
+    called.__annotations__ = (
+        types | {each.name: each.type for each in declared.values()} | {"return": signature.return_annotation}
+    )
+    called.__doc__ = f"{inspect.cleandoc(verb.__doc__ or '')}\n\n{parameters_section(declared.values())}"
+    return called
+
+
+def parameters_section(declared: Iterable[Declaration]) -> str:
+    """The options as a docstring lists them."""
+    lines = ["Parameters", "----------"]
+    for each in declared:
+        lines.append(f"{each.name} : {each.type}, default {each.default!r}")
+        lines += _wrapped(read_as(each.help, _in_python))
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    """Indented lines; without textwrap, whose import would cost more than the whole section."""
+    lines = [""]
+    for word in text.split(" "):
+        if len(lines[-1]) + len(word) > 110:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else f"    {word}"
+    return lines
+
+
+def _in_python(name: str) -> str:
+    return f"`{name}`"
+
+
+def _unknown(verb: str, name: str, known: list[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    return f"{verb} has no option {name!r}; " + (
+        f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+    )

@@ -1,0 +1,76 @@
+"""What is compared before writing: masters with their 16-bit copies, ranks with each other, a base with its copy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..adapters.plan import prove_base
+from ..archive.phrases import listed
+from ..errors import UnsupportedLayout
+from ..plan.witness import comparisons, replica_comparisons
+from ..write.journal import Checks
+
+if TYPE_CHECKING:
+    from ..catalog.facts import Catalog
+    from ..opening.opened import Opened
+    from ..run.inputs import Inputs
+    from ..write.stage import Stage
+    from .output import Output
+
+
+def checked(output: Output, opened: Opened, inputs: Inputs, stage: Stage, *, check: str, replicas: str) -> Checks:
+    """Compare what is to be compared, unless an earlier run of the same conversion has.
+
+    `check`: `sample`, `all` or `none`. `replicas`: `equal`, or take the `first`. Raises WitnessMismatch where values
+    differ that must be equal, Disagreement where ranks hold different copies.
+    """
+    how = f"{check}, {replicas}"
+    known = stage.checks
+    if known is not None and known.how == how:
+        return known
+    numel = _compare_copies(output, opened, inputs, check)
+    warnings = _compare_replicas(opened.catalog, inputs, replicas, check)
+    found = Checks(how=how, numel=numel, warnings=tuple(warnings))
+    stage.note_checks(found)
+    return found
+
+
+def refuse_unplaced(catalog: Catalog, *, weights_only: bool) -> None:
+    """An optimizer state that is not laid out like the parameters may mean that nothing is as it seems. Raises
+    UnsupportedLayout."""
+    if catalog.unplaced and not weights_only:
+        raise UnsupportedLayout(
+            f"the optimizer's state {', '.join(map(repr, catalog.unplaced))} is not laid out like the parameters",
+            consequence="the weights do not depend on it",
+            remedy="--weights-only writes them",
+            address=(catalog.origin.tag,),
+        )
+
+
+def _compare_copies(output: Output, opened: Opened, inputs: Inputs, check: str) -> int:
+    if check == "none":
+        return 0
+    catalog, numel = opened.catalog, prove_base(output.comparisons, inputs) if output.comparisons else 0
+    if catalog.module or catalog.stacked:
+        from ..run.witness import compare
+
+        numel += compare(comparisons(catalog, opened.whole, everything=check == "all"), inputs)
+    return numel
+
+
+def _compare_replicas(catalog: Catalog, inputs: Inputs, replicas: str, check: str) -> list[str]:
+    """Warnings about tensors of which ranks hold different copies; Disagreement unless the first may be taken."""
+    if catalog.missing or (check == "none" and replicas == "equal"):
+        return []
+    found = replica_comparisons(catalog)
+    if not found:
+        return []
+    from ..run.witness import compare, drifted
+
+    if replicas == "equal":
+        compare([comparison for comparison in found if not comparison.is_spare], inputs)
+        found = [comparison for comparison in found if comparison.is_spare]
+    names = drifted(found, inputs)
+    if not names:
+        return []
+    return [f"ranks hold different copies of {len(names)} tensors, the first was taken: {listed(names, 8)}"]

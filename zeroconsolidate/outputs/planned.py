@@ -1,0 +1,155 @@
+"""Plans the weights of an output: which tensors, merged with which adapters, under which names, in which files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from ..adapters.find import find_adapters
+from ..adapters.plan import plan_export, plan_merge
+from ..errors import BadOption
+from ..naming.fit import Named, fit
+from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base
+from ..options import parse_dtype, refuse_unmatched
+from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
+
+if TYPE_CHECKING:
+    from ..adapters.find import Adapters
+    from ..adapters.plan import Adapted
+    from ..dtypes import DType
+    from ..opening.opened import Opened
+    from ..opening.rescue_report import RescueReport
+    from ..options import Options
+    from ..plan.build import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedWeights:
+    """The weights of an output, and what was decided for them."""
+
+    plan: ModelPlan
+    dtype: DType
+    """What floating-point parameters are written as."""
+    named: Named
+    adapted: Adapted | None = None
+    """Of a run with adapters that were merged or are written for PEFT: what goes with it."""
+    additions: Additions = NO_ADDITIONS
+    """Frozen parameters that the save left to the base model."""
+
+
+def plan_weights(opened: Opened, options: Options) -> PlannedWeights:
+    """Select, merge, name, lay out.
+
+    Raises BadOption for options that go against each other or leave nothing, WrongNames if a loader would not find
+    its parameters, UnsupportedLayout or Disagreement for adapters that cannot be merged or do not fit.
+    """
+    catalog, dtype = opened.catalog, parse_dtype(options.dtype, opened.catalog.origin.training_dtype)
+    adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters)
+    if adapters is not None and opened.report is not None:
+        _refuse_broken(adapters, opened.report)
+    if adapters is not None and options.lora != "merge":
+        return _exported(opened, adapters, options, dtype)
+    additions, adapted = NO_ADDITIONS, None
+    if adapters is None:
+        additions = frozen_of_base(catalog, opened.stored, options.base_directory)
+        selection = _selected(opened, additions, options)
+    else:
+        selection, adapted = _merged(opened, adapters, options, dtype)
+    named = _named(opened, selection, adapted, options)
+    plan = build(
+        named.selection, dtype=dtype, max_shard_bytes=options.max_shard_bytes, padding_bytes=padding_bytes(catalog)
+    )
+    return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=adapted, additions=additions)
+
+
+def _exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType) -> PlannedWeights:
+    """The adapters as PEFT would save them."""
+    if options.include or options.exclude:
+        raise BadOption("an adapter is written whole: --include and --exclude go with --lora keep or merge")
+    plan, adapted, warnings = plan_export(opened.catalog, opened.stored, adapters, dtype=dtype)
+    named = Named(
+        selection=Selection(named={}, left_out=plan.left_out),
+        heads={},
+        reason="names as PEFT saves them",
+        change="as PEFT saves them",
+        warnings=warnings,
+        unwrapped=adapted.is_wrapped,
+    )
+    return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=adapted)
+
+
+def _is_wanted(name: str, source: Source, options: Options) -> bool:
+    if options.exclude_frozen and source.role == "frozen":
+        return False
+    included = not options.include or any(fnmatchcase(name, glob) for glob in options.include)
+    return included and not any(fnmatchcase(name, glob) for glob in options.exclude)
+
+
+def _selected(opened: Opened, additions: Additions, options: Options) -> Selection:
+    """The checkpoint's tensors, and the base model's in the place of those that the save left out."""
+
+    def wanted(name: str, source: Source) -> bool:
+        return _is_wanted(name, source, options)
+
+    refuse_unmatched(options.include, [*opened.catalog.order, *additions.sources])
+    chosen = select(opened.catalog, opened.stored, copy_ties=options.ties == "copy", wanted=wanted)
+    selection = Selection(named={**chosen.named, **additions.sources}, left_out=chosen.left_out).only(wanted)
+    refuse_empty(selection)  # before anyone is asked for names
+    return selection
+
+
+def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) -> tuple[Selection, Adapted]:
+    """The model with its adapters merged into it."""
+    if options.exclude_frozen:
+        raise BadOption("a merged model needs its frozen weights: --exclude-frozen goes with --lora adapter or keep")
+    merge = plan_merge(
+        opened.catalog,
+        opened.stored,
+        adapters,
+        base=options.base_directory,
+        dtype=dtype,
+        copy_ties=options.ties == "copy",
+    )
+    refuse_unmatched(options.include, merge.selection.named)
+    return merge.selection.only(lambda name, source: _is_wanted(name, source, options)), merge.adapted
+
+
+def _named(opened: Opened, selection: Selection, adapted: Adapted | None, options: Options) -> Named:
+    """The tensors under the names their loader expects; what was merged into a base model has the base's."""
+    if adapted is None or options.base_directory is None or options.rename is not None:
+        partial = options.partial or opened.report is not None
+        named = fit(opened.catalog, selection, options, partial=partial)
+        return named if adapted is None else replace(named, ties=_merged_ties(adapted, named.selection))
+    return Named(
+        selection=selection,
+        heads={},
+        reason=f"names as in the base model {options.base_directory}",
+        change=f"as in the base model {options.base_directory}",
+        ties=_merged_ties(adapted, selection),
+        warnings=(),
+        unwrapped=adapted.is_wrapped,
+    )
+
+
+def _merged_ties(adapted: Adapted, selection: Selection) -> dict[str, str]:
+    """The names of a merged model that are not written, because their tensor is under another -> that one."""
+    written = {source.name: name for name, source in selection.named.items()}
+    ties = adapted.ties.items()
+    return {alias: written[kept] for alias, kept in ties if kept in written and alias not in selection.named}
+
+
+def _refuse_broken(adapters: Adapters, report: RescueReport) -> None:
+    """An adapter is whole or worth nothing: whoever loads it puts random numbers in the place of what is not in its
+    file, and a merge would leave the original's weights as if nothing had been trained. Raises BadOption."""
+    broken = [
+        name
+        for name in report.not_written
+        if name in adapters.parts and adapters.parts[name].adapter in adapters.configs
+    ]
+    if broken:
+        raise BadOption(
+            f"{len(broken)} tensors of the adapter have lost a part, such as {broken[0]}, and an adapter is of use "
+            "only whole: fill it (--fill) with an earlier step that was written with --lora keep, take zeros "
+            "(--rescue=zeros), or write what is whole under its raw names (--lora keep)"
+        )

@@ -1,0 +1,184 @@
+"""The local file system as storage: exact reads and writes, and copies that the kernel does where it can."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Self
+
+from ..archive.regular import open_regular
+from ..errors import DamagedFile, OutputFailed, reason
+from .storage import Readable, Writable
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+MAX_OPEN = 256
+"""Open input files at a time: a thousand ranks must fit under the usual limit of 1,024 descriptors."""
+
+# What copy_file_range answers where it cannot do this pair of files (other file system, no support, special file).
+_CANNOT = frozenset(
+    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF, errno.ETXTBSY}
+)
+_WRITEBACK_BYTES = 32 << 20
+_PIECE_BYTES = 64 << 20
+"""The kernel copies so much at a time: between two pieces signals are handled, progress is reported and data synced."""
+
+
+class LocalFiles(Readable):
+    """Files by path, the least recently used closed first. Use it as a context manager."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, _Opened] = OrderedDict()
+        self._turn = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files, when nobody reads any more."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def size_bytes(self, file: str) -> int:
+        """The length of the file as it is now."""
+        return os.fstat(self.opened(file).fd).st_size
+
+    def read_into(self, file: str, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` from byte `start` of the file."""
+        opened = self.opened(file)
+        try:
+            got = _read(opened.fd, start, buffer)
+        except OSError as error:
+            raise DamagedFile(f"the file cannot be read: {reason(error)}", address=(file,)) from None
+        if got < len(buffer):
+            raise _ended_early(file, start + len(buffer), start + got)
+
+    def read_runs(
+        self, file: str, start: int, *, run_bytes: int, step_bytes: int, count: int, buffer: memoryview
+    ) -> None:
+        """Fill `buffer` with `count` runs, out of a mapping: the kernel reads no more than the pages they lie in."""
+        import numpy as np  # who asks for runs has imported it
+
+        span_bytes = (count - 1) * step_bytes + run_bytes
+        opened = self.opened(file)
+        size_bytes = os.fstat(opened.fd).st_size
+        if start + span_bytes > size_bytes:
+            raise _ended_early(file, start + span_bytes, size_bytes)
+        skipped = start % mmap.ALLOCATIONGRANULARITY
+        mapped = mmap.mmap(opened.fd, span_bytes + skipped, access=mmap.ACCESS_READ, offset=start - skipped)
+        unit = next(n for n in (8, 4, 2, 1) if run_bytes % n == step_bytes % n == 0)
+        span = np.frombuffer(mapped, f"u{unit}", count=span_bytes // unit, offset=skipped)
+        runs = np.lib.stride_tricks.as_strided(span, (count, run_bytes // unit), (step_bytes, unit))
+        np.frombuffer(buffer, span.dtype).reshape(runs.shape)[...] = runs
+
+    def opened(self, path: str) -> _Opened:
+        """The open file. It stays open for as long as it is held, even if MAX_OPEN others are asked for meanwhile."""
+        with self._turn:
+            known = self._open.get(path)
+            if known is not None:
+                self._open.move_to_end(path)
+                return known
+            while len(self._open) >= MAX_OPEN:
+                self._open.popitem(last=False)
+            try:
+                opened = _Opened(path)
+            except OSError as error:
+                raise DamagedFile(f"the file cannot be read any more: {reason(error)}", address=(path,)) from None
+            self._open[path] = opened
+            return opened
+
+
+class _Opened:
+    """A descriptor that is closed when nobody holds this object any more: a number that is closed under a reader may
+    be another file's a moment later."""
+
+    __slots__ = ("__weakref__", "close", "fd")
+
+    def __init__(self, path: str) -> None:
+        self.fd = open_regular(path)
+        self.close = weakref.finalize(self, os.close, self.fd)
+
+
+class LocalOutput(Writable):
+    """An open file that is written from `start` on, in ascending order. `path` is what errors call it."""
+
+    def __init__(self, path: str, fd: int, *, start: int) -> None:
+        self.path = path
+        self._fd = fd
+        self._in_kernel = hasattr(os, "copy_file_range")
+        self._written_back = start
+
+    def write(self, data: bytes | memoryview, start: int) -> None:
+        """All of `data` at byte `start`."""
+        view = memoryview(data)
+        while view:
+            try:
+                done = os.pwrite(self._fd, view, start)
+            except OSError as error:
+                raise OutputFailed.from_system(self.path, error) from None
+            view, start = view[done:], start + done
+        self._begin_to_write_back(start)
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` with what has been written."""
+        try:
+            if _read(self._fd, start, buffer) < len(buffer):
+                raise OSError(0, "it has become shorter while it was being written")
+        except OSError as error:
+            raise OutputFailed.from_system(self.path, error) from None
+
+    def copy_from(self, source: Readable, file: str, file_start: int, size_bytes: int, start: int) -> int:
+        """The kernel copies where both files allow it and their pages line up.
+
+        Without that, a file system that cannot share extents splices each page in two halves, which was measured to
+        take half as long again as reading and writing blocks that fit the processor's cache.
+        """
+        if not self._in_kernel or not isinstance(source, LocalFiles) or (file_start - start) % mmap.PAGESIZE:
+            return 0
+        opened = source.opened(file)
+        try:
+            got = os.copy_file_range(opened.fd, self._fd, min(size_bytes, _PIECE_BYTES), file_start, start)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise OutputFailed.from_system(self.path, error) from None
+            self._in_kernel = False
+            return 0
+        # Either the input has ended or this file system answers 0 for "cannot".
+        if not got and os.fstat(opened.fd).st_size < file_start + size_bytes:
+            raise _ended_early(file, file_start + size_bytes, file_start)
+        self._begin_to_write_back(start + got)
+        return got
+
+    def _begin_to_write_back(self, upto: int) -> None:
+        """Have the kernel begin to write back what lies below `upto`: the final fsync has little left to wait for.
+
+        The advice is given once for each range, while its pages are dirty, which the kernel cannot drop: the file
+        stays in the page cache.
+        """
+        if upto - self._written_back >= _WRITEBACK_BYTES and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, self._written_back, upto - self._written_back, os.POSIX_FADV_DONTNEED)
+            self._written_back = upto
+
+
+def _read(fd: int, start: int, buffer: memoryview) -> int:
+    """Fill `buffer` from byte `start`; returns how many bytes there were. Raises OSError."""
+    done = 0
+    while done < len(buffer):
+        got = os.preadv(fd, [buffer[done:]], start + done)
+        if not got:
+            break
+        done += got
+    return done
+
+
+def _ended_early(path: str, expected: int, got: int) -> DamagedFile:
+    """The error for a file that is shorter than its own directory says."""
+    return DamagedFile("the file ends too early", expected=f"at least {expected} bytes", found=got, address=(path,))
