@@ -20,7 +20,7 @@ import break_fixture
 import pytest
 import torch
 import zero_model
-from command import contents, environment, python, refusal, zeroconsolidate
+from command import AS_NOBODY, contents, environment, python, refusal, zeroconsolidate
 from fixtures import FIXTURES
 from folders import final
 
@@ -278,7 +278,7 @@ def test_a_group_too_few(tmp_path: Path):
         (["--max-shard-size", "big"], r"a size is a number with B, KB, MB, GB or TB.*got 'big'"),
         (
             ["--base", "no/such/dir"],
-            r"the base model must be a directory, or a hub id such as owner/name; got no/such/dir",
+            r"no such directory: no/such/dir; it is no hub id either",
         ),
         (["--exclude", "*"], r"nothing is left to write"),
         (["--include", "nothing.*"], r"--include 'nothing\.\*' matches no tensor"),
@@ -347,18 +347,6 @@ def test_an_output_whose_name_is_too_long_leaves_no_parent(tmp_path: Path):
 
 
 # --- what the system refuses -----------------------------------------------------------------------------------------
-
-AS_NOBODY = """
-import os, sys
-import numpy, safetensors, tqdm, zeroconsolidate.run.cast, zeroconsolidate.run.witness, zeroconsolidate.write.check
-import zeroconsolidate.api
-from zeroconsolidate.cli import main
-if os.geteuid() == 0:
-    os.setegid(65534)
-    os.seteuid(65534)
-sys.exit(main(sys.argv[1:]))
-"""
-"""The command as a user without rights; everything is imported first, the interpreter may be root's."""
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import reference_json
 
 import zeroconsolidate
 from zeroconsolidate.cli.arguments import add_options, given_of, parser
+from zeroconsolidate.cli.understand import understand
 from zeroconsolidate.errors import BadOption
 from zeroconsolidate.options import (
     Group,
@@ -177,7 +178,7 @@ class TestWhatIsThere:
                 assert not each.help[:2].istitle(), each.name
 
     def test_what_is_not_given_is_left_to_the_declaration(self) -> None:
-        assert vars(parser().parse_args(["convert", "in", "out"])) == {
+        assert vars(understand(["convert", "in", "out"])) == {
             "verb": "convert",
             "checkpoint": ["in"],
             "output": "out",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from model_cases import ROOT
 from safetensors.torch import load_file, save_file
 
 from zeroconsolidate import consolidate, verify
+from zeroconsolidate.cli import main
 from zeroconsolidate.errors import WrongNames
 from zeroconsolidate.naming import sources
 from zeroconsolidate.outputs import make as making
@@ -238,7 +240,31 @@ def test_nothing_that_does_not_pass_is_published(path: str, tmp_path: Path, monk
     monkeypatch.setattr(making, "examine", lambda *_, **__: wrong)
     with pytest.raises(WrongNames, match="something is wrong"):
         consolidate(source, tmp_path / "out", **options)
-    assert [entry.name for entry in (tmp_path / "out").glob("*") if not entry.name.startswith(".")] == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_is_refused_before_weights_are_written_and_again_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = GateResult(findings=(Finding(kind=Kind.EMPTY, text="something is wrong"),))
+    answers = [GateResult(), wrong]
+    looked_at: list[list[str]] = []
+
+    def answer(directory: str, **_: object) -> GateResult:
+        looked_at.append(sorted(name for _, _, names in os.walk(directory) for name in names))
+        return answers.pop(0)
+
+    monkeypatch.setattr(making, "examine", answer)
+    with pytest.raises(WrongNames, match="something is wrong"):
+        consolidate(TIED, tmp_path / "out")
+    assert looked_at[0] == looked_at[1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_dry_run_passes_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = GateResult(findings=(Finding(kind=Kind.EMPTY, text="something is wrong"),))
+    monkeypatch.setattr(making, "examine", lambda *_, **__: wrong)
+    assert main(["convert", str(TIED), str(tmp_path / "out"), "--dry-run"]) == 2
 
 
 def test_a_part_of_a_model_is_called_one(tmp_path: Path) -> None:

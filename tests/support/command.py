@@ -47,6 +47,19 @@ def python(code: str, *arguments: object, seconds: float = 120, **how: Any) -> s
     )
 
 
+AS_NOBODY = """
+import os, sys
+import numpy, safetensors, tqdm, zeroconsolidate.run.cast, zeroconsolidate.run.witness, zeroconsolidate.write.check
+import zeroconsolidate.api
+from zeroconsolidate.cli import main
+if os.geteuid() == 0:
+    os.setegid(65534)
+    os.seteuid(65534)
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command as a user without rights; everything is imported first, the interpreter may be root's."""
+
+
 def signals(**dispositions: signal.Handlers) -> Callable[[], None]:
     """For `preexec_fn`: the child starts with these, by signals' names, and with the default for others that end it.
 

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 class Bases:
     """Finds the tensor under the adapters by its path, and keeps account of where it was taken from."""
 
-    def __init__(self, model: PeftModel, original: Original | None, altered: str | None) -> None:
+    def __init__(self, model: PeftModel, original: Original | None, altered: str | None, remedy: str) -> None:
         """`altered`: how an adapter was initialised if that changed the weights it belongs to: then they are not the
-        original's."""
+        original's. `remedy`: how to name the original, where it is needed and was not given."""
         self._model, self._original, self._altered = model, original, altered
+        self._remedy = remedy
         self.from_checkpoint: dict[str, str] = {}
         """Names of the tensors of the original model that are the checkpoint's frozen copies, and their dtypes."""
         self.unproven: dict[str, tuple[Recipe, Recipe]] = {}
@@ -83,7 +84,7 @@ class Bases:
                     "the weight that the adapter belongs to is not in the checkpoint (its trainer leaves "
                     "frozen weights out)"
                 ),
-                remedy="name the original model with --base",
+                remedy=self._remedy,
             )
         return BadOption(
             f"the original model in {self._original.directory} has no weight {self._original.name_of(path)}",

@@ -79,14 +79,16 @@ class Merger:
         original: Original | None,
         dtype: DType | None,
         directories: tuple[str, str] | None,
+        remedy: str = "name the original model with --base",
     ) -> None:
         """`original`: where untrained weights come from; None takes the frozen copies in the checkpoint. `dtype`: in
         which weights are merged, as PEFT would in a model loaded in it; None for each its own. `directories`: of the
-        model's config.json and of the adapter's, for what PEFT merges."""
+        model's config.json and of the adapter's, for what PEFT merges. `remedy`: how to name the original, if it is
+        needed and was not given."""
         self._directories = directories
         self._model, self._configs, self._dtype, self._original = model, configs, dtype, original
         altered = next((c.initialization for c in configs.values() if c.alters_base), None)
-        self._bases = Bases(model, original, altered)
+        self._bases = Bases(model, original, altered, remedy)
 
     def result(self, *, copy_ties: bool) -> MergeResult:
         """Plan every tensor. Raises BadOption if a weight is nowhere, Disagreement if an adapter does not fit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from ..archive.model_files import ADAPTER_CONFIG, CONFIG
 from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
 from ..errors import UnsupportedLayout, WitnessMismatch, at
+from ..integrations.hub import is_hub_id
 from ..plan.build import ModelPlan, Selection, padding_bytes, select
 from ..plan.witness import SAMPLED_NUMEL, Comparison, spread
 from .export import adapter_files, build_adapters
@@ -116,7 +118,8 @@ def plan_merge(
     model = collect(named, adapters.parts, adapters.ties, adapters.configs)
     original = _original(base, adapters, model.own)
     directories = _directories(catalog.origin.root, base, adapters)
-    result = Merger(model, adapters.configs, original, dtype, directories).result(copy_ties=copy_ties)
+    merger = Merger(model, adapters.configs, original, dtype, directories, _remedy(adapters))
+    result = merger.result(copy_ties=copy_ties)
     base_files = () if original is None else dict.fromkeys(tensor.file for tensor in original.tensors.values())
     adapted = Adapted(
         is_adapter=False,
@@ -130,6 +133,17 @@ def plan_merge(
         notes=tuple(_notes(adapters, result, original)),
     )
     return Merge(selection=result.selection, adapted=adapted)
+
+
+def _remedy(adapters: Adapters) -> str:
+    """How to name the original model: as the adapters' own configurations do, if that leads anywhere from here."""
+    recorded = list(dict.fromkeys(config.base for config in adapters.configs.values() if config.base))
+    if len(recorded) != 1:
+        return "name the original model with --base"
+    (base,) = recorded
+    if os.path.isdir(base) or is_hub_id(base):
+        return f"merge into the model that {ADAPTER_CONFIG} names: --base {shlex.quote(base)}"
+    return f"name the original model with --base; {ADAPTER_CONFIG} says {base}, which is no directory here"
 
 
 def _refuse(config: PeftConfig) -> None:

@@ -43,7 +43,7 @@ def form_of(paths: Sequence[str], *, against: Roots | None, source: Roots | None
         if len(paths) != 1:
             raise Misuse(
                 "--against compares one OUTPUT with a checkpoint",
-                found=counted(len(paths), "output"),
+                found=counted(len(paths), "path") if paths else None,
                 remedy=_line("OUTPUT --against", against),
             )
         return Form(output=paths[0], checkpoints=roots_of(against))

@@ -65,10 +65,12 @@ def pass_or_refuse(result: GateResult, excuses: Excuses) -> tuple[str, ...]:
     excused = [finding for finding in result.findings if _is_excused(finding, excuses)]
     wrong = [finding for finding in result.findings if finding not in excused]
     if wrong:
-        more = f"; {len(wrong) - 1} more like it" if len(wrong) > 1 else ""
+        more = f" ({len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
+        can_insist = all(_is_excused(finding, Excuses(insisted="--allow-missing")) for finding in wrong)
         raise WrongNames(
-            f"the output would not load as it should: {wrong[0].text}{more}; nothing was published; "
-            "--allow-missing writes it all the same"
+            f"the output would not load as it should: {wrong[0].text}{more}",
+            consequence="nothing was published",
+            remedy="--allow-missing writes it all the same" if can_insist else None,
         )
     return tuple(finding.text for finding in excused)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ..archive.model_config import MAX_CONFIG_BYTES, parse
+from ..archive.model_config import read_config
 from ..archive.model_files import CONFIG
-from ..archive.regular import read_small
 from ..archive.weights import read_weights
 from ..errors import DamagedFile, ZeroConsolidateError
 from ..naming.decision import VALUE_HEAD
@@ -122,7 +121,7 @@ def _integers(tensors: Mapping[str, LocatedTensor]) -> list[str]:
 
 def _is_quantized(directory: str) -> bool:
     try:
-        config = parse(read_small(os.path.join(directory, CONFIG), MAX_CONFIG_BYTES))
+        config = read_config(os.path.join(directory, CONFIG))
     except (DamagedFile, OSError):
         return False
     return isinstance(config, dict) and bool(config.get("quantization_config"))

@@ -15,6 +15,7 @@ from ..write.stage import Stage
 from .checks import checked
 from .gate import Excuses, examine, pass_or_refuse
 from .manifest import manifest
+from .preview import preview
 from .weights import make_side_files, make_weights
 
 if TYPE_CHECKING:
@@ -61,10 +62,11 @@ def rehearse(output: Output, opened: Opened, options: Options, directory: str) -
     """Refuse what :func:`make` would refuse before it compares or copies values, and write nothing."""
     cost = output.plan.cost(BLOCK_BYTES)
     with Inputs() as inputs:
-        side_files = output.side_files(inputs)
-        if opened.report is not None:
-            side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
-        traits = _fingerprint(output, opened, options, side_files)
+        side_files, traits = _prepared(output, opened, options, inputs)
+    from tempfile import TemporaryDirectory  # 10 ms that only a dry run pays
+
+    with TemporaryDirectory(prefix="zeroconsolidate-") as folder:
+        _refuse_what_would_not_load(folder, output, side_files, opened, options)
     refuse_staged(directory, traits, overwrite=options.overwrite, restart=options.restart)
     refuse_unwritable(directory, cost.output_bytes)
     return Rehearsal(cost=cost, missing=output.missing, warnings=(*output.warnings, *side_files.warnings))
@@ -78,14 +80,12 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
     """
     cost = output.plan.cost(BLOCK_BYTES)
     with Inputs() as inputs:
-        side_files = output.side_files(inputs)
-        if opened.report is not None:
-            side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
-        traits = _fingerprint(output, opened, options, side_files)
+        side_files, traits = _prepared(output, opened, options, inputs)
         with Stage(directory, overwrite=options.overwrite, restart=options.restart, fingerprint=traits) as stage:
             resumed_bytes = stage.resumed_bytes
             if not stage.is_publishing:
                 stage.need(cost.output_bytes)
+                _refuse_what_would_not_load(stage.folder, output, side_files, opened, options)
             options.doing("comparing values")
             checks = checked(output, opened, inputs, stage, check=options.check, replicas=options.replicas)
             if stage.is_publishing:
@@ -126,6 +126,14 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
     )
 
 
+def _refuse_what_would_not_load(
+    folder: str, output: Output, side_files: SideFiles, opened: Opened, options: Options
+) -> None:
+    """Hold the headers and the files beside them against the loader, before a byte of weights is written."""
+    with preview(folder, output.plan.files, side_files) as directory:
+        pass_or_refuse(examine(directory, base=options.base_directory), _excuses(opened, options))
+
+
 def _excuses(opened: Opened, options: Options) -> Excuses:
     """What was asked for although a loader may not find what it expects."""
     insisted = None
@@ -138,10 +146,14 @@ def _excuses(opened: Opened, options: Options) -> Excuses:
     return Excuses(insisted=insisted, is_partial=options.partial or opened.report is not None)
 
 
-def _fingerprint(output: Output, opened: Opened, options: Options, side_files: SideFiles) -> Fingerprint:
-    """All that decides a byte of the output."""
+def _prepared(output: Output, opened: Opened, options: Options, inputs: Inputs) -> tuple[SideFiles, Fingerprint]:
+    """What lies beside the weights, and all that decides a byte of the output."""
+    side_files = output.side_files(inputs)
+    if opened.report is not None:
+        side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
     sources = [*opened.catalog.files, *side_files.copies.values(), *output.read_files, *opened.filled_from]
-    return fingerprint(version=__version__, options=options.plain(), sources=sources, layout=output.plan.files)
+    traits = fingerprint(version=__version__, options=options.plain(), sources=sources, layout=output.plan.files)
+    return side_files, traits
 
 
 def _facts(output: Output, stage: Stage) -> dict[str, dict[str, Any]]:

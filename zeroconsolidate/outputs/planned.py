@@ -12,7 +12,7 @@ from ..errors import BadOption
 from ..naming.fit import Named, fit
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base
 from ..options import parse_dtype, refuse_unmatched
-from ..plan.build import ModelPlan, Selection, build, padding_bytes, select
+from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
 
 if TYPE_CHECKING:
     from ..adapters.find import Adapters
@@ -94,7 +94,9 @@ def _selected(opened: Opened, additions: Additions, options: Options) -> Selecti
 
     refuse_unmatched(options.include, [*opened.catalog.order, *additions.sources])
     chosen = select(opened.catalog, opened.stored, copy_ties=options.ties == "copy", wanted=wanted)
-    return Selection(named={**chosen.named, **additions.sources}, left_out=chosen.left_out).only(wanted)
+    selection = Selection(named={**chosen.named, **additions.sources}, left_out=chosen.left_out).only(wanted)
+    refuse_empty(selection)  # before anyone is asked for names
+    return selection
 
 
 def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) -> tuple[Selection, Adapted]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from ..archive.regular import open_regular, read_errors
-from ..errors import OutputFailed, PlanBroken, at
+from ..errors import OutputFailed, PlanBroken, WrongNames, at
 from .journal import Checks, Fingerprint, Journal, refuse_other
 from .lock import Lock
 from .part import Part
@@ -63,7 +63,7 @@ class Stage:
         self._journal.close()
         try:
             # A plan that broke would break again at the same place: its work is worth nothing.
-            if self._published or not worth_keeping or isinstance(error, PlanBroken):
+            if self._published or not worth_keeping or isinstance(error, (PlanBroken, WrongNames)):
                 self._clear()
         finally:
             self._lock.release()

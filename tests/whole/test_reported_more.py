@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from conftest import FIXTURES
+from fixtures import FIXTURES
 from model_cases import ROOT
 from safetensors.torch import load_file
 from zero_model import Run, save
@@ -24,8 +24,7 @@ pytest.importorskip("peft")
 import peft
 import transformers
 from peft_runs import llama, tune
-from reported import differing, load
-from test_reported import wrong_today
+from reported import differing, load, wrong_today
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,7 +147,6 @@ def test_a_part_is_called_one(out: Path) -> None:
     assert any("part of a model" in text for text in (*found.problems, *found.notes))
 
 
-@wrong_today("weights saved beside the checkpoint have the same names, and that is enough")
 def test_a_config_of_ten_million_layers(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = shutil.copytree(ROOT / "llm_untied_z2" / "checkpoint", tmp_path / "ckpt")
     config = json.loads((checkpoint / "config.json").read_text())

@@ -82,6 +82,7 @@ def outcomes(results: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.live
+@pytest.mark.heavy
 def test_most_are_made_and_many_are_right(results: Path) -> None:
     """Cases that nobody trains, or that all are refused, would find nothing."""
     found = outcomes(results)
@@ -93,17 +94,20 @@ def test_most_are_made_and_many_are_right(results: Path) -> None:
 
 
 @pytest.mark.live
+@pytest.mark.heavy
 @pytest.mark.xfail(strict=True, reason="issue 14: the wrong ones are what it is about")
 def test_none_is_wrong(results: Path) -> None:
     assert [outcome for outcome in outcomes(results) if outcome["verdict"] == "wrong"] == []
 
 
 @pytest.mark.live
+@pytest.mark.heavy
 def test_what_is_right_is_well_to_verify(results: Path) -> None:
     assert [o for o in outcomes(results) if o["verdict"] == "right" and not o["verified"]] == []
 
 
 @pytest.mark.live
+@pytest.mark.heavy
 def test_done_cases_are_not_done_again(results: Path) -> None:
     before = outcomes(results)
     run("--seed", SEED, "--count", COUNT, "--dir", results)
@@ -170,6 +174,7 @@ def pinned_results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[d
 
 
 @pytest.mark.live
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "what",
     [
@@ -200,6 +205,7 @@ ADAPTED = {
 
 
 @pytest.mark.live
+@pytest.mark.heavy
 def test_the_judge_finds_planted_errors(tmp_path: Path) -> None:
     """Right outputs, and the same with a value changed, a tensor renamed, one added or one missing."""
     pytest.importorskip("deepspeed")
