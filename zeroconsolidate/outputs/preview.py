@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .output import SideFiles
 
 MAX_COPY_BYTES = 1 << 26
-"""Larger side files are left out here, and looked at when they are staged."""
+"""Larger side files are left out here, and checked when they are staged."""
 
 
 @contextmanager
