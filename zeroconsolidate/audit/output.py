@@ -44,6 +44,7 @@ def audit_output(directory: str, findings: Findings) -> None:
     if manifest is None:
         findings.notes.append(f"there is no {MANIFEST_NAME}: contents cannot be checked, only their form")
         return
+    findings.notes += _partial(manifest["options"])
     if weights is not None:
         _tensors(weights, manifest["tensors"], findings)
     _files(directory, manifest, findings)
@@ -80,6 +81,13 @@ def _structure(directory: str, weights: Weights, findings: Findings) -> None:
     problems, checks = config_problems(directory, weights.tensors)
     findings.problems += problems
     findings.checks += checks
+
+
+def _partial(options: Mapping[str, Any]) -> list[str]:
+    """What was left out on purpose: a loader would not miss a word about it."""
+    used = [f"--{key} {glob}" for key in ("include", "exclude") for glob in options.get(key) or ()]
+    used += ["--exclude-frozen"] if options.get("exclude_frozen") else []
+    return [f"not the whole model: it was written with {' '.join(used)}"] if used else []
 
 
 def _tensors(weights: Weights, listed: Mapping[str, Any], findings: Findings) -> None:
