@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..archive.weights import Weights
 
 MAX_DEPTH = 2
-"""Folders below the output whose weights are looked at: modules of sentence-transformers, adapters."""
+"""How deep below the output weights are searched for: in modules of sentence-transformers, in adapters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class Excuses:
     insisted: str | None = None
     """The option that says: write it all the same. Every finding is then a warning."""
     is_partial: bool = False
-    """Tensors were left out on purpose, or are lost: those that are missing are told, and no error."""
+    """Tensors were left out on purpose, or are lost: those that are missing are a warning, and no error."""
 
 
 def examine(directory: str, *, base: str | None = None) -> GateResult:

@@ -37,7 +37,7 @@ def examine(directory: str, weights: Weights, base: str | None) -> GateResult:
     )
     found, why = architecture(directory)
     if found is not None:
-        candidates = [_compare(weights.tensors, expected) for expected in (found.hub, found.expectation)]
+        candidates = [_compare(weights.tensors, expected) for expected in (found.expectation, found.hub)]
         # A file has the hub's names, or with `--names in-memory` those that transformers 5 has in memory.
         by_names = min(candidates, key=lambda result: len(result.findings))
         if by_names.findings and by_config.findings:
