@@ -58,6 +58,7 @@ PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 def draw(rng: random.Random, model: Model, head: str) -> dict[str, Any] | None:
     """An adapter for the trained class of a model; more than half of all are LoRA."""
     kinds = [kind for kind in sorted(SETTINGS) if not (model.conv1d and kind in NO_CONV1D)]
+    kinds = [kind for kind in kinds if head in TASKS or kind not in PROMPTS]
     kind = "LORA" if rng.random() < 0.55 else rng.choice(kinds)
     drawn: dict[str, Any] = {"kind": kind} | SETTINGS[kind]
     if rng.random() < 0.85 and head in TASKS:
@@ -106,7 +107,7 @@ def _lora(rng: random.Random, model: Model, heads: list[str], saved: list[str]) 
         drawn["alpha_pattern"] = {model.linear[-1]: 3}
     if "target_parameters" not in drawn:
         ways = (True, "gaussian", "pissa", "olora", "orthogonal")
-        drawn["init_lora_weights"] = rng.choices(ways, (80, 5, 5, 5, 5))[0]
+        drawn["init_lora_weights"] = True if "lora_bias" in drawn else rng.choices(ways, (80, 5, 5, 5, 5))[0]
     return drawn
 
 

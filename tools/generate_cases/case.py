@@ -80,6 +80,11 @@ _TOLD = (
 _USUAL: tuple[Any, ...] = (False, 0, "", "none", (), "own")
 
 
+def _can_be_two(adapter: dict[str, Any] | None) -> bool:
+    """PEFT has two adapters with biases on no model."""
+    return bool(adapter) and adapter["kind"] == "LORA" and adapter.get("bias", "none") == "none"
+
+
 def pinned() -> dict[str, Case]:
     """What each case in pinned.json shows -> the case: one of each kind that was ever found wrong, and no more."""
     content = json.loads((Path(__file__).parent / "pinned.json").read_text())
@@ -105,7 +110,7 @@ def draw(seed: int, number: int) -> Case:
         head=head,
         added_rows=rng.choice(ADDED_ROWS) if model.embedding and rng.random() < 0.2 else 0,
         adapter=adapter,
-        second="other" if adapter and adapter["kind"] == "LORA" and rng.random() < 0.06 else "",
+        second="other" if _can_be_two(adapter) and rng.random() < 0.06 else "",
         beside=rng.choice(model.beside) if adapter and model.beside and rng.random() < 0.15 else "",
         freeze=rng.choices(("none", "embeddings", "layers", "body"), (60, 15, 15, 10))[0]
         if adapter is None
