@@ -153,8 +153,8 @@ MUTATIONS = (
         "whole/test_interrupt.py::test_a_terminal_that_hangs_up",
         (
             "cli/command.py",
-            '    with suppress(OSError):\n        print(f"zeroconsolidate: {how}',
-            '    if True:\n        print(f"zeroconsolidate: {how}',
+            '    with suppress(OSError):\n        print(f"zeroconsolidate: {message}',
+            '    if True:\n        print(f"zeroconsolidate: {message}',
         ),
     ),
     Mutation(
