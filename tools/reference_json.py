@@ -23,8 +23,8 @@ With `--json` each command prints one JSON object on stdout, in one line. It has
 whether the exit code is 0, `kind` what it is: `conversion`, `dry run`, `checkpoint`, `verification` or `error`. In
 Python the fields are attributes of what the functions return; `to_dict()` gives the object. Warnings go to stderr.
 
-An error has one field, `error`, with an object in it: `kind` (the class, such as `MissingFiles`), `message`, `expected`,
-`found`, `consequence`, `remedy` (what to do; null where there is nothing), `address` (a list: file, rank, tensor),
+An error has one field, `error`, with an object in it: `kind` (the class, such as `MissingFiles`), `message`,
+`expected`, `found`, `consequence`, `remedy` (what to do; null where there is nothing), `address` (a list: file, rank, tensor),
 `files` (those that are missing) and `exit_code`.
 
 Keys change only where they must, and the [changelog](../CHANGELOG.md) says so; new ones may be added. Sizes are bytes

@@ -220,8 +220,8 @@ MUTATIONS = (
         "opening/test_rescue.py::TestRescue::test_the_report_is_written_returned_and_true",
         (
             "outputs/make.py",
-            "            side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()\n",
-            "            pass\n",
+            "        side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()\n",
+            "        pass\n",
         ),
     ),
     Mutation(
