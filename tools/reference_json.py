@@ -24,8 +24,8 @@ whether the exit code is 0, `kind` what it is: `conversion`, `dry run`, `checkpo
 Python the fields are attributes of what the functions return; `to_dict()` gives the object. Warnings go to stderr.
 
 An error has one field, `error`, with an object in it: `kind` (the class, such as `MissingFiles`), `message`,
-`expected`, `found`, `consequence`, `remedy` (what to do; null where there is nothing), `address` (a list: file, rank, tensor),
-`files` (those that are missing) and `exit_code`.
+`expected`, `found`, `consequence`, `remedy` (what to do; null where there is nothing), `address` (a list: file, rank,
+tensor), `files` (those that are missing) and `exit_code`.
 
 Keys change only where they must, and the [changelog](../CHANGELOG.md) says so; new ones may be added. Sizes are bytes
 and counts are elements, unless it says otherwise. Written by `python tools/reference.py` from the code.
