@@ -55,9 +55,7 @@ def rehearse(output: Output, opened: Opened, options: Options, directory: str) -
     """Refuse what :func:`make` would refuse before it compares or copies values, and write nothing."""
     cost = output.plan.cost(BLOCK_BYTES)
     with Inputs() as inputs:
-        side_files = output.side_files(inputs)
-        if opened.report is not None:
-            side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
+        side_files = _side_files(output, opened, inputs)
         traits = _fingerprint(output, opened, options, side_files)
     refuse_staged(directory, traits, overwrite=options.overwrite, restart=options.restart)
     refuse_unwritable(directory, cost.output_bytes)
@@ -72,9 +70,7 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
     """
     cost = output.plan.cost(BLOCK_BYTES)
     with Inputs() as inputs:
-        side_files = output.side_files(inputs)
-        if opened.report is not None:
-            side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
+        side_files = _side_files(output, opened, inputs)
         traits = _fingerprint(output, opened, options, side_files)
         with Stage(directory, overwrite=options.overwrite, restart=options.restart, fingerprint=traits) as stage:
             resumed_bytes = stage.resumed_bytes
@@ -111,6 +107,14 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
         overflows=overflows,
         side_files=side_files,
     )
+
+
+def _side_files(output: Output, opened: Opened, inputs: Inputs) -> SideFiles:
+    """All that lies beside the weights but the manifest."""
+    files = output.side_files(inputs)
+    if opened.report is not None:
+        files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
+    return files
 
 
 def _fingerprint(output: Output, opened: Opened, options: Options, side_files: SideFiles) -> Fingerprint:
