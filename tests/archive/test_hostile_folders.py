@@ -367,11 +367,13 @@ def test_remote_code_that_imports_in_circles(good):
 def test_terminals_are_not_steered(good, tmp_path, capsys):
     (good / "evil\x1b]0;title\x07.txt").touch()
     (good / os.fsdecode(b"bytes\xff.txt")).touch()
+    (good / "events.out.\x1b]0;title\x07").touch()
     assert main(["convert", str(good), str(tmp_path / "output")]) == 0
-    shown = "".join(capsys.readouterr())
-    assert "evil\\x1b]0;title\\x07.txt" in shown
-    assert "bytes\\udcff.txt" in shown
-    assert "\x1b" not in shown
+    report, warnings = capsys.readouterr()
+    assert "events.out.\\x1b]0;title\\x07" in report
+    assert "evil\\x1b]0;title\\x07.txt" in warnings
+    assert "bytes\\udcff.txt" in warnings
+    assert "\x1b" not in report + warnings
 
 
 # --- the tools themselves

@@ -37,6 +37,9 @@ class Sized(Output):
         made = {"sizes/list.json": json.dumps(sizes).encode()}
         return SideFiles(copies={}, made=made, notes=("the sizes are listed",), warnings=())
 
+    def load_line(self, directory: str, side_files: SideFiles) -> str:
+        return f"sized.load({directory!r})"
+
     @property
     def published_last(self) -> Sequence[str]:
         return ("model.safetensors",)
@@ -49,7 +52,8 @@ def test_a_new_kind_of_output_is_written_like_any(tmp_path: Path, monkeypatch: p
     output = Sized(**{field.name: getattr(planned, field.name) for field in fields(Output)})
     renamed = watch_renames(monkeypatch)
     made = make(output, opened, options, directory)
-    report = report_of(output, opened, made, directory=directory, seconds=1.0)
+    report = report_of(output, opened, made, directory=directory, seconds=1.0, check=options.check)
+    assert report.load_line == f"sized.load({directory!r})"
     assert renamed == ["list.json", "model.safetensors", "zeroconsolidate.json"]
     assert list(report.files) == ["sizes/list.json", "model.safetensors", "zeroconsolidate.json"]
     assert report.notes == ("the sizes are listed",)

@@ -49,7 +49,7 @@ def python(code: str, *arguments: object, seconds: float = 120, **how: Any) -> s
 
 AS_NOBODY = """
 import os, sys
-import numpy, safetensors, tqdm, zeroconsolidate.run.cast, zeroconsolidate.run.witness, zeroconsolidate.write.check
+import numpy, safetensors, zeroconsolidate.run.cast, zeroconsolidate.run.witness, zeroconsolidate.write.check
 import zeroconsolidate.api
 from zeroconsolidate.cli import main
 if os.geteuid() == 0:

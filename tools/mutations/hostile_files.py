@@ -468,17 +468,23 @@ MUTATIONS = (
         f"{FOLDERS}::test_terminals_are_not_steered",
         (
             "cli/command.py",
-            'print(texts.printable(texts.report_text(report), keep="\\n"))',
-            "print(texts.report_text(report))",
+            'print(printable(text(), keep="\\n"))',
+            "print(text())",
         ),
     ),
     Mutation(
         "terminals are not steered by errors",
         f"{LATEST} catalog/test_hostile_catalogs.py::test_terminals_are_not_steered_by_errors",
         (
-            "cli/command.py",
-            'print(f"zeroconsolidate: {texts.printable(str(error))}", file=sys.stderr)',
-            'print(f"zeroconsolidate: {error}", file=sys.stderr)',
+            "cli/problems.py",
+            "        return printable(line)\n",
+            "        return line\n",
         ),
+        ("cli/problems.py", 'return "\\n".join(map(printable, lines))', 'return "\\n".join(lines)'),
+    ),
+    Mutation(
+        "terminals are not steered by warnings",
+        f"{FOLDERS}::test_terminals_are_not_steered",
+        ("cli/problems.py", 'f"warning: {printable(text)}"', 'f"warning: {text}"'),
     ),
 )

@@ -57,7 +57,7 @@ MUTATIONS = (
     Mutation(
         "files that are missing are a problem",
         DAMAGE,
-        ("audit/output.py", '            findings.problems.append(f"{name}: {error.strerror or error}")\n', ""),
+        ("audit/output.py", '            findings.problems.append(f"{name}: {reason(error)}")\n', ""),
     ),
     Mutation(
         "sizes are compared with the manifest",
@@ -221,7 +221,7 @@ MUTATIONS = (
     Mutation(
         "the exit code is 1 if something is wrong",
         "audit/test_verify.py::TestCommand::test_exit_codes",
-        ("cli/command.py", "    return ExitCode.DONE if found.ok else ExitCode.WRONG\n", "    return ExitCode.DONE\n"),
+        ("cli/command.py", "    code = ExitCode.DONE if found.ok else ExitCode.WRONG\n", "    code = ExitCode.DONE\n"),
     ),
     Mutation(
         "safetensors: length of the header",

@@ -48,6 +48,7 @@ def audit_output(directory: str, findings: Findings, *, base: str | None = None)
     if manifest is None:
         findings.notes.append(f"values not checked: there is no {MANIFEST_NAME} to compare with")
     elif manifest:
+        findings.notes += _partial(manifest["options"])
         if weights is not None:
             _tensors(weights, manifest["tensors"], findings)
         _files(directory, manifest, findings)
@@ -98,6 +99,13 @@ def _structure(directory: str, weights: Weights, findings: Findings) -> None:
         held = sum(tensor.numel * tensor.dtype.itemsize for tensor in weights.tensors.values())
         if total is not None and total != held:
             findings.problems.append(f"{weights.index}: 'total_size' is wrong; expected {held}, got {total}")
+
+
+def _partial(options: Mapping[str, Any]) -> list[str]:
+    """What was left out on purpose: a loader would not miss a word about it."""
+    used = [f"--{key} {glob}" for key in ("include", "exclude") for glob in options.get(key) or ()]
+    used += ["--exclude-frozen"] if options.get("exclude_frozen") else []
+    return [f"not the whole model: it was written with {' '.join(used)}"] if used else []
 
 
 def _tensors(weights: Weights, listed: Mapping[str, Any], findings: Findings) -> None:

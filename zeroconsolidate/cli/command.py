@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ..archive.shown import printable
 from ..errors import ZeroConsolidateError
 from ..options import Opening, Options, VerifyOptions
 from . import printing as texts
@@ -157,7 +158,7 @@ def _print(as_json: bool, content: dict[str, Any], kind: str, code: ExitCode, te
     if as_json:
         print(json.dumps({"ok": code == ExitCode.DONE, "kind": kind} | content))
     else:
-        print(texts.printable(text(), keep="\n"))
+        print(printable(text(), keep="\n"))
 
 
 _VERBS: dict[str, Callable[[argparse.Namespace], ExitCode]] = {

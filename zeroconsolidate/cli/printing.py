@@ -26,15 +26,6 @@ _RATED_GB_PER_SECOND = 0.01
 """Below these a rate says nothing about the disk."""
 
 
-def printable(text: str, keep: str = "") -> str:
-    """`text` without what steers a terminal: names in it come from files that others made.
-
-    >>> printable("global_step1\\x1b[2J")
-    'global_step1\\\\x1b[2J'
-    """
-    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
-
-
 def time_text(seconds: float) -> str:
     """A duration in units that mean something.
 

@@ -6,8 +6,9 @@ import shlex
 from typing import TYPE_CHECKING, Protocol
 
 from .. import errors
+from ..archive.shown import printable
 from ..options import size_text
-from .printing import folded, once, printable
+from .printing import folded, once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from ..archive.shown import printable
+
 if TYPE_CHECKING:
     from .report import Report
 
@@ -22,6 +24,6 @@ def log(report: Report) -> None:
         # Else logging itself would print warnings that no handler takes, which the command prints already.
         logger.addHandler(logging.NullHandler())
     for text in (report.names, *report.notes):
-        logger.info("%s: %s", report.output, text)
+        logger.info("%s: %s", printable(report.output), printable(text))
     for text in (*report.missing, *report.warnings):
-        logger.warning("%s: %s", report.output, text)
+        logger.warning("%s: %s", printable(report.output), printable(text))
