@@ -20,8 +20,8 @@ from zeroconsolidate.cli.printing import (
     report_text,
     time_text,
     verification_text,
-    warnings_text,
 )
+from zeroconsolidate.cli.problems import warnings_text
 from zeroconsolidate.options import size_text
 from zeroconsolidate.plan.build import Cost
 
@@ -73,7 +73,7 @@ class TestReport:
         self, case: str, options: dict[str, object], expected: str, tmp_path: Path
     ) -> None:
         report = consolidate(FIXTURES / case / "checkpoint", tmp_path / "out", names="stored", **options)  # type: ignore[arg-type]
-        assert report.not_checked == ("names: left as stored, as asked", expected)
+        assert report.not_checked == ("names: no config.json", expected)
         assert report.checks == ()
 
     def test_all_values(self, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ class TestReport:
 
     def test_no_line_is_longer_than_it_may_be(self, report: Report) -> None:
         noted = replace(report, notes=("word " * 80,), names="names " * 50, load_line="x")
-        lines = [*report_text(noted).splitlines(), *"\n".join(warnings_text(noted)).splitlines()]
+        lines = report_text(noted).splitlines()
         assert max(map(len, lines)) <= COLUMNS
         assert sum("word" in line for line in lines) > 1
 
@@ -176,7 +176,8 @@ class TestOthers:
         root = shutil.copytree(TRAINED, tmp_path / "in")
         shutil.copytree(root / "global_step2", root / "global_step9")
         text = info_text(inspect(root, tag="global_step9"), tensors=False)
-        assert "tag         global_step9 (others: global_step2; latest names global_step2)\n" in text
+        assert "tag         global_step9 (latest names global_step2)\n" in text
+        assert "tags        global_step9 (complete), global_step2 (complete)\n" in text
 
     def test_inspect_puts_losses_first(self, tmp_path: Path) -> None:
         root = shutil.copytree(TRAINED, tmp_path / "in")
