@@ -20,8 +20,8 @@ from zeroconsolidate.cli.printing import (
     report_text,
     time_text,
     verification_text,
-    warnings_text,
 )
+from zeroconsolidate.cli.problems import warnings_text
 from zeroconsolidate.options import size_text
 from zeroconsolidate.plan.build import Cost
 

@@ -131,7 +131,8 @@ def _refuse_what_would_not_load(
 ) -> None:
     """Hold the headers and the files beside them against the loader, before a byte of weights is written."""
     with preview(folder, output.plan.files, side_files) as directory:
-        pass_or_refuse(examine(directory, base=options.base_directory), _excuses(opened, options))
+        if directory is not None:
+            pass_or_refuse(examine(directory, base=options.base_directory), _excuses(opened, options))
 
 
 def _excuses(opened: Opened, options: Options) -> Excuses:
