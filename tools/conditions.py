@@ -169,10 +169,7 @@ CONDITIONS = {
     "threads-1": Condition(what="one thread", changes={"OMP_NUM_THREADS": "1"}, kind="computed"),
     "threads-2": Condition(what="two threads", changes={"OMP_NUM_THREADS": "2"}, kind="computed", sampled=True),
     "sigint-ignored": Condition(what="SIGINT is ignored at the start", place=ignoring_sigint, sampled=True),
-    "locale-c": Condition(what="the locale C", changes={"LC_ALL": "C"}),
-    "locale-ascii": Condition(
-        what="the same, and Python does not take UTF-8 for it", changes={"LC_ALL": "C", "PYTHONUTF8": "0"}, sampled=True
-    ),
+    "locale-c": Condition(what="the locale C", changes={"LC_ALL": "C"}, sampled=True),
     "tmpdir": Condition(what="temporary files are on another file system", place=on_another_file_system, sampled=True),
     # By an offset: the database of time zones may not be there.
     "timezone": Condition(what="5:45 hours east of UTC", changes={"TZ": "XXX-05:45"}),

@@ -17,7 +17,6 @@ A report without the engine's values gets those of its optimizer files, read wit
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import shutil
@@ -28,9 +27,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from shared.folders import COPIED_SCRIPTS, RECORD, digest, digests, size_bytes
 
 ROOT = Path(__file__).resolve().parent.parent / "tests" / "fixtures" / "reported"
-LEFT_OUT = ("zero_to_fp32.py", "zero_to_torch.py")
 
 CASES = {
     "ckpt_wrapper_full_z2": "torch's checkpoint_wrapper: the module has plain names, param_shapes has wrapped ones",
@@ -44,10 +43,6 @@ CASES = {
     "st_dense_z3": "a SentenceTransformer with a dense module behind the pooling",
     "tevatron_z3": "a bi-encoder: one encoder under two names",
 }
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def masters(tag: Path) -> dict[str, torch.Tensor]:
@@ -72,7 +67,7 @@ def keep(archive: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         with tarfile.open(archive) as packed:
             packed.extractall(scratch, filter="data")
-        shutil.copytree(Path(scratch) / name, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        shutil.copytree(Path(scratch) / name, folder, ignore=shutil.ignore_patterns(*COPIED_SCRIPTS))
     facts: dict[str, Any] = {"case": name, "description": CASES[name], "archive_sha256": digest(archive)}
     if not (folder / "truth.safetensors").exists():
         (tag,) = (path for path in (folder / "ckpt").iterdir() if path.is_dir())
@@ -80,9 +75,8 @@ def keep(archive: Path, folder: Path) -> None:
         facts["truth"] = "masters of the optimizer files, equal to the 16-bit copies where rounded"
     else:
         facts["truth"] = "the live engine's values, as reported"
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    facts["sha256"] = {str(path.relative_to(folder)): digest(path) for path in files}
-    (folder / "provenance.json").write_text(json.dumps(facts, indent=1) + "\n")
+    facts["sha256"] = digests(folder)
+    (folder / RECORD).write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def main() -> None:
@@ -91,8 +85,7 @@ def main() -> None:
     where = parser.parse_args().archives
     for name in CASES:
         keep(where / f"{name}.tar.xz", ROOT / name)
-        size = sum(path.stat().st_size for path in (ROOT / name).rglob("*") if path.is_file())
-        print(f"{name}: {size / 1000:.0f} KB")
+        print(f"{name}: {size_bytes(ROOT / name) / 1000:.0f} KB")
 
 
 if __name__ == "__main__":

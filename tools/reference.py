@@ -1,4 +1,4 @@
-"""Writes docs/reference-options.md, and the list of options in README.md, from the declarations.
+"""Writes docs/reference-options.md, docs/reference-json.md and the tables in README.md, from what the code declares.
 
 python tools/reference.py
 """
@@ -10,6 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import reference_json
+
 from zeroconsolidate.cli.arguments import ConvertFlags, InspectFlags, VerifyFlags
 from zeroconsolidate.cli.exit_codes import ExitCode
 from zeroconsolidate.options import Opening, Options, VerifyOptions, declarations, read_as
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference-options.md"
+JSON_PAGE = ROOT / "docs" / "reference-json.md"
 README = ROOT / "README.md"
 
 VERBS = {
@@ -43,8 +46,7 @@ def page() -> str:
     for verb, (options, flags, functions) in VERBS.items():
         parts.append(f"## `zeroconsolidate {verb}`\n\nIn Python: {functions}.\n")
         parts.append(tables(options, flags))
-    codes = "\n".join(row(f"{code.value}", code.meaning) for code in ExitCode)
-    parts.append(f"## Exit codes\n\n| code | |\n|--:|---|\n{codes}\n")
+    parts.append(f"## Exit codes\n\n{exit_codes()}\n")
     return "\n".join(parts)
 
 
@@ -84,18 +86,32 @@ def row(*cells: str) -> str:
 
 
 _LIST = re.compile(r"(?<=<!-- options -->\n).*?(?=<!-- /options -->)", re.DOTALL)
+_CODES = re.compile(r"(?<=<!-- exit codes -->\n).*?(?=<!-- /exit codes -->)", re.DOTALL)
 
 
 def readme() -> str:
-    """README.md with the flags of `convert` by group."""
+    """README.md with the flags of `convert` by group, and the exit codes."""
     lines = []
     for group, several in groupby(declarations(Options, ConvertFlags), key=lambda declared: declared.group):
-        flags = ", ".join(f"`{flag}`" for declared in several for flag in declared.flags)
-        lines.append(row(group.value, flags))
+        lines.append(row(group.value, ", ".join(flag for declared in several for flag in with_default(declared))))
     table = "\n".join([row("", "options"), "|---|---|", *lines])
-    return _LIST.sub(lambda _: f"{table}\n", README.read_text())
+    text = _LIST.sub(lambda _: f"{table}\n", README.read_text())
+    return _CODES.sub(lambda _: f"{exit_codes()}\n", text)
+
+
+def with_default(declared: Declaration) -> list[str]:
+    """The flags of an option, with its default if that is a value one could give."""
+    default = declared.default if declared.flag and declared.default not in (None, ()) else None
+    return [f"`{flag}`" + (f" (`{default}`)" if default else "") for flag in declared.flags]
+
+
+def exit_codes() -> str:
+    """The table of exit codes."""
+    codes = [row(f"{code.value}", code.meaning) for code in ExitCode]
+    return "\n".join([row("exit code", ""), "|--:|---|", *codes])
 
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    JSON_PAGE.write_text(reference_json.page())
     README.write_text(readme())

@@ -11,6 +11,7 @@ from .opening.open import complete_tags, find, open_catalog, open_incomplete
 from .opening.opened import open_to_convert
 from .options import Opening, Options, roots_of, takes
 from .outputs.checks import refuse_unplaced
+from .outputs.logged import log
 from .outputs.make import Rehearsal, make, rehearse
 from .outputs.mapping import Checkpoint
 from .outputs.model import plan_output
@@ -64,7 +65,8 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
 
     `src` may be several directories that hold one checkpoint together (node-local disks). The output is complete or
     not there. A conversion that was stopped, killed included, goes on where it was when the same call is made again.
-    What a rescue took from where is in the report's `rescue`.
+    What a rescue took from where is in the report's `rescue`. Decisions, notes and warnings also go to the logger
+    `zeroconsolidate` (`logging`), which is silent unless it, or the root logger, has a handler.
 
     Raises what `open_checkpoint` raises, WitnessMismatch, WrongNames, OutputExists (also: in use), OutputFailed,
     BadOption (also: what is staged is another conversion).
@@ -79,7 +81,10 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
     directory = os.path.normpath(os.fspath(out))
     opened, output = _planned(src, directory, options)
     made = make(output, opened, options, directory)
-    return report_of(output, opened, made, directory=directory, seconds=time.monotonic() - began)
+    seconds = time.monotonic() - began
+    report = report_of(output, opened, made, directory=directory, seconds=seconds, check=options.check)
+    log(report)
+    return report
 
 
 @takes(Options)

@@ -72,7 +72,7 @@ class TestWhatItSays:
         config = json.loads((BASES / "xlmr/config.json").read_text())
         del config["architectures"]
         said = architecture.expectation(model_directory(tmp_path, config))
-        assert said["origin"].startswith("XLMRobertaModel of transformers")
+        assert said["origin"].startswith("XLMRobertaModel (transformers 5")
 
     def test_four_hundred_billion_parameters_take_no_memory(self, tmp_path: Path) -> None:
         sizes = {"hidden_size": 16384, "intermediate_size": 53248, "num_hidden_layers": 126, "vocab_size": 128256}
@@ -99,7 +99,7 @@ class TestSilence:
     """Whatever goes wrong there is a reason in words, and other evidence is asked."""
 
     def test_without_config(self, tmp_path: Path) -> None:
-        assert evidence.architecture(str(tmp_path)) == (None, "there is no config.json")
+        assert evidence.architecture(str(tmp_path)) == (None, "no config.json")
 
     def test_without_transformers(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(evidence, "find_spec", lambda _: None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import reference
+import reference_json
 
 import zeroconsolidate
 from zeroconsolidate.cli.arguments import add_options, given_of, parser
@@ -188,6 +189,7 @@ def test_the_reference_is_up_to_date() -> None:
     """`python tools/reference.py` writes it."""
     assert reference.PAGE.read_text() == reference.page()
     assert reference.README.read_text() == reference.readme()
+    assert reference.JSON_PAGE.read_text() == reference_json.page()
     assert "--max-shard-size" in reference.readme()
 
 

@@ -43,7 +43,7 @@ def python(code: str, *arguments: object, seconds: float = 120, **how: Any) -> s
     """A Python program with these arguments in `sys.argv[1:]`, which may take so many seconds."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=seconds, env=environment(), check=False, **how
+        command, capture_output=True, text=True, timeout=seconds, check=False, **({"env": environment()} | how)
     )
 
 

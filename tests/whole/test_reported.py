@@ -12,7 +12,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from reported import ROOT, Case, differing, load, load_adapter
+from reported import ROOT, Case, differing, load, load_adapter, wrong_today
 from safetensors.torch import load_file, save_file
 
 from zeroconsolidate import consolidate, inspect, verify
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 NOTES = 12
 """A screenful."""
-
-
-def wrong_today(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, reason=reason)
 
 
 @pytest.fixture
@@ -70,7 +66,6 @@ class TestOneEncoderUnderTwoNames:
         consolidate(checkpoint, out)
         assert differing(load_file(out / "model.safetensors"), self.expected()) == []
 
-    @wrong_today("verify compares nothing with what transformers expects")
     def test_verify_finds_wrapped_names(self, out: Path) -> None:
         out.mkdir()
         save_file(self.case.trained, out / "model.safetensors", metadata={"format": "pt"})
@@ -99,7 +94,6 @@ class TestHeadOfAVisionLanguageModel:
         own = dict(load_adapter(base, out).named_parameters())
         assert differing({name: own[name] for name in self.case.trained}, self.case.trained) == []
 
-    @wrong_today("verify compares nothing with what transformers expects")
     def test_verify_finds_the_second_head(self, out: Path) -> None:
         shutil.copytree(self.case.base, out)
         trained = self.case.truth["base_model.model.lm_head.modules_to_save.default.weight"]
@@ -125,7 +119,6 @@ class TestCompiledLayers:
         cls = transformers.LlamaForCausalLM
         assert differing(load(cls, out).state_dict(), self.case.merged(load(cls, self.case.base))) == []
 
-    @wrong_today("verify looks at no key of an adapter")
     def test_verify_finds_keys_that_peft_does_not_read(self, out: Path) -> None:
         out.mkdir()
         shutil.copy(self.case.checkpoint / "adapter_config.json", out)
@@ -191,7 +184,6 @@ class TestResizedEmbeddings:
         base.resize_token_embeddings(70, mean_resizing=False)
         assert differing(load(cls, out).state_dict(), self.case.merged(base)) == []
 
-    @wrong_today("more rows than tokens are let pass")
     def test_verify_finds_more_rows_than_tokens(self, out: Path) -> None:
         shutil.copytree(self.case.base, out)
         tensors = load_file(out / "model.safetensors")
@@ -239,7 +231,6 @@ class TestClassifierOnACausalBase:
         )
         assert differing(model.state_dict(), self.case.merged(base)) == []
 
-    @wrong_today("verify compares nothing with what transformers expects")
     def test_verify_finds_a_head_that_the_config_does_not_have(self, out: Path) -> None:
         shutil.copytree(self.case.base, out)
         head = self.case.truth["base_model.model.score.modules_to_save.default.weight"]
@@ -287,7 +278,6 @@ class TestModuleBehindThePooling:
 
     case = Case("st_dense_z3")
 
-    @wrong_today("the module's empty file is copied")
     @pytest.mark.parametrize("options", [{"exclude": ["2.*"]}, {"allow_missing": True}], ids=str)
     def test_no_empty_weights_are_published(self, options: dict[str, object], out: Path) -> None:
         try:
@@ -298,7 +288,6 @@ class TestModuleBehindThePooling:
         for path in out.rglob("*.safetensors"):
             assert [name for name, value in load_file(path).items() if not value.numel()] == [], path
 
-    @wrong_today("verify does not look into the folders of modules")
     def test_verify_finds_them(self, out: Path) -> None:
         out.mkdir()
         names = {name.removeprefix("0.auto_model."): value for name, value in self.case.trained.items()}

@@ -110,19 +110,19 @@ MUTATIONS = (
         TELLS,
         (
             "opening/open.py",
-            "    newest = of_a_tag(newest_complete(roots))\n",
-            "    newest = of_a_tag(None)\n",
+            "    newest = newest_complete(roots)\n    if newest is not None:\n        error.message +=",
+            "    newest = None\n    if newest is not None:\n        error.message +=",
         ),
     ),
     Mutation(
         "`latest` that names no tag: the newest complete one is named",
         "opening/test_rescue.py::TestDiagnosis::test_latest_may_name_a_tag_that_was_never_begun",
-        ("opening/open.py", "            error.remedies += of_a_tag(newest_complete(roots))\n", "            pass\n"),
+        ("opening/open.py", "newest = newest_complete(roots) if tag is None else None", "newest = None"),
     ),
     Mutation(
         "an older checkpoint of the Trainer is named",
         "opening/test_rescue.py::TestDiagnosis::test_trainers_older_checkpoints_are_looked_at",
-        ("opening/open.py", "    return of_a_sibling(home, lambda", "    return () and of_a_sibling(home, lambda"),
+        ("opening/open.py", "sibling = _complete_sibling(roots[0]) if len(roots) == 1 else None", "sibling = None"),
     ),
     Mutation(
         "last-complete is complete",
@@ -186,7 +186,7 @@ MUTATIONS = (
     Mutation(
         "the command lists the tensors",
         "opening/test_rescue.py::TestDiagnosis::test_the_command_lists_the_worst",
-        ("cli/problems.py", '    lines += [f"    {row}" for row in loss_rows(error.losses, checkpoint)]\n', ""),
+        ("cli/command.py", "        if lost := texts.losses_text(error.losses):\n", '        if lost := "":\n'),
     ),
     Mutation(
         "nothing is rescued unless asked",
@@ -202,8 +202,8 @@ MUTATIONS = (
         "opening/test_rescue.py::TestDiagnosis::test_an_attack_is_not_a_loss",
         (
             "archive/load.py",
-            "            except (UnsafePickle, UnsafePath):\n                raise\n            except (DamagedFile",
-            "            except (DamagedFile",
+            "            except (UnsafePickle, UnsafePath):\n                raise\n            except DamagedFile",
+            "            except DamagedFile",
         ),
     ),
     Mutation(
@@ -211,8 +211,8 @@ MUTATIONS = (
         "opening/test_rescue.py::TestRescue::test_exit_codes",
         (
             "cli/command.py",
-            "    code = ExitCode.LOSSES if report.rescue else ExitCode.DONE\n",
-            "    code = ExitCode.DONE\n",
+            "    return ExitCode.LOSSES if report.rescue else ExitCode.DONE\n",
+            "    return ExitCode.DONE\n",
         ),
     ),
     Mutation(
@@ -220,7 +220,7 @@ MUTATIONS = (
         "opening/test_rescue.py::TestRescue::test_the_report_is_written_returned_and_true",
         (
             "outputs/make.py",
-            "        files.made[RESCUE_REPORT_NAME] = opened.report.to_json()\n",
+            "        side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()\n",
             "        pass\n",
         ),
     ),

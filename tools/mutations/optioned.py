@@ -42,7 +42,11 @@ MUTATIONS = (
     Mutation(
         "a hub id is looked up once",
         "options/test_verbs.py::TestBase::test_it_is_looked_up_when_it_is_needed_and_once",
-        ("options/verbs.py", "    @cached_property\n", "    @property\n"),
+        (
+            "options/verbs.py",
+            '    @cached_property\n    def base_directory(self) -> str | None:\n        """`base` as a directory: a hub id',
+            '    @property\n    def base_directory(self) -> str | None:\n        """`base` as a directory: a hub id',
+        ),
     ),
     Mutation(
         "nothing is looked up before it is needed",

@@ -31,7 +31,7 @@ MUTATIONS = (
         DAMAGE,
         (
             "audit/output.py",
-            '        findings.problems += [f"{name}: the index does not name this file" for name in stray]\n',
+            '        findings.problems += [f"{name}: the index does not name this file" for name in unlisted]\n',
             "",
         ),
     ),

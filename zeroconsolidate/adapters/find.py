@@ -49,7 +49,7 @@ def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) 
     """The adapters of the checkpoint; None if it has none, or if they are to be kept as they are.
 
     `lora`: `adapter`, `merge`, `keep` or None. `chosen`: names of adapters; by default all that were trained. Raises
-    BadOption for wishes that make no sense, NotACheckpoint if adapter_config.json is missing.
+    BadOption for options that go against each other, NotACheckpoint if adapter_config.json is missing.
     """
     root = catalog.origin.root
     names = list(dict.fromkeys([*catalog.order, *catalog.unsaved_ties, *catalog.unsaved_ties.values()]))

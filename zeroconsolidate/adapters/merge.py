@@ -43,6 +43,8 @@ class MergeResult:
     """The merged model, and what was found out on the way."""
 
     selection: Selection
+    ties: Mapping[str, str]
+    """Names that are not written, because their tensor is under another -> that one."""
     merged: int
     """Tensors to which adapters add something."""
     replaced: int
@@ -106,9 +108,10 @@ class Merger:
             written[path] = base.spread(recipe, base.source.role)
             replaced += base.source.role == "trainable"
             merged += recipe is not base.source.recipe
-        named, left_out = self._named(made, written, copy_ties=copy_ties)
+        named, ties = self._named(made, written, copy_ties=copy_ties)
         return MergeResult(
-            selection=Selection(named=named, left_out=(*self._model.left_out, *left_out)),
+            selection=Selection(named=named, left_out=(*self._model.left_out, *ties)),
+            ties=ties,
             merged=merged,
             replaced=replaced,
             from_checkpoint=self._bases.from_checkpoint,
@@ -255,10 +258,10 @@ class Merger:
 
     def _named(
         self, made: Mapping[str, Source], written: Mapping[str, Mapping[str, Source]], *, copy_ties: bool
-    ) -> tuple[dict[str, Source], list[str]]:
-        """The output by name, and the names left out because their tensor is written under another."""
+    ) -> tuple[dict[str, Source], dict[str, str]]:
+        """The output by name, and the names that are not written -> the one their tensor is written under."""
         named: dict[str, Source] = {}
-        left_out: list[str] = []
+        ties: dict[str, str] = {}
         if self._original is not None:
             for name, tensor in self._original.tensors.items():
                 named[name] = Source.of_model(name, tensor)
@@ -268,10 +271,10 @@ class Merger:
             # A stored name never ends in a space: paths and stored names do not meet.
             shared = self._bases.owner(path) if saved is None else f"{saved.name} "
             if first.setdefault(shared, path) != path and not copy_ties:
-                left_out.append(self._bases.name(path))
+                ties[self._bases.name(path)] = self._bases.name(first[shared])
                 continue
             named |= written[path]
-        return named | self._model.beside, left_out
+        return named | self._model.beside, ties
 
     def _untied(self, made: Mapping[str, Source]) -> list[str]:
         """Names of one tensor in the original model whose values part here."""

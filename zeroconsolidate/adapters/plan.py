@@ -1,4 +1,4 @@
-"""What becomes of the adapters of a run: written for PEFT, or merged. Wires `catalog` and `plan` for `api`."""
+"""From the adapters of a run to planned weights: written for PEFT, or merged into the model they belong to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..archive.json_file import read_json
 from ..archive.model_config import has_config
 from ..archive.model_files import ADAPTER_CONFIG, CONFIG
+from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
 from ..errors import UnsupportedLayout, WitnessMismatch, at
 from ..integrations.hub import is_hub_id
@@ -46,11 +47,13 @@ class Adapted:
     """Those outside of the checkpoint's own that decide what is written."""
     folders: tuple[str, ...]
     """Entries of the checkpoint that belong to its adapters."""
+    ties: Mapping[str, str]
+    """Names that are not written, because their tensor is under another -> that one."""
     untied: bool
     """Whether the model's configuration must say that the embeddings are no longer tied."""
     comparisons: tuple[Comparison, ...]
     """The original model against its frozen copy in the checkpoint."""
-    decided: tuple[str, ...]
+    notes: tuple[str, ...]
     """What was decided and why, for the report."""
 
 
@@ -67,8 +70,7 @@ def plan_export(
     )
     warnings: tuple[str, ...] = ()
     if outside:
-        shown = ", ".join(outside[:4]) + (f" and {len(outside) - 4} more" if len(outside) > 4 else "")
-        warnings = (f"trained, but no part of a PEFT adapter, and not written: {shown}",)
+        warnings = (f"trained, but not part of a PEFT adapter, so not written: {listed(outside, 4)}",)
     bases = dict.fromkeys(config.base for config in adapters.configs.values() if config.base)
     adapted = Adapted(
         is_adapter=True,
@@ -76,10 +78,11 @@ def plan_export(
         config_files={os.path.join(file.folder, ADAPTER_CONFIG): adapters.files[file.adapter] for file in files},
         files=tuple(adapters.files.values()),
         folders=adapters.present,
+        ties={},
         untied=False,
         comparisons=(),
-        decided=(
-            f"a PEFT adapter directory: {adapters.kinds}, for the base model {', '.join(bases) or 'unknown'}; "
+        notes=(
+            f"PEFT adapter {adapters.kinds} for the base model {', '.join(bases) or 'unknown'}; "
             "--lora merge writes a full model",
         ),
     )
@@ -124,9 +127,10 @@ def plan_merge(
         config_files={},
         files=(*adapters.files.values(), *base_files),
         folders=adapters.present,
+        ties=result.ties,
         untied=bool(result.untied),
         comparisons=_comparisons(result),
-        decided=tuple(_decided(adapters, result, original)),
+        notes=tuple(_notes(adapters, result, original)),
     )
     return Merge(selection=result.selection, adapted=adapted)
 
@@ -196,24 +200,24 @@ def prove_base(comparisons: Sequence[Comparison], inputs: Inputs) -> int:
         ) from None
 
 
-def _decided(adapters: Adapters, result: MergeResult, original: Original | None) -> list[str]:
-    decided = [f"merged {adapters.kinds} into {result.merged} tensors"]
+def _notes(adapters: Adapters, result: MergeResult, original: Original | None) -> list[str]:
+    notes = [f"merged {adapters.kinds} into {counted(result.merged, 'tensor')}"]
     if result.replaced:
-        decided.append(f"{result.replaced} tensors are not the original's but were trained in their place")
+        notes.append(f"{counted(result.replaced, 'tensor')} trained in full, in place of the base model's")
     if original is not None:
         held = sorted({tensor.dtype.torch_name for tensor in original.tensors.values()})
-        decided.append(f"untrained weights are those of {original.directory}, in {', '.join(held)}")
+        notes.append(f"untrained weights taken from {original.directory} ({', '.join(held)})")
         if original.prefix_note:
-            decided.append(original.prefix_note)
+            notes.append(original.prefix_note)
     if original is None and result.from_checkpoint:
         stored = ", ".join(sorted(set(result.from_checkpoint.values())))
-        decided.append(
-            f"untrained weights are the frozen copies in the checkpoint, in {stored}: if the original had more "
-            "precision, name it with --base"
+        notes.append(
+            f"untrained weights taken from the checkpoint, where they are {stored}; for the full precision of the "
+            "original model, name it with --base"
         )
     elif result.from_checkpoint:
-        some = list(result.from_checkpoint)[:4]
-        decided.append(f"taken from the frozen copies in the checkpoint instead: {', '.join(some)}")
+        some = listed(list(result.from_checkpoint), 4)
+        notes.append(f"not taken from the base model but from the checkpoint: {some}")
     if result.untied:
-        decided.append(f"no longer tied, and written for itself: {', '.join(result.untied)}")
-    return decided
+        notes.append(f"no longer tied, so written separately: {', '.join(result.untied)}")
+    return notes

@@ -1,4 +1,4 @@
-"""Is a model directory whole? Headers, index, sizes, config against shapes, digests against the manifest."""
+"""Checks a model directory: headers, index, sizes, config against shapes, digests against the manifest."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from ..archive.json_file import parse_object
 from ..archive.manifest_file import read_manifest
 from ..archive.model_files import MANIFEST_NAME, MAX_HEADER_BYTES, is_weights
+from ..archive.phrases import counted
 from ..archive.regular import read_small
 from ..archive.shown import shown
 from ..archive.weights import Weights, read_weights
 from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, reason
-from ..outputs.config_check import config_problems
+from ..outputs.gate import examine
 from ..run.digest import digest_of
 from ..run.local import LocalFiles
 from ..write.refusals import JOURNAL, STAGING
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from .findings import Findings
 
 
-def audit_output(directory: str, findings: Findings) -> None:
-    """All checks; what is wrong goes into `findings`. Raises NotACheckpoint if there is no such directory."""
+def audit_output(directory: str, findings: Findings, *, base: str | None = None) -> None:
+    """All checks; what is wrong goes into `findings`. `base`: directory of the original model.
+
+    Raises NotACheckpoint if there is no such directory.
+    """
     if not os.path.isdir(directory):
         raise NotACheckpoint("there is no such directory", address=(directory,))
     if os.path.lexists(os.path.join(directory, STAGING, JOURNAL)):
@@ -40,14 +44,29 @@ def audit_output(directory: str, findings: Findings) -> None:
         manifest = read_manifest(directory)
     except DamagedFile as error:
         findings.problems.append(str(error))
-        return
+        manifest = {}
     if manifest is None:
-        findings.notes.append(f"there is no {MANIFEST_NAME}: contents cannot be checked, only their form")
-        return
-    findings.notes += _partial(manifest["options"])
-    if weights is not None:
-        _tensors(weights, manifest["tensors"], findings)
-    _files(directory, manifest, findings)
+        findings.notes.append(f"values not checked: there is no {MANIFEST_NAME} to compare with")
+    elif manifest:
+        findings.notes += _partial(manifest["options"])
+        if weights is not None:
+            _tensors(weights, manifest["tensors"], findings)
+        _files(directory, manifest, findings)
+    _loading(directory, manifest or {}, base, findings)
+
+
+def _loading(directory: str, manifest: Mapping[str, Any], base: str | None, findings: Findings) -> None:
+    """What the program that loads it would find. What is as the manifest says was asked for when it was written."""
+    found = examine(directory, base=base)
+    findings.checks += found.checked
+    findings.notes += [f"not checked: {text}" for text in found.unchecked]
+    known = manifest.get("excused")
+    excused = known if isinstance(known, list) else []
+    for finding in found.findings:
+        if finding.text in excused:
+            findings.notes.append(f"written all the same, as asked: {finding.text}")
+        elif finding.text not in findings.problems:
+            findings.problems.append(finding.text)
 
 
 def work_bytes(directory: str) -> int:
@@ -66,11 +85,13 @@ def work_bytes(directory: str) -> int:
 def _structure(directory: str, weights: Weights, findings: Findings) -> None:
     findings.files = len(weights.files)
     findings.tensors = len(weights.tensors)
-    findings.checks.append(f"headers of {len(weights.files)} files, {len(weights.tensors)} tensors")
-    stray = [name for name in sorted(os.listdir(directory)) if is_weights(name) and name not in weights.files]
+    findings.checks.append(
+        f"headers of {counted(len(weights.files), 'file')} with {counted(len(weights.tensors), 'tensor')}"
+    )
+    unlisted = [name for name in sorted(os.listdir(directory)) if is_weights(name) and name not in weights.files]
     if weights.index:
-        findings.checks.append("the index names what the shards hold")
-        findings.problems += [f"{name}: the index does not name this file" for name in stray]
+        findings.checks.append("the index against the shards")
+        findings.problems += [f"{name}: the index does not name this file" for name in unlisted]
         metadata = parse_object(read_small(os.path.join(directory, weights.index), MAX_HEADER_BYTES), "the index").get(
             "metadata"
         )
@@ -78,9 +99,6 @@ def _structure(directory: str, weights: Weights, findings: Findings) -> None:
         held = sum(tensor.numel * tensor.dtype.itemsize for tensor in weights.tensors.values())
         if total is not None and total != held:
             findings.problems.append(f"{weights.index}: 'total_size' is wrong; expected {held}, got {total}")
-    problems, checks = config_problems(directory, weights.tensors)
-    findings.problems += problems
-    findings.checks += checks
 
 
 def _partial(options: Mapping[str, Any]) -> list[str]:
@@ -125,7 +143,7 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             with LocalFiles() as files:
                 got = digest_of(files, path, algorithm, progress=findings.read)
         except BadOption as error:
-            findings.notes.append(f"{name}: not digested: {error}")
+            findings.notes.append(f"{name}: digest not checked: {error}")
             continue
         except DamagedFile as error:
             findings.problems.append(f"{name}: {error}")
@@ -135,10 +153,12 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             damaged = _damaged(directory, name, algorithm, manifest["tensors"])
             where = f", in {', '.join(damaged)}" if damaged else ""
             findings.problems.append(f"{name}: the {algorithm} differs{where}; expected {entry[algorithm]}, got {got}")
-    findings.checks.append(f"{len(manifest['files'])} sizes and {digested} digests against the manifest")
+    sizes = counted(len(manifest["files"]), "file size")
+    findings.checks.append(f"{sizes} and {counted(digested, 'digest')} against the manifest")
     if manifest.get("digest") is None:
         findings.notes.append(
-            "the manifest has no digests of the weights: convert with --digest, or compare with --against CHECKPOINT"
+            "values not checked: the manifest has no digests of the weights; convert with --digest, or compare with "
+            "--against CHECKPOINT"
         )
 
 

@@ -1,4 +1,4 @@
-"""Is a checkpoint sound? Checksums of what is used of it, masters against their copies, values that are no numbers."""
+"""Checks a checkpoint: checksums of what is used of it, masters against their copies, values that are not finite."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..archive.container import ZipContainer
 from ..archive.legacy import open_container
+from ..archive.phrases import counted
 from ..errors import Disagreement, WitnessMismatch, ZeroConsolidateError
 from ..plan.witness import comparisons, replica_comparisons
 from ..run.cast import to_single
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 def audit_source(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, findings: Findings) -> None:
     """All checks; what is wrong goes into `findings`."""
     findings.tensors = len(stored)
-    findings.checks.append(f"ranks agree: {len(catalog.files)} files tell the same story")
+    files = len(catalog.files)
+    findings.checks.append(f"metadata of all {files} files agrees" if files > 1 else "metadata of the one file")
     _checksums(_used(catalog, stored), findings)
     _finite(stored, inputs, findings)
     _witness(catalog, stored, inputs, findings)
@@ -64,12 +66,12 @@ def _checksums(used: Mapping[str, array[int]], findings: Findings) -> None:
         name = os.path.basename(path)
         findings.files += 1
         if not name.endswith(".pt"):
-            findings.notes.append(f"{name}: a raw file of NVMe offload has no checksums")
+            findings.notes.append(f"{name}: not checked, a raw file of NVMe offload has no checksums")
             continue
         try:
             with open_container(path) as container:
                 if not isinstance(container, ZipContainer):
-                    findings.notes.append(f"{name}: torch's older container has no checksums")
+                    findings.notes.append(f"{name}: not checked, the file format of torch before 1.6 has no checksums")
                     continue
                 bad, checked = _records(container, starts, findings)
         except (ZeroConsolidateError, OSError) as error:
@@ -78,12 +80,12 @@ def _checksums(used: Mapping[str, array[int]], findings: Findings) -> None:
         records += checked
         if bad and len(bad) == checked:
             findings.problems.append(
-                f"{name}: no record has the CRC-32 the file states; either it is damaged all over, or it was saved "
+                f"{name}: no record has the CRC-32 that the file states; either all of it is damaged, or it was saved "
                 "with torch.serialization.set_crc32_options(False), which writes none"
             )
         else:
-            findings.problems += [f"{name}: the record {record} does not have its CRC-32: damaged" for record in bad]
-    findings.checks.append(f"CRC-32 of {records} records")
+            findings.problems += [f"{name}: record {record} is damaged: it does not have its CRC-32" for record in bad]
+    findings.checks.append(f"CRC-32 of {counted(records, 'record')}")
 
 
 def _records(container: ZipContainer, starts: array[int], findings: Findings) -> tuple[list[str], int]:
@@ -121,8 +123,8 @@ def _finite(stored: Mapping[str, Source], inputs: Inputs, findings: Findings) ->
                 infinities += int(np.count_nonzero(np.isinf(values)))
         if nans or infinities:
             findings.nonfinite[name] = (nans, infinities)
-            findings.notes.append(f"{name} holds {nans} NaN and {infinities} infinite values of {recipe.numel}")
-    findings.checks.append("every value looked at for NaN and infinity")
+            findings.notes.append(f"{name}: {nans:,} NaN and {infinities:,} infinite of {recipe.numel:,} values")
+    findings.checks.append("every value for NaN and infinity")
 
 
 def _replicas(catalog: Catalog, inputs: Inputs, findings: Findings) -> None:
@@ -133,16 +135,16 @@ def _replicas(catalog: Catalog, inputs: Inputs, findings: Findings) -> None:
         try:
             compared += compare([pair], inputs, progress=findings.read)
         except Disagreement as error:
-            told = findings.notes if pair.is_spare else findings.problems
-            told.append(f"{pair.name}: {error.finding}")
+            found = findings.notes if pair.is_spare else findings.problems
+            found.append(f"{pair.name}: {error.finding}")
     if pairs:
-        findings.checks.append(f"{compared:,} elements that several ranks hold against one another")
+        findings.checks.append(f"{counted(compared, 'value')} that several ranks hold, against one another")
 
 
 def _witness(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, findings: Findings) -> None:
     pairs = comparisons(catalog, stored, everything=True)
     if not pairs:
-        findings.notes.append("there is no second copy of the weights to compare with: stage 3 saves none")
+        findings.notes.append("values not compared: the checkpoint has no second copy of the weights")
         return
     compared = 0
     for pair in pairs:
@@ -150,4 +152,4 @@ def _witness(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, fin
             compared += compare([pair], inputs, progress=findings.read)
         except WitnessMismatch as error:
             findings.problems.append(f"{pair.name}: {error.finding}")
-    findings.checks.append(f"{compared:,} master weights against the copies saved beside them")
+    findings.checks.append(f"{counted(compared, 'master weight')} against their second copy")

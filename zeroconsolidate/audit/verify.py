@@ -37,7 +37,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     if options.against is None:
         options.doing("reading back")
         findings = _findings(options.progress, alone.work_bytes(directory))
-        alone.audit_output(directory, findings)
+        alone.audit_output(directory, findings, base=options.base_directory)
         return findings.verification(directory, time.monotonic() - began)
     weights = read_weights(directory)
     recorded = (read_manifest(directory) or {}).get("options", {})
@@ -55,8 +55,8 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
         bytewise.audit_against(weights, planned, aliases, inputs, findings)
     if findings.problems and options.base is None and recorded.get("base"):
         findings.notes.append(
-            f"the output was made with the base model {recorded['base']}, which may be what is missing here: "
-            "name it with --base"
+            f"the output was made with the base model {recorded['base']}: name its directory with --base, and compare "
+            "again"
         )
     return findings.verification(directory, time.monotonic() - began)
 

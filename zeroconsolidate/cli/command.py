@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ..archive.shown import printable
 from ..errors import ZeroConsolidateError
 from ..options import Opening, Options, VerifyOptions
 from . import printing as texts
@@ -41,6 +43,9 @@ class _Ended(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As stderr does: a name that the locale has no letters for is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
     try:
@@ -153,7 +158,7 @@ def _print(as_json: bool, content: dict[str, Any], kind: str, code: ExitCode, te
     if as_json:
         print(json.dumps({"ok": code == ExitCode.DONE, "kind": kind} | content))
     else:
-        print(texts.printable(text(), keep="\n"))
+        print(printable(text(), keep="\n"))
 
 
 _VERBS: dict[str, Callable[[argparse.Namespace], ExitCode]] = {

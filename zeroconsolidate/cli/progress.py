@@ -24,7 +24,7 @@ _COLUMNS = 80
 
 
 class Display:
-    """Use it as a context manager: the line is gone when the block ends. Nothing is shown if it is `hidden`."""
+    """Use it as a context manager: the line is gone when the block ends. Nothing is printed if it is `hidden`."""
 
     def __init__(self, stream: TextIO, *, hidden: bool, doing: str = "reading metadata") -> None:
         self._stream = stream

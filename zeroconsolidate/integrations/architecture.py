@@ -60,8 +60,9 @@ def expectation(directory: str) -> dict[str, Any]:
     hub = _hub(model, state)
     ties = dict(getattr(model, "all_tied_weights_keys", None) or {})
     return {
-        "origin": f"{type(model).__name__} of transformers {transformers.__version__}",
+        "origin": f"{type(model).__name__} (transformers {transformers.__version__})",
         "names": {name: list(tensor.shape) for name, tensor in state.items()},
+        "integers": [name for name, t in (state | hub).items() if not (t.is_floating_point() or t.is_complex())],
         "ties": ties,
         "hub": {name: list(tensor.shape) for name, tensor in hub.items()},
         "hub_ties": {_hub_name(model, alias, state): _hub_name(model, kept, state) for alias, kept in ties.items()},

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "pretrained_model.")
 """Prefixes that are a wrapper's whatever the model: data parallelism, Lightning, torch.compile, TRL's value head."""
 
-_INNER_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
+INNER_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
 """Wrappers of submodules, which may stand anywhere in a name and never in an expected one."""
 
 VALUE_HEAD = "v_head."
@@ -68,12 +68,11 @@ def best_mapping(stored: Mapping[str, Shape], ties: Mapping[str, str], expectati
             best, most, best_change = moved, hits, change
     taken, put = best_change
     parts = [
-        f"the prefix {taken!r} taken off" if taken else "",
-        f"the prefix {put!r} put on" if put else "",
-        "wrappers inside names taken out" if any(name != new for name, new in clean.items()) else "",
+        f"prefix {taken!r} removed" if taken else "",
+        f"prefix {put!r} added" if put else "",
+        "wrappers inside names removed" if any(name != new for name, new in clean.items()) else "",
     ]
-    how = " and ".join(filter(None, parts)) or "names as trained"
-    return compare(best | heads, stored, ties, expectation, how)
+    return compare(best | heads, stored, ties, expectation, ", ".join(filter(None, parts)))
 
 
 def judge(
@@ -84,7 +83,7 @@ def judge(
 
 
 def without_expectation(stored: Mapping[str, Shape], *, bare: bool) -> Naming:
-    """Undo what is a wrapper's in any model; leave all else as it is, and say that nothing was there to compare.
+    """Undo what is a wrapper's in any model, and leave all else as it is: there is nothing to compare names with.
 
     `bare`: config.json names a model without a head (`XLMRobertaModel`). Those have several children, so a `model.`
     around all of them is a wrapper's. It also is beside the heads of BGE-M3, which are FlagEmbedding's.
@@ -97,11 +96,10 @@ def without_expectation(stored: Mapping[str, Shape], *, bare: bool) -> Naming:
         taken += prefix
         names = {name: new.removeprefix(prefix) for name, new in names.items()}
     heads = {name: new for name, new in names.items() if new.startswith(HEADS)}
-    how = f"the wrapper's prefix {taken!r} taken off" if taken else "names as trained"
     return Naming(
         mapping={name: new for name, new in names.items() if name not in heads},
         heads=heads,
-        reason=f"{how}; nothing was there to compare them with",
+        change=f"the wrapper's prefix {taken!r} removed" if taken else "",
         missing=(),
         unexpected=(),
         mismatched=(),
@@ -182,7 +180,7 @@ def _without_inner(names: Iterable[str]) -> dict[str, str]:
     clean = {}
     for name in names:
         new = name
-        for wrapper in _INNER_WRAPPERS:
+        for wrapper in INNER_WRAPPERS:
             while f".{wrapper}" in new or new.startswith(wrapper):
                 new = new.replace(f".{wrapper}", ".").removeprefix(wrapper)
         clean[name] = new

@@ -119,14 +119,37 @@ def stated(directory: str) -> tuple[bool, bool]:
 def architecture(directory: str) -> tuple[Architecture | None, str]:
     """What transformers expects for `directory`/config.json, and if it says nothing, why."""
     if not has_config(directory):
-        return None, "there is no config.json"
+        return None, "no config.json"
     if find_spec("transformers") is None:
         return None, "transformers is not installed"
     try:
         config = read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES)
     except (ZeroConsolidateError, OSError) as error:
         return None, f"config.json cannot be read: {error}"
-    return _ask(config)
+    return _ask(canonical(config))
+
+
+def canonical(config: bytes) -> bytes:
+    """A config without what no name and no shape depends on, so that one answer serves it before and after our edits.
+
+    These are the dtype, who wrote it, and the `rope_theta` that is put beside `rope_parameters`.
+
+    >>> canonical(b'{"model_type": "llama", "torch_dtype": "bfloat16"}')
+    b'{"model_type": "llama"}'
+    """
+    try:
+        return json.dumps(_without_indifferent(json.loads(config))).encode()
+    except (ValueError, RecursionError):
+        return config  # transformers says what is wrong with it
+
+
+def _without_indifferent(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    dropped = {"dtype", "torch_dtype", "transformers_version", "_name_or_path"}
+    if isinstance(value.get("rope_parameters"), dict):
+        dropped |= {"rope_theta", "rope_scaling"}
+    return {key: _without_indifferent(item) for key, item in value.items() if key not in dropped}
 
 
 @lru_cache(maxsize=16)
@@ -158,14 +181,15 @@ def _ask(config: bytes) -> tuple[Architecture | None, str]:
         except ValueError:
             return None, "transformers could not build the model"
     if "error" in answer:
-        return None, f"transformers could not build the model: {answer['error']}"
+        return None, f"transformers could not build the model: {answer['error'].replace(alone, 'config.json')}"
     return _architecture(answer), ""
 
 
 def _architecture(answer: Mapping[str, Any]) -> Architecture:
     def expectation(origin: str, names: Mapping[str, Sequence[int]], ties: Mapping[str, str]) -> Expectation:
         shapes = {name: tuple(shape) for name, shape in names.items()}
-        return Expectation(origin=origin, shapes=shapes, ties=ties, exact=True)
+        integers = frozenset(answer.get("integers", ()))
+        return Expectation(origin=origin, shapes=shapes, ties=ties, exact=True, integers=integers)
 
     return Architecture(
         expectation=expectation(answer["origin"], answer["names"], answer["ties"]),

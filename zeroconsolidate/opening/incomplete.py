@@ -195,5 +195,7 @@ def _without_unknown_ties(first: ModelFile, notes: list[str]) -> ModelFile:
     listed = {*first.shapes, *(first.frozen_shapes or ())}
     listed |= set(first.buffer_names or ())
     unknown = [name for name, tensor in first.module.items() if name not in listed and not tensor.numel]
-    notes += [f"{name} is tied to another parameter; rank 0's lost file said to which; left out" for name in unknown]
+    notes += [
+        f"{name}: left out, because only rank 0's lost file says which parameter it is tied to" for name in unknown
+    ]
     return replace(first, module={name: t for name, t in first.module.items() if name not in set(unknown)})

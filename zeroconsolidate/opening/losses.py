@@ -22,11 +22,17 @@ class Loss:
     """What has become of one tensor. Sizes are as stored: masters have four bytes an element."""
 
     name: str
+    """As stored."""
     role: str
+    """`trainable`, `frozen` or `buffer`."""
     numel: int
+    """Elements of the tensor."""
     lost_numel: int
+    """Elements that are lost."""
     nbytes: int
+    """Bytes of the tensor."""
     lost_bytes: int
+    """Bytes that are lost."""
 
     @property
     def fate(self) -> str:

@@ -73,7 +73,7 @@ def frozen_of_base(catalog: Catalog, stored: Mapping[str, Source], base: str | N
         return Additions(sources={}, files=(), warnings=(f"the base model's weights cannot be read: {error}",))
     found, reason = missing_frozen(catalog, stored, weights.tensors)
     if reason is not None:
-        return Additions(sources={}, files=(), warnings=(f"nothing was taken from the base model's weights: {reason}",))
+        return Additions(sources={}, files=(), warnings=(f"the base model's weights were not used: {reason}",))
     files = dict.fromkeys(weights.tensors[name].file for name in found)
     return Additions(sources=found, files=tuple(files), warnings=())
 

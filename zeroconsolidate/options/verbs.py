@@ -84,6 +84,20 @@ class VerifyOptions(Working):
         is_path=True,
     )
 
+    @cached_property
+    def base_directory(self) -> str | None:
+        """`base` as a directory, looked up when this is first asked for."""
+        return _directory_of(self.base)
+
+
+def _directory_of(base: str | PathLike[str] | None) -> str | None:
+    """A base model as a directory: a hub id is looked up, or downloaded. Raises BadOption if there is none."""
+    if base is None:
+        return None
+    from ..integrations.hub import resolved
+
+    return resolved(os.fspath(base))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Working):
@@ -267,11 +281,7 @@ class Options(Working):
     @cached_property
     def base_directory(self) -> str | None:
         """`base` as a directory: a hub id is looked up, or downloaded, when this is first asked for, and only then."""
-        if self.base is None:
-            return None
-        from ..integrations.hub import resolved
-
-        return resolved(os.fspath(self.base))
+        return _directory_of(self.base)
 
     @property
     def max_shard_bytes(self) -> int | None:

@@ -11,6 +11,7 @@ from .assets import assets_beside, of_adapters
 from .output import Output, SideFiles
 from .planned import plan_weights
 from .side_files import side_files
+from .usage import load_adapter, load_model, load_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +30,8 @@ class _Directory(Output):
     assets: Assets
     weights: PlannedWeights
     options: Options
+    loads: bool
+    """Whether nothing is known that would keep a model's own class from loading the weights."""
 
     def side_files(self, inputs: Inputs) -> SideFiles:
         """The index, config, tokenizer, heads and whatever else belongs to the model."""
@@ -39,6 +42,13 @@ class _Directory(Output):
 class ModelDirectory(_Directory):
     """A model in one file or in shards, with its config, tokenizer and the like."""
 
+    def load_line(self, directory: str, side_files: SideFiles) -> str:
+        """Its class in transformers or FlagEmbedding, or where that would not find its weights, safetensors."""
+        weights = [file.name for file in self.plan.files]
+        if not self.loads:
+            return load_tensors(directory, weights)
+        return load_model(directory, weights=weights, side_files=side_files.made, copies=side_files.copies)
+
     @property
     def published_last(self) -> Sequence[str]:
         """transformers begins with the config, and with the index of a model in shards."""
@@ -48,6 +58,10 @@ class ModelDirectory(_Directory):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterDirectory(_Directory):
     """One or several adapters as PEFT saves them: a configuration of their own in the place of the model's."""
+
+    def load_line(self, directory: str, side_files: SideFiles) -> str:
+        """PEFT's, which takes the base model."""
+        return load_adapter(directory, [file.name for file in self.plan.files])
 
     @property
     def published_last(self) -> Sequence[str]:
@@ -69,12 +83,14 @@ def plan_output(opened: Opened, options: Options) -> Output:
         plan=weights.plan,
         dtype=weights.dtype,
         names=named.reason,
+        names_change=named.change,
+        ties=named.ties,
         read_files=(*additions.files, *named.files, *(adapted.files if adapted else ())),
         comparisons=adapted.comparisons if adapted else (),
         from_base=len(additions.sources) + len(named.from_base),
         left_behind=assets.left_behind,
         missing=assets.missing,
-        notes=(*(adapted.decided if adapted else ()), *remarks.notes(options, weights.plan)),
+        notes=(*(adapted.notes if adapted else ()), *remarks.notes(options, weights.plan)),
         warnings=(
             *named.warnings,
             # What a base model does not have matters only if something is missing.
@@ -85,4 +101,9 @@ def plan_output(opened: Opened, options: Options) -> Output:
         assets=assets,
         weights=weights,
         options=options,
+        loads=named.loads
+        and not options.partial
+        and options.names != "stored"
+        and options.lora != "keep"
+        and not (opened.report and opened.report.not_written),
     )

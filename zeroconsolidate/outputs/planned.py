@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -71,7 +71,8 @@ def _exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType
     named = Named(
         selection=Selection(named={}, left_out=plan.left_out),
         heads={},
-        reason="PEFT's own names",
+        reason="names as PEFT saves them",
+        change="as PEFT saves them",
         warnings=warnings,
         unwrapped=adapted.is_wrapped,
     )
@@ -118,14 +119,24 @@ def _named(opened: Opened, selection: Selection, adapted: Adapted | None, option
     """The tensors under the names their loader expects; what was merged into a base model has the base's."""
     if adapted is None or options.base_directory is None or options.rename is not None:
         partial = options.partial or opened.report is not None
-        return fit(opened.catalog, selection, options, partial=partial)
+        named = fit(opened.catalog, selection, options, partial=partial)
+        return named if adapted is None else replace(named, ties=_merged_ties(adapted, named.selection))
     return Named(
         selection=selection,
         heads={},
         reason=f"names as in the base model {options.base_directory}",
+        change=f"as in the base model {options.base_directory}",
+        ties=_merged_ties(adapted, selection),
         warnings=(),
         unwrapped=adapted.is_wrapped,
     )
+
+
+def _merged_ties(adapted: Adapted, selection: Selection) -> dict[str, str]:
+    """The names of a merged model that are not written, because their tensor is under another -> that one."""
+    written = {source.name: name for name, source in selection.named.items()}
+    ties = adapted.ties.items()
+    return {alias: written[kept] for alias, kept in ties if kept in written and alias not in selection.named}
 
 
 def _refuse_broken(adapters: Adapters, report: RescueReport) -> None:

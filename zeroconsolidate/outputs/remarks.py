@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..archive.model_config import MAX_CONFIG_BYTES, parse
+from ..archive.model_config import read_config
 from ..archive.phrases import counted
-from ..archive.regular import read_small
 from ..errors import BadOption, DamagedFile
 from ..options import Options, matches, size_text
 
@@ -22,7 +21,7 @@ def refuse_unsized(options: Options, copies: Mapping[str, str]) -> None:
     if options.sentence_transformers is None:
         return
     try:
-        config = parse(read_small(copies["config.json"], MAX_CONFIG_BYTES)) if "config.json" in copies else {}
+        config = read_config(copies["config.json"]) if "config.json" in copies else {}
     except DamagedFile:
         return  # said when the config is written
     if not isinstance(config, dict) or not str(config.get("hidden_size")).isdigit():

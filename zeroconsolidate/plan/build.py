@@ -49,11 +49,15 @@ class Cost:
     """What executing a plan will take."""
 
     input_bytes: int
+    """Tensor data to be read."""
     output_bytes: int
+    """Size of all files of weights, with the index."""
     peak_memory_bytes: int
     """An upper bound for what the executor allocates; the interpreter's own 30 MB come on top."""
     files: int
+    """Files of weights, the index counted."""
     tensors: int
+    """Tensors to be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ _CANNOT = frozenset(
 )
 _WRITEBACK_BYTES = 32 << 20
 _PIECE_BYTES = 64 << 20
-"""The kernel copies so much at a time: between two pieces signals are heard, progress shown and syncs made."""
+"""The kernel copies so much at a time: between two pieces signals are handled, progress is reported and data synced."""
 
 
 class LocalFiles(Readable):

@@ -37,7 +37,7 @@ class Checks:
     """What was compared before anything was written."""
 
     how: str
-    """What the caller wished: a run that wishes otherwise compares anew."""
+    """What the caller asked for: a run that is asked for something else compares anew."""
     numel: int
     """Elements compared."""
     warnings: tuple[str, ...]

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from ..archive.regular import open_regular, read_errors
-from ..errors import OutputFailed, PlanBroken, at
+from ..errors import OutputFailed, PlanBroken, WrongNames, at
 from .journal import Checks, Fingerprint, Journal, refuse_other
 from .lock import Lock
 from .part import Part
@@ -63,7 +63,7 @@ class Stage:
         self._journal.close()
         try:
             # A plan that broke would break again at the same place: its work is worth nothing.
-            if self._published or not worth_keeping or isinstance(error, PlanBroken):
+            if self._published or not worth_keeping or isinstance(error, (PlanBroken, WrongNames)):
                 self._clear()
         finally:
             self._lock.release()
@@ -81,7 +81,7 @@ class Stage:
 
     @property
     def checks(self) -> Checks | None:
-        """What :meth:`note_checks` was told, by this run or an earlier one."""
+        """What :meth:`note_checks` recorded, in this run or an earlier one."""
         return self._journal.progress.checks
 
     def note_checks(self, checks: Checks) -> None:
