@@ -475,7 +475,7 @@ class TestLayouts:
         as_stored = consolidate(self.CASE, tmp_path / "stored", names="stored")
         assert set(written(as_stored)) == stored
         assert as_stored.names == "names as stored, as asked"
-        assert as_stored.not_checked[0] == "names: left as stored, as asked"
+        assert as_stored.checks[0].startswith("names and shapes match MixtralForCausalLM")
 
     def test_in_memory_undoes_wrappers_and_stored_does_not(self, asked: None, tmp_path: Path) -> None:
         truth = trained(tmp_path / "in", "llama", lambda name: "module." + name)
@@ -497,8 +497,9 @@ class TestTheReport:
     def test_the_command_tells_the_decision_and_its_reason(self, tmp_path: Path) -> None:
         trained(tmp_path / "in", "xlmr", lambda name: "net." + name, config=False)
         done = command("convert", tmp_path / "in", tmp_path / "out", "--base", BASES / "xlmr", "--rename", "net.=")
-        (line,) = [line for line in done.stdout.splitlines() if "names match" in line]
-        assert line.split()[:7] == "checked renamed as asked; names match XLMRobertaModel".split()
+        (line,) = [line for line in done.stdout.splitlines() if "names and shapes match" in line]
+        assert line.split()[:6] == "checked names and shapes match XLMRobertaModel".split()
+        assert "renamed as asked" in done.stdout
         as_json = command("convert", tmp_path / "in", tmp_path / "json", "--names", "stored", "--json")
         assert json.loads(as_json.stdout)["names"] == "names as stored, as asked"
 

@@ -139,7 +139,7 @@ def test_moments_that_cannot_be_placed_are_named_and_weights_can_be_had(
     checkpoint = change(save(run, tmp_path / "c"), "optim", lambda content: blockwise(content, wrapped=wrapped))
     said = ask.refuses(checkpoint)
     assert f"the optimizer's state {named} not laid out like the parameters" in said
-    assert "the weights do not depend on it: --weights-only writes them" in said
+    assert "the weights do not depend on it --weights-only writes them" in said
     assert zeroconsolidate.inspect(checkpoint).counts["trainable"] == 2
     assert same(ask.writes(checkpoint, "--weights-only"), run.truth)
 

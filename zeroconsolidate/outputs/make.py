@@ -45,8 +45,7 @@ class Made:
     gate: GateResult
     """What came of holding the output against its loader."""
     excused_warnings: tuple[str, ...]
-    """What is wrong with it and was written all the same, as asked: that a part of a model lacks the rest is said
-    elsewhere."""
+    """What is wrong with it and was written all the same, as asked, where the plan's warnings do not say it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +122,7 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
         overflows=overflows,
         side_files=side_files,
         gate=found,
-        excused_warnings=excused if excuses.insisted or not options.partial else (),
+        excused_warnings=() if options.partial or output.warnings else excused,
     )
 
 
