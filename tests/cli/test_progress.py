@@ -70,12 +70,6 @@ class TestLine:
         display.status("syncing")
         assert display.line(began + 278) == "syncing 280 GB of 280 GB, 100 %, 1.00 GB/s"
 
-    @pytest.mark.parametrize(
-        ("seconds", "text"), [(4, "4 s"), (75, "1 min 15 s"), (4000, "1 h 6 min"), (59.7, "1 min 0 s")]
-    )
-    def test_times(self, seconds: float, text: str) -> None:
-        assert progress._time_text(seconds) == text
-
 
 class TestDisplay:
     def test_on_a_terminal_the_line_is_redrawn_and_gone_in_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,8 +167,9 @@ def _original(base: str | None, adapters: Adapters, own: Mapping[str, Source]) -
         if quantization:
             method = quantization.get("quant_method") if isinstance(quantization, dict) else None
             raise UnsupportedLayout(
-                f"the base model in {base} is quantized ({method or 'quantization_config'}); adapters are merged into "
-                "the weights it was made from: name that model instead"
+                f"the base model in {base} is quantized ({method or 'quantization_config'})",
+                consequence="adapters are merged into the weights it was made from",
+                remedy="name that model instead",
             )
     targets = [f"{part.module}.weight" for part in adapters.parts.values() if part.kind is Kind.TUNER]
     return Original(read_weights(base).tensors, base, list(dict.fromkeys([*targets, *own])))
@@ -193,9 +194,14 @@ def prove_base(comparisons: Sequence[Comparison], inputs: Inputs) -> int:
         return compare(comparisons, inputs)
     except WitnessMismatch as error:
         raise WitnessMismatch(
-            "the weights in --base are not those the adapter was trained on: they do not round to the frozen copy "
-            "in the checkpoint; name the model it was trained on, or leave --base out to merge into the frozen "
-            "copy (--no-check merges all the same)",
+            (
+                "the weights in --base are not those the adapter was trained on: they do not round to "
+                "the frozen copy in the checkpoint"
+            ),
+            remedy=(
+                "name the model it was trained on, or leave --base out to merge into the frozen copy",
+                "--no-check merges all the same",
+            ),
             address=error.address,
         ) from None
 

@@ -25,8 +25,8 @@ def read_manifest(directory: str) -> dict[str, Any] | None:
         if manifest.get("manifest") != 1:
             raise DamagedFile("the file is no manifest of a version this library knows")
         if not all(isinstance(manifest.get(key), dict) for key in ("files", "tensors", "options", "source")):
-            raise DamagedFile("the manifest lacks a part; expected files, tensors, options and source")
+            raise DamagedFile("the manifest lacks a part", expected="files, tensors, options and source")
         for entry in (*manifest["files"].values(), *manifest["tensors"].values()):
             if not isinstance(entry, dict) or not isinstance(entry.get("bytes", 0), int):
-                raise DamagedFile(f"the manifest has an entry that describes nothing; got {shown(entry)}")
+                raise DamagedFile("the manifest has an entry that describes nothing", found=shown(entry))
     return manifest

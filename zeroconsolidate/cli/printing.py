@@ -234,10 +234,10 @@ def _at_most(texts: Sequence[str], most: int) -> list[str]:
 
 def _rows(rows: Sequence[tuple[str, str]]) -> str:
     width = max(len(label) for label, _ in rows)
-    return "\n".join(_folded(f"  {label:<{width}}  {text}", " " * (width + 4)) for label, text in rows)
+    return "\n".join(folded(f"  {label:<{width}}  {text}", " " * (width + 4)) for label, text in rows)
 
 
-def _folded(line: str, indent: str) -> str:
+def folded(line: str, indent: str) -> str:
     """A line in as many as it needs, those after the first indented."""
     if len(line) <= COLUMNS:
         return line

@@ -57,7 +57,7 @@ class Warned(Protocol):
 
 def warnings_text(result: Warned) -> list[str]:
     """What may be wrong with an output and what it lacks, a line each: for stderr, whatever else is printed."""
-    return [f"warning: {printable(text)}" for text in once((*result.missing, *result.warnings))]
+    return [folded(f"warning: {printable(text)}", " " * 9) for text in once((*result.missing, *result.warnings))]
 
 
 def with_output(remedy: str, output: str | None) -> str:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self, TextIO
 
 from ..options import size_text
+from .printing import time_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +73,7 @@ class Display:
         if rate and now - began >= 1:
             parts.append(f"{size_text(round(rate))}/s")
             if self._done < self._total:
-                parts.append(f"{_time_text((self._total - self._done) / rate)} left")
+                parts.append(f"{time_text((self._total - self._done) / rate)} left")
         return ", ".join(parts)
 
     @property
@@ -115,9 +116,3 @@ class Display:
         with suppress(OSError, ValueError):  # a terminal that hung up, a stream that was closed
             self._stream.write(text)
             self._stream.flush()
-
-
-def _time_text(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -45,16 +45,19 @@ def check_names(
     untied = _wrongly_tied(naming, selection)
     if untied and not insisted:
         raise WrongNames(
-            f"config.json ties {untied[0]!r} to {expectation.ties[untied[0]]!r}, but the checkpoint has two tensors, "
-            'and loaders do not agree which they take; set "tie_word_embeddings" to false in config.json, or insist '
-            "with --allow-missing"
+            (
+                f"config.json ties {untied[0]!r} to {expectation.ties[untied[0]]!r}, but the checkpoint "
+                "has two tensors, and loaders do not agree which they take"
+            ),
+            remedy='set "tie_word_embeddings" to false in config.json, or insist with --allow-missing',
         )
     if wrong.fits:
         return warnings
     if expectation.exact:
         if not insisted:
             raise complaint(wrong, _hint(wrong, sources) or unasked)
-        return [*warnings, str(complaint(wrong))]
+        error = complaint(wrong)
+        return [*warnings, f"{error.message}; {error.consequence}"]
     if not insisted and not is_related(wrong):
         raise complaint(wrong, unasked)
     return [*warnings, *_against_base(wrong)]

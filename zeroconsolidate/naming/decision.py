@@ -132,7 +132,7 @@ def unique(names: Mapping[str, object]) -> dict[str, str]:
     owners: dict[str, str] = {}
     for name, new in names.items():
         if not isinstance(new, str) or not new:
-            raise BadOption(f"the renaming gives {name!r} no name; got {new!r}")
+            raise BadOption(f"the renaming gives {name!r} no name", found=repr(new))
         if owners.setdefault(new, name) != name:
             raise BadOption(f"the renaming gives {owners[new]!r} and {name!r} the same name {new!r}")
     return {name: new for new, name in owners.items()}

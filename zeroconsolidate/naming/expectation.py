@@ -186,8 +186,10 @@ def complaint(naming: Naming, unasked: str = "") -> WrongNames:
         wanted = naming.expectation.shapes.get(name) if naming.expectation else None
         shape = f", expected in {list(wanted)}" if wanted is not None else ""
         parts.append(f"{len(naming.mismatched)} have another shape, such as {name!r}{shape}")
+    first, *others = parts
+    follows = "a loader would leave random weights" + (f" ({unasked})" if unasked else "")
     return WrongNames(
-        f"the names do not fit {origin}: {'; '.join(parts)}; a loader would leave random weights; "
-        "rename with --rename FROM=TO, name the right model with --base, or insist with --allow-missing"
-        + (f" ({unasked})" if unasked else "")
+        f"the names do not fit {origin}: {first}",
+        consequence="; ".join([*others, follows]),
+        remedy=("rename with --rename FROM=TO", "name the right model with --base", "insist with --allow-missing"),
     )

@@ -173,7 +173,7 @@ def _as_asked(
 def _rule(text: str) -> tuple[str, str]:
     old, equals, new = text.partition("=")
     if not equals or not old:
-        raise BadOption(f"a renaming rule is FROM=TO; got {text!r}")
+        raise BadOption("a renaming rule is FROM=TO", found=repr(text))
     return old, new
 
 
@@ -222,9 +222,11 @@ def _hub(selection: Selection, sources: NameSources, naming: Naming) -> tuple[Se
         return selection, ""
     if sources.architecture is None and any(map(is_fused, selection.named)):
         raise WrongNames(
-            "the names are those transformers 5 gives fused experts in memory, which other loaders do not know, and "
-            f"the hub's layout cannot be asked for: {sources.unasked}; install transformers 5, or write them as they "
-            "are with --names in-memory"
+            (
+                "the names are those transformers 5 gives fused experts in memory, which other loaders "
+                f"do not know, and the hub's layout cannot be asked for: {sources.unasked}"
+            ),
+            remedy="install transformers 5, or write them as they are with --names in-memory",
         )
     if sources.architecture is None or not sources.architecture.conversions:
         return selection, ""

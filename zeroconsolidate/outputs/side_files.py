@@ -96,8 +96,9 @@ def _wrong_vocabulary(text: bytes, planned: PlannedWeights, *, insisted: bool) -
     problems, _ = vocabulary_problems(parse(text, parse_int=short_int), shapes)
     if problems and not insisted:
         raise Disagreement(
-            f"{problems[0].removeprefix('config.json: ')}; loaders would refuse these weights; correct config.json, "
-            "or write them all the same with --allow-missing"
+            problems[0].removeprefix("config.json: "),
+            consequence="loaders would refuse these weights",
+            remedy="correct config.json, or write them all the same with --allow-missing",
         )
     return problems
 

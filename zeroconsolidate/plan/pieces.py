@@ -112,7 +112,7 @@ def refuse_mixed(partitions: Sequence[LocatedTensor]) -> None:
     """The ranks' partitions of a flat group are of one dtype and byte order. Raises DamagedFile."""
     dtypes = {(partition.dtype, partition.storage.big_endian) for partition in partitions}
     if len(dtypes) != 1:
-        raise DamagedFile(f"the ranks' partitions differ in dtype; got {sorted(d.code for d, _ in dtypes)}")
+        raise DamagedFile("the ranks' partitions differ in dtype", found=sorted(d.code for d, _ in dtypes))
 
 
 @dataclass(frozen=True, slots=True)
