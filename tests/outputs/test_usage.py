@@ -11,6 +11,7 @@ from fixtures import FIXTURES
 from model_cases import ROOT
 
 from zeroconsolidate import consolidate
+from zeroconsolidate.naming import sources
 from zeroconsolidate.outputs.usage import load_adapter, load_model, load_tensors
 
 if TYPE_CHECKING:
@@ -119,3 +120,14 @@ def test_of_a_model_that_its_class_would_not_load(options: dict[str, object], tm
 def test_of_an_adapter(tmp_path: Path):
     report = consolidate(ROOT / "lora_z3/checkpoint", tmp_path / "out")
     assert report.load_line == f'PeftModel.from_pretrained(base_model, "{tmp_path}/out")'
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_without_transformers_a_part_is_still_no_model(
+    partial: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sources, "find_spec", lambda _: None)
+    exclude = ["*.bias"] if partial else []
+    report = consolidate(FIXTURES / "trainer_zero3_tied/checkpoint", tmp_path / "out", exclude=exclude)
+    loader = "safetensors.torch.load_file" if partial else "AutoModelForCausalLM.from_pretrained"
+    assert report.load_line.startswith(f'{loader}("{tmp_path}/out')
