@@ -9,23 +9,21 @@ import os
 import re
 import resource
 import shutil
-import stat
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import break_fixture
 import pytest
 import torch
 import zero_model
-from command import AS_NOBODY, contents, environment, python, refusal, zeroconsolidate
+from command import WITHOUT_PRIVILEGES, contents, environment, python, refusal, zeroconsolidate
 from fixtures import FIXTURES
 from folders import final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -350,92 +348,83 @@ def test_an_output_whose_name_is_too_long_leaves_no_parent(tmp_path: Path):
 
 
 @pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that another user can reach, which pytest's own are not."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        shutil.copytree(FIXTURES / "z2_bf16" / "checkpoint", folder / "checkpoint")
-        for path in folder.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        yield folder
+def folder(tmp_path: Path) -> Path:
+    """With a checkpoint in it."""
+    shutil.copytree(FIXTURES / "z2_bf16" / "checkpoint", tmp_path / "checkpoint")
+    return tmp_path
 
 
-def test_a_file_that_may_not_be_read(open_folder: Path):
-    path = break_fixture.optimizer_files(open_folder / "checkpoint")[1]
+def test_a_file_that_may_not_be_read(folder: Path):
+    path = break_fixture.optimizer_files(folder / "checkpoint")[1]
     path.chmod(0)
-    said = refusal(python(AS_NOBODY, "convert", open_folder / "checkpoint", open_folder / "out"))
+    said = refusal(python(WITHOUT_PRIVILEGES, "convert", folder / "checkpoint", folder / "out"))
     assert f"1 of 2 ranks is incomplete: {path.name} cannot be read: permission denied; 6 of 19 tensors" in said
-    assert not (open_folder / "out").exists()
-    done = python(AS_NOBODY, "inspect", open_folder / "checkpoint")
+    assert not (folder / "out").exists()
+    done = python(WITHOUT_PRIVILEGES, "inspect", folder / "checkpoint")
     assert done.returncode == 3, done
     assert f"{path.name}: the file cannot be read: permission denied" in " ".join(done.stdout.split()), done.stdout
 
 
-def test_a_model_file_that_may_not_be_read(open_folder: Path):
+def test_a_model_file_that_may_not_be_read(folder: Path):
     """Of stage 2, whose only one says what the parameters are."""
-    (open_folder / "checkpoint/global_step2/mp_rank_00_model_states.pt").chmod(0)
+    (folder / "checkpoint/global_step2/mp_rank_00_model_states.pt").chmod(0)
     for command in (
-        ["convert", open_folder / "checkpoint", open_folder / "out"],
-        ["inspect", open_folder / "checkpoint"],
+        ["convert", folder / "checkpoint", folder / "out"],
+        ["inspect", folder / "checkpoint"],
     ):
-        said = refusal(python(AS_NOBODY, *command))
+        said = refusal(python(WITHOUT_PRIVILEGES, *command))
         assert "the file cannot be read: permission denied" in said
         assert "mp_rank_00_model_states.pt" in said
 
 
 @pytest.mark.parametrize("named", [["latest"], ["--tag", "global_step2"], []], ids=["latest", "tag", "neither"])
 @pytest.mark.parametrize("what", ["checkpoint", "checkpoint/global_step2"])
-def test_a_directory_that_may_not_be_read(open_folder: Path, what: str, named: list[str]):
+def test_a_directory_that_may_not_be_read(folder: Path, what: str, named: list[str]):
     """What lies in it nobody knows: it is not said to be empty."""
     if named != ["latest"]:
-        (open_folder / "checkpoint/latest").unlink()
-    (open_folder / what).chmod(0)
+        (folder / "checkpoint/latest").unlink()
+    (folder / what).chmod(0)
     options = named if named != ["latest"] else []
     try:
-        convert = refusal(python(AS_NOBODY, "convert", open_folder / "checkpoint", open_folder / "out", *options))
-        inspect = refusal(python(AS_NOBODY, "inspect", open_folder / "checkpoint", *options))
+        convert = refusal(python(WITHOUT_PRIVILEGES, "convert", folder / "checkpoint", folder / "out", *options))
+        inspect = refusal(python(WITHOUT_PRIVILEGES, "inspect", folder / "checkpoint", *options))
     finally:
-        (open_folder / what).chmod(0o755)
-    assert convert == inspect == f"the directory cannot be read: permission denied (at {open_folder / what})"
+        (folder / what).chmod(0o755)
+    assert convert == inspect == f"the directory cannot be read: permission denied (at {folder / what})"
 
 
-def test_of_a_directory_that_may_not_be_read_another_tag_is_named(open_folder: Path):
-    shutil.copytree(open_folder / "checkpoint/global_step2", open_folder / "checkpoint/global_step1")
-    (open_folder / "checkpoint/global_step2").chmod(0)
+def test_of_a_directory_that_may_not_be_read_another_tag_is_named(folder: Path):
+    shutil.copytree(folder / "checkpoint/global_step2", folder / "checkpoint/global_step1")
+    (folder / "checkpoint/global_step2").chmod(0)
     try:
-        said = refusal(python(AS_NOBODY, "convert", open_folder / "checkpoint", open_folder / "out"))
+        said = refusal(python(WITHOUT_PRIVILEGES, "convert", folder / "checkpoint", folder / "out"))
     finally:
-        (open_folder / "checkpoint/global_step2").chmod(0o755)
+        (folder / "checkpoint/global_step2").chmod(0o755)
     assert "permission denied; --tag last-complete takes global_step1, the newest complete tag (at" in said
 
 
-def test_an_output_that_may_not_be_written(open_folder: Path):
-    (open_folder / "closed").mkdir(mode=0o555)
-    said = refusal(python(AS_NOBODY, "convert", open_folder / "checkpoint", open_folder / "closed" / "out"))
+def test_an_output_that_may_not_be_written(folder: Path):
+    (folder / "closed").mkdir(mode=0o555)
+    said = refusal(python(WITHOUT_PRIVILEGES, "convert", folder / "checkpoint", folder / "closed" / "out"))
     assert re.search(r"the output cannot be written: permission denied.*closed/out", said), said
-    assert not list((open_folder / "closed").iterdir())
+    assert not list((folder / "closed").iterdir())
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-def test_a_config_that_may_not_be_read(open_folder: Path, name: str):
-    (open_folder / "checkpoint" / name).write_text("{}")
-    (open_folder / "checkpoint" / name).chmod(0)
-    (open_folder / "models").mkdir()
-    (open_folder / "models").chmod(stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO)
-    said = refusal(python(AS_NOBODY, "convert", open_folder / "checkpoint", open_folder / "models" / "out"))
+def test_a_config_that_may_not_be_read(folder: Path, name: str):
+    (folder / "checkpoint" / name).write_text("{}")
+    (folder / "checkpoint" / name).chmod(0)
+    said = refusal(python(WITHOUT_PRIVILEGES, "convert", folder / "checkpoint", folder / "out"))
     assert re.search(rf"(cannot|may not) be read: .*ermission denied.*{name}", said), said
-    assert not final(open_folder / "models" / "out")
+    assert not final(folder / "out")
 
 
-def test_a_base_model_that_may_not_be_read(open_folder: Path):
-    (open_folder / "base").mkdir(mode=0)
-    (open_folder / "models").mkdir()
-    (open_folder / "models").chmod(stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO)
-    arguments = ["convert", open_folder / "checkpoint", open_folder / "models" / "out", "--base", open_folder / "base"]
-    said = refusal(python(AS_NOBODY, *arguments))
+def test_a_base_model_that_may_not_be_read(folder: Path):
+    (folder / "base").mkdir(mode=0)
+    arguments = ["convert", folder / "checkpoint", folder / "out", "--base", folder / "base"]
+    said = refusal(python(WITHOUT_PRIVILEGES, *arguments))
     assert re.search(r"ermission denied.*base", said), said
-    assert not final(open_folder / "models" / "out")
+    assert not final(folder / "out")
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
