@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
+import preloaded
 import pytest
 from fixtures import Fixture, fixture_cases, load_fixture
+
+from zeroconsolidate.integrations import apart
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 with suppress(ImportError):  # environments that only load models have no hypothesis
     from hypothesis import settings
@@ -23,3 +34,32 @@ os.environ["XDG_CACHE_HOME"] = os.devnull
 def fixture(request: pytest.FixtureRequest) -> Fixture:
     """Every committed fixture in turn."""
     return load_fixture(request.param)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One folder for all processes of a session: workers inherit the variable."""
+    if preloaded.FOLDER not in os.environ:
+        folder = Path(tempfile.mkdtemp(prefix="preloaded-"))
+        os.environ[preloaded.FOLDER] = str(folder)
+        preloaded.stand_in(folder)
+
+        def end() -> None:
+            preloaded.end(folder)
+            del os.environ[preloaded.FOLDER]
+
+        config.add_cleanup(end)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def preloaded_python() -> Iterator[None]:
+    """What the package asks transformers and PEFT in processes of their own is answered by forks of one."""
+    python = SimpleNamespace(executable=preloaded.python())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apart, "sys", python)
+        yield
+
+
+@pytest.fixture
+def processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of how these processes are started."""
+    monkeypatch.setattr(apart, "sys", sys)

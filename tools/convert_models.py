@@ -2,20 +2,20 @@
 
 python tools/convert_models.py OUTPUT
 
-makes OUTPUT/fp32/<case> and OUTPUT/bf16/<case>, OUTPUT/merged/<case> of adapters merged in fp32, and of experts
-OUTPUT/resaved/<dtype>/<case>: the live engine's weights, none of ours, as transformers' `save_pretrained` writes them.
+makes OUTPUT/fp32/<case> and OUTPUT/bf16/<case>, and OUTPUT/merged/<case> of adapters merged in fp32. Beside them
+OUTPUT/true/fp32/<case> and so on have the live engine's weights, none of ours, as `save_pretrained` writes them.
 """
 
 from __future__ import annotations
 
-import shutil
+import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
 import torch
-import transformers
+import true_models
 from converted import ask_in_this_process
 from model_cases import ModelCase, model_cases
 
@@ -31,18 +31,19 @@ def main(output: Path) -> None:
     for case in model_cases(adapter=False):
         for dtype in DTYPES:
             zeroconsolidate.consolidate(case.checkpoint, output / dtype / case.name, dtype=dtype)
-            if case.name.startswith("mixtral"):
-                resave(case, output / dtype / case.name, output / "resaved" / dtype / case.name, DTYPES[dtype])
+            save(case, true_models.trained(case, DTYPES[dtype]), output / "true" / dtype / case.name)
     for case in model_cases(adapter=True):
         zeroconsolidate.consolidate(case.checkpoint, output / "merged" / case.name, lora="merge", base=case.base)
+        save(case, true_models.merged(case), output / "true" / "merged" / case.name)
 
 
-def resave(case: ModelCase, ours: Path, folder: Path, dtype: torch.dtype) -> None:
-    """The live weights of `case` in a model of transformers, saved by it; the config, which is no weights, is ours."""
-    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(ours)).to(dtype)
-    model.load_state_dict({name: tensor.to(dtype) for name, tensor in case.expected.items()})
-    model.save_pretrained(folder)
-    shutil.copy(ours / "config.json", folder)
+def save(case: ModelCase, model: torch.nn.ModuleDict, folder: Path) -> None:
+    """With the base of rotary embeddings where transformers before 5 reads it."""
+    true_models.save(model, folder, case)
+    config = json.loads((folder / "config.json").read_text())
+    if "rope_parameters" in config:
+        config["rope_theta"] = config["rope_parameters"]["rope_theta"]
+        (folder / "config.json").write_text(json.dumps(config))
 
 
 if __name__ == "__main__":

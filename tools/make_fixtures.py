@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fixtures_lib import ranks
+from shared.folders import size_bytes
 
 if TYPE_CHECKING:
     from fixtures_lib.cases import Case
@@ -77,7 +78,7 @@ def make(case: Case, target: Path) -> int:
         shutil.rmtree(target)
     shutil.move(built, target)
     shutil.rmtree(workshop)
-    return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    return size_bytes(target)
 
 
 if __name__ == "__main__":

@@ -17,36 +17,27 @@ and `_bases/<name>` holds the original models they start from.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from model_fixtures import bases
+from model_fixtures.cases import CASES, SEED, STEPS, Case, deepspeed_config
+from shared.cpu_ranks import free_port
+from shared.folders import COPIED_SCRIPTS, RECORD, digests, size_bytes
+
 TOOLS = Path(__file__).resolve().parent
 ROOT = TOOLS.parent / "tests" / "fixtures" / "models"
 RANKS = 2
 PACKAGES = ("torch", "deepspeed", "transformers", "accelerate", "peft", "FlagEmbedding", "safetensors")
 # Copies of DeepSpeed's scripts and the generators' states: large, the same everywhere, and no part of a model.
-LEFT_OUT = ("zero_to_fp32.py", "zero_to_torch.py", "rng_state_*.pth")
-
-sys.path.insert(0, str(TOOLS))
-
-from model_fixtures import bases  # noqa: E402
-from model_fixtures.cases import CASES, SEED, STEPS, Case, deepspeed_config  # noqa: E402
-
-
-def free_port() -> int:
-    """A TCP port nobody listens on, for torchrun's rendezvous."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+LEFT_OUT = (*COPIED_SCRIPTS, "rng_state_*.pth")
 
 
 def train(case: Case, workplace: Path, timeout: float) -> None:
@@ -82,7 +73,6 @@ def collect(case: Case, run: Path, folder: Path) -> None:
     shutil.copytree(run / f"checkpoint-{STEPS}", checkpoint, ignore=shutil.ignore_patterns(*LEFT_OUT))
     for name in ("expected.safetensors", "outputs.safetensors"):
         shutil.move(run / name, folder / name)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
     provenance = {
         "command": f"python tools/make_model_fixtures.py {case.name}",
         "case": asdict(case),
@@ -91,9 +81,9 @@ def collect(case: Case, run: Path, folder: Path) -> None:
         "deepspeed_config": deepspeed_config(case),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "truth": json.loads((run / "notes.json").read_text()),
-        "sha256": {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        "sha256": digests(folder),
     }
-    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    (folder / RECORD).write_text(json.dumps(provenance, indent=2) + "\n")
 
 
 def main() -> int:
@@ -124,8 +114,8 @@ def main() -> int:
                 print(f"{name}: {error}", file=sys.stderr)
                 continue
             collect(CASES[name], workplace / "run", ROOT / name)
-        size = sum(path.stat().st_size for path in (ROOT / name).rglob("*") if path.is_file())
-        print(f"{name}: {size / 1000:.0f} KB, {json.loads((ROOT / name / 'provenance.json').read_text())['truth']}")
+        truth = json.loads((ROOT / name / RECORD).read_text())["truth"]
+        print(f"{name}: {size_bytes(ROOT / name) / 1000:.0f} KB, {truth}")
     return failed
 
 

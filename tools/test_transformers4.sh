@@ -2,7 +2,7 @@
 # What we write loads in transformers 4.46 too: converts in the main environment, loads in one of its own.
 set -eu
 cd "$(dirname "$0")/.."
-export OMP_NUM_THREADS=1
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 . tools/environment.sh
 . tools/described_environment.sh
 converted=$(mktemp -d)

@@ -3,6 +3,22 @@
 >>> import zeroconsolidate
 >>> zeroconsolidate.inspect("tests/fixtures/z3_bf16/checkpoint").counts["trainable"] > 0
 True
+
+What is below is all a caller needs. Inside there is a room for each step, in which direction CONTRIBUTING.md says:
+
+    archive        files -> located storages, without running pickled code
+    catalog        what the files say -> facts
+    opening        paths -> one checkpoint to plan from, complete or with substitutes
+    naming         stored names -> the names that a loader expects
+    adapters       PEFT: find, export, merge
+    plan           facts -> for each tensor of the output, which bytes of which files
+    run            recipes -> bytes, through a storage
+    write          staging, journal, lock, sync, final names
+    outputs        what is made: a model directory, an adapter; the report
+    audit          is an output, or a checkpoint, right
+    options        every option, declared once
+    integrations   other people's programs, each in its own process or imported only when asked for
+    cli            arguments, printing, exit codes
 """
 
 from ._version import __version__
@@ -36,3 +52,8 @@ __all__ = [
     "verify",
     "verify_source",
 ]
+
+
+def __dir__() -> list[str]:
+    """Public names only: the rooms are no part of the interface."""
+    return sorted(__all__)

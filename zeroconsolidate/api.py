@@ -7,21 +7,24 @@ import time
 from typing import TYPE_CHECKING
 
 from .opening.info import CheckpointInfo, describe
-from .opening.open import open_catalog, open_incomplete
+from .opening.open import complete_tags, find, open_catalog, open_incomplete
 from .opening.opened import open_to_convert
 from .options import Opening, Options, roots_of, takes
 from .outputs.checks import refuse_unplaced
-from .outputs.make import make
+from .outputs.logged import log
+from .outputs.make import Rehearsal, make, rehearse
 from .outputs.mapping import Checkpoint
 from .outputs.model import plan_output
 from .outputs.planned import plan_weights
 from .outputs.report import Report, report_of
 from .run.digest import maker
 from .run.execute import BLOCK_BYTES
-from .write.stage import refuse_inside
+from .write.refusals import refuse_inside, refuse_taken
 
 if TYPE_CHECKING:
+    from .opening.opened import Opened
     from .options import Path, Roots
+    from .outputs.output import Output
     from .plan.build import Cost
 
 
@@ -37,7 +40,9 @@ def inspect(src: Roots, options: Opening) -> CheckpointInfo:
     (3, 2, 'bfloat16', ())
     """
     left = open_incomplete(src, options.tag)
-    return describe(left.catalog, left.reasons)
+    origin = left.catalog.origin
+    others = complete_tags(src, [tag for tag in origin.tags if tag != origin.tag])
+    return describe(left.catalog, left.reasons, others)
 
 
 @takes(Opening)
@@ -60,28 +65,52 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
 
     `src` may be several directories that hold one checkpoint together (node-local disks). The output is complete or
     not there. A conversion that was stopped, killed included, goes on where it was when the same call is made again.
-    What a rescue took from where is in the report's `rescue`.
+    What a rescue took from where is in the report's `rescue`. Decisions, notes and warnings also go to the logger
+    `zeroconsolidate` (`logging`), which is silent unless it, or the root logger, has a handler.
 
     Raises what `open_checkpoint` raises, WitnessMismatch, WrongNames, OutputExists (also: in use), OutputFailed,
     BadOption (also: what is staged is another conversion).
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     report = consolidate("tests/fixtures/z3_bf16/checkpoint", f"{folder}/model", dtype="bf16", names="stored")
-    >>> report.dtype, report.tensors
-    ('bfloat16', 0)
+    ...     report = consolidate("tests/fixtures/z3_bf16/checkpoint", f"{folder}/model", dtype="bf16")
+    >>> report.dtype, report.tensors, report.step
+    ('bfloat16', 19, 2)
     """
     began = time.monotonic()
     directory = os.path.normpath(os.fspath(out))
-    opened = open_to_convert(src, options)
-    refuse_unplaced(opened.catalog, weights_only=options.weights_only)
-    for root in {opened.catalog.origin.root, *roots_of(src)}:
-        refuse_inside(directory, checkpoint=root, tag_directory=os.path.dirname(opened.catalog.files[0]))
+    opened, output = _planned(src, directory, options)
+    made = make(output, opened, options, directory)
+    seconds = time.monotonic() - began
+    report = report_of(output, opened, made, directory=directory, seconds=seconds, check=options.check)
+    log(report)
+    return report
+
+
+@takes(Options)
+def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
+    """What `consolidate` with the same arguments would do: its cost, what the model would lack, and warnings.
+
+    Raises what `consolidate` would raise before it compares or copies values. Nothing is written.
+    """
+    directory = os.path.normpath(os.fspath(out))
+    opened, output = _planned(src, directory, options)
+    return rehearse(output, opened, options, directory)
+
+
+def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Output]:
+    """What is to be made. What can be refused at once is, before any file is opened."""
+    options.doing("reading metadata")
+    files = find(src, options.tag)
+    for place in {files.root, files.directory, *roots_of(src)}:
+        refuse_inside(directory, checkpoint=place)
+    refuse_taken(directory, overwrite=options.overwrite)
     if options.digest is not None:
         maker(options.digest)
-    output = plan_output(opened, options)
-    made = make(output, opened, options, directory)
-    return report_of(output, opened, made, directory=directory, seconds=time.monotonic() - began)
+    opened = open_to_convert(src, options, files)
+    refuse_unplaced(opened.catalog, weights_only=options.weights_only)
+    options.doing("checking names")
+    return opened, plan_output(opened, options)
 
 
 @takes(Options)

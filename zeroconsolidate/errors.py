@@ -17,11 +17,17 @@ Each error is also the built-in a caller would think of catching::
     ├── OutputFailed          OSError              the output could not be written (`.errno` kept)
     └── PlanBroken            ValueError           our own arithmetic contradicts itself: a bug in this library
 
-An error carries an address. Code that knows where it is wraps its work in :func:`at`, and the address grows
-from the inside out while the error unwinds::
+An error has parts, which the command prints on lines of their own and `--json` gives by name::
+
+    >>> error = DamagedFile("the flat group holds too few elements", expected="12", found="10")
+    >>> error.message, error.expected, error.found
+    ('the flat group holds too few elements', '12', '10')
+
+and an address. Code that knows where it is wraps its work in :func:`at`, and the address grows from the inside out
+while the error unwinds::
 
     >>> with at("bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"), at("group 0"):
-    ...     raise DamagedFile("the flat group holds too few elements; expected 12, got 10")
+    ...     raise error
     Traceback (most recent call last):
         ...
     zeroconsolidate.errors.DamagedFile: the flat group holds too few elements; expected 12, got 10 \
@@ -32,24 +38,74 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class ZeroConsolidateError(Exception):
-    """Base of all errors; `message` is one sentence, `address` the places it happened at, outermost first."""
+class Parts(TypedDict, total=False):
+    """What an error says besides what is wrong."""
 
-    def __init__(self, message: str, *, address: tuple[str, ...] = ()) -> None:
+    expected: object
+    found: object
+    """What should be there, and what is; kept as text."""
+    consequence: str | None
+    """What follows from it, or why it matters."""
+    remedy: str | tuple[str, ...] | None
+    """What to do: an option, a command line, or words; several, if there is a choice. OUTPUT stands for the directory
+    to be written."""
+    address: tuple[str, ...]
+    """The places it happened at, outermost first."""
+
+
+class ZeroConsolidateError(Exception):
+    """Base of all errors. `str` of it is one sentence of all its parts, which are attributes too (see :class:`Parts`).
+
+    `message` says what is wrong.
+    """
+
+    def __init__(self, message: str, **parts: Unpack[Parts]) -> None:
         super().__init__(message)
         self.message = message
-        self.address = address
+        self.expected = _text(parts.get("expected"))
+        self.found = _text(parts.get("found"))
+        self.consequence = parts.get("consequence")
+        remedy = parts.get("remedy") or ()
+        self.remedies = (remedy,) if isinstance(remedy, str) else remedy
+        self.address = parts.get("address", ())
+        self.files: tuple[str, ...] = ()
+        """Where files of a checkpoint cannot be used: their names."""
         self.losses: tuple[Any, ...] = ()
         """Where files of a checkpoint cannot be used: a `plan.losses.Loss` for each of its tensors."""
 
+    @property
+    def comparison(self) -> str:
+        """`expected x, got y`, as far as there is something to compare."""
+        words = (("expected", self.expected), ("got", self.found))
+        return ", ".join(f"{word} {value}" for word, value in words if value)
+
+    @property
+    def finding(self) -> str:
+        """What is wrong, with what was expected and found."""
+        return "; ".join(filter(None, (self.message, self.comparison)))
+
+    @property
+    def remedy(self) -> str | None:
+        """What to do, in one text."""
+        return "; ".join(self.remedies) or None
+
+    @property
+    def sentence(self) -> str:
+        """All but the address."""
+        return "; ".join(filter(None, (self.finding, self.consequence, self.remedy)))
+
     def __str__(self) -> str:
-        return f"{self.message} (at {' > '.join(self.address)})" if self.address else self.message
+        return f"{self.sentence} (at {' > '.join(self.address)})" if self.address else self.sentence
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 class NotACheckpoint(ZeroConsolidateError, FileNotFoundError):
@@ -59,8 +115,8 @@ class NotACheckpoint(ZeroConsolidateError, FileNotFoundError):
 class MissingFiles(ZeroConsolidateError, FileNotFoundError):
     """Files of some ranks are not there; `files` has their names."""
 
-    def __init__(self, message: str, *, files: tuple[str, ...], address: tuple[str, ...] = ()) -> None:
-        super().__init__(message, address=address)
+    def __init__(self, message: str, *, files: tuple[str, ...] = (), **parts: Unpack[Parts]) -> None:
+        super().__init__(message, **parts)
         self.files = files
 
 
@@ -103,23 +159,31 @@ class OutputExists(ZeroConsolidateError, FileExistsError):
 class OutputFailed(ZeroConsolidateError, OSError):
     """The output could not be written; `errno` is the system's, where it came from there."""
 
-    def __init__(self, message: str, *, errno: int | None = None, address: tuple[str, ...] = ()) -> None:
-        super().__init__(message, address=address)
+    def __init__(self, message: str, *, errno: int | None = None, **parts: Unpack[Parts]) -> None:
+        super().__init__(message, **parts)
         self.errno = errno
 
     @classmethod
     def from_system(cls, path: str, error: OSError) -> OutputFailed:
         """The system's refusal to write `path`, in words."""
-        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-        return cls(f"the output cannot be written: {reason}", errno=error.errno, address=(path,))
+        return cls(f"the output cannot be written: {reason(error)}", errno=error.errno, address=(path,))
 
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
-    errno.EACCES: "permission denied",
     errno.EROFS: "the file system is read-only",
 }
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, as part of a sentence.
+
+    >>> reason(PermissionError(errno.EACCES, "Permission denied"))
+    'permission denied'
+    """
+    said = error.strerror or str(error)
+    return _REASONS.get(error.errno or 0, said[:1].lower() + said[1:])
 
 
 class PlanBroken(ZeroConsolidateError, ValueError):
@@ -128,9 +192,18 @@ class PlanBroken(ZeroConsolidateError, ValueError):
 
 @contextmanager
 def at(place: str) -> Iterator[None]:
-    """Put `place` in front of the address of any of our errors raised inside."""
+    """Put `place` in front of the address of any of our errors raised inside, unless a path there begins or ends in it.
+
+    >>> with at("model.safetensors"):
+    ...     raise OutputFailed("the disk is full", address=("my-model/model.safetensors",))
+    Traceback (most recent call last):
+        ...
+    zeroconsolidate.errors.OutputFailed: the disk is full (at my-model/model.safetensors)
+    """
     try:
         yield
     except ZeroConsolidateError as error:
-        error.address = (place, *error.address)
+        first = error.address[0] if error.address else ""
+        if not f"{first}/".startswith(f"{place.rstrip('/')}/") and not first.endswith(f"/{place}"):
+            error.address = (place, *error.address)
         raise

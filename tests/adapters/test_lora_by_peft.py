@@ -113,6 +113,7 @@ def test_the_adapter_is_the_one_peft_saves(kind: str, tmp_path: Path):
     assert differing(ours, truth) == []
 
 
+@pytest.mark.usefixtures("processes_of_their_own")
 def test_nothing_in_the_working_directory_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """People stand in a checkpoint they have downloaded when they convert it."""
     tuned = tune(qwen2, default=CONFIGS["LOHA"]())

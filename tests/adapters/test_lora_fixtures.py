@@ -11,7 +11,13 @@ from safetensors.torch import load_file
 
 import zeroconsolidate
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+import peft
+import transformers
+import true_models
+from witnesses import assert_as_recorded, assert_is_the_true_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +59,6 @@ def test_the_adapter_is_the_trainer_s_but_exact(case: ModelCase, tmp_path: Path)
 @pytest.mark.parametrize("case", CASES)
 def test_merged_as_peft_merges(case: ModelCase, dtype: str, tmp_path: Path):
     """Bit for bit `merge_and_unload()` of the exported adapter, and without a missing or unexpected key."""
-    peft = pytest.importorskip("peft")
     zeroconsolidate.consolidate(case.checkpoint, tmp_path / "adapter")
     zeroconsolidate.consolidate(case.checkpoint, tmp_path / "out", lora="merge", base=case.base, dtype=dtype)
     base, _ = load(case, case.base, dtype=DTYPES[dtype])
@@ -70,10 +75,8 @@ def test_merged_as_peft_merges(case: ModelCase, dtype: str, tmp_path: Path):
 def test_merged_answers_as_the_live_model(case: ModelCase, tmp_path: Path):
     zeroconsolidate.consolidate(case.checkpoint, tmp_path / "out", lora="merge", base=case.base)
     model, _ = load(case, tmp_path / "out")
-    outputs = case.outputs
-    with torch.no_grad():
-        logits = model(input_ids=outputs["input_ids"], attention_mask=outputs["attention_mask"]).logits
-    assert torch.equal(logits, outputs["merged.logits"])
+    found = assert_is_the_true_model(case, model, tmp_path / "out", true_models.merged(case))
+    assert_as_recorded(case, found, "merged", model)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.values[0].recipe != "causal"])

@@ -200,6 +200,30 @@ def test_another_base_is_an_error(tmp_path: Path):
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*.safetensors"))
 
 
+def test_the_base_that_is_recorded_is_proposed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As a line to paste, if it leads anywhere from here."""
+    tuned = tune(llama, default=lora())
+    source = tuned.save(tmp_path / "in", stage=3, frozen=False, dtype=torch.bfloat16)
+    base = tuned.save_base(tmp_path / "a base")
+    config = json.loads((source / "adapter_config.json").read_text())
+
+    def said(recorded: str | None) -> str:
+        changed = json.dumps(config | {"base_model_name_or_path": recorded})
+        (source / "adapter_config.json").write_text(changed)
+        with pytest.raises(BadOption, match="is not in the checkpoint") as refused:
+            zeroconsolidate.consolidate(source, tmp_path / "out", lora="merge")
+        return str(refused.value.remedy)
+
+    assert said(str(base)) == f"merge into the model that adapter_config.json names: --base '{base}'"
+    assert said("owner/name").endswith("adapter_config.json names: --base owner/name")
+    gone = "name the original model with --base; adapter_config.json says /gone/base, which is no directory here"
+    assert said("/gone/base") == gone
+    assert said(None) == "name the original model with --base"
+    monkeypatch.chdir(tmp_path)
+    assert said("a base").endswith("--base 'a base'")
+    zeroconsolidate.consolidate(source, tmp_path / "out", lora="merge", base="a base")
+
+
 def test_a_base_that_does_not_fit(tmp_path: Path):
     tuned = tune(llama, default=lora())
     source = tuned.save(tmp_path / "in", stage=2, frozen=False, dtype=torch.bfloat16)
@@ -222,7 +246,7 @@ def test_what_altered_the_base(initialization: str, tmp_path: Path):
     report = zeroconsolidate.consolidate(whole, tmp_path / "out", lora="merge", base=base)
     truth = tuned.model.merge_and_unload().state_dict()
     assert differing(written(tmp_path / "out"), truth) == []
-    assert any("frozen copies in the checkpoint instead" in text for text in report.notes)
+    assert any("not taken from the base model but from the checkpoint" in text for text in report.notes)
 
 
 @pytest.mark.parametrize("setting", [{"layer_replication": [[0, 1]]}, {"use_bdlora": {"x": 1}}, {"kasa_config": {}}])

@@ -242,10 +242,12 @@ def test_how_the_originals_names_differ():
     def note(wanted: list[str], *names: str) -> str | None:
         return Original({name: tensor(1) for name in names}, "base", wanted).prefix_note
 
-    assert note(["layers.0.w"], "model.layers.0.w") == (
-        "the base's names have 'model.' before those of the trained model"
+    assert (
+        note(["layers.0.w"], "model.layers.0.w") == "prefix 'model.' added to the trained names, as in the base model"
     )
-    assert note(["model.layers.0.w"], "layers.0.w") == "the base's names lack 'model.' of the trained model"
+    assert note(["model.layers.0.w"], "layers.0.w") == (
+        "prefix 'model.' removed from the trained names, as in the base model"
+    )
     assert note(["layers.0.w"], "layers.0.w") is None
 
 

@@ -82,7 +82,9 @@ def middle_of(directory: Path, name: str) -> tuple[Path, int, int]:
 class TestOutput:
     def test_a_good_one_is_well(self, output: Path) -> None:
         found = verify(output)
-        assert found.problems == found.notes == ()
+        assert found.problems == ()
+        (note,) = found.notes
+        assert note.startswith("not checked: names")  # the config names no model
         assert found.bytes_read > 1_900_000
 
     @pytest.mark.parametrize("case", CASES)
@@ -127,9 +129,9 @@ class TestOutput:
         [
             (lambda d: os.truncate(d / "model-00001-of-00003.safetensors", 5000), "size does not fit its header"),
             (lambda d: os.truncate(d / "model-00001-of-00003.safetensors", 5), "no safetensors file or is cut off"),
-            (lambda d: (d / "model-00002-of-00003.safetensors").unlink(), "cannot be read: No such file"),
+            (lambda d: (d / "model-00002-of-00003.safetensors").unlink(), "cannot be read: no such file"),
             (lambda d: (d / "model-00007-of-00009.safetensors").write_bytes(b""), "index does not name this file"),
-            (lambda d: (d / "config.json").unlink(), "config.json: No such file"),
+            (lambda d: (d / "config.json").unlink(), "config.json: no such file"),
             (lambda d: edit(d / "config.json", {"dtype": "bfloat16"}), "'dtype' is 'bfloat16', but the weights are"),
             (lambda d: edit(d / "config.json", {"num_hidden_layers": 5}), "'num_hidden_layers' is 5, but"),
             (lambda d: edit(d / "config.json", {"x": 1}), "config.json: the sha256 differs"),
@@ -277,7 +279,7 @@ class TestAgainst:
         found = verify(tmp_path / "out", against=source)
         assert any("the checkpoint has no such tensor" in problem for problem in found.problems)
         assert found.notes == (
-            "the output was made with the base model base, which may be what is missing here: name it with --base",
+            "the output was made with the base model base: name its directory with --base, and compare again",
         )
         frozen = next(tensor.name for tensor in inspect(FIXTURES / f"z{stage}_frozen/checkpoint").tensors if
                       tensor.role == "frozen" and tensor.shape)  # fmt: skip
@@ -307,7 +309,7 @@ class TestSource:
         file = copy / "global_step5/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"
         flip(file, file.stat().st_size // 2)
         problems = verify_source(copy).problems
-        assert any(re.search(r"rank_1.*: the record data/0 does not have its CRC-32", p) for p in problems)
+        assert any(re.search(r"rank_1.*: record data/0 is damaged: it does not have its CRC-32", p) for p in problems)
 
     def test_one_bit_of_a_model_file_is_found(self, copy: Path) -> None:
         file = copy / "global_step5/mp_rank_00_model_states.pt"
@@ -328,7 +330,7 @@ class TestSource:
         file = copy / "global_step5" / name
         flip(file, file.read_bytes().index(key))
         (problem,) = verify_source(copy).problems
-        assert problem.startswith(f"{name}: the record data.pkl does not have its CRC-32")
+        assert problem.startswith(f"{name}: record data.pkl is damaged: it does not have its CRC-32")
 
     def test_one_master_among_many_is_found_by_the_witness(self, copy: Path) -> None:
         """In the middle of a large tensor, which a sample passes over, and saved with its right checksum."""
@@ -399,6 +401,9 @@ class TestCommand:
         assert json.loads(done.stdout)["problems"][0].startswith("embed.weight: differs first at element")
         assert self.run().returncode == 2
         assert self.run(output, "--source", checkpoint).returncode == 2
+        done = self.run("--source", checkpoint, "--against", checkpoint)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--source takes a checkpoint and nothing else" in done.stderr
 
 
 def test_progress_ends_at_the_total(checkpoint: Path, output: Path) -> None:

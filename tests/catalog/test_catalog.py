@@ -10,7 +10,7 @@ from catalogs import BF16, UNSET, catalog, half, model, optimizer, optimizer3, s
 from zeroconsolidate.archive.inert import Inert
 from zeroconsolidate.archive.names import FileKind, parse
 from zeroconsolidate.archive.raw import CheckpointFiles, RawFile
-from zeroconsolidate.catalog import fields
+from zeroconsolidate.catalog import agree, fields
 from zeroconsolidate.catalog.agree import are_missing
 from zeroconsolidate.catalog.facts import Cut, FlatGroup, FrozenStripes, Member
 from zeroconsolidate.catalog.read import read
@@ -275,9 +275,9 @@ def test_parameters_that_only_param_shapes_lists_are_in_the_order_too():
         ({"global_steps": True}, DamagedFile, "no usable 'global_steps'; expected int, got bool"),
         ({"module": 7}, DamagedFile, "'module' is not a state dict; got int"),
         ({"mp_world_size": 0}, DamagedFile, "'mp_world_size' is impossible; expected 1 to"),
-        ({"mp_world_size": 2}, MissingFiles, "expected those of 2, missing mp_rank_01_model_states"),
+        ({"mp_world_size": 2}, MissingFiles, "expected those of 2; missing mp_rank_01_model_states"),
         ({"ds_autoep_layers": [1]}, DamagedFile, "'ds_autoep_layers' is not a list of layers"),
-        ({"dp_world_size": 3}, MissingFiles, "rank 2 has no complete set of files; expected those of 3 ranks"),
+        ({"dp_world_size": 3}, MissingFiles, "1 of 3 ranks is incomplete: .*pp_rank_2.* is missing"),
         ({"dp_world_size": 1}, Disagreement, "save with more ranks; expected ranks 0 to 0 of 1, got rank 1"),
         ({"dp_world_size": 0}, DamagedFile, "'dp_world_size' is impossible"),
         ({"buffer_names": ["x" * 1025]}, DamagedFile, "a parameter's name is too long"),
@@ -492,7 +492,7 @@ def test_no_model_states():
 
 def test_without_any_model_states_nothing_is_known():
     broken = model(global_steps="5")
-    with pytest.raises(MissingFiles, match=r"no model states can be read, .*: mp_rank_00_model_states\.pt: .*'global_"):
+    with pytest.raises(MissingFiles, match=r"no model states can be read, .*; mp_rank_00_model_states\.pt: .*'global_"):
         catalog([broken], [optimizer(0), optimizer(1)], incomplete=True)
 
 
@@ -509,7 +509,7 @@ def test_what_is_lost_of_more_partitions_than_there_can_be():
 
 
 def test_no_optimizer_states_at_all():
-    with pytest.raises(MissingFiles, match="ranks 0, 1 have no complete set of files") as caught:
+    with pytest.raises(MissingFiles, match=r"2 of 2 ranks are incomplete \(0, 1\): .* are missing") as caught:
         catalog([model()], [])
     assert caught.value.files[0] == "zero_pp_rank_0_mp_rank_00_optim_states.pt"
 
@@ -545,8 +545,8 @@ def test_a_rank_with_two_files():
 def test_many_missing_files_are_counted():
     names = [f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in range(40)]
     error = are_missing(names, 64)
-    assert "and 34 more" in str(error)
-    assert "15, … have no complete set" in str(error)
+    assert str(error).startswith("40 of 64 ranks are incomplete (0, 1, 2, ")
+    assert str(error).endswith("15, …): zero_pp_rank_0_mp_rank_00_optim_states.pt and 39 more are missing")
     assert error.files == tuple(names)
 
 
@@ -604,7 +604,7 @@ def test_without_masters_the_module_is_the_truth():
 @pytest.mark.parametrize(
     ("state", "error", "message"),
     [
-        ({"single_partition_of_fp32_groups": []}, MissingFiles, "rank 0 has no complete set of files"),
+        ({"single_partition_of_fp32_groups": []}, MissingFiles, "1 of 1 rank is incomplete"),
         ({"fp32_groups": [7]}, DamagedFile, "'fp32_groups' is not a list of lists of tensors"),
         ({"fp32_groups": [[7]]}, DamagedFile, "'fp32_groups' is not a list of lists of tensors"),
         ({"ema": {}}, UnsupportedLayout, "the optimizer's state is of an unknown kind; got the keys ema"),
@@ -627,3 +627,15 @@ def test_facts_know_their_sizes():
     assert Member("a", (3, 4), 2).numel == 12
     assert Member("a", ()).numel == 1
     assert FlatGroup(index=0, cut=Cut.STRIPED, members=(), partitions=()).members == ()
+
+
+@pytest.mark.parametrize(
+    ("reason", "names", "said"),
+    [
+        ("the file is empty", ["a.pt"], "a.pt is empty"),
+        ("the file is empty", ["a.pt", "b.pt"], "a.pt and b.pt: the file is empty"),
+        ("missing", ["a.pt", "b.pt", "c.pt"], "a.pt and 2 more are missing"),
+    ],
+)
+def test_what_is_wrong_with_files_is_one_clause(reason: str, names: list[str], said: str) -> None:
+    assert agree._clause(reason, names) == said

@@ -295,7 +295,7 @@ def test_a_tensor_that_only_some_ranks_have():
 def test_optimizer_files_are_those_of_all_model_parallel_ranks():
     contents = {f"mp_rank_{mp:02d}_model_states.pt": model(mp_world_size=2, dp_world_size=1) for mp in (0, 1)}
     contents["zero_pp_rank_0_mp_rank_00_optim_states.pt"] = optimizer()
-    with pytest.raises(MissingFiles, match=r"missing zero_pp_rank_0_mp_rank_01_optim_states\.pt"):
+    with pytest.raises(MissingFiles, match=r"zero_pp_rank_0_mp_rank_01_optim_states\.pt is missing"):
         of_files(contents)
     contents["zero_pp_rank_0_mp_rank_02_optim_states.pt"] = optimizer()
     with pytest.raises(Disagreement, match="a save with more model-parallel ranks; expected 2, got rank 2"):

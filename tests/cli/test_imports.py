@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from command import python
 from fixtures import FIXTURES
 
-if TYPE_CHECKING:
-    from pathlib import Path
+import zeroconsolidate
+
+PACKAGE = Path(zeroconsolidate.__file__).parent
 
 RUN = """
 import json, sys
@@ -49,3 +50,15 @@ def test_a_conversion_imports_neither_torch_nor_the_trainers(case: str, options:
 def test_the_package_itself_imports_nothing_heavy():
     done = python(RUN.replace("code = main(sys.argv[1:])", "import zeroconsolidate; code = 0"))
     assert done.stdout == "[0, []]\n", done.stderr
+
+
+def test_the_package_lists_its_public_names_only():
+    """Rooms are imported with it, and are not what a caller is to find."""
+    assert dir(zeroconsolidate) == sorted(zeroconsolidate.__all__)
+    assert all(hasattr(zeroconsolidate, name) for name in dir(zeroconsolidate))
+
+
+def test_the_package_names_its_rooms():
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    named = {line.split()[0] for line in zeroconsolidate.__doc__.splitlines() if line.startswith("    ")}
+    assert named == folders

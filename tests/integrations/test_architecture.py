@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from model_cases import ROOT
 from safetensors import safe_open
 
-from zeroconsolidate.integrations import architecture
+from zeroconsolidate.integrations import apart, architecture
 from zeroconsolidate.naming import sources as evidence
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class TestWhatItSays:
         config = json.loads((BASES / "xlmr/config.json").read_text())
         del config["architectures"]
         said = architecture.expectation(model_directory(tmp_path, config))
-        assert said["origin"].startswith("XLMRobertaModel of transformers")
+        assert said["origin"].startswith("XLMRobertaModel (transformers 5")
 
     def test_four_hundred_billion_parameters_take_no_memory(self, tmp_path: Path) -> None:
         sizes = {"hidden_size": 16384, "intermediate_size": 53248, "num_hidden_layers": 126, "vocab_size": 128256}
@@ -82,6 +83,7 @@ class TestWhatItSays:
         assert found is not None
         assert sum(math.prod(shape or ()) for shape in found.hub.shapes.values()) > 400e9
 
+    @pytest.mark.usefixtures("processes_of_their_own")
     def test_through_the_process_it_is_the_same(self) -> None:
         found, silence = evidence.architecture(str(BASES / "mixtral"))
         assert silence == ""
@@ -97,7 +99,7 @@ class TestSilence:
     """Whatever goes wrong there is a reason in words, and other evidence is asked."""
 
     def test_without_config(self, tmp_path: Path) -> None:
-        assert evidence.architecture(str(tmp_path)) == (None, "there is no config.json")
+        assert evidence.architecture(str(tmp_path)) == (None, "no config.json")
 
     def test_without_transformers(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(evidence, "find_spec", lambda _: None)
@@ -123,12 +125,13 @@ class TestSilence:
 
     def test_a_config_that_asks_for_too_much(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Modules are built even if their weights are not: a billion layers end at the limit, or at the clock."""
-        monkeypatch.setattr(evidence, "ARCHITECTURE_SECONDS", 8)
+        monkeypatch.setattr(evidence, "ARCHITECTURE_SECONDS", 4)
         config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 10**9}
         found, silence = evidence.architecture(model_directory(tmp_path, config))
         assert found is None
-        assert "took more than 8 s" in silence or "MemoryError" in silence
+        assert "took more than 4 s" in silence or "MemoryError" in silence
 
+    @pytest.mark.usefixtures("processes_of_their_own")
     def test_a_process_that_hangs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(evidence, "ARCHITECTURE_SECONDS", 0.01)
         found, silence = evidence.architecture(str(BASES / "llama"))
@@ -137,7 +140,7 @@ class TestSilence:
 
     def test_a_process_that_dies(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Killed by the system, say: nothing was printed."""
-        monkeypatch.setattr(evidence.sys, "executable", "/bin/false")
+        monkeypatch.setattr(apart, "sys", SimpleNamespace(executable="/bin/false"))
         assert evidence.architecture(str(BASES / "llama")) == (None, "transformers could not build the model")
 
     def test_memory_has_a_limit(self, tmp_path: Path) -> None:
@@ -153,6 +156,7 @@ sys.exit(architecture.main({str(BASES / "llama")!r}))
 
 
 class TestWhatItSees:
+    @pytest.mark.usefixtures("processes_of_their_own")
     def test_nothing_in_the_checkpoint_is_imported(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Neither remote code nor a module that has the name of one of ours, even with the checkpoint as the cwd."""
         for name in ("transformers", "torch", "json", "modeling_evil", "configuration_evil"):
@@ -174,7 +178,7 @@ class TestWhatItSees:
             runs.append(arguments)
             return run(*arguments, **how)
 
-        monkeypatch.setattr(evidence.subprocess, "run", counted)
+        monkeypatch.setattr(subprocess, "run", counted)
         first = evidence.architecture(str(BASES / "llama"))
         assert evidence.architecture(str(BASES / "llama")) == first
         assert len(runs) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from typing import TYPE_CHECKING
 
@@ -40,11 +41,11 @@ def test_a_model_in_the_offline_cache(snapshot: Path, tmp_path: Path) -> None:
     assert os.path.samefile(hub.resolved("owner/tiny-m3"), snapshot)
     report = zeroconsolidate.consolidate(CHECKPOINT, tmp_path / "out", base="owner/tiny-m3")
     assert (tmp_path / "out/colbert_linear.pt").read_bytes() == (snapshot / "colbert_linear.pt").read_bytes()
-    assert any("base model's: they were not trained" in note for note in report.notes)
+    assert any("copied from the base model" in note for note in report.notes)
 
 
 def test_a_model_that_is_not_there(snapshot: Path) -> None:
-    with pytest.raises(BadOption, match="owner/other is no directory, and huggingface_hub has none"):
+    with pytest.raises(BadOption, match="no such directory: owner/other; nor does huggingface_hub find it: "):
         hub.resolved("owner/other")
 
 
@@ -56,5 +57,24 @@ def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("base", ["no-such-directory", "/no/such/directory", "a/b/c", "../up", ""])
 def test_what_is_neither(base: str) -> None:
-    with pytest.raises(BadOption, match="must be a directory, or a hub id"):
+    with pytest.raises(BadOption, match=f"no such directory: {base or repr(base)}; it is no hub id either"):
         hub.resolved(base)
+
+
+def test_a_file(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(BadOption, match=r"the base model must be a directory; got the file .*model\.safetensors"):
+        hub.resolved(str(tmp_path / "model.safetensors"))
+
+
+def test_the_nearest_directory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ckpt/base_llama").mkdir(parents=True)
+    (tmp_path / "ckpt/base_llamb").touch()
+    mistyped = str(tmp_path / "ckpt/base_llamaa")
+    with pytest.raises(BadOption, match=re.escape(f"no such directory: {mistyped}; it is no hub id either; did you")):
+        hub.resolved(mistyped)
+    # One that could be on the hub as well.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "find_spec", lambda _: None)
+    with pytest.raises(BadOption, match=r"no such directory: ckpt/base_lama; .*; did you mean ckpt/base_llama\?;"):
+        hub.resolved("ckpt/base_lama")

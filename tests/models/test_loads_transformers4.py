@@ -1,7 +1,7 @@
 """What we write loads in transformers 4 too, with the same answers: tools/test_transformers4.sh.
 
-The conversions are made in the main environment (CONVERTED_MODELS): transformers 4 does not know the names that
-transformers 5 gives fused experts in memory.
+The conversions, and the models with the true weights, are made in the main environment (CONVERTED_MODELS): transformers
+4 does not know the names that transformers 5 gives fused experts in memory.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from answers import LOADERS, answers, assert_equal_answers
 from converted import convert
 from model_cases import ModelCase, model_cases
 from model_fixtures.outputs import model_inputs
+from true_models import LOADERS
+from witnesses import assert_as_recorded, assert_is_the_true_model, loaded
 
 import zeroconsolidate
 import zeroconsolidate.errors
@@ -28,59 +29,35 @@ KNOWN = [pytest.param(c, id=c.name) for c in model_cases(adapter=False) if not c
 """transformers 4.46 has no Qwen3-MoE."""
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", KNOWN)
-def test_no_key_is_missing_and_answers_are_the_live_models(case: ModelCase, dtype: str, where: Path) -> None:
-    directory = convert(case, where, dtype)
-    model, info = LOADERS[case.recipe].from_pretrained(
-        directory, output_loading_info=True, torch_dtype=DTYPES[dtype], attn_implementation=_attention(case)
-    )
-    assert not any(info.values()), info
-    if dtype == "bf16" and not case.provenance["case"]["bf16"]:
-        return
-    found, kind = answers(case, model, directory), "float32" if dtype == "fp32" else "live"
-    if case.name.startswith("mixtral"):
-        _equal_but_for_the_order_of_experts(case, found["logits"], kind)
-    else:
-        assert_equal_answers(case, found, kind)
+def check(case: ModelCase, conversion: str, dtype: torch.dtype, kind: str | None) -> None:
+    """Ours loads without a missing key, is the true model, and answers as recorded.
 
-
-def _attention(case: ModelCase) -> str | None:
-    """The kernel transformers 5 takes; transformers 4.46 has it for these models."""
-    return "sdpa" if case.recipe == "causal" else None
-
-
-def _equal_but_for_the_order_of_experts(case: ModelCase, logits: torch.Tensor, kind: str) -> None:
-    """transformers 4 adds the outputs of experts up in the order of the experts, 5 in that of a token's choice.
-
-    Of two experts a token the sum is the same in either order, but 4 rounds after each addition to a sum that began
-    with zeros: one unit in the last place of the largest hidden value, which two layers carry on. That it is not the
-    weights is the business of `test_experts_are_those_transformers_5_writes`.
+    The true weights were written by transformers 5, from the live engine's values. `kind`: of recorded answers.
     """
-    expected = case.outputs[f"{kind}.logits"]
-    unit = torch.finfo(expected.dtype).eps
-    assert (logits.double() - expected.double()).abs().max() <= 4 * unit * expected.abs().max()
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", [case for case in KNOWN if case.values[0].name.startswith("mixtral")])
-def test_experts_are_those_transformers_5_writes(case: ModelCase, dtype: str, where: Path) -> None:
-    """The live weights, saved by transformers 5 itself and loaded here: equal to ours bit for bit, answers too."""
     if "CONVERTED_MODELS" not in os.environ:
-        pytest.skip("transformers 5 has to have saved them")
-    directory = convert(case, where, dtype)
-    resaved = directory.parents[1] / "resaved" / dtype / case.name
+        pytest.skip("transformers 5 has to have converted them")
+    root = Path(os.environ["CONVERTED_MODELS"])
+    directory, true_directory = root / conversion / case.name, root / "true" / conversion / case.name
+    # The kernel transformers 5 takes; transformers 4.46 has it for these models.
+    attention = "sdpa" if case.recipe in ("causal", "llm_embedder", "llm_reranker") else None
     models = []
-    for folder in (directory, resaved):
+    for folder in (directory, true_directory):
         model, info = LOADERS[case.recipe].from_pretrained(
-            folder, output_loading_info=True, torch_dtype=DTYPES[dtype], attn_implementation=_attention(case)
+            folder, output_loading_info=True, torch_dtype=dtype, attn_implementation=attention
         )
         assert not any(info.values()), info
         models.append(model)
-    ours, theirs = (model.state_dict() for model in models)
-    assert ours.keys() == theirs.keys()
-    assert [name for name, tensor in theirs.items() if not torch.equal(ours[name], tensor)] == []
-    assert torch.equal(*(answers(case, model, directory)["logits"] for model in models))
+    found = assert_is_the_true_model(case, models[0], directory, loaded(models[1], true_directory))
+    if kind is not None:
+        # Also where transformers 4 adds up the outputs of experts in another order, and rounds after each addition.
+        assert_as_recorded(case, found, kind, models[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", KNOWN)
+def test_no_key_is_missing_and_answers_are_the_live_models(case: ModelCase, dtype: str) -> None:
+    live = "live" if case.provenance["case"]["bf16"] else None
+    check(case, dtype, DTYPES[dtype], "float32" if dtype == "fp32" else live)
 
 
 TOKENIZERS = KNOWN + [pytest.param(c, id=c.name) for c in model_cases() if c.name.startswith("qwen3_moe_z")]
@@ -100,20 +77,8 @@ MERGED = [pytest.param(c, id=c.name) for c in model_cases(adapter=True) if not c
 
 
 @pytest.mark.parametrize("case", MERGED)
-def test_merged_adapters_answer_as_the_live_model(case: ModelCase, where: Path) -> None:
-    if "CONVERTED_MODELS" in os.environ:
-        directory = Path(os.environ["CONVERTED_MODELS"]) / "merged" / case.name
-    else:
-        directory = convert(case, where, "fp32", lora="merge", base=case.base)
-    model, info = LOADERS[case.recipe].from_pretrained(
-        directory, output_loading_info=True, torch_dtype=torch.float32, attn_implementation="sdpa"
-    )
-    assert not any(info.values()), info
-    found = answers(case, model, directory)
-    if case.name.startswith("mixtral"):
-        _equal_but_for_the_order_of_experts(case, found["logits"], "merged")
-    else:
-        assert_equal_answers(case, found, "merged")
+def test_merged_adapters_answer_as_the_live_model(case: ModelCase) -> None:
+    check(case, "merged", torch.float32, "merged")
 
 
 @pytest.mark.parametrize("case", [case for case in KNOWN if not case.values[0].name.startswith("mixtral")])

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import transformers
-from answers import LOADERS, answers, assert_equal_answers
 from converted import convert
 from model_cases import ModelCase, model_cases
 from safetensors.torch import load_file, save_file
+from true_models import LOADERS, adapted, merged, trained
+from witnesses import assert_as_recorded, assert_is_the_true_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(not transformers.__version__.startswith("5."), reason="needs transformers 5")
 
 CASES = [pytest.param(case, id=case.name) for case in model_cases(adapter=False)]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OPTIONS = [
     pytest.param("fp32", {}, id="fp32"),
     pytest.param("bf16", {}, id="bf16"),
@@ -36,11 +38,11 @@ def test_no_key_is_missing_and_answers_are_the_live_models(
     model, info = LOADERS[case.recipe].from_pretrained(directory, output_loading_info=True)
     assert not any(info.values()), info
     assert (directory / "model.safetensors.index.json").exists() == bool(options)
-    found = answers(case, model, directory)
+    found = assert_is_the_true_model(case, model, directory, trained(case, DTYPES[dtype]))
     if dtype == "fp32":
-        assert_equal_answers(case, found, "float32")
+        assert_as_recorded(case, found, "float32", model)
     elif case.provenance["case"]["bf16"]:
-        assert_equal_answers(case, found, "live")
+        assert_as_recorded(case, found, "live", model)
 
 
 ADAPTERS = [pytest.param(case, id=case.name) for case in model_cases(adapter=True)]
@@ -51,7 +53,8 @@ def test_merged_adapters_answer_as_the_live_model(case: ModelCase, where: Path) 
     directory = convert(case, where, "fp32", lora="merge", base=case.base)
     model, info = LOADERS[case.recipe].from_pretrained(directory, output_loading_info=True)
     assert not any(info.values()), info
-    assert_equal_answers(case, answers(case, model, directory), "merged")
+    found = assert_is_the_true_model(case, model, directory, merged(case))
+    assert_as_recorded(case, found, "merged", model)
 
 
 @pytest.mark.parametrize("case", ADAPTERS)
@@ -62,7 +65,8 @@ def test_adapters_beside_their_base_answer_as_the_live_model(case: ModelCase, wh
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         model = peft.PeftModel.from_pretrained(base, directory)
-    assert_equal_answers(case, answers(case, model, directory), "float32")
+    found = assert_is_the_true_model(case, model, directory, adapted(case))
+    assert_as_recorded(case, found, "float32", model)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.values[0].name in ("llm_untied_z2", "m3_z3")])
@@ -85,4 +89,4 @@ def test_a_renamed_or_changed_tensor_would_be_seen(case: ModelCase, where: Path,
         if change == "rename":
             assert info["missing_keys"] or info["unexpected_keys"]
         with pytest.raises(AssertionError):
-            assert_equal_answers(case, answers(case, model, tmp_path / change), "float32")
+            assert_is_the_true_model(case, model, tmp_path / change, trained(case, torch.float32))

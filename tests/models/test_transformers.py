@@ -9,12 +9,17 @@ import pytest
 import torch
 from command import zeroconsolidate
 from fixtures import FIXTURES
+from model_fixtures.rounding import terms
 from safetensors.torch import load_file
+
+pytest.importorskip("transformers")
+
+import transformers
+import true_models
+from witnesses import assert_same_weights, assert_within_rounding
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-transformers = pytest.importorskip("transformers")
 
 CASE = FIXTURES / "trainer_zero3_tied"
 
@@ -44,15 +49,48 @@ def test_it_loads_without_a_missing_or_unexpected_key(model_directory: Path, dty
 
 
 def test_it_answers_as_the_live_model_did(model_directory: Path, dtype: str):
+    """As a model with the live engine's masters does in this process, and as it did itself, but for rounding."""
     live = load_file(CASE / "logits.safetensors")
-    model = transformers.AutoModelForCausalLM.from_pretrained(model_directory).eval()
-    with torch.no_grad():
-        logits = model(input_ids=live["input_ids"]).logits
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_directory)
+    config = transformers.AutoConfig.from_pretrained(CASE / "checkpoint")
+    masters = load_file(CASE / "expected.safetensors")
+    true = true_models.filled(transformers.AutoModelForCausalLM, config, masters, model.dtype)
+    assert_same_weights(model, true)
+    logits, expected = logits_of(model, live["input_ids"]), logits_of(true, live["input_ids"])
+    assert torch.equal(logits, expected)
     if dtype == "fp32":
-        assert torch.equal(logits, live["logits_fp32"])
+        assert_fp32_logits(model, logits, live)
     else:
         # DeepSpeed keeps the rotary frequencies in bf16 too, and kernels add in another order: about eight bits agree.
         assert (logits - live["logits_bf16"]).abs().max() < 0.02 * logits.abs().max()
+
+
+@torch.no_grad()
+def logits_of(model: torch.nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()  # see models/answers.py
+    return model.eval()(input_ids=input_ids).logits
+
+
+def assert_fp32_logits(model: torch.nn.Module, logits: torch.Tensor, live: dict[str, torch.Tensor]) -> None:
+    size = terms(model.parameters())
+    assert_within_rounding({"logits": logits}, {"logits": live["logits_fp32"]}, torch.float32, size)
+
+
+@torch.no_grad()
+def test_a_weight_that_is_a_little_off_would_be_seen(model_directory: Path, dtype: str):
+    """One value by one unit in the last place, and one weight by one percent."""
+    live = load_file(CASE / "logits.safetensors")
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_directory)
+    right = logits_of(model, live["input_ids"])
+    weight = model.model.norm.weight
+    before = weight.clone()
+    weight[0] = torch.nextafter(weight[0], torch.tensor(torch.inf, dtype=weight.dtype))
+    assert not torch.equal(logits_of(model, live["input_ids"]), right)
+    if dtype == "fp32":
+        model.model.norm.weight.copy_(before * 1.01)
+        with pytest.raises(AssertionError):
+            assert_fp32_logits(model, logits_of(model, live["input_ids"]), live)
 
 
 def test_its_weights_are_the_masters(model_directory: Path, dtype: str):

@@ -26,7 +26,7 @@ from zeroconsolidate import Report, consolidate
 from zeroconsolidate.errors import BadOption, Disagreement, WrongNames
 from zeroconsolidate.naming import sources as evidence
 from zeroconsolidate.naming.decision import best_mapping, decide, renamed, without_expectation
-from zeroconsolidate.naming.expectation import Expectation
+from zeroconsolidate.naming.expectation import Expectation, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,8 +90,9 @@ def edit_config(root: Path, **changes: object) -> None:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if transformers were not installed."""
+    """As if transformers were not installed, and the built-in table had no such model."""
     monkeypatch.setattr(evidence, "find_spec", lambda _: None)
+    monkeypatch.setattr(evidence, "looked_up", lambda _: None)
 
 
 @pytest.fixture
@@ -109,10 +110,11 @@ class TestWrappers:
         report = consolidate(tmp_path / "in", tmp_path / "out")
         assert_equal(written(report), truth)
         assert report.warnings == ()
-        assert re.search(r": those of \w+ of transformers 5[.\d]+$", report.names)
         undone = prefix.replace("_orig_mod.", "")
-        said = "wrappers inside names" if prefix and not undone else f"the prefix {undone!r} taken off"
-        assert (said if prefix else "names as trained") in report.names
+        said = "wrappers inside names removed; " if prefix and not undone else f"prefix {undone!r} removed"
+        assert report.names.startswith(said if prefix else "names match ")
+        assert re.search(r"names match \w+ \(transformers 5[.\d]+(, built-in table)?\)$", report.names)
+        assert report.checks[0].startswith("names and shapes match ")
 
     @pytest.mark.parametrize("model", MODELS)
     @pytest.mark.parametrize("prefix", ["", *PREFIXES])
@@ -121,7 +123,7 @@ class TestWrappers:
         report = consolidate(tmp_path / "in", tmp_path / "out", base=BASES / model)
         assert_equal(written(report), truth)
         assert report.warnings == ()
-        assert f"those of the base model {BASES / model}" in report.names
+        assert report.names.endswith(f"names match the base model {BASES / model}")
 
     @pytest.mark.parametrize("wrapper", ["_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module."])
     def test_inside_of_names_too(self, alone: None, wrapper: str, tmp_path: Path) -> None:
@@ -129,14 +131,14 @@ class TestWrappers:
         truth = trained(tmp_path / "in", "llama", lambda name: name.replace("self_attn.", f"self_attn.{wrapper}"))
         report = consolidate(tmp_path / "in", tmp_path / "out", base=BASES / "llama")
         assert_equal(written(report), truth)
-        assert report.names.startswith("wrappers inside names taken out")
+        assert report.names.startswith("wrappers inside names removed; names match")
 
     def test_a_prefix_may_be_lacking(self, asked: None, tmp_path: Path) -> None:
         """A trainer that was given the inner model of one with a head."""
         truth = trained(tmp_path / "in", "qwen2", lambda name: name.removeprefix("model."))
         report = consolidate(tmp_path / "in", tmp_path / "out")
         assert_equal(written(report), truth)
-        assert "the prefix 'model.' put on" in report.names
+        assert report.names.startswith("prefix 'model.' added; names match")
 
     @pytest.mark.parametrize("prefix", PREFIXES)
     def test_without_expectation_those_that_are_always_wrappers(self, alone: None, prefix: str, tmp_path: Path) -> None:
@@ -224,7 +226,7 @@ class TestMapping:
         naming = decide(ENCODER, {}, [other, expectation(ENCODER), expectation(ENCODER, origin="later")])
         assert naming is not None
         assert naming.fits
-        assert naming.reason == "names as trained: those of the target"
+        assert (naming.change, outcome(naming)) == ("", "names match the target")
 
     def test_if_none_is_satisfied_the_nearest_is_told(self) -> None:
         near = expectation(ENCODER | {"head.weight": (2, 2)}, origin="near")
@@ -247,7 +249,8 @@ class TestMapping:
         short = {name: shape for name, shape in ENCODER.items() if ".layer.1." not in name}
         nearest = decide(short, {}, [base, expectation(short, origin="nearer")])
         assert nearest is not None
-        assert nearest.reason.endswith("nearer")
+        assert nearest.expectation is not None
+        assert nearest.expectation.origin.endswith("nearer")
 
     def test_without_expectation_nothing_else_changes(self) -> None:
         naming = without_expectation(SHAPES, bare=False)
@@ -262,7 +265,7 @@ class TestOrderOfEvidence:
         save_file(own, tmp_path / "in/model.safetensors")
         report = consolidate(tmp_path / "in", tmp_path / "out", base=BASES / "llama")
         assert_equal(written(report), own)
-        assert report.names.endswith("those of the weights saved beside the checkpoint")
+        assert report.names.endswith("names match the weights saved beside the checkpoint")
 
     def test_but_not_before_the_architecture(self, asked: None, tmp_path: Path) -> None:
         """DeepSpeed's own converter puts such a file there: the shards' names, wrapper and all."""
@@ -270,7 +273,7 @@ class TestOrderOfEvidence:
         save_file({f"model.{name}": tensor for name, tensor in truth.items()}, tmp_path / "in/model.safetensors")
         report = consolidate(tmp_path / "in", tmp_path / "out")
         assert_equal(written(report), truth)
-        assert "XLMRobertaModel of transformers" in report.names
+        assert "XLMRobertaModel (transformers 5" in report.names
 
     def test_empty_weights_still_tell_names(self, alone: None, tmp_path: Path) -> None:
         """What ZeRO-3 leaves behind; BERT's kin with the names transformers gave them in 2019."""
@@ -304,7 +307,7 @@ class TestNothingFits:
         trained(tmp_path / "in", "llama", self.strange)
         said = refusal(command("convert", tmp_path / "in", tmp_path / "out"))
         assert not (tmp_path / "out").exists()
-        assert said.startswith("the names do not fit LlamaForCausalLM of transformers 5")
+        assert said.startswith("the names do not fit LlamaForCausalLM (transformers 5")
         assert "14 expected names are missing, such as 'model.layers.0.self_attn.q_proj.weight'" in said
         assert "14 names are unknown to it, such as 'model.layers.0." in said
         assert "(nearest: 'model.layers.0." in said
@@ -405,7 +408,7 @@ class TestRename:
         truth = trained(tmp_path / "in", "xlmr", lambda name: "a.b." + name)
         report = consolidate(tmp_path / "in", tmp_path / "out", rename=["a.b.="])
         assert_equal(written(report), truth)
-        assert report.names.startswith("renamed as asked: those of XLMRobertaModel")
+        assert report.names.startswith("renamed as asked; names match XLMRobertaModel (transformers 5")
         assert report.warnings == ()
 
     def test_by_the_command(self, alone: None, tmp_path: Path) -> None:
@@ -419,7 +422,7 @@ class TestRename:
         lower = {name.upper(): name for name in truth}
         report = consolidate(tmp_path / "in", tmp_path / "out", rename=lower.__getitem__, base=BASES / "llama")
         assert_equal(written(report), truth)
-        assert "renamed as asked: those of the base model" in report.names
+        assert report.names.startswith("renamed as asked; names match the base model")
 
     def test_it_overrides_the_evidence_but_is_told_what_that_means(self, asked: None, tmp_path: Path) -> None:
         truth = trained(tmp_path / "in", "llama")
@@ -466,13 +469,14 @@ class TestLayouts:
         stored = set(load_file(self.CASE.parent / "expected.safetensors"))
         hub = consolidate(self.CASE, tmp_path / "hub")
         assert "model.layers.0.block_sparse_moe.experts.3.w1.weight" in written(hub)
-        assert "tensors in the hub's layout" in hub.names
+        assert hub.names.endswith("; 26 tensors converted to the hub's layout")
         memory = consolidate(self.CASE, tmp_path / "memory", names="in-memory")
         assert set(written(memory)) == stored
         assert "MixtralForCausalLM" in memory.names
         as_stored = consolidate(self.CASE, tmp_path / "stored", names="stored")
         assert set(written(as_stored)) == stored
         assert as_stored.names == "names as stored, as asked"
+        assert as_stored.checks[0].startswith("names and shapes match MixtralForCausalLM")
 
     def test_in_memory_undoes_wrappers_and_stored_does_not(self, asked: None, tmp_path: Path) -> None:
         truth = trained(tmp_path / "in", "llama", lambda name: "module." + name)
@@ -494,8 +498,9 @@ class TestTheReport:
     def test_the_command_tells_the_decision_and_its_reason(self, tmp_path: Path) -> None:
         trained(tmp_path / "in", "xlmr", lambda name: "net." + name, config=False)
         done = command("convert", tmp_path / "in", tmp_path / "out", "--base", BASES / "xlmr", "--rename", "net.=")
-        (line,) = [line for line in done.stdout.splitlines() if line.startswith("  names")]
-        assert line.split("names", 1)[1].strip().startswith("renamed as asked: those of XLMRobertaModel")
+        (line,) = [line for line in done.stdout.splitlines() if "names and shapes match" in line]
+        assert line.split()[:6] == "checked names and shapes match XLMRobertaModel".split()
+        assert "renamed as asked" in done.stdout
         as_json = command("convert", tmp_path / "in", tmp_path / "json", "--names", "stored", "--json")
         assert json.loads(as_json.stdout)["names"] == "names as stored, as asked"
 

@@ -8,12 +8,11 @@ import pytest
 import torch
 from catalogs import model, of_files, optimizer
 
-from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor
+from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor, row_major
 from zeroconsolidate.catalog.facts import Concatenated, Rule
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import UnsupportedLayout, WitnessMismatch
 from zeroconsolidate.opening.unnamed import answer
-from zeroconsolidate.plan.boxes import row_major
 from zeroconsolidate.plan.sources import sources
 from zeroconsolidate.run.elements import read_all
 from zeroconsolidate.run.inputs import Inputs

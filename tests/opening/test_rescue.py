@@ -6,9 +6,8 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import hostile
@@ -16,6 +15,7 @@ import pytest
 import safetensors.torch
 import synthetic
 import torch
+from command import zeroconsolidate as zeroconsolidate_command
 from fixtures import FIXTURES
 
 import zeroconsolidate
@@ -164,32 +164,49 @@ class TestDiagnosis:
         return run / f"global_step{step}/bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
 
     @pytest.mark.parametrize(
-        ("damage", "kind", "reason"),
+        ("damage", "kind", "reason", "clause"),
         [
-            (lambda path: path.unlink(), MissingFiles, "missing"),
-            (lambda path: os.truncate(path, path.stat().st_size // 2), DamagedFile, "the file is truncated"),
-            (lambda path: path.write_bytes(b""), DamagedFile, "the file is empty"),
+            (lambda path: path.unlink(), MissingFiles, "missing", "is missing"),
+            (
+                lambda path: os.truncate(path, path.stat().st_size // 2),
+                DamagedFile,
+                "the file is truncated; expected the zip directory that torch writes last, got the end after ",
+                "is truncated",
+            ),
+            (lambda path: path.write_bytes(b""), DamagedFile, "the file is empty", "is empty"),
             (
                 lambda path: shutil.copy(TestDiagnosis.optimizer(path.parent.parent, 2, 5), path),
                 Disagreement,
-                "left from another save: of step 5, not 10",
+                "from another save: step 5, not 10",
+                "is from another save: step 5, not 10",
             ),
         ],
         ids=["missing", "truncated", "empty", "stale"],
     )
-    def test_the_error_tells_all(self, run: Path, tmp_path: Path, damage: Any, kind: Any, reason: str) -> None:
+    def test_the_error_tells_all(
+        self, run: Path, tmp_path: Path, damage: Any, kind: Any, reason: str, clause: str
+    ) -> None:
         damage(self.optimizer(run, 2))
         with pytest.raises(kind) as failed:
             consolidate(run, tmp_path / "out")
-        said = str(failed.value)
-        assert "bf16_zero_pp_rank_2_mp_rank_00_optim_states.pt" in said
-        assert reason in said
-        assert "25.0 percent" in said
-        assert "the newest complete tag is global_step5: --tag last-complete" in said
-        assert "--rescue" in said
-        assert {loss.fate for loss in failed.value.losses} >= {"whole", "partly lost"}
-        lost = sum(loss.lost_bytes for loss in failed.value.losses)
-        assert f"{lost} of {sum(loss.nbytes for loss in failed.value.losses)} bytes" in said
+        error, name = failed.value, "bf16_zero_pp_rank_2_mp_rank_00_optim_states.pt"
+        said = str(error)
+        assert f"1 of 4 ranks is incomplete: {name} {clause};" in said
+        # Only what shows that a file is of another save names it a second time, and says where.
+        assert said.count(name) == (2 if kind is Disagreement else 1)
+        assert error.files == (name,)
+        assert {loss.fate for loss in error.losses} >= {"whole", "partly lost"}
+        lost, held = (sum(getattr(loss, size) for loss in error.losses) for size in ("lost_bytes", "nbytes"))
+        assert f"{100 * lost / held:.1f} % of the bytes;" in said
+        assert error.remedies[0] == "--tag last-complete takes global_step5, the newest complete tag"
+        if inspect(run).stage == 2:
+            assert error.consequence.endswith("3 of 14 tensors are lost, 2 partly lost, 9 whole: 25.0 % of the bytes")
+            assert error.remedies[1:] == (
+                "--rescue writes all tensors: 75.0 % of the values exactly, 25.0 % in 16 bits",
+            )
+        else:
+            assert error.consequence.endswith("13 of 14 tensors are partly lost, 1 whole: 25.0 % of the bytes")
+            assert error.remedies[1:] == ("--rescue=zeros writes all that is left, with zeros where values are lost",)
         assert not (tmp_path / "out").exists()
         info = inspect(run)
         assert info.missing_files == ("bf16_zero_pp_rank_2_mp_rank_00_optim_states.pt",)
@@ -206,7 +223,7 @@ class TestDiagnosis:
 
     def test_latest_may_name_a_tag_that_was_never_begun(self, run: Path) -> None:
         (run / "latest").write_text("global_step15")
-        with pytest.raises(NotACheckpoint, match="newest complete one is global_step10: --tag last-complete"):
+        with pytest.raises(NotACheckpoint, match="--tag last-complete takes global_step10, the newest complete tag"):
             inspect(run)
 
     def test_trainers_older_checkpoints_are_looked_at(self, tmp_path: Path) -> None:
@@ -215,8 +232,41 @@ class TestDiagnosis:
             synthetic.write(tmp_path / f"checkpoint-{step}", values, stage=3, ranks=2, step=step)
         for step in (10, 15):
             files_of(tmp_path / f"checkpoint-{step}", 1)[0].unlink()
-        with pytest.raises(MissingFiles, match=re.escape(f"beside it is {tmp_path / 'checkpoint-5'}")):
+        with pytest.raises(MissingFiles) as failed:
             consolidate(tmp_path / "checkpoint-15", tmp_path / "out")
+        assert failed.value.remedies[0] == f"zeroconsolidate convert {tmp_path / 'checkpoint-5'} OUTPUT"
+        assert "--tag" not in str(failed.value)
+        with pytest.raises(NotACheckpoint, match="no tag is complete; looked at global_step15; zeroconsolidate conv"):
+            consolidate(tmp_path / "checkpoint-15", tmp_path / "out", tag="last-complete")
+
+    def test_the_line_to_type_is_complete(self, tmp_path: Path) -> None:
+        """As the paths were given, quoted for a shell."""
+        values = synthetic.values_of(synthetic.shapes_of(0.2))
+        for step in (5, 10):
+            synthetic.write(tmp_path / f"a run/checkpoint-{step}", values, stage=3, ranks=2, step=step)
+        files_of(tmp_path / "a run/checkpoint-10", 1)[0].unlink()
+        done = zeroconsolidate_command("convert", "a run/checkpoint-10", "my model", cwd=tmp_path)
+        line = "  zeroconsolidate convert 'a run/checkpoint-5' 'my model'"
+        assert line in done.stderr.splitlines()
+        done = zeroconsolidate_command(*shlex.split(line)[1:], cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+    def test_where_nothing_is_left_no_rescue_is_offered(self, tmp_path: Path) -> None:
+        root = copied("z3_w4", tmp_path)
+        for path in root.glob("*/*optim_states.pt"):
+            path.unlink()
+        with pytest.raises(MissingFiles) as failed:
+            consolidate(root, tmp_path / "out")
+        assert failed.value.remedy is None
+        assert "4 of 4 ranks are incomplete (0, 1, 2, 3)" in str(failed.value)
+        assert failed.value.consequence.endswith("; no parameter can be rescued")
+        # At stage 2 the model file has all of them in 16 bits.
+        root = copied("z2_w4", tmp_path / "z2")
+        for path in root.glob("*/*optim_states.pt"):
+            path.unlink()
+        with pytest.raises(MissingFiles) as failed:
+            consolidate(root, tmp_path / "out")
+        assert failed.value.remedies == ("--rescue writes all tensors, in 16 bits",)
 
     def test_most_files_decide_which_save_it_is(self, tmp_path: Path) -> None:
         """A save over an older one of the same tag died after one, two or three ranks of four."""
@@ -256,10 +306,29 @@ class TestDiagnosis:
 
     def test_the_command_lists_the_worst(self, run: Path) -> None:
         self.optimizer(run, 1).unlink()
-        command = [sys.executable, "-m", "zeroconsolidate", "convert", str(run), str(run.parent / "out")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = zeroconsolidate_command("convert", run, run.parent / "out")
         assert done.returncode == 2
-        assert re.search(r"^  \S+ +(partly )?lost +[0-9.]+ %  [0-9.]+ KB of ", done.stderr, re.MULTILINE), done.stderr
+        first, cost, *rest = done.stderr.splitlines()
+        assert first.startswith("zeroconsolidate: 1 of 4 ranks is incomplete: ")
+        assert cost.startswith("  ") and cost.endswith(": 25.0 % of the bytes")
+        assert rest[0].startswith("  --tag last-complete takes")
+        rows = [line for line in rest if line.startswith("    ")]
+        assert re.match(r"    \S.* +(partly )?lost +[0-9.]+ %  [0-9.]+ KB of ", rows[0]), done.stderr
+        assert len(rows) <= 13
+        if inspect(run).stage == 3:
+            # Thirteen tensors have lost about a quarter: no thirteen rows say so.
+            assert [re.split("  +", row.strip())[0] for row in rows[:-1]] == [
+                "embed.weight and 8 more",
+                "layers.0.norm.weight and 3 more",
+            ]
+            assert rows[-1] == f"    zeroconsolidate inspect --tensors {run} lists them all"
+
+    def test_where_all_tensors_fare_alike_none_is_listed(self, tmp_path: Path) -> None:
+        root = copied("z3_w4", tmp_path)
+        for path in root.glob("*/*optim_states.pt"):
+            path.unlink()
+        done = zeroconsolidate_command("convert", root, tmp_path / "out")
+        assert len(done.stderr.splitlines()) == 2, done.stderr
 
 
 class TestRescue:
@@ -304,7 +373,9 @@ class TestRescue:
             path.unlink()
         report = consolidate(root, tmp_path / "out", rescue="zeros", ties="copy")
         assert "head.weight" not in load(tmp_path / "out")
-        assert any("head.weight is tied to another parameter" in note for note in report.notes)
+        assert any(
+            note.startswith("head.weight: left out, because only rank 0's lost file says") for note in report.notes
+        )
 
     def test_fill_comes_from_where_it_says(self, tmp_path: Path) -> None:
         """An earlier consolidated step, and a base model for what that has in another shape."""
@@ -378,10 +449,9 @@ class TestRescue:
     def test_exit_codes(self, tmp_path: Path) -> None:
         root = copied("z3_w4", tmp_path)
         files_of(root, 3)[0].unlink()
-        command = [sys.executable, "-m", "zeroconsolidate", "convert"]
 
         def run(*arguments: str) -> int:
-            return subprocess.run([*command, *arguments], capture_output=True, check=False).returncode
+            return zeroconsolidate_command("convert", *arguments).returncode
 
         assert run(str(root), str(tmp_path / "out")) == 2
         assert run("--rescue", str(root), str(tmp_path / "out")) == 3
@@ -476,8 +546,7 @@ class TestSeveralRoots:
             inspect(nodes)
 
     def test_the_command_takes_several(self, nodes: list[Path], tmp_path: Path) -> None:
-        command = [sys.executable, "-m", "zeroconsolidate", "convert", *map(str, nodes), str(tmp_path / "out")]
-        subprocess.run(command, check=True, capture_output=True)
+        assert zeroconsolidate_command("convert", *nodes, tmp_path / "out").returncode == 0
         assert load(tmp_path / "out").keys() == load(tmp_path / "whole").keys()
 
 
@@ -517,7 +586,7 @@ class TestFrozenFromBase:
             consolidate(source, tmp_path / "out", base=base)
         report = consolidate(source, tmp_path / "out", base=base, names="stored")
         assert report.from_base == 0
-        (warning,) = [w for w in report.warnings if "nothing was taken from the base model's weights" in w]
+        (warning,) = [w for w in report.warnings if "the base model's weights were not used" in w]
         assert "layers.0.norm.weight" in warning
 
     def test_a_complete_checkpoint_takes_nothing(self, stage: int, base: Path, tmp_path: Path) -> None:

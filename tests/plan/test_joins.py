@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor
+from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor, row_major
 from zeroconsolidate.catalog.facts import Affine, AffinePiece, Concatenated, Join, Rule
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import DamagedFile, Disagreement, UnsupportedLayout
-from zeroconsolidate.plan.boxes import Axis, Box, boxes_of, row_major, tile
+from zeroconsolidate.plan.boxes import Axis, Box, boxes_of, tile
 from zeroconsolidate.plan.joined import Joined, Mean, Section
 from zeroconsolidate.plan.joins import Held, put_together, whole_shape
 from zeroconsolidate.plan.pieces import View, covers_once

@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from catalogs import BF16, catalog, half, model, optimizer, optimizer3, stage2, stage3, tensor
+from catalogs import BF16, Claimed, catalog, half, model, optimizer, optimizer3, stage2, stage3, tensor, tied
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeroconsolidate import options
-from zeroconsolidate.adapters.export import AdapterFile, build_adapters
-from zeroconsolidate.archive.located import LOST, LocatedStorage, LocatedTensor
+from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor
 from zeroconsolidate.catalog.facts import Cut, FlatGroup, Member
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, MissingFiles, PlanBroken
-from zeroconsolidate.opening.info import TensorInfo, describe
-from zeroconsolidate.opening.losses import gaps, losses
 from zeroconsolidate.plan import layout, zero3, zero12
 from zeroconsolidate.plan.build import Selection, build, padding_bytes, select
+from zeroconsolidate.plan.computed import Computed
+from zeroconsolidate.plan.joined import Mean, Section
 from zeroconsolidate.plan.layout import index_of
 from zeroconsolidate.plan.patched import Patched, Zeros
 from zeroconsolidate.plan.pieces import ZEROS, Copy, Rows, View, covers_once
@@ -173,21 +171,6 @@ def test_a_view_is_what_numpy_says(view: LocatedTensor, data: st.DataObject):
 # --- the proof that a recipe covers its tensor ------------------------------------------------------------------------
 
 
-class Claimed:
-    """A recipe that claims these copies."""
-
-    dtype, is_plain, file = DType.F32, False, "f"
-
-    def __init__(self, numel: int, *copies: tuple[int, int, int, int]) -> None:
-        self.numel = numel
-        self._copies = copies
-
-    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
-        for at, run_numel, count, step in self._copies:
-            yield Copy(file=self.file, file_start=0, dtype=DType.F32, big_endian=False, start=at, run_numel=run_numel,
-                       count=count, file_step=9, step=step)  # fmt: skip
-
-
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -241,10 +224,9 @@ def test_a_catalog_that_lists_what_nobody_holds():
 
 def test_of_an_incomplete_checkpoint_nothing_is_placed_unasked():
     found = catalog([model()], [optimizer(0)], incomplete=True)
-    with pytest.raises(MissingFiles, match="rank 1 has no complete set of files") as caught:
+    with pytest.raises(MissingFiles, match="1 of 2 ranks is incomplete") as caught:
         sources(found)
     assert caught.value.files == ("bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt",)
-    assert [loss.fate for loss in losses(found)] == ["whole", "lost", "whole"]
 
 
 # --- rows of other tensors -------------------------------------------------------------------------------------------
@@ -294,37 +276,7 @@ def test_a_single_tensor_larger_than_a_shard_is_the_one_file():
     assert [file.name for file in plan.files] == ["model.safetensors"]
 
 
-@pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("1.5 kb", 1500), (7, 7), ("12", 12)])
-def test_sizes_are_in_powers_of_1000(text: str | int, size: int):
-    assert options.parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GB", "0", "-1", "5XB", "0.1B"])
-def test_texts_that_are_no_sizes(text: str):
-    with pytest.raises(BadOption, match="a size is a number with B, KB, MB, GB or TB"):
-        options.parse_size(text)
-
-
-def test_adapters_have_a_file_each():
-    source = sources(stage2())["a"]
-    adapters = [
-        AdapterFile(adapter=name, folder=folder, tensors={"w": source})
-        for name, folder in (("default", ""), ("x", "x"))
-    ]
-    plan = build_adapters(adapters, left_out=("z",), dtype=BF16, padding_bytes=3)
-    assert [file.name for file in plan.files] == ["adapter_model.safetensors", "x/adapter_model.safetensors"]
-    assert {tensor.dtype for tensor in plan.tensors()} == {BF16}
-    assert (plan.index, plan.left_out, plan.padding_bytes) == (None, ("z",), 3)
-
-
 # --- holes and what stands in for them -------------------------------------------------------------------------------
-
-
-def test_gaps_are_as_long_as_can_be():
-    lost = Claimed(10, (4, 1, 3, 2), (5, 1, 2, 2), (1, 2, 1, 0), (0, 0, 1, 0))
-    lost.file = LOST
-    assert gaps(lost) == [(1, 3), (4, 9)]
-    assert gaps(Claimed(10, (0, 10, 1, 0))) == []
 
 
 @pytest.mark.parametrize(
@@ -364,12 +316,6 @@ def test_zeros_are_of_a_file_that_has_no_end():
 
 
 # --- selections, plans, costs -----------------------------------------------------------------------------------------
-
-
-def tied() -> Any:
-    """Stage 2 with a tie `t` of `a`, a frozen `f`, a buffer `n`; the alias comes last."""
-    module = model()["module"] | {"f": half(2, key="f"), "t": half(3, 2, key="a")}
-    return stage2(module=module, shared_params={"t": "a"}, frozen_param_shapes=None)
 
 
 def selected(found: Any, *, copy_ties: bool = False, without: str = "") -> Selection:
@@ -508,12 +454,30 @@ def test_ties_are_witnessed_too():
     assert names == {"a", "b", "t"}
 
 
-def test_what_inspect_sums_up():
-    info = describe(tied())
-    assert info.counts == {"trainable": 2, "frozen": 1, "buffer": 1, "tie": 1}
-    assert info.parameters == {"trainable": 9, "frozen": 2, "buffer": 2}
-    assert info.output_bytes == {"float32": 4 * 11 + 8, "bfloat16": 2 * 11 + 8}
-    assert info.flat_groups == (9,)
-    assert info.tensors[-1] == TensorInfo(name="t", shape=(3, 2), dtype="float32", role="tie", tied_to="a")
-    assert info.tensors[0].numel == 6
-    assert json.loads(json.dumps(info.to_dict()))["stage"] == 2
+class Doubled(Computed):
+    """Twice another tensor, which takes a megabyte of memory."""
+
+    def __init__(self, base: Recipe) -> None:
+        self.base = base
+
+    @property
+    def dtype(self) -> DType:
+        return self.base.dtype
+
+    @property
+    def input_bytes(self) -> int:
+        return self.base.input_bytes
+
+    @property
+    def memory_bytes(self) -> int:
+        return 1 << 20
+
+
+def test_what_is_computed_tells_its_memory_through_what_is_made_of_it() -> None:
+    doubled = Doubled(View(tensor(4, 3)))
+    assert doubled.memory_bytes == 1 << 20
+    assert Section(doubled, 0, 6).memory_bytes == 1 << 20
+    assert Mean((doubled, doubled)).memory_bytes == 2 << 20
+    assert Rows((doubled, doubled), 3, ((0, 0, 4), (1, 0, 4))).memory_bytes == 2 << 20
+    with pytest.raises(PlanBroken, match="computed"):
+        list(doubled.copies())

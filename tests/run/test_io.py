@@ -139,7 +139,7 @@ def test_files_are_open_a_bounded_number_at_a_time(tmp_path: Path, monkeypatch: 
 
 
 def test_a_file_that_has_gone(tmp_path: Path):
-    with LocalFiles() as files, pytest.raises(DamagedFile, match=r"cannot be read any more: No such file.*gone"):
+    with LocalFiles() as files, pytest.raises(DamagedFile, match=r"cannot be read any more: no such file.*gone"):
         files.size_bytes(str(tmp_path / "gone"))
 
 

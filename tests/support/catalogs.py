@@ -11,9 +11,10 @@ from zeroconsolidate.archive.raw import CheckpointFiles, RawFile
 from zeroconsolidate.catalog.read import read
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.opening.incomplete import read_incomplete
+from zeroconsolidate.plan.pieces import Copy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from zeroconsolidate.archive.raw import SwapFile
     from zeroconsolidate.catalog.facts import Catalog
@@ -151,3 +152,24 @@ def _universal(name: str) -> tuple[FileKind, FileName]:
 def stage2(**changes: Any) -> Catalog:
     """A stage-2 checkpoint whose model file is changed so."""
     return catalog([model(**changes)], [optimizer(0), optimizer(1)])
+
+
+def tied() -> Catalog:
+    """Stage 2 with a tie `t` of `a`, a frozen `f`, a buffer `n`; the alias comes last."""
+    module = model()["module"] | {"f": half(2, key="f"), "t": half(3, 2, key="a")}
+    return stage2(module=module, shared_params={"t": "a"}, frozen_param_shapes=None)
+
+
+class Claimed:
+    """A recipe that claims these copies."""
+
+    dtype, is_plain, file = DType.F32, False, "f"
+
+    def __init__(self, numel: int, *copies: tuple[int, int, int, int]) -> None:
+        self.numel = numel
+        self._copies = copies
+
+    def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
+        for at, run_numel, count, step in self._copies:
+            yield Copy(file=self.file, file_start=0, dtype=DType.F32, big_endian=False, start=at, run_numel=run_numel,
+                       count=count, file_step=9, step=step)  # fmt: skip

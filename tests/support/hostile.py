@@ -10,6 +10,8 @@ import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from command import sentence
+
 from zeroconsolidate.cli.command import main
 
 if TYPE_CHECKING:
@@ -188,11 +190,9 @@ def refusal(*arguments: str) -> str:
     _, status = os.waitpid(child, 0)
     assert os.WIFEXITED(status), f"killed by signal {status}: {said}"
     assert os.WEXITSTATUS(status) == 2, f"exit code {os.WEXITSTATUS(status)}: {said}"
-    # One sentence; where tensors are lost, a table of them follows.
-    assert said.startswith("zeroconsolidate: "), said
     assert len(said) < 5000
     assert said.replace("\n", "").isprintable(), ascii(said)
-    return said
+    return sentence(said)
 
 
 def checkpoint(directory: Path, model_file: bytes) -> str:

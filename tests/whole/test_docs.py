@@ -17,64 +17,49 @@ from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import preloaded
 import pytest
+from command import PROGRAM
 
 from zeroconsolidate import consolidate, inspect
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [
-    ROOT / "docs" / name
-    for name in ("incomplete-checkpoints.md", "names.md", "flagembedding.md", "lora.md", "../README.md")
-]
+README = ROOT / "README.md"
+_LINK = re.compile(r"^[0-9]+\. \[.*?\]\((docs/[\w-]+\.md)\)", re.MULTILINE)
+PAGES = [README, *(ROOT / link for link in _LINK.findall(README.read_text()))]
+"""In the order of reading, which is that of the list in the README."""
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_COMMAND = re.compile(r"^\$ .*(?:\n> .*)*", re.MULTILINE)
+"""A command, with the lines that continue it."""
 # What differs from run to run: times, and sizes of files that have our version in them.
-_CHANGES = re.compile(r"^  (time|files|read) .*|(?<=transformers )5[.\d]+", re.MULTILINE)
+_CHANGES = re.compile(r"^  (time|read) .*|(?<=transformers )5[.\d]+", re.MULTILINE)
 
 
-_COMMAND = """#!{python}
-# The command, which asks transformers once for each config: starting it takes longer than everything else.
-import hashlib, os, pickle, sys
-from zeroconsolidate.naming import sources as evidence
-from zeroconsolidate.cli import main
-
-ask = evidence._ask
-
-def remembered(config):
-    path = os.path.join({answers!r}, hashlib.sha256(config).hexdigest())
-    if not os.path.exists(path):
-        with open(path, "wb") as file:
-            pickle.dump(ask(config), file)
-    with open(path, "rb") as file:
-        return pickle.load(file)
-
-evidence._ask = remembered
-sys.exit(main())
-"""
-
-
-def run(page: Path, folder: Path, answers: Path) -> str:
-    """The page as it would be if its commands were run now, one after the other, in an empty folder.
-
-    What transformers answers is kept in `answers`.
-    """
+def clone(folder: Path) -> Path:
+    """A folder in which the commands of a page can be run as in a fresh clone. The command is in `.bin`."""
     pytest.importorskip("transformers", minversion="5")
     bin_ = folder / ".bin"
     bin_.mkdir()
     (folder / "tests").symlink_to(ROOT / "tests")
-    (bin_ / "zeroconsolidate").write_text(_COMMAND.format(python=sys.executable, answers=str(answers)))
-    (bin_ / "zeroconsolidate").chmod(0o755)
-    surroundings = os.environ | {
-        "PATH": f"{bin_}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "FIXTURES": str(ROOT / "tests/fixtures"),
+    commands = {
+        "python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n',
+        "zeroconsolidate": f"#!{sys.executable}{PROGRAM.format(python=preloaded.python())}",
     }
+    for name, text in commands.items():
+        (bin_ / name).write_text(text)
+        (bin_ / name).chmod(0o755)
+    return folder
+
+
+def run(page: Path, folder: Path) -> str:
+    """The page as it would be if its commands were run now, one after the other, in `folder`."""
+    surroundings = os.environ | {"PATH": f"{folder / '.bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
     def printed(block: re.Match[str]) -> str:
-        commands = [line[2:] for line in block[1].splitlines() if line.startswith("$ ")]
         text, code = "", 0
-        for command in commands:
-            shell = ["sh", "-c", f"(exit {code}); {command}"]
+        for command in _COMMAND.findall(block[1]):
+            shell = ["sh", "-c", f"(exit {code}); {re.sub(r'^[$>] ', '', command, flags=re.MULTILINE)}"]
             done = subprocess.run(
                 shell,
                 cwd=folder,
@@ -85,24 +70,49 @@ def run(page: Path, folder: Path, answers: Path) -> str:
                 check=False,
             )
             code = done.returncode
-            text += f"$ {command}\n{done.stdout}"
+            text += f"{command}\n{done.stdout}"
         return f"```console\n{text}```"
 
     return _BLOCK.sub(printed, page.read_text())
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("answers")
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_page_shows_what_is_printed(page: Path, tmp_path: Path, answers: Path) -> None:
-    assert _CHANGES.sub("", run(page, tmp_path, answers)) == _CHANGES.sub("", page.read_text())
+def test_the_page_shows_what_is_printed(page: Path, tmp_path: Path) -> None:
+    assert _CHANGES.sub("", run(page, clone(tmp_path))) == _CHANGES.sub("", page.read_text())
+
+
+def test_pages_can_be_read_one_after_the_other(tmp_path: Path) -> None:
+    """In one clone: what a page makes is in no other's way."""
+    folder = clone(tmp_path)
+    for page in PAGES:
+        assert _CHANGES.sub("", run(page, folder)) == _CHANGES.sub("", page.read_text()), page.name
+
+
+def test_every_page_is_in_the_readme() -> None:
+    links = set(re.findall(r"\((docs/[\w-]+\.md)\)", README.read_text()))
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} == links
+    assert len(PAGES) > 10
+
+
+def test_links_lead_somewhere() -> None:
+    """To a page, and where they name a heading, to one that is there."""
+    for page in [README, *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"]:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            path, _, heading = link.partition("#")
+            if not re.match(r"\w+://", link):
+                target = (page.parent / path) if path else page
+                assert target.exists(), (page.name, link)
+                assert not heading or heading in headings(target), (page.name, link)
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub spells them."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in found}
 
 
 def test_every_test_that_is_named_exists() -> None:
-    named = re.findall(r"`(\w+/test_\w+\.py)((?:::\w+)+)`", (ROOT / "docs/guarantees.md").read_text())
+    named = re.findall(r"`(\w+/test_\w+\.py)((?:::\w+)+)`", (ROOT / "docs/guarantees-tests.md").read_text())
     assert len(named) > 40
     for file, path in named:
         tree = ast.parse((ROOT / "tests" / file).read_text())
@@ -117,17 +127,20 @@ MEASURED = json.loads((ROOT / "tools/incumbents.json").read_text())["cases"]
 """Written by `tools/measure_incumbents.py --json`."""
 
 
-def layout_rows() -> dict[str, list[str]]:
-    """The table of docs/layouts.md: the other cells by the first."""
-    lines = (ROOT / "docs/layouts.md").read_text().splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| ")]
-    return {first: rest for first, *rest in cells if len(rest) == 6 and first != "layout"}
+def layout_rows(page: str) -> dict[str, list[str]]:
+    """The table of layouts on a page: the other cells by the first."""
+    table = [cells for header, cells in rows(page) if header.startswith("| layout |")]
+    assert len({cells[0] for cells in table}) == len(table)
+    return {first: rest for first, *rest in table}
 
 
 def test_every_layout_is_in_one_row() -> None:
     found = Counter[str]()
-    for layout, (since, where, witness, fixtures, *_) in layout_rows().items():
-        assert since and where and witness, layout
+    described = layout_rows("layouts.md")
+    tested = layout_rows("layouts-tests.md")
+    assert list(described) == list(tested)
+    for layout, (where, fixtures) in tested.items():
+        assert where and all(described[layout]), layout
         globs = re.findall(r"`([^`]+)`", fixtures)
         matched = [name for glob in globs for name in LAYOUTS if fnmatchcase(name, glob)]
         assert all(any(fnmatchcase(name, glob) for name in LAYOUTS) for glob in globs), layout
@@ -139,18 +152,19 @@ def test_every_layout_is_in_one_row() -> None:
 
 def test_what_other_converters_do_is_what_was_measured() -> None:
     assert sorted(MEASURED) == sorted(LAYOUTS)
-    for layout, cells in layout_rows().items():
-        globs = re.findall(r"`([^`]+)`", cells[3])
+    described = layout_rows("layouts.md")
+    for layout, (_, fixtures) in layout_rows("layouts-tests.md").items():
+        globs = re.findall(r"`([^`]+)`", fixtures)
         names = [name for name in LAYOUTS if any(fnmatchcase(name, glob) for glob in globs)]
-        for column, told in zip(("zero_to_fp32", "ds_to_universal"), cells[4:], strict=True):
+        for column, stated in zip(("zero_to_fp32", "ds_to_universal"), described[layout][2:], strict=True):
             counts = Counter(MEASURED[name][column]["result"] for name in names)
-            expected = {"—": len(names)} if told == "—" else counts_of(told, len(names))
+            expected = {"—": len(names)} if stated == "—" else counts_of(stated, len(names))
             assert {("—" if result == "-" else result): n for result, n in counts.items()} == expected, layout
 
 
-def counts_of(told: str, total: int) -> dict[str, int]:
-    """`right 4, wrong 2` -> {"right": 4, "wrong": 2}; a single verdict is all fixtures'."""
-    parts = [part.split() for part in told.split(", ")]
+def counts_of(stated: str, total: int) -> dict[str, int]:
+    """`right 4, wrong 2` -> {"right": 4, "wrong": 2}; a single word is the result of all fixtures."""
+    parts = [part.split() for part in stated.split(", ")]
     return {part[0]: int(part[1]) if len(part) > 1 else total for part in parts}
 
 
@@ -189,9 +203,16 @@ def rows(page: str) -> list[tuple[str, list[str]]]:
 
 
 def test_every_promise_names_a_test() -> None:
-    promises = [cells for header, cells in rows("guarantees.md") if "held by" in header]
+    promises = [cells for header, cells in rows("guarantees-tests.md") if "held by" in header]
     assert len(promises) > 35
     assert [cells[0] for cells in promises if not re.search(r"`\w+/test_\w+\.py(::\w+)+`", cells[-1])] == []
+
+
+def test_versions_are_those_of_the_environments() -> None:
+    stated = [cells for header, cells in rows("names.md") if "tested with transformers" in header]
+    assert len(stated) == 3
+    for version, _, environment in stated:
+        assert f"transformers=={version}\n" in (ROOT / environment.strip("`")).read_text(), environment
 
 
 UNITS = {"": 1, "s": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "MB": 10**6}
@@ -205,7 +226,7 @@ def amount(text: str) -> int:
 
 
 def test_limits_are_set_where_the_guarantees_say() -> None:
-    places = [cells[2] for header, cells in rows("guarantees.md") if "where it is set" in header]
+    places = [cells[2] for header, cells in rows("guarantees-tests.md") if "where it is set" in header]
     assert len(places) > 10
     for place in places:
         file, *constants = re.findall(r"`([^`]+)`", place)
@@ -229,7 +250,9 @@ def test_limits_are_those_of_the_code() -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as kept:
+    with tempfile.TemporaryDirectory() as name:
+        clone(Path(name))
         for each in PAGES:
-            with tempfile.TemporaryDirectory() as name:
-                each.write_text(run(each, Path(name), Path(kept)))
+            made, before = run(each, Path(name)), each.read_text()
+            if _CHANGES.sub("", made) != _CHANGES.sub("", before):
+                each.write_text(made)

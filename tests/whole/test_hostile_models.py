@@ -124,6 +124,7 @@ def test_a_manifest_entry_that_is_nothing(tmp_path):
     assert any("outside of the directory" in problem for problem in verify(tmp_path).problems)
 
 
+@pytest.mark.usefixtures("processes_of_their_own")
 def test_code_in_the_checkpoint_is_not_imported(tmp_path):
     """The command is run from inside the checkpoint, and the checkpoint brings modules of its own."""
     save(Run(stage=2, world_size=1, groups=[{"a": torch.randn(3, 4)}]), tmp_path)
@@ -170,9 +171,15 @@ def test_a_config_that_fills_the_memory(tmp_path):
     assert "MemoryError" in done.stdout
 
 
+ASK = evidence._ask
+"""Taken before tests/models answers in its place for the rest of the session."""
+
+
+@pytest.mark.usefixtures("processes_of_their_own")
 def test_a_config_that_takes_for_ever(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     monkeypatch.setattr(evidence, "ARCHITECTURE_SECONDS", 0.01)
+    monkeypatch.setattr(evidence, "_ask", ASK)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2Model"], "n_layer": 3}')
     found, why = architecture(str(tmp_path))
     assert found is None

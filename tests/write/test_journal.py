@@ -131,7 +131,7 @@ def test_where_no_thread_can_be_started_the_sync_is_made_at_once(
     true, synced = os.fsync, []
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), true(fd))[1])
     with pytest.raises(ZeroDivisionError), staged(tmp_path / "out") as half, half.weights("a", SIZE) as weights:
-        os.pwrite(weights.fd, bytes(SIZE), 0)
+        weights.output.write(bytes(SIZE), 0)
         weights.reached(SIZE)
         raise ZeroDivisionError
     assert str(tmp_path / "out/.zeroconsolidate/files/a") in synced

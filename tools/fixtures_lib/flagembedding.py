@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from shared.cpu_ranks import convince_accelerate
 
 from . import huggingface
 
@@ -34,7 +35,7 @@ RUN = Path("run")
 
 def train(case: FlagEmbeddingCase, folder: Path) -> None:
     """Write checkpoint/, expected and provenance of `case` into the existing `folder`. Runs on every rank."""
-    huggingface.believe_in_cpu_ranks()
+    convince_accelerate()
     from FlagEmbedding.finetune.embedder.encoder_only.m3 import (
         EncoderOnlyEmbedderM3DataArguments,
         EncoderOnlyEmbedderM3ModelArguments,

@@ -1,4 +1,4 @@
-"""What every Hugging Face run needs: a distributed CPU that accelerate believes in, a tokenizer, and a record."""
+"""What every Hugging Face run needs: a configuration, a tokenizer, and a record."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from shared.folders import COPIED_SCRIPTS
 
 from . import provenance, truth
 
@@ -19,23 +20,6 @@ if TYPE_CHECKING:
     from .cases import FlagEmbeddingCase, TrainerCase
 
 PACKAGES = ("transformers", "accelerate", "safetensors")
-
-
-def believe_in_cpu_ranks() -> None:
-    """Let accelerate start DeepSpeed over gloo, and transformers accept bf16, without a GPU.
-
-    accelerate knows a distributed CPU, but never together with DeepSpeed: each process would take itself for rank 0
-    and write the others' files.
-    """
-    import transformers.training_args
-    from accelerate.state import DistributedType, PartialState
-
-    def set_device(state: Any) -> None:
-        state.device = torch.device("cpu")
-
-    PartialState._prepare_backend = lambda *_args, **_kwargs: ("gloo", DistributedType.MULTI_GPU)
-    PartialState.set_device = set_device
-    transformers.training_args.is_torch_bf16_gpu_available = lambda: True
 
 
 def ds_config(stage: int) -> dict[str, Any]:
@@ -80,7 +64,7 @@ def record(engine: Any, written: Path, folder: Path) -> truth.Truth:
     values = truth.collect(engine, compute_dtype=torch.bfloat16, exclude_frozen=False)
     dist.barrier()
     if dist.get_rank() == 0:
-        for script in ("zero_to_fp32.py", "zero_to_torch.py"):
+        for script in COPIED_SCRIPTS:
             (written / script).unlink(missing_ok=True)
         shutil.move(written, folder / "checkpoint")
         save_file(values.tensors, folder / "expected.safetensors", metadata={"format": "pt"})

@@ -6,18 +6,17 @@ DeepSpeed never fills.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from shared.folders import RECORD, digests
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .truth import Truth
-
-FILE_NAME = "provenance.json"
 
 
 def write(folder: Path, *, case: str, description: str, packages: tuple[str, ...] = (), **facts: Any) -> None:
@@ -33,16 +32,7 @@ def write(folder: Path, *, case: str, description: str, packages: tuple[str, ...
         **facts,
         "sha256": digests(folder),
     }
-    (folder / FILE_NAME).write_text(json.dumps(record, indent=1, default=repr) + "\n")
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """sha256 by path relative to `folder`, of everything but the record itself."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != FILE_NAME
-    }
+    (folder / RECORD).write_text(json.dumps(record, indent=1, default=repr) + "\n")
 
 
 def names(values: Truth) -> dict[str, Any]:

@@ -8,12 +8,13 @@ W + 1 imports. That is safe only while the parent has neither run autograd nor s
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from shared.cpu_ranks import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,12 +46,6 @@ def import_deepspeed() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # The engine refuses fp16 where the accelerator calls it slow; torch's CPU kernels do have it.
     type(get_accelerator()).is_fp16_supported = lambda self: True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def run(work: Callable[..., None], *args: Any, world_size: int, log: Path, timeout_seconds: float = 900) -> None:

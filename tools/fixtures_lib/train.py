@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from shared.folders import COPIED_SCRIPTS
 
 from . import provenance, truth, zoo
 
@@ -53,7 +54,7 @@ def train(case: EngineCase, folder: Path) -> None:
     values = truth.collect(engine, compute_dtype=TORCH_DTYPE[case.dtype], exclude_frozen=case.exclude_frozen_parameters)
     dist.barrier()  # every rank's files are there before their digests are taken
     if rank == 0:
-        for script in ("zero_to_fp32.py", "zero_to_torch.py"):
+        for script in COPIED_SCRIPTS:
             (checkpoint / script).unlink(missing_ok=True)
         save_file(values.tensors, folder / "expected.safetensors", metadata={"format": "pt"})
         facts = asdict(case)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from shared.cpu_ranks import convince_accelerate
 
 from . import huggingface
 
@@ -38,7 +39,7 @@ RUN = Path("run")
 
 def train(case: TrainerCase, folder: Path) -> None:
     """Write checkpoint/, expected, logits and provenance of `case` into the existing `folder`. Runs on every rank."""
-    huggingface.believe_in_cpu_ranks()
+    convince_accelerate()
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Trainer, TrainingArguments
 
     os.chdir(folder.parent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
+from shared.folders import COPIED_SCRIPTS, RECORD, digests, size_bytes
 
 from . import ranks
 from .assemble import Expected, assemble
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 200_000
 """What a case may weigh in the repository."""
-
-COPIED_SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")
-"""DeepSpeed puts these beside every checkpoint; they are its code, not its data."""
 
 
 def make(case: Case, target: Path, *, old: Path | None, timeout: float) -> int:
@@ -53,7 +50,6 @@ def finish(case: Case, target: Path, expected: Expected, packages: dict[str, str
     save_file(expected.weights, target / "expected.safetensors", metadata={"format": "pt"})
     if expected.moments:
         save_file(expected.moments, target / "expected_moments.safetensors", metadata={"format": "pt"})
-    files = sorted(path for path in target.rglob("*") if path.is_file() and path.name != "provenance.json")
     provenance = {
         "case": case.name,
         "description": case.about,
@@ -72,17 +68,13 @@ def finish(case: Case, target: Path, expected: Expected, packages: dict[str, str
         "frozen": expected.frozen,
         "buffers": expected.buffers,
         **more,
-        "sha256": {str(path.relative_to(target)): digest(path) for path in files},
+        "sha256": digests(target),
     }
-    (target / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
-    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    (target / RECORD).write_text(json.dumps(provenance, indent=1) + "\n")
+    size = size_bytes(target)
     if size > LIMIT_BYTES:
         raise ValueError(f"the folder weighs {size} bytes, more than {LIMIT_BYTES}")
     return size
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def versions(case: Case, old: Path | None) -> dict[str, str]:

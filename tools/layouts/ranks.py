@@ -10,11 +10,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-import socket
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from shared.cpu_ranks import free_port
 
 if TYPE_CHECKING:
     from .case import Case
@@ -24,9 +25,7 @@ def run(case: Case, out: Path, timeout: float) -> None:
     """Train `case` into `out`; raises RuntimeError with the end of the failing rank's output."""
     from . import worker  # noqa: F401 - imported before the forks, for all of them
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("fork")
     ranks = [context.Process(target=be_rank, args=(case, rank, port, out)) for rank in range(case.world)]
     for process in ranks:

@@ -60,7 +60,7 @@ def flag_inference(recipe: str, folder: str, heads: bool) -> dict[str, torch.Ten
 
     cpu = {"devices": "cpu", "use_fp16": False}
     if recipe == "m3":
-        model = FlagEmbedding.BGEM3FlagModel(folder, **cpu)
+        model = aligned(FlagEmbedding.BGEM3FlagModel(folder, **cpu))
         got = model.encode(TEXTS, return_dense=True, return_sparse=heads, return_colbert_vecs=heads)
         found = {"dense": torch.from_numpy(got["dense_vecs"])}
         if heads:
@@ -72,6 +72,27 @@ def flag_inference(recipe: str, folder: str, heads: bool) -> dict[str, torch.Ten
         return found
     if recipe in ("embedder", "llm_embedder"):
         cls = FlagEmbedding.FlagModel if recipe == "embedder" else FlagEmbedding.FlagLLMModel
-        return {"embeddings": torch.from_numpy(cls(folder, **cpu).encode(TEXTS))}
+        return {"embeddings": torch.from_numpy(aligned(cls(folder, **cpu)).encode(TEXTS))}
     cls = FlagEmbedding.FlagReranker if recipe == "reranker" else FlagEmbedding.FlagLLMReranker
-    return {"scores": torch.tensor(cls(folder, **cpu).compute_score(PAIRS), dtype=torch.float64)}
+    return {"scores": torch.tensor(aligned(cls(folder, **cpu)).compute_score(PAIRS), dtype=torch.float64)}
+
+
+def aligned(inference: Any) -> Any:
+    """`inference` (a module, or something that has one in `model`) with its weights in memory of torch's own alignment.
+
+    Weights loaded from a file lie where they lie there, and kernels add in another order where a vector begins at an
+    odd address: the same weights from two files would give answers that differ in their last digits.
+    """
+    module = inference if isinstance(inference, torch.nn.Module) else inference.model
+    for parameter in module.parameters():
+        parameter.data = parameter.data.clone()
+    return inference
+
+
+def comparable(found: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What `flag_inference` found: (numbers that kernels computed, and what must be the same on every machine)."""
+    numbers = dict(found)
+    if "lexical_weights" not in numbers:
+        return numbers, {}
+    rows = numbers.pop("lexical_weights")
+    return numbers | {"lexical_weights": rows[:, 2]}, {"texts and tokens": rows[:, :2]}

@@ -71,7 +71,7 @@ MUTATIONS = (
         "write/test_journal.py::test_a_damaged_record_and_what_follows_do_not_count",
         (
             "write/journal.py",
-            "            os.ftruncate(self._fd, valid)\n            os.lseek(self._fd, valid, os.SEEK_SET)\n",
+            "            os.ftruncate(self._fd, self.progress.valid_bytes)\n            os.lseek(self._fd, self.progress.valid_bytes, os.SEEK_SET)\n",
             "            os.lseek(self._fd, 0, os.SEEK_END)\n",
         ),
     ),
@@ -139,9 +139,23 @@ MUTATIONS = (
         ("write/part.py", "SYNC_BYTES = 256 << 20", "SYNC_BYTES = 2048 << 20"),
     ),
     Mutation(
-        "SIGTERM stops in order",
+        "SIGTERM and SIGHUP stop in order",
         "whole/test_interrupt.py::test_a_signal_at_a_chosen_moment",
-        ("cli/command.py", "    before = signal.signal(signal.SIGTERM, _terminate)\n", "    before = signal.SIG_DFL\n"),
+        ("cli/command.py", "        signal.signal(number, _end)\n", "        pass\n"),
+    ),
+    Mutation(
+        "an ignored signal stays ignored",
+        "whole/test_interrupt.py::test_an_ignored_signal_stays_ignored",
+        ("cli/command.py", " if signal.getsignal(number) is signal.SIG_DFL]", "]"),
+    ),
+    Mutation(
+        "a terminal that hung up is not spoken to",
+        "whole/test_interrupt.py::test_a_terminal_that_hangs_up",
+        (
+            "cli/command.py",
+            '    with suppress(OSError):\n        print(f"zeroconsolidate: {message}',
+            '    if True:\n        print(f"zeroconsolidate: {message}',
+        ),
     ),
     Mutation(
         "changed options, sources and layouts are refused",
@@ -205,12 +219,12 @@ MUTATIONS = (
     Mutation(
         "a disk that is too small is noticed first",
         "cli/test_bad_input.py::test_a_disk_that_is_too_small_is_noticed_first write/test_journal.py::test_room_is_asked_for_first",
-        ("write/stage.py", "        if free < size_bytes:\n", "        if False:\n"),
+        ("write/refusals.py", "    if free < size_bytes:\n", "    if False:\n"),
     ),
     Mutation(
         "what is staged counts as room",
-        "write/test_journal.py::test_room_is_asked_for_first",
-        ("write/stage.py", "free = disk.f_bavail * disk.f_frsize + staged", "free = disk.f_bavail * disk.f_frsize"),
+        "write/test_journal.py::test_room_is_asked_for_first cli/test_refused_at_once.py::TestDryRun::test_what_is_staged_is_counted_in",
+        ("write/refusals.py", "free = disk.f_bavail * disk.f_frsize + staged", "free = disk.f_bavail * disk.f_frsize"),
     ),
     Mutation(
         "a finished file is opened and compared with the plan before it gets its name",
@@ -268,27 +282,31 @@ MUTATIONS = (
         "whole/test_resume.py::test_half_done_publishing_is_finished",
         (
             "write/publish.py",
-            "            if old not in sizes and _WEIGHTS.fullmatch(old):\n",
+            "            if old not in sizes and (is_weights(old) or old in (*_INDICES, ADAPTER_CONFIG)):\n",
             "            if False:\n",
         ),
     ),
     Mutation(
         "an output with something in it is refused",
         "cli/test_bad_input.py::test_an_output_that_exists",
-        ("write/stage.py", "        if self._overwrite or not os.path.isdir(self.output):\n", "        if True:\n"),
+        ("write/refusals.py", "    if overwrite or not os.path.isdir(output):\n", "    if True:\n"),
     ),
     Mutation(
         "an output in the checkpoint is refused, links looked through",
         "cli/test_bad_input.py::test_an_output_inside_the_checkpoint_by_a_link",
-        ("write/stage.py", "    real = os.path.realpath(output)\n", "    real = os.path.abspath(output)\n"),
+        (
+            "write/refusals.py",
+            "    real, inside = os.path.realpath(output),",
+            "    real, inside = os.path.abspath(output),",
+        ),
     ),
     Mutation(
         "an output in the checkpoint is refused",
         "cli/test_bad_input.py::test_an_output_inside_the_checkpoint",
         (
-            "write/stage.py",
-            '        if real == inside or real.startswith(inside.rstrip("/") + "/"):\n',
-            "        if False:\n",
+            "write/refusals.py",
+            "    if is_within(real, inside):\n",
+            "    if False:\n",
         ),
     ),
     Mutation(
@@ -296,14 +314,14 @@ MUTATIONS = (
         "whole/test_resume.py::test_nothing_worth_continuing_leaves_nothing",
         (
             "write/stage.py",
-            "if self._published or not worth_keeping or isinstance(error, PlanBroken):",
+            "if self._published or not worth_keeping or isinstance(error, (PlanBroken, WrongNames)):",
             "if self._published:",
         ),
     ),
     Mutation(
         "a plan that broke leaves nothing to break again",
         "whole/test_resume.py::test_a_finished_file_is_compared_with_the_plan",
-        ("write/stage.py", " or isinstance(error, PlanBroken):", ":"),
+        ("write/stage.py", " or isinstance(error, (PlanBroken, WrongNames)):", ":"),
     ),
     Mutation(
         "counts of overflows survive an interruption",

@@ -49,7 +49,7 @@ KINDS: dict[str, Any] = {
             "truncate": "bool",
         },
     ),
-    "rope_any": ["or", "null", "@rope_plain", "@rope_linear"],
+    "rope_one": ["or", "@rope_plain", "@rope_linear"],
     "rope_sections": [
         "or",
         [

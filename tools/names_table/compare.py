@@ -14,6 +14,7 @@ def asked(answer: Mapping[str, Any]) -> dict[str, Any]:
     """What transformers said, without the words for people."""
     return {
         "names": [(name, tuple(shape)) for name, shape in answer["names"].items()],
+        "integers": sorted(answer["integers"]),
         "ties": [*answer["ties"].items()],
         "hub": [(name, tuple(shape)) for name, shape in answer["hub"].items()],
         "hub_ties": [*answer["hub_ties"].items()],
@@ -33,6 +34,7 @@ def known(architecture: Architecture) -> dict[str, Any]:
     """What the table said."""
     return {
         "names": [*architecture.expectation.shapes.items()],
+        "integers": sorted(architecture.expectation.integers | architecture.hub.integers),
         "ties": [*architecture.expectation.ties.items()],
         "hub": [*architecture.hub.shapes.items()],
         "hub_ties": [*architecture.hub.ties.items()],

@@ -34,6 +34,7 @@ class Drawer:
         for _ in range(tries):
             config = self._drawn(self.fields, large=large, top=True)
             self._repair(config)
+            self._call_otherwise(config, self.fields)
             config = {"model_type": self.model_type, "architectures": [name]} | config
             if facts_of(config, self.variant, self.common) is not None:
                 return config
@@ -43,6 +44,8 @@ class Drawer:
         config: dict[str, Any] = {}
         sparse = self.random.random() < 0.2
         for key, declared in fields.items():
+            if isinstance(declared, str):
+                continue
             if isinstance(declared, dict):
                 config[key] = self._drawn(declared, large=large, top=False)
             elif len(declared) == 1 or self.random.random() < self._likely(declared[0], sparse=sparse):
@@ -137,6 +140,14 @@ class Drawer:
                     for factor in factors:
                         product *= factor
                     lookup.put(match[1], product)
+
+    def _call_otherwise(self, config: dict[str, Any], fields: Mapping[str, Any]) -> None:
+        """Put other names in place of keys that have some."""
+        for key, declared in fields.items():
+            if isinstance(declared, dict):
+                self._call_otherwise(config[key], declared)
+            elif isinstance(declared, str) and declared in config and self.random.random() < 0.5:
+                config[key] = config.pop(declared)
 
 
 class Flat:

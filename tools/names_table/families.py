@@ -2,8 +2,8 @@
 
 For each: `fields` (a kind in place of the one that follows from the annotation; None leaves the field out, and a config
 that has it is then unknown; `["with default", kind, default]` adds one that the class does not declare), `requires`,
-`derived`, `hints` (expressions worth trying), `inside` (for each config inside, its model types), `classes` (those
-wanted, if not all). A type with `"part"` has an entry only inside of others.
+`derived`, `aliases` (other names of fields), `hints` (expressions worth trying), `inside` (for each config inside, its
+model types), `classes` (those wanted, if not all).
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ PLAIN_ROPE = {"rope_parameters": ["or", "null", "@rope_plain", "@rope_linear"]}
 ONE_OF_EACH = [
     "or",
     "null",
-    ["object", {}, {"full_attention": "@rope_any", "sliding_attention": "@rope_any"}],
-    "@rope_any",
+    ["object", {"full_attention": "@rope_one", "sliding_attention": "@rope_one"}, {}],
 ]
 SECTIONS = ["or", "null", "@rope_plain", "@rope_sections"]
 TIES = {"tie_word_embeddings": ["with default", "bool"]}
+HEAD = {"head_dim": ["with default", ["int", 2, 1024], None]}
+"""Not in the config class, but read by the model if it is there."""
+SPARSE = "(i + 1) % decoder_sparse_step == 0 and not (mlp_only_layers is not None and i in mlp_only_layers)"
 MASKS = {"mask_time_prob": ["number", 0.0, 1.0], "mask_feature_prob": ["number", 0.0, 1.0]}
 CONVOLUTIONS = {
     "fields": {
@@ -53,21 +55,27 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {},
     "mixtral": {"fields": PLAIN_ROPE},
-    "qwen2": {},
-    "qwen2_moe": {"fields": {"mlp_only_layers": LAYER_LIST}},
+    "qwen2": {"fields": HEAD},
+    "qwen2_moe": {"fields": {"mlp_only_layers": LAYER_LIST} | HEAD, "hints": [SPARSE]},
     "qwen3": {},
-    "qwen3_moe": {"fields": {"mlp_only_layers": LAYER_LIST}},
+    "qwen3_moe": {
+        "fields": {"mlp_only_layers": LAYER_LIST} | HEAD,
+        "aliases": {"num_experts": "num_local_experts"},
+        "hints": [SPARSE],
+    },
     "gemma": {},
     "gemma2": {},
     "gemma3_text": {
         "fields": {
             "rope_parameters": ONE_OF_EACH,
+            "rope_scaling": ["with default", ["or", "null", "@rope_linear"]],
             "rope_local_base_freq": ["with default", "@theta"],
+            "use_bidirectional_attention": ["or", "null", ["in", False]],
             "sliding_window_pattern": ["with default", ["int", 1, 16]],
         }
     },
     "phi": {},
-    "phi3": {"fields": PLAIN_ROPE},
+    "phi3": {"fields": {"rope_parameters": ["or", "null", "@rope_plain"]}},
     "deepseek_v2": {},
     "deepseek_v3": {
         "fields": {
@@ -84,7 +92,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "olmoe": {},
     "starcoder2": {},
     "stablelm": {},
-    "granite": {},
+    "granite": {"fields": HEAD},
     "granitemoe": {},
     "glm": {},
     "glm4": {},

@@ -141,6 +141,10 @@ class Maker:
         while True:
             config = self._drawer.config(name)
             answer = self._oracle.ask(config)
+            if answer is not None and answer["integers"]:
+                raise CannotDescribe(
+                    f"{name}: whole numbers, for which the table has no words: {answer['integers'][:3]}"
+                )
             facts = facts_of(config, self.variant, COMMON)
             assert facts is not None
             if answer is not None and not bad:

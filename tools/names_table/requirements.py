@@ -44,7 +44,7 @@ def narrowed(
     """
     worst: tuple[int, str, Any] | None = None
     for name, declared in fields.items():
-        if isinstance(declared, dict):
+        if isinstance(declared, (dict, str)):
             continue
         for part in _alternatives(declared[0]):
             failed = sum(name in config and accepts(part, config[name], kinds) for config in bad)

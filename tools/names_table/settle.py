@@ -49,7 +49,7 @@ def _without_defaults(fields: dict[str, Any], config_class: Any, where: str) -> 
             if inner in transformers.CONFIG_MAPPING:
                 yield from _without_defaults(declared, transformers.CONFIG_MAPPING[inner], f"{where}.{name}")
             continue
-        if len(declared) < 2:
+        if isinstance(declared, str) or len(declared) < 2:
             continue
         # What is no parameter is an attribute of the base class, or of nobody: then it does not matter here.
         if name in parameters and parameters[name].default is not inspect.Parameter.empty:

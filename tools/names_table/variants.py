@@ -48,6 +48,7 @@ def _fields(model_type: str, variant: dict[str, Any], prefix: str) -> dict[str, 
         more = {"rope_theta": ["with default", "@theta"], "rope_scaling": ["with default", rope]} | more
     overrides = dict.fromkeys(config_class.sub_configs_defaults) | more
     fields = declared(config_class, overrides)
+    fields |= family.get("aliases", {})
     if config_class.__dataclass_fields__["is_encoder_decoder"].default is True:
         fields["is_encoder_decoder"] = [["in", True], True]
     variant["requires"] += [_under(prefix, each, fields) for each in (*_required(fields), *family.get("requires", []))]

@@ -37,15 +37,18 @@ def low_rank(
     b = factors.get("lora_embedding_B" if embeds else "lora_B.weight")
     if a is None or b is None:
         raise Disagreement(
-            f"the adapter {adapter!r} has only half of its factors here; expected A and B, got {', '.join(factors)}"
+            f"the adapter {adapter!r} has only half of its factors here",
+            expected="A and B",
+            found=", ".join(factors),
         )
     magnitude = factors.get("lora_magnitude_vector.weight") or factors.get("lora_magnitude_vector")
     rank = config.rank_of(key)
     lie = _lie(a.shape, b.shape, shape, config, rank, embeds=embeds)
     if lie is None:
         raise Disagreement(
-            f"the adapter {adapter!r} does not fit the weight it belongs to; expected A and B of rank {rank} for the "
-            f"shape {shape}, got {a.shape} and {b.shape}"
+            f"the adapter {adapter!r} does not fit the weight it belongs to",
+            expected=f"A and B of rank {rank} for the shape {shape}",
+            found=f"{a.shape} and {b.shape}",
         )
     if magnitude is not None and lie in (Lie.EXPERTS, Lie.EXPERTS_TRANSPOSED):
         raise UnsupportedLayout("DoRA of a stack of experts is not known to PEFT")
@@ -113,7 +116,7 @@ def in_order(
             a, b = factors.get("lora_A.weight"), factors.get("lora_B.weight")
             if a is not None and b is not None and not fits(a.shape, b.shape, shapes[parameter]):
                 raise Disagreement(
-                    f"the adapter does not fit the parameter {parameter} of shape {shapes[parameter]}; "
-                    f"got A {a.shape} and B {b.shape}"
+                    f"the adapter does not fit the parameter {parameter} of shape {shapes[parameter]}",
+                    found=f"A {a.shape} and B {b.shape}",
                 )
     return chosen

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 class Bases:
     """Finds the tensor under the adapters by its path, and keeps account of where it was taken from."""
 
-    def __init__(self, model: PeftModel, original: Original | None, altered: str | None) -> None:
+    def __init__(self, model: PeftModel, original: Original | None, altered: str | None, remedy: str) -> None:
         """`altered`: how an adapter was initialised if that changed the weights it belongs to: then they are not the
-        original's."""
+        original's. `remedy`: how to name the original, where it is needed and was not given."""
         self._model, self._original, self._altered = model, original, altered
+        self._remedy = remedy
         self.from_checkpoint: dict[str, str] = {}
         """Names of the tensors of the original model that are the checkpoint's frozen copies, and their dtypes."""
         self.unproven: dict[str, tuple[Recipe, Recipe]] = {}
@@ -40,8 +41,8 @@ class Bases:
         saved = self._model.saved.get(path, {})
         if len(saved) > 1:
             raise BadOption(
-                f"the adapters {', '.join(saved)} have each trained a module of their own here (modules_to_save); "
-                "merge one of them"
+                f"the adapters {', '.join(saved)} have each trained a module of their own here (modules_to_save)",
+                remedy="merge one of them",
             )
         trained = next(iter(saved.values()), None) or (own if own is not None and own.role == "trainable" else None)
         if trained is not None:
@@ -79,10 +80,13 @@ class Bases:
             )
         if self._original is None:
             return BadOption(
-                "the weight that the adapter belongs to is not in the checkpoint (its trainer leaves frozen weights "
-                "out); name the original model with --base"
+                (
+                    "the weight that the adapter belongs to is not in the checkpoint (its trainer leaves "
+                    "frozen weights out)"
+                ),
+                remedy=self._remedy,
             )
         return BadOption(
-            f"the original model in {self._original.directory} has no weight {self._original.name_of(path)}; "
-            f"the nearest names there are {self._original.nearest(path)}"
+            f"the original model in {self._original.directory} has no weight {self._original.name_of(path)}",
+            consequence=f"the nearest names there are {self._original.nearest(path)}",
         )

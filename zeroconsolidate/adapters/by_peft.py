@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ import numpy as np
 
 from ..dtypes import DType
 from ..errors import BadOption, PlanBroken, UnsupportedLayout, at
+from ..integrations import apart
 from ..run.cast import STORAGE
 from ..run.elements import read_all
 
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
     from .recipes import ModuleJob, OfModule
 
 
-_OURS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-"""Where the package is imported from."""
-
-
 class Peft:
     """A running process. It ends with :meth:`close`."""
 
@@ -35,17 +30,12 @@ class Peft:
         if find_spec("peft") is None:
             raise BadOption(f"an adapter of kind {job.kind} is merged by PEFT, which is not installed")
         self.setting = job.setting
-        # -P: a checkpoint may be the working directory, and nothing in it is imported. We are, from where we are.
-        command = [sys.executable, "-P", "-m", "zeroconsolidate.integrations.peft_modules", *job.setting]
-        places = [_OURS, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        quiet = os.environ | {
-            "TRANSFORMERS_VERBOSITY": "error",
-            "HF_HUB_OFFLINE": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONPATH": os.pathsep.join(places),
-        }
         self._process = subprocess.Popen(  # noqa: S603  (our own module, no shell)
-            command, env=quiet, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            apart.command("-m", "zeroconsolidate.integrations.peft_modules", *job.setting),
+            env=apart.environment(with_us=True),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         try:
             self._answer()
@@ -103,7 +93,7 @@ class OfModuleReader:
             name = f"base_layer.{recipe.tensor}"
             merged = inputs.resource(_Merges, _Merges).merged(recipe.job, inputs)
             if name not in merged or len(merged[name]) != recipe.numel:
-                raise UnsupportedLayout(f"PEFT gave back {', '.join(merged)}; expected {name} of {recipe.numel}")
+                raise UnsupportedLayout(f"PEFT gave back {', '.join(merged)}", expected=f"{name} of {recipe.numel}")
             self._elements = merged[name]
 
     def fill(self, start: int, stop: int, block: NDArray[np.generic]) -> None:

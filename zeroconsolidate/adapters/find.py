@@ -49,7 +49,7 @@ def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) 
     """The adapters of the checkpoint; None if it has none, or if they are to be kept as they are.
 
     `lora`: `adapter`, `merge`, `keep` or None. `chosen`: names of adapters; by default all that were trained. Raises
-    BadOption for wishes that make no sense, NotACheckpoint if adapter_config.json is missing.
+    BadOption for options that go against each other, NotACheckpoint if adapter_config.json is missing.
     """
     root = catalog.origin.root
     names = list(dict.fromkeys([*catalog.order, *catalog.unsaved_ties, *catalog.unsaved_ties.values()]))
@@ -66,15 +66,18 @@ def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) 
             kind = f"; {ADAPTER_CONFIG} says {first.peft_type}, whose parameters are none of its" if first else ""
             raise BadOption(f"the checkpoint has no adapters that --lora could work on{kind}")
         if chosen:
-            raise BadOption("--adapter chooses adapters to write or merge; with --lora keep there is no choice")
+            raise BadOption(
+                "--adapter chooses adapters to write or merge", consequence="with --lora keep there is no choice"
+            )
         return None
     for name in chosen:
         if name not in present:
-            raise BadOption(f"the checkpoint has no adapter {name!r}; it has {', '.join(present)}")
+            raise BadOption(f"the checkpoint has no adapter {name!r}", consequence=f"it has {', '.join(present)}")
     wanted = tuple(dict.fromkeys(chosen)) or present
     if lora == "merge" and len(wanted) > 1 and not chosen:
         raise BadOption(
-            f"the checkpoint has several adapters ({', '.join(present)}); name those to merge, in order, with --adapter"
+            f"the checkpoint has several adapters ({', '.join(present)})",
+            remedy="name those to merge, in order, with --adapter",
         )
     files = {name: _config_file(root, name, alone=len(present) == 1) for name in wanted}
     return Adapters(
@@ -103,6 +106,7 @@ def _config_file(root: str, adapter: str, *, alone: bool) -> str:
         if os.path.isfile(place):
             return place
     raise NotACheckpoint(
-        f"the names are those of a PEFT model, but the configuration of its adapter {adapter!r} is missing; "
-        f"expected {places[0]}; put it there, or write the raw names with --lora keep"
+        f"the names are those of a PEFT model, but the configuration of its adapter {adapter!r} is missing",
+        expected=places[0],
+        remedy="put it there, or write the raw names with --lora keep",
     )

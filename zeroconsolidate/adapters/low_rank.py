@@ -3,7 +3,7 @@
 Each expression here has the operands, the order and the dtypes of the one it mirrors (`merge` and
 `get_delta_weight` of `peft/tuners/lora/layer.py`, `merge_unsafe` of `variants.py`, `get_weight_norm` of `dora.py`),
 because a product rounded once more or added in another order is a different weight. What differs is that only some
-rows are computed at a time (`merge.py`).
+rows are computed at a time (`readers.py`).
 
 torch does the arithmetic, since its products must come out as PEFT's do. It is imported here and nowhere earlier.
 """

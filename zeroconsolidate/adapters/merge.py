@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import Disagreement, UnsupportedLayout, at
 from ..plan.build import Selection, Source
-from ..plan.pieces import View
 from .additions import Factors, in_order, low_rank, target_parameters
 from .bases import Bases
 from .recipes import Factor, Lie, LowRank, Merged, ModuleJob, ModuleTensor, OfModule, RowsReplaced, Shifted
@@ -44,6 +43,8 @@ class MergeResult:
     """The merged model, and what was found out on the way."""
 
     selection: Selection
+    ties: Mapping[str, str]
+    """Names that are not written, because their tensor is under another -> that one."""
     merged: int
     """Tensors to which adapters add something."""
     replaced: int
@@ -78,14 +79,16 @@ class Merger:
         original: Original | None,
         dtype: DType | None,
         directories: tuple[str, str] | None,
+        remedy: str = "name the original model with --base",
     ) -> None:
         """`original`: where untrained weights come from; None takes the frozen copies in the checkpoint. `dtype`: in
         which weights are merged, as PEFT would in a model loaded in it; None for each its own. `directories`: of the
-        model's config.json and of the adapter's, for what PEFT merges."""
+        model's config.json and of the adapter's, for what PEFT merges. `remedy`: how to name the original, if it is
+        needed and was not given."""
         self._directories = directories
         self._model, self._configs, self._dtype, self._original = model, configs, dtype, original
         altered = next((c.initialization for c in configs.values() if c.alters_base), None)
-        self._bases = Bases(model, original, altered)
+        self._bases = Bases(model, original, altered, remedy)
 
     def result(self, *, copy_ties: bool) -> MergeResult:
         """Plan every tensor. Raises BadOption if a weight is nowhere, Disagreement if an adapter does not fit."""
@@ -105,9 +108,10 @@ class Merger:
             written[path] = base.spread(recipe, base.source.role)
             replaced += base.source.role == "trainable"
             merged += recipe is not base.source.recipe
-        named, left_out = self._named(made, written, copy_ties=copy_ties)
+        named, ties = self._named(made, written, copy_ties=copy_ties)
         return MergeResult(
-            selection=Selection(named=named, left_out=(*self._model.left_out, *left_out)),
+            selection=Selection(named=named, left_out=(*self._model.left_out, *ties)),
+            ties=ties,
             merged=merged,
             replaced=replaced,
             from_checkpoint=self._bases.from_checkpoint,
@@ -152,8 +156,9 @@ class Merger:
                 return  # the head of a tied model, which has the embedding's rows
             if indices is None or len(indices) != rows.shape[0]:
                 raise Disagreement(
-                    f"the trained tokens of {adapter!r} do not fit its configuration; "
-                    f"expected {0 if indices is None else len(indices)} rows, got {rows.shape[0]}"
+                    f"the trained tokens of {adapter!r} do not fit its configuration",
+                    expected=f"{0 if indices is None else len(indices)} rows",
+                    found=rows.shape[0],
                 )
             to_weight.rows[indices] = rows.recipe
         unknown = [
@@ -166,8 +171,11 @@ class Merger:
         """Leave a whole module to PEFT."""
         if len(self._configs) > 1 or self._directories is None:
             raise UnsupportedLayout(
-                f"adapters of kind {self._configs[adapter].peft_type} are merged by PEFT, one at a time, into a model "
-                "whose config.json is at hand; choose one with --adapter, and name the original model with --base"
+                (
+                    f"adapters of kind {self._configs[adapter].peft_type} are merged by PEFT, one at a time, "
+                    "into a model whose config.json is at hand"
+                ),
+                remedy="choose one with --adapter, and name the original model with --base",
             )
         config, (model_directory, adapter_directory) = self._configs[adapter], self._directories
         bases = {name: self._bases.find(f"{module}.{name}") for name in ("weight", "bias")}
@@ -220,8 +228,8 @@ class Merger:
             return recipe
         if not recipe.dtype.is_floating:
             raise UnsupportedLayout(
-                f"the base weight is quantized ({recipe.dtype.torch_name}); name the original model, in float32 or "
-                "bfloat16, with --base"
+                f"the base weight is quantized ({recipe.dtype.torch_name})",
+                remedy="name the original model, in float32 or bfloat16, with --base",
             )
         dtype = self._dtype or recipe.dtype
         if additions.job is not None:
@@ -236,7 +244,9 @@ class Merger:
             recipe = Merged(base=recipe, shape=base.shape, dtype=dtype, parts=parts)
         for indices in additions.rows:
             if len(base.shape) != 2 or max(indices, default=0) >= base.shape[0]:
-                raise Disagreement(f"the trained tokens are beyond the embedding; its shape is {base.shape}")
+                raise Disagreement(
+                    "the trained tokens are beyond the embedding", consequence=f"its shape is {base.shape}"
+                )
         if additions.rows:
             replacements = tuple(additions.rows.items())
             recipe = RowsReplaced(base=recipe, shape=base.shape, dtype=dtype, replacements=replacements)
@@ -248,23 +258,23 @@ class Merger:
 
     def _named(
         self, made: Mapping[str, Source], written: Mapping[str, Mapping[str, Source]], *, copy_ties: bool
-    ) -> tuple[dict[str, Source], list[str]]:
-        """The output by name, and the names left out because their tensor is written under another."""
+    ) -> tuple[dict[str, Source], dict[str, str]]:
+        """The output by name, and the names that are not written -> the one their tensor is written under."""
         named: dict[str, Source] = {}
-        left_out: list[str] = []
+        ties: dict[str, str] = {}
         if self._original is not None:
             for name, tensor in self._original.tensors.items():
-                named[name] = Source(name=name, shape=tensor.shape, recipe=View(tensor), role="frozen")
+                named[name] = Source.of_model(name, tensor)
         first: dict[str, str] = {}
         for path in made:
             saved = next(iter(self._model.saved.get(path, {}).values()), None)
             # A stored name never ends in a space: paths and stored names do not meet.
             shared = self._bases.owner(path) if saved is None else f"{saved.name} "
             if first.setdefault(shared, path) != path and not copy_ties:
-                left_out.append(self._bases.name(path))
+                ties[self._bases.name(path)] = self._bases.name(first[shared])
                 continue
             named |= written[path]
-        return named | self._model.beside, left_out
+        return named | self._model.beside, ties
 
     def _untied(self, made: Mapping[str, Source]) -> list[str]:
         """Names of one tensor in the original model whose values part here."""

@@ -65,8 +65,8 @@ class Original:
     def prefix_note(self) -> str | None:
         """What was decided about names, in words."""
         if self._add:
-            return f"the base's names have {self._add!r} before those of the trained model"
-        return f"the base's names lack {self._drop!r} of the trained model" if self._drop else None
+            return f"prefix {self._add!r} added to the trained names, as in the base model"
+        return f"prefix {self._drop!r} removed from the trained names, as in the base model" if self._drop else None
 
     def name_of(self, path: str) -> str:
         """What the file calls, or would call, a tensor of the trained model."""
@@ -83,8 +83,7 @@ class Original:
         name = self.name_of(path)
         tensor = self.tensors.get(name)
         if tensor is not None:
-            source = Source(name=name, shape=tensor.shape, recipe=View(tensor), role="frozen")
-            return Found(source=source, pieces=((name, tensor.shape),))
+            return Found(source=Source.of_model(name, tensor), pieces=((name, tensor.shape),))
         module, _, parameter = (self._add + path.removeprefix(self._drop)).rpartition(".")
         for ours, theirs, parameters in STACKS:
             if parameter in parameters and f".{module}".endswith(f".{ours}"):

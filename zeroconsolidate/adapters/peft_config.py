@@ -95,7 +95,7 @@ def read_peft_config(content: Mapping[str, Any]) -> PeftConfig:
     lora = content if kind == "LORA" else {}
     rank = fields.field(lora, "r", int, 8)
     if rank < 1:
-        raise DamagedFile(f"'r' is not a rank; expected at least 1, got {rank}")
+        raise DamagedFile("'r' is not a rank", expected="at least 1", found=rank)
     return PeftConfig(
         peft_type=kind,
         base=fields.optional(content, "base_model_name_or_path", str),
@@ -119,7 +119,7 @@ def _matching(pattern: Mapping[str, object], module: str) -> str:
     """The key of `pattern` for a module (mirrors `get_pattern_key` in `peft/utils/other.py`)."""
     for key in pattern:
         if not is_tame(key):
-            raise UnsupportedLayout(f"a pattern of the adapter is of a kind that is not known; got {shown(key)}")
+            raise UnsupportedLayout("a pattern of the adapter is of a kind that is not known", found=shown(key))
         if re.match(rf"(.*\.)?({key})$", module):
             return key
     return module
@@ -134,7 +134,7 @@ def _number(value: object, key: str, default: float) -> float:
         return default
     # An integer stays one: PEFT divides the numbers as they are written.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1 << 53:
-        raise DamagedFile(f"{key!r} is not a positive number; got {shown(value)}")
+        raise DamagedFile(f"{key!r} is not a positive number", found=shown(value))
     return value
 
 
@@ -144,7 +144,7 @@ def _names(value: object, key: str) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
-        raise DamagedFile(f"{key!r} is not a list of names; got {shown(value)}")
+        raise DamagedFile(f"{key!r} is not a list of names", found=shown(value))
     return tuple(value)
 
 
@@ -155,6 +155,6 @@ def _tokens(value: object) -> Mapping[str, tuple[int, ...]] | tuple[int, ...] | 
 
 
 def _indices(value: object) -> tuple[int, ...]:
-    if not isinstance(value, (list, tuple)) or not all(type(n) is int and n >= 0 for n in value):
-        raise DamagedFile(f"the token indices are not a list of row numbers; got {shown(value)}")
+    if not fields.are_counts(value):
+        raise DamagedFile("the token indices are not a list of row numbers", found=shown(value))
     return tuple(value)

@@ -1,17 +1,21 @@
-"""What becomes of the adapters of a run: written for PEFT, or merged. Wires `catalog` and `plan` for `api`."""
+"""From the adapters of a run to planned weights: written for PEFT, or merged into the model they belong to."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archive.json_file import read_json
-from ..archive.model_files import ADAPTER_CONFIG
+from ..archive.model_config import has_config
+from ..archive.model_files import ADAPTER_CONFIG, CONFIG
+from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
 from ..errors import UnsupportedLayout, WitnessMismatch, at
+from ..integrations.hub import is_hub_id
 from ..plan.build import ModelPlan, Selection, padding_bytes, select
-from ..plan.witness import SAMPLED_NUMEL, SAMPLED_TENSORS, Comparison
+from ..plan.witness import SAMPLED_NUMEL, Comparison, spread
 from .export import adapter_files, build_adapters
 from .merge import BY_FORMULA, BY_PEFT, Merger, MergeResult
 from .original import Original
@@ -43,11 +47,13 @@ class Adapted:
     """Those outside of the checkpoint's own that decide what is written."""
     folders: tuple[str, ...]
     """Entries of the checkpoint that belong to its adapters."""
+    ties: Mapping[str, str]
+    """Names that are not written, because their tensor is under another -> that one."""
     untied: bool
     """Whether the model's configuration must say that the embeddings are no longer tied."""
     comparisons: tuple[Comparison, ...]
     """The original model against its frozen copy in the checkpoint."""
-    decided: tuple[str, ...]
+    notes: tuple[str, ...]
     """What was decided and why, for the report."""
 
 
@@ -64,8 +70,7 @@ def plan_export(
     )
     warnings: tuple[str, ...] = ()
     if outside:
-        shown = ", ".join(outside[:4]) + (f" and {len(outside) - 4} more" if len(outside) > 4 else "")
-        warnings = (f"trained, but no part of a PEFT adapter, and not written: {shown}",)
+        warnings = (f"trained, but not part of a PEFT adapter, so not written: {listed(outside, 4)}",)
     bases = dict.fromkeys(config.base for config in adapters.configs.values() if config.base)
     adapted = Adapted(
         is_adapter=True,
@@ -73,10 +78,11 @@ def plan_export(
         config_files={os.path.join(file.folder, ADAPTER_CONFIG): adapters.files[file.adapter] for file in files},
         files=tuple(adapters.files.values()),
         folders=adapters.present,
+        ties={},
         untied=False,
         comparisons=(),
-        decided=(
-            f"a PEFT adapter directory: {adapters.kinds}, for the base model {', '.join(bases) or 'unknown'}; "
+        notes=(
+            f"PEFT adapter {adapters.kinds} for the base model {', '.join(bases) or 'unknown'}; "
             "--lora merge writes a full model",
         ),
     )
@@ -112,7 +118,8 @@ def plan_merge(
     model = collect(named, adapters.parts, adapters.ties, adapters.configs)
     original = _original(base, adapters, model.own)
     directories = _directories(catalog.origin.root, base, adapters)
-    result = Merger(model, adapters.configs, original, dtype, directories).result(copy_ties=copy_ties)
+    merger = Merger(model, adapters.configs, original, dtype, directories, _remedy(adapters))
+    result = merger.result(copy_ties=copy_ties)
     base_files = () if original is None else dict.fromkeys(tensor.file for tensor in original.tensors.values())
     adapted = Adapted(
         is_adapter=False,
@@ -120,11 +127,23 @@ def plan_merge(
         config_files={},
         files=(*adapters.files.values(), *base_files),
         folders=adapters.present,
+        ties=result.ties,
         untied=bool(result.untied),
         comparisons=_comparisons(result),
-        decided=tuple(_decided(adapters, result, original)),
+        notes=tuple(_notes(adapters, result, original)),
     )
     return Merge(selection=result.selection, adapted=adapted)
+
+
+def _remedy(adapters: Adapters) -> str:
+    """How to name the original model: as the adapters' own configurations do, if that leads anywhere from here."""
+    recorded = list(dict.fromkeys(config.base for config in adapters.configs.values() if config.base))
+    if len(recorded) != 1:
+        return "name the original model with --base"
+    (base,) = recorded
+    if os.path.isdir(base) or is_hub_id(base):
+        return f"merge into the model that {ADAPTER_CONFIG} names: --base {shlex.quote(base)}"
+    return f"name the original model with --base; {ADAPTER_CONFIG} says {base}, which is no directory here"
 
 
 def _refuse(config: PeftConfig) -> None:
@@ -136,21 +155,21 @@ def _refuse(config: PeftConfig) -> None:
 
 def _directories(root: str, base: str | None, adapters: Adapters) -> tuple[str, str] | None:
     """Where the model's config.json and the adapter's configuration are."""
-    model = next((d for d in (root, base) if d is not None and os.path.isfile(os.path.join(d, "config.json"))), None)
+    model = next((d for d in (root, base) if d is not None and has_config(d)), None)
     return None if model is None else (model, os.path.dirname(next(iter(adapters.files.values()))))
 
 
 def _original(base: str | None, adapters: Adapters, own: Mapping[str, Source]) -> Original | None:
     if base is None:
         return None
-    config = os.path.join(base, "config.json")
-    if os.path.isfile(config):
-        quantization = read_json(config).get("quantization_config")
+    if has_config(base):
+        quantization = read_json(os.path.join(base, CONFIG)).get("quantization_config")
         if quantization:
             method = quantization.get("quant_method") if isinstance(quantization, dict) else None
             raise UnsupportedLayout(
-                f"the base model in {base} is quantized ({method or 'quantization_config'}); adapters are merged into "
-                "the weights it was made from: name that model instead"
+                f"the base model in {base} is quantized ({method or 'quantization_config'})",
+                consequence="adapters are merged into the weights it was made from",
+                remedy="name that model instead",
             )
     targets = [f"{part.module}.weight" for part in adapters.parts.values() if part.kind is Kind.TUNER]
     return Original(read_weights(base).tensors, base, list(dict.fromkeys([*targets, *own])))
@@ -158,11 +177,9 @@ def _original(base: str | None, adapters: Adapters, own: Mapping[str, Source]) -
 
 def _comparisons(result: MergeResult) -> tuple[Comparison, ...]:
     pairs = [pair for pair in result.unproven.items() if pair[1][0].dtype.is_floating and pair[1][1].numel]
-    if len(pairs) > SAMPLED_TENSORS:
-        pairs = [pairs[i * len(pairs) // SAMPLED_TENSORS] for i in range(SAMPLED_TENSORS)]
     return tuple(
         Comparison(name=name, master=original, copy=copy, intervals=((0, min(copy.numel, SAMPLED_NUMEL)),))
-        for name, (original, copy) in pairs
+        for name, (original, copy) in spread(pairs)
     )
 
 
@@ -177,31 +194,36 @@ def prove_base(comparisons: Sequence[Comparison], inputs: Inputs) -> int:
         return compare(comparisons, inputs)
     except WitnessMismatch as error:
         raise WitnessMismatch(
-            "the weights in --base are not those the adapter was trained on: they do not round to the frozen copy "
-            "in the checkpoint; name the model it was trained on, or leave --base out to merge into the frozen "
-            "copy (--no-check merges all the same)",
+            (
+                "the weights in --base are not those the adapter was trained on: they do not round to "
+                "the frozen copy in the checkpoint"
+            ),
+            remedy=(
+                "name the model it was trained on, or leave --base out to merge into the frozen copy",
+                "--no-check merges all the same",
+            ),
             address=error.address,
         ) from None
 
 
-def _decided(adapters: Adapters, result: MergeResult, original: Original | None) -> list[str]:
-    decided = [f"merged {adapters.kinds} into {result.merged} tensors"]
+def _notes(adapters: Adapters, result: MergeResult, original: Original | None) -> list[str]:
+    notes = [f"merged {adapters.kinds} into {counted(result.merged, 'tensor')}"]
     if result.replaced:
-        decided.append(f"{result.replaced} tensors are not the original's but were trained in their place")
+        notes.append(f"{counted(result.replaced, 'tensor')} trained in full, in place of the base model's")
     if original is not None:
         held = sorted({tensor.dtype.torch_name for tensor in original.tensors.values()})
-        decided.append(f"untrained weights are those of {original.directory}, in {', '.join(held)}")
+        notes.append(f"untrained weights taken from {original.directory} ({', '.join(held)})")
         if original.prefix_note:
-            decided.append(original.prefix_note)
+            notes.append(original.prefix_note)
     if original is None and result.from_checkpoint:
         stored = ", ".join(sorted(set(result.from_checkpoint.values())))
-        decided.append(
-            f"untrained weights are the frozen copies in the checkpoint, in {stored}: if the original had more "
-            "precision, name it with --base"
+        notes.append(
+            f"untrained weights taken from the checkpoint, where they are {stored}; for the full precision of the "
+            "original model, name it with --base"
         )
     elif result.from_checkpoint:
-        some = list(result.from_checkpoint)[:4]
-        decided.append(f"taken from the frozen copies in the checkpoint instead: {', '.join(some)}")
+        some = listed(list(result.from_checkpoint), 4)
+        notes.append(f"not taken from the base model but from the checkpoint: {some}")
     if result.untied:
-        decided.append(f"no longer tied, and written for itself: {', '.join(result.untied)}")
-    return decided
+        notes.append(f"no longer tied, so written separately: {', '.join(result.untied)}")
+    return notes

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..run.cast import STORAGE
+from ..run.cast import STORAGE, as_dtype
 from ..run.elements import read_all
 from ..run.reader import reader
-from ..run.tensors import as_dtype, to_numpy, to_torch
+from ..run.tensors import to_numpy, to_torch
 from .low_rank import Part, merge
 from .recipes import FEWEST_ROWS, ROW_BLOCK_BYTES, Lie, Merged, RowsReplaced, Shifted
 

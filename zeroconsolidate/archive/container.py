@@ -15,48 +15,26 @@ repeat: the start of the data can only be computed from the local header
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Self
-
 from ..errors import DamagedFile, at
-from .regular import open_regular
-from .zip_directory import LOCAL_HEADER, Record, pread, read_directory, shown_name
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from .regular import OpenFile
+from .shown import shown
+from .zip_directory import LOCAL_HEADER, Record, read_directory
 
 MAX_PICKLE_BYTES = 1 << 28
 """A `data.pkl` larger than this is refused. Real ones take about 150 bytes a tensor."""
 
 
-class ZipContainer:
+class ZipContainer(OpenFile):
     """An open zip container; use it as a context manager.
 
     Raises DamagedFile if the file is empty, truncated, no zip, or if a record lies outside of it, and UnsafePath
     if it is no regular file.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._fd = open_regular(path)
-        try:
-            self.size_bytes = os.fstat(self._fd).st_size
-            self._records = read_directory(self._fd, self.size_bytes)
-            self._prefix = _prefix(self._records)
-            self.big_endian = f"{self._prefix}/byteorder" in self._records and self._is_big_endian()
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
+    def _begin(self) -> None:
+        self._records = read_directory(self._fd, self.size_bytes)
+        self._prefix = _prefix(self._records)
+        self.big_endian = f"{self._prefix}/byteorder" in self._records and self._is_big_endian()
 
     @property
     def form(self) -> str:
@@ -72,14 +50,11 @@ class ZipContainer:
         record = self._record(name)
         if record.size_bytes > limit_bytes:
             raise DamagedFile(
-                f"the record {name!r} is too large to be read; "
-                f"expected at most {limit_bytes} bytes, got {record.size_bytes}"
+                f"the record {name!r} is too large to be read",
+                expected=f"at most {limit_bytes} bytes",
+                found=record.size_bytes,
             )
         return self.pread(record.size_bytes, self.start(name))
-
-    def pread(self, size_bytes: int, start: int) -> bytes:
-        """Exactly `size_bytes` bytes of the file from `start`."""
-        return pread(self._fd, size_bytes, start)
 
     @property
     def names(self) -> list[str]:
@@ -101,8 +76,9 @@ class ZipContainer:
         record = self._record(f"data/{key}")
         if record.size_bytes < size_bytes:
             raise DamagedFile(
-                f"the storage {shown_name(key)} is shorter than the pickle says; "
-                f"expected {size_bytes} bytes, got {record.size_bytes}"
+                f"the storage {shown(key)} is shorter than the pickle says",
+                expected=f"{size_bytes} bytes",
+                found=record.size_bytes,
             )
         # DeepSpeed's stage-3 model files have one empty placeholder a parameter: nobody will read them,
         # so their local headers are not worth a system call each.
@@ -122,24 +98,25 @@ class ZipContainer:
             start: int = record.header_start + len(header) + extra_bytes
             if start + record.size_bytes > record.stop:
                 raise DamagedFile(
-                    f"a record overlaps what follows it; "
-                    f"expected to end before byte {record.stop}, got {start + record.size_bytes}"
+                    "a record overlaps what follows it",
+                    expected=f"to end before byte {record.stop}",
+                    found=start + record.size_bytes,
                 )
         return start
 
     def _is_big_endian(self) -> bool:
         order = self.read("byteorder", limit_bytes=16)
         if order not in (b"little", b"big"):
-            raise DamagedFile(f"the byte order is unknown; expected little or big, got {order!r}")
+            raise DamagedFile("the byte order is unknown", expected="little or big", found=repr(order))
         return order == b"big"
 
     def _record(self, name: str) -> Record:
         record = self._records.get(f"{self._prefix}/{name}")
         if record is None:
-            raise DamagedFile(f"the container has no record {shown_name(name)}")
+            raise DamagedFile(f"the container has no record {shown(name)}")
         if not record.stored:
             raise DamagedFile(
-                f"the record {shown_name(name)} is compressed or encrypted; torch stores records as they are"
+                f"the record {shown(name)} is compressed or encrypted", consequence="torch stores records as they are"
             )
         return record
 
@@ -148,6 +125,6 @@ def _prefix(records: dict[str, Record]) -> str:
     found = [name for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(found) != 1:
         raise DamagedFile(
-            f"the file is a zip archive but not a torch checkpoint; expected one data.pkl, got {len(found)}"
+            "the file is a zip archive but not a torch checkpoint", expected="one data.pkl", found=len(found)
         )
     return found[0].removesuffix("/data.pkl")

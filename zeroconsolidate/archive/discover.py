@@ -7,14 +7,15 @@ import re
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ..errors import NotACheckpoint, ZeroConsolidateError, at
+from ..errors import NotACheckpoint, ZeroConsolidateError, at, reason
 from . import names
 from .names import FileKind, FileName
+from .phrases import listed
 from .raw import CheckpointFiles, SwapFile
 from .regular import MAX_ENTRIES, Fence, read_small, scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 
 def discover(path: str | os.PathLike[str], tag: str | None = None) -> CheckpointFiles:
@@ -34,9 +35,9 @@ def discover(path: str | os.PathLike[str], tag: str | None = None) -> Checkpoint
         tags = _tags(root, natural(entries))
         named = next((file for file in LATEST if file in entries), None)
         latest = _latest(root, named, needed=tag is None) if named else None
-        chosen = tag if tag is not None else _choose(entries, tags, latest)
+        chosen = tag if tag is not None else _choose(root, entries, tags, latest)
         if chosen not in tags:
-            raise NotACheckpoint(_wrong_tag(chosen, tags, given=tag is not None, directory=root))
+            raise _wrong_tag(chosen, tags, given=tag is not None, directory=root)
         directory = os.path.join(root, chosen)
         return _files(root=root, tag=chosen, directory=directory, tags=tags, latest=latest, fence=Fence(root))
 
@@ -46,6 +47,15 @@ def tags_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
     root = os.path.normpath(os.fspath(path))
     with at(root):
         return _tags(root, natural(_list(root)))
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether a directory holds tags, or is one."""
+    try:
+        entries = _list(os.path.normpath(os.fspath(path)))
+        return any(map(names.parse, entries)) or bool(tags_in(path))
+    except (ZeroConsolidateError, OSError):
+        return False
 
 
 def natural(strings: list[str]) -> list[str]:
@@ -66,11 +76,15 @@ def _entries(root: str) -> list[os.DirEntry[str]]:
         return list(scan(root))
     except NotADirectoryError:
         parent = os.path.dirname(root) or "."
-        raise NotACheckpoint(f"this is a file; expected the checkpoint's directory, perhaps {parent}") from None
+        raise NotACheckpoint("this is a file", expected=f"the checkpoint's directory, perhaps {parent}") from None
     except FileNotFoundError:
-        raise NotACheckpoint("there is no such directory; expected a DeepSpeed checkpoint") from None
-    except PermissionError:
-        raise NotACheckpoint("the directory cannot be read: permission denied") from None
+        raise NotACheckpoint("there is no such directory", expected="a DeepSpeed checkpoint") from None
+    except OSError as error:
+        raise _unreadable(root, error) from None
+
+
+def _unreadable(directory: str, error: OSError) -> NotACheckpoint:
+    return NotACheckpoint(f"the directory cannot be read: {reason(error)}", address=(directory,))
 
 
 def _tags(root: str, entries: list[str]) -> tuple[str, ...]:
@@ -108,7 +122,7 @@ def _read_latest(root: str, file: str) -> str:
         except UnicodeDecodeError:
             raise NotACheckpoint("the file that names the newest tag is not text") from None
         if not text or "/" in text or "\\" in text or text in (".", "..") or not text.isprintable():
-            raise NotACheckpoint(f"the file must name a folder beside it; got {text[:80]!r}")
+            raise NotACheckpoint("the file must name a folder beside it", found=repr(text[:80]))
         return text
 
 
@@ -119,33 +133,49 @@ MAX_LATEST_BYTES = 4096
 """A longer `latest` is refused; file names have at most 255 bytes."""
 
 
-def _choose(entries: list[str], tags: tuple[str, ...], latest: str | None) -> str:
+def _choose(root: str, entries: list[str], tags: tuple[str, ...], latest: str | None) -> str:
     if latest is not None:
         return latest
     if len(tags) == 1:
         return tags[0]
     if tags:
-        raise NotACheckpoint(f"there are several tags and no file `latest`; choose one with --tag: {_some(tags)}")
+        raise NotACheckpoint(
+            "there are several tags and no file `latest`", remedy=f"choose one with --tag: {listed(tags, 12)}"
+        )
     runs = [entry for entry in natural(entries) if re.fullmatch(r"checkpoint-[0-9]+", entry)]
     if runs:
-        raise NotACheckpoint(f"this is a directory of checkpoints, not a checkpoint; name one of them: {_some(runs)}")
+        raise NotACheckpoint(
+            "this is a directory of checkpoints, not a checkpoint", remedy=f"name one of them: {listed(runs, 12)}"
+        )
+    for entry in entries:
+        _refuse_unreadable(os.path.join(root, entry))
     raise NotACheckpoint(
-        "this is not a DeepSpeed checkpoint; expected a file `latest`, a folder such as global_step500, or files "
-        f"such as zero_pp_rank_0_mp_rank_00_optim_states.pt, got {_some(entries) or 'an empty directory'}"
+        "this is not a DeepSpeed checkpoint",
+        expected=(
+            "a file `latest`, a folder such as global_step500, or files such as "
+            "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+        ),
+        found=listed(entries, 12) or "an empty directory",
     )
 
 
-def _wrong_tag(tag: str, tags: tuple[str, ...], *, given: bool, directory: str) -> str:
-    there = f"the tags here are: {_some(tags)}" if tags else "there are no tags here"
+def _wrong_tag(tag: str, tags: tuple[str, ...], *, given: bool, directory: str) -> NotACheckpoint:
+    there = f"the tags here are: {listed(tags, 12)}" if tags else "there are no tags here"
     who = f"there is no tag {tag[:80]!r}" if given else f"the file `latest` names the tag {tag!r}, which is not here"
     if tag and "/" not in tag and os.path.isdir(os.path.join(directory, tag)):
+        _refuse_unreadable(os.path.join(directory, tag))
         who = f"the folder {tag!r} holds no checkpoint files"
-    return f"{who}; {there}"
+    return NotACheckpoint(who, consequence=there)
 
 
-def _some(names_here: Sequence[str], most: int = 12) -> str:
-    more = f" and {len(names_here) - most} more" if len(names_here) > most else ""
-    return ", ".join(names_here[:most]) + more
+def _refuse_unreadable(directory: str) -> None:
+    """What is in a folder that may not be listed nobody knows. Raises NotACheckpoint for one."""
+    try:
+        os.scandir(directory).close()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise _unreadable(directory, error) from None
 
 
 def _files(

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from ..errors import DamagedFile, Disagreement, NotACheckpoint, at
 from .container import ZipContainer
 from .discover import discover
+from .model_config import has_config
 from .names import one_of_each
+from .regular import read_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +30,7 @@ def gather(roots: Sequence[str], tag: str | None = None) -> CheckpointFiles:
     parts = _parts(roots, tag)
     if len(parts) == 1:
         return parts[0]
-    main = next((part for part in parts if os.path.isfile(os.path.join(part.root, "config.json"))), parts[0])
+    main = next((part for part in parts if has_config(part.root)), parts[0])
     paths: dict[str, str] = {}
     found: dict[FileKind, dict[str, FileName]] = {}
     for part in sorted(parts, key=lambda part: part is not main):
@@ -61,7 +63,10 @@ def _parts(roots: Sequence[str], tag: str | None) -> list[CheckpointFiles]:
     tags = sorted({part.tag for part in parts.values()})
     if len(tags) > 1:
         raise Disagreement(
-            f"the directories are of different saves; expected one tag, got {', '.join(tags)}; choose one with --tag"
+            "the directories are of different saves",
+            expected="one tag",
+            found=", ".join(tags),
+            remedy="choose one with --tag",
         )
     if not tags:
         raise puzzled[0][1]
@@ -77,8 +82,8 @@ def _same(one: str, other: str) -> None:
     with at(os.path.basename(one)):
         if not _equal(one, other):
             raise Disagreement(
-                f"two directories have this file, and they differ: {one} and {other}; "
-                "move away the one that is not of this save"
+                f"two directories have this file, and they differ: {one} and {other}",
+                remedy="move away the one that is not of this save",
             )
 
 
@@ -86,10 +91,8 @@ def _equal(one: str, other: str) -> bool:
     looks = [_looks(path) for path in (one, other)]
     if None not in looks:
         return looks[0] == looks[1]
-    try:
+    with read_errors():
         return filecmp.cmp(one, other, shallow=False)
-    except OSError as error:
-        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
 
 
 def _looks(path: str) -> tuple[int, object] | None:

@@ -15,9 +15,15 @@ The opcodes are those of CPython's `Lib/pickle.py`, whose comments describe them
 
 from __future__ import annotations
 
-from ..errors import DamagedFile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..errors import DamagedFile, ZeroConsolidateError
 from .machine import Machine, beyond
 from .opcodes import TABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Interpreter(Machine):
@@ -25,7 +31,7 @@ class Interpreter(Machine):
 
     Raises DamagedFile for what no pickler writes, UnsafePickle for opcodes that only an attack needs, and
     whatever the world raises. Python's own errors for a broken pickle (LookupError, TypeError, ValueError, …)
-    are left to the caller.
+    are left to the caller, who has :func:`broken_pickles` for them.
     """
 
     def run(self, start: int = 0) -> tuple[object, int]:
@@ -88,4 +94,16 @@ class Interpreter(Machine):
                 return stack[0], position
             else:
                 position = TABLE[opcode](self, position)
-        raise DamagedFile(f"the pickle is too long; expected at most {self.limits.steps} opcodes")
+        raise DamagedFile("the pickle is too long", expected=f"at most {self.limits.steps} opcodes")
+
+
+@contextmanager
+def broken_pickles(what: str) -> Iterator[None]:
+    """Python's own errors for a broken pickle as DamagedFile: an opcode that pops an empty stack, a memo entry that is
+    not there, text that is not UTF-8, …"""
+    try:
+        yield
+    except ZeroConsolidateError:
+        raise
+    except (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+        raise DamagedFile(f"{what} is damaged: {type(error).__name__}: {error!s:.200}") from None

@@ -14,24 +14,20 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import TYPE_CHECKING, Self
 
-from ..errors import DamagedFile, UnsupportedLayout, ZeroConsolidateError
+from ..errors import DamagedFile, UnsupportedLayout
 from .container import MAX_PICKLE_BYTES, ZipContainer
-from .interpreter import Interpreter
+from .interpreter import Interpreter, broken_pickles
 from .machine import Limits
-from .regular import open_regular
+from .regular import OpenFile, open_regular
 from .shown import shown
 from .unpickle import World
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 
 
-class LegacyContainer:
+class LegacyContainer(OpenFile):
     """An open container without a directory; use it as a context manager, like :class:`~.container.ZipContainer`.
 
     Raises DamagedFile if the file is truncated or no such container.
@@ -39,43 +35,15 @@ class LegacyContainer:
 
     form = "torch legacy"
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._fd = open_regular(path)
-        try:
-            self.size_bytes = os.fstat(self._fd).st_size
-            self._data = mmap.mmap(self._fd, min(self.size_bytes, MAX_PICKLE_BYTES), access=mmap.ACCESS_READ)
-            try:
-                self.big_endian, self._pickle, self._starts = self._survey()
-            except ZeroConsolidateError:
-                raise
-            except (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
-                raise DamagedFile(f"the file is damaged: {type(error).__name__}: {error!s:.200}") from None
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
+    def _begin(self) -> None:
+        self._data = mmap.mmap(self._fd, min(self.size_bytes, MAX_PICKLE_BYTES), access=mmap.ACCESS_READ)
+        with broken_pickles("the file"):
+            self.big_endian, self._pickle, self._starts = self._survey()
 
     def read_pickle(self) -> bytes:
         """The bytes of the object's pickle."""
         start, stop = self._pickle
         return self._data[start:stop]
-
-    def pread(self, size_bytes: int, start: int) -> bytes:
-        """Exactly `size_bytes` bytes of the file from `start`."""
-        data = os.pread(self._fd, size_bytes, start)
-        if len(data) < size_bytes:
-            raise DamagedFile(f"the file ends too early; expected {start + size_bytes} bytes, got {start + len(data)}")
-        return data
 
     def storage(self, key: str, size_bytes: int) -> int:
         """The byte at which the elements of storage `key` begin."""
@@ -92,7 +60,7 @@ class LegacyContainer:
             raise DamagedFile("the file is not a torch checkpoint: it is no zip archive, nor torch's older container")
         protocol, here = machine.run(here)
         if protocol != PROTOCOL:
-            raise UnsupportedLayout(f"torch's older container is of protocol {shown(protocol)}; expected {PROTOCOL}")
+            raise UnsupportedLayout(f"torch's older container is of protocol {shown(protocol)}", expected=PROTOCOL)
         system, first = machine.run(here)
         big_endian = isinstance(system, dict) and system.get("little_endian") is False
         _, stop = machine.run(first)
@@ -106,14 +74,15 @@ class LegacyContainer:
             storage = world.storages[key]
             if count != storage.numel:
                 raise DamagedFile(
-                    f"the storage {shown(key)} is not of the size the pickle says; "
-                    f"expected {storage.numel} elements, got {count}"
+                    f"the storage {shown(key)} is not of the size the pickle says",
+                    expected=f"{storage.numel} elements",
+                    found=count,
                 )
             starts[key] = here + 8
             here += 8 + count * storage.dtype.itemsize
         if here != self.size_bytes:
             what = "the file is truncated" if here > self.size_bytes else "the file goes on behind its end"
-            raise DamagedFile(f"{what}; expected {here} bytes, got {self.size_bytes}")
+            raise DamagedFile(f"{what}", expected=f"{here} bytes", found=self.size_bytes)
         return big_endian, (first, stop), starts
 
 

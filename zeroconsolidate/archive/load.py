@@ -9,6 +9,7 @@ from .legacy import open_container
 from .located import LocatedTensor
 from .names import FileKind
 from .raw import CheckpointFiles, RawFile
+from .regular import read_errors
 from .unpickle import unpickle_placeless
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def load(files: CheckpointFiles, kind: FileKind) -> Iterator[RawFile]:
 
 
 class LoadReadable:
-    """`load`, but files that are damaged are left out and remembered: `reasons` has what is wrong, by name.
+    """`load`, but files that cannot be read are left out and remembered: `reasons` has what is wrong, by name.
 
     A file that looks like an attack is an error all the same.
     """
@@ -51,8 +52,8 @@ class LoadReadable:
                 yield load_file(files.path(name), kind, name, remembered)
             except (UnsafePickle, UnsafePath):
                 raise
-            except DamagedFile as error:
-                self.reasons[name.name] = error.message
+            except (DamagedFile, NotACheckpoint) as error:
+                self.reasons[name.name] = error.sentence
 
 
 def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes, object] | None = None) -> RawFile:
@@ -61,7 +62,7 @@ def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes,
     `remembered`: contents by pickle. A content with no byte of a tensor in it says nothing about its file, and
     is the same object for all files that have the same pickle.
     """
-    with at(name.name):
+    with at(name.name), read_errors():
         try:
             with open_container(path) as container:
                 form = container.form
@@ -75,10 +76,8 @@ def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes,
             raise NotACheckpoint("the file cannot be read: permission denied") from None
         except FileNotFoundError:
             raise NotACheckpoint("the file has gone while it was being read") from None
-        except OSError as error:
-            raise DamagedFile(f"the file cannot be read: {error.strerror or error}") from None
         if kind is FileKind.UNIVERSAL and isinstance(content, LocatedTensor):
             content = {"param": content}  # stage 3 saves the tensor alone, the other stages a dict around it
         if not isinstance(content, dict):
-            raise DamagedFile(f"the file holds no checkpoint; expected a dict, got {type(content).__name__}")
+            raise DamagedFile("the file holds no checkpoint", expected="a dict", found=type(content).__name__)
     return RawFile(kind=kind, name=name, path=path, content=content, container=form)

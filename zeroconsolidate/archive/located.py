@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import DamagedFile
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..dtypes import DType
 
 MAX_DIMENSIONS = 64
@@ -62,16 +65,18 @@ class LocatedTensor:
                 numel *= n
                 last += (n - 1) * step
         if not possible:
-            raise DamagedFile(f"a tensor's geometry is impossible; got {self._geometry()}")
+            raise DamagedFile("a tensor's geometry is impossible", found=self._geometry())
         if numel and last >= self.storage.numel:
             raise DamagedFile(
-                f"a tensor reaches past its storage {self.storage.key[:80]!r}; "
-                f"expected at most {self.storage.numel} elements, got a view that needs {last + 1}"
+                f"a tensor reaches past its storage {self.storage.key[:80]!r}",
+                expected=f"at most {self.storage.numel} elements",
+                found=f"a view that needs {last + 1}",
             )
         if numel > self.storage.numel and numel > MAX_REPEATED_NUMEL:
             raise DamagedFile(
-                f"a tensor repeats the elements of its storage too often; expected at most {MAX_REPEATED_NUMEL} "
-                f"elements out of {self.storage.numel}, got {self._geometry()}"
+                "a tensor repeats the elements of its storage too often",
+                expected=f"at most {MAX_REPEATED_NUMEL} elements out of {self.storage.numel}",
+                found=self._geometry(),
             )
 
     def _geometry(self) -> str:
@@ -90,10 +95,7 @@ class LocatedTensor:
 
     @property
     def numel(self) -> int:
-        numel = 1
-        for n in self.shape:
-            numel *= n
-        return numel
+        return math.prod(self.shape)
 
     @property
     def start(self) -> int:
@@ -118,3 +120,20 @@ class LocatedTensor:
         of text it cannot.
         """
         return f"{self.offset} {self.shape} {self.stride} {self.storage.key} {self.storage.file}"
+
+
+def contiguous(storage: LocatedStorage, shape: tuple[int, ...], offset: int = 0) -> LocatedTensor:
+    """The tensor of `shape` whose elements stand one after another in a storage."""
+    return LocatedTensor(storage, offset, shape, row_major(shape))
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a contiguous tensor.
+
+    >>> row_major((2, 3, 4))
+    (12, 4, 1)
+    """
+    strides = [1] * len(shape)
+    for index in range(len(shape) - 1, 0, -1):
+        strides[index - 1] = strides[index] * shape[index]
+    return tuple(strides)

@@ -73,4 +73,4 @@ class Machine:
 
 def beyond(stop: int, data: bytes | mmap) -> DamagedFile:
     """The error for a length that is more than there is."""
-    return DamagedFile(f"the pickle announces more than it holds; expected {stop} bytes, got {len(data)}")
+    return DamagedFile("the pickle announces more than it holds", expected=f"{stop} bytes", found=len(data))

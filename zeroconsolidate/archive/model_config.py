@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import os
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DamagedFile
+from . import json_file
+from .model_files import CONFIG
+from .regular import read_small
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_CONFIG_BYTES = 1 << 24
 """A longer config.json is refused."""
+
+
+def has_config(directory: str) -> bool:
+    """Whether there is a config.json."""
+    return os.path.isfile(os.path.join(directory, CONFIG))
 
 
 def is_bare(config: object) -> bool:
@@ -30,13 +37,13 @@ def short_int(text: str) -> int | str:
 
 
 def parse(text: bytes, *, parse_int: Callable[[str], object] = str) -> Any:
-    """The value of a JSON file from outside, integers as text by default: for long ones Python takes quadratic time.
+    """The value of a config.json, integers as text by default: for long ones Python takes quadratic time.
 
     Raises DamagedFile if it is no JSON or nested too deep.
     """
-    try:
-        return json.loads(text.decode("utf-8"), parse_int=parse_int)
-    except ValueError as error:
-        raise DamagedFile(f"config.json is not JSON: {error}") from None
-    except RecursionError:
-        raise DamagedFile("config.json is nested too deep") from None
+    return json_file.parse(text, CONFIG, parse_int=parse_int)
+
+
+def read_config(path: str) -> Any:
+    """The value in the file, as `parse` gives it. Raises DamagedFile, and UnsafePath if it is no regular file."""
+    return parse(read_small(path, MAX_CONFIG_BYTES))

@@ -1,9 +1,14 @@
 """Names of the files that a model directory, or an adapter for PEFT, consists of."""
 
+import re
+
 CONFIG = "config.json"
 """transformers' configuration of a model."""
 INDEX_NAME = "model.safetensors.index.json"
 """Which shard holds which tensor."""
+PICKLE_NAME = "pytorch_model.bin"
+PICKLE_INDEX_NAME = f"{PICKLE_NAME}.index.json"
+"""The same for weights that are pickled."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 """PEFT's weights and configuration of an adapter (peft `utils/constants.py`)."""
@@ -11,3 +16,17 @@ MANIFEST_NAME = "zeroconsolidate.json"
 """Our own record of how an output was made."""
 RESCUE_REPORT_NAME = "rescue-report.json"
 """What came from where in an output of an incomplete checkpoint."""
+
+MAX_HEADER_BYTES = 100_000_000
+"""Readers of safetensors refuse a longer header (`MAX_HEADER_SIZE` in safetensors `src/tensor.rs`), and so do we."""
+
+_WEIGHTS = re.compile(r"(?:model|pytorch_model|adapter_model)(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)")
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of this name holds weights that a loader would take.
+
+    >>> is_weights("model-00001-of-00003.safetensors"), is_weights("optimizer.bin")
+    (True, False)
+    """
+    return _WEIGHTS.fullmatch(name) is not None

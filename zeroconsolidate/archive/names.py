@@ -102,6 +102,15 @@ def parse(name: str) -> tuple[FileKind, FileName] | None:
     return None
 
 
+def file_name(path: str) -> str:
+    """The last part of a path: what errors call a file. For those who do no IO and know nothing of `os`.
+
+    >>> file_name("checkpoint-500/global_step500/mp_rank_00_model_states.pt")
+    'mp_rank_00_model_states.pt'
+    """
+    return path.rpartition("/")[2]
+
+
 def one_of_each(found: Iterable[FileName]) -> tuple[FileName, ...]:
     """The files by rank, of the copies that several writers left only the first.
 

@@ -53,7 +53,7 @@ def _refuse(name: str) -> Callable[[Machine, int], int]:
 def _proto(machine: Machine, position: int) -> int:
     version = machine.integer(position, 1)
     if not 2 <= version <= 5:
-        raise DamagedFile(f"the pickle is of an unknown protocol; expected 2 to 5, got {version}")
+        raise DamagedFile("the pickle is of an unknown protocol", expected="2 to 5", found=version)
     return position + 1
 
 
@@ -105,7 +105,9 @@ def _long(width: int) -> Callable[[Machine, int], int]:
         size_bytes = machine.integer(position, width)
         if size_bytes > machine.limits.integer_bytes:
             raise DamagedFile(
-                f"an integer is too long; expected at most {machine.limits.integer_bytes} bytes, got {size_bytes}"
+                "an integer is too long",
+                expected=f"at most {machine.limits.integer_bytes} bytes",
+                found=size_bytes,
             )
         stop = machine.skip(position + width, size_bytes)
         machine.stack.append(int.from_bytes(machine.data[position + width : stop], "little", signed=True))
@@ -186,7 +188,7 @@ def _set_items(target: object, items: list[Any]) -> None:
 
 
 def _wrong_target(target: object) -> DamagedFile:
-    return DamagedFile(f"the pickle adds items to something that takes none; got {type(target).__name__}")
+    return DamagedFile("the pickle adds items to something that takes none", found=type(target).__name__)
 
 
 def _frozenset(machine: Machine, position: int) -> int:
@@ -242,7 +244,7 @@ def _build(machine: Machine, position: int) -> int:
     if type(target) is Inert:
         target.state = state
     elif type(target) is not PlainDict:
-        raise UnsafePickle(f"the pickle tries to alter an object that has no state; got {type(target).__name__}")
+        raise UnsafePickle("the pickle tries to alter an object that has no state", found=type(target).__name__)
     return position
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
 
-from ..errors import DamagedFile, UnsafePath
+from ..errors import DamagedFile, UnsafePath, ZeroConsolidateError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import TracebackType
 
 MAX_ENTRIES = 1 << 18
 """A directory with more entries than this is refused. 1,024 ranks make 2,048 files."""
@@ -35,7 +38,66 @@ def open_regular(path: str) -> int:
     if stat.S_ISREG(mode):
         return fd
     os.close(fd)
-    raise UnsafePath(f"this is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; expected a regular file")
+    raise UnsafePath(f"this is {_KINDS.get(stat.S_IFMT(mode), 'no file')}", expected="a regular file")
+
+
+@contextmanager
+def read_errors(*address: str) -> Iterator[None]:
+    """The system's errors while a file is read, as DamagedFile. Our own pass: some are OSErrors as well."""
+    try:
+        yield
+    except ZeroConsolidateError:
+        raise
+    except OSError as error:
+        raise DamagedFile(f"the file cannot be read: {reason(error)}", address=address) from None
+
+
+def read_exactly(fd: int, size_bytes: int, start: int) -> bytes:
+    """Exactly `size_bytes` bytes of the file from `start`. Raises DamagedFile if it ends before."""
+    data = os.pread(fd, size_bytes, start)
+    while len(data) < size_bytes:
+        more = os.pread(fd, size_bytes - len(data), start + len(data))
+        if not more:
+            raise DamagedFile(
+                "the file ends too early", expected=f"{start + size_bytes} bytes", found=start + len(data)
+            )
+        data += more
+    return data
+
+
+class OpenFile(ABC):
+    """A regular file, open to be read at positions; use it as a context manager.
+
+    Raises OSError, UnsafePath if it is no regular file, and what `_begin` raises.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = open_regular(path)
+        try:
+            self.size_bytes = os.fstat(self._fd).st_size
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Read what tells where everything is."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def pread(self, size_bytes: int, start: int) -> bytes:
+        """Exactly `size_bytes` bytes of the file from `start`. Raises DamagedFile if it ends before."""
+        return read_exactly(self._fd, size_bytes, start)
 
 
 def read_small(path: str, limit_bytes: int) -> bytes:
@@ -43,13 +105,11 @@ def read_small(path: str, limit_bytes: int) -> bytes:
 
     Raises DamagedFile if it cannot be read or is larger than `limit_bytes`, UnsafePath as :func:`open_regular` does.
     """
-    try:
-        with open(open_regular(path), "rb") as file:
-            data = file.read(limit_bytes + 1)
-    except OSError as error:
-        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
+    with read_errors(), open(open_regular(path), "rb") as file:
+        # No more memory is asked for than the file is long: a limit on it may be tight.
+        data = file.read(min(limit_bytes, os.fstat(file.fileno()).st_size) + 1)
     if len(data) > limit_bytes:
-        raise DamagedFile(f"the file is too large; expected at most {limit_bytes} bytes")
+        raise DamagedFile("the file is too large", expected=f"at most {limit_bytes} bytes")
     return data
 
 
@@ -58,8 +118,13 @@ def scan(directory: str) -> Iterator[os.DirEntry[str]]:
     with os.scandir(directory) as entries:
         for count, entry in enumerate(entries):
             if count >= MAX_ENTRIES:
-                raise DamagedFile(f"the directory is too full; expected at most {MAX_ENTRIES} entries")
+                raise DamagedFile("the directory is too full", expected=f"at most {MAX_ENTRIES} entries")
             yield entry
+
+
+def is_within(path: str, directory: str) -> bool:
+    """Whether `path` is `directory` or lies in it; both are real paths."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 class Fence:
@@ -78,8 +143,8 @@ class Fence:
     def check(self, path: str) -> None:
         """Raise UnsafePath if `path` leads out."""
         real = os.path.realpath(path)
-        if not any(real == inside or real.startswith(inside.rstrip("/") + "/") for inside in self._inside):
+        if not any(is_within(real, inside) for inside in self._inside):
             raise UnsafePath(
-                f"this is a link out of its directory, to {real}; "
-                "put the file itself there if it belongs to the checkpoint"
+                f"this is a link out of its directory, to {real}",
+                remedy="put the file itself there if it belongs to the checkpoint",
             )

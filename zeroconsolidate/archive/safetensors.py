@@ -7,22 +7,23 @@ or overlap, sizes fit shapes, and the last byte of the last tensor is the last b
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..dtypes import DType
-from ..errors import DamagedFile, NotACheckpoint, at
-from .located import MAX_DIMENSIONS, MAX_NUMEL, LocatedStorage, LocatedTensor
-from .regular import open_regular, read_small
+from ..errors import DamagedFile, NotACheckpoint, at, reason
+from .json_file import parse_object
+from .located import MAX_DIMENSIONS, MAX_NUMEL, LocatedStorage, contiguous
+from .model_files import MAX_HEADER_BYTES
+from .regular import open_regular, read_errors, read_small
 from .shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_HEADER_BYTES = 100_000_000
-"""A longer header is refused, as the reference reader does."""
+    from .located import LocatedTensor
 
 INDEX_SUFFIX = ".safetensors.index.json"
 
@@ -57,19 +58,17 @@ class SafetensorsModel:
 def read_file(path: str) -> SafetensorsFile:
     """The header of one file. Raises DamagedFile."""
     with at(os.path.basename(path)):
-        try:
-            with open(open_regular(path), "rb") as file:
-                size_bytes = os.fstat(file.fileno()).st_size
-                prefix = file.read(8)
-                length = int.from_bytes(prefix, "little")
-                if len(prefix) < 8 or length > min(MAX_HEADER_BYTES, size_bytes - 8):
-                    raise DamagedFile(
-                        f"the file is no safetensors file or is cut off; expected a header of at most "
-                        f"{max(min(MAX_HEADER_BYTES, size_bytes - 8), 0)} bytes, got {length} in {size_bytes} bytes"
-                    )
-                text = file.read(length)
-        except OSError as error:
-            raise DamagedFile(f"the file cannot be read: {error.strerror or error}") from None
+        with read_errors(), open(open_regular(path), "rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            prefix = file.read(8)
+            length = int.from_bytes(prefix, "little")
+            if len(prefix) < 8 or length > min(MAX_HEADER_BYTES, size_bytes - 8):
+                raise DamagedFile(
+                    "the file is no safetensors file or is cut off",
+                    expected=f"a header of at most {max(min(MAX_HEADER_BYTES, size_bytes - 8), 0)} bytes",
+                    found=f"{length} in {size_bytes} bytes",
+                )
+            text = file.read(length)
         header = parse_object(text, "the header")
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict):
@@ -90,14 +89,11 @@ def read_model(directory: str) -> SafetensorsModel:
     Raises NotACheckpoint if there are none, DamagedFile if the index and the shards tell different stories.
     """
     with at(directory):
-        try:
-            entries = sorted(os.listdir(directory))
-        except OSError as error:
-            raise NotACheckpoint(f"the model's directory cannot be read: {error.strerror}") from None
+        entries = entries_of(directory)
         indices = [entry for entry in entries if entry.endswith(INDEX_SUFFIX)]
         if len(indices) > 1:
-            raise DamagedFile(f"there are several indices; expected one, got {', '.join(indices)}")
-        weight_map = _weight_map(os.path.join(directory, indices[0])) if indices else None
+            raise DamagedFile("there are several indices", expected="one", found=", ".join(indices))
+        weight_map = read_weight_map(os.path.join(directory, indices[0])) if indices else None
         names = (
             sorted(set(weight_map.values()))
             if weight_map is not None
@@ -118,15 +114,24 @@ def read_model(directory: str) -> SafetensorsModel:
     return SafetensorsModel(directory=directory, files=files, tensors=tensors, index=indices[0] if indices else None)
 
 
-def _weight_map(path: str) -> dict[str, str]:
+def entries_of(directory: str) -> list[str]:
+    """What is in a model's directory, sorted. Raises NotACheckpoint if that cannot be said."""
+    try:
+        return sorted(os.listdir(directory))
+    except OSError as error:
+        raise NotACheckpoint(f"the model's directory cannot be read: {reason(error)}") from None
+
+
+def read_weight_map(path: str) -> dict[str, str]:
+    """Which file holds which tensor, as the index of a model in shards says it. Raises DamagedFile."""
     with at(os.path.basename(path)):
         found = parse_object(read_small(path, MAX_HEADER_BYTES), "the index").get("weight_map")
         if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
-            raise DamagedFile("the index has no usable 'weight_map'; expected a mapping of names to files")
+            raise DamagedFile("the index has no usable 'weight_map'", expected="a mapping of names to files")
         for file in set(found.values()):
             # An index is a list of names in its own folder: anything else would read files it has no business with.
-            if "/" in file or "\\" in file or "\0" in file or file in (".", "..") or not file.isprintable():
-                raise DamagedFile(f"the index names a file outside of its folder; got {shown(file)}")
+            if "/" in file or "\\" in file or file in ("", ".", "..") or not file.isprintable():
+                raise DamagedFile("the index names a file outside of its folder", found=shown(file))
         return found
 
 
@@ -151,11 +156,13 @@ def _tensors(path: str, header: Mapping[str, Any], data_start: int, size_bytes: 
     ordered = sorted(found.items(), key=lambda item: item[1][:2])
     for name, (start, stop, _) in ordered:
         if start != here:
-            raise DamagedFile(f"the tensors leave a gap or overlap; expected {shown(name)} at byte {here}, got {start}")
+            raise DamagedFile(
+                "the tensors leave a gap or overlap", expected=f"{shown(name)} at byte {here}", found=start
+            )
         here = stop
     if data_start + here != size_bytes:
         raise DamagedFile(
-            f"the file's size does not fit its header; expected {data_start + here} bytes, got {size_bytes}"
+            "the file's size does not fit its header", expected=f"{data_start + here} bytes", found=size_bytes
         )
     return {name: tensor for name, (_, _, tensor) in ordered}
 
@@ -165,40 +172,20 @@ def _tensor(path: str, name: str, entry: object, data_start: int) -> tuple[int, 
         raise DamagedFile("the header's entry is no tensor")
     dtype, shape, offsets = _BY_CODE.get(str(entry.get("dtype"))), entry.get("shape"), entry.get("data_offsets")
     if dtype is None:
-        raise DamagedFile(f"the tensor's dtype is not known; got {shown(entry.get('dtype'))}")
+        raise DamagedFile("the tensor's dtype is not known", found=shown(entry.get("dtype")))
     if not _sizes(shape, MAX_DIMENSIONS) or not _sizes(offsets, 2) or len(offsets) != 2:
-        raise DamagedFile(f"the tensor's geometry is impossible; got shape {shown(shape)}, bytes {shown(offsets)}")
-    numel, stride = 1, []
-    for n in reversed(shape):
-        stride.append(numel)
-        numel *= n
+        raise DamagedFile("the tensor's geometry is impossible", found=f"shape {shown(shape)}, bytes {shown(offsets)}")
+    numel = math.prod(shape)
     start, stop = offsets
     if stop - start != numel * dtype.itemsize:
         raise DamagedFile(
-            f"the tensor's bytes do not fit its shape {tuple(shape)}; "
-            f"expected {numel * dtype.itemsize} bytes, got {stop - start}"
+            f"the tensor's bytes do not fit its shape {tuple(shape)}",
+            expected=f"{numel * dtype.itemsize} bytes",
+            found=stop - start,
         )
     storage = LocatedStorage(file=path, key=name, start=data_start + start, numel=numel, dtype=dtype, big_endian=False)
-    return start, stop, LocatedTensor(storage, 0, tuple(shape), tuple(reversed(stride)))
+    return start, stop, contiguous(storage, tuple(shape))
 
 
 def _sizes(value: object, most: int) -> TypeGuard[list[int]]:
     return isinstance(value, list) and len(value) <= most and all(type(n) is int and 0 <= n <= MAX_NUMEL for n in value)
-
-
-def parse_object(text: bytes, what: str) -> dict[str, Any]:
-    """The JSON object in `text`. Raises DamagedFile, calling it `what`, if it is none or names a key twice."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise DamagedFile(f"{what} names an entry twice")
-        return found
-
-    try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise DamagedFile(f"{what} is not JSON: {type(error).__name__}: {error!s:.200}") from None
-    if not isinstance(value, dict):
-        raise DamagedFile(f"{what} is not a JSON object; got {type(value).__name__}")
-    return value

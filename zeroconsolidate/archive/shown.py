@@ -1,4 +1,4 @@
-"""How values that a file made up look in an error."""
+"""How values and names that a file made up look where they are printed."""
 
 from __future__ import annotations
 
@@ -18,3 +18,12 @@ def shown(value: object) -> str:
     if value is None or isinstance(value, (int, float, Name, Inert)):
         return repr(value)[:100]
     return type(value).__name__
+
+
+def printable(text: str, keep: str = "") -> str:
+    """`text` without what steers a terminal: names in it come from files that others made.
+
+    >>> printable("global_step1\\x1b[2J")
+    'global_step1\\\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)

@@ -17,10 +17,10 @@ import struct
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..dtypes import DType
-from ..errors import DamagedFile, UnsafePickle, ZeroConsolidateError
+from ..errors import DamagedFile, UnsafePickle
 from .hostile_names import is_hostile
 from .inert import Inert, Name, PlainDict
-from .interpreter import Interpreter
+from .interpreter import Interpreter, broken_pickles
 from .located import LocatedStorage, LocatedTensor
 from .machine import Limits
 from .shown import shown
@@ -78,15 +78,10 @@ def unpickle(data: bytes, container: Container) -> object:
 def unpickle_placeless(data: bytes, container: Container) -> tuple[object, bool]:
     """`unpickle`, and whether the object is the same whatever container it is in: all its storages are empty."""
     world = World(container, len(data))
-    try:
+    with broken_pickles("data.pkl"):
         value, stop = Interpreter(data, world, Limits()).run()
-    except ZeroConsolidateError:
-        raise
-    except (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
-        # An opcode that pops an empty stack, a memo entry that is not there, text that is not UTF-8, …
-        raise DamagedFile(f"data.pkl is damaged: {type(error).__name__}: {error!s:.200}") from None
     if stop != len(data):
-        raise DamagedFile(f"data.pkl goes on behind its end; expected {stop} bytes, got {len(data)}")
+        raise DamagedFile("data.pkl goes on behind its end", expected=f"{stop} bytes", found=len(data))
     return value, world.placeless
 
 
@@ -106,8 +101,8 @@ class World:
             return known
         if is_hostile(module, name):
             raise UnsafePickle(
-                f"the pickle names {shown(module + '.' + name)}, which no checkpoint needs; "
-                "the file may be an attack, nothing in it was run"
+                f"the pickle names {shown(module + '.' + name)}, which no checkpoint needs",
+                consequence="the file may be an attack, nothing in it was run",
             )
         own = _OWN.get((module, name))
         qualified = f"{module}.{name}"
@@ -120,7 +115,7 @@ class World:
         if type(function) is _Constructor:
             return function.make(*arguments)
         if not isinstance(function, Name):
-            raise DamagedFile(f"the pickle calls what is no function or class; got {shown(function)}")
+            raise DamagedFile("the pickle calls what is no function or class", found=shown(function))
         return Inert(function.qualified_name, arguments)
 
     def persistent(self, pid: object) -> LocatedStorage:
@@ -128,10 +123,10 @@ class World:
         if type(pid) is tuple and len(pid) == 6 and pid[5] is None:
             pid = pid[:5]  # torch's older container has a sixth field, for views of storages; nothing uses it
         if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
-            raise DamagedFile(f"a persistent id is not a torch storage; got {shown(pid)}")
+            raise DamagedFile("a persistent id is not a torch storage", found=shown(pid))
         _, element, key, _, numel = pid
         if type(element) is not _Element or type(key) is not str or type(numel) is not int or numel < 0:
-            raise DamagedFile(f"a storage's description is impossible; got {shown(pid)}")
+            raise DamagedFile("a storage's description is impossible", found=shown(pid))
         dtype = element.dtype
         known = self.storages.get(key)
         if known is None:
@@ -147,8 +142,8 @@ class World:
             )
         elif known.numel != numel or known.dtype is not dtype:
             raise DamagedFile(
-                f"the storage {shown(key)} is described twice; "
-                f"got {known.numel} elements of {known.dtype.code} and {numel} of {dtype.code}"
+                f"the storage {shown(key)} is described twice",
+                found=f"{known.numel} elements of {known.dtype.code} and {numel} of {dtype.code}",
             )
         return known
 
@@ -233,14 +228,14 @@ def _dict(*arguments: object) -> dict[Any, Any]:
 
 def _tuple(items: object) -> tuple[object, ...]:
     if type(items) is not tuple:
-        raise DamagedFile(f"a size is not made of a tuple; got {shown(items)}")
+        raise DamagedFile("a size is not made of a tuple", found=shown(items))
     return items
 
 
 def _set(items: object) -> list[object]:
     # A list, because members such as tensors need not be hashable, and order is kept.
     if type(items) is not list:
-        raise DamagedFile(f"a set is not made of a list; got {shown(items)}")
+        raise DamagedFile("a set is not made of a list", found=shown(items))
     return items
 
 

@@ -10,14 +10,12 @@ from ..errors import DamagedFile, NotACheckpoint, at
 from . import safetensors
 from .container import ZipContainer
 from .located import LocatedTensor
-from .regular import read_small
-from .shown import shown
+from .model_files import PICKLE_INDEX_NAME, PICKLE_NAME
+from .regular import read_errors
 from .unpickle import unpickle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-PICKLE_NAME = "pytorch_model.bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,19 +35,18 @@ def read_weights(directory: str) -> Weights:
     Raises NotACheckpoint if there are neither, DamagedFile or UnsafePickle for what cannot be read.
     """
     with at(directory):
-        try:
-            entries = os.listdir(directory)
-        except OSError as error:
-            raise NotACheckpoint(f"the model's directory cannot be read: {error.strerror}") from None
+        entries = safetensors.entries_of(directory)
     if any(entry.endswith((".safetensors", safetensors.INDEX_SUFFIX)) for entry in entries):
         model = safetensors.read_model(directory)
         return Weights(directory=directory, files=tuple(model.files), tensors=model.tensors, index=model.index)
     with at(directory):
-        index = f"{PICKLE_NAME}.index.json" if f"{PICKLE_NAME}.index.json" in entries else None
-        names = _shards(os.path.join(directory, index)) if index else [PICKLE_NAME]
-        if not index and PICKLE_NAME not in entries:
+        index = PICKLE_INDEX_NAME if PICKLE_INDEX_NAME in entries else None
+        names = [PICKLE_NAME]
+        if index:
+            names = sorted(set(safetensors.read_weight_map(os.path.join(directory, index)).values()))
+        elif PICKLE_NAME not in entries:
             raise NotACheckpoint(
-                "there are no weights in the directory; expected safetensors files or pytorch_model.bin"
+                "there are no weights in the directory", expected="safetensors files or pytorch_model.bin"
             )
         tensors: dict[str, LocatedTensor] = {}
         for name in names:
@@ -57,30 +54,11 @@ def read_weights(directory: str) -> Weights:
     return Weights(directory=directory, files=tuple(names), tensors=tensors, index=index)
 
 
-def _shards(path: str) -> list[str]:
-    with at(os.path.basename(path)):
-        weight_map = safetensors.parse_object(read_small(path, safetensors.MAX_HEADER_BYTES), "the index").get(
-            "weight_map"
-        )
-        if not isinstance(weight_map, dict):
-            raise DamagedFile("the index has no usable 'weight_map'; expected a mapping of names to files")
-        names = sorted({name if isinstance(name, str) else "" for name in weight_map.values()})
-        for name in names:
-            if os.path.basename(name) != name or name in ("", ".", "..") or not name.isprintable():
-                raise DamagedFile(f"the index names a file outside of its folder; got {shown(name)}")
-        return names
-
-
 def read_pickled(directory: str, name: str) -> dict[str, LocatedTensor]:
     """The tensors of the state dict in `directory`/`name`. Raises DamagedFile or UnsafePickle."""
     with at(name):
-        try:
-            with ZipContainer(os.path.join(directory, name)) as container:
-                content = unpickle(container.read_pickle(), container)
-        except OSError as error:
-            if isinstance(error, NotACheckpoint):
-                raise
-            raise DamagedFile(f"the file cannot be read: {error.strerror or error}") from None
+        with read_errors(), ZipContainer(os.path.join(directory, name)) as container:
+            content = unpickle(container.read_pickle(), container)
         if not isinstance(content, dict):
-            raise DamagedFile(f"the file holds no state dict; got {type(content).__name__}")
+            raise DamagedFile("the file holds no state dict", found=type(content).__name__)
         return {str(key): value for key, value in content.items() if isinstance(value, LocatedTensor)}

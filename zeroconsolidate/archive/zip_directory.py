@@ -6,11 +6,12 @@ directory, records do not overlap, none has two entries. torch writes no other f
 
 from __future__ import annotations
 
-import os
 import struct
 from typing import NamedTuple
 
 from ..errors import DamagedFile
+from .regular import read_exactly
+from .shown import shown
 
 MAX_RECORDS = 1 << 20
 """More records than this are refused. There is one for each storage, and a handful of others."""
@@ -35,36 +36,27 @@ class Record(NamedTuple):
     crc32: int
 
 
-def pread(fd: int, size_bytes: int, start: int) -> bytes:
-    """Exactly `size_bytes` bytes of the file from `start`. Raises DamagedFile if it ends before."""
-    data = os.pread(fd, size_bytes, start)
-    while len(data) < size_bytes:
-        more = os.pread(fd, size_bytes - len(data), start + len(data))
-        if not more:
-            raise DamagedFile(f"the file ends too early; expected {start + size_bytes} bytes, got {start + len(data)}")
-        data += more
-    return data
-
-
 def read_directory(fd: int, size_bytes: int) -> dict[str, Record]:
     """The records by name, from the central directory. Like torch's, it must have them in the order of the file.
 
     Raises DamagedFile if the file is empty, truncated, or no zip, or if a record lies outside of it.
     """
     if size_bytes == 0:
-        raise DamagedFile("the file is empty; expected a torch checkpoint, got 0 bytes")
+        raise DamagedFile("the file is empty", expected="a torch checkpoint", found="0 bytes")
     count, directory_bytes, start = _end_of_directory(fd, size_bytes)
     if count > MAX_RECORDS or start + directory_bytes > size_bytes or count * _CENTRAL.size > directory_bytes:
-        raise DamagedFile(f"the zip directory is impossible; got {count} records in {directory_bytes} bytes at {start}")
+        raise DamagedFile(
+            "the zip directory is impossible", found=f"{count} records in {directory_bytes} bytes at {start}"
+        )
     if directory_bytes > count * _MAX_ENTRY_BYTES:
-        raise DamagedFile(f"the zip directory is too large; got {directory_bytes} bytes for {count} records")
-    data = pread(fd, directory_bytes, start)
+        raise DamagedFile("the zip directory is too large", found=f"{directory_bytes} bytes for {count} records")
+    data = read_exactly(fd, directory_bytes, start)
     records: dict[str, Record] = {}
     position = end = 0
     before: tuple[str, int, int, bool, int] | None = None
     for _ in range(count):
         if position + _CENTRAL.size > len(data):
-            raise DamagedFile(f"the zip directory ends too early; expected {count} records, got {len(records)}")
+            raise DamagedFile("the zip directory ends too early", expected=f"{count} records", found=len(records))
         (signature, flags, method, crc32, packed, unpacked, name_bytes, extra_bytes, comment_bytes, header_start) = (
             _CENTRAL.unpack_from(data, position)
         )
@@ -78,18 +70,18 @@ def read_directory(fd: int, size_bytes: int) -> dict[str, Record]:
             unpacked, packed, header_start = _zip64(extra, unpacked, packed, header_start)
         position += extra_bytes + comment_bytes
         if header_start < end:
-            raise DamagedFile(f"the records {shown_name(before[0] if before else '')} and {shown_name(name)} overlap")
+            raise DamagedFile(f"the records {shown(before[0] if before else '')} and {shown(name)} overlap")
         if before is not None:
             _add(records, before, header_start)
         end = header_start + LOCAL_HEADER.size + name_bytes + packed
         stored = method == 0 and packed == unpacked and not flags & 1
         before = (name, header_start, unpacked, stored, crc32)
     if end > start:
-        raise DamagedFile(f"the record {shown_name(before[0] if before else '')} reaches into the zip directory")
+        raise DamagedFile(f"the record {shown(before[0] if before else '')} reaches into the zip directory")
     if before is not None:
         _add(records, before, start)
     if position != len(data):
-        raise DamagedFile(f"the zip directory is longer than its records; expected {position} bytes, got {len(data)}")
+        raise DamagedFile("the zip directory is longer than its records", expected=f"{position} bytes", found=len(data))
     return records
 
 
@@ -100,13 +92,8 @@ _MAX_ENTRY_BYTES = _CENTRAL.size + 256
 def _add(records: dict[str, Record], record: tuple[str, int, int, bool, int], stop: int) -> None:
     name, header_start, size_bytes, stored, crc32 = record
     if name in records:
-        raise DamagedFile(f"the container has the record {shown_name(name)} twice")
+        raise DamagedFile(f"the container has the record {shown(name)} twice")
     records[name] = Record(header_start, size_bytes, stop, stored, crc32)
-
-
-def shown_name(name: str) -> str:
-    """A record's name for an error."""
-    return repr(name[:80]) + ("…" if len(name) > 80 else "")
 
 
 def _end_of_directory(fd: int, size_bytes: int) -> tuple[int, int, int]:
@@ -116,7 +103,7 @@ def _end_of_directory(fd: int, size_bytes: int) -> tuple[int, int, int]:
     record can be hidden so that two readers see two archives; torch never writes one.
     """
     end_start = size_bytes - _END.size
-    tail = pread(fd, _END.size, end_start) if end_start >= 0 else b""
+    tail = read_exactly(fd, _END.size, end_start) if end_start >= 0 else b""
     if not tail.startswith(b"PK\x05\x06"):
         raise _no_end(fd, size_bytes)
     _, _, _, _, count, directory_bytes, start, comment_bytes = _END.unpack(tail)
@@ -124,32 +111,35 @@ def _end_of_directory(fd: int, size_bytes: int) -> tuple[int, int, int]:
         raise DamagedFile(f"the zip directory announces a comment of {comment_bytes} bytes, which is not there")
     locator_start = end_start - _END64_LOCATOR.size
     if locator_start >= 0:
-        signature, _, end64_start, _ = _END64_LOCATOR.unpack(pread(fd, _END64_LOCATOR.size, locator_start))
+        signature, _, end64_start, _ = _END64_LOCATOR.unpack(read_exactly(fd, _END64_LOCATOR.size, locator_start))
         if signature == b"PK\x06\x07":
             if end64_start + _END64.size > locator_start:
                 raise DamagedFile("the zip64 end record lies outside of the file")
-            end64 = _END64.unpack(pread(fd, _END64.size, end64_start))
+            end64 = _END64.unpack(read_exactly(fd, _END64.size, end64_start))
             if end64[0] != b"PK\x06\x06":
                 raise DamagedFile("the zip64 end record is not where its locator says")
             count, directory_bytes, start = end64[7:10]
             end_start = end64_start
     if start + directory_bytes > end_start:
         raise DamagedFile(
-            f"the zip directory lies outside of the file; expected it to end before byte {end_start}, "
-            f"got {start + directory_bytes}"
+            "the zip directory lies outside of the file",
+            expected=f"it to end before byte {end_start}",
+            found=start + directory_bytes,
         )
     return count, directory_bytes, start
 
 
 def _no_end(fd: int, size_bytes: int) -> DamagedFile:
     """The error for a file that does not end in a zip directory."""
-    if pread(fd, min(4, size_bytes), 0) != b"PK\x03\x04":
+    if read_exactly(fd, min(4, size_bytes), 0) != b"PK\x03\x04":
         return DamagedFile("the file is not a torch checkpoint: it is no zip archive")
     tail_bytes = min(size_bytes, _END.size + _MAX_COMMENT_BYTES)
-    if b"PK\x05\x06" in pread(fd, tail_bytes, size_bytes - tail_bytes)[: 4 - _END.size]:
+    if b"PK\x05\x06" in read_exactly(fd, tail_bytes, size_bytes - tail_bytes)[: 4 - _END.size]:
         return DamagedFile("the file goes on behind its zip directory: something was appended to it")
     return DamagedFile(
-        f"the file is truncated: the zip directory that torch writes last is missing after {size_bytes} bytes"
+        "the file is truncated",
+        expected="the zip directory that torch writes last",
+        found=f"the end after {size_bytes} bytes",
     )
 
 

@@ -1,1 +1,1 @@
-"""IS IT RIGHT: reads outputs and checkpoints back and says what is wrong with them. Writes nothing."""
+"""IS IT RIGHT: reads outputs and checkpoints back and reports what is wrong with them. Writes nothing."""

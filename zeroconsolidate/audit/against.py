@@ -1,9 +1,10 @@
-"""Are the weights in a directory those of a checkpoint? Every byte is compared, whatever tool wrote them."""
+"""Compares the weights in a directory with a checkpoint, every byte, whatever tool wrote them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..archive.phrases import counted
 from ..errors import ZeroConsolidateError
 from ..plan.pieces import View
 from ..run.compare import first_difference
@@ -56,11 +57,11 @@ def audit_against(
             )
     lacking = [name for name in planned if name not in weights.tensors and name not in may_lack]
     findings.problems += [f"{name}: the output has no such tensor" for name in lacking]
-    findings.checks.append(f"{compared:,} elements against the checkpoint, byte for byte")
+    findings.checks.append(f"{counted(compared, 'value')} against the checkpoint, byte for byte")
 
 
 def work_bytes(weights: Weights, planned: Mapping[str, TensorPlan]) -> int:
-    """How many bytes `audit_against` will look at, for a progress bar."""
+    """How many bytes `audit_against` will read, for a progress bar."""
     return sum(
         tensor.numel * (tensor.dtype.itemsize + planned[name].recipe.dtype.itemsize)
         for name, tensor in weights.tensors.items()

@@ -1,4 +1,4 @@
-"""What an audit found."""
+"""The result of a verification, finished or in the making."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 Advance = Callable[[int], None]
-"""Called with the number of bytes that have been looked at since the last call."""
+"""Called with the number of bytes that have been read since the last call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,17 +14,21 @@ class Verification:
     """The result of :func:`zeroconsolidate.verify` and :func:`zeroconsolidate.verify_source`."""
 
     subject: str
-    """The directory that was looked at."""
+    """The directory that was checked."""
     checks: tuple[str, ...]
-    """What was done, in words."""
+    """What was checked, in words."""
     problems: tuple[str, ...]
-    """What is wrong; empty if all is well."""
+    """What is wrong; empty if nothing is."""
     notes: tuple[str, ...]
     """What could not be checked, and what is unusual without being wrong."""
     files: int
+    """Files read."""
     tensors: int
+    """Tensors in them."""
     bytes_read: int
+    """Bytes read, or compared."""
     seconds: float
+    """How long it took."""
     nonfinite: dict[str, tuple[int, int]]
     """Tensor -> (NaNs, infinities), for those that have any."""
 
@@ -57,7 +61,7 @@ class Findings:
     nonfinite: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def read(self, size_bytes: int) -> None:
-        """So many more bytes have been looked at."""
+        """Count bytes that have been read."""
         self.bytes_read += size_bytes
         self.advance(size_bytes)
 

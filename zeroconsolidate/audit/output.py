@@ -1,51 +1,34 @@
-"""Is a model directory whole? Headers, index, sizes, config against shapes, digests against the manifest."""
+"""Checks a model directory: headers, index, sizes, config against shapes, digests against the manifest."""
 
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, Any
 
-from ..archive.model_files import MANIFEST_NAME
+from ..archive.json_file import parse_object
+from ..archive.manifest_file import read_manifest
+from ..archive.model_files import MANIFEST_NAME, MAX_HEADER_BYTES, is_weights
+from ..archive.phrases import counted
 from ..archive.regular import read_small
-from ..archive.safetensors import MAX_HEADER_BYTES, parse_object
 from ..archive.shown import shown
 from ..archive.weights import Weights, read_weights
-from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, at
-from ..outputs.config_check import config_problems
+from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, reason
+from ..outputs.gate import examine
 from ..run.digest import digest_of
 from ..run.local import LocalFiles
-from ..write.stage import JOURNAL, STAGING
+from ..write.refusals import JOURNAL, STAGING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .findings import Findings
 
-_STRAY = re.compile(r"(?:model|pytorch_model|adapter_model)(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)")
-MAX_MANIFEST_BYTES = 1 << 28
-"""A longer manifest is refused. A tensor takes 200 bytes."""
 
+def audit_output(directory: str, findings: Findings, *, base: str | None = None) -> None:
+    """All checks; what is wrong goes into `findings`. `base`: directory of the original model.
 
-def read_manifest(directory: str) -> dict[str, Any] | None:
-    """The manifest, None if the directory has none. Raises DamagedFile if it is no manifest of a version we know."""
-    path = os.path.join(directory, MANIFEST_NAME)
-    if not os.path.lexists(path):
-        return None
-    with at(path):
-        manifest = parse_object(read_small(path, MAX_MANIFEST_BYTES), "the manifest")
-        if manifest.get("manifest") != 1:
-            raise DamagedFile("the file is no manifest of a version this library knows")
-        if not all(isinstance(manifest.get(key), dict) for key in ("files", "tensors", "options", "source")):
-            raise DamagedFile("the manifest lacks a part; expected files, tensors, options and source")
-        for entry in (*manifest["files"].values(), *manifest["tensors"].values()):
-            if not isinstance(entry, dict) or not isinstance(entry.get("bytes", 0), int):
-                raise DamagedFile(f"the manifest has an entry that describes nothing; got {shown(entry)}")
-    return manifest
-
-
-def audit_output(directory: str, findings: Findings) -> None:
-    """All checks; what is wrong goes into `findings`. Raises NotACheckpoint if there is no such directory."""
+    Raises NotACheckpoint if there is no such directory.
+    """
     if not os.path.isdir(directory):
         raise NotACheckpoint("there is no such directory", address=(directory,))
     if os.path.lexists(os.path.join(directory, STAGING, JOURNAL)):
@@ -61,13 +44,30 @@ def audit_output(directory: str, findings: Findings) -> None:
         manifest = read_manifest(directory)
     except DamagedFile as error:
         findings.problems.append(str(error))
-        return
+        manifest = {}
     if manifest is None:
-        findings.notes.append(f"there is no {MANIFEST_NAME}: contents cannot be checked, only their form")
-        return
-    if weights is not None:
-        _tensors(weights, manifest["tensors"], findings)
-    _files(directory, manifest, findings)
+        findings.notes.append(f"values not checked: there is no {MANIFEST_NAME} to compare with")
+    elif manifest:
+        findings.notes += _partial(manifest["options"])
+        if weights is not None:
+            _tensors(weights, manifest["tensors"], findings)
+        _files(directory, manifest, findings)
+    _loading(directory, manifest or {}, base, findings)
+
+
+def _loading(directory: str, manifest: Mapping[str, Any], base: str | None, findings: Findings) -> None:
+    """What the program that loads it would find. What is as the manifest says was asked for when it was written."""
+    is_merged = (manifest.get("options") or {}).get("lora") == "merge"
+    found = examine(directory, base=base, is_merged=is_merged)
+    findings.checks += found.checked
+    findings.notes += [f"not checked: {text}" for text in found.unchecked]
+    known = manifest.get("excused")
+    excused = known if isinstance(known, list) else []
+    for finding in found.findings:
+        if finding.text in excused:
+            findings.notes.append(f"written all the same, as asked: {finding.text}")
+        elif finding.text not in findings.problems:
+            findings.problems.append(finding.text)
 
 
 def work_bytes(directory: str) -> int:
@@ -86,11 +86,13 @@ def work_bytes(directory: str) -> int:
 def _structure(directory: str, weights: Weights, findings: Findings) -> None:
     findings.files = len(weights.files)
     findings.tensors = len(weights.tensors)
-    findings.checks.append(f"headers of {len(weights.files)} files, {len(weights.tensors)} tensors")
-    stray = [name for name in sorted(os.listdir(directory)) if _STRAY.fullmatch(name) and name not in weights.files]
+    findings.checks.append(
+        f"headers of {counted(len(weights.files), 'file')} with {counted(len(weights.tensors), 'tensor')}"
+    )
+    unlisted = [name for name in sorted(os.listdir(directory)) if is_weights(name) and name not in weights.files]
     if weights.index:
-        findings.checks.append("the index names what the shards hold")
-        findings.problems += [f"{name}: the index does not name this file" for name in stray]
+        findings.checks.append("the index against the shards")
+        findings.problems += [f"{name}: the index does not name this file" for name in unlisted]
         metadata = parse_object(read_small(os.path.join(directory, weights.index), MAX_HEADER_BYTES), "the index").get(
             "metadata"
         )
@@ -98,9 +100,13 @@ def _structure(directory: str, weights: Weights, findings: Findings) -> None:
         held = sum(tensor.numel * tensor.dtype.itemsize for tensor in weights.tensors.values())
         if total is not None and total != held:
             findings.problems.append(f"{weights.index}: 'total_size' is wrong; expected {held}, got {total}")
-    problems, checks = config_problems(directory, weights.tensors)
-    findings.problems += problems
-    findings.checks += checks
+
+
+def _partial(options: Mapping[str, Any]) -> list[str]:
+    """What was left out on purpose: a loader would not miss a word about it."""
+    used = [f"--{key} {glob}" for key in ("include", "exclude") for glob in options.get(key) or ()]
+    used += ["--exclude-frozen"] if options.get("exclude_frozen") else []
+    return [f"not the whole model: it was written with {' '.join(used)}"] if used else []
 
 
 def _tensors(weights: Weights, listed: Mapping[str, Any], findings: Findings) -> None:
@@ -127,7 +133,7 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
         try:
             size_bytes = os.path.getsize(path)
         except OSError as error:
-            findings.problems.append(f"{name}: {error.strerror or error}")
+            findings.problems.append(f"{name}: {reason(error)}")
             continue
         if size_bytes != entry.get("bytes"):
             findings.problems.append(f"{name}: the size differs; expected {entry.get('bytes')} bytes, got {size_bytes}")
@@ -138,7 +144,7 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             with LocalFiles() as files:
                 got = digest_of(files, path, algorithm, progress=findings.read)
         except BadOption as error:
-            findings.notes.append(f"{name}: not digested: {error}")
+            findings.notes.append(f"{name}: digest not checked: {error}")
             continue
         except DamagedFile as error:
             findings.problems.append(f"{name}: {error}")
@@ -148,10 +154,12 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             damaged = _damaged(directory, name, algorithm, manifest["tensors"])
             where = f", in {', '.join(damaged)}" if damaged else ""
             findings.problems.append(f"{name}: the {algorithm} differs{where}; expected {entry[algorithm]}, got {got}")
-    findings.checks.append(f"{len(manifest['files'])} sizes and {digested} digests against the manifest")
+    sizes = counted(len(manifest["files"]), "file size")
+    findings.checks.append(f"{sizes} and {counted(digested, 'digest')} against the manifest")
     if manifest.get("digest") is None:
         findings.notes.append(
-            "the manifest has no digests of the weights: convert with --digest, or compare with --against CHECKPOINT"
+            "values not checked: the manifest has no digests of the weights; convert with --digest, or compare with "
+            "--against CHECKPOINT"
         )
 
 

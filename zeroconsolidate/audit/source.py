@@ -1,4 +1,4 @@
-"""Is a checkpoint sound? Checksums of what is used of it, masters against their copies, values that are no numbers."""
+"""Checks a checkpoint: checksums of what is used of it, masters against their copies, values that are not finite."""
 
 from __future__ import annotations
 
@@ -12,31 +12,29 @@ import numpy as np
 
 from ..archive.container import ZipContainer
 from ..archive.legacy import open_container
-from ..dtypes import DType
-from ..errors import DamagedFile, Disagreement, WitnessMismatch, ZeroConsolidateError
+from ..archive.phrases import counted
+from ..errors import Disagreement, WitnessMismatch, ZeroConsolidateError
 from ..plan.witness import comparisons, replica_comparisons
-from ..run.cast import STORAGE, cast
-from ..run.reader import reader
+from ..run.cast import to_single
+from ..run.digest import file_blocks
+from ..run.elements import blocks
+from ..run.local import LocalFiles
 from ..run.witness import compare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
     from ..catalog.facts import Catalog
     from ..plan.build import Source
     from ..run.inputs import Inputs
-    from ..run.reader import Reader
     from .findings import Findings
-
-_BLOCK_BYTES = 1 << 20
 
 
 def audit_source(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, findings: Findings) -> None:
     """All checks; what is wrong goes into `findings`."""
     findings.tensors = len(stored)
-    findings.checks.append(f"ranks agree: {len(catalog.files)} files tell the same story")
+    files = len(catalog.files)
+    findings.checks.append(f"metadata of all {files} files agrees" if files > 1 else "metadata of the one file")
     _checksums(_used(catalog, stored), findings)
     _finite(stored, inputs, findings)
     _witness(catalog, stored, inputs, findings)
@@ -68,12 +66,12 @@ def _checksums(used: Mapping[str, array[int]], findings: Findings) -> None:
         name = os.path.basename(path)
         findings.files += 1
         if not name.endswith(".pt"):
-            findings.notes.append(f"{name}: a raw file of NVMe offload has no checksums")
+            findings.notes.append(f"{name}: not checked, a raw file of NVMe offload has no checksums")
             continue
         try:
             with open_container(path) as container:
                 if not isinstance(container, ZipContainer):
-                    findings.notes.append(f"{name}: torch's older container has no checksums")
+                    findings.notes.append(f"{name}: not checked, the file format of torch before 1.6 has no checksums")
                     continue
                 bad, checked = _records(container, starts, findings)
         except (ZeroConsolidateError, OSError) as error:
@@ -82,18 +80,17 @@ def _checksums(used: Mapping[str, array[int]], findings: Findings) -> None:
         records += checked
         if bad and len(bad) == checked:
             findings.problems.append(
-                f"{name}: no record has the CRC-32 the file states; either it is damaged all over, or it was saved "
+                f"{name}: no record has the CRC-32 that the file states; either all of it is damaged, or it was saved "
                 "with torch.serialization.set_crc32_options(False), which writes none"
             )
         else:
-            findings.problems += [f"{name}: the record {record} does not have its CRC-32: damaged" for record in bad]
-    findings.checks.append(f"CRC-32 of {records} records")
+            findings.problems += [f"{name}: record {record} is damaged: it does not have its CRC-32" for record in bad]
+    findings.checks.append(f"CRC-32 of {counted(records, 'record')}")
 
 
 def _records(container: ZipContainer, starts: array[int], findings: Findings) -> tuple[list[str], int]:
     bad, checked = [], 0
-    block = memoryview(bytearray(_BLOCK_BYTES))
-    with open(container.path, "rb", buffering=0) as file:
+    with LocalFiles() as files:
         for record in container.names:
             if record != "data.pkl" and not record.startswith("data/"):
                 continue
@@ -102,15 +99,10 @@ def _records(container: ZipContainer, starts: array[int], findings: Findings) ->
             if record != "data.pkl" and (first == len(starts) or starts[first] >= start + size_bytes):
                 continue
             checked += 1
-            file.seek(start)
-            crc, left = 0, size_bytes
-            while left:
-                got = file.readinto(block[: min(left, _BLOCK_BYTES)])
-                if not got:
-                    raise DamagedFile(f"the file ends too early, within the record {record}")
-                crc = zlib.crc32(block[:got], crc)
-                left -= got
-                findings.read(got)
+            crc = 0
+            for part in file_blocks(files, container.path, start, start + size_bytes):
+                crc = zlib.crc32(part, crc)
+                findings.read(len(part))
             if crc != expected:
                 bad.append(record)
     return bad, checked
@@ -122,29 +114,17 @@ def _finite(stored: Mapping[str, Source], inputs: Inputs, findings: Findings) ->
         if recipe.dtype.kind not in ("float", "float8") or not recipe.numel:
             continue
         nans = infinities = 0
-        block_numel = _BLOCK_BYTES // recipe.dtype.itemsize
-        block = np.empty(min(block_numel, recipe.numel), STORAGE[recipe.dtype])
-        elements = reader(recipe, inputs)
-        for first in range(0, recipe.numel, block_numel):
-            last = min(first + block_numel, recipe.numel)
-            values = _values(elements, recipe.dtype, first, last, block[: last - first])
-            findings.read((last - first) * recipe.dtype.itemsize)
+        for block in blocks(recipe, [(0, recipe.numel)], inputs):
+            # numpy knows the types that are called f; what it does not know fits into float32.
+            values = block if block.dtype.kind == "f" else to_single(block, recipe.dtype)
+            findings.read(block.nbytes)
             if not np.isfinite(values).all():
                 nans += int(np.count_nonzero(np.isnan(values)))
                 infinities += int(np.count_nonzero(np.isinf(values)))
         if nans or infinities:
             findings.nonfinite[name] = (nans, infinities)
-            findings.notes.append(f"{name} holds {nans} NaN and {infinities} infinite values of {recipe.numel}")
-    findings.checks.append("every value looked at for NaN and infinity")
-
-
-def _values(elements: Reader, dtype: DType, first: int, last: int, block: NDArray[np.generic]) -> NDArray[np.floating]:
-    elements.fill(first, last, block)
-    if block.dtype.kind == "f":
-        return block.view(f"f{block.itemsize}")
-    wide = np.empty(len(block), np.float32)
-    cast(block, dtype, DType.F32, wide)
-    return wide
+            findings.notes.append(f"{name}: {nans:,} NaN and {infinities:,} infinite of {recipe.numel:,} values")
+    findings.checks.append("every value for NaN and infinity")
 
 
 def _replicas(catalog: Catalog, inputs: Inputs, findings: Findings) -> None:
@@ -155,21 +135,21 @@ def _replicas(catalog: Catalog, inputs: Inputs, findings: Findings) -> None:
         try:
             compared += compare([pair], inputs, progress=findings.read)
         except Disagreement as error:
-            told = findings.notes if pair.is_spare else findings.problems
-            told.append(f"{pair.name}: {error.message.partition(';')[0]}")
+            found = findings.notes if pair.is_spare else findings.problems
+            found.append(f"{pair.name}: {error.finding}")
     if pairs:
-        findings.checks.append(f"{compared:,} elements that several ranks hold against one another")
+        findings.checks.append(f"{counted(compared, 'value')} that several ranks hold, against one another")
 
 
 def _witness(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs, findings: Findings) -> None:
     pairs = comparisons(catalog, stored, everything=True)
     if not pairs:
-        findings.notes.append("there is no second copy of the weights to compare with: stage 3 saves none")
+        findings.notes.append("values not compared: the checkpoint has no second copy of the weights")
         return
     compared = 0
     for pair in pairs:
         try:
             compared += compare([pair], inputs, progress=findings.read)
         except WitnessMismatch as error:
-            findings.problems.append(f"{pair.name}: {error.message.partition(';')[0]}")
-    findings.checks.append(f"{compared:,} master weights against the copies saved beside them")
+            findings.problems.append(f"{pair.name}: {error.finding}")
+    findings.checks.append(f"{counted(compared, 'master weight')} against their second copy")

@@ -28,20 +28,24 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     >>> verify("tests/fixtures/models/_bases/llama").ok
     True
     """
+    from ..archive.manifest_file import read_manifest
     from ..archive.weights import read_weights
     from . import against as bytewise
     from . import output as alone
 
     began, directory = time.monotonic(), os.path.normpath(os.fspath(output))
     if options.against is None:
+        options.doing("reading back")
         findings = _findings(options.progress, alone.work_bytes(directory))
-        alone.audit_output(directory, findings)
+        alone.audit_output(directory, findings, base=options.base_directory)
         return findings.verification(directory, time.monotonic() - began)
     weights = read_weights(directory)
-    recorded = (alone.read_manifest(directory) or {}).get("options", {})
+    recorded = (read_manifest(directory) or {}).get("options", {})
     chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base)
     opened = open_to_convert(options.against, chosen)
+    options.doing("checking names")
     catalog, plan = opened.catalog, plan_weights(opened, chosen).plan
+    options.doing("comparing values")
     planned = {tensor.name: tensor for tensor in plan.tensors()}
     owners = {name: catalog.ties.get(name, name) for name in planned}
     written = {owners[name] for name in weights.tensors if name in owners}
@@ -51,8 +55,8 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
         bytewise.audit_against(weights, planned, aliases, inputs, findings)
     if findings.problems and options.base is None and recorded.get("base"):
         findings.notes.append(
-            f"the output was made with the base model {recorded['base']}, which may be what is missing here: "
-            "name it with --base"
+            f"the output was made with the base model {recorded['base']}: name its directory with --base, and compare "
+            "again"
         )
     return findings.verification(directory, time.monotonic() - began)
 
@@ -73,6 +77,7 @@ def verify_source(src: Roots, options: Working) -> Verification:
     began = time.monotonic()
     catalog = open_catalog(src, options.tag)
     stored = sources(catalog)
+    options.doing("reading all values")
     findings = _findings(options.progress, work_bytes(catalog, stored))
     with Inputs() as inputs:
         audit_source(catalog, stored, inputs, findings)

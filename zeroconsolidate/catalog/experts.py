@@ -46,7 +46,7 @@ def global_names(names: Sequence[str], ep_rank: int) -> dict[str, str]:
         local.setdefault(match["layer"], set()).add(int(match["expert"]))
     for layer, experts in local.items():
         if experts != set(range(len(experts))):
-            raise Disagreement(f"the experts of {layer.rstrip('.')} are not numbered from 0; got {sorted(experts)}")
+            raise Disagreement(f"the experts of {layer.rstrip('.')} are not numbered from 0", found=sorted(experts))
     return {
         name: f"{match['layer']}{ep_rank * len(local[match['layer']]) + int(match['expert'])}{match['rest']}"
         for name, match in matches.items()
@@ -139,6 +139,6 @@ def stacked_copies(
     copies = {}
     for name, by_expert in found.items():
         if sorted(by_expert) != list(range(len(by_expert))):
-            raise Disagreement(f"the expert files of {name} are incomplete; got the experts {sorted(by_expert)}")
+            raise Disagreement(f"the expert files of {name} are incomplete", found=f"the experts {sorted(by_expert)}")
         copies[name] = tuple(by_expert[expert] for expert in range(len(by_expert)))
     return copies

@@ -24,6 +24,12 @@ class Cut(Enum):
     STRIPED = "stage 3: every member is cut for itself, a partition is the ranks' stripes end to end"
 
 
+def stripe_numel(numel: int, ranks: int) -> int:
+    """Elements of the stripe that each of so many ranks holds of a parameter at stage 3 (`_partition_numel` in
+    `deepspeed/runtime/zero/partition_parameters.py`); the last ones may be filling."""
+    return -(-numel // ranks)
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A parameter in a flat group."""
@@ -88,6 +94,11 @@ class Part:
     buffers: Mapping[str, LocatedTensor]
     module: Mapping[str, LocatedTensor]
     """The 16-bit (or fp32) copies saved beside the masters, aliases included; empty at stage 3. The witness."""
+
+    @property
+    def saved_masters(self) -> dict[str, LocatedTensor]:
+        """`masters`, of all files together."""
+        return {name: master for held in self.masters for name, master in held.items()}
 
 
 class Rule(Enum):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard, TypeVar
 
 from ..archive.inert import Inert
 from ..archive.located import MAX_DIMENSIONS, MAX_NUMEL, LocatedTensor
@@ -34,23 +34,30 @@ def _checked(value: object, key: str, kind: type[T]) -> T:
     # bool is an int to Python, never to a checkpoint.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
         got = "nothing" if value is None else type(value).__name__
-        raise DamagedFile(f"the file has no usable {key!r}; expected {kind.__name__}, got {got}")
+        raise DamagedFile(f"the file has no usable {key!r}", expected=kind.__name__, found=got)
     return value
 
 
 def shapes(value: object, key: str) -> dict[str, tuple[int, ...]]:
     """A mapping of parameter names to shapes, as in `param_shapes`."""
     if not isinstance(value, Mapping):
-        raise DamagedFile(f"{key!r} is not a mapping of names to shapes; got {type(value).__name__}")
+        raise DamagedFile(f"{key!r} is not a mapping of names to shapes", found=type(value).__name__)
     checked: dict[str, tuple[int, ...]] = {}
     for name, shape in value.items():
         if not isinstance(shape, (tuple, list)) or not _possible(shape):
             raise DamagedFile(
-                f"{key!r} has an impossible shape for {shown(name)}; "
-                f"got {', '.join(map(shown, shape[:8])) if isinstance(shape, (tuple, list)) else shown(shape)}"
+                f"{key!r} has an impossible shape for {shown(name)}",
+                found=", ".join(map(shown, shape[:8])) if isinstance(shape, (tuple, list)) else shown(shape),
             )
         checked[name_of(name)] = tuple(shape)
     return checked
+
+
+def shape_groups(value: object, key: str) -> tuple[dict[str, tuple[int, ...]], ...] | None:
+    """One mapping of names to shapes for each flat group. DeepSpeed before 0.5.4 has one for all."""
+    if value is None:
+        return None
+    return tuple(shapes(group, key) for group in (value if isinstance(value, (list, tuple)) else [value]))
 
 
 def _possible(shape: tuple[object, ...] | list[object]) -> bool:
@@ -65,24 +72,24 @@ def _possible(shape: tuple[object, ...] | list[object]) -> bool:
 def tensors(value: object, key: str) -> dict[str, LocatedTensor]:
     """The tensors of a state dict, in order; entries that are no tensors (`_extra_state`) are left out."""
     if not isinstance(value, Mapping):
-        raise DamagedFile(f"{key!r} is not a state dict; got {type(value).__name__}")
+        raise DamagedFile(f"{key!r} is not a state dict", found=type(value).__name__)
     return {name_of(name): item for name, item in value.items() if isinstance(item, LocatedTensor)}
 
 
 def names(value: object, key: str) -> tuple[str, ...]:
     """A list of names, as in `buffer_names`, or the keys of a mapping."""
     if not isinstance(value, (list, tuple, Mapping)):
-        raise DamagedFile(f"{key!r} is not a list of names; got {type(value).__name__}")
+        raise DamagedFile(f"{key!r} is not a list of names", found=type(value).__name__)
     return tuple(name_of(name) for name in value)
 
 
 def flat(value: object, key: str) -> tuple[LocatedTensor, ...]:
     """A list of 1-D tensors, as in `fp32_flat_groups`."""
     if not isinstance(value, (list, tuple)):
-        raise DamagedFile(f"{key!r} is not a list of tensors; got {type(value).__name__}")
+        raise DamagedFile(f"{key!r} is not a list of tensors", found=type(value).__name__)
     for index, item in enumerate(value):
         if not isinstance(item, LocatedTensor) or len(item.shape) != 1 or not item.is_contiguous:
-            raise DamagedFile(f"{key!r}[{index}] is not a flat tensor; got {shown(item)}")
+            raise DamagedFile(f"{key!r}[{index}] is not a flat tensor", found=shown(item))
     return tuple(value)
 
 
@@ -90,6 +97,18 @@ def config(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """`ds_config` where it is a dict. Older DeepSpeed saved what it was given, which may be the path of a file."""
     value = content.get("ds_config")
     return value if isinstance(value, dict) else {}
+
+
+def stage_of(config: Mapping[str, Any]) -> int | None:
+    """The ZeRO stage that a DeepSpeed config states."""
+    zero = config.get("zero_optimization")
+    stage = zero.get("stage") if isinstance(zero, dict) else None
+    return stage if type(stage) is int and 0 <= stage <= 3 else None
+
+
+def are_counts(value: object) -> TypeGuard[Sequence[int]]:
+    """Whether this is a list of integers, none below zero."""
+    return isinstance(value, (list, tuple)) and all(type(n) is int and n >= 0 for n in value)
 
 
 def enum_int(value: object) -> int | None:
@@ -102,14 +121,15 @@ def enum_int(value: object) -> int | None:
 def name_of(name: object) -> str:
     """A parameter's name: it becomes a key of JSON, a folder's name in some exports, and is printed."""
     if not isinstance(name, str) or not name or not name.isprintable():
-        raise DamagedFile(f"a parameter's name is not printable text; got {shown(name)}")
+        raise DamagedFile("a parameter's name is not printable text", found=shown(name))
     if len(name) > MAX_NAME_CHARACTERS:
         raise DamagedFile(
-            f"a parameter's name is too long; expected at most {MAX_NAME_CHARACTERS} characters, "
-            f"got {len(name)}: {shown(name)}"
+            "a parameter's name is too long",
+            expected=f"at most {MAX_NAME_CHARACTERS} characters",
+            found=f"{len(name)}: {shown(name)}",
         )
     if "/" in name or "\\" in name or name in _RESERVED:
-        raise DamagedFile(f"a parameter's name looks like a path or a reserved word; got {shown(name)}")
+        raise DamagedFile("a parameter's name looks like a path or a reserved word", found=shown(name))
     return name
 
 

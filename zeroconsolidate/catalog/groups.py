@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..archive.names import FileKind
+from ..archive.names import FileKind, file_name
 from ..errors import DamagedFile, Disagreement, UnsupportedLayout, at
 from .experts import global_names, is_native, of_rank
-from .facts import Cut, FlatGroup, Member
+from .facts import Cut, FlatGroup, Member, stripe_numel
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -49,7 +49,7 @@ def flat_groups(
     members_of = _members(model, optimizers, shapes)
     found: list[tuple[int, FlatGroup]] = []
     for index, members in enumerate(members_of):
-        with at(_base(optimizers[0].file)), at(f"group {index}"):
+        with at(file_name(optimizers[0].file)), at(f"group {index}"):
             for sharers in _sharers(optimizers, index, members, world_size, stacked):
                 # With files missing (which `inspect` tolerates) the group is shown with the partitions there are.
                 partitions = _partitions([by_rank[rank] for rank in sharers.ranks if rank in by_rank], index)
@@ -150,14 +150,15 @@ def _members(
         listed = _split(listed[0], [sum(p.numel for p in _partitions(optimizers, g)) for g in range(count)], first.cut,
                         len(optimizers))  # fmt: skip
     if len(listed) != count:
-        with at(_base(first.file)):
+        with at(file_name(first.file)):
             raise Disagreement(
-                f"the files do not describe the same model; expected {len(listed)} flat groups "
-                f"as in 'param_shapes' of {_base(model.file)}, got {count}"
+                "the files do not describe the same model",
+                expected=f"{len(listed)} flat groups as in 'param_shapes' of {file_name(model.file)}",
+                found=count,
             )
     found, seen = [], set[str]()
     for index, group in enumerate(listed):
-        with at(_base(model.file)), at(f"group {index}"):
+        with at(file_name(model.file)), at(f"group {index}"):
             twice = seen.intersection(group)
             if twice:
                 raise DamagedFile(f"the parameter {min(twice)!r} is in two groups")
@@ -172,8 +173,9 @@ def _with_paddings(
     padding = paddings[index] if paddings is not None and index < len(paddings) else (0,) * len(shapes)
     if len(padding) != len(shapes):
         raise Disagreement(
-            f"'param_alignment_paddings' does not fit 'param_shapes'; "
-            f"expected {len(shapes)} entries, got {len(padding)}"
+            "'param_alignment_paddings' does not fit 'param_shapes'",
+            expected=f"{len(shapes)} entries",
+            found=len(padding),
         )
     return tuple(Member(name, shape, pad) for (name, shape), pad in zip(shapes.items(), padding, strict=True))
 
@@ -208,21 +210,19 @@ def _from_slices(optimizers: Sequence[OptimizerFile], index: int, shapes: Mappin
     last = None
     for optimizer in optimizers:
         slices, here = (optimizer.slices or ())[index] if optimizer.slices else {}, 0
-        with at(_base(optimizer.file)):
+        with at(file_name(optimizer.file)):
             for name, (start, numel) in sorted(slices.items(), key=lambda item: item[1]):
                 if start != here or (name in numels and name != last):
-                    raise Disagreement(f"'param_slice_mappings' does not tile the partition; got {name} at {start}")
+                    raise Disagreement("'param_slice_mappings' does not tile the partition", found=f"{name} at {start}")
                 numels[name] = numels.get(name, 0) + numel
                 here, last = start + numel, name
     members = []
     for name, numel in numels.items():
         shape = shapes.get(name, (numel,))
-        expected = 1
-        for n in shape:
-            expected *= n
+        expected = math.prod(shape)
         if expected != numel:
             raise Disagreement(
-                f"{name} has {numel} elements in the flat group; expected {expected}, its shape is {shape}"
+                f"{name} has {numel} elements in the flat group", expected=f"{expected}, its shape is {shape}"
             )
         members.append(Member(name, shape))
     return tuple(members)
@@ -234,14 +234,10 @@ def _split(shapes: Mapping[str, Shape], held: list[int], cut: Cut, ranks: int) -
     here = 0
     for name, shape in shapes.items():
         numel = math.prod(shape)
-        numel = -(-numel // ranks) * ranks if cut is Cut.STRIPED else numel
+        numel = stripe_numel(numel, ranks) * ranks if cut is Cut.STRIPED else numel
         if here and here + numel > held[len(groups) - 1] and len(groups) < len(held):
             groups.append({})
             here = 0
         groups[-1][name] = shape
         here += numel
     return groups
-
-
-def _base(path: str) -> str:
-    return path.rpartition("/")[2]

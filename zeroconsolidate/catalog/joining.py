@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..archive.names import file_name
 from ..errors import Disagreement, UnsupportedLayout, at
 from . import tensor_parallel
 
@@ -18,14 +19,14 @@ def joins_of(story: Story, parts: tuple[Part, ...], tied: Mapping[str, str]) -> 
     """How the tensors of tensor-parallel ranks join. Patterns know the names that the optimizer uses."""
     info = story.first.universal
     if not info:
-        with at(story.first.file.rpartition("/")[2]):
+        with at(file_name(story.first.file)):
             raise UnsupportedLayout(
                 f"the model is split over {story.grid.tp} tensor-parallel ranks, and no 'universal_checkpoint_info' "
                 "says how its tensors are put together"
             )
     for models in story.models.values():
         if models[0].universal != info:
-            with at(models[0].file.rpartition("/")[2]):
+            with at(file_name(models[0].file)):
                 raise Disagreement("'universal_checkpoint_info' differs from that of model-parallel rank 0")
     back = {name: alias for alias, name in tied.items()}
     shapes: dict[str, dict[int, Shape]] = {}
@@ -42,7 +43,7 @@ def joins_of(story: Story, parts: tuple[Part, ...], tied: Mapping[str, str]) -> 
             with at(name):
                 raise Disagreement(f"only tensor-parallel ranks {sorted(by_part)} of {story.grid.tp} have the tensor")
         asked[back.get(name, name)] = [by_part[index] for index in range(story.grid.tp)]
-    with at(story.first.file.rpartition("/")[2]):
+    with at(file_name(story.first.file)):
         joins = tensor_parallel.joins(info, asked, asked, story.grid.tp)
     return {tied.get(name, name): join for name, join in joins.items()}
 

@@ -57,6 +57,11 @@ class ModelFile:
     ds_version: str | None
     ds_config: Mapping[str, Any]
 
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """`param_shapes` of all groups together."""
+        return {name: shape for group in self.param_shapes or () for name, shape in group.items()}
+
 
 def read_model_file(raw: RawFile) -> ModelFile:
     """Check and type one model file. Raises DamagedFile, or UnsupportedLayout for an unknown layout key."""
@@ -65,15 +70,12 @@ def read_model_file(raw: RawFile) -> ModelFile:
         check_model_keys(content)
         world_size = fields.optional(content, "dp_world_size", int)
         if world_size is not None and not 1 <= world_size <= MAX_WORLD_SIZE:
-            raise DamagedFile(f"'dp_world_size' is impossible; expected 1 to {MAX_WORLD_SIZE}, got {world_size}")
+            raise DamagedFile("'dp_world_size' is impossible", expected=f"1 to {MAX_WORLD_SIZE}", found=world_size)
         mp_world_size = fields.optional(content, "mp_world_size", int)
         if mp_world_size is not None and not 1 <= mp_world_size <= MAX_WORLD_SIZE:
-            raise DamagedFile(f"'mp_world_size' is impossible; expected 1 to {MAX_WORLD_SIZE}, got {mp_world_size}")
+            raise DamagedFile("'mp_world_size' is impossible", expected=f"1 to {MAX_WORLD_SIZE}", found=mp_world_size)
         saved = content.get("module")
         module = {} if saved is None else fields.tensors(saved, "module")
-        shapes = content.get("param_shapes")
-        # DeepSpeed 0.5.4 turned one mapping into a list of mappings, one a group.
-        listed = shapes if isinstance(shapes, (list, tuple)) or shapes is None else [shapes]
         frozen = content.get("frozen_param_shapes")
         listed_buffers = content.get("buffer_names")
         layers = content.get("ds_autoep_layers") or ()
@@ -86,7 +88,7 @@ def read_model_file(raw: RawFile) -> ModelFile:
             container=raw.container,
             module=module,
             buffer_names=fields.names(listed_buffers, "buffer_names") if listed_buffers is not None else None,
-            param_shapes=None if listed is None else tuple(fields.shapes(group, "param_shapes") for group in listed),
+            param_shapes=fields.shape_groups(content.get("param_shapes"), "param_shapes"),
             frozen_shapes=None if frozen is None else fields.shapes(frozen, "frozen_param_shapes"),
             frozen_fragments=fields.tensors(content.get("frozen_param_fragments") or {}, "frozen_param_fragments"),
             shared_params=_shared(content.get("shared_params") or {}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..archive.names import file_name
 from ..errors import DamagedFile, Disagreement, at
 
 if TYPE_CHECKING:
@@ -65,13 +66,13 @@ def sort_names(
                 continue
             notes.append(f"{name} is listed neither as parameter nor as buffer; written unchanged, as a buffer")
         else:
-            with at(first.file.rpartition("/")[2]), at(name):
+            with at(file_name(first.file)), at(name):
                 raise DamagedFile("the parameter is in the module but its values are nowhere")
     if whole:
         frozen |= _listed_frozen(first)
     order = dict.fromkeys([*(n for n in module if n in stored or n in ties or n in buffers or n in frozen)])
     order |= dict.fromkeys(name for name in first.frozen_shapes or ())
-    order |= dict.fromkeys(name for shapes in first.param_shapes or () for name in shapes)
+    order |= dict.fromkeys(first.shapes)
     witness = {name: tensor for name, tensor in module.items() if ties.get(name, name) in trainable and not merged}
     _witness_fits(first, witness, ties, whole=whole)
     return ModuleNames(
@@ -90,7 +91,7 @@ def _is_placeholder(first: ModelFile, tensor: LocatedTensor) -> bool:
     """Whether this may be what stage 3 leaves of a parameter: before DeepSpeed 0.5 that is one element, not none."""
     if tensor.shape != (1,) or not tensor.dtype.is_floating:
         return False
-    shapes = {name: shape for group in first.param_shapes or () for name, shape in group.items()}
+    shapes = first.shapes
     return any(
         other.shape == (1,) and shapes.get(name, (1,)) != (1,) and first.module[name] is not tensor
         for name, other in first.module.items()
@@ -102,9 +103,9 @@ def _listed_frozen(first: ModelFile) -> dict[str, LocatedTensor]:
     for name, shape in (first.frozen_shapes or {}).items():
         tensor = first.frozen_fragments.get(name)
         if tensor is None or tensor.shape != shape:
-            with at(first.file.rpartition("/")[2]), at(name):
+            with at(file_name(first.file)), at(name):
                 got = "nothing" if tensor is None else f"shape {tensor.shape}"
-                raise DamagedFile(f"the frozen parameter does not fit; expected shape {shape}, got {got}")
+                raise DamagedFile("the frozen parameter does not fit", expected=f"shape {shape}", found=got)
         found[name] = tensor
     return found
 
@@ -164,12 +165,13 @@ def _witness_fits(
 ) -> None:
     if not whole:
         return
-    shapes = {name: shape for group in first.param_shapes or () for name, shape in group.items()}
+    shapes = first.shapes
     for name, tensor in witness.items():
         expected = shapes[ties.get(name, name)]
         if tensor.shape != expected:
-            with at(first.file.rpartition("/")[2]), at(name):
+            with at(file_name(first.file)), at(name):
                 raise Disagreement(
-                    f"'module' and 'param_shapes' do not describe the same model; expected shape {expected}, "
-                    f"got {tensor.shape}"
+                    "'module' and 'param_shapes' do not describe the same model",
+                    expected=f"shape {expected}",
+                    found=tensor.shape,
                 )

@@ -26,6 +26,8 @@ from .facts import Cut
 from .keys import OPTIMIZER_FILE_KEYS, STATE_KEYS, check_keys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..archive.raw import RawFile
     from .facts import Shape
 
@@ -110,8 +112,9 @@ def read_optimizer_file(raw: RawFile) -> OptimizerFile:
         check_keys(content, STATE_KEYS)
         if key is None:
             raise UnsupportedLayout(
-                f"the file holds no flat groups; expected one of {', '.join(DIALECTS)}, "
-                f"got {', '.join(map(shown, list(content)[:8]))}"
+                "the file holds no flat groups",
+                expected=f"one of {', '.join(DIALECTS)}",
+                found=", ".join(map(shown, list(content)[:8])),
             )
         dialect = DIALECTS[key]
         states, groups = split_state(content.get(dialect.base))
@@ -132,7 +135,7 @@ def read_optimizer_file(raw: RawFile) -> OptimizerFile:
             partition_ranks=_ranks(content.get("ds_zero_partition_groups"), len(partitions)),
             alignment_paddings=_paddings(content.get("param_alignment_paddings")),
             slices=_slices(content.get("param_slice_mappings")),
-            param_shapes=_shapes(raw.content.get("param_shapes")),
+            param_shapes=fields.shape_groups(raw.content.get("param_shapes"), "param_shapes"),
             expert_groups=tuple(isinstance(g, Mapping) and bool(g.get("moe")) for g in groups) if groups else None,
             steps=steps_of(states.values()),
             state_names=state_names_of(states.values()),
@@ -199,26 +202,36 @@ def _step(value: object) -> float | None:
     if isinstance(value, LocatedTensor):
         value = value.item
     if isinstance(value, int) and abs(value) >> 53:
-        raise DamagedFile(f"the optimizer's step is impossible; got {value}")
+        raise DamagedFile("the optimizer's step is impossible", found=value)
     return float(value) if isinstance(value, (int, float)) else None
 
 
 def _unplaced(states: Mapping[Any, Mapping[Any, Any]], partitions: tuple[LocatedTensor, ...]) -> tuple[str, ...]:
     """What is neither one value a group nor one value an element: blocks' scales of an 8-bit optimizer, factors."""
-    found = set()
-    for index, state in states.items():
-        numel = partitions[index].numel if type(index) is int and 0 <= index < len(partitions) else None
-        for key, value in state.items():
-            if isinstance(value, LocatedTensor) and value.numel > 1:
-                placed = numel is not None and len(value.shape) == 1 and value.numel >= numel
-                if not placed:
-                    found.add(fields.name_of(key))
-            elif holds_tensors(value):
-                found.add(fields.name_of(key))
+
+    def is_placed(index: object, tensor: LocatedTensor) -> bool:
+        held = partitions[index] if type(index) is int and 0 <= index < len(partitions) else None
+        return held is not None and len(tensor.shape) == 1 and tensor.numel >= held.numel
+
+    return unplaced_in(states, is_placed)
+
+
+def unplaced_in(
+    states: Mapping[Any, Mapping[Any, Any]], is_placed: Callable[[object, LocatedTensor], bool]
+) -> tuple[str, ...]:
+    """Names of state that is laid out in a way of its own: tensors of several values that `is_placed(index, tensor)`
+    does not place, and collections of tensors."""
+    found = {
+        fields.name_of(key)
+        for index, state in states.items()
+        for key, value in state.items()
+        if (isinstance(value, LocatedTensor) and value.numel > 1 and not is_placed(index, value))
+        or _holds_tensors(value)
+    }
     return tuple(sorted(found))
 
 
-def holds_tensors(value: object) -> bool:
+def _holds_tensors(value: object) -> bool:
     """Whether state is a collection of tensors, as bitsandbytes wraps its 8-bit moments up."""
     items: Any = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
     return any(isinstance(item, LocatedTensor) for item in items)
@@ -239,7 +252,7 @@ def _counts(value: object, groups: int) -> tuple[int, ...] | None:
     listed: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * groups
     if len(listed) != groups or not all(type(n) is int and n > 0 for n in listed):
         raise DamagedFile(
-            f"'partition_count' does not fit; expected one for each of {groups} groups, got {shown(value)}"
+            "'partition_count' does not fit", expected=f"one for each of {groups} groups", found=shown(value)
         )
     return tuple(listed)
 
@@ -250,11 +263,11 @@ def _ranks(value: object, groups: int) -> tuple[tuple[int, ...], ...] | None:
         return None
     listed = list(value.values()) if isinstance(value, Mapping) else value
     if not isinstance(listed, (list, tuple)) or len(listed) != groups:
-        raise DamagedFile(f"'ds_zero_partition_groups' does not fit; expected one for each of {groups} groups")
+        raise DamagedFile("'ds_zero_partition_groups' does not fit", expected=f"one for each of {groups} groups")
     found = []
     for group in listed:
         ranks = group.get("partition_ranks") if isinstance(group, Mapping) else None
-        if not isinstance(ranks, (list, tuple)) or not all(type(rank) is int and rank >= 0 for rank in ranks):
+        if not fields.are_counts(ranks):
             raise DamagedFile("'ds_zero_partition_groups' has a group without usable 'partition_ranks'")
         found.append(tuple(ranks))
     return tuple(found)
@@ -263,18 +276,9 @@ def _ranks(value: object, groups: int) -> tuple[tuple[int, ...], ...] | None:
 def _paddings(value: object) -> tuple[tuple[int, ...], ...] | None:
     if value is None:
         return None
-    if not isinstance(value, list) or not all(
-        isinstance(group, list) and all(type(n) is int and n >= 0 for n in group) for group in value
-    ):
+    if not isinstance(value, (list, tuple)) or not all(map(fields.are_counts, value)):
         raise DamagedFile("'param_alignment_paddings' is not a list of lists of element counts")
     return tuple(tuple(group) for group in value)
-
-
-def _shapes(value: object) -> tuple[Mapping[str, Shape], ...] | None:
-    if value is None:
-        return None
-    listed = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(fields.shapes(group, "param_shapes") for group in listed)
 
 
 def _slices(value: object) -> tuple[Slices, ...] | None:

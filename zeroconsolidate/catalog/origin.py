@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..dtypes import DType
+from . import fields
 from .facts import Cut, Degrees, Origin
 
 if TYPE_CHECKING:
@@ -67,9 +68,8 @@ def _stage(story: Story) -> int:
     if optimizer.cut is Cut.STRIPED:
         return 3
     for config in (optimizer.ds_config, story.first.ds_config):
-        zero = config.get("zero_optimization")
-        stage = zero.get("stage") if isinstance(zero, dict) else None
-        if type(stage) is int and 0 <= stage <= 3:
+        stage = fields.stage_of(config)
+        if stage is not None:
             return stage
     return 1
 
@@ -102,8 +102,7 @@ def _training_dtype(story: Story, parts: tuple[Part, ...]) -> DType:
                 if copy is not None and copy.dtype.is_floating:
                     votes[copy.dtype] = votes.get(copy.dtype, 0) + member.numel
         if not part.groups:
-            masters = {name: master for held in part.masters for name, master in held.items()}
-            for name, saved in (part.module or masters).items():
+            for name, saved in (part.module or part.saved_masters).items():
                 copy = placeholders.get(name, saved)
                 if name not in part.buffers and copy.dtype.is_floating:
                     votes[copy.dtype] = votes.get(copy.dtype, 0) + copy.numel

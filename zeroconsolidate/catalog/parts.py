@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..archive.names import FileKind
+from ..archive.names import FileKind, file_name
 from ..errors import MissingFiles, UnsupportedLayout, at
 from .experts import is_native, of_rank, router_aliases, stacked_copies
 from .facts import Catalog, Cut, Frozen, Part, Stray, Unnamed
@@ -193,9 +193,9 @@ def _merged(story: Story, base: ModelFile) -> dict[str, LocatedTensor]:
     if story.universal is None:
         return {}
     files = [models[0] for models in story.models.values()]
-    all_there(story.universal, [name for file in files for group in file.param_shapes or () for name in group])
+    all_there(story.universal, [name for file in files for name in file.shapes])
     own = {*(base.buffer_names or ()), *base.shared_params, *(base.frozen_shapes or ())}
-    shapes = {name: shape for group in base.param_shapes or () for name, shape in group.items()}
+    shapes = base.shapes
     is_flat = FileKind.PARTITIONED_MODEL in story.files.files
     return {
         name: shaped(name, tensor, shapes.get(name) if is_flat else None)
@@ -217,7 +217,7 @@ def _base_of(story: Story, tp: int, stages: list[int]) -> ModelFile:
         module |= story.models[mp][0].module
         module |= {name: tensor for name, tensor in story.experts[mp].items() if is_native(name)}
     if not module and not story.layers and story.universal is None:
-        with at(first.file.rpartition("/")[2]):
+        with at(file_name(first.file)):
             raise MissingFiles(
                 "the file has no module, as in a pipeline, and there are no files of its layers",
                 files=("layer_00-model_states.pt",),

@@ -95,7 +95,7 @@ def _renamed(group: FlatGroup, names: Mapping[str, str], module: Mapping[str, Lo
 def _is_missing(name: str) -> MissingFiles:
     layer = name.partition(".")[0]
     file = f"layer_{int(layer):02d}-model_states.pt" if layer.isdecimal() else "layer_*-model_states.pt"
-    return MissingFiles(f"the file of a layer is missing; expected {name} in {file}", files=(file,))
+    return MissingFiles("the file of a layer is missing", expected=f"{name} in {file}", files=(file,))
 
 
 def tied_names(stages: Sequence[Mapping[str, int]], module: Mapping[str, LocatedTensor]) -> dict[str, str]:
@@ -127,7 +127,9 @@ def tied_names(stages: Sequence[Mapping[str, int]], module: Mapping[str, Located
                 raise kind(f"the tied layer must be one of the layers with files; expected one that fits, got {shown}")
             names |= {f"tied_modules.{key}.{tail}": f"{fitting[0]}.{tail}" for tail in tails}
     if len(set(names.values())) != len(names):
-        raise UnsupportedLayout("two tied layers could be the same layer; nothing in the files tells them apart")
+        raise UnsupportedLayout(
+            "two tied layers could be the same layer", consequence="nothing in the files tells them apart"
+        )
     return names
 
 

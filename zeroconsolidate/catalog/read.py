@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..archive.names import FileKind
+from ..archive.names import FileKind, file_name
 from ..errors import MissingFiles, at
+from . import fields
 from .agree import are_missing, grid_of, missing_ranks, same
 from .experts import expert_files, stacks
 from .groups import saving_ranks
@@ -76,22 +77,22 @@ def model_kind_of(files: CheckpointFiles) -> FileKind:
         if files.of(kind):
             return kind
     raise MissingFiles(
-        "the model states are missing; look for mp_rank_00_model_states.pt (stages 0 to 2) "
-        "or zero_pp_rank_0_mp_rank_00_model_states.pt (stage 3)",
+        "the model states are missing",
+        remedy=(
+            "look for mp_rank_00_model_states.pt (stages 0 to 2) or zero_pp_rank_0_mp_rank_00_model_states.pt (stage 3)"
+        ),
         files=("mp_rank_00_model_states.pt",),
     )
 
 
 def is_partitioned(files: CheckpointFiles, first: ModelFile) -> bool:
     """Whether optimizer files belong to the checkpoint, even if none is there."""
-    config = first.ds_config.get("zero_optimization")
-    stage = config.get("stage") if isinstance(config, dict) else None
     of_one_rank = first.optimizer is not None and "single_partition_of_fp32_groups" in first.optimizer
     return (
         bool(files.of(FileKind.OPTIMIZER))
         or model_kind_of(files) is FileKind.PARTITIONED_MODEL
         or first.param_shapes is not None
-        or stage in (1, 2, 3)
+        or fields.stage_of(first.ds_config) in (1, 2, 3)
         or of_one_rank
     )
 
@@ -104,13 +105,20 @@ def _read_models(files: CheckpointFiles, kind: FileKind, load: Load) -> list[Mod
         model = read_model_file(raw)
         if first is None or model.mp_rank != first.mp_rank:
             first = model
-        same([model], "'param_shapes'", _ordered_shapes, reference=(_base(first.file), _ordered_shapes(first)))
-        same([model], "'frozen_param_shapes'", lambda m: m.frozen_shapes, reference=(first.file, first.frozen_shapes))
+        same_shapes(first, model)
         models.append(model if model is first else shared_with(first, model))
     return models
 
 
-def _ordered_shapes(model: ModelFile) -> object:
+def same_shapes(first: ModelFile, model: ModelFile) -> None:
+    """Both must list the same parameters, in the same order. Raises Disagreement."""
+    name = file_name(first.file)
+    same([model], "'param_shapes'", ordered_shapes, reference=(name, ordered_shapes(first)))
+    same([model], "'frozen_param_shapes'", lambda m: m.frozen_shapes, reference=(name, first.frozen_shapes))
+
+
+def ordered_shapes(model: ModelFile) -> object:
+    """`param_shapes` for a comparison in which order counts."""
     return None if model.param_shapes is None else [list(group.items()) for group in model.param_shapes]
 
 
@@ -134,7 +142,7 @@ def shared_with(first: ModelFile, model: ModelFile) -> ModelFile:
 def agree(models: list[ModelFile], optimizers: list[OptimizerFile]) -> None:
     """All files must be of one save. Raises Disagreement."""
     first = models[0]
-    here = _base(first.file)
+    here = file_name(first.file)
     same(models, "the step ('global_steps')", lambda m: m.step)
     same(models, "the world size ('dp_world_size')", lambda m: m.world_size)
     same(models, "the model-parallel size ('mp_world_size')", lambda m: m.mp_world_size)
@@ -161,16 +169,14 @@ def _wholes(files: CheckpointFiles, models: list[ModelFile], load: Load) -> dict
             of_rank = found.setdefault(raw.name.mp_rank, [])
             if raw.name.dp_rank != len(of_rank):
                 raise MissingFiles(
-                    f"an expert-parallel rank has no file; expected rank {len(of_rank)}, got {raw.name.dp_rank}",
+                    "an expert-parallel rank has no file",
+                    expected=f"rank {len(of_rank)}",
+                    found=raw.name.dp_rank,
                     files=(f"expp_rank_{len(of_rank)}_mp_rank_{raw.name.mp_rank:02d}_optim_states.pt",),
                 )
             of_rank.append(read_whole_optimizer(content if isinstance(content, dict) else {}, raw.path))
     for model in models:
         if model.mp_rank not in found:
-            with at(_base(model.file)):
+            with at(file_name(model.file)):
                 found[model.mp_rank] = [read_whole_optimizer(model.optimizer or {}, model.file)]
     return {mp_rank: tuple(wholes) for mp_rank, wholes in found.items()}
-
-
-def _base(path: str) -> str:
-    return path.rpartition("/")[2]

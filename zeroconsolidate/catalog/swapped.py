@@ -17,10 +17,11 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..archive.located import LocatedStorage, LocatedTensor
+from ..archive.located import LocatedStorage, contiguous
+from ..archive.names import file_name
 from ..dtypes import DType
 from ..errors import UnsupportedLayout, at
-from .facts import Cut
+from .facts import Cut, stripe_numel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,22 +72,25 @@ def _swapped_in(
         return optimizer
     partitions = list(optimizer.partitions)
     for index, (group, partition) in enumerate(zip(shapes, optimizer.partitions, strict=True)):
-        numel = sum(-(-math.prod(shape) // world_size) for shape in group.values())
+        numel = sum(stripe_numel(math.prod(shape), world_size) for shape in group.values())
         if partition.numel or not numel:
             continue
-        with at(optimizer.file.rpartition("/")[2]), at(f"group {index}"):
+        with at(file_name(optimizer.file)), at(f"group {index}"):
             names = list(group)
             swap = files.get((optimizer.rank, places.get(names[0], -1), places.get(names[-1], -1)))
             if swap is None or not 0 <= swap.size_bytes - 4 * numel < MAX_PADDING_BYTES:
                 raise UnsupportedLayout(
-                    "the flat group was swapped out to NVMe, and which swap file holds it cannot be told; expected "
-                    f"{places.get(names[0])}_{places.get(names[-1])}.tensor.swp of {4 * numel} bytes in the rank's "
-                    f"folder of 'offloaded_tensors', got {'nothing' if swap is None else f'{swap.size_bytes} bytes'}"
+                    "the flat group was swapped out to NVMe, and which swap file holds it cannot be told",
+                    expected=(
+                        f"{places.get(names[0])}_{places.get(names[-1])}.tensor.swp of {4 * numel} bytes in the "
+                        "rank's folder of 'offloaded_tensors'"
+                    ),
+                    found=f"{'nothing' if swap is None else f'{swap.size_bytes} bytes'}",
                 )
             storage = LocatedStorage(
                 file=swap.path, key=f"{swap.first}_{swap.last}", start=0, numel=numel, dtype=DType.F32, big_endian=False
             )
-            partitions[index] = LocatedTensor(storage, 0, (numel,), (1,))
+            partitions[index] = contiguous(storage, (numel,))
     return replace(optimizer, partitions=tuple(partitions))
 
 

@@ -96,7 +96,7 @@ class _Rules:
         affine = fields.field(info, "affine_map", dict, {})
         if affine and affine.get("version") not in (None, AFFINE_VERSION):
             raise UnsupportedLayout(
-                f"the affine map is of version {shown(affine.get('version'))}; expected {AFFINE_VERSION}"
+                f"the affine map is of version {shown(affine.get('version'))}", expected=AFFINE_VERSION
             )
         self._affine = [(_compiled(p), entry) for p, entry in fields.field(affine, "params", dict, {}).items()]
 
@@ -146,17 +146,17 @@ class _Rules:
         dim = fields.field(entry, "partition_dim", int, 0)
         view = entry.get("shape")
         if not isinstance(view, (list, tuple)) or not 0 <= dim < len(view):
-            raise DamagedFile(f"'parameter_with_sub_params' has no usable shape; got {shown(view)}")
+            raise DamagedFile("'parameter_with_sub_params' has no usable shape", found=shown(view))
         if any(dim >= len(shape) for shape in shapes):
-            raise Disagreement(f"a part has no dimension {dim}; got {', '.join(map(str, shapes))}")
+            raise Disagreement(f"a part has no dimension {dim}", found=", ".join(map(str, shapes)))
         totals = view[dim]
         whole = sum(shape[dim] for shape in shapes)
         if isinstance(totals, int):  # before version 0.4: the number of equal sub-parameters
             if not 1 <= totals <= MAX_SUB_PARAMETERS or whole % totals:
                 raise Disagreement(f"{totals} equal sub-parameters do not make {whole} rows")
             totals = (whole // totals,) * totals
-        if not isinstance(totals, (list, tuple)) or not all(type(n) is int and n >= 0 for n in totals):
-            raise DamagedFile(f"the sub-parameters' sizes are not usable; got {shown(totals)}")
+        if not fields.are_counts(totals):
+            raise DamagedFile("the sub-parameters' sizes are not usable", found=shown(totals))
         recorded = self._widths.get(pattern)
         if recorded is None:
             if self._has_widths:
@@ -168,7 +168,7 @@ class _Rules:
                 )
             recorded = [[total // self._tp] * self._tp for total in totals]
         if not isinstance(recorded, (list, tuple)):
-            raise DamagedFile(f"the sub-parameters' widths are not usable; got {shown(recorded)}")
+            raise DamagedFile("the sub-parameters' widths are not usable", found=shown(recorded))
         widths = tuple(_ints(of_ranks) for of_ranks in recorded)
         if [sum(of_ranks) for of_ranks in widths] != list(totals):
             raise Disagreement(f"the sub-parameters' widths {shown(recorded)} do not add up to {shown(totals)}")
@@ -189,7 +189,7 @@ def affine_of(entry: object, parts: int) -> Affine:
         if type(rank) is int or (isinstance(rank, str) and _RANK.fullmatch(rank))
     }
     if sorted(ranks) != list(range(parts)):
-        raise Disagreement(f"the affine map is not of {parts} ranks; got {sorted(ranks)}")
+        raise Disagreement(f"the affine map is not of {parts} ranks", found=sorted(ranks))
     return Affine(
         shape=_ints(entry.get("logical_shape")),
         pieces=tuple(tuple(_piece(piece) for piece in _pieces(ranks[rank])) for rank in range(parts)),
@@ -217,19 +217,19 @@ def _piece(piece: object) -> AffinePiece:
 
 def _view(value: object) -> tuple[int, Shape]:
     if not isinstance(value, (list, tuple)) or len(value) != 2 or type(value[0]) is not int or value[0] < 0:
-        raise DamagedFile(f"a piece of an affine map is no (offset, strides); got {shown(value)}")
+        raise DamagedFile("a piece of an affine map is no (offset, strides)", found=shown(value))
     return value[0], _ints(value[1])
 
 
 def _ints(value: object) -> Shape:
-    if not isinstance(value, (list, tuple)) or not all(type(n) is int and n >= 0 for n in value):
-        raise DamagedFile(f"a shape or a list of sizes is unusable; got {shown(value)}")
+    if not fields.are_counts(value):
+        raise DamagedFile("a shape or a list of sizes is unusable", found=shown(value))
     return tuple(value)
 
 
 def _half(shape: Shape) -> int:
     if not shape or shape[0] % 2:
-        raise Disagreement(f"a part does not divide into two sub-parameters; got the shape {shape}")
+        raise Disagreement("a part does not divide into two sub-parameters", found=f"the shape {shape}")
     return shape[0] // 2
 
 
@@ -247,9 +247,9 @@ def _sub_param_patterns(entry: object) -> list[Any]:
 def _compiled(pattern: object) -> re.Pattern[str]:
     """A pattern of letters, escaped characters, classes and a few wildcards; UnsupportedLayout for any other."""
     if not isinstance(pattern, str):
-        raise DamagedFile(f"a pattern is not text; got {shown(pattern)}")
+        raise DamagedFile("a pattern is not text", found=shown(pattern))
     if not is_tame(pattern):
-        raise UnsupportedLayout(f"a pattern is of a kind that is not known; got {shown(pattern)}")
+        raise UnsupportedLayout("a pattern is of a kind that is not known", found=shown(pattern))
     return re.compile(pattern)
 
 

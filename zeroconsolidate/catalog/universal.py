@@ -12,8 +12,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..archive.located import LocatedTensor
+from ..archive.located import LocatedTensor, contiguous
 from ..archive.names import FileKind
+from ..archive.phrases import listed
 from ..errors import DamagedFile, Disagreement, MissingFiles, at
 from . import fields
 from .optimizer_file import settings
@@ -47,7 +48,7 @@ def read_universal(
             name = fields.name_of(raw.name.name.split("/")[1])
             tensor = raw.content.get("param")
             if not isinstance(tensor, LocatedTensor):
-                raise DamagedFile(f"the file has no usable 'param'; got {type(tensor).__name__}")
+                raise DamagedFile("the file has no usable 'param'", found=type(tensor).__name__)
             masters[name] = tensor
             paths.append(raw.path)
     if not masters:
@@ -69,8 +70,9 @@ def all_there(universal: Universal, names: Iterable[str]) -> None:
     parameter's. Raises MissingFiles."""
     missing = tuple(f"zero/{name}/fp32.pt" for name in names if name not in universal.masters)
     if missing:
-        shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
-        raise MissingFiles(f"the universal checkpoint lacks trained parameters; missing {shown}", files=missing)
+        raise MissingFiles(
+            "the universal checkpoint lacks trained parameters", consequence=f"missing {listed(missing)}", files=missing
+        )
 
 
 def shaped(name: str, tensor: LocatedTensor, shape: Shape | None) -> LocatedTensor:
@@ -80,8 +82,5 @@ def shaped(name: str, tensor: LocatedTensor, shape: Shape | None) -> LocatedTens
     numel = math.prod(shape)
     if numel != tensor.numel or not tensor.is_contiguous:
         with at(name):
-            raise Disagreement(f"the parameter has {tensor.numel} elements; expected {numel}, its shape is {shape}")
-    strides = [1] * len(shape)
-    for index in range(len(shape) - 1, 0, -1):
-        strides[index - 1] = strides[index] * shape[index]
-    return LocatedTensor(tensor.storage, tensor.offset, shape, tuple(strides))
+            raise Disagreement(f"the parameter has {tensor.numel} elements", expected=f"{numel}, its shape is {shape}")
+    return contiguous(tensor.storage, shape, tensor.offset)

@@ -18,7 +18,7 @@ from ..archive.located import LocatedTensor
 from ..errors import DamagedFile, UnsupportedLayout
 from . import fields
 from .keys import WHOLE_STATE_KEYS, check_keys
-from .optimizer_file import DIALECTS, holds_tensors, settings, split_state, state_names_of, steps_of
+from .optimizer_file import DIALECTS, settings, split_state, state_names_of, steps_of, unplaced_in
 
 if TYPE_CHECKING:
     from .facts import Shape
@@ -47,7 +47,8 @@ def read_whole_optimizer(content: Mapping[str, Any], file: str) -> WholeOptimize
     partitioned = next((key for key in DIALECTS if key in content), None)
     if partitioned:
         raise UnsupportedLayout(
-            f"the model file holds one rank's {partitioned!r}; the optimizer files of all ranks are needed"
+            f"the model file holds one rank's {partitioned!r}",
+            consequence="the optimizer files of all ranks are needed",
         )
     groups, fused, wrapper = _masters(content)
     if wrapper != "none":
@@ -55,7 +56,9 @@ def read_whole_optimizer(content: Mapping[str, Any], file: str) -> WholeOptimize
     states, params = split_state(content.get("optimizer_state_dict") if wrapper != "none" else content)
     shapes = [master.shape for group in groups for master in group]
     if groups and params and len(params) != len(groups):
-        raise DamagedFile(f"the masters do not fit the param groups; expected {len(params)} groups, got {len(groups)}")
+        raise DamagedFile(
+            "the masters do not fit the param groups", expected=f"{len(params)} groups", found=len(groups)
+        )
     return WholeOptimizer(
         file=file,
         wrapper=wrapper,
@@ -84,17 +87,14 @@ def _masters(content: Mapping[str, Any]) -> tuple[tuple[tuple[LocatedTensor, ...
         return tuple((master,) for master in flat), True, "FP16_Optimizer"
     if content and not ("state" in content and "param_groups" in content):
         raise UnsupportedLayout(
-            f"the optimizer's state is of an unknown kind; got the keys {', '.join(map(str, list(content)[:8]))}"
+            "the optimizer's state is of an unknown kind", found=f"the keys {', '.join(map(str, list(content)[:8]))}"
         )
     return (), False, "none"
 
 
 def _unplaced(states: Mapping[Any, Mapping[Any, Any]], shapes: list[Shape]) -> tuple[str, ...]:
-    found = set()
-    for index, state in states.items():
-        shape = shapes[index] if type(index) is int and 0 <= index < len(shapes) else None
-        for key, value in state.items():
-            is_of_elements = isinstance(value, LocatedTensor) and value.numel > 1 and shape is not None
-            if (is_of_elements and value.shape != shape) or holds_tensors(value):
-                found.add(fields.name_of(key))
-    return tuple(sorted(found))
+    def is_placed(index: object, tensor: LocatedTensor) -> bool:
+        # State of a parameter that has no master is not judged.
+        return type(index) is not int or not 0 <= index < len(shapes) or tensor.shape == shapes[index]
+
+    return unplaced_in(states, is_placed)

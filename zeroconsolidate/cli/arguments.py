@@ -1,64 +1,112 @@
-"""The command's arguments: flags are made of the declarations in `options`, and of what only the command has."""
+"""The command's arguments: flags are made of the declarations in `options`, and of the few below that Python lacks."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 from .._version import __version__
+from ..errors import BadOption, Parts
 from ..options import Group, Opening, Options, VerifyOptions, declarations, option, read_as
 from .exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from ..options import Declaration, Roots
+    from collections.abc import Callable, Sequence
+    from os import PathLike
 
-Chosen = TypeVar("Chosen", bound=Opening)
+    from ..options import Declaration
+
+Flags = TypeVar("Flags")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertArguments(Options):
-    """The flags of `convert`."""
+class ConvertFlags:
+    """What `convert` takes beside `Options`."""
 
     dry_run: bool = option(
-        False, "print what the conversion would read, write and need, and write nothing", group=Group.PRINTING
+        False,
+        "print what the conversion would read, write and need, refuse what it would refuse, and write nothing",
+        group=Group.PRINTING,
     )
-    quiet: bool = option(False, "no progress bar, no report", group=Group.PRINTING)
-    json: bool = option(False, "print the report as one JSON object", group=Group.PRINTING)
+    quiet: bool = option(
+        False,
+        "print no report and no progress; warnings and errors come all the same",
+        group=Group.PRINTING,
+        short="-q",
+    )
+    json: bool = option(
+        False, "print the report, or the error if there is one, as one JSON object", group=Group.PRINTING
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectArguments(Opening):
-    """The flags of `inspect`."""
+class InspectFlags:
+    """What `inspect` takes beside `Opening`."""
 
     tensors: bool = option(False, "list every tensor", group=Group.PRINTING)
-    json: bool = option(False, "print one JSON object", group=Group.PRINTING)
+    json: bool = option(
+        False, "print what there is, or the error if there is one, as one JSON object", group=Group.PRINTING
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyArguments(VerifyOptions):
-    """The flags of `verify`."""
+class VerifyFlags:
+    """What `verify` takes beside `VerifyOptions`."""
 
-    source: Roots | None = option(
+    source: str | PathLike[str] | Sequence[str | PathLike[str]] | None = option(
         None,
-        "check this checkpoint, in place of an output",
+        "check this checkpoint, even if it could be taken for an output",
         group=Group.CHECKING,
         metavar="CHECKPOINT",
         repeatable=True,
     )
-    quiet: bool = option(False, "no progress bar, print problems only", group=Group.PRINTING)
-    json: bool = option(False, "print the result as one JSON object", group=Group.PRINTING)
+    quiet: bool = option(False, "print problems only, and no progress", group=Group.PRINTING, short="-q")
+    json: bool = option(
+        False, "print the result, or the error if there is one, as one JSON object", group=Group.PRINTING
+    )
 
 
-VERBS = {"convert": ConvertArguments, "inspect": InspectArguments, "verify": VerifyArguments}
+VERBS: dict[str, tuple[type, type]] = {
+    "convert": (Options, ConvertFlags),
+    "inspect": (Opening, InspectFlags),
+    "verify": (VerifyOptions, VerifyFlags),
+}
 """What each verb of the command takes."""
+
+USAGE = {
+    "convert": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
+    "inspect": ("CHECKPOINT [CHECKPOINT ...]",),
+    "verify": ("OUTPUT", "OUTPUT CHECKPOINT [CHECKPOINT ...]", "CHECKPOINT [CHECKPOINT ...]"),
+}
+"""What each verb is given besides options: its forms."""
+
+_EXAMPLES = {
+    "convert": (
+        "zeroconsolidate convert checkpoint-500 my-model",
+        "zeroconsolidate convert checkpoint-500 my-model --dtype bf16 --max-shard-size 5GB",
+        "zeroconsolidate convert checkpoint-500 my-model --lora merge --base Qwen/Qwen2.5-7B",
+    ),
+    "inspect": (
+        "zeroconsolidate inspect checkpoint-500",
+        "zeroconsolidate inspect checkpoint-500 --tensors",
+    ),
+    "verify": (
+        "zeroconsolidate verify my-model                   headers, index, sizes, config, digests",
+        "zeroconsolidate verify my-model checkpoint-500    byte for byte, whatever tool wrote my-model",
+        "zeroconsolidate verify checkpoint-500             checksums, ranks, NaN, masters and 16-bit copies",
+    ),
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command; what is parsed has `verb`, and an attribute for every flag that was given."""
-    codes = "\n".join(f"  {code.value:>3}  {code.meaning.replace('`', '')}" for code in ExitCode)
-    whole = argparse.ArgumentParser(
+    width = max(len(str(code.value)) for code in ExitCode)
+    codes = "\n".join(f"  {code.value:>{width}}  {code.meaning.replace('`', '')}" for code in ExitCode)
+    whole = _Parser(
         prog="zeroconsolidate",
+        usage="zeroconsolidate COMMAND [OPTION ...] PATH ...",
         description="Turn a DeepSpeed ZeRO checkpoint into a model directory that loads.",
         epilog=f"exit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -66,81 +114,121 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=__version__)
     verbs = whole.add_subparsers(required=True, metavar="COMMAND", dest="verb")
 
-    convert = verbs.add_parser("convert", help="write the model", description="Write the model of a checkpoint.")
+    def add(verb: str, about: str, description: str) -> argparse.ArgumentParser:
+        examples = "\n".join(f"  {line}" for line in _EXAMPLES[verb])
+        forms = [f"zeroconsolidate {verb} [OPTION ...] {form}" for form in USAGE[verb]]
+        return verbs.add_parser(
+            verb,
+            help=about,
+            usage="\n       ".join(forms),
+            description=description,
+            epilog=f"examples:\n{examples}\n\nexit codes:\n{codes}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    convert = add("convert", "write the model", "Write the model of a checkpoint.")
     _checkpoint(convert)
-    convert.add_argument("output", metavar="OUTPUT", help="directory to write; must not exist, or be empty")
-    add_options(convert, ConvertArguments)
+    convert.add_argument("output", metavar="OUTPUT", nargs="?", help="directory to write; must not exist, or be empty")
+    add_options(convert, *VERBS["convert"])
 
-    inspect = verbs.add_parser("inspect", help="tell what a checkpoint holds", description="Read metadata only.")
+    inspect = add("inspect", "tell what a checkpoint holds", "Read metadata only.")
     _checkpoint(inspect)
-    add_options(inspect, InspectArguments)
+    add_options(inspect, *VERBS["inspect"])
 
-    verify = verbs.add_parser(
+    verify = add(
         "verify",
-        help="check an output or a checkpoint",
-        description="Check OUTPUT by itself (headers, index, sizes, config, digests of the manifest), OUTPUT byte for "
-        "byte with a checkpoint, or a checkpoint (checksums, agreement, copies, NaN). Exit code 1: something is wrong.",
+        "check an output, an output against a checkpoint, or a checkpoint",
+        "Check a model directory (headers, index, sizes, config, digests of the manifest),\n"
+        "a model directory byte for byte against a checkpoint,\n"
+        "or a checkpoint (checksums, agreement of ranks, NaN, master weights against 16-bit copies).",
     )
-    verify.add_argument("output", metavar="OUTPUT", nargs="?", help="model directory, whatever tool wrote it")
-    add_options(verify, VerifyArguments)
+    verify.add_argument(
+        "paths",
+        metavar="OUTPUT, CHECKPOINT",
+        nargs="*",
+        help="a model directory, whatever tool wrote it; a checkpoint; or both",
+    )
+    add_options(verify, *VERBS["verify"])
     return whole
 
 
+class _Parser(argparse.ArgumentParser):
+    """Raises what it would print."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Misuse(message, usage=self.format_usage())
+
+
+class Misuse(BadOption):
+    """A command line that cannot be understood."""
+
+    def __init__(self, message: str, *, usage: str = "", **parts: Unpack[Parts]) -> None:
+        super().__init__(message, **parts)
+        self.usage = usage
+        """The forms that there are, where that helps."""
+
+
 def _checkpoint(verb: argparse.ArgumentParser) -> None:
+    # How many there must be is checked afterwards: argparse says it in fifteen lines.
     verb.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        nargs="+",
+        nargs="*",
         help="checkpoint-N, or a folder global_stepN; several for nodes' own disks",
     )
 
 
-def add_options(verb: argparse.ArgumentParser, kind: type) -> None:
-    """Add the flags of all options that `kind` declares, each under the heading of its group.
+def add_options(verb: argparse.ArgumentParser, *kinds: type) -> None:
+    """Add the flags of all options that `kinds` declare, each under the heading of its group.
 
     None has a default here: what was not given is not in the namespace, and the dataclass's default holds.
     """
-    declared = {each.name: each for each in declarations(kind) if each.flags}
-    headings = {each.group: verb.add_argument_group(each.group.value) for each in declared.values()}
-    for each in declared.values():
-        _add(headings[each.group], each, {name: other.flags[0] for name, other in declared.items()})
+    declared = [each for each in declarations(*kinds) if each.flags]
+    flags = {each.name: each.flags[0] for each in declared}
 
-
-def _add(group: argparse._ArgumentGroup, declared: Declaration, flags: dict[str, str]) -> None:
     def shown(text: str) -> str:
-        return read_as(text, flags.__getitem__).replace("%", "%%")
+        return read_as(text, flags.__getitem__).replace("`", "").replace("%", "%%")
 
+    for group, several in groupby(declared, key=lambda each: each.group):
+        heading = verb.add_argument_group(group.value)
+        for each in several:
+            _add(heading, each, shown)
+
+
+def _add(group: argparse._ArgumentGroup, declared: Declaration, shown: Callable[[str], str]) -> None:
     if declared.flag is not None:
         notes = [
             *([f"default: {declared.default}"] if declared.default not in (None, ()) else []),
             *(["can be repeated"] if declared.repeatable else []),
         ]
-        group.add_argument(
-            declared.flag,
-            dest=declared.name,
-            default=argparse.SUPPRESS,
-            action="append" if declared.repeatable else "store",
-            metavar=declared.metavar,
-            choices=declared.choices or None,
-            help=shown(declared.help) + (f" [{'; '.join(notes)}]" if notes else ""),
-        )
+        said = shown(declared.help) + (f" [{'; '.join(notes)}]" if notes else "")
+        how: dict[str, Any] = {
+            "action": "append" if declared.repeatable else "store",
+            "metavar": declared.metavar,
+            "choices": declared.choices or None,
+        }
+        _spell(group, declared, declared.flag, said, how)
     switches = group if len(declared.switches) < 2 else group.add_mutually_exclusive_group()
     for switch in declared.switches:
-        switches.add_argument(
-            switch.flag,
-            dest=declared.name,
-            default=argparse.SUPPRESS,
-            action="store_const",
-            const=switch.value,
-            help=shown(switch.help),
-        )
+        how = {"action": "store_const", "const": switch.value}
+        _spell(switches, declared, switch.flag, shown(switch.help), how)
 
 
-def chosen(kind: type[Chosen], given: argparse.Namespace) -> Chosen:
-    """The options that were given, as `kind`. Raises BadOption."""
-    return kind(**{each.name: getattr(given, each.name) for each in fields(kind) if hasattr(given, each.name)})
+def _spell(group: argparse._ActionsContainer, declared: Declaration, flag: str, said: str, how: dict[str, Any]) -> None:
+    """Add a flag. Other spellings of an option's first flag are understood; only that of one letter is listed."""
+    how = how | {"dest": declared.name, "default": argparse.SUPPRESS}
+    is_first = flag == declared.flags[0]
+    letter = [declared.short] if is_first and declared.short else []
+    group.add_argument(*letter, flag, help=said, **how)
+    if is_first and declared.also:
+        group.add_argument(*declared.also, help=argparse.SUPPRESS, **how)
 
 
-def as_keywords(options: Opening, kind: type) -> dict[str, Any]:
-    """Those of the options that `kind` declares: what a verb in Python takes."""
-    return {each.name: getattr(options, each.name) for each in fields(kind)}
+def given_of(kind: type, given: argparse.Namespace) -> dict[str, Any]:
+    """Those of the options that `kind` declares which were given, as the keywords that a verb takes in Python."""
+    return {each.name: getattr(given, each.name) for each in fields(kind) if hasattr(given, each.name)}
+
+
+def flags_of(kind: type[Flags], given: argparse.Namespace) -> Flags:
+    """What the command alone was given."""
+    return kind(**given_of(kind, given))

@@ -2,111 +2,163 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..errors import BadOption, ZeroConsolidateError
-from ..options import Options, VerifyOptions
+from ..archive.shown import printable
+from ..errors import ZeroConsolidateError
+from ..options import Opening, Options, VerifyOptions
 from . import printing as texts
-from .arguments import ConvertArguments, InspectArguments, VerifyArguments, as_keywords, chosen, parser
+from .arguments import ConvertFlags, InspectFlags, Misuse, VerifyFlags, flags_of, given_of
 from .exit_codes import ExitCode
-from .progress import Bar
+from .problems import ended_dict, error_dict, error_text, warnings_text
+from .progress import Display
+from .understand import understand
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as an exception: what is staged is synced before the process ends."""
+_ENDING = {
+    signal.SIGTERM: ("terminated", ExitCode.TERMINATED),
+    signal.SIGHUP: ("hung up", ExitCode.HUNG_UP),
+}
+"""Signals that would end the process at once, and what is said of them. Python itself sees to SIGINT."""
+
+
+class _Ended(BaseException):
+    """One of these signals, as an exception: what is staged is synced before the process ends."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = signal.Signals(number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    given = parser().parse_args(argv)
-    before = signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As stderr does: a name that the locale has no letters for is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in words
+    try:
+        given = understand(words)
+    except Misuse as error:
+        return _failed(error, as_json=as_json)
+    # Whoever ignores a signal (nohup, a shell's background job) means the command to go on, and a program that calls
+    # this function has handlers of its own.
+    taken = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, _end)
     try:
         return _VERBS[given.verb](given)
     except ZeroConsolidateError as error:
-        print(f"zeroconsolidate: {texts.printable(str(error))}", file=sys.stderr)
-        if lost := texts.losses_text(error.losses):
-            print(texts.printable(lost, keep="\n"), file=sys.stderr)
-        return ExitCode.ERROR
+        return _failed(error, as_json=as_json, given=given)
     except BrokenPipeError:
         # Whoever read what we print has gone (`| head`); what was to be done is done.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.UNREAD
     except KeyboardInterrupt:
-        print("zeroconsolidate: interrupted; the same command goes on from here", file=sys.stderr)
-        return ExitCode.INTERRUPTED
-    except _Terminated:
-        print("zeroconsolidate: terminated; the same command goes on from here", file=sys.stderr)
-        return ExitCode.TERMINATED
+        return _ended("interrupted", ExitCode.INTERRUPTED, given.verb, as_json=as_json)
+    except _Ended as ended:
+        return _ended(*_ENDING[ended.signal], given.verb, as_json=as_json)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def _terminate(*_: object) -> None:
-    raise _Terminated
+def _failed(error: ZeroConsolidateError, *, as_json: bool, given: argparse.Namespace | None = None) -> ExitCode:
+    """The exit code, after the error on stderr, and with `as_json` on stdout too."""
+    output = getattr(given, "output", None)
+    print(error_text(error, checkpoint=getattr(given, "checkpoint", ()), output=output), file=sys.stderr)
+    if isinstance(error, Misuse) and error.usage:
+        print(error.usage.rstrip(), file=sys.stderr)
+    if as_json:
+        print(json.dumps(error_dict(error, ExitCode.ERROR, output=output)))
+    return ExitCode.ERROR
+
+
+def _ended(how: str, code: ExitCode, verb: str, *, as_json: bool) -> ExitCode:
+    """The exit code, after a sentence for whoever is still there to read it: a terminal that hung up is not."""
+    message = how + ("; the same command goes on from here" if verb == "convert" else "")
+    with suppress(OSError):
+        print(f"zeroconsolidate: {message}", file=sys.stderr, flush=True)
+        if as_json:
+            print(json.dumps(ended_dict(message, code)), flush=True)
+    return code
+
+
+def _end(number: int, _: object) -> None:
+    raise _Ended(number)
 
 
 def _convert(given: argparse.Namespace) -> ExitCode:
-    from ..api import consolidate, estimate
+    from ..api import consolidate, dry_run
 
-    options = chosen(ConvertArguments, given)
-    keywords = as_keywords(options, Options)
-    if options.dry_run:
-        cost = estimate(given.checkpoint, **keywords)
-        print(json.dumps(asdict(cost)) if options.json else texts.cost_text(cost))
-        return ExitCode.DONE
-    with _bar(options) as bar:
-        report = consolidate(given.checkpoint, given.output, **(keywords | {"progress": bar.show}))
-    if options.json:
-        print(json.dumps(report.to_dict()))
-    elif not options.quiet:
-        print(texts.printable(texts.report_text(report), keep="\n"))
-    return ExitCode.LOSSES if report.rescue else ExitCode.DONE
+    flags = flags_of(ConvertFlags, given)
+    with Display(sys.stderr, hidden=flags.quiet) as display:
+        options = given_of(Options, given) | {"progress": display.progress, "status": display.status}
+        if flags.dry_run:
+            planned = dry_run(given.checkpoint, given.output, **options)
+        else:
+            report = consolidate(given.checkpoint, given.output, **options)
+    for warning in warnings_text(planned if flags.dry_run else report):
+        print(warning, file=sys.stderr)
+    if flags.dry_run:
+        code = ExitCode.DONE
+        _print(flags.json, asdict(planned.cost), "dry run", code, lambda: texts.cost_text(planned.cost))
+        return code
+    code = ExitCode.LOSSES if report.rescue else ExitCode.DONE
+    if flags.json or not flags.quiet:
+        _print(flags.json, report.to_dict(), "conversion", code, lambda: texts.report_text(report))
+    return code
 
 
 def _inspect(given: argparse.Namespace) -> ExitCode:
     from ..api import inspect
 
-    options = chosen(InspectArguments, given)
-    info = inspect(given.checkpoint, tag=options.tag)
-    print(
-        json.dumps(info.to_dict())
-        if options.json
-        else texts.printable(texts.info_text(info, tensors=options.tensors), keep="\n")
-    )
-    return ExitCode.DONE
+    flags, options = flags_of(InspectFlags, given), given_of(Opening, given)
+    with Display(sys.stderr, hidden=False):
+        info = inspect(given.checkpoint, **options)
+    # Whoever names a tag asks about that one; else the newest save is what the next run would start from.
+    asked = {info.tag} if options else {info.tag, info.tags[-1]}
+    code = ExitCode.DONE if all(info.complete.get(tag, True) for tag in asked) else ExitCode.LOSSES
+    _print(flags.json, info.to_dict(), "checkpoint", code, lambda: texts.info_text(info, tensors=flags.tensors))
+    return code
 
 
 def _verify(given: argparse.Namespace) -> ExitCode:
     from ..audit.verify import verify, verify_source
+    from .forms import form_of
 
-    options = chosen(VerifyArguments, given)
-    if (given.output is None) == (options.source is None):
-        raise BadOption("verify takes an output, or --source and a checkpoint")
-    if options.source is not None and options.against is not None:
-        raise BadOption("verify takes --against and an output, or --source alone")
-    with _bar(options) as bar:
-        if options.source is not None:
-            found = verify_source(options.source, tag=options.tag, progress=bar.show)
+    options, flags = given_of(VerifyOptions, given), flags_of(VerifyFlags, given)
+    form = form_of(given.paths, against=options.pop("against", None), source=flags.source)
+    given.checkpoint = form.checkpoints
+    with Display(sys.stderr, hidden=flags.quiet) as display:
+        watching: dict[str, Any] = {"progress": display.progress, "status": display.status}
+        if form.output is None:
+            found = verify_source(form.checkpoints, **given_of(Opening, given), **watching)
         else:
-            found = verify(given.output, **(as_keywords(options, VerifyOptions) | {"progress": bar.show}))
-    if options.json:
-        print(json.dumps(found.to_dict()))
-    elif not options.quiet or not found.ok:
-        print(texts.printable(texts.verification_text(found), keep="\n"))
-    return ExitCode.DONE if found.ok else ExitCode.WRONG
+            found = verify(form.output, **options, **watching, against=form.checkpoints or None)
+    code = ExitCode.DONE if found.ok else ExitCode.WRONG
+    if flags.json or not flags.quiet or not found.ok:
+        _print(flags.json, found.to_dict(), "verification", code, lambda: texts.verification_text(found))
+    return code
 
 
-def _bar(options: ConvertArguments | VerifyArguments) -> Bar:
-    return Bar(hidden=options.quiet or options.json or not sys.stderr.isatty())
+def _print(as_json: bool, content: dict[str, Any], kind: str, code: ExitCode, text: Callable[[], str]) -> None:
+    """The result on stdout."""
+    if as_json:
+        print(json.dumps({"ok": code == ExitCode.DONE, "kind": kind} | content))
+    else:
+        print(printable(text(), keep="\n"))
 
 
 _VERBS: dict[str, Callable[[argparse.Namespace], ExitCode]] = {

@@ -1,11 +1,16 @@
-"""What the command prints, as text: rows of a label and what there is to say."""
+"""From the results of the verbs to the text that the command prints, at most 100 columns wide."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+from ..archive.model_files import MANIFEST_NAME, RESCUE_REPORT_NAME
+from ..archive.phrases import counted, listed
+from ..options import size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ..audit.findings import Verification
     from ..opening.info import CheckpointInfo
@@ -14,165 +19,229 @@ if TYPE_CHECKING:
     from ..outputs.report import Report
     from ..plan.build import Cost
 
+COLUMNS = 100
+"""Lines are folded at words to be no longer. A single longer word, such as a path, is kept whole."""
+_RATED_SECONDS = 1.0
+_RATED_GB_PER_SECOND = 0.01
+"""Below these a rate says nothing about the disk."""
 
-def printable(text: str, keep: str = "") -> str:
-    """`text` without what steers a terminal: names in it come from files that others made.
 
-    >>> printable("global_step1\\x1b[2J")
-    'global_step1\\\\x1b[2J'
+def time_text(seconds: float) -> str:
+    """A duration in units that mean something.
+
+    >>> time_text(0.034), time_text(8.72), time_text(75), time_text(4000)
+    ('0.03 s', '8.7 s', '1 min 15 s', '1 h 7 min')
     """
-    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
-
-
-def _size(size_bytes: int) -> str:
-    """Bytes in decimal units, as Hugging Face and disks count."""
-    for unit, one in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if size_bytes >= one:
-            return f"{size_bytes / one:.2f} {unit}"
-    return f"{size_bytes} B"
-
-
-def _rows(rows: Sequence[tuple[str, str]]) -> str:
-    width = max(len(label) for label, _ in rows)
-    return "\n".join(f"  {label:<{width}}  {text}" for label, text in rows)
-
-
-def _some(items: Sequence[str], most: int = 6) -> str:
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+    if seconds < 9.95:
+        return f"{seconds:.{2 if seconds < 1 else 1}f} s"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if seconds < 3599.5:
+        return f"{round(seconds) // 60} min {round(seconds) % 60} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def cost_text(cost: Cost) -> str:
     """What a conversion would take."""
+    written = f"{counted(cost.tensors, 'tensor')} in {counted(cost.files, 'file')}"
     return _rows(
         [
-            ("reads", _size(cost.input_bytes)),
-            ("writes", f"{_size(cost.output_bytes)}, {cost.tensors} tensors in {cost.files} files"),
-            ("memory", f"{_size(cost.peak_memory_bytes)} beside the interpreter"),
+            ("reads", size_text(cost.input_bytes)),
+            ("writes", f"{size_text(cost.output_bytes)}, {written}"),
+            ("memory", f"at most {size_text(cost.peak_memory_bytes)} on top of Python's own"),
         ]
     )
 
 
 def report_text(report: Report) -> str:
-    """What a conversion did."""
+    """What a conversion did: where the output is, whether it is right, what needs attention, details, and as the last
+    line what loads it. Warnings are not in it: they go to stderr."""
     rows = [
-        ("from", f"{report.tag}: step {report.step}, ZeRO stage {report.stage}, {report.world_size} ranks, "
-                 f"DeepSpeed {report.ds_version or 'unknown'}"),
-        ("weights", f"{report.parameters:,} parameters in {report.tensors} tensors, {report.dtype}"),
-        ("files", _some([f"{name} ({_size(size)})" for name, size in report.files.items()], 8)),
-        ("time", f"{report.seconds:.2f} s, {report.gb_per_second:.2f} GB/s"),
-    ]  # fmt: skip
-    if report.resumed_bytes:
-        rows.append(("resumed", f"{_size(report.resumed_bytes)} were there already"))
-    if report.checked:
-        rows.append(("checked", f"{report.checked:,} master weights against the copies saved beside them: equal"))
-    rows.append(("names", report.names))
-    if report.from_base:
-        rows.append(("from base", f"{report.from_base} frozen tensors that the checkpoint has not"))
-    if report.rescue:
-        rows += _rescue_rows(report.rescue)
-    if report.left_out:
-        rows.append(("left out", _some(report.left_out)))
-    if report.left_behind:
-        rows.append(("left behind", _some(report.left_behind, 12)))
-    rows += [("note", text) for text in report.notes]
-    rows += [("missing", text) for text in report.missing]
-    rows += [("warning", text) for text in report.warnings]
-    return f"{report.output}\n{_rows(rows)}"
-
-
-_SOURCES = {
-    "checkpoint": "exactly, from the checkpoint",
-    "module": "in 16 bits, from the copy beside the masters",
-    "fill": "from the models given to fill with",
-    "zeros": "as zeros",
-    "nowhere": "not at all: not written",
-}
-
-
-def _rescue_rows(rescue: RescueReport) -> list[tuple[str, str]]:
-    rows = [("lost file", f"{name}: {reason}") for name, reason in list(rescue.lost_files.items())[:8]]
+        *(("checked", text) for text in report.checks),
+        *(("not checked", text) for text in report.not_checked),
+        *(_rescue_rows(report.rescue) if report.rescue else ()),
+    ]
+    left_out = [name for name in report.left_out if name not in report.ties]
+    if left_out:
+        rows.append(("left out", f"{counted(len(left_out), 'tensor')}: {listed(left_out, 4)}"))
     rows += [
-        ("rescued", f"{rescue.percent(source):6.2f} %  {text} ({rescue.by_source[source]:,} elements)")
-        for source, text in _SOURCES.items()
-        if rescue.by_source[source]
+        ("from", f"{report.tag}: step {_known(report.step)}, ZeRO stage {report.stage}, "
+                 f"{counted(report.world_size, 'rank')}, DeepSpeed {_known(report.ds_version)}"),
+        ("weights", _weights_text(report)),
+    ]  # fmt: skip
+    if report.ties:
+        ties = [f"{alias} = {name}" for alias, name in report.ties.items()]
+        rows.append(("tied", f"{listed(ties, 2)}, stored once"))
+    if report.from_base:
+        rows.append(("from base", f"{counted(report.from_base, 'frozen tensor')} that the checkpoint does not have"))
+    if report.names_change:
+        rows.append(("names", report.names_change))
+    rows += [
+        ("files", listed(list(report.files), 8, f", see {MANIFEST_NAME}")),
+        *(("note", text) for text in once(report.notes)),
     ]
-    if rescue.not_written:
-        rows.append(("not written", f"{len(rescue.not_written)} tensors: {_some(rescue.not_written)}"))
-    return rows
-
-
-def losses_text(losses: Sequence[Loss], most: int = 12) -> str:
-    """The worst losses first, a tensor a line."""
-    hit = sorted((loss for loss in losses if loss.lost_numel), key=lambda loss: -loss.lost_bytes)
-    width = max((len(loss.name) for loss in hit[:most]), default=0)
-    lines = [
-        f"  {loss.name:<{width}}  {loss.fate:<11}  {100 * loss.lost_numel / loss.numel:5.1f} %  "
-        f"{_size(loss.lost_bytes)} of {_size(loss.nbytes)}"
-        for loss in hit[:most]
-    ]
-    if len(hit) > most:
-        lines.append(f"  and {len(hit) - most} more: `zeroconsolidate inspect --tensors` lists them all")
-    return "\n".join(lines)
+    if report.left_behind:
+        rows.append(("not copied", _left_behind_text(report)))
+    if report.resumed_bytes:
+        rows.append(("resumed", f"{size_text(report.resumed_bytes)} were there already"))
+    rows.append(("time", _time_row(report.seconds, report.gb_per_second)))
+    return f"{report.output}\n{_rows(rows)}\n\n{report.load_line}"
 
 
 def verification_text(found: Verification) -> str:
-    """What a verification found."""
-    rows = [("checked", text) for text in found.checks]
-    rows.append(("read", f"{_size(found.bytes_read)} in {found.seconds:.2f} s, {found.gb_per_second:.2f} GB/s"))
-    rows += [("note", text) for text in found.notes[:20]]
-    if len(found.notes) > 20:
-        rows.append(("note", f"and {len(found.notes) - 20} more"))
-    rows += [("WRONG", text) for text in found.problems[:50]]
-    if len(found.problems) > 50:
-        rows.append(("WRONG", f"and {len(found.problems) - 50} more"))
-    many = f"{len(found.problems)} problem{'s' * (len(found.problems) != 1)}"
+    """What a verification found: problems first."""
+    many = counted(len(found.problems), "problem")
+    rows = [
+        *(("WRONG", text) for text in _at_most(found.problems, 50)),
+        *(("checked", text) for text in found.checks),
+        *(("note", text) for text in _at_most(once(found.notes), 20)),
+        ("read", f"{size_text(found.bytes_read)} in {_time_row(found.seconds, found.gb_per_second)}"),
+    ]
     return f"{found.subject}: {'all is well' if found.ok else many}\n{_rows(rows)}"
 
 
 def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
-    """What a checkpoint holds."""
-    ranks = f"{info.world_size} ranks" + (f", missing: {_some(info.missing_files)}" if info.missing_files else "")
-    names, numels = info.counts, info.parameters
+    """What a checkpoint holds: what is lost of it first."""
+    ties = [f"{tensor.name} = {tensor.tied_to}" for tensor in info.tensors if tensor.tied_to]
     rows = [
-        ("tag", f"{info.tag}" + (f" of {_some(info.tags)}" if len(info.tags) > 1 else "")
-                + (f" (latest: {info.latest})" if info.latest not in (None, info.tag) else "")),
-        ("step", f"{info.step}"),
-        ("saved by", f"DeepSpeed {info.ds_version or 'unknown'}, {info.layout}, {info.writer}, {ranks}"),
+        *(("lost file", f"{name}: {reason}") for name, reason in info.reasons.items()),
+        *([("lost", _lost_text(info.losses))] if info.losses else []),
+        ("tag", info.tag + (f" (latest names {info.latest})" if info.latest not in (None, info.tag) else "")),
+        *([("tags", _tags_text(info))] if len(info.tags) > 1 else []),
+        ("step", _known(info.step)),
+        ("saved by", f"DeepSpeed {_known(info.ds_version)}, {counted(info.world_size, 'rank')}, {info.writer}"),
+        ("layout", info.layout),
         ("trained in", info.training_dtype),
-        ("optimizer", f"{info.optimizer or 'handed to DeepSpeed'}, keeps {_some(info.optimizer_state) or 'nothing'}"),
-        ("trainable", f"{numels['trainable']:,} in {names['trainable']} tensors"),
-        ("frozen", f"{numels['frozen']:,} in {names['frozen']} tensors"),
-        ("buffers", f"{numels['buffer']:,} in {names['buffer']} tensors"),
-        ("ties", _some([f"{t.name} = {t.tied_to}" for t in info.tensors if t.tied_to]) or "none"),
-        ("groups", "; ".join(_group_text(g) for g in info.param_groups) or "unknown"),
-        ("output", ", ".join(f"{_size(size)} as {dtype}" for dtype, size in info.output_bytes.items())),
+        ("optimizer", f"{info.optimizer or 'made by the training script'}, "
+                      f"state: {listed(info.optimizer_state) or 'none'}"),
+        *((role, f"{counted(info.parameters[key], 'parameter')} in {counted(info.counts[key], 'tensor')}")
+          for role, key in (("trainable", "trainable"), ("frozen", "frozen")) if info.counts[key]),
     ]  # fmt: skip
-    rows += [("lost file", f"{name}: {reason}") for name, reason in info.reasons.items()]
-    rows += [("lost", _lost_text(info.losses))] if info.losses else []
-    rows += [("note", note) for note in info.notes]
+    if info.counts["buffer"]:
+        elements = counted(info.parameters["buffer"], "element")
+        rows.append(("buffers", f"{elements} in {counted(info.counts['buffer'], 'tensor')}"))
+    rows += [
+        *([("tied", listed(ties, 4))] if ties else []),
+        *(("group", _group_text(group)) for group in info.param_groups),
+        ("output", ", ".join(f"{size_text(size)} as {dtype}" for dtype, size in info.output_bytes.items())),
+        *(("note", note) for note in once(info.notes)),
+    ]
     text = f"{info.root}\n{_rows(rows)}"
-    if tensors:
-        fates = {
-            loss.name: f"{loss.fate} ({100 * loss.lost_numel / loss.numel:.1f} %)"
-            for loss in info.losses
-            if loss.lost_numel
-        }
-        width = max((len(t.name) for t in info.tensors), default=0)
-        text += "".join(
-            f"\n  {t.name:<{width}}  {t.role:<9}  {t.dtype:<8}  {list(t.shape)}"
-            + (f"  = {t.tied_to}" if t.tied_to else "")
-            + (f"  {fates[t.name]}" if t.name in fates else "")
-            for t in info.tensors
-        )
-    return text
+    return f"{text}\n{_tensors_text(info)}" if tensors else text
+
+
+def _tensors_text(info: CheckpointInfo) -> str:
+    """A tensor a line."""
+    fates = {
+        loss.name: f"{loss.fate} ({100 * loss.lost_numel / loss.numel:.1f} %)"
+        for loss in info.losses
+        if loss.lost_numel
+    }
+    width = max((len(tensor.name) for tensor in info.tensors), default=0)
+    return "\n".join(
+        f"  {tensor.name:<{width}}  {tensor.role:<9}  {tensor.dtype:<8}  {list(tensor.shape)}"
+        + (f"  = {tensor.tied_to}" if tensor.tied_to else "")
+        + (f"  {fates[tensor.name]}" if tensor.name in fates else "")
+        for tensor in info.tensors
+    )
+
+
+def _tags_text(info: CheckpointInfo) -> str:
+    """The tags, newest first, with whether each is complete."""
+    words = {True: "complete", False: "INCOMPLETE", None: "not checked"}
+    return listed([f"{tag} ({words[info.complete.get(tag)]})" for tag in reversed(info.tags)], 16)
 
 
 def _lost_text(losses: Sequence[Loss]) -> str:
     lost, held = sum(loss.lost_bytes for loss in losses), sum(loss.nbytes for loss in losses)
     counts = [f"{sum(loss.fate == fate for loss in losses)} {fate}" for fate in ("lost", "partly lost", "whole")]
-    return f"{_size(lost)} of {_size(held)} ({100 * lost / max(held, 1):.1f} %); tensors: {', '.join(counts)}"
+    return (
+        f"{size_text(lost)} of {size_text(held)} ({100 * lost / max(held, 1):.1f} %); "
+        f"of {counted(len(losses), 'tensor')} {', '.join(counts)}"
+    )
 
 
-def _group_text(group: Any) -> str:
-    shown = {key: group[key] for key in ("lr", "weight_decay", "betas", "eps") if key in group}
-    return ", ".join(f"{key} {value}" for key, value in shown.items()) or "no settings"
+def _group_text(group: Mapping[str, object]) -> str:
+    known = [f"{key} {group[key]}" for key in ("lr", "weight_decay", "betas", "eps") if key in group]
+    return ", ".join(known) or "no settings"
+
+
+_SOURCES = {
+    "checkpoint": "as trained",
+    "module": "in 16 bits, from the second copy of the weights",
+    "fill": "from the models given with --fill",
+    "zeros": "zeros",
+    "nowhere": "lost, so not written",
+}
+
+
+def _rescue_rows(rescue: RescueReport) -> list[tuple[str, str]]:
+    rows = [
+        ("lost file", text) for text in _at_most([f"{name}: {reason}" for name, reason in rescue.lost_files.items()], 8)
+    ]
+    rows += [
+        ("rescued", f"{rescue.percent(source):5.1f} % {text} ({counted(rescue.by_source[source], 'element')})")
+        for source, text in _SOURCES.items()
+        if rescue.by_source[source]
+    ]
+    if rescue.not_written:
+        some = listed(rescue.not_written, 4, f", see {RESCUE_REPORT_NAME}")
+        rows.append(("not written", f"{counted(len(rescue.not_written), 'tensor')}: {some}"))
+    return rows
+
+
+def _weights_text(report: Report) -> str:
+    files = [name for name in report.files if name.endswith(".safetensors")]
+    return (
+        f"{counted(report.parameters, 'parameter')} in {counted(report.tensors, 'tensor')}, {report.dtype}, "
+        f"{size_text(sum(report.files[name] for name in files))} in {counted(len(files), 'file')}"
+    )
+
+
+def _left_behind_text(report: Report) -> str:
+    """What someone could miss by name, everything else in one word."""
+    named = listed(report.not_copied, 6)
+    return "; ".join(
+        filter(None, (named, "training state" if len(report.left_behind) > len(report.not_copied) else ""))
+    )
+
+
+def _time_row(seconds: float, gb_per_second: float) -> str:
+    is_rated = seconds >= _RATED_SECONDS and gb_per_second >= _RATED_GB_PER_SECOND
+    return time_text(seconds) + (f", {gb_per_second:.2f} GB/s" if is_rated else "")
+
+
+def _known(value: object) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def once(texts: Iterable[str]) -> list[str]:
+    """Texts without repetitions: those that differ in nothing but the name they begin with are one with a count.
+
+    >>> once(["a is odd", "b is odd", "a is odd", "else"])
+    ['a is odd (1 more like it)', 'else']
+    """
+    alike: dict[str, list[str]] = {}
+    for text in dict.fromkeys(texts):
+        alike.setdefault(text.partition(" ")[2] or text, []).append(text)
+    return [f"{same[0]} ({len(same) - 1} more like it)" if len(same) > 1 else same[0] for same in alike.values()]
+
+
+def _at_most(texts: Sequence[str], most: int) -> list[str]:
+    return [*texts[:most], *([f"and {len(texts) - most} more"] if len(texts) > most else [])]
+
+
+def _rows(rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(folded(f"  {label:<{width}}  {text}", " " * (width + 4)) for label, text in rows)
+
+
+def folded(line: str, indent: str) -> str:
+    """A line in as many as it needs, those after the first indented."""
+    if len(line) <= COLUMNS:
+        return line
+    # Blanks of the label are kept: `wrap` works on what stands behind it.
+    head, rest = line[: len(indent)], line[len(indent) :]
+    folded = wrap(rest, COLUMNS - len(indent), break_long_words=False, break_on_hyphens=False)
+    return f"\n{indent}".join([head + folded[0], *folded[1:]])

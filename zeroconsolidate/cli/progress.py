@@ -1,35 +1,118 @@
-"""The progress bar."""
+"""Says on stderr what is being done and how far it is: on a terminal in a line that is redrawn, elsewhere in a line
+now and then, so that a log shows that something still happens."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+import os
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self, TextIO
+
+from ..options import size_text
+from .printing import time_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+FIRST_SECONDS = 0.5
+"""What is done sooner leaves no trace on a terminal."""
+REDRAW_SECONDS = 0.1
+LINE_SECONDS = 30.0
+"""Where stderr is no terminal, one line in so many seconds."""
+_COLUMNS = 80
+"""Of a terminal that does not say how wide it is."""
 
-class Bar:
-    """A progress bar in bytes; tqdm is imported when the first bytes are written."""
 
-    def __init__(self, *, hidden: bool) -> None:
-        self._hidden = hidden
-        self._bar: Any = None
+class Display:
+    """Use it as a context manager: the line is gone when the block ends. Nothing is printed if it is `hidden`."""
+
+    def __init__(self, stream: TextIO, *, hidden: bool, doing: str = "reading metadata") -> None:
+        self._stream = stream
+        self._redraws = stream.isatty()
+        self._thread = (
+            None if hidden else threading.Thread(target=self._run, name="zeroconsolidate-progress", daemon=True)
+        )
+        self._ended = threading.Event()
+        self._doing, self._done, self._total = doing, 0, 0
+        self._since = time.monotonic()
+        self._from: tuple[float, int] | None = None
+        """When the first bytes were reported, and how many there were already."""
+        self._drawn = 0
 
     def __enter__(self) -> Self:
+        if self._thread is not None:
+            # A limit on memory may leave no room for a thread; the work is not worth less without a display.
+            with suppress(RuntimeError):
+                self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._ended.set()
+        if self._thread is not None and self._thread.ident is not None:
+            self._thread.join()
+        self._write("")
 
     @property
-    def show(self) -> Callable[[int, int], None] | None:
+    def status(self) -> Callable[[str], None] | None:
+        """What to pass as `status`."""
+        return None if self._thread is None else self._begin
+
+    @property
+    def progress(self) -> Callable[[int, int], None] | None:
         """What to pass as `progress`."""
-        return None if self._hidden else self._show
+        return None if self._thread is None else self._advance
 
-    def _show(self, done: int, total: int) -> None:
-        if self._bar is None:
-            from tqdm import tqdm
+    def line(self, now: float) -> str:
+        """What is being done, how far it is, and how long it takes; `now` as `time.monotonic` gives it."""
+        if not self._total:
+            return f"{self._doing} ({now - self._since:.0f} s)"
+        parts = [f"{self._doing} {size_text(self._done)} of {size_text(self._total)}, {self._percent:.0f} %"]
+        began, there = self._from or (now, self._done)
+        rate = (self._done - there) / (now - began) if now > began else 0
+        if rate and now - began >= 1:
+            parts.append(f"{size_text(round(rate))}/s")
+            if self._done < self._total:
+                parts.append(f"{time_text((self._total - self._done) / rate)} left")
+        return ", ".join(parts)
 
-            self._bar = tqdm(total=total, unit="B", unit_scale=True, leave=False)
-        self._bar.update(done - self._bar.n)
+    @property
+    def _percent(self) -> float:
+        return 100 * self._done / self._total
+
+    def _begin(self, doing: str) -> None:
+        self._doing, self._since = doing, time.monotonic()
+
+    def _advance(self, done: int, total: int) -> None:
+        self._done, self._total = done, total
+        if self._from is None:
+            self._from = (time.monotonic(), done)
+
+    def _run(self) -> None:
+        wait = FIRST_SECONDS if self._redraws else LINE_SECONDS
+        while not self._ended.wait(wait):
+            line = self.line(time.monotonic())
+            if self._redraws:
+                wait = REDRAW_SECONDS
+                self._write(line)
+            else:
+                self._say(f"zeroconsolidate: {line}\n")
+
+    def _write(self, line: str) -> None:
+        """Put `line` in the place of the one before; empty, take that away."""
+        if line or self._drawn:
+            columns = self._columns
+            line = line[: columns - 1]
+            self._say(f"\r{line:<{min(self._drawn, columns - 1)}}" + ("" if line else "\r"))
+            self._drawn = len(line)
+
+    @property
+    def _columns(self) -> int:
+        with suppress(OSError, ValueError):
+            return os.get_terminal_size(self._stream.fileno()).columns or _COLUMNS
+        return _COLUMNS
+
+    def _say(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # a terminal that hung up, a stream that was closed
+            self._stream.write(text)
+            self._stream.flush()

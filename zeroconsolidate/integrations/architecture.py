@@ -49,7 +49,7 @@ def expectation(directory: str) -> dict[str, Any]:
     import torch
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    config = read_config(directory)
     build: Any = model_class(config)
     if build is None and config.architectures:
         raise LookupError(f"transformers {transformers.__version__} has no {config.architectures[0]}")
@@ -58,15 +58,33 @@ def expectation(directory: str) -> dict[str, Any]:
         model: Any = build(config)
     state = model.state_dict()
     hub = _hub(model, state)
-    ties = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    ties = _ties(model)
     return {
-        "origin": f"{type(model).__name__} of transformers {transformers.__version__}",
+        "origin": f"{type(model).__name__} (transformers {transformers.__version__})",
         "names": {name: list(tensor.shape) for name, tensor in state.items()},
+        "integers": [name for name, t in (state | hub).items() if not (t.is_floating_point() or t.is_complex())],
         "ties": ties,
         "hub": {name: list(tensor.shape) for name, tensor in hub.items()},
         "hub_ties": {_hub_name(model, alias, state): _hub_name(model, kept, state) for alias, kept in ties.items()},
         "conversions": _conversions(model, state, hub),
     }
+
+
+def read_config(directory: str) -> Any:
+    """The configuration in `directory`/config.json, no code of it run and nothing fetched."""
+    import transformers
+
+    return transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+
+
+def _ties(model: Any) -> dict[str, str]:
+    """alias -> kept name. Before transformers 5, which lists them, those that share one parameter."""
+    listed = getattr(model, "all_tied_weights_keys", None)
+    if listed is not None:
+        return dict(listed)
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: kept for name, p in named if (kept := first.setdefault(id(p), name)) != name}
 
 
 def model_class(config: Any) -> Any:

@@ -15,6 +15,15 @@ FILES = ("*.safetensors", "*.bin", "*.pt", "*.json", "*.txt", "*.model", "*.py",
 """What is fetched: weights, config, tokenizer, remote code. Other frameworks' weights are not."""
 
 
+def is_hub_id(base: str) -> bool:
+    """Whether this could be the name of a model on the hub.
+
+    >>> is_hub_id("BAAI/bge-m3"), is_hub_id("../bge-m3"), is_hub_id("runs/base/")
+    (True, False, False)
+    """
+    return _ID.fullmatch(base) is not None and not base.startswith(".")
+
+
 def resolved(base: str) -> str:
     """The directory of a base model: `base` itself, or the snapshot of a hub id `owner/name[@revision]`.
 
@@ -23,12 +32,16 @@ def resolved(base: str) -> str:
     """
     if os.path.isdir(base):
         return base
-    if not _ID.fullmatch(base) or base.startswith("."):
-        raise BadOption(f"the base model must be a directory, or a hub id such as owner/name; got {base}")
+    near = _near(base)
+    if os.path.lexists(base):
+        raise BadOption("the base model must be a directory", found=f"the file {base}", remedy=near)
+    if not is_hub_id(base):
+        raise BadOption(f"no such directory: {base or repr(base)}", consequence="it is no hub id either", remedy=near)
     if find_spec("huggingface_hub") is None:
         raise BadOption(
-            f"the base model {base} is no directory, and to look for it on the hub huggingface_hub is needed; "
-            'install it (pip install "zeroconsolidate[hub]"), or give a directory'
+            f"no such directory: {base}",
+            consequence="to look for it on the hub huggingface_hub is needed",
+            remedy=(*([near] if near else []), 'pip install "zeroconsolidate[hub]"'),
         )
     from huggingface_hub import snapshot_download
 
@@ -37,5 +50,20 @@ def resolved(base: str) -> str:
         directory = snapshot_download(name, revision=revision or None, allow_patterns=list(FILES))
     except Exception as error:  # noqa: BLE001  (network, permissions, names: huggingface_hub has a class for each)
         reason = str(error).strip().partition("\n")[0]
-        raise BadOption(f"the base model {base} is no directory, and huggingface_hub has none: {reason}") from None
+        raise BadOption(
+            f"no such directory: {base}", consequence=f"nor does huggingface_hub find it: {reason}", remedy=near
+        ) from None
     return str(directory)
+
+
+def _near(base: str) -> str | None:
+    """The directory that may have been meant."""
+    above, name = os.path.split(base.rstrip("/"))
+    try:
+        beside = [entry.name for entry in os.scandir(above or ".") if entry.is_dir()]
+    except OSError:
+        return None
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, beside, n=1)
+    return f"did you mean {os.path.join(above, near[0])}?" if near else None

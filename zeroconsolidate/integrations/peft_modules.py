@@ -17,7 +17,7 @@ import math
 import sys
 from typing import IO, TYPE_CHECKING, Any
 
-from .architecture import model_class
+from .architecture import model_class, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ def load(model_directory: str, adapter_directory: str, adapter: str, dtype: str)
     import torch
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(model_directory, local_files_only=True, trust_remote_code=False)
+    config = read_config(model_directory)
     build: Any = model_class(config) or transformers.AutoModel.from_config
     with torch.device("meta"):
         model = build(config).to(getattr(torch, dtype))

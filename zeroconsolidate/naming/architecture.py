@@ -29,7 +29,8 @@ def of_answer(answer: Mapping[str, Any]) -> Architecture:
 
     def expectation(origin: str, names: Mapping[str, Sequence[int]], ties: Mapping[str, str]) -> Expectation:
         shapes = {name: tuple(shape) for name, shape in names.items()}
-        return Expectation(origin=origin, shapes=shapes, ties=ties, exact=True)
+        integers = frozenset(answer.get("integers", ()))
+        return Expectation(origin=origin, shapes=shapes, ties=ties, exact=True, integers=integers)
 
     return Architecture(
         expectation=expectation(answer["origin"], answer["names"], answer["ties"]),
@@ -56,6 +57,7 @@ def as_answer(architecture: Architecture) -> dict[str, Any]:
     return {
         "origin": expectation.origin,
         "names": dict(expectation.shapes),
+        "integers": sorted(expectation.integers),
         "ties": dict(expectation.ties),
         "hub": dict(hub.shapes),
         "hub_ties": dict(hub.ties),

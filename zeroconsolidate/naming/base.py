@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..plan.build import Source
-from ..plan.pieces import View
 from .decision import best_mapping
 
 if TYPE_CHECKING:
@@ -27,11 +26,7 @@ def missing_frozen(
     trace of what it leaves out.
     """
     known = {*catalog.order, *stored}
-    new = {
-        name: Source(name=name, shape=tensor.shape, recipe=View(tensor), role="frozen")
-        for name, tensor in base.items()
-        if name not in known
-    }
+    new = {name: Source.of_model(name, tensor) for name, tensor in base.items() if name not in known}
     if not new:
         return {}, None
     names: dict[str, list[str]] = {}
@@ -59,6 +54,5 @@ def filled(selection: Selection, expected: Expectation, base: Mapping[str, Locat
     found = {}
     for name, shape in expected.shapes.items():
         if name in there and name not in selection.named and name not in tied and shape in (None, shapes[there[name]]):
-            tensor = base[there[name]]
-            found[name] = Source(name=there[name], shape=tensor.shape, recipe=View(tensor), role="frozen")
+            found[name] = Source.of_model(there[name], base[there[name]])
     return found

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..archive.model_config import has_config
 from ..errors import WrongNames
+from .decision import VALUE_HEAD
 from .expectation import complaint, is_related
 
 if TYPE_CHECKING:
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     from ..plan.build import Selection
     from .expectation import Naming
     from .sources import NameSources
-
-VALUE_HEAD = "v_head."
-"""TRL's head for a causal model, which transformers ignores and TRL reads from the same file."""
 
 
 def check_names(
@@ -30,7 +28,7 @@ def check_names(
     expectation, insisted = naming.expectation, options.allow_missing or options.rename is not None
     unasked = "" if sources.architecture is not None else sources.unasked
     if expectation is None:
-        if not os.path.isfile(os.path.join(sources.directory, "config.json")):
+        if not has_config(sources.directory):
             return []  # no model that could be loaded by its config: nothing to compare is nothing amiss
         return [
             f"names could not be compared with what the model expects: {unasked or 'no weights are at hand'}; "
@@ -47,16 +45,19 @@ def check_names(
     untied = _wrongly_tied(naming, selection)
     if untied and not insisted:
         raise WrongNames(
-            f"config.json ties {untied[0]!r} to {expectation.ties[untied[0]]!r}, but the checkpoint has two tensors, "
-            'and loaders do not agree which they take; set "tie_word_embeddings" to false in config.json, or insist '
-            "with --allow-missing"
+            (
+                f"config.json ties {untied[0]!r} to {expectation.ties[untied[0]]!r}, but the checkpoint "
+                "has two tensors, and loaders do not agree which they take"
+            ),
+            remedy='set "tie_word_embeddings" to false in config.json, or insist with --allow-missing',
         )
     if wrong.fits:
         return warnings
     if expectation.exact:
         if not insisted:
             raise complaint(wrong, _hint(wrong, sources) or unasked)
-        return [*warnings, str(complaint(wrong))]
+        error = complaint(wrong)
+        return [*warnings, f"{error.message}; {error.consequence}"]
     if not insisted and not is_related(wrong):
         raise complaint(wrong, unasked)
     return [*warnings, *_against_base(wrong)]

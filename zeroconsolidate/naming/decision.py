@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "pretrained_model.")
 """Prefixes that are a wrapper's whatever the model: data parallelism, Lightning, torch.compile, TRL's value head."""
 
-_INNER_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
+INNER_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
 """Wrappers of submodules, which may stand anywhere in a name and never in an expected one."""
 
-_VALUE_HEAD = "v_head."
-"""TRL's head beside a wrapped model (`trl/models/modeling_value_head.py`)."""
+VALUE_HEAD = "v_head."
+"""TRL's head beside a wrapped causal model, which transformers ignores and TRL reads from the same file
+(`trl/models/modeling_value_head.py`)."""
 
 
 def decide(stored: Mapping[str, Shape], ties: Mapping[str, str], expectations: Iterable[Expectation]) -> Naming | None:
@@ -54,9 +55,7 @@ def decide(stored: Mapping[str, Shape], ties: Mapping[str, str], expectations: I
 
 def best_mapping(stored: Mapping[str, Shape], ties: Mapping[str, str], expectation: Expectation) -> Naming:
     """The change of prefix that brings most names to where they are expected, and no two tensors to one."""
-    clean = {name: _without_inner(name) for name in stored}
-    if len(set(clean.values())) < len(clean):
-        clean = {name: name for name in stored}
+    clean = _without_inner(stored)
     heads = {name: new for name, new in clean.items() if is_head(new, expectation.shapes)}
     body = {name: new for name, new in clean.items() if name not in heads}
     # On a tie the earlier candidate wins: no change, then taking a prefix off, then putting one on.
@@ -69,12 +68,11 @@ def best_mapping(stored: Mapping[str, Shape], ties: Mapping[str, str], expectati
             best, most, best_change = moved, hits, change
     taken, put = best_change
     parts = [
-        f"the prefix {taken!r} taken off" if taken else "",
-        f"the prefix {put!r} put on" if put else "",
-        "wrappers inside names taken out" if any(name != new for name, new in clean.items()) else "",
+        f"prefix {taken!r} removed" if taken else "",
+        f"prefix {put!r} added" if put else "",
+        "wrappers inside names removed" if any(name != new for name, new in clean.items()) else "",
     ]
-    how = " and ".join(filter(None, parts)) or "names as trained"
-    return compare(best | heads, stored, ties, expectation, how)
+    return compare(best | heads, stored, ties, expectation, ", ".join(filter(None, parts)))
 
 
 def judge(
@@ -85,14 +83,12 @@ def judge(
 
 
 def without_expectation(stored: Mapping[str, Shape], *, bare: bool) -> Naming:
-    """Undo what is a wrapper's in any model; leave all else as it is, and say that nothing was there to compare.
+    """Undo what is a wrapper's in any model, and leave all else as it is: there is nothing to compare names with.
 
     `bare`: config.json names a model without a head (`XLMRobertaModel`). Those have several children, so a `model.`
     around all of them is a wrapper's. It also is beside the heads of BGE-M3, which are FlagEmbedding's.
     """
-    names = {name: _without_inner(name) for name in stored}
-    if len(set(names.values())) < len(names):
-        names = {name: name for name in stored}
+    names = _without_inner(stored)
     has_heads = any(name.startswith(HEADS) for name in names.values())
     wrappers = (*WRAPPERS, "model.") if bare or has_heads else WRAPPERS
     taken = ""
@@ -100,11 +96,10 @@ def without_expectation(stored: Mapping[str, Shape], *, bare: bool) -> Naming:
         taken += prefix
         names = {name: new.removeprefix(prefix) for name, new in names.items()}
     heads = {name: new for name, new in names.items() if new.startswith(HEADS)}
-    how = f"the wrapper's prefix {taken!r} taken off" if taken else "names as trained"
     return Naming(
         mapping={name: new for name, new in names.items() if name not in heads},
         heads=heads,
-        reason=f"{how}; nothing was there to compare them with",
+        change=f"the wrapper's prefix {taken!r} removed" if taken else "",
         missing=(),
         unexpected=(),
         mismatched=(),
@@ -137,7 +132,7 @@ def unique(names: Mapping[str, object]) -> dict[str, str]:
     owners: dict[str, str] = {}
     for name, new in names.items():
         if not isinstance(new, str) or not new:
-            raise BadOption(f"the renaming gives {name!r} no name; got {new!r}")
+            raise BadOption(f"the renaming gives {name!r} no name", found=repr(new))
         if owners.setdefault(new, name) != name:
             raise BadOption(f"the renaming gives {owners[new]!r} and {name!r} the same name {new!r}")
     return {name: new for new, name in owners.items()}
@@ -180,16 +175,21 @@ def _moved(name: str, change: tuple[str, str]) -> str:
     return put + name.removeprefix(taken) if name.startswith(taken) else name
 
 
-def _without_inner(name: str) -> str:
-    for wrapper in _INNER_WRAPPERS:
-        while f".{wrapper}" in name or name.startswith(wrapper):
-            name = name.replace(f".{wrapper}", ".").removeprefix(wrapper)
-    return name
+def _without_inner(names: Iterable[str]) -> dict[str, str]:
+    """The names without wrappers of submodules; all as they are if two would become one."""
+    clean = {}
+    for name in names:
+        new = name
+        for wrapper in INNER_WRAPPERS:
+            while f".{wrapper}" in new or new.startswith(wrapper):
+                new = new.replace(f".{wrapper}", ".").removeprefix(wrapper)
+        clean[name] = new
+    return clean if len(set(clean.values())) == len(clean) else {name: name for name in clean}
 
 
 def _carried(prefix: str, names: Iterable[str]) -> bool:
     """Whether the wrapper's prefix is around every tensor but heads."""
-    around = [name.startswith(prefix) for name in names if not name.startswith((_VALUE_HEAD, *HEADS))]
+    around = [name.startswith(prefix) for name in names if not name.startswith((VALUE_HEAD, *HEADS))]
     return bool(around) and all(around)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import WrongNames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from ..catalog.facts import Shape
 
@@ -34,19 +34,22 @@ class Expectation:
     """alias -> kept name: an alias need not be present if its parameter is."""
     exact: bool
     """Whether it is the target itself, and not only a relative."""
+    integers: frozenset[str] = frozenset()
+    """Names of those that are whole numbers; all others are floating-point numbers."""
     layout: str = "stored"
     """`stored`, or `hub` where these are the names of files and a model in memory has others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Naming:
-    """The decision: new names, and why."""
+    """The decision: new names, what was done to get them, and how they compare with what is expected."""
 
     mapping: Mapping[str, str]
     """stored name -> output name."""
     heads: Mapping[str, str]
     """stored name -> name of a BGE-M3 head's tensor."""
-    reason: str
+    change: str
+    """What was done to the stored names, in words; empty if nothing was."""
     missing: tuple[str, ...]
     """Expected names that nothing has."""
     unexpected: tuple[str, ...]
@@ -76,9 +79,10 @@ def compare(
     stored: Mapping[str, Shape],
     ties: Mapping[str, str],
     expectation: Expectation,
-    how: str,
+    change: str,
 ) -> Naming:
-    """Hold the names that `mapping` (stored -> output) gives against what is expected; `how` they came about."""
+    """Compare the names that `mapping` (stored -> output) gives with what is expected. `change`: how they came about,
+    in words."""
     heads = {name: new for name, new in mapping.items() if is_head(new, expectation.shapes)}
     body = {name: new for name, new in mapping.items() if name not in heads}
     given = {new: stored[name] for name, new in body.items()}
@@ -94,12 +98,33 @@ def compare(
     return Naming(
         mapping=body,
         heads=heads,
-        reason=f"{how}: those of {expectation.origin}",
+        change=change,
         missing=missing,
         unexpected=unexpected,
         mismatched=tuple(name for name, shape in given.items() if expected.get(name) not in (None, shape)),
         expectation=expectation,
     )
+
+
+def outcome(naming: Naming, *, ignored: Collection[str] = (), partial: bool = False) -> str:
+    """How the names compare with what is expected, in words: `names match LlamaForCausalLM (transformers 5.23.0)`.
+
+    `ignored`: unexpected names that are not written. `partial`: names may be missing, because tensors were left out on
+    purpose.
+    """
+    if naming.expectation is None:
+        return "names not checked"
+    origin, expected = naming.expectation.origin, naming.expectation.shapes
+    counts = {
+        "missing": 0 if partial else len(naming.missing),
+        "unknown to it": len(set(naming.unexpected).difference(ignored)),
+        "of another shape": len(naming.mismatched),
+    }
+    differences = [f"{count} {what}" for what, count in counts.items() if count]
+    if differences:
+        return f"names differ from {origin}: {', '.join(differences)}"
+    written = f"; {len(naming.missing)} of its {len(expected)} names left out" if naming.missing else ""
+    return f"names match {origin}{written}"
 
 
 def is_head(name: str, expected: Iterable[str]) -> bool:
@@ -161,8 +186,10 @@ def complaint(naming: Naming, unasked: str = "") -> WrongNames:
         wanted = naming.expectation.shapes.get(name) if naming.expectation else None
         shape = f", expected in {list(wanted)}" if wanted is not None else ""
         parts.append(f"{len(naming.mismatched)} have another shape, such as {name!r}{shape}")
+    first, *others = parts
+    follows = "a loader would leave random weights" + (f" ({unasked})" if unasked else "")
     return WrongNames(
-        f"the names do not fit {origin}: {'; '.join(parts)}; a loader would leave random weights; "
-        "rename with --rename FROM=TO, name the right model with --base, or insist with --allow-missing"
-        + (f" ({unasked})" if unasked else "")
+        f"the names do not fit {origin}: {first}",
+        consequence="; ".join([*others, follows]),
+        remedy=("rename with --rename FROM=TO", "name the right model with --base", "insist with --allow-missing"),
     )

@@ -1,17 +1,18 @@
-"""Fits a selection to its target: names by sources, the hub's layout, heads kept apart; then proves that it loads."""
+"""Gives the selected tensors the names and the layout that a loader expects, and checks that it would find all."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ..archive.phrases import counted
 from ..archive.weights import read_weights
 from ..errors import BadOption, WrongNames, ZeroConsolidateError
 from ..plan.build import Selection, Source
 from .base import filled
 from .check import check_names, is_fused
 from .decision import best_mapping, decide, judge, renamed, unique, without_expectation
-from .expectation import Naming, compare
+from .expectation import Naming, compare, outcome
 from .hub_layout import to_hub
 from .sources import NameSources, stated
 
@@ -31,10 +32,16 @@ class Named:
     heads: dict[str, Source]
     """Tensors that belong in files of their own, by their names there (`colbert_linear.weight`)."""
     reason: str
-    """What was decided about names, and why."""
+    """What was decided about names, and how they compare with what the loader expects."""
     warnings: tuple[str, ...]
     unwrapped: bool
     """Whether a wrapper around the model was undone."""
+    change: str = ""
+    """What was done to the names of the checkpoint; empty if nothing."""
+    ties: Mapping[str, str] = field(default_factory=dict)
+    """Names that are not written, because their tensor is under another -> that one."""
+    loads: bool = True
+    """Whether nothing is known that a loader would miss."""
     complete: bool = False
     """Whether every parameter that was expected is there."""
     from_base: tuple[str, ...] = ()
@@ -50,7 +57,7 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
     not find its parameters.
     """
     if options.names == "stored":
-        return _as_stored(selection)
+        return _as_stored(catalog, selection)
     sources = NameSources(catalog.origin.root, options.base_directory, remember=options.cache)
     confirmed = _confirmed(catalog, selection, options, sources, partial=partial)
     return confirmed or _fitted(catalog, selection, options, sources, partial=partial)[0]
@@ -83,20 +90,25 @@ def _fitted(
         selection = _with_untied(catalog, selection, naming, config_ties=stated(sources.directory)[1])
     named, heads, dropped = _apply(selection, naming)
     fitted = Selection(named=named, left_out=(*selection.left_out, *dropped))
-    reason, from_base, files = naming.reason, tuple[str, ...](), tuple[str, ...]()
+    note, from_base, files = "", tuple[str, ...](), tuple[str, ...]()
     if options.names == "hub":
         fitted, note = _hub(fitted, sources, naming)
-        reason += note
     if naming.missing and options.base_directory is not None and not partial:
         expected = _files_names(naming, sources) if options.names == "hub" else naming.expectation
         fitted, from_base, files = _filled(fitted, naming, expected, options.base_directory)
         naming = replace(naming, missing=_missing(fitted, expected) if from_base else naming.missing)
+    unchecked = "" if naming.expectation is not None else sources.unasked or "there is nothing to compare them with"
+    compared = outcome(naming, ignored=[naming.mapping.get(name, name) for name in dropped], partial=partial)
+    compared += f": {unchecked}" if unchecked else ""
     named_so = Named(
         selection=fitted,
         heads=heads,
-        reason=reason,
+        reason="; ".join(filter(None, (naming.change, compared, note))),
         warnings=tuple(check_names(naming, selection, options, sources, partial=partial)),
         unwrapped=any(name != new for name, new in naming.mapping.items()),
+        change="; ".join(filter(None, (naming.change, note))),
+        ties=written_once(catalog, fitted, naming.mapping),
+        loads=naming.loads or naming.expectation is None or not naming.expectation.exact,
         complete=naming.loads and naming.expectation is not None,
         from_base=from_base,
         files=files,
@@ -104,8 +116,28 @@ def _fitted(
     return named_so, naming
 
 
-def _as_stored(selection: Selection) -> Named:
-    return Named(selection=selection, heads={}, reason="names as stored, as asked", warnings=(), unwrapped=False)
+def _as_stored(catalog: Catalog, selection: Selection) -> Named:
+    return Named(
+        selection=selection,
+        heads={},
+        reason="names as stored, as asked",
+        warnings=(),
+        unwrapped=False,
+        change="as stored, as asked",
+        ties=written_once(catalog, selection, {}),
+    )
+
+
+def written_once(catalog: Catalog, selection: Selection, mapping: Mapping[str, str]) -> dict[str, str]:
+    """The names in `selection.left_out` whose tensor is written under another name -> that name.
+
+    `mapping`: stored name -> output name, where they differ.
+    """
+    written: dict[str, str] = {}
+    for new, source in selection.named.items():
+        written.setdefault(source.name, new)
+    owners = {name: catalog.ties.get(name, name) for name in selection.left_out}
+    return {mapping.get(name, name): written[owner] for name, owner in owners.items() if owner in written}
 
 
 def _names(catalog: Catalog, selection: Selection, options: Options, sources: NameSources) -> Naming:
@@ -145,8 +177,10 @@ def _agreed(
     for expectation in (sources.architecture.expectation, sources.architecture.hub):
         judged = judge(naming.mapping, shapes, ties, expectation)
         if judged.loads:
-            # What the architecture does not know, but was saved all the same, harms nobody.
-            return replace(naming, expectation=expectation)
+            # What the architecture does not know, but was saved all the same, harms nobody; but then it is the saved
+            # weights that the names match.
+            origin = naming.expectation.origin if judged.unexpected and naming.expectation else expectation.origin
+            return replace(naming, expectation=replace(expectation, origin=origin))
     return None
 
 
@@ -165,14 +199,14 @@ def _as_asked(
     if expectation is not None:
         return judge(mapping, shapes, ties, expectation)
     return Naming(
-        mapping=mapping, heads={}, reason="renamed as asked", missing=(), unexpected=(), mismatched=(), expectation=None
+        mapping=mapping, heads={}, change="renamed as asked", missing=(), unexpected=(), mismatched=(), expectation=None
     )
 
 
 def _rule(text: str) -> tuple[str, str]:
     old, equals, new = text.partition("=")
     if not equals or not old:
-        raise BadOption(f"a renaming rule is FROM=TO; got {text!r}")
+        raise BadOption("a renaming rule is FROM=TO", found=repr(text))
     return old, new
 
 
@@ -221,15 +255,17 @@ def _hub(selection: Selection, sources: NameSources, naming: Naming) -> tuple[Se
         return selection, ""
     if sources.architecture is None and any(map(is_fused, selection.named)):
         raise WrongNames(
-            "the names are those transformers 5 gives fused experts in memory, which other loaders do not know, and "
-            f"the hub's layout cannot be asked for: {sources.unasked}; install transformers 5, or write them as they "
-            "are with --names in-memory"
+            (
+                "the names are those transformers 5 gives fused experts in memory, which other loaders "
+                f"do not know, and the hub's layout cannot be asked for: {sources.unasked}"
+            ),
+            remedy="install transformers 5, or write them as they are with --names in-memory",
         )
     if sources.architecture is None or not sources.architecture.conversions:
         return selection, ""
     converted = to_hub(selection, sources.architecture.conversions)
     changed = sum(1 for name in converted.named if name not in selection.named)
-    return converted, f"; {changed} tensors in the hub's layout" if changed else ""
+    return converted, f"{counted(changed, 'tensor')} converted to the hub's layout" if changed else ""
 
 
 def _files_names(naming: Naming, sources: NameSources) -> Expectation | None:

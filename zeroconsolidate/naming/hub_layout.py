@@ -64,6 +64,9 @@ def _refuse_opaque(conversion: Conversion) -> None:
     if conversion.opaque:
         with at(conversion.output):
             raise UnsupportedLayout(
-                "transformers keeps this tensor in memory with its elements in another order than the hub's files, "
-                "which cannot be streamed; write transformers 5's own layout with --names in-memory"
+                (
+                    "transformers keeps this tensor in memory with its elements in another order than the "
+                    "hub's files, which cannot be streamed"
+                ),
+                remedy="write transformers 5's own layout with --names in-memory",
             )

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..archive.model_config import MAX_CONFIG_BYTES, is_bare, parse, short_int
+from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, parse, read_config, short_int
 from ..archive.regular import read_small
 from ..archive.safetensors import read_model
 from ..errors import ZeroConsolidateError
+from ..integrations import apart
 from .architecture import Architecture, as_answer, of_answer
 from .expectation import HEADS, Expectation
 from .table.lookup import looked_up
@@ -46,14 +45,13 @@ class NameSources:
         """`remember`: keep what transformers answers for the next time; `known`: the architecture, if it need not be
         asked."""
         self._root, self._base, self._remember = root, base, remember
-        at_root = os.path.isfile(os.path.join(root, "config.json"))
-        self.directory = root if at_root or base is None else base
+        self.directory = root if has_config(root) or base is None else base
         """Where config.json is, if anywhere."""
         self._asked: tuple[Architecture | None, str] | None = None if known is None else (known, "")
 
     def by_table(self) -> NameSources | None:
         """The same with the architecture that the built-in table knows, None if it knows none."""
-        known = looked_up(_config(self.directory))
+        known = in_table(self.directory)
         return None if known is None else NameSources(self._root, self._base, remember=self._remember, known=known)
 
     def own(self) -> Expectation | None:
@@ -108,31 +106,37 @@ def reference(directory: str, origin: str, *, exact: bool) -> Expectation | None
     return Expectation(origin=origin, shapes=shapes, ties={}, exact=exact)
 
 
-def _config(directory: str) -> object:
-    """`directory`/config.json, None if there is none that can be read."""
-    try:
-        return parse(read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES), parse_int=short_int)
-    except (ZeroConsolidateError, OSError):
-        return None
-
-
 def stated(directory: str) -> tuple[bool, bool]:
     """What `directory`/config.json says without transformers: (a model without a head, tied embeddings)."""
-    config = _config(directory)
+    try:
+        config = read_config(os.path.join(directory, "config.json"))
+    except (ZeroConsolidateError, OSError):
+        return False, False
     return is_bare(config), isinstance(config, dict) and config.get("tie_word_embeddings") is True
+
+
+def in_table(directory: str) -> Architecture | None:
+    """What the built-in table says of `directory`/config.json. It may confirm names that are exactly these, no more."""
+    try:
+        config = parse(read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES), parse_int=short_int)
+    except (ZeroConsolidateError, OSError):
+        return None
+    return looked_up(config)
 
 
 def architecture(directory: str, *, remember: bool = False) -> tuple[Architecture | None, str]:
     """What transformers expects for `directory`/config.json, and if it says nothing, why."""
-    if not os.path.isfile(os.path.join(directory, "config.json")):
-        return None, "there is no config.json"
+    if not has_config(directory):
+        return None, "no config.json"
     if find_spec("transformers") is None:
         return None, "transformers is not installed"
     try:
         config = read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES)
     except (ZeroConsolidateError, OSError) as error:
         return None, f"config.json cannot be read: {error}"
-    return _recalled(config) if remember else _ask(config)
+    if not _names_a_model(config):
+        return None, "config.json has no model_type"
+    return _recalled(canonical(config)) if remember else _ask(canonical(config))
 
 
 def _recalled(config: bytes) -> tuple[Architecture | None, str]:
@@ -153,23 +157,61 @@ def _recalled(config: bytes) -> tuple[Architecture | None, str]:
     return found, why
 
 
+def _names_a_model(config: bytes) -> bool:
+    """Whether transformers could tell what model it is: without `model_type` it need not be started to say that it
+    cannot (`AutoConfig.from_pretrained`)."""
+    try:
+        value = parse(config)
+    except ZeroConsolidateError:
+        return True  # transformers says what is wrong with it
+    return not isinstance(value, dict) or "model_type" in value
+
+
+def canonical(config: bytes) -> bytes:
+    """A config without what no name and no shape depends on, so that one answer serves it before and after our edits.
+
+    These are the dtype, who wrote it, and the `rope_theta` that is put beside `rope_parameters`.
+
+    >>> canonical(b'{"model_type": "llama", "torch_dtype": "bfloat16"}')
+    b'{"model_type": "llama"}'
+    """
+    try:
+        return json.dumps(_without_indifferent(json.loads(config))).encode()
+    except (ValueError, RecursionError):
+        return config  # transformers says what is wrong with it
+
+
+def _without_indifferent(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    dropped = {"dtype", "torch_dtype", "transformers_version", "_name_or_path"}
+    if isinstance(value.get("rope_parameters"), dict):
+        dropped |= {"rope_theta", "rope_scaling"}
+    return {key: _without_indifferent(item) for key, item in value.items() if key not in dropped}
+
+
 @lru_cache(maxsize=16)
 def _ask(config: bytes) -> tuple[Architecture | None, str]:
     """One process for each config, which sees nothing but that file.
 
-    It is started by its path and with -P: a checkpoint may be the working directory, and nothing in it is imported.
+    It is started by its path: nothing of ours is imported there.
     """
-    script = os.path.join(os.path.dirname(os.path.dirname(__file__)), "integrations", "architecture.py")
-    quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    # Only who asks pays for their import.
+    import subprocess
     from tempfile import TemporaryDirectory
 
+    script = os.path.join(os.path.dirname(os.path.dirname(__file__)), "integrations", "architecture.py")
     with TemporaryDirectory(prefix="zeroconsolidate-") as alone:
         with open(os.path.join(alone, "config.json"), "wb") as file:
             file.write(config)
-        command = [sys.executable, "-P", script, alone]
         try:
             done = subprocess.run(  # noqa: S603  (our own script, no shell)
-                command, env=quiet, capture_output=True, timeout=ARCHITECTURE_SECONDS, check=False, text=True
+                apart.command(script, alone),
+                env=apart.environment(),
+                capture_output=True,
+                timeout=ARCHITECTURE_SECONDS,
+                check=False,
+                text=True,
             )
             answer = json.loads(done.stdout.strip().rpartition("\n")[2])
         except subprocess.TimeoutExpired:
@@ -177,5 +219,5 @@ def _ask(config: bytes) -> tuple[Architecture | None, str]:
         except ValueError:
             return None, "transformers could not build the model"
     if "error" in answer:
-        return None, f"transformers could not build the model: {answer['error']}"
+        return None, f"transformers could not build the model: {answer['error'].replace(alone, 'config.json')}"
     return of_answer(answer), ""

@@ -68,8 +68,8 @@ class _Assignment:
                 if not possible:
                     shape = next(iter(self._groups[g][index].looks)).shape if self._groups[g][index].looks else ()
                     raise WitnessMismatch(
-                        f"master {index} of group {g}, of shape {shape}, does not round to any copy in the module; "
-                        "a file may be of another save"
+                        f"master {index} of group {g}, of shape {shape}, does not round to any copy in the module",
+                        consequence="a file may be of another save",
                     )
         while self._by_looks() or any(self._round(g) for g in range(len(self._groups))):
             pass

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from ..archive.located import LOST
-from ..archive.names import FileKind
-from ..catalog.agree import Grid, missing_ranks, same
+from ..archive.names import FileKind, file_name
+from ..catalog.agree import MISSING, Grid, missing_ranks
 from ..catalog.experts import stacks
 from ..catalog.groups import saving_ranks
 from ..catalog.model_file import ModelFile, read_model_file
 from ..catalog.optimizer_file import OptimizerFile, read_optimizer_file
 from ..catalog.parts import assemble
-from ..catalog.read import agree, is_partitioned, model_kind_of, read, shared_with
+from ..catalog.read import agree, is_partitioned, model_kind_of, ordered_shapes, read, same_shapes, shared_with
 from ..catalog.story import Story
 from ..catalog.swapped import swapped_in
 from ..errors import DamagedFile, MissingFiles
@@ -66,8 +66,8 @@ def read_incomplete(
     optimizers = _of_one_save(optimizers, lambda optimizer: max(optimizer.steps, default=None), reasons)
     if not models:
         raise MissingFiles(
-            "no model states can be read, and nothing else says which parameters there are: "
-            + "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:4]),
+            "no model states can be read, and nothing else says which parameters there are",
+            consequence="; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:4]),
             files=tuple(reasons),
         )
     first = models[0]
@@ -78,10 +78,9 @@ def read_incomplete(
         return Incomplete(catalog=read(files, load), reasons={})
     for kind in dict.fromkeys((FileKind.OPTIMIZER, model_kind)):
         if kind is not FileKind.MODEL:
-            reasons.update(dict.fromkeys(missing_ranks(files, kind, world_size, _GRID), "missing"))
+            reasons.update(dict.fromkeys(missing_ranks(files, kind, world_size, _GRID), MISSING))
     for model in models[1:]:
-        same([model], "'param_shapes'", _listed, reference=(_base(first.file), _listed(first)))
-        same([model], "'frozen_param_shapes'", _frozen, reference=(_base(first.file), _frozen(first)))
+        same_shapes(first, model)
     if not reasons:
         agree(models, optimizers)
         optimizers = swapped_in(optimizers, first, files.swaps, world_size)
@@ -151,7 +150,11 @@ def _models(
         if model is None:
             continue
         first = firsts.setdefault(model.step, model)
-        alike = model is not first and (_listed(model), _frozen(model)) == (_listed(first), _frozen(first))
+        alike = (
+            model is not first
+            and ordered_shapes(model) == ordered_shapes(first)
+            and model.frozen_shapes == first.frozen_shapes
+        )
         models.append(shared_with(first, model) if alike else model)
     return models
 
@@ -160,7 +163,7 @@ def _parsed(parse: Callable[[RawFile], T], raw: RawFile, reasons: dict[str, str]
     try:
         return parse(raw)
     except DamagedFile as error:
-        reasons[raw.name.name] = error.message
+        reasons[raw.name.name] = error.sentence
         return None
 
 
@@ -172,24 +175,12 @@ def _of_one_save(facts: list[T], step: Callable[[T], float | None], reasons: dic
     chosen = max(steps, key=lambda value: (steps[value], -1 if value is None else value))
     for fact in facts:
         if step(fact) != chosen:
-            reasons[_base(fact.file)] = f"left from another save: of step {_plain(step(fact))}, not {_plain(chosen)}"
+            reasons[file_name(fact.file)] = f"from another save: step {_plain(step(fact))}, not {_plain(chosen)}"
     return [fact for fact in facts if step(fact) == chosen]
 
 
 def _plain(step: float | None) -> str:
     return "unknown" if step is None else f"{step:g}"
-
-
-def _listed(model: ModelFile) -> object:
-    return [list(group.items()) for group in model.param_shapes or ()]
-
-
-def _frozen(model: ModelFile) -> object:
-    return model.frozen_shapes
-
-
-def _base(path: str) -> str:
-    return path.rpartition("/")[2]
 
 
 def _by_rank(facts: list[T], stand_ins: list[T]) -> list[T]:
@@ -201,8 +192,10 @@ def _without_unknown_ties(first: ModelFile, notes: list[str]) -> ModelFile:
     """Only rank 0 of stage 3 records which names are tied; without its file, an alias is a name with no values."""
     if first.rank == 0:
         return first
-    listed = {name for group in first.param_shapes or () for name in group} | set(first.frozen_shapes or ())
+    listed = {*first.shapes, *(first.frozen_shapes or ())}
     listed |= set(first.buffer_names or ())
     unknown = [name for name, tensor in first.module.items() if name not in listed and not tensor.numel]
-    notes += [f"{name} is tied to another parameter; rank 0's lost file said to which; left out" for name in unknown]
+    notes += [
+        f"{name}: left out, because only rank 0's lost file says which parameter it is tied to" for name in unknown
+    ]
     return replace(first, module={name: t for name, t in first.module.items() if name not in set(unknown)})

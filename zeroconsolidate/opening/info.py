@@ -1,4 +1,4 @@
-"""What `inspect` tells, from the facts alone."""
+"""From the facts of a checkpoint to what `inspect` prints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..catalog.facts import Catalog
 
 
-_WRAPPERS = {"none": "no optimizer of DeepSpeed's"}
+_WRAPPERS = {"none": "no DeepSpeed optimizer"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,9 @@ class TensorInfo:
     """One tensor of the checkpoint."""
 
     name: str
+    """As stored."""
     shape: tuple[int, ...]
+    """Of the whole tensor, whatever the number of ranks."""
     dtype: str
     """As stored, in torch's spelling: float32 for masters."""
     role: str
@@ -40,15 +42,20 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointInfo:
-    """What a checkpoint says about itself, from metadata alone."""
+    """The result of :func:`zeroconsolidate.inspect`: what a checkpoint holds, from metadata alone."""
 
     root: str
+    """The checkpoint's directory."""
     tag: str
+    """The folder in it that was read, such as `global_step500`."""
     tags: tuple[str, ...]
-    """All tags beside it."""
+    """All tags of the checkpoint."""
+    complete: Mapping[str, bool]
+    """By tag: whether every file is there and agrees with the others. Of many tags only the newest are checked."""
     latest: str | None
     """The tag that the file `latest` names."""
     stage: int
+    """The ZeRO stage."""
     layout: str
     """In words: stage, degrees of parallelism, DeepSpeed's optimizer class."""
     world_size: int
@@ -66,13 +73,17 @@ class CheckpointInfo:
     losses: tuple[Loss, ...]
     """What is lost of each tensor with the missing files; empty for a complete checkpoint."""
     step: int | None
+    """The training step, None if the checkpoint does not say."""
     ds_version: str | None
+    """The release of DeepSpeed that saved it."""
     training_dtype: str
+    """What the forward pass computed in, in torch's spelling."""
     optimizer: str | None
     """The optimizer DeepSpeed built, None if it was handed one."""
     optimizer_state: tuple[str, ...]
     """What the optimizer keeps for each element."""
     param_groups: tuple[Mapping[str, object], ...]
+    """Settings of the optimizer's groups, such as `lr`."""
     flat_groups: tuple[int, ...]
     """Elements of each flat group's parameters."""
     parameters: Mapping[str, int]
@@ -82,15 +93,20 @@ class CheckpointInfo:
     output_bytes: Mapping[str, int]
     """Estimated size of the weights for each dtype."""
     tensors: tuple[TensorInfo, ...]
+    """Every tensor, in the order of the module."""
     notes: tuple[str, ...]
+    """What is unusual."""
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, ready for JSON."""
         return asdict(self)
 
 
-def describe(catalog: Catalog, reasons: Mapping[str, str] | None = None) -> CheckpointInfo:
-    """Sum the facts up. `reasons`: why each of the catalog's missing files cannot be used."""
+def describe(
+    catalog: Catalog, reasons: Mapping[str, str] | None = None, complete: Mapping[str, bool] | None = None
+) -> CheckpointInfo:
+    """Sum the facts up. `reasons`: why each of the catalog's missing files cannot be used; `complete`: of other tags
+    beside the catalog's, whether they are."""
     origin = catalog.origin
     tensors = _tensors(catalog)
     counts = dict.fromkeys(("trainable", "frozen", "buffer", "tie"), 0)
@@ -105,6 +121,7 @@ def describe(catalog: Catalog, reasons: Mapping[str, str] | None = None) -> Chec
         root=origin.root,
         tag=origin.tag,
         tags=origin.tags,
+        complete={**(complete or {}), origin.tag: not catalog.missing},
         latest=origin.latest,
         stage=origin.stage,
         layout=f"ZeRO stage {origin.stage}, {origin.degrees}, {_WRAPPERS.get(origin.wrapper, origin.wrapper)}",

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archive.located import LOST
+from ..archive.phrases import counted
 from ..plan.build import placed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ..catalog.facts import Catalog
     from ..plan.build import Source
@@ -21,11 +22,17 @@ class Loss:
     """What has become of one tensor. Sizes are as stored: masters have four bytes an element."""
 
     name: str
+    """As stored."""
     role: str
+    """`trainable`, `frozen` or `buffer`."""
     numel: int
+    """Elements of the tensor."""
     lost_numel: int
+    """Elements that are lost."""
     nbytes: int
+    """Bytes of the tensor."""
     lost_bytes: int
+    """Bytes that are lost."""
 
     @property
     def fate(self) -> str:
@@ -68,14 +75,23 @@ def _loss(source: Source) -> Loss:
     )
 
 
-def in_words(found: Sequence[Loss], reasons: Mapping[str, str], *, named: bool) -> str:
-    """One clause for an error: which files (unless they have been `named`), how many tensors, how much of the whole."""
-    files = ", ".join(f"{name} ({reason.partition(';')[0]})" for name, reason in list(reasons.items())[:4])
-    more = f" and {len(reasons) - 4} more" if len(reasons) > 4 else ""
-    counts = {fate: sum(loss.fate == fate for loss in found) for fate in ("lost", "partly lost", "whole")}
+def in_words(found: Sequence[Loss]) -> str:
+    """What is lost in all, in one clause.
+
+    >>> in_words([Loss(name="a", role="trainable", numel=4, lost_numel=2, nbytes=16, lost_bytes=8)])
+    '1 of 1 tensor is partly lost: 50.0 % of the bytes'
+    """
+    counts = {fate: sum(loss.fate == fate for loss in found) for fate in ("lost", "partly lost")}
     lost, held = sum(loss.lost_bytes for loss in found), sum(loss.nbytes for loss in found)
-    return (
-        f"without {'them' if named else files + more}, of {len(found)} tensors {counts['lost']} are lost, "
-        f"{counts['partly lost']} partly lost and {counts['whole']} whole: {lost} of {held} bytes are gone, "
-        f"{100 * lost / max(held, 1):.1f} percent"
-    )
+    hit = {fate: count for fate, count in counts.items() if count}
+    if not hit:
+        return "no tensor has lost anything: only padding was in them"
+    (first, count), *others = hit.items()
+    total, whole = len(found), len(found) - sum(hit.values())
+    clauses = [
+        f"{'all' if count == total > 1 else f'{count} of'} {counted(total, 'tensor')} "
+        f"{'is' if count == 1 else 'are'} {first}",
+        *(f"{n} {fate}" for fate, n in others),
+        *([f"{whole} whole"] if whole else []),
+    ]
+    return f"{', '.join(clauses)}: {100 * lost / max(held, 1):.1f} % of the bytes"

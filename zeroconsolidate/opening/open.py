@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..archive.discover import natural, tags_in
 from ..archive.gather import gather
 from ..archive.load import LoadReadable, load
+from ..catalog.agree import incomplete_ranks
 from ..catalog.read import read
 from ..errors import (
     DamagedFile,
@@ -26,19 +26,18 @@ from ..options import roots_of
 from ..run.inputs import Inputs
 from .incomplete import Incomplete, read_incomplete
 from .losses import in_words, losses
+from .remedies import LAST_COMPLETE, of_a_rescue, of_a_sibling, of_a_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ..archive.raw import CheckpointFiles
     from ..catalog.facts import Catalog
     from ..options import Roots
 
-LAST_COMPLETE = "last-complete"
-"""As a tag: the newest one of which every file is there and agrees."""
 
-_MAX_SIBLINGS = 8
-"""So many older checkpoints are looked at to name one that is complete."""
+MAX_CHECKED_TAGS = 16
+"""Of more than so many tags only the newest are checked: a thousand ranks take a second each."""
 
 
 def find(src: Roots, tag: str | None) -> CheckpointFiles:
@@ -48,37 +47,58 @@ def find(src: Roots, tag: str | None) -> CheckpointFiles:
         raise NotACheckpoint("no checkpoint was given")
     if tag == LAST_COMPLETE:
         newest = newest_complete(roots)
-        if newest is None:
-            raise NotACheckpoint(f"no tag is complete; looked at {', '.join(_tags(roots)) or 'none'}")
-        return gather(roots, newest)
+        if newest is not None:
+            return gather(roots, newest)
+        tags = _tags(roots)
+        if not tags and _is_complete(roots, None):
+            return gather(roots)  # a tag's own folder
+        if not tags:
+            gather(roots)  # says what is there instead
+        raise NotACheckpoint(
+            "no tag is complete",
+            consequence=f"looked at {', '.join(tags) or 'the only one there is'}",
+            remedy=_alternatives(roots[0], roots),
+            address=(roots[0],),
+        )
     try:
         return gather(roots, tag)
     except NotACheckpoint as error:
-        newest = newest_complete(roots) if tag is None else None
-        if newest is not None:
-            error.message += f"; the newest complete one is {newest}: --tag {LAST_COMPLETE}"
+        if tag is None:
+            error.remedies += of_a_tag(newest_complete(roots))
         raise
 
 
 def open_catalog(src: Roots, tag: str | None) -> Catalog:
-    """The facts of a whole checkpoint.
+    """The facts of a whole checkpoint. Raises what `find` and `open_files` raise."""
+    return open_files(find(src, tag), src)
+
+
+def open_files(files: CheckpointFiles, src: Roots, *, before: Callable[[Catalog], None] = lambda _: None) -> Catalog:
+    """The facts of a whole checkpoint, whose files have been found in `src`. `before` is called with what metadata
+    alone says, before any value is read.
 
     Raises what `read` raises. If it is because files cannot be used, the error says what is lost with them, and its
     `losses` say it of every tensor.
     """
-    files = find(src, tag)
     try:
-        return answered(read(files, load))
+        catalog = read(files, load)
+        before(catalog)
+        return answered(catalog)
     except (UnsafePickle, UnsafePath):
         raise
-    except (MissingFiles, DamagedFile, Disagreement) as error:
+    except (MissingFiles, DamagedFile, Disagreement, NotACheckpoint) as error:
         _explain(error, files, roots_of(src))
         raise
 
 
 def open_incomplete(src: Roots, tag: str | None) -> Incomplete:
     """The facts of what is there of a checkpoint, whole or not."""
-    left = _incomplete(find(src, tag))
+    return open_files_incomplete(find(src, tag))
+
+
+def open_files_incomplete(files: CheckpointFiles) -> Incomplete:
+    """The facts of what is there, of files that have been found."""
+    left = _incomplete(files)
     try:
         return replace(left, catalog=answered(left.catalog))
     except (UnsupportedLayout, WitnessMismatch) as error:
@@ -99,6 +119,11 @@ def answered(catalog: Catalog) -> Catalog:
 def newest_complete(roots: Sequence[str]) -> str | None:
     """The last tag, in natural order, that is complete and whose files agree."""
     return next((tag for tag in reversed(_tags(roots)) if _is_complete(roots, tag)), None)
+
+
+def complete_tags(src: Roots, tags: Sequence[str]) -> dict[str, bool]:
+    """Whether each of the newest tags is complete, from metadata alone."""
+    return {tag: _is_complete(roots_of(src), tag) for tag in tags[-MAX_CHECKED_TAGS:]}
 
 
 def _tags(roots: Sequence[str]) -> list[str]:
@@ -125,33 +150,34 @@ def _incomplete(files: CheckpointFiles) -> Incomplete:
 
 
 def _explain(error: ZeroConsolidateError, files: CheckpointFiles, roots: Sequence[str]) -> None:
-    """Add to the error what is lost, unless what is wrong is something else than unusable files."""
+    """Say in the error what is lost and what can be done, unless something else than unusable files is wrong."""
+    alternatives = _alternatives(files.root, roots)
     try:
         left = _incomplete(files)
         if not left.catalog.missing:
             return
         error.losses = losses(left.catalog)
     except ZeroConsolidateError:
+        error.remedies += alternatives
         return
-    named = isinstance(error, MissingFiles) and set(error.files) == set(left.reasons)
-    error.message += f"; {in_words(error.losses, left.reasons, named=named)}"
-    newest = newest_complete(roots)
-    if newest is not None:
-        error.message += f"; the newest complete tag is {newest}: --tag {LAST_COMPLETE}"
+    ranks = incomplete_ranks(left.reasons, left.catalog.origin.world_size)
+    cost = in_words(error.losses)
+    if isinstance(error, Disagreement):
+        # What differs is the evidence that a file is of another save.
+        error.consequence = f"{ranks}; {cost}"
     else:
-        sibling = _complete_sibling(roots[0]) if len(roots) == 1 else None
-        error.message += f"; the newest complete checkpoint beside it is {sibling}" if sibling else ""
-    error.message += "; --rescue writes what can be had"
+        error.message, error.expected, error.found, error.address = ranks, None, None, ()
+        error.consequence = cost
+    error.files = tuple(left.reasons)
+    rescues = of_a_rescue(left.catalog, error.losses)
+    error.consequence += "" if rescues else "; no parameter can be rescued"
+    error.remedies = (*alternatives, *rescues)
 
 
-def _complete_sibling(root: str) -> str | None:
-    """Trainer keeps every save in a `checkpoint-N` of its own: the newest other one that is complete."""
-    parent, own = os.path.split(os.path.abspath(root))
-    if not re.fullmatch(r"checkpoint-[0-9]+", own):
-        return None
-    try:
-        entries = natural([entry for entry in os.listdir(parent) if re.fullmatch(r"checkpoint-[0-9]+", entry)])
-    except OSError:
-        return None
-    others = [os.path.join(parent, entry) for entry in reversed(entries) if entry != own]
-    return next((other for other in others[:_MAX_SIBLINGS] if _is_complete([other], None)), None)
+def _alternatives(root: str, roots: Sequence[str]) -> tuple[str, ...]:
+    """Another save that is complete: a tag in the same directory, or else a directory beside it."""
+    newest = of_a_tag(newest_complete(roots))
+    if newest or len(set(roots)) > 1:
+        return newest
+    home = roots[0] if os.path.realpath(root) == os.path.realpath(roots[0]) else root
+    return of_a_sibling(home, lambda sibling: _is_complete([sibling], None))

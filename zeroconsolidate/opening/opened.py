@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..options import roots_of
+from ..options import refuse_unmatched, roots_of
 from ..plan.patched import Patched
 from ..plan.sources import sources
-from .open import open_catalog, open_incomplete
+from .open import find, open_files, open_files_incomplete
 from .substitutes import rescued
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..archive.raw import CheckpointFiles
     from ..catalog.facts import Catalog
     from ..options import Options, Roots
     from ..plan.sources import Source
@@ -35,17 +36,25 @@ class Opened:
     """Files of other models that stand in for lost parts."""
 
 
-def open_to_convert(src: Roots, options: Options) -> Opened:
-    """Open a checkpoint; with `options.rescue`, complete it as far as that can be done.
+def open_to_convert(src: Roots, options: Options, files: CheckpointFiles | None = None) -> Opened:
+    """Open a checkpoint; with `options.rescue`, complete it as far as that can be done. `files`: what `find` has found
+    of it, if it was asked before.
 
-    Raises what `open_catalog` raises, and BadOption if nothing can be rescued.
+    Raises what `open_catalog` raises, and BadOption if nothing can be rescued or an `include` matches nothing.
     """
+    files = files or find(src, options.tag)
     if options.rescue:
-        incomplete = open_incomplete(src, options.tag)
+        incomplete = open_files_incomplete(files)
         if incomplete.catalog.missing:
-            stored, report, files = rescued(incomplete, roots_of(options.fill), zeros=options.rescue == "zeros")
+            stored, report, fill = rescued(incomplete, roots_of(options.fill), zeros=options.rescue == "zeros")
             whole = {name: source for name, source in stored.items() if not isinstance(source.recipe, Patched)}
-            return Opened(catalog=incomplete.catalog, stored=stored, whole=whole, report=report, filled_from=files)
-    catalog = open_catalog(src, options.tag)
+            return Opened(catalog=incomplete.catalog, stored=stored, whole=whole, report=report, filled_from=fill)
+
+    def before(catalog: Catalog) -> None:
+        # Names that come with a base model are not known yet.
+        if options.base is None and options.lora != "merge":
+            refuse_unmatched(options.include, catalog.order)
+
+    catalog = open_files(files, src, before=before)
     stored = sources(catalog)
     return Opened(catalog=catalog, stored=stored, whole=stored, report=None, filled_from=())

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..catalog.facts import Join, Rule
 from ..errors import UnsupportedLayout, at
 from ..plan.sources import place
-from ..run.cast import STORAGE
 from ..run.compare import first_difference
-from ..run.reader import reader
+from ..run.elements import distinct
 from .undeclared_ties import DISTINCT, SAMPLE_NUMEL
 
 if TYPE_CHECKING:
@@ -64,6 +61,4 @@ def _are_equal(parts: list[Held], inputs: Inputs) -> bool:
 
 def _is_varied(part: Held, inputs: Inputs) -> bool:
     numel = min(part.recipe.numel, SAMPLE_NUMEL)
-    block = np.empty(numel, STORAGE[part.recipe.dtype])
-    reader(part.recipe, inputs).fill(0, numel, block)
-    return len(np.unique(block.view(np.dtype(f"u{block.itemsize}")))) >= min(DISTINCT, max(numel // 2, 2))
+    return distinct(part.recipe, numel, inputs) >= min(DISTINCT, max(numel // 2, 2))

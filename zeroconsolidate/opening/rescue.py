@@ -1,6 +1,6 @@
-"""What can be had of an incomplete checkpoint: a plan in which other sources stand in for what is lost.
+"""From an incomplete checkpoint to sources for each tensor: other sources stand in for what is lost.
 
-The executor is told nothing of it. A tensor with a hole gets a recipe that patches the hole with the elements of
+The executor needs to know nothing of it. A tensor with a hole gets a recipe that patches the hole with the elements of
 another tensor of the same shape, in this order: the copy in 16 bits that stages 0 to 2 save beside the masters, a
 model given to fill with, zeros if they were asked for. What nothing stands in for is not written.
 """

@@ -18,7 +18,9 @@ class Extent:
     """Elements `[start, stop)` of a tensor, counted in row-major order, and where they are from."""
 
     start: int
+    """The first element."""
     stop: int
+    """The element after the last."""
     source: str
     """`checkpoint`: its own master weights, frozen parameters and buffers. `module`: the copy in 16 bits beside the
     masters. `fill`: a model given to fill with. `zeros`. `nowhere`: the tensor was not written."""
@@ -35,7 +37,9 @@ class RescueReport:
     """What became of an incomplete checkpoint. Counts are elements."""
 
     tag: str
+    """The checkpoint's folder that was read."""
     step: int | None
+    """The training step."""
     lost_files: Mapping[str, str]
     """File -> why it could not be used."""
     numel: int

@@ -6,14 +6,17 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..archive.located import LOST, LocatedStorage, LocatedTensor
-from ..catalog.facts import Cut
+from ..archive.located import LOST, LocatedStorage, contiguous
+from ..archive.names import file_name
+from ..catalog import fields
+from ..catalog.facts import Cut, stripe_numel
 from ..catalog.optimizer_file import OptimizerFile
 from ..catalog.read import shared_with
 from ..dtypes import DType
 from ..errors import DamagedFile, Disagreement, at
 
 if TYPE_CHECKING:
+    from ..archive.located import LocatedTensor
     from ..catalog.facts import Shape
     from ..catalog.model_file import ModelFile
 
@@ -24,7 +27,7 @@ MAX_STAND_INS = 1 << 20
 
 def _lost(key: str, numel: int, dtype: DType, *, big_endian: bool) -> LocatedTensor:
     storage = LocatedStorage(file=LOST, key=key, start=0, numel=numel, dtype=dtype, big_endian=big_endian)
-    return LocatedTensor(storage, 0, (numel,), (1,))
+    return contiguous(storage, (numel,))
 
 
 def model_stand_in(first: ModelFile, rank: int, world_size: int) -> ModelFile:
@@ -34,7 +37,7 @@ def model_stand_in(first: ModelFile, rank: int, world_size: int) -> ModelFile:
         known = first.frozen_fragments.get(name)
         fragments[name] = _lost(
             f"rank {rank}: {name}",
-            -(-math.prod(shape) // world_size),
+            stripe_numel(math.prod(shape), world_size),
             known.dtype if known else DType.F32,
             big_endian=known.storage.big_endian if known else False,
         )
@@ -49,15 +52,17 @@ def optimizer_stand_ins(
     groups = first.param_shapes or template.param_shapes or ()
     looks = [(p.dtype, p.storage.big_endian) for p in template.partitions] or [(DType.F32, False)] * len(groups)
     if len(looks) != len(groups):
-        with at(template.file.rpartition("/")[2]):
+        with at(file_name(template.file)):
             raise Disagreement(
-                f"the files do not describe the same model; expected {len(groups)} flat groups "
-                f"as in 'param_shapes' of {first.file.rpartition('/')[2]}, got {len(looks)}"
+                "the files do not describe the same model",
+                expected=f"{len(groups)} flat groups as in 'param_shapes' of {first.file.rpartition('/')[2]}",
+                found=len(looks),
             )
     if world_size * len(groups) > MAX_STAND_INS:
         raise DamagedFile(
-            f"too much would have to be made up for what is missing; expected at most {MAX_STAND_INS} partitions, "
-            f"got {world_size} ranks of {len(groups)} groups"
+            "too much would have to be made up for what is missing",
+            expected=f"at most {MAX_STAND_INS} partitions",
+            found=f"{world_size} ranks of {len(groups)} groups",
         )
     sizes = [
         _partition_numels(index, list(shapes.values()), survivors, template, world_size, striped=striped)
@@ -79,15 +84,13 @@ def optimizer_stand_ins(
 
 def _template(first: ModelFile, *, striped: bool) -> OptimizerFile:
     """What an optimizer file would say, when none is left: masters are fp32, the layout is the model file's."""
-    zero = first.ds_config.get("zero_optimization")
-    stage = zero.get("stage") if isinstance(zero, dict) else None
     return OptimizerFile(
         rank=0,
         mp_rank=0,
         file=LOST,
         wrapper="unknown",
         cut=Cut.STRIPED if striped else Cut.CONTIGUOUS,
-        stage=stage if isinstance(stage, int) else None,
+        stage=fields.stage_of(first.ds_config),
         partitions=(),
         partition_counts=None,
         alignment_paddings=None,
@@ -122,7 +125,8 @@ def _partition_numels(
     """
     if striped:
         there = [o.partitions[index].numel for o in survivors]
-        return [there[0] if there else sum(-(-math.prod(shape) // world_size) for shape in shapes)] * world_size
+        whole = there[0] if there else sum(stripe_numel(math.prod(shape), world_size) for shape in shapes)
+        return [whole] * world_size
     paddings = template.alignment_paddings
     used = sum(map(math.prod, shapes)) + (sum(paddings[index]) if paddings and index < len(paddings) else 0)
     # A survivor that does not end the buffer is as long as all; else the rule above says how long that is.

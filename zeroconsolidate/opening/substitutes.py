@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..archive.model_files import MANIFEST_NAME
+from ..archive.manifest_file import read_manifest
 from ..archive.weights import read_weights
 from ..errors import BadOption, NotACheckpoint, ZeroConsolidateError
 from ..naming.base import missing_frozen
@@ -46,8 +44,8 @@ def rescued(
     found = rescue(incomplete.catalog, fillers, zeros=zeros)
     if all(tensor.source is None for tensor in found):
         raise BadOption(
-            "nothing can be rescued: every tensor has lost a part, and nothing stands in for it; "
-            "give a model to fill with (--fill), or take zeros (--rescue=zeros)"
+            "nothing can be rescued: every tensor has lost a part, and nothing stands in for it",
+            remedy="give a model to fill with (--fill), or take zeros (--rescue=zeros)",
         )
     report = rescue_report(incomplete.catalog.origin, incomplete.reasons, found)
     files = {tensor.file: None for filler in fillers for tensor in filler.tensors.values()}
@@ -75,15 +73,14 @@ def frozen_of_base(catalog: Catalog, stored: Mapping[str, Source], base: str | N
         return Additions(sources={}, files=(), warnings=(f"the base model's weights cannot be read: {error}",))
     found, reason = missing_frozen(catalog, stored, weights.tensors)
     if reason is not None:
-        return Additions(sources={}, files=(), warnings=(f"nothing was taken from the base model's weights: {reason}",))
+        return Additions(sources={}, files=(), warnings=(f"the base model's weights were not used: {reason}",))
     files = dict.fromkeys(weights.tensors[name].file for name in found)
     return Additions(sources=found, files=tuple(files), warnings=())
 
 
 def _step(directory: str) -> int | None:
     try:
-        with open(os.path.join(directory, MANIFEST_NAME), encoding="utf-8") as file:
-            step = json.load(file)["source"]["step"]
-    except (OSError, ValueError, LookupError, TypeError):
+        step = (read_manifest(directory) or {"source": {}})["source"].get("step")
+    except ZeroConsolidateError:
         return None
     return step if type(step) is int else None

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
-from ..run.elements import bits, blocks
+from ..plan.pieces import View
+from ..run.elements import bits, distinct
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +52,7 @@ def _without(held: Mapping[str, T], name: str) -> dict[str, T]:
 
 def _owner(part: Part, stray: Stray, ties: Mapping[str, str], inputs: Inputs) -> str | None:
     """The parameter whose values the stray has, if it is not a trained parameter itself."""
-    masters = {name: master for held in part.masters for name, master in held.items()}
+    masters = part.saved_masters
     if stray.name in masters and masters[stray.name] is not stray.copy:
         return None
     trained = {member.name for group in part.groups for member in group.members} | set(masters)
@@ -78,6 +77,4 @@ def _equal(one: LocatedTensor, other: LocatedTensor, inputs: Inputs) -> bool:
 
 def is_varied(tensor: LocatedTensor, inputs: Inputs) -> bool:
     """Whether the tensor has DISTINCT different values, as far as its beginning shows."""
-    for block in blocks(tensor, [(0, min(tensor.numel, SAMPLE_NUMEL))], inputs):
-        return len(np.unique(block.view(np.dtype(f"u{block.itemsize}")))) >= DISTINCT
-    return False
+    return distinct(View(tensor), SAMPLE_NUMEL, inputs) >= DISTINCT

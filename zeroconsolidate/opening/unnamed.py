@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..archive.located import LocatedTensor
+from ..archive.located import contiguous
+from ..archive.names import file_name
 from ..errors import UnsupportedLayout, at
-from ..plan.boxes import row_major
-from ..plan.witness import SAMPLED_NUMEL
+from ..plan.pieces import View
+from ..plan.witness import SAMPLED_NUMEL, both_ends
 from ..run.elements import bits, blocks, rounded
 from ..run.execute import BLOCK_BYTES
 from .assign import Look, Master, assign, walk
@@ -21,6 +22,7 @@ from .undeclared_ties import is_varied, tie_twins
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..archive.located import LocatedTensor
     from ..catalog.facts import Catalog, Part, Unnamed
     from ..dtypes import DType
     from ..run.inputs import Inputs
@@ -38,7 +40,7 @@ def answer(catalog: Catalog, inputs: Inputs) -> Catalog:
     """
     parts = list(catalog.parts)
     for question in catalog.unnamed:
-        with at(question.file.rpartition("/")[2]):
+        with at(file_name(question.file)):
             found = _fused(question, inputs) if question.fused else _unfused(question, inputs)
         parts[question.part] = _with_masters(parts[question.part], found)
     named = replace(catalog, parts=tuple(parts), unnamed=())
@@ -117,10 +119,7 @@ def _own(master: LocatedTensor) -> bytes:
 def _digest(tensor: LocatedTensor, dtype: DType, inputs: Inputs, *, sampled: bool) -> tuple[bytes, bool]:
     """Of a tensor's bits, rounded to `dtype`; and whether rounding lost nothing."""
     digest, exact = hashlib.blake2b(digest_size=16), True
-    intervals = [(0, tensor.numel)]
-    if sampled and tensor.numel > 2 * SAMPLED_NUMEL:
-        intervals = [(0, SAMPLED_NUMEL), (tensor.numel - SAMPLED_NUMEL, tensor.numel)]
-    for elements in blocks(tensor, intervals, inputs):
+    for elements in blocks(View(tensor), both_ends(tensor.numel, everything=not sampled), inputs):
         there = rounded(elements, tensor.dtype, dtype)
         digest.update(there.view(np.uint8).data)
         exact = exact and rounded(there, dtype, tensor.dtype).tobytes() == elements.tobytes()
@@ -136,7 +135,7 @@ def _fused(question: Unnamed, inputs: Inputs) -> dict[str, LocatedTensor]:
         offset = 0
         for name in names:
             shape = question.candidates[g][name].shape
-            found[name] = LocatedTensor(flat.storage, flat.offset + offset, shape, row_major(shape))
+            found[name] = contiguous(flat.storage, shape, flat.offset + offset)
             offset += found[name].numel
     return found
 

@@ -2,8 +2,9 @@
 of the declarations."""
 
 from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
+from .globs import matches, refuse_unmatched
 from .keywords import takes
-from .values import Path, Progress, Roots, parse_dtype, parse_size, roots_of
+from .values import Path, Progress, Roots, parse_dtype, parse_size, roots_of, size_text
 from .verbs import Opening, Options, VerifyOptions, Working
 
 __all__ = [
@@ -18,11 +19,14 @@ __all__ = [
     "VerifyOptions",
     "Working",
     "declarations",
+    "matches",
     "option",
     "parse_dtype",
     "parse_size",
     "read_as",
+    "refuse_unmatched",
     "roots_of",
+    "size_text",
     "spelled",
     "takes",
 ]

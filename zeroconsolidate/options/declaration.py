@@ -2,7 +2,7 @@
 
     ties: str = option(
         "drop",
-        "write a tied weight once (drop), or under each of its names (copy)",
+        "write a tied weight once (`drop`), or under each of its names (`copy`)",
         group=Group.TENSORS,
         choices=("drop", "copy"),
         decides="bytes",
@@ -69,11 +69,16 @@ class Declaration:
     """As written."""
     default: object
     help: str
-    """One sentence. `{other}` stands for another option, however that is spelled where the sentence is read."""
+    """One sentence, with what is typed in backticks. `{other}` stands for another option, however that is spelled where
+    the sentence is read."""
     group: Group
     flag: str | None
     """The flag that takes a value; None if it has only switches, or none at all."""
     switches: tuple[Switch, ...]
+    short: str | None
+    """A flag of one letter that does the same."""
+    also: tuple[str, ...]
+    """What other programs call it: understood, but not listed."""
     metavar: str | None
     choices: tuple[object, ...]
     """All values there are, if they can be listed; None besides, if it is the default."""
@@ -85,8 +90,13 @@ class Declaration:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """All flags; none if the option is for Python only."""
+        """The flags that are listed; none if the option is for Python only."""
         return (*([self.flag] if self.flag else []), *(switch.flag for switch in self.switches))
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Other spellings of the first flag."""
+        return (*([self.short] if self.short else []), *self.also)
 
     def normal(self, value: object) -> object:
         """`value` in the form it is kept in. Raises BadOption if it is none of the choices."""
@@ -96,7 +106,7 @@ class Declaration:
             return self._several(value)
         if self.choices and value not in self.choices:
             *others, last = map(repr, self.choices)
-            raise BadOption(f"{self.name} is {', '.join(others)} or {last}; got {value!r}")
+            raise BadOption(f"{self.name} is {', '.join(others)} or {last}", found=repr(value))
         return value
 
     def _several(self, value: object) -> tuple[object, ...]:
@@ -104,7 +114,7 @@ class Declaration:
             return (value,)  # A text is a sequence too, of letters; nobody means that.
         several = tuple(value) if isinstance(value, Iterable) else (value,)
         if not all(isinstance(each, (str, os.PathLike)) for each in several):
-            raise BadOption(f"{self.name} is one text or several; got {value!r}")
+            raise BadOption(f"{self.name} is one text or several", found=repr(value))
         return several
 
 
@@ -115,6 +125,8 @@ def option(
     group: Group,
     flag: str | None = "",
     switches: tuple[Switch, ...] = (),
+    short: str | None = None,
+    also: tuple[str, ...] = (),
     metavar: str | None = None,
     choices: tuple[object, ...] = (),
     repeatable: bool = False,
@@ -131,6 +143,8 @@ def option(
         "group": group,
         "flag": flag,
         "switches": switches,
+        "short": short,
+        "also": also,
         "metavar": metavar,
         "choices": choices,
         "repeatable": repeatable,
@@ -140,9 +154,10 @@ def option(
     return field(default=default, metadata={_KEY: said})
 
 
-def declarations(kind: type) -> tuple[Declaration, ...]:
-    """The options that a dataclass declares, by group, and in each as declared."""
-    return tuple(sorted(in_order(kind), key=lambda declared: _RANK[declared.group]))
+def declarations(*kinds: type) -> tuple[Declaration, ...]:
+    """The options that dataclasses declare, by group, and in each as declared."""
+    found = [declared for kind in kinds for declared in in_order(kind)]
+    return tuple(sorted(found, key=lambda declared: _RANK[declared.group]))
 
 
 def in_order(kind: type) -> list[Declaration]:

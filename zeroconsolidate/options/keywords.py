@@ -113,8 +113,19 @@ def parameters_section(declared: Iterable[Declaration]) -> str:
     """The options as a docstring lists them."""
     lines = ["Parameters", "----------"]
     for each in declared:
-        lines += [f"{each.name} : {each.type}, default {each.default!r}", f"    {read_as(each.help, _in_python)}"]
+        lines.append(f"{each.name} : {each.type}, default {each.default!r}")
+        lines += _wrapped(read_as(each.help, _in_python))
     return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    """Indented lines; without textwrap, whose import would cost more than the whole section."""
+    lines = [""]
+    for word in text.split(" "):
+        if len(lines[-1]) + len(word) > 110:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else f"    {word}"
+    return lines
 
 
 def _in_python(name: str) -> str:

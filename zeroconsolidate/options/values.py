@@ -17,9 +17,7 @@ Roots: TypeAlias = "Path | Sequence[Path]"
 """A checkpoint, or the directories on several nodes' disks that hold one together."""
 
 Progress: TypeAlias = "Callable[[int, int], None]"
-"""Called with (bytes written so far, bytes in all)."""
-
-Rename: TypeAlias = "Sequence[str] | Callable[[str], str] | None"
+"""Called with (bytes done so far, bytes in all)."""
 
 
 def roots_of(src: Roots) -> list[str]:
@@ -27,23 +25,49 @@ def roots_of(src: Roots) -> list[str]:
     return [os.fspath(src)] if isinstance(src, (str, os.PathLike)) else [os.fspath(root) for root in src]
 
 
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(B|KB|MB|GB|TB)?\s*", re.IGNORECASE)
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE = re.compile(r"\s*([0-9]+)(?:\.([0-9]+))?\s*([A-Z]*)\s*", re.IGNORECASE)
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+          "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}  # fmt: skip
 
 
-def parse_size(text: str | int) -> int:
-    """`"5GB"` -> 5000000000: decimal units, as Hugging Face counts. Raises BadOption.
+def parse_size(given: str | int) -> int:
+    """The number of bytes that a text with a unit, or an int, stands for. Raises BadOption.
 
-    >>> parse_size("5GB"), parse_size("1.5 MB"), parse_size(4096)
-    (5000000000, 1500000, 4096)
+    >>> parse_size("5GB"), parse_size("1.5 MB"), parse_size("4KiB"), parse_size(4096)
+    (5000000000, 1500000, 4096, 4096)
     """
-    from decimal import Decimal
-
-    match = _SIZE.fullmatch(str(text))
-    size = int(Decimal(match[1]) * _UNITS[(match[2] or "B").upper()]) if match else 0
+    size = given if isinstance(given, int) else _parsed(str(given))
     if size < 1:
-        raise BadOption(f"a size is a number with B, KB, MB, GB or TB (powers of 1000); got {text!r}")
+        raise BadOption(
+            "a size is a number with B, KB, MB, GB or TB (powers of 1000), or KiB, MiB, GiB or TiB (powers of 1024)",
+            found=repr(given),
+        )
     return size
+
+
+def _parsed(text: str) -> int:
+    """0 if it is no size."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        return 0
+    number, fraction, unit = match[1], match[2] or "", match[3]
+    if not unit:
+        raise BadOption("a size needs a unit", expected=f"{number}GB or {number}GiB, for example", found=repr(text))
+    # In integers: decimal takes longer to import than the whole command line to parse.
+    return int(int(number + fraction) * _UNITS.get(unit.upper(), 0) // 10 ** len(fraction))
+
+
+def size_text(size_bytes: int) -> str:
+    """A size with three digits, in decimal units, as Hugging Face and disks count.
+
+    >>> size_text(127), size_text(56_130), size_text(999_999), size_text(1_270_000_000)
+    ('127 B', '56.1 KB', '1.00 MB', '1.27 GB')
+    """
+    for unit, one in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if size_bytes >= 0.9995 * one:
+            size = size_bytes / one
+            return f"{size:.{2 if size < 9.995 else 1 if size < 99.95 else 0}f} {unit}"
+    return f"{size_bytes} B"
 
 
 _DTYPES = {"fp32": DType.F32, "bf16": DType.BF16, "fp16": DType.F16}
@@ -65,7 +89,7 @@ def dtype_name(given: object) -> str:
     try:
         return _SPELLINGS[str(given).lower().removeprefix("torch.")]
     except KeyError:
-        raise BadOption(f"the dtype is not one of fp32, bf16, fp16, auto; got {given!r}") from None
+        raise BadOption("the dtype is not one of fp32, bf16, fp16, auto", found=repr(given)) from None
 
 
 def parse_dtype(given: object, training: DType) -> DType:
@@ -75,3 +99,15 @@ def parse_dtype(given: object, training: DType) -> DType:
     (DType.BF16, DType.F16)
     """
     return _DTYPES.get(dtype_name(given), training)
+
+
+def as_plain(value: object, path: Callable[[str], str] | None) -> object:
+    """`value` as JSON can hold it, texts as `path` makes them. A callable is named."""
+    if callable(value):
+        module = getattr(value, "__module__", None) or "builtins"  # which is not said of `str.lower`
+        return f"{module}.{getattr(value, '__qualname__', 'callable')}"
+    if isinstance(value, (tuple, list)):
+        return [as_plain(each, path) for each in value]
+    if isinstance(value, (str, os.PathLike)):
+        return os.fspath(value) if path is None else path(os.fspath(value))
+    return value

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadOption
 from .declaration import Group, Switch, in_order, option
-from .values import dtype_name, parse_size, roots_of
+from .values import as_plain, dtype_name, parse_size, roots_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from os import PathLike
 
     import torch
 
-    from .values import Path, Progress, Rename, Roots
-
-# Without slots, for `cached_property`: there is one of these for each call of a verb.
+# Types are written out, as `help` and the reference show them. No slots, for `cached_property`: there is one of
+# these for each call of a verb.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +27,10 @@ class Opening:
 
     tag: str | None = option(
         None,
-        "which save to read where there are several: a tag such as global_step500, or last-complete for the newest "
-        "whole one; left out, the one that the file latest names",
+        "which save to read where there are several: a tag such as `global_step500`, or `last-complete` for the "
+        "newest whole one; left out, the one that the file `latest` names",
         group=Group.CHECKPOINT,
+        short="-t",
         metavar="TAG",
     )
 
@@ -43,19 +44,30 @@ class Opening:
 class Working(Opening):
     """What can be said besides if it may take a while."""
 
-    progress: Progress | None = option(
+    progress: Callable[[int, int], None] | None = option(
         None,
         "a function that is called with (bytes done so far, bytes in all)",
         group=Group.PRINTING,
         flag=None,
     )
+    status: Callable[[str], None] | None = option(
+        None,
+        "a function that is called with what is being done from now on, such as `copying`",
+        group=Group.PRINTING,
+        flag=None,
+    )
+
+    def doing(self, what: str) -> None:
+        """Report that `what` begins, if anyone listens."""
+        if self.status is not None:
+            self.status(what)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions(Working):
     """The options of `verify`."""
 
-    against: Roots | None = option(
+    against: str | PathLike[str] | Sequence[str | PathLike[str]] | None = option(
         None,
         "the checkpoint that the output must be made of, byte for byte, whatever tool made it; the output's manifest "
         "says which options were used, and without one every tensor is expected",
@@ -64,13 +76,27 @@ class VerifyOptions(Working):
         repeatable=True,
         is_path=True,
     )
-    base: Path | None = option(
+    base: str | PathLike[str] | None = option(
         None,
         "with {against}: the original model that the output was made with, a directory or a hub id",
         group=Group.CHECKING,
         metavar="DIR|ID",
         is_path=True,
     )
+
+    @cached_property
+    def base_directory(self) -> str | None:
+        """`base` as a directory, looked up when this is first asked for."""
+        return _directory_of(self.base)
+
+
+def _directory_of(base: str | PathLike[str] | None) -> str | None:
+    """A base model as a directory: a hub id is looked up, or downloaded. Raises BadOption if there is none."""
+    if base is None:
+        return None
+    from ..integrations.hub import resolved
+
+    return resolved(os.fspath(base))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,23 +105,23 @@ class Options(Working):
 
     dtype: str | torch.dtype = option(
         "fp32",
-        "what parameters are written as: fp32 (the master weights, bit for bit), bf16, fp16, or auto for the dtype of "
-        "training; buffers keep theirs",
+        "what parameters are written as: `fp32` (the master weights, bit for bit), `bf16`, `fp16`, or `auto` for the "
+        "dtype of training; buffers keep theirs",
         group=Group.OUTPUT,
         metavar="fp32|bf16|fp16|auto",
         decides="bytes",
     )
     max_shard_size: str | int | None = option(
-        None,
-        "split the weights into files of at most this size, such as 5GB, with the index that Hugging Face's loaders "
-        "read; left out, there is one file",
+        "50GB",
+        "split larger weights into files of at most this size, such as `5GB` or `5GiB`, with the index that Hugging "
+        "Face's loaders read; `none` for one file of any size",
         group=Group.OUTPUT,
         metavar="SIZE",
         decides="bytes",
     )
-    base: Path | None = option(
+    base: str | PathLike[str] | None = option(
         None,
-        "the original model, a directory or a hub id such as BAAI/bge-m3: gives config, tokenizer and the like where "
+        "the original model, a directory or a hub id such as `BAAI/bge-m3`: gives config, tokenizer and the like where "
         "the checkpoint has none, weights that were not saved, those that adapters are merged into, and the names "
         "that a loader expects",
         group=Group.OUTPUT,
@@ -105,15 +131,15 @@ class Options(Working):
     )
     lora: Literal["adapter", "merge", "keep"] | None = option(
         None,
-        "what becomes of PEFT adapters: a directory that PEFT loads (adapter, which is what happens without this "
-        "option), the full model with them merged in (merge), or all tensors under their raw names (keep)",
+        "what becomes of PEFT adapters: a directory that PEFT loads (`adapter`, which is what happens without this "
+        "option), the full model with them merged in (`merge`), or all tensors under their raw names (`keep`)",
         group=Group.ADAPTERS,
         choices=("adapter", "merge", "keep"),
         decides="tensors",
     )
     adapters: Sequence[str] = option(
         (),
-        "which of several adapters, by name, such as default, in the order in which they are merged",
+        "which of several adapters, by name, such as `default`, in the order in which they are merged",
         group=Group.ADAPTERS,
         flag="--adapter",
         metavar="NAME",
@@ -124,18 +150,19 @@ class Options(Working):
         False,
         "leave out parameters that were not trained",
         group=Group.TENSORS,
+        also=("--exclude-frozen-parameters",),
         decides="tensors",
     )
     ties: Literal["drop", "copy"] = option(
         "drop",
-        "write a tied weight once, as transformers saves it (drop), or under each of its names (copy)",
+        "write a tied weight once, as transformers saves it (`drop`), or under each of its names (`copy`)",
         group=Group.TENSORS,
         choices=("drop", "copy"),
         decides="bytes",
     )
     include: Sequence[str] = option(
         (),
-        "write only tensors whose name in the checkpoint matches a pattern such as '*.layers.0.*'",
+        "write only tensors whose name in the checkpoint matches a pattern such as `'*.layers.0.*'`",
         group=Group.TENSORS,
         metavar="GLOB",
         repeatable=True,
@@ -143,7 +170,7 @@ class Options(Working):
     )
     exclude: Sequence[str] = option(
         (),
-        "leave out tensors whose name in the checkpoint matches a pattern such as 'classifier.*'",
+        "leave out tensors whose name in the checkpoint matches a pattern such as `'classifier.*'`",
         group=Group.TENSORS,
         metavar="GLOB",
         repeatable=True,
@@ -151,16 +178,16 @@ class Options(Working):
     )
     names: Literal["hub", "in-memory", "stored"] = option(
         "hub",
-        "which names and layout tensors get: those of models on the hub, wrappers undone (hub), those that "
-        "transformers 5 has in memory (in-memory), or those of the checkpoint, unchanged (stored)",
+        "which names and layout tensors get: those of models on the hub, wrappers undone (`hub`), those that "
+        "transformers 5 has in memory (`in-memory`), or those of the checkpoint, unchanged (`stored`)",
         group=Group.NAMES,
         choices=("hub", "in-memory", "stored"),
         decides="tensors",
     )
-    rename: Rename = option(
+    rename: Sequence[str] | Callable[[str], str] | None = option(
         None,
-        "replace the beginning FROM of names by TO, such as model.=encoder., or with slashes what a regular "
-        r"expression matches, such as '/\.h\.(\d+)\./=.layers.\1.'; in Python also a function of the name",
+        "replace the beginning FROM of names by TO, such as `model.=encoder.`, or with slashes what a regular "
+        r"expression matches, such as `'/\.h\.(\d+)\./=.layers.\1.'`; in Python also a function of the name",
         group=Group.NAMES,
         metavar="FROM=TO",
         repeatable=True,
@@ -193,7 +220,7 @@ class Options(Working):
     rescue: bool | Literal["zeros"] = option(
         False,
         "write what can be had of an incomplete checkpoint, which is an error otherwise, and leave out tensors that "
-        "are still incomplete; with zeros, put those where values are lost",
+        "are still incomplete; with `zeros`, put those where values are lost",
         group=Group.INCOMPLETE,
         switches=(
             Switch(
@@ -208,7 +235,7 @@ class Options(Working):
         choices=(False, True, "zeros"),
         decides="bytes",
     )
-    fill: Path | Sequence[Path] = option(
+    fill: str | PathLike[str] | Sequence[str | PathLike[str]] = option(
         (),
         "with {rescue}: a model directory, such as an earlier step's, whose values stand in for lost ones",
         group=Group.INCOMPLETE,
@@ -223,18 +250,12 @@ class Options(Working):
         group=Group.CHECKPOINT,
     )
     overwrite: bool = option(
-        False,
-        "replace the model in the output directory, once the new one is complete",
-        group=Group.OUTPUT,
+        False, "replace the model in the output directory, once the new one is complete", group=Group.OUTPUT
     )
-    restart: bool = option(
-        False,
-        "begin anew where an interrupted conversion would be continued",
-        group=Group.OUTPUT,
-    )
+    restart: bool = option(False, "begin anew where an interrupted conversion would be continued", group=Group.OUTPUT)
     digest: Literal["sha256", "xxh3"] | None = option(
         None,
-        "put a digest of every file and tensor into the manifest zeroconsolidate.json, for verify to compare",
+        "put a digest of every file and tensor into the manifest `zeroconsolidate.json`, for `verify` to compare",
         group=Group.CHECKING,
         choices=("sha256", "xxh3"),
         decides="bytes",
@@ -252,8 +273,8 @@ class Options(Working):
     )
     replicas: Literal["equal", "first"] = option(
         "equal",
-        "what several ranks hold copies of must be the same (equal), or the first copy is taken, with a warning that "
-        "names those that differ (first)",
+        "what several ranks hold copies of must be the same (`equal`), or the first copy is taken, with a warning that "
+        "names those that differ (`first`)",
         group=Group.CHECKING,
         choices=("equal", "first"),
     )
@@ -261,19 +282,17 @@ class Options(Working):
     def __post_init__(self) -> None:
         Opening.__post_init__(self)
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
+        if self.max_shard_size == "none":
+            object.__setattr__(self, "max_shard_size", None)
         if self.max_shard_size is not None:
             parse_size(self.max_shard_size)
         if not self.rescue and roots_of(self.fill):
-            raise BadOption("a model to fill with is only used in a rescue; expected --rescue as well")
+            raise BadOption("a model to fill with is only used in a rescue", expected="--rescue as well")
 
     @cached_property
     def base_directory(self) -> str | None:
         """`base` as a directory: a hub id is looked up, or downloaded, when this is first asked for, and only then."""
-        if self.base is None:
-            return None
-        from ..integrations.hub import resolved
-
-        return resolved(os.fspath(self.base))
+        return _directory_of(self.base)
 
     @property
     def max_shard_bytes(self) -> int | None:
@@ -291,7 +310,7 @@ class Options(Working):
         for declared in in_order(type(self)):
             if declared.decides != "nothing":
                 value = self.base_directory if declared.name == "base" else getattr(self, declared.name)
-                chosen[declared.name] = _plain(value, os.path.realpath if declared.is_path else None)
+                chosen[declared.name] = as_plain(value, os.path.realpath if declared.is_path else None)
         return chosen
 
     def for_manifest(self) -> dict[str, Any]:
@@ -299,12 +318,12 @@ class Options(Working):
         chosen = self.plain()
         for declared in in_order(type(self)):
             if declared.is_path and declared.name in chosen:
-                chosen[declared.name] = _plain(chosen[declared.name], os.path.basename)
+                chosen[declared.name] = as_plain(chosen[declared.name], os.path.basename)
         del chosen["digest"]  # The manifest has a place for it.
         return chosen
 
     @classmethod
-    def from_manifest(cls, chosen: dict[str, Any], *, tag: str | None, base: Path | None) -> Options:
+    def from_manifest(cls, chosen: dict[str, Any], *, tag: str | None, base: str | PathLike[str] | None) -> Options:
         """The options of a manifest, as far as they decide which tensors there are and how they are called."""
         known = {declared.name for declared in in_order(cls) if declared.decides == "tensors"}
         if chosen.get("lora") == "merge":
@@ -313,13 +332,3 @@ class Options(Working):
         if isinstance(kept.get("rename"), str):
             del kept["rename"]  # a function, of which a manifest keeps the name only
         return cls(tag=tag, ties="copy", base=base, **kept)
-
-
-def _plain(value: object, path: Callable[[str], str] | None) -> object:
-    if callable(value):
-        return f"{value.__module__}.{getattr(value, '__qualname__', 'callable')}"
-    if isinstance(value, (tuple, list)):
-        return [_plain(each, path) for each in value]
-    if isinstance(value, (str, os.PathLike)):
-        return os.fspath(value) if path is None else path(os.fspath(value))
-    return value

@@ -1,21 +1,18 @@
-"""Which files stand beside the weights: what is copied, left behind, made anew, or reported as unknown.
-
-The names come from transformers (`tokenization_utils_base.py`, `utils/__init__.py`, `utils/hub.py`),
-sentence-transformers (`modules.json` and the folders it names) and from checkpoints of both.
-"""
+"""Which files stand beside the weights: what is copied, left behind, made anew, or reported as unknown."""
 
 from __future__ import annotations
 
 import os
 import re
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from ..archive.model_config import MAX_CONFIG_BYTES, parse
-from ..archive.regular import Fence, open_regular, read_small, scan
-from ..errors import BadOption, DamagedFile, at
+from ..archive.model_config import read_config
+from ..archive.regular import Fence, open_regular, read_errors, read_small, scan
+from ..errors import BadOption, DamagedFile, at, reason
+from .known_files import group_of, is_left_behind, is_of_deepspeed
+from .missing import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,44 +28,6 @@ MAX_COPY_BYTES = 1 << 32
 """A larger file is not copied beside the weights. Tokenizers take megabytes, dense layers of encoders some more."""
 MAX_CODE_BYTES = 1 << 24
 """A longer module of remote code is refused."""
-
-_GROUPS: dict[str, tuple[str, ...]] = {
-    "config": ("config.json",),
-    "generation config": ("generation_config.json", "custom_generate/"),
-    "tokenizer": (
-        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-        "chat_template.jinja", "chat_template.json", "additional_chat_templates/",
-        "vocab.json", "merges.txt", "vocab.txt", "vocab.*", "vocab-*", "emoji.json", "spiece.model",
-        "sentencepiece.*", "*.spm", "*.spiece", "tokenizer.model", "tokenizer.model.v*", "*.tiktoken",
-        "tekken.json", "bpe.codes", "dict.txt", "normalizer.json", "entity_vocab.json", "byte_level_vocab.json",
-    ),
-    "processor": (
-        "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
-        "image_processor_config.json", "feature_extractor_config.json", "audio_tokenizer_config.json",
-    ),
-    "sentence-transformers": (
-        "modules.json", "config_sentence_transformers.json", "sentence_*_config.json", "idf.json",
-        "router_config.json", "[0-9]_*/", "[0-9][0-9]_*/",
-    ),
-    "documents": ("README.md", "LICENSE*", "NOTICE*"),
-}  # fmt: skip
-"""Copied byte for byte. A group the checkpoint has nothing of is taken from the base model as a whole."""
-
-_MADE_ANEW = ("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*", "adapter_model.*",
-               "adapter_config.json", "colbert_linear.pt", "sparse_linear.pt")  # fmt: skip
-
-_LEFT_BEHIND = (
-    "global_step*", "latest*", "zero_to_fp32.py", "zero_to_torch.py", "optimizer*", "scheduler*", "scaler*",
-    "rng_state*", "random_states_*", "trainer_state.json", "training_args.bin", "checkpoint-*", "runs/", "wandb/",
-    "events.out.*", "*.distcp", "*.onnx", "onnx/", "openvino/", "*.gguf", "*.h5", "*.msgpack", "*.ot", "*.ckpt",
-    "dataloader*", "sampler*", "custom_checkpoint_*", ".*",
-)  # fmt: skip
-
-NEEDED = {
-    "config": "config.json is missing: from_pretrained will not know the architecture",
-    "tokenizer": "there is no tokenizer",
-}
-"""What a loader misses without a group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +57,20 @@ def assets_beside(origin: Origin, base: str | None) -> Assets:
     """The files that lie beside a checkpoint, filled up from the base model's. Raises what `choose` raises, and
     BadOption for a directory that cannot be listed."""
     try:
-        return choose(origin.root, base, tags=origin.tags)
+        return choose(origin.root, base, tags=origin.tags, is_tag=_is_tag(origin))
     except OSError as error:
-        raise BadOption(f"a directory cannot be read: {error.strerror} (at {error.filename})") from None
+        raise BadOption(f"the directory cannot be read: {reason(error)}", address=(str(error.filename),)) from None
 
 
-def choose(checkpoint: str, base: str | None, *, tags: Iterable[str]) -> Assets:
-    """Sort the entries of the checkpoint directory, and fill up from the base model's.
+def _is_tag(origin: Origin) -> bool:
+    """Whether the root is the tag's own folder, which lies in no checkpoint's directory."""
+    own = os.path.basename(os.path.abspath(origin.root))
+    return own == origin.tag and not os.path.isdir(os.path.join(origin.root, own))
+
+
+def choose(checkpoint: str, base: str | None, *, tags: Iterable[str], is_tag: bool = False) -> Assets:
+    """Sort the entries of the checkpoint directory, and fill up from the base model's. `is_tag`: the directory is the
+    tag itself, with DeepSpeed's files in it.
 
     What could not be copied is refused here, before hours are spent on the weights.
     Raises OSError if a directory cannot be listed, UnsafePath where a file to be copied is a link that leads out of
@@ -128,8 +94,10 @@ def choose(checkpoint: str, base: str | None, *, tags: Iterable[str]) -> Assets:
     for path in copies.values():
         with at(path):
             _refuse_unfit(path)
+    if is_tag:
+        rest = [entry for entry in rest if not is_of_deepspeed(entry)]
     tags, own = set(tags), set(copies)
-    left = tuple(e for e in rest if e.rstrip("/") in tags or _matches(e, _LEFT_BEHIND) or _matches(e, _MADE_ANEW))
+    left = tuple(e for e in rest if e.rstrip("/") in tags or is_left_behind(e))
     known = own.union(left)
     unknown = tuple(e for e in rest if e not in known)
     return Assets(
@@ -137,24 +105,23 @@ def choose(checkpoint: str, base: str | None, *, tags: Iterable[str]) -> Assets:
         from_base=tuple(from_base),
         left_behind=left,
         unknown=unknown,
-        missing=tuple(what for group, what in NEEDED.items() if group not in grouped),
+        missing=missing(grouped, checkpoint, base, is_tag=is_tag),
     )
 
 
 def _refuse_unfit(path: str) -> None:
     if os.path.basename(path) == "config.json":
-        parse(read_small(path, MAX_CONFIG_BYTES))
+        read_config(path)
         return
-    try:
+    with read_errors():
         fd = open_regular(path)
-    except OSError as error:
-        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
     size_bytes = os.fstat(fd).st_size
     os.close(fd)
     if size_bytes > MAX_COPY_BYTES:
         raise DamagedFile(
-            f"the file is too large to belong beside the weights; "
-            f"expected at most {MAX_COPY_BYTES} bytes, got {size_bytes}"
+            "the file is too large to belong beside the weights",
+            expected=f"at most {MAX_COPY_BYTES} bytes",
+            found=size_bytes,
         )
 
 
@@ -166,7 +133,7 @@ def _sorted(directory: str) -> tuple[dict[str, dict[str, str]], list[str]]:
     for entry in sorted(_few(scan(directory)), key=lambda e: e.name):
         is_folder = _is_folder(entry)
         name = entry.name + ("/" if is_folder else "")
-        group = next((g for g, patterns in _GROUPS.items() if _matches(name, patterns)), None)
+        group = group_of(name)
         if group is None:
             rest.append(name)
             continue
@@ -189,13 +156,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _few(entries: Iterable[Entry]) -> list[Entry]:
     listed = list(islice(entries, MAX_ASSETS + 1))
     if len(listed) > MAX_ASSETS:
-        raise DamagedFile(f"there are too many files beside the weights; expected at most {MAX_ASSETS}")
+        raise DamagedFile("there are too many files beside the weights", expected=f"at most {MAX_ASSETS}")
     return listed
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Patterns that end in `/` match folders only, others match files and (for what is left behind) folders."""
-    return any(fnmatchcase(name, p) or (not p.endswith("/") and fnmatchcase(name, f"{p}/")) for p in patterns)
 
 
 def _tree(path: str, prefix: str, fence: Fence) -> dict[str, str]:
@@ -212,7 +174,7 @@ def _remote_code(config: str | None, directory: str) -> dict[str, str]:
     if config is None:
         return {}
     try:
-        auto_map = parse(read_small(config, MAX_CONFIG_BYTES)).get("auto_map")
+        auto_map = read_config(config).get("auto_map")
     except (DamagedFile, AttributeError):
         return {}  # said when the config is written
     wanted = [

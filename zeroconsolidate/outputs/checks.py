@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..adapters.plan import prove_base
+from ..archive.phrases import listed
 from ..errors import UnsupportedLayout
 from ..plan.witness import comparisons, replica_comparisons
 from ..write.journal import Checks
@@ -39,8 +40,9 @@ def refuse_unplaced(catalog: Catalog, *, weights_only: bool) -> None:
     UnsupportedLayout."""
     if catalog.unplaced and not weights_only:
         raise UnsupportedLayout(
-            f"the optimizer's state {', '.join(map(repr, catalog.unplaced))} is not laid out like the parameters; "
-            "the weights do not depend on it: --weights-only writes them",
+            f"the optimizer's state {', '.join(map(repr, catalog.unplaced))} is not laid out like the parameters",
+            consequence="the weights do not depend on it",
+            remedy="--weights-only writes them",
             address=(catalog.origin.tag,),
         )
 
@@ -69,5 +71,6 @@ def _compare_replicas(catalog: Catalog, inputs: Inputs, replicas: str, check: st
         compare([comparison for comparison in found if not comparison.is_spare], inputs)
         found = [comparison for comparison in found if comparison.is_spare]
     names = drifted(found, inputs)
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return [f"ranks hold different copies of {len(names)} tensors, the first was taken: {shown}"] if names else []
+    if not names:
+        return []
+    return [f"ranks hold different copies of {len(names)} tensors, the first was taken: {listed(names, 8)}"]

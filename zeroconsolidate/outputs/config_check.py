@@ -29,7 +29,7 @@ def config_problems(directory: str, tensors: Mapping[str, LocatedTensor]) -> tup
     try:
         config = parse(read_small(path, MAX_CONFIG_BYTES), parse_int=short_int)
     except DamagedFile as error:
-        return [f"config.json: {error.message}"], []
+        return [f"config.json: {error.sentence}"], []
     if not isinstance(config, dict):
         return ["config.json: expected an object"], []
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config

@@ -24,11 +24,12 @@ def files(heads: Mapping[str, tuple[tuple[int, ...], NDArray[Any], DType]]) -> d
     """
     import torch
 
+    from ..run.tensors import to_torch
+
     states: dict[str, dict[str, torch.Tensor]] = {}
     for name, (shape, elements, dtype) in heads.items():
         head, _, key = name.partition(".")
-        tensor = torch.from_numpy(elements.view("u1")).view(getattr(torch, dtype.torch_name)).reshape(shape)
-        states.setdefault(head, {})[key] = tensor
+        states.setdefault(head, {})[key] = to_torch(elements, dtype).reshape(shape)
     found = {}
     for head, state in states.items():
         buffer = io.BytesIO()

@@ -10,9 +10,12 @@ from ..archive.model_files import MANIFEST_NAME, RESCUE_REPORT_NAME
 from ..run.execute import BLOCK_BYTES
 from ..run.inputs import Inputs
 from ..write.fingerprint import fingerprint, refuse_changed
+from ..write.refusals import refuse_staged, refuse_unwritable
 from ..write.stage import Stage
 from .checks import checked
+from .gate import Excuses, examine, pass_or_refuse
 from .manifest import manifest
+from .preview import preview
 from .weights import make_side_files, make_weights
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..plan.build import Cost
     from ..write.journal import Checks, Fingerprint
+    from .gate_finding import GateResult
     from .output import Output, SideFiles
 
 
@@ -38,6 +42,34 @@ class Made:
     overflows: Mapping[str, int]
     """Tensor -> finite elements that became infinite in the cast."""
     side_files: SideFiles
+    gate: GateResult
+    """What came of holding the output against its loader."""
+    excused_warnings: tuple[str, ...]
+    """What is wrong with it and was written all the same, as asked, where the plan's warnings do not say it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """What would come of writing an output."""
+
+    cost: Cost
+    missing: tuple[str, ...]
+    """What a loader will miss."""
+    warnings: tuple[str, ...]
+
+
+def rehearse(output: Output, opened: Opened, options: Options, directory: str) -> Rehearsal:
+    """Refuse what :func:`make` would refuse before it compares or copies values, and write nothing."""
+    cost = output.plan.cost(BLOCK_BYTES)
+    with Inputs() as inputs:
+        side_files, traits = _prepared(output, opened, options, inputs)
+    from tempfile import TemporaryDirectory  # 10 ms that only a dry run pays
+
+    with TemporaryDirectory(prefix="zeroconsolidate-") as folder:
+        _refuse_what_would_not_load(folder, output, side_files, opened, options)
+    refuse_staged(directory, traits, overwrite=options.overwrite, restart=options.restart)
+    refuse_unwritable(directory, cost.output_bytes)
+    return Rehearsal(cost=cost, missing=output.missing, warnings=(*output.warnings, *side_files.warnings))
 
 
 def make(output: Output, opened: Opened, options: Options, directory: str) -> Made:
@@ -46,29 +78,25 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
     Raises WitnessMismatch and Disagreement for values that contradict each other, OutputExists, OutputFailed,
     BadOption where another conversion's work is staged.
     """
-    cost = output.plan.cost(BLOCK_BYTES)
+    cost, excuses = output.plan.cost(BLOCK_BYTES), _excuses(opened, options)
     with Inputs() as inputs:
-        side_files = output.side_files(inputs)
-        if opened.report is not None:
-            side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
-        traits = _fingerprint(output, opened, options, side_files)
+        side_files, traits = _prepared(output, opened, options, inputs)
         with Stage(directory, overwrite=options.overwrite, restart=options.restart, fingerprint=traits) as stage:
             resumed_bytes = stage.resumed_bytes
             if not stage.is_publishing:
                 stage.need(cost.output_bytes)
+                _refuse_what_would_not_load(stage.folder, output, side_files, opened, options)
+            options.doing("comparing values")
             checks = checked(output, opened, inputs, stage, check=options.check, replicas=options.replicas)
             if stage.is_publishing:
                 sizes = stage.finish()
+                found = _examined(directory, options)
+                excused = tuple(finding.text for finding in found.findings)
             else:
-                make_weights(
-                    output.plan,
-                    inputs,
-                    stage,
-                    digest=options.digest,
-                    progress=options.progress,
-                    total_bytes=cost.output_bytes,
-                )
+                make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
                 around = make_side_files(side_files, stage)
+                found = _examined(stage.path(""), options)
+                excused = pass_or_refuse(found, excuses)
                 text = manifest(
                     output.plan,
                     opened.catalog.origin,
@@ -76,6 +104,7 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
                     digest=options.digest,
                     weights={name: facts.get("digests", {}) for name, facts in _facts(output, stage).items()},
                     beside=around,
+                    excused=excused,
                 )
                 stage.write(MANIFEST_NAME, text)
                 refuse_changed(traits)
@@ -92,13 +121,44 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
         checks=checks,
         overflows=overflows,
         side_files=side_files,
+        gate=found,
+        excused_warnings=() if options.partial or output.warnings else excused,
     )
 
 
-def _fingerprint(output: Output, opened: Opened, options: Options, side_files: SideFiles) -> Fingerprint:
-    """All that decides a byte of the output."""
+def _refuse_what_would_not_load(
+    folder: str, output: Output, side_files: SideFiles, opened: Opened, options: Options
+) -> None:
+    """Hold the headers and the files beside them against the loader, before a byte of weights is written."""
+    with preview(folder, output.plan.files, side_files) as directory:
+        if directory is not None:
+            pass_or_refuse(_examined(directory, options), _excuses(opened, options))
+
+
+def _examined(directory: str, options: Options) -> GateResult:
+    return examine(directory, base=options.base_directory, is_merged=options.lora == "merge", remember=options.cache)
+
+
+def _excuses(opened: Opened, options: Options) -> Excuses:
+    """What was asked for although a loader may not find what it expects."""
+    insisted = None
+    if options.allow_missing:
+        insisted = "--allow-missing"
+    elif options.rename is not None:
+        insisted = "--rename"
+    elif options.names == "stored" or options.lora == "keep":
+        insisted = "--names stored" if options.names == "stored" else "--lora keep"
+    return Excuses(insisted=insisted, is_partial=options.partial or opened.report is not None)
+
+
+def _prepared(output: Output, opened: Opened, options: Options, inputs: Inputs) -> tuple[SideFiles, Fingerprint]:
+    """What lies beside the weights, and all that decides a byte of the output."""
+    side_files = output.side_files(inputs)
+    if opened.report is not None:
+        side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
     sources = [*opened.catalog.files, *side_files.copies.values(), *output.read_files, *opened.filled_from]
-    return fingerprint(version=__version__, options=options.plain(), sources=sources, layout=output.plan.files)
+    traits = fingerprint(version=__version__, options=options.plain(), sources=sources, layout=output.plan.files)
+    return side_files, traits
 
 
 def _facts(output: Output, stage: Stage) -> dict[str, dict[str, Any]]:

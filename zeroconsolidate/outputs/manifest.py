@@ -6,6 +6,7 @@
       "source": {"tag": …, "step": …, "stage": …, "world_size": …, "ds_version": …},
       "options": {"dtype": "fp32", …},                  as given to `consolidate`
       "digest": "sha256",                               of weights; null if none was asked for
+      "excused": ["…"],                                 what a loader would miss, written all the same, as asked
       "files": {"model.safetensors": {"bytes": …, "sha256": …}, "config.json": {"bytes": …, "sha256": …}, …},
       "tensors": {"embed.weight": {"file": …, "dtype": "F32", "shape": […], "sha256": …}, …}
     }
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from .._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ..catalog.facts import Origin
     from ..plan.build import ModelPlan
@@ -35,6 +36,7 @@ def manifest(
     digest: str | None,
     weights: Mapping[str, Mapping[str, Any]],
     beside: Mapping[str, tuple[int, str]],
+    excused: Sequence[str],
 ) -> bytes:
     """The manifest's text.
 
@@ -66,6 +68,7 @@ def manifest(
         },
         "options": dict(options),
         "digest": digest,
+        "excused": list(excused),
         "files": files,
         "tensors": tensors,
     }

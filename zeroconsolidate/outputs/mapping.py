@@ -50,15 +50,12 @@ class TensorView:
 
         Raises DamagedFile if a file has become shorter since the checkpoint was opened.
         """
-        import torch
-
         from ..run.elements import read_all
+        from ..run.tensors import to_torch
 
+        recipe = self._source.recipe
         with Inputs() as inputs:
-            elements = read_all(self._source.recipe, inputs)
-        if not elements.size:
-            return torch.empty(self.shape, dtype=dtype or self.dtype)
-        tensor = torch.from_numpy(elements.view("u1")).view(self.dtype).reshape(self.shape)
+            tensor = to_torch(read_all(recipe, inputs), recipe.dtype).reshape(self.shape)
         return tensor if dtype is None else tensor.to(dtype)
 
     def __repr__(self) -> str:

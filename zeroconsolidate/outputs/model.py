@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archive.model_files import ADAPTER_CONFIG, CONFIG, INDEX_NAME
+from . import remarks
 from .assets import assets_beside, of_adapters
 from .output import Output, SideFiles
 from .planned import plan_weights
 from .side_files import side_files
+from .usage import load_adapter, load_model, load_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +30,8 @@ class _Directory(Output):
     assets: Assets
     weights: PlannedWeights
     options: Options
+    loads: bool
+    """Whether nothing is known that would keep a model's own class from loading the weights."""
 
     def side_files(self, inputs: Inputs) -> SideFiles:
         """The index, config, tokenizer, heads and whatever else belongs to the model."""
@@ -37,6 +41,13 @@ class _Directory(Output):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDirectory(_Directory):
     """A model in one file or in shards, with its config, tokenizer and the like."""
+
+    def load_line(self, directory: str, side_files: SideFiles) -> str:
+        """Its class in transformers or FlagEmbedding, or where that would not find its weights, safetensors."""
+        weights = [file.name for file in self.plan.files]
+        if not self.loads:
+            return load_tensors(directory, weights)
+        return load_model(directory, weights=weights, side_files=side_files.made, copies=side_files.copies)
 
     @property
     def published_last(self) -> Sequence[str]:
@@ -48,6 +59,10 @@ class ModelDirectory(_Directory):
 class AdapterDirectory(_Directory):
     """One or several adapters as PEFT saves them: a configuration of their own in the place of the model's."""
 
+    def load_line(self, directory: str, side_files: SideFiles) -> str:
+        """PEFT's, which takes the base model."""
+        return load_adapter(directory, [file.name for file in self.plan.files])
+
     @property
     def published_last(self) -> Sequence[str]:
         """PEFT begins with the adapter's configuration."""
@@ -58,6 +73,7 @@ def plan_output(opened: Opened, options: Options) -> Output:
     """Plan what the options ask for. Raises what `plan_weights` and `assets_beside` raise."""
     # Assets come first: what is wrong with them is known at once, names may take seconds.
     assets = assets_beside(opened.catalog.origin, options.base_directory)
+    remarks.refuse_unsized(options, assets.copies)
     weights = plan_weights(opened, options)
     named, adapted, additions = weights.named, weights.adapted, weights.additions
     if adapted is not None:
@@ -67,19 +83,27 @@ def plan_output(opened: Opened, options: Options) -> Output:
         plan=weights.plan,
         dtype=weights.dtype,
         names=named.reason,
+        names_change=named.change,
+        ties=named.ties,
         read_files=(*additions.files, *named.files, *(adapted.files if adapted else ())),
         comparisons=adapted.comparisons if adapted else (),
         from_base=len(additions.sources) + len(named.from_base),
         left_behind=assets.left_behind,
         missing=assets.missing,
-        notes=adapted.decided if adapted else (),
+        notes=(*(adapted.notes if adapted else ()), *remarks.notes(options, weights.plan)),
         warnings=(
             *named.warnings,
             # What a base model does not have matters only if something is missing.
             *(() if named.complete else additions.warnings),
             *assets.warnings,
+            *remarks.warnings(opened, options, weights.plan, assets.copies),
         ),
         assets=assets,
         weights=weights,
         options=options,
+        loads=named.loads
+        and not options.partial
+        and options.names != "stored"
+        and options.lora != "keep"
+        and not (opened.report and opened.report.not_written),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..dtypes import DType
     from ..plan.build import ModelPlan
@@ -37,7 +37,11 @@ class Output(ABC):
     dtype: DType
     """What floating-point parameters are written as."""
     names: str
-    """What was decided about names, and why."""
+    """What was decided about names, and how they compare with what a loader expects."""
+    names_change: str
+    """What was done to the names of the checkpoint; empty if nothing."""
+    ties: Mapping[str, str]
+    """Names that are not written, because their tensor is under another -> that one."""
     read_files: tuple[str, ...]
     """Files outside of the checkpoint that decide what is written, those of `side_files` not counted."""
     comparisons: tuple[Comparison, ...]
@@ -55,6 +59,10 @@ class Output(ABC):
     @abstractmethod
     def side_files(self, inputs: Inputs) -> SideFiles:
         """Everything beside the weights, read, edited or made anew, but for the manifest."""
+
+    @abstractmethod
+    def load_line(self, directory: str, side_files: SideFiles) -> str:
+        """The line of Python that loads what was written into `directory`."""
 
     @property
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,8 @@ from ..adapters.plan import plan_export, plan_merge
 from ..errors import BadOption
 from ..naming.fit import Named, fit
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base
-from ..options import parse_dtype
-from ..plan.build import ModelPlan, Selection, build, padding_bytes, select
+from ..options import parse_dtype, refuse_unmatched
+from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
 
 if TYPE_CHECKING:
     from ..adapters.find import Adapters
@@ -71,7 +71,8 @@ def _exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType
     named = Named(
         selection=Selection(named={}, left_out=plan.left_out),
         heads={},
-        reason="PEFT's own names",
+        reason="names as PEFT saves them",
+        change="as PEFT saves them",
         warnings=warnings,
         unwrapped=adapted.is_wrapped,
     )
@@ -91,8 +92,11 @@ def _selected(opened: Opened, additions: Additions, options: Options) -> Selecti
     def wanted(name: str, source: Source) -> bool:
         return _is_wanted(name, source, options)
 
+    refuse_unmatched(options.include, [*opened.catalog.order, *additions.sources])
     chosen = select(opened.catalog, opened.stored, copy_ties=options.ties == "copy", wanted=wanted)
-    return Selection(named={**chosen.named, **additions.sources}, left_out=chosen.left_out).only(wanted)
+    selection = Selection(named={**chosen.named, **additions.sources}, left_out=chosen.left_out).only(wanted)
+    refuse_empty(selection)  # before anyone is asked for names
+    return selection
 
 
 def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) -> tuple[Selection, Adapted]:
@@ -107,6 +111,7 @@ def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) 
         dtype=dtype,
         copy_ties=options.ties == "copy",
     )
+    refuse_unmatched(options.include, merge.selection.named)
     return merge.selection.only(lambda name, source: _is_wanted(name, source, options)), merge.adapted
 
 
@@ -114,14 +119,24 @@ def _named(opened: Opened, selection: Selection, adapted: Adapted | None, option
     """The tensors under the names their loader expects; what was merged into a base model has the base's."""
     if adapted is None or options.base_directory is None or options.rename is not None:
         partial = options.partial or opened.report is not None
-        return fit(opened.catalog, selection, options, partial=partial)
+        named = fit(opened.catalog, selection, options, partial=partial)
+        return named if adapted is None else replace(named, ties=_merged_ties(adapted, named.selection))
     return Named(
         selection=selection,
         heads={},
         reason=f"names as in the base model {options.base_directory}",
+        change=f"as in the base model {options.base_directory}",
+        ties=_merged_ties(adapted, selection),
         warnings=(),
         unwrapped=adapted.is_wrapped,
     )
+
+
+def _merged_ties(adapted: Adapted, selection: Selection) -> dict[str, str]:
+    """The names of a merged model that are not written, because their tensor is under another -> that one."""
+    written = {source.name: name for name, source in selection.named.items()}
+    ties = adapted.ties.items()
+    return {alias: written[kept] for alias, kept in ties if kept in written and alias not in selection.named}
 
 
 def _refuse_broken(adapters: Adapters, report: RescueReport) -> None:

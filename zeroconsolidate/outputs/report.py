@@ -1,11 +1,16 @@
-"""What a conversion did, for people and for programs."""
+"""The report: what a conversion wrote, what was checked, and what a reader should know."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from ..archive.phrases import counted, listed
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..opening.opened import Opened
     from ..opening.rescue_report import RescueReport
     from .make import Made
@@ -21,40 +26,61 @@ class Report:
     files: dict[str, int]
     """Name -> size of every file written, weights first."""
     tensors: int
+    """Tensors written."""
     parameters: int
     """Elements of parameters (buffers not counted), a tied one once a name it is written under."""
     dtype: str
     """What floating-point parameters were written as, in torch's spelling."""
     names: str
-    """What was decided about names, and why."""
+    """What was decided about names, and how they compare with what a loader expects."""
+    names_change: str
+    """What was done to the names of the checkpoint; empty if nothing."""
     tag: str
+    """The checkpoint's folder that was read, such as `global_step500`."""
     step: int | None
+    """The training step, None if the checkpoint does not say."""
     stage: int
+    """The ZeRO stage."""
     world_size: int
+    """Data-parallel ranks that saved the checkpoint."""
     ds_version: str | None
+    """The release of DeepSpeed that saved it."""
     seconds: float
+    """How long it took."""
     bytes_read: int
     """Tensor data read from the checkpoint."""
     bytes_written: int
+    """Size of all files of weights, with the index."""
     resumed_bytes: int
     """Of the bytes written, those an earlier, interrupted run had written already."""
     checked: int
-    """Elements of master weights compared with their 16-bit copies before writing."""
+    """Elements compared with a second copy of them before writing."""
+    checks: tuple[str, ...]
+    """What was checked and found right, in words."""
+    not_checked: tuple[str, ...]
+    """What could not be checked, and why."""
     overflows: dict[str, int]
     """Tensor -> finite elements that became infinite in the cast."""
     left_out: tuple[str, ...]
-    """Names of the checkpoint that were not written: dropped ties, excluded tensors."""
+    """Names of the checkpoint that were not written: those in `ties`, excluded tensors."""
+    ties: dict[str, str]
+    """Names that were not written, because their tensor is under another -> that one."""
     left_behind: tuple[str, ...]
-    """Files of the checkpoint that belong to training."""
+    """Entries of the checkpoint's folder that were not copied."""
+    not_copied: tuple[str, ...]
+    """Those of `left_behind` that are neither training state nor weights: what someone could miss."""
     missing: tuple[str, ...]
     """What a loader will miss."""
     notes: tuple[str, ...]
     """What was changed or decided on the way."""
     from_base: int
-    """Frozen parameters that the checkpoint has not and the base model has: so many tensors are from there."""
+    """Tensors taken from the base model: frozen parameters that the checkpoint does not have."""
     rescue: RescueReport | None
     """What came from where, if the checkpoint was incomplete."""
     warnings: tuple[str, ...]
+    """What may be wrong with the output."""
+    load_line: str
+    """The line of Python that loads the output."""
 
     @property
     def gb_per_second(self) -> float:
@@ -67,12 +93,14 @@ class Report:
         return asdict(self) | rescue | {"gb_per_second": round(self.gb_per_second, 3)}
 
 
-def report_of(output: Output, opened: Opened, made: Made, *, directory: str, seconds: float) -> Report:
-    """The report, from what the stages returned."""
+def report_of(output: Output, opened: Opened, made: Made, *, directory: str, seconds: float, check: str) -> Report:
+    """The report, from what the stages returned. `check`: what the caller asked to be compared."""
     origin, cost, overflows = opened.catalog.origin, made.cost, made.overflows
     infinite: tuple[str, ...] = ()
     if overflows:
-        infinite = (f"{sum(overflows.values())} values became infinite, in {', '.join(sorted(overflows)[:4])}",)
+        many = counted(sum(overflows.values()), "value")
+        infinite = (f"{many} became infinite in {output.dtype.torch_name}, in {listed(sorted(overflows), 4)}",)
+    checks, not_checked = _checks(opened, made, check)
     return Report(
         output=directory,
         files=dict(made.sizes),
@@ -80,6 +108,7 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
         parameters=sum(tensor.numel for tensor in output.plan.tensors() if tensor.is_parameter),
         dtype=output.dtype.torch_name,
         names=output.names,
+        names_change=output.names_change,
         tag=origin.tag,
         step=origin.step,
         stage=origin.stage,
@@ -90,12 +119,57 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
         bytes_written=cost.output_bytes,
         resumed_bytes=made.resumed_bytes,
         checked=made.checks.numel,
+        checks=checks,
+        not_checked=not_checked,
         overflows=dict(overflows),
         left_out=output.plan.left_out,
+        ties=dict(output.ties),
         left_behind=output.left_behind,
+        not_copied=_could_be_missed(output.left_behind, origin.tags),
         missing=output.missing,
         from_base=output.from_base,
         rescue=opened.report,
         notes=(*opened.catalog.notes, *output.notes, *made.side_files.notes),
-        warnings=(*made.checks.warnings, *output.warnings, *made.side_files.warnings, *infinite),
+        warnings=(
+            *made.checks.warnings,
+            *output.warnings,
+            *made.side_files.warnings,
+            *infinite,
+            *made.excused_warnings,
+        ),
+        load_line=output.load_line(directory, made.side_files),
+    )
+
+
+def _checks(opened: Opened, made: Made, check: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(what was checked, what could not be): what the program that loads the output expects, and values."""
+    checks, not_checked = [*made.gate.checked], [*made.gate.unchecked]
+    compared = made.checks.numel
+    if compared:
+        extent = "all that have one" if check == "all" else "a sample"
+        checks.append(f"{counted(compared, 'value')} against their second copy in the checkpoint ({extent}): equal")
+    elif check == "none":
+        not_checked.append("values: not compared, as asked")
+    elif opened.catalog.origin.stage == 3:
+        not_checked.append("values: ZeRO stage 3 saves no second copy of the weights")
+    else:
+        not_checked.append("values: the checkpoint has no second copy of the weights")
+    return tuple(checks), tuple(not_checked)
+
+
+_NEVER_MISSED = (
+    "global_step*", "latest*", "zero_to_fp32.py", "zero_to_torch.py", "optimizer*", "scheduler*", "scaler*",
+    "rng_state*", "random_states_*", "trainer_state.json", "training_args.bin", "dataloader*", "sampler*",
+    "model*.safetensors", "model*.safetensors.index.json", "pytorch_model*", "adapter_model.*", "adapter_config.json",
+    "colbert_linear.pt", "sparse_linear.pt",
+)  # fmt: skip
+"""Training state, and what is written anew."""
+
+
+def _could_be_missed(left_behind: Iterable[str], tags: Iterable[str]) -> tuple[str, ...]:
+    known = {f"{tag}/" for tag in tags}
+    return tuple(
+        entry
+        for entry in left_behind
+        if entry not in known and not any(fnmatchcase(entry.rstrip("/"), pattern) for pattern in _NEVER_MISSED)
     )

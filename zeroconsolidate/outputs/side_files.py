@@ -1,4 +1,4 @@
-"""Everything beside the weights: what is copied, what is edited, what is made anew."""
+"""From planned weights to the files beside them: which are copied, edited or made, and notes on what was changed."""
 
 from __future__ import annotations
 
@@ -45,28 +45,27 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
     if "config.json" in copies:
         path = copies.pop("config.json")
         with at(path):
-            text = with_dtype(_read(path, MAX_CONFIG_BYTES), planned.dtype.torch_name)
+            text = with_dtype(read_small(path, MAX_CONFIG_BYTES), planned.dtype.torch_name)
             if planned.adapted is not None and planned.adapted.untied:
                 text = without_ties(text)
             made["config.json"], changed = readable_before_5(text)
             config = parse(text)
             warnings += _wrong_vocabulary(text, planned, insisted=options.allow_missing or options.names == "stored")
         if changed:
-            notes.append("config.json: rope_theta added beside rope_parameters, for transformers before 5")
+            notes.append("config.json: rope_theta added, where transformers 4 reads it")
         hidden_size = config.get("hidden_size") if isinstance(config, dict) else None
         bare = is_bare(config)
     for_embeddings = planned.named.unwrapped or options.sentence_transformers
     if for_embeddings and _edit("tokenizer.json", without_truncation, MAX_TOKENIZER_BYTES, copies, made):
-        notes.append("tokenizer.json: the training run's truncation and padding cleared")
+        notes.append("tokenizer.json: truncation and padding of the training run removed")
     if _edit("tokenizer_config.json", tokenizer_readable_before_5, MAX_CONFIG_BYTES, copies, made):
         notes.append(
-            "tokenizer_config.json: the class TokenizersBackend by its older name PreTrainedTokenizerFast, for "
-            "transformers before 5"
+            "tokenizer_config.json: tokenizer class renamed to PreTrainedTokenizerFast, so that transformers 4 loads it"
         )
     if planned.named.heads or bare:
         rebuilt = _heads(planned, inputs)
         if rebuilt:
-            notes.append(f"{' and '.join(rebuilt)}: rebuilt from the shards")
+            notes.append(f"{' and '.join(rebuilt)}: made from the heads in the checkpoint")
         made |= rebuilt
         wanted = [name for name in HEAD_FILES if name not in made]
         if wanted and options.base_directory is not None:
@@ -74,12 +73,12 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
         lone = [name for name in wanted if name not in copies]
         if rebuilt and lone:
             warnings.append(
-                f"{lone[0]} is nowhere, and without it BGEM3FlagModel takes random heads; name the model that the "
+                f"{lone[0]} was not found, and without it BGEM3FlagModel uses random heads; name the model that "
                 "training started from with --base"
             )
     if options.sentence_transformers is not None:
         if not str(hidden_size).isdigit():
-            raise BadOption("sentence-transformers needs the size of an embedding; config.json states no hidden_size")
+            raise BadOption("sentence-transformers needs the size of an embedding, but config.json has no hidden_size")
         made |= sentence_transformers.files(
             options.sentence_transformers, hidden_size=int(str(hidden_size)), max_length=None
         )
@@ -89,24 +88,19 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
 
 
 def _wrong_vocabulary(text: bytes, planned: PlannedWeights, *, insisted: bool) -> list[str]:
-    """What config.json says of the vocabulary against the rows that will be written; an error unless insisted."""
+    """Compare the vocabulary in config.json with the rows that will be written: problems, as warnings if `insisted`.
+
+    Raises Disagreement for problems otherwise.
+    """
     shapes = {tensor.name: tensor.shape for tensor in planned.plan.tensors()}
     problems, _ = vocabulary_problems(parse(text, parse_int=short_int), shapes)
     if problems and not insisted:
         raise Disagreement(
-            f"{problems[0].removeprefix('config.json: ')}; loaders would not take these weights; correct config.json, "
-            "or insist with --allow-missing"
+            problems[0].removeprefix("config.json: "),
+            consequence="loaders would refuse these weights",
+            remedy="correct config.json, or write them all the same with --allow-missing",
         )
     return problems
-
-
-def _read(path: str, limit_bytes: int) -> bytes:
-    try:
-        return read_small(path, limit_bytes)
-    except ZeroConsolidateError:
-        raise
-    except OSError as error:
-        raise DamagedFile(f"the file cannot be read: {error.strerror}") from None
 
 
 def _edit(name: str, edit: Edit, limit_bytes: int, copies: Mapping[str, str], made: dict[str, bytes]) -> bool:
@@ -116,9 +110,9 @@ def _edit(name: str, edit: Edit, limit_bytes: int, copies: Mapping[str, str], ma
         return False
     with at(path):
         try:
-            text, changed = edit(_read(path, limit_bytes))
+            text, changed = edit(read_small(path, limit_bytes))
         except UnicodeDecodeError as error:
-            raise DamagedFile(f"{name} is no text: {error}") from None
+            raise DamagedFile(f"{name} is not UTF-8 text: {error}") from None
     if changed:
         made[name] = text
     return changed
@@ -126,17 +120,13 @@ def _edit(name: str, edit: Edit, limit_bytes: int, copies: Mapping[str, str], ma
 
 def _heads(planned: PlannedWeights, inputs: Inputs) -> dict[str, bytes]:
     """BGE-M3's heads, small enough to be held."""
-    import numpy as np
-
-    from ..run.cast import STORAGE, cast
+    from ..run.cast import as_dtype
     from ..run.elements import read_all
 
     found = {}
     for name, source in planned.named.heads.items():
         with at(name):
-            elements = read_all(source.recipe, inputs)
-            written = np.empty(elements.shape, STORAGE[planned.dtype])
-            cast(elements, source.recipe.dtype, planned.dtype, written)
+            written = as_dtype(read_all(source.recipe, inputs), source.recipe.dtype, planned.dtype)
         found[name] = (source.shape, written, planned.dtype)
     return head_files.files(found)
 
@@ -150,12 +140,11 @@ def _base_heads(base: str, names: Sequence[str], copies: dict[str, str], notes: 
         try:
             tensors = read_pickled(base, name)
         except ZeroConsolidateError as error:
-            notes.append(f"{name} of the base model cannot be read, and was not copied: {error}")
+            notes.append(f"{name} of the base model was not copied, because it cannot be read: {error}")
             return
         if set(tensors) != {"weight", "bias"} or any(0 in tensor.shape for tensor in tensors.values()):
             # Such is what a run under ZeRO-3 leaves behind: a base that is a checkpoint itself.
-            notes.append(f"{name} of the base model is empty, and was not copied")
+            notes.append(f"{name} of the base model was not copied, because it is empty")
             return
     copies |= paths
-    many = "are the base model's: they were" if len(paths) > 1 else "is the base model's: it was"
-    notes.append(f"{' and '.join(paths)} {many} not trained")
+    notes.append(f"{' and '.join(paths)}: copied from the base model, because the run did not train them")

@@ -15,6 +15,7 @@ from ..write.check import check as check_file
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..options import Options
     from ..plan.build import ModelPlan
     from ..plan.layout import FilePlan
     from ..run.inputs import Inputs
@@ -26,14 +27,13 @@ def make_weights(
     plan: ModelPlan,
     inputs: Inputs,
     stage: Stage,
+    options: Options,
     *,
-    digest: str | None,
-    progress: Callable[[int, int], None] | None,
     total_bytes: int,
 ) -> None:
-    """Make all weights that an earlier run has not made; `progress(done, total_bytes)` as bytes are written.
+    """Make all weights that an earlier run has not made; `options.progress(done, total_bytes)` as bytes are written.
 
-    With `digest`, what the stage remembers of a file has its digests.
+    With `options.digest`, what the stage remembers of a file has its digests.
     """
     before = 0
     for file in plan.files:
@@ -41,11 +41,13 @@ def make_weights(
             stage.keep(file.name)
         else:
             with at(file.name):
-                _file(file, inputs, stage, digest, _shifted(progress, before, total_bytes))
+                _file(file, inputs, stage, options, _shifted(options.progress, before, total_bytes))
         before += file.size_bytes
 
 
-def _file(file: FilePlan, inputs: Inputs, stage: Stage, digest: str | None, progress: Callable[[int], None]) -> None:
+def _file(file: FilePlan, inputs: Inputs, stage: Stage, options: Options, progress: Callable[[int], None]) -> None:
+    digest = options.digest
+    options.doing("copying")
     with ExitStack() as stack:
         part = stack.enter_context(stage.weights(file.name, file.size_bytes))
         listeners = [part.reached, progress]
@@ -61,6 +63,7 @@ def _file(file: FilePlan, inputs: Inputs, stage: Stage, digest: str | None, prog
 
         overflows = part.facts.setdefault("overflows", {})
         execute(file, inputs, part.output, start=part.start, overflows=overflows, reached=reached)
+        options.doing("syncing")
         check_file(stage.path(file.name), file)
         if follower is not None:
             found = follower.result()

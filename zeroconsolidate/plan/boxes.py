@@ -16,6 +16,7 @@ intervals are easy to compare: two overlap exactly if they do in every digit.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -48,10 +49,7 @@ class Box:
 
     @property
     def numel(self) -> int:
-        numel = 1
-        for axis in self.axes:
-            numel *= axis.numel
-        return numel
+        return math.prod(axis.numel for axis in self.axes)
 
     @property
     def span(self) -> int:
@@ -83,28 +81,16 @@ def boxes_of(shape: Sequence[int], whole: tuple[int, Sequence[int]], part: tuple
     for index, axis in enumerate(merged):
         if axis.step < span_of(merged[index + 1 :]) or axis.part_step < 1:
             raise Disagreement(
-                f"a piece of the tensor overlaps itself; got the shape {tuple(shape)}, strides {whole[1]}"
+                "a piece of the tensor overlaps itself", found=f"the shape {tuple(shape)}, strides {whole[1]}"
             )
     return [Box(start=whole[0], part_start=part[0], axes=tuple(merged))]
-
-
-def row_major(shape: Sequence[int]) -> tuple[int, ...]:
-    """The strides of a contiguous tensor.
-
-    >>> row_major((2, 3, 4))
-    (12, 4, 1)
-    """
-    strides = [1] * len(shape)
-    for index in range(len(shape) - 1, 0, -1):
-        strides[index - 1] = strides[index] * shape[index]
-    return tuple(strides)
 
 
 def tile(boxes: Sequence[Box], numel: int) -> None:
     """Prove that the boxes cover each element of a tensor of `numel` elements exactly once. Raises Disagreement."""
     held = sum(box.numel for box in boxes)
     if held != numel:
-        raise Disagreement(f"the parts do not add up to the tensor; expected {numel} elements, got {held}")
+        raise Disagreement("the parts do not add up to the tensor", expected=f"{numel} elements", found=held)
     if not numel:
         return
     if min(box.start for box in boxes) < 0 or max(box.start + box.span for box in boxes) > numel:
@@ -121,7 +107,7 @@ def _radices(boxes: Iterable[Box], numel: int) -> list[int]:
     steps = sorted({axis.step for box in boxes for axis in box.axes} | {1}, reverse=True)
     for wide, narrow in zip([numel, *steps], steps, strict=False):
         if wide % narrow:
-            raise Disagreement(f"the parts are cut in a way that is not understood; got the strides {steps}")
+            raise Disagreement("the parts are cut in a way that is not understood", found=f"the strides {steps}")
     return steps
 
 
@@ -141,7 +127,9 @@ def _intervals(box: Box, radices: Sequence[int]) -> list[tuple[int, int]]:
                 break
             # Whole rows: the axis fills this digit and goes on in the next wider one.
             if first or count % room:
-                raise Disagreement("the parts are cut in a way that is not understood; a piece begins inside a row")
+                raise Disagreement(
+                    "the parts are cut in a way that is not understood", consequence="a piece begins inside a row"
+                )
             intervals[position] = (0, room)
             position, count = position - 1, count // room
     return intervals

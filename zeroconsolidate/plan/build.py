@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from ..dtypes import DType
 
 
-__all__ = ["Cost", "ModelPlan", "Selection", "Source", "build", "padding_bytes", "placed", "select", "sources"]
+__all__ = [
+    "Cost",
+    "ModelPlan",
+    "Selection",
+    "Source",
+    "build",
+    "padding_bytes",
+    "placed",
+    "refuse_empty",
+    "select",
+    "sources",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +49,15 @@ class Cost:
     """What executing a plan will take."""
 
     input_bytes: int
+    """Tensor data to be read."""
     output_bytes: int
+    """Size of all files of weights, with the index."""
     peak_memory_bytes: int
     """An upper bound for what the executor allocates; the interpreter's own 30 MB come on top."""
     files: int
+    """Files of weights, the index counted."""
     tensors: int
+    """Tensors to be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +118,15 @@ def build(selection: Selection, *, dtype: DType | None, max_shard_bytes: int | N
     `dtype`: what floating-point parameters are cast to, None to keep each as it is stored. Raises BadOption if
     the selection is empty.
     """
-    if not selection.named:
-        raise BadOption("nothing is left to write: the options exclude every tensor of the checkpoint")
+    refuse_empty(selection)
     files = tuple(split(tensor_plans(selection.named, dtype), max_shard_bytes))
     return ModelPlan(files=files, index=index_of(files), left_out=selection.left_out, padding_bytes=padding_bytes)
+
+
+def refuse_empty(selection: Selection) -> None:
+    """Raises BadOption."""
+    if not selection.named:
+        raise BadOption("nothing is left to write: the options exclude every tensor of the checkpoint")
 
 
 def tensor_plans(named: Mapping[str, Source], dtype: DType | None) -> list[TensorPlan]:

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..archive.located import row_major
 from ..catalog.facts import Affine, Concatenated, Join, Rule
 from ..dtypes import DType
 from ..errors import DamagedFile, Disagreement, UnsupportedLayout, at
-from .boxes import Axis, Box, boxes_of, row_major, tile
+from .boxes import Axis, Box, boxes_of, tile
 from .joined import Joined, Mean, Section
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def put_together(name: str, join: Join | None, parts: Sequence[Held]) -> Whole:
         return Whole(shape=parts[0].shape, recipe=parts[0].recipe, replicas=())
     with at(name):
         if len({part.recipe.dtype for part in parts}) != 1:
-            raise DamagedFile(f"the parts differ in dtype; got {', '.join(p.recipe.dtype.code for p in parts)}")
+            raise DamagedFile("the parts differ in dtype", found=", ".join(p.recipe.dtype.code for p in parts))
         rule = join.rule if join else Rule.REPLICATED
         shape, boxes = lay_out(rule, [part.shape for part in parts])
         replicas: list[Replica] = []
@@ -75,7 +76,7 @@ def put_together(name: str, join: Join | None, parts: Sequence[Held]) -> Whole:
         if join and join.rows is not None and join.rows != shape[0]:
             rows = join.rows
             if not 0 < rows <= shape[0]:
-                raise Disagreement(f"the vocabulary is larger than the tensor; expected {rows} rows, got {shape[0]}")
+                raise Disagreement("the vocabulary is larger than the tensor", expected=f"{rows} rows", found=shape[0])
             recipe = Section(recipe, 0, recipe.numel // shape[0] * rows)
             shape = (rows, *shape[1:])
         return Whole(shape=shape, recipe=recipe, replicas=tuple(replicas))
@@ -91,13 +92,13 @@ def lay_out(rule: Rule | Concatenated | Affine, shapes: Sequence[Shape]) -> tupl
     """The shape of the whole, and by part where its elements go."""
     if isinstance(rule, Rule):
         if len(set(shapes)) != 1:
-            raise Disagreement(f"the copies of a replicated tensor differ in shape; got {', '.join(map(str, shapes))}")
+            raise Disagreement("the copies of a replicated tensor differ in shape", found=", ".join(map(str, shapes)))
         strides = row_major(shapes[0])
         return shapes[0], [boxes_of(shapes[0], (0, strides), (0, strides)) for _ in shapes]
     if isinstance(rule, Concatenated):
         return _concatenated(rule, shapes)
     if len(rule.pieces) != len(shapes):
-        raise Disagreement(f"the affine map is of {len(rule.pieces)} ranks; expected {len(shapes)}")
+        raise Disagreement(f"the affine map is of {len(rule.pieces)} ranks", expected=len(shapes))
     for shape, pieces in zip(shapes, rule.pieces, strict=True):
         held = sum(math.prod(piece.shape) for piece in pieces)
         if held > math.prod(shape):
@@ -110,11 +111,11 @@ def _concatenated(rule: Concatenated, shapes: Sequence[Shape]) -> tuple[Shape, l
     view = rule.view
     if view is None:
         if any(dim >= len(shape) for shape in shapes):
-            raise Disagreement(f"a part has no dimension {dim} to be joined along; got {', '.join(map(str, shapes))}")
+            raise Disagreement(f"a part has no dimension {dim} to be joined along", found=", ".join(map(str, shapes)))
         view = shapes[0]
     widths = rule.widths or (tuple(shape[dim] for shape in shapes),)
     if any(len(of_ranks) != len(shapes) for of_ranks in widths):
-        raise Disagreement(f"the widths are those of {len(widths[0])} ranks; expected {len(shapes)}")
+        raise Disagreement(f"the widths are those of {len(widths[0])} ranks", expected=len(shapes))
     total = sum(sum(of_ranks) for of_ranks in widths)
     whole = (*view[:dim], total, *view[dim + 1 :])
     whole = _without_blank(whole, sum(math.prod(shape) for shape in shapes))
@@ -122,7 +123,7 @@ def _concatenated(rule: Concatenated, shapes: Sequence[Shape]) -> tuple[Shape, l
     for rank, shape in enumerate(shapes):
         own = (*whole[:dim], sum(of_ranks[rank] for of_ranks in widths), *whole[dim + 1 :])
         if own != shape and (rule.view is None or math.prod(own) != math.prod(shape)):
-            raise Disagreement(f"a part does not fit the others; expected shape {own}, got {shape}")
+            raise Disagreement("a part does not fit the others", expected=f"shape {own}", found=shape)
         own_strides, first, own_first, own_boxes = row_major(own), 0, 0, []
         for of_ranks in widths:
             width, here = of_ranks[rank], first + sum(of_ranks[:rank])
@@ -141,7 +142,7 @@ def _without_blank(shape: Shape, numel: int) -> Shape:
         return shape
     rest = math.prod(shape[: blanks[0]]) * math.prod(shape[blanks[0] + 1 :])
     if len(blanks) > 1 or rest <= 0 or numel % rest:
-        raise Disagreement(f"the sub-parameters' shape does not fit; expected {numel} elements, got {shape}")
+        raise Disagreement("the sub-parameters' shape does not fit", expected=f"{numel} elements", found=shape)
     return (*shape[: blanks[0]], numel // rest, *shape[blanks[0] + 1 :])
 
 

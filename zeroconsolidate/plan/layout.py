@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..archive.model_files import MAX_HEADER_BYTES
 from ..errors import BadOption
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 METADATA = "__metadata__"
 """The one name in a header that is no tensor's."""
-
-MAX_HEADER_BYTES = 100_000_000
-"""Readers refuse a longer header (safetensors `MAX_HEADER_SIZE`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +71,9 @@ def lay_out(name: str, tensors: Sequence[TensorPlan]) -> FilePlan:
     offsets, here = [], 0
     for tensor in ordered:
         if tensor.name == METADATA:
-            raise BadOption(f"a tensor cannot be called {METADATA!r} in a safetensors file; rename it with --rename")
+            raise BadOption(
+                f"a tensor cannot be called {METADATA!r} in a safetensors file", remedy="rename it with --rename"
+            )
         entries[tensor.name] = {
             "dtype": tensor.dtype.code,
             "shape": list(tensor.shape),
@@ -85,8 +85,10 @@ def lay_out(name: str, tensors: Sequence[TensorPlan]) -> FilePlan:
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER_BYTES:
         raise BadOption(
-            f"the header of {name} would be too long for readers; expected at most {MAX_HEADER_BYTES} bytes, "
-            f"got {len(text)}; write more shards with --max-shard-size"
+            f"the header of {name} would be too long for readers",
+            expected=f"at most {MAX_HEADER_BYTES} bytes",
+            found=len(text),
+            remedy="write more shards with --max-shard-size",
         )
     header = len(text).to_bytes(8, "little") + text
     return FilePlan(

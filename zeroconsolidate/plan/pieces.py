@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from ..errors import PlanBroken
+from ..errors import DamagedFile, PlanBroken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ..archive.located import LocatedTensor
     from ..dtypes import DType
@@ -106,6 +106,13 @@ class Copied:
 def share_bytes(recipe: Recipe, numel: int) -> int:
     """What is read for so many of a recipe's elements."""
     return recipe.input_bytes * numel // max(recipe.numel, 1)
+
+
+def refuse_mixed(partitions: Sequence[LocatedTensor]) -> None:
+    """The ranks' partitions of a flat group are of one dtype and byte order. Raises DamagedFile."""
+    dtypes = {(partition.dtype, partition.storage.big_endian) for partition in partitions}
+    if len(dtypes) != 1:
+        raise DamagedFile("the ranks' partitions differ in dtype", found=sorted(d.code for d, _ in dtypes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +238,7 @@ def covers_once(recipe: Recipe) -> None:
             continue
         position = copy.start + copy.numel
     if not rest and position != recipe.numel:
-        raise PlanBroken(f"the copies end early; expected {recipe.numel} elements, got {position}")
+        raise PlanBroken("the copies end early", expected=f"{recipe.numel} elements", found=position)
     starts = [(copy.start + run * copy.step, copy.run_numel) for copy in rest for run in range(copy.count)]
     elements = [element for start, numel in starts for element in range(start, start + numel)]
     if sorted(elements) != list(range(position, recipe.numel)):

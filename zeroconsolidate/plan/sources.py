@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..archive.names import file_name
 from ..catalog.agree import are_missing
 from ..catalog.facts import Cut, FrozenStripes
 from ..errors import PlanBroken
@@ -15,6 +17,7 @@ from .pieces import Recipe, View
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from ..archive.located import LocatedTensor
     from ..catalog.facts import Catalog, FlatGroup, Frozen, Part, Shape
 
 Holdings = dict[str, list[Held]]
@@ -30,6 +33,11 @@ class Source:
     recipe: Recipe
     role: str
     """`trainable`, `frozen` or `buffer`."""
+
+    @classmethod
+    def of_model(cls, name: str, tensor: LocatedTensor) -> Source:
+        """A tensor of another model's files: nothing in it was trained here."""
+        return cls(name=name, shape=tensor.shape, recipe=View(tensor), role="frozen")
 
 
 def sources(catalog: Catalog) -> dict[str, Source]:
@@ -100,7 +108,7 @@ def _place(part: Part, *, many: bool) -> Holdings:
             add(member.name, member.shape, recipe, "trainable", group.holder, is_spare=member.is_spare)
     for masters in part.masters:
         for name, tensor in masters.items():
-            add(name, tensor.shape, View(tensor), "trainable", tensor.file.rpartition("/")[2])
+            add(name, tensor.shape, View(tensor), "trainable", file_name(tensor.file))
     for name, frozen in part.frozen.items():
         add(name, frozen.shape, _frozen(frozen), "frozen", "frozen")
     for name, buffer in part.buffers.items():
@@ -111,10 +119,7 @@ def _place(part: Part, *, many: bool) -> Holdings:
 def _frozen(frozen: Frozen) -> Recipe:
     if not isinstance(frozen, FrozenStripes):
         return View(frozen)
-    numel = 1
-    for n in frozen.shape:
-        numel *= n
-    return zero3.FragmentStripes(frozen, numel)
+    return zero3.FragmentStripes(frozen, math.prod(frozen.shape))
 
 
 def _names(catalog: Catalog, parts: list[Holdings]) -> Iterator[str]:

@@ -8,18 +8,20 @@ hold parts of a tensor, each part is compared with its rank's own copy, before a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .joined import Section
 from .pieces import Recipe, View
 from .sources import place, replicas
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ..archive.located import LocatedTensor
     from ..catalog.facts import Catalog
     from .sources import Source
+
+T = TypeVar("T")
 
 SAMPLED_TENSORS = 256
 SAMPLED_NUMEL = 512
@@ -43,11 +45,9 @@ class Comparison:
 def comparisons(catalog: Catalog, stored: Mapping[str, Source], *, everything: bool) -> list[Comparison]:
     """What to compare: every element, or a sample too small to be felt. Empty where there are no copies."""
     pairs = [*_pairs(catalog, stored), *_stacked(catalog, stored)]
-    if not everything and len(pairs) > SAMPLED_TENSORS:
-        pairs = [pairs[i * len(pairs) // SAMPLED_TENSORS] for i in range(SAMPLED_TENSORS)]
     return [
-        Comparison(name=name, master=master, copy=View(copy), intervals=_intervals(copy.numel, everything=everything))
-        for name, master, copy in pairs
+        Comparison(name=name, master=master, copy=View(copy), intervals=both_ends(copy.numel, everything=everything))
+        for name, master, copy in (pairs if everything else spread(pairs))
     ]
 
 
@@ -85,7 +85,15 @@ def replica_comparisons(catalog: Catalog) -> list[Comparison]:
     ]
 
 
-def _intervals(numel: int, *, everything: bool) -> tuple[tuple[int, int], ...]:
+def spread(pairs: Sequence[T]) -> Sequence[T]:
+    """SAMPLED_TENSORS of them, evenly spread; all if they are no more."""
+    if len(pairs) <= SAMPLED_TENSORS:
+        return pairs
+    return [pairs[i * len(pairs) // SAMPLED_TENSORS] for i in range(SAMPLED_TENSORS)]
+
+
+def both_ends(numel: int, *, everything: bool) -> tuple[tuple[int, int], ...]:
+    """The intervals of a tensor's elements that are looked at: all, or SAMPLED_NUMEL at its beginning and end."""
     if everything or numel <= 2 * SAMPLED_NUMEL:
         return ((0, numel),)
     return ((0, SAMPLED_NUMEL), (numel - SAMPLED_NUMEL, numel))

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from ..errors import DamagedFile, Disagreement, at
-from .pieces import Copied, Copy
+from ..errors import Disagreement, at
+from .pieces import Copied, Copy, refuse_mixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,9 +92,7 @@ def place(group: FlatGroup) -> dict[str, Window]:
     Raises Disagreement if the shapes do not add up to what the ranks hold, DamagedFile if dtypes differ.
     """
     with at(f"group {group.index}"):
-        dtypes = {(p.dtype, p.storage.big_endian) for p in group.partitions}
-        if len(dtypes) != 1:
-            raise DamagedFile(f"the ranks' partitions differ in dtype; got {sorted(d.code for d, _ in dtypes)}")
+        refuse_mixed(group.partitions)
         bounds = tuple(accumulate((p.numel for p in group.partitions), initial=0))
         buffer = FlatBuffer(group.partitions, bounds)
         windows, here = {}, 0
@@ -103,16 +101,21 @@ def place(group: FlatGroup) -> dict[str, Window]:
             here += member.numel + member.padding_numel
             if here - member.padding_numel > buffer.numel:
                 raise Disagreement(
-                    f"the shapes in 'param_shapes' do not add up: {member.name} would end at element "
-                    f"{here - member.padding_numel}; expected at most {buffer.numel}, the elements of all "
-                    f"{len(group.partitions)} ranks together"
+                    (
+                        f"the shapes in 'param_shapes' do not add up: {member.name} would end at element "
+                        f"{here - member.padding_numel}"
+                    ),
+                    expected=f"at most {buffer.numel}, the elements of all {len(group.partitions)} ranks together",
                 )
         # DeepSpeed aligns the buffer to 2 * ranks elements (`nccl_start_alignment_factor`), nothing longer is a tail.
         tail = buffer.numel - here
         if tail >= 2 * len(group.partitions) and group.members:
             raise Disagreement(
-                f"the shapes in 'param_shapes' do not add up; expected {buffer.numel} elements as the "
-                f"{len(group.partitions)} ranks hold together (up to {2 * len(group.partitions) - 1} of them padding), "
-                f"got {here}"
+                "the shapes in 'param_shapes' do not add up",
+                expected=(
+                    f"{buffer.numel} elements as the {len(group.partitions)} ranks hold together (up to "
+                    f"{2 * len(group.partitions) - 1} of them padding)"
+                ),
+                found=here,
             )
         return windows

@@ -23,8 +23,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import DamagedFile, Disagreement, at
-from .pieces import Copied, Copy
+from ..archive.names import file_name
+from ..catalog.facts import stripe_numel
+from ..errors import Disagreement, at
+from .pieces import Copied, Copy, refuse_mixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,10 +45,6 @@ class Stripes(Copied):
     numel: int
 
     @property
-    def stripe_numel(self) -> int:
-        return -(-self.numel // len(self.partitions))
-
-    @property
     def dtype(self) -> DType:
         return self.partitions[0].dtype
 
@@ -56,7 +54,8 @@ class Stripes(Copied):
 
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
         """One copy a rank whose stripe the interval touches."""
-        for rank, first, last, here in _stripes(self.stripe_numel, start, self.numel if stop is None else stop):
+        stop = self.numel if stop is None else stop
+        for rank, first, last, here in _stripes(stripe_numel(self.numel, len(self.partitions)), start, stop):
             partition = self.partitions[rank]
             yield Copy(
                 file=partition.file,
@@ -86,8 +85,8 @@ class FragmentStripes(Copied):
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
         """One copy a rank whose stripe the interval touches."""
         facts = self.facts
-        stripe_numel = -(-self.numel // len(facts.files))
-        for rank, first, last, here in _stripes(stripe_numel, start, self.numel if stop is None else stop):
+        stop = self.numel if stop is None else stop
+        for rank, first, last, here in _stripes(stripe_numel(self.numel, len(facts.files)), start, stop):
             yield Copy(
                 file=facts.files[rank],
                 file_start=facts.starts[rank] + first * facts.dtype.itemsize,
@@ -98,14 +97,14 @@ class FragmentStripes(Copied):
             )
 
 
-def _stripes(stripe_numel: int, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+def _stripes(width: int, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
     """(rank, first and last element within its stripe, element of the tensor) for elements `[start, stop)`."""
     here = start
     while here < stop:
-        rank, first = divmod(here, stripe_numel)
-        last = min(stripe_numel, stop - rank * stripe_numel)
+        rank, first = divmod(here, width)
+        last = min(width, stop - rank * width)
         yield rank, first, last, here
-        here = rank * stripe_numel + last
+        here = rank * width + last
 
 
 def place(group: FlatGroup) -> dict[str, Stripes]:
@@ -115,18 +114,17 @@ def place(group: FlatGroup) -> dict[str, Stripes]:
     """
     ranks = len(group.partitions)
     with at(f"group {group.index}"):
-        dtypes = {(p.dtype, p.storage.big_endian) for p in group.partitions}
-        if len(dtypes) != 1:
-            raise DamagedFile(f"the ranks' partitions differ in dtype; got {sorted(d.code for d, _ in dtypes)}")
+        refuse_mixed(group.partitions)
         stripes, here = {}, 0
         for member in group.members:
             stripes[member.name] = Stripes(group.partitions, here, member.numel)
-            here += -(-member.numel // ranks)
+            here += stripe_numel(member.numel, ranks)
         for rank, partition in enumerate(group.partitions):
             if partition.numel != here:
-                with at(f"rank {rank}"), at(partition.file.rpartition("/")[2]):
+                with at(f"rank {rank}"), at(file_name(partition.file)):
                     raise Disagreement(
-                        f"the shapes in 'param_shapes' do not add up; expected {here} elements in the rank's "
-                        f"partition, got {partition.numel}"
+                        "the shapes in 'param_shapes' do not add up",
+                        expected=f"{here} elements in the rank's partition",
+                        found=partition.numel,
                     )
         return stripes

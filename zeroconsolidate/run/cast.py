@@ -40,7 +40,7 @@ def cast(elements: NDArray[np.generic], source: DType, target: DType, out: NDArr
     if source is target:
         out[...] = elements
         return 0
-    single = _to_single(elements, source)
+    single = to_single(elements, source)
     if target is DType.BF16:
         unusual = _round_to_bf16(single, out)
         infinite = int(np.count_nonzero((out.view(np.uint16) & np.uint16(0x7FFF)) == 0x7F80)) if unusual else 0
@@ -54,7 +54,22 @@ def cast(elements: NDArray[np.generic], source: DType, target: DType, out: NDArr
     return infinite - int(np.count_nonzero(np.isinf(before)))
 
 
-def _to_single(elements: NDArray[np.generic], source: DType) -> NDArray[np.float32]:
+def as_dtype(elements: NDArray[np.generic], source: DType, target: DType) -> NDArray[np.generic]:
+    """`elements` (1-D, of STORAGE[source]) as `target`; the same array if nothing changes."""
+    if source is target:
+        return elements
+    made = np.empty(len(elements), STORAGE[target])
+    cast(elements, source, target, made)
+    return made
+
+
+def raw(elements: NDArray[np.generic]) -> NDArray[np.generic]:
+    """The elements' bits, as unsigned integers of their size: the same memory."""
+    return elements.view(np.dtype(f"u{elements.itemsize}"))
+
+
+def to_single(elements: NDArray[np.generic], source: DType) -> NDArray[np.float32]:
+    """The values in float32, beyond its range infinite; the same memory if they are."""
     if source is DType.F32:
         return elements.view(np.float32) if elements.dtype == np.float32 else elements.astype(np.float32)
     if source is DType.BF16:

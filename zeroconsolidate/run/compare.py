@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..dtypes import DType
-from .cast import STORAGE, cast
+from .cast import STORAGE, as_dtype, raw, to_single
 from .execute import BLOCK_BYTES
 from .reader import reader
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ..dtypes import DType
     from ..plan.pieces import Recipe
     from .inputs import Inputs
 
@@ -63,11 +63,8 @@ def first_difference(
 def _difference(
     ours: NDArray[np.generic], source: DType, theirs: NDArray[np.generic], target: DType
 ) -> tuple[int, float, float] | None:
-    made = ours
-    if source is not target:
-        made = np.empty_like(theirs)
-        cast(ours, source, target, made)
-    different = _bits(made) != _bits(theirs)
+    made = as_dtype(ours, source, target)
+    different = raw(made) != raw(theirs)
     if not different.any():
         return None
     if source is not target:
@@ -79,13 +76,5 @@ def _difference(
     return index, expected, got
 
 
-def _bits(values: NDArray[np.generic]) -> NDArray[np.generic]:
-    return values.view(np.dtype(f"u{values.itemsize}"))
-
-
 def _values(values: NDArray[np.generic], dtype: DType) -> NDArray[np.floating]:
-    if not dtype.kind.startswith("float"):
-        return values.astype(np.float64)
-    wide = np.empty(len(values), np.float32)
-    cast(values, dtype, DType.F32, wide)
-    return wide
+    return to_single(values, dtype) if dtype.kind.startswith("float") else values.astype(np.float64)

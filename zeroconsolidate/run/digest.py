@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from ..errors import BadOption
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from .storage import Readable, Writable
@@ -63,10 +63,12 @@ def maker(algorithm: str) -> Callable[[], Hash]:
         try:
             import xxhash
         except ImportError:
-            raise BadOption("the digest xxh3 needs the package xxhash; install zeroconsolidate[xxh3]") from None
+            raise BadOption(
+                "the digest xxh3 needs the package xxhash", remedy="install zeroconsolidate[xxh3]"
+            ) from None
         made: Callable[[], Hash] = xxhash.xxh3_128
         return made
-    raise BadOption(f"a digest is one of {', '.join(ALGORITHMS)}; got {algorithm!r}")
+    raise BadOption(f"a digest is one of {', '.join(ALGORITHMS)}", found=repr(algorithm))
 
 
 def digest_of(
@@ -83,14 +85,19 @@ def digest_of(
     Raises DamagedFile if the file cannot be read or ends before `stop`.
     """
     hashed = maker(algorithm)()
-    block = memoryview(bytearray(_CACHED_BYTES))
-    end = files.size_bytes(file) if stop is None else stop
-    for here in range(start, end, _CACHED_BYTES):
-        part = block[: min(_CACHED_BYTES, end - here)]
-        files.read_into(file, here, part)
+    for part in file_blocks(files, file, start, files.size_bytes(file) if stop is None else stop):
         hashed.update(part)
         progress(len(part))
     return hashed.hexdigest()
+
+
+def file_blocks(files: Readable, file: str, start: int, stop: int) -> Iterator[memoryview]:
+    """Bytes `[start, stop)` of a file, block by block; the next overwrites the last. Raises DamagedFile."""
+    block = memoryview(bytearray(_CACHED_BYTES))
+    for here in range(start, stop, _CACHED_BYTES):
+        part = block[: min(_CACHED_BYTES, stop - here)]
+        files.read_into(file, here, part)
+        yield part
 
 
 class Follower:

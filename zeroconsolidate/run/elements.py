@@ -8,12 +8,12 @@ import numpy as np
 
 from ..dtypes import DType
 from ..plan.pieces import View
-from .cast import STORAGE, cast
+from .cast import STORAGE, as_dtype, raw, to_single
 from .execute import BLOCK_BYTES
 from .reader import reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -33,30 +33,35 @@ def read_all(recipe: Recipe, inputs: Inputs) -> NDArray[np.generic]:
     return block
 
 
-def blocks(tensor: LocatedTensor, intervals: list[tuple[int, int]], inputs: Inputs) -> Iterator[NDArray[np.generic]]:
-    """The elements in the intervals, at most BLOCK_BYTES at a time."""
-    elements, size = reader(View(tensor), inputs), BLOCK_BYTES // tensor.dtype.itemsize
+def blocks(recipe: Recipe, intervals: Iterable[tuple[int, int]], inputs: Inputs) -> Iterator[NDArray[np.generic]]:
+    """The elements in the intervals, at most BLOCK_BYTES at a time. A block is overwritten by the next."""
+    elements, size = reader(recipe, inputs), BLOCK_BYTES // recipe.dtype.itemsize
+    block = np.empty(min(size, recipe.numel), STORAGE[recipe.dtype])
     for start, stop in intervals:
         for first in range(start, stop, size):
             last = min(first + size, stop)
-            block = np.empty(last - first, STORAGE[tensor.dtype])
-            elements.fill(first, last, block)
-            yield block
+            elements.fill(first, last, block[: last - first])
+            yield block[: last - first]
+
+
+def distinct(recipe: Recipe, most: int, inputs: Inputs) -> int:
+    """How many different elements are among the first `most`, bit for bit."""
+    seen = [np.unique(raw(block)) for block in blocks(recipe, [(0, min(recipe.numel, most))], inputs)]
+    return len(np.unique(np.concatenate(seen))) if seen else 0
 
 
 def rounded(elements: NDArray[np.generic], source: DType, target: DType) -> NDArray[np.generic]:
     """The elements in another dtype, every NaN with the same bits: no cast promises a payload."""
-    out = np.empty(len(elements), STORAGE[target])
-    cast(elements, source, target, out)
+    out = as_dtype(elements, source, target)
     if target.is_floating:
-        single = np.empty(len(out), np.float32)
-        cast(out, target, DType.F32, single)
-        nan = np.isnan(single)
+        nan = np.isnan(to_single(out, target))
         if nan.any():
-            out.view(np.dtype(f"u{out.itemsize}"))[nan] = _QUIET_NAN[target]
+            out = out.copy()
+            raw(out)[nan] = _QUIET_NAN[target]
     return out
 
 
 def bits(tensor: LocatedTensor, start: int, stop: int, dtype: DType, inputs: Inputs) -> bytes:
     """Elements `[start, stop)`, rounded to `dtype`."""
-    return b"".join(rounded(block, tensor.dtype, dtype).tobytes() for block in blocks(tensor, [(start, stop)], inputs))
+    elements = blocks(View(tensor), [(start, stop)], inputs)
+    return b"".join(rounded(block, tensor.dtype, dtype).tobytes() for block in elements)

@@ -63,7 +63,7 @@ def _copy(
     itemsize, position = tensor.dtype.itemsize, first
     for copy in tensor.recipe.copies(first, tensor.numel):
         if copy.start != position or copy.count != 1:
-            raise PlanBroken(f"the copies leave a gap or overlap; expected element {position} next, got {copy.start}")
+            raise PlanBroken("the copies leave a gap or overlap", expected=f"element {position} next", found=copy.start)
         copy_range(
             inputs.files,
             copy.file,
@@ -76,7 +76,7 @@ def _copy(
         )
         position += copy.numel
     if position != tensor.numel:
-        raise PlanBroken(f"the copies end early; expected {tensor.numel} elements, got {position}")
+        raise PlanBroken("the copies end early", expected=f"{tensor.numel} elements", found=position)
 
 
 def _blocks(

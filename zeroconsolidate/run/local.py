@@ -11,7 +11,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Self
 
 from ..archive.regular import open_regular
-from ..errors import DamagedFile, OutputFailed
+from ..errors import DamagedFile, OutputFailed, reason
 from .storage import Readable, Writable
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _CANNOT = frozenset(
 )
 _WRITEBACK_BYTES = 32 << 20
 _PIECE_BYTES = 64 << 20
-"""The kernel copies so much at a time: between two pieces signals are heard, progress shown and syncs made."""
+"""The kernel copies so much at a time: between two pieces signals are handled, progress is reported and data synced."""
 
 
 class LocalFiles(Readable):
@@ -57,7 +57,7 @@ class LocalFiles(Readable):
         try:
             got = _read(opened.fd, start, buffer)
         except OSError as error:
-            raise DamagedFile(f"the file cannot be read: {error.strerror}", address=(file,)) from None
+            raise DamagedFile(f"the file cannot be read: {reason(error)}", address=(file,)) from None
         if got < len(buffer):
             raise _ended_early(file, start + len(buffer), start + got)
 
@@ -91,7 +91,7 @@ class LocalFiles(Readable):
             try:
                 opened = _Opened(path)
             except OSError as error:
-                raise DamagedFile(f"the file cannot be read any more: {error.strerror}", address=(path,)) from None
+                raise DamagedFile(f"the file cannot be read any more: {reason(error)}", address=(path,)) from None
             self._open[path] = opened
             return opened
 
@@ -181,4 +181,4 @@ def _read(fd: int, start: int, buffer: memoryview) -> int:
 
 def _ended_early(path: str, expected: int, got: int) -> DamagedFile:
     """The error for a file that is shorter than its own directory says."""
-    return DamagedFile(f"the file ends too early; expected at least {expected} bytes, got {got}", address=(path,))
+    return DamagedFile("the file ends too early", expected=f"at least {expected} bytes", found=got, address=(path,))

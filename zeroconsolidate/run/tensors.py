@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from .cast import STORAGE, cast
+from .cast import STORAGE
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from ..dtypes import DType
-
-
-def as_dtype(elements: NDArray[np.generic], source: DType, target: DType) -> NDArray[np.generic]:
-    """`elements` (1-D, of STORAGE[source]) as `target`; the same array if nothing changes."""
-    if source is target:
-        return elements
-    made = np.empty(len(elements), STORAGE[target])
-    cast(elements, source, target, made)
-    return made
 
 
 def to_torch(elements: NDArray[np.generic], dtype: DType) -> torch.Tensor:

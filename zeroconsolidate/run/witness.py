@@ -49,12 +49,17 @@ def _mismatch(comparison: Comparison, found: Difference) -> ZeroConsolidateError
     if comparison.holders:
         first, other = comparison.holders
         return Disagreement(
-            f"the copies that {first} and {other} hold of the same tensor differ (element {found.index}): "
-            f"{found.expected!r} and {found.got!r}; they have drifted apart, and no merge of them is exact; "
-            "nothing was written (--replicas first takes the first of them)"
+            (
+                f"the copies that {first} and {other} hold of the same tensor differ (element "
+                f"{found.index}): {found.expected!r} and {found.got!r}"
+            ),
+            consequence="they have drifted apart, and no merge of them is exact; nothing was written",
+            remedy="--replicas first takes the first of them",
         )
     return WitnessMismatch(
-        f"the master weights do not round to the copy in 'module' (element {found.index}): "
-        f"expected {found.got!r}, got {found.expected!r}; a file may be of another save, or the "
-        "layout is not what it seems; nothing was written (--no-check writes it all the same)"
+        f"the master weights do not round to the copy in 'module' (element {found.index})",
+        expected=repr(found.got),
+        found=repr(found.expected),
+        consequence="a file may be of another save, or the layout is not what it seems; nothing was written",
+        remedy="--no-check writes it all the same",
     )

@@ -30,8 +30,9 @@ def check(path: str, plan: FilePlan) -> None:
             if written[tensor.name] != (tensor.dtype.code, tensor.shape):
                 with at(tensor.name):
                     raise PlanBroken(
-                        f"the tensor was written wrongly; expected {tensor.dtype.code} {tensor.shape}, "
-                        f"got {written[tensor.name]}"
+                        "the tensor was written wrongly",
+                        expected=f"{tensor.dtype.code} {tensor.shape}",
+                        found=written[tensor.name],
                     )
 
 

@@ -7,7 +7,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DamagedFile
+from ..errors import DamagedFile, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -48,8 +48,9 @@ def refuse_changed(before: Fingerprint) -> None:
     for path, looks in before["source"].items():
         if _looks(path) != looks:
             raise DamagedFile(
-                "the file was changed while it was being converted; nothing was published: "
-                "when nobody writes to it any more, convert again with --restart",
+                "the file was changed while it was being converted",
+                consequence="nothing was published",
+                remedy="when nobody writes to it any more, convert again with --restart",
                 address=(path,),
             )
 
@@ -58,5 +59,5 @@ def _looks(path: str) -> dict[str, Any]:
     try:
         status = os.stat(path)
     except OSError as error:
-        raise DamagedFile(f"the file cannot be read any more: {error.strerror}", address=(path,)) from None
+        raise DamagedFile(f"the file cannot be read any more: {reason(error)}", address=(path,)) from None
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}

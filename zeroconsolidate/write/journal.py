@@ -19,7 +19,9 @@ import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..archive.phrases import counted
 from ..errors import BadOption
+from .system import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +37,7 @@ class Checks:
     """What was compared before anything was written."""
 
     how: str
-    """What the caller wished: a run that wishes otherwise compares anew."""
+    """What the caller asked for: a run that is asked for something else compares anew."""
     numel: int
     """Elements compared."""
     warnings: tuple[str, ...]
@@ -55,6 +57,8 @@ class Progress:
     done: dict[str, int] = field(default_factory=dict)
     """Complete file -> its size."""
     publish: dict[str, Any] | None = None
+    valid_bytes: int = 0
+    """How long the journal is up to its last whole record."""
 
     def take(self, record: Mapping[str, Any]) -> None:
         """Add one record up."""
@@ -72,26 +76,31 @@ class Progress:
             self.facts[record["file"]] = record["facts"]
 
 
+def read_progress(path: str) -> Progress:
+    """What the journal at `path` adds up to. Raises the system's errors."""
+    progress = Progress()
+    with open(path, "rb") as file:
+        # Python allocates what it is asked to read, whether it is there or not.
+        size_bytes = min(os.fstat(file.fileno()).st_size, _MAX_BYTES)
+        for line in file.read(size_bytes).splitlines(keepends=True):
+            record = _record(line)
+            if record is None:
+                break
+            progress.take(record)
+            progress.valid_bytes += len(line)
+    return progress
+
+
 class Journal:
     """An open journal. The system's errors pass through; the caller knows whose disk it is."""
 
     def __init__(self, path: str) -> None:
         """Open the journal at `path`, or begin one, and read what it says."""
-        self.progress = Progress()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            valid = 0
-            with open(path, "rb") as file:
-                # Python allocates what it is asked to read, whether it is there or not.
-                size_bytes = min(os.fstat(file.fileno()).st_size, _MAX_BYTES)
-                for line in file.read(size_bytes).splitlines(keepends=True):
-                    record = _record(line)
-                    if record is None:
-                        break
-                    self.progress.take(record)
-                    valid += len(line)
-            os.ftruncate(self._fd, valid)
-            os.lseek(self._fd, valid, os.SEEK_SET)
+            self.progress = read_progress(path)
+            os.ftruncate(self._fd, self.progress.valid_bytes)
+            os.lseek(self._fd, self.progress.valid_bytes, os.SEEK_SET)
         except BaseException:
             self.close()
             raise
@@ -99,9 +108,7 @@ class Journal:
     def append(self, record: Mapping[str, Any]) -> None:
         """Write a record and sync it. What it speaks of must be synced already."""
         text = json.dumps(record, separators=(",", ":")).encode()
-        line = memoryview(b"%08x %s\n" % (zlib.crc32(text), text))
-        while line:
-            line = line[os.write(self._fd, line) :]
+        write_all(self._fd, b"%08x %s\n" % (zlib.crc32(text), text))
         os.fsync(self._fd)
         self.progress.take(record)
 
@@ -122,17 +129,19 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 def refuse_other(before: Fingerprint, now: Fingerprint, folder: str) -> None:
     """Raise BadOption, saying what changed, if staged work was made from something else."""
-    changes = [
-        _change(aspect, name, before.get(aspect, {}).get(name), now.get(aspect, {}).get(name))
+    found = [
+        (aspect, _change(aspect, name, before.get(aspect, {}).get(name), now.get(aspect, {}).get(name)))
         for aspect in dict.fromkeys([*before, *now])
         for name in dict.fromkeys([*before.get(aspect, {}), *now.get(aspect, {})])
         if before.get(aspect, {}).get(name) != now.get(aspect, {}).get(name)
     ]
+    # That the output differs follows from what else does.
+    changes = [change for aspect, change in found if aspect != "output"] or [change for _, change in found]
     if changes:
-        more = f", and {len(changes) - 3} more changes" if len(changes) > 3 else ""
+        more = f", and {counted(len(changes) - 3, 'more change')}" if len(changes) > 3 else ""
         raise BadOption(
-            f"an interrupted conversion lies in {folder}, but of something else: {'; '.join(changes[:3])}{more}; "
-            "start over with --restart, or run the earlier command again to continue it"
+            f"an interrupted conversion lies in {folder}, but of something else: {'; '.join(changes[:3])}{more}",
+            remedy="start over with --restart, or run the earlier command again to continue it",
         )
 
 

@@ -48,8 +48,8 @@ class Lock:
                 raise
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
             raise OutputExists(
-                f"another conversion is writing this output{f' (process {holder})' if holder else ''}; "
-                "wait for it, or name another output"
+                f"another conversion is writing this output{f' (process {holder})' if holder else ''}",
+                remedy="wait for it, or name another output",
             ) from None
 
 

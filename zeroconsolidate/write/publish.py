@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING
 
+from ..archive.model_files import ADAPTER_CONFIG, INDEX_NAME, MANIFEST_NAME, PICKLE_INDEX_NAME, is_weights
 from ..errors import OutputFailed
 from .system import remove, sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_WEIGHTS = re.compile(
-    r"(?:model|pytorch_model)(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)"
-    r"|(?:model\.safetensors|pytorch_model\.bin)\.index\.json|adapter_model\.(?:safetensors|bin)|adapter_config\.json"
-)
+_INDICES = (INDEX_NAME, PICKLE_INDEX_NAME)
 # What describes a set of weights must never stand beside weights of another set, not even between two renames.
-_DESCRIBES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "zeroconsolidate.json")
+_DESCRIBES = (*_INDICES, MANIFEST_NAME)
 
 
 def rename(
@@ -39,11 +36,11 @@ def rename(
             os.makedirs(os.path.dirname(target), exist_ok=True)
             os.replace(staged(name), target)
         elif not os.path.isfile(target) or os.path.getsize(target) != sizes[name]:
-            raise OutputFailed(f"the finished file {name} has been taken away; start over with --restart")
+            raise OutputFailed(f"the finished file {name} has been taken away", remedy="start over with --restart")
         folders.add(os.path.dirname(target))
     if overwrite:
         for old in os.listdir(output):
-            if old not in sizes and _WEIGHTS.fullmatch(old):
+            if old not in sizes and (is_weights(old) or old in (*_INDICES, ADAPTER_CONFIG)):
                 remove(os.path.join(output, old))
     for folder in sorted(folders):
         sync_directory(folder)

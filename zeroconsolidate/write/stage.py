@@ -13,32 +13,17 @@ import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from ..archive.regular import open_regular
-from ..errors import BadOption, DamagedFile, OutputExists, OutputFailed, PlanBroken, ZeroConsolidateError, at
+from ..archive.regular import open_regular, read_errors
+from ..errors import OutputFailed, PlanBroken, WrongNames, at
 from .journal import Checks, Fingerprint, Journal, refuse_other
 from .lock import Lock
 from .part import Part
 from .publish import rename
-from .system import remove, sync_directory, system_errors
+from .refusals import JOURNAL, STAGING, refuse_existing, refuse_file, refuse_full
+from .system import remove, sync_directory, system_errors, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-STAGING = ".zeroconsolidate"
-"""Name of the staging folder."""
-JOURNAL = "journal"
-"""Name of the journal in it: where there is one, there is something to finish."""
-
-
-def refuse_inside(output: str, *, checkpoint: str, tag_directory: str) -> None:
-    """The output must not be in the checkpoint: we never modify what we read. Raises BadOption."""
-    real = os.path.realpath(output)
-    for source in (checkpoint, tag_directory):
-        inside = os.path.realpath(source)
-        if real == inside or real.startswith(inside.rstrip("/") + "/"):
-            raise BadOption(
-                f"the output {output} lies in the checkpoint {source}, which is never modified; name another directory"
-            )
 
 
 class Stage:
@@ -60,10 +45,9 @@ class Stage:
 
     def __enter__(self) -> Self:
         with at(self.output), system_errors(self.output):
-            if os.path.lexists(self.output) and not os.path.isdir(self.output):
-                raise OutputExists("the output is a file; expected a directory or nothing")
+            refuse_file(self.output)
             if not os.path.isdir(self.folder):
-                self._refuse_existing(ours=())
+                refuse_existing(self.output, overwrite=self._overwrite)
             self._make_folders()
             self._lock = Lock(os.path.join(self.folder, "lock"))
             try:
@@ -79,7 +63,7 @@ class Stage:
         self._journal.close()
         try:
             # A plan that broke would break again at the same place: its work is worth nothing.
-            if self._published or not worth_keeping or isinstance(error, PlanBroken):
+            if self._published or not worth_keeping or isinstance(error, (PlanBroken, WrongNames)):
                 self._clear()
         finally:
             self._lock.release()
@@ -97,7 +81,7 @@ class Stage:
 
     @property
     def checks(self) -> Checks | None:
-        """What :meth:`note_checks` was told, by this run or an earlier one."""
+        """What :meth:`note_checks` recorded, in this run or an earlier one."""
         return self._journal.progress.checks
 
     def note_checks(self, checks: Checks) -> None:
@@ -118,17 +102,7 @@ class Stage:
     def need(self, size_bytes: int) -> None:
         """Raise OutputFailed if the disk has less room than `size_bytes`, what is staged already counted in."""
         with system_errors(self.output):
-            disk = os.statvfs(self.folder)
-            staged = sum(
-                os.stat(os.path.join(folder, file)).st_blocks * 512
-                for folder, _, files in os.walk(self.folder)
-                for file in files
-            )
-        free = disk.f_bavail * disk.f_frsize + staged
-        if free < size_bytes:
-            raise OutputFailed(
-                f"the disk has too little room; expected {size_bytes} bytes free, got {free}", address=(self.output,)
-            )
+            refuse_full(self.folder, self.folder, size_bytes, output=self.output)
 
     @contextmanager
     def weights(self, name: str, size_bytes: int) -> Iterator[Part]:
@@ -180,21 +154,14 @@ class Stage:
     def write(self, name: str, data: bytes) -> None:
         """A small file, whole."""
         with self.create(name) as fd, system_errors(os.path.join(self.output, name)):
-            while data:
-                data = data[os.write(fd, data) :]
+            write_all(fd, data)
 
     def copy(self, name: str, source: str) -> None:
         """A file of the checkpoint or the base model, byte for byte, block by block."""
-        try:
-            with open(open_regular(source), "rb", buffering=0) as file, self.create(name) as fd:
-                while data := file.read(1 << 20):
-                    with system_errors(os.path.join(self.output, name)):
-                        while data:
-                            data = data[os.write(fd, data) :]
-        except ZeroConsolidateError:
-            raise
-        except OSError as error:
-            raise DamagedFile(f"the file cannot be read: {error.strerror}", address=(source,)) from None
+        with read_errors(source), open(open_regular(source), "rb", buffering=0) as file, self.create(name) as fd:
+            while data := file.read(1 << 20):
+                with system_errors(os.path.join(self.output, name)):
+                    write_all(fd, data)
 
     def path(self, name: str) -> str:
         """Where the file `name` is while it is staged."""
@@ -272,28 +239,19 @@ class Stage:
         published: Sequence[str] = (progress.publish or {}).get("publish", ())
         if progress.fingerprint is not None and not self._restart:
             refuse_other(progress.fingerprint, self._fingerprint, self.folder)
-            self._refuse_existing(ours=published)
+            refuse_existing(self.output, overwrite=self._overwrite, ours=published)
             return
         if published:
             # The half-published files belong to nothing: their conversion is being thrown away.
             for name in published:
                 if not os.path.lexists(self.path(name)):
                     remove(os.path.join(self.output, name))
-        self._refuse_existing(ours=())
+        refuse_existing(self.output, overwrite=self._overwrite)
         self._journal.close()
         remove(self._journal_path)
         shutil.rmtree(os.path.join(self.folder, "files"), ignore_errors=True)
         self._journal = Journal(self._journal_path)
         self._journal.append({"begin": self._fingerprint})
-
-    def _refuse_existing(self, *, ours: Sequence[str]) -> None:
-        if self._overwrite or not os.path.isdir(self.output):
-            return
-        known = {STAGING, *(name.partition("/")[0] for name in ours)}
-        there = sorted(name for name in os.listdir(self.output) if name not in known)
-        if there:
-            shown = ", ".join(there[:3]) + (", …" if len(there) > 3 else "")
-            raise OutputExists(f"the output directory is not empty ({shown}); replace its model with --overwrite")
 
     def _clear(self) -> None:
         """Take the staging folder away.

@@ -23,6 +23,13 @@ def system_errors(path: str) -> Iterator[None]:
         raise OutputFailed.from_system(path, error) from None
 
 
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write all of `data` where the file stands."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def remove(path: str) -> None:
     """Take a file away if it is there."""
     try:

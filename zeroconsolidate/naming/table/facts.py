@@ -19,9 +19,9 @@ _LABELS = "id2label"
 def facts_of(config: Mapping[str, Any], variant: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any] | None:
     """The value of every field; None if the table does not know what follows from this config.
 
-    `variant`: for each key its kind and maybe its default, or the same of a config inside the config (`fields`), what
-    must hold between fields (`requires`), what classes take for null (`derived`), how many labels there are if the
-    config does not say (`labels`); `common`: keys that no model's names depend on, and kinds that have a name.
+    `variant`: for each key its kind and maybe its default, or the same of a config inside the config, or the key that it
+    is another name of (`fields`), what must hold between fields (`requires`), what classes take for null (`derived`),
+    how many labels there are if the config does not say (`labels`); `common`: keys that no model's names depend on, and kinds that have a name.
     """
     found: dict[str, Any] = {}
     if not _gathered(config, variant["fields"], common["fields"], common["kinds"], "", found):
@@ -47,8 +47,12 @@ def _gathered(
     found: dict[str, Any],
 ) -> bool:
     """Put the values of `config` and the defaults of what it leaves out into `found`; false if any is unknown."""
-    for key, value in config.items():
-        declared = fields.get(key)
+    for said, value in config.items():
+        key, declared = said, fields.get(said)
+        if isinstance(declared, str):
+            if declared in config:
+                return False  # which of the two counts depends on which comes first
+            key, declared = declared, fields[declared]
         if isinstance(declared, dict):
             if not isinstance(value, dict) or not _gathered(value, declared, harmless, kinds, f"{prefix}{key}.", found):
                 return False
@@ -59,7 +63,7 @@ def _gathered(
         elif key not in harmless or not accepts(harmless[key], value, kinds):
             return False
     for key, declared in fields.items():
-        if key in config:
+        if key in config or prefix + key in found or isinstance(declared, str):
             continue
         if isinstance(declared, dict):
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 ENTRIES = os.path.join(os.path.dirname(__file__), "entries")
 COMMON = "_common"
+_MODEL_TYPE = re.compile(r"[a-z0-9][\w-]{0,63}", re.ASCII)
+"""It comes from outside, and names a file."""
 
 
 def looked_up(config: object, *, entries: str = ENTRIES) -> Architecture | None:
@@ -40,7 +43,7 @@ def looked_up(config: object, *, entries: str = ENTRIES) -> Architecture | None:
 
 def _entry(entries: str, model_type: object) -> Any:
     """The file of a model type, None if there is none."""
-    if not isinstance(model_type, str) or not model_type.replace("-", "").replace("_", "").isalnum():
+    if not isinstance(model_type, str) or not _MODEL_TYPE.fullmatch(model_type):
         return None
     return _read(os.path.join(entries, f"{model_type}.json"))
 
@@ -61,7 +64,7 @@ def _read(path: str) -> Any:
 def answered(name: str, classes: Mapping[str, Any], facts: Mapping[str, Any], version: str) -> Architecture | None:
     """What `classes` say of the class `name` for these facts; `version`: of the transformers they were made with."""
     listing = Listing(classes, facts)
-    origin = f"{name} (built-in table, transformers {version.rpartition('.')[0]})"
+    origin = f"{name} (transformers {version}, built-in table)"
     converts = bool(classes[name].get("hub"))
     try:
         names = dict(_shapes(listing, name, "names"))

@@ -1,0 +1,204 @@
+"""A sign of life: what is being done is said on a terminal, and now and then in a log."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from command import environment
+from fixtures import FIXTURES
+
+from zeroconsolidate import consolidate, verify, verify_source
+from zeroconsolidate.cli import progress
+from zeroconsolidate.cli.progress import Display
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TRAINER = FIXTURES / "trainer_zero3_tied/checkpoint"
+LONG = 60
+
+
+class Stream(io.StringIO):
+    """A terminal, or a log, that says when something appears on it."""
+
+    def __init__(self, *, terminal: bool) -> None:
+        super().__init__()
+        self.terminal = terminal
+        self.awaited = ""
+        self.appeared = threading.Event()
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if self.awaited and self.awaited in self.getvalue():
+            self.appeared.set()
+        return written
+
+    def wait_for(self, text: str) -> None:
+        self.appeared.clear()
+        self.awaited = text
+        if text not in self.getvalue():
+            assert self.appeared.wait(LONG), self.getvalue()
+
+
+class TestLine:
+    def test_what_is_done_and_how_long_it_takes(self) -> None:
+        display = Display(Stream(terminal=True), hidden=False)
+        begun = display._since
+        assert display.line(begun + 3) == "reading metadata (3 s)"
+        display.status("checking names")
+        assert display.line(display._since + 7.2) == "checking names (7 s)"
+
+    def test_how_far_it_is(self) -> None:
+        display = Display(Stream(terminal=True), hidden=False)
+        display.status("copying")
+        display.progress(2 * 10**9, 280 * 10**9)  # which an earlier run had copied
+        began = display._from[0]
+        assert display.line(began) == "copying 2.00 GB of 280 GB, 1 %"
+        display.progress(14 * 10**9, 280 * 10**9)
+        assert display.line(began + 12) == "copying 14.0 GB of 280 GB, 5 %, 1.00 GB/s, 4 min 26 s left"
+        display.progress(280 * 10**9, 280 * 10**9)
+        display.status("syncing")
+        assert display.line(began + 278) == "syncing 280 GB of 280 GB, 100 %, 1.00 GB/s"
+
+
+class TestDisplay:
+    def test_on_a_terminal_the_line_is_redrawn_and_gone_in_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(progress, "FIRST_SECONDS", 0.01)
+        monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.01)
+        stream = Stream(terminal=True)
+        with Display(stream, hidden=False) as display:
+            stream.wait_for("reading metadata (")
+            display.status("checking names")
+            stream.wait_for("checking names (")
+            display.status("copying")
+            display.progress(10**6, 4 * 10**6)
+            stream.wait_for("copying 1.00 MB of 4.00 MB, 25 %")
+        shown = stream.getvalue()
+        assert "\n" not in shown
+        assert re.search(r"\r {10,}\r$", shown)
+
+    def test_what_is_done_at_once_leaves_no_trace(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(progress, "FIRST_SECONDS", LONG)
+        stream = Stream(terminal=True)
+        with Display(stream, hidden=False) as display:
+            display.progress(1, 2)
+        assert stream.getvalue() == ""
+
+    def test_in_a_log_it_is_a_line_now_and_then(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert progress.LINE_SECONDS == 30
+        monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
+        stream = Stream(terminal=False)
+        with Display(stream, hidden=False) as display:
+            stream.wait_for("zeroconsolidate: reading metadata (0 s)\n")
+            display.status("copying")
+            display.progress(10**9, 4 * 10**9)
+            stream.wait_for("zeroconsolidate: copying 1.00 GB of 4.00 GB, 25 %")
+        assert "\r" not in stream.getvalue()
+        assert all(line.startswith("zeroconsolidate: ") for line in stream.getvalue().splitlines())
+
+    def test_hidden_it_takes_no_thread(self) -> None:
+        before = threading.active_count()
+        with Display(Stream(terminal=True), hidden=True) as display:
+            assert threading.active_count() == before
+            assert (display.progress, display.status) == (None, None)
+
+    def test_where_no_thread_can_be_started_the_work_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def no_room(_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", no_room)
+        with Display(Stream(terminal=True), hidden=False) as display:
+            display.progress(1, 2)
+
+    def test_a_terminal_that_hung_up_stops_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(progress, "FIRST_SECONDS", 0.01)
+        asked = threading.Event()
+
+        class Gone(Stream):
+            def write(self, _: str) -> int:
+                asked.set()
+                raise OSError(5, "Input/output error")
+
+        with Display(Gone(terminal=True), hidden=False):
+            assert asked.wait(LONG)
+
+
+WAITING = """
+import os, sys
+from zeroconsolidate.cli import main, progress
+from zeroconsolidate.naming import sources
+
+def ask(_):
+    os.read(0, 1)  # until stdin is closed
+    return None, "transformers was not asked"
+
+sources._ask = ask
+progress.LINE_SECONDS = 0.05
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command, which waits where it would ask transformers; and does not wait half a minute in a log."""
+
+
+class TestCommand:
+    def command(self, tmp_path: Path, *options: str) -> list[str]:
+        return [sys.executable, "-c", WAITING, "convert", str(TRAINER), str(tmp_path / "out"), *options]
+
+    def test_on_a_terminal_that_does_not_say_how_wide_it_is(self, tmp_path: Path) -> None:
+        ours, theirs = os.openpty()
+        with subprocess.Popen(
+            self.command(tmp_path), env=environment(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=theirs
+        ) as process:
+            os.close(theirs)
+            shown = b""
+            while b"checking names (" not in shown:
+                shown += os.read(ours, 1024)
+            process.stdin.close()
+            assert process.wait(LONG) == 0
+        os.close(ours)
+
+    @pytest.mark.parametrize("options", [[], ["--json"]])
+    def test_in_a_log(self, tmp_path: Path, options: list[str]) -> None:
+        with subprocess.Popen(
+            self.command(tmp_path, *options), env=environment(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            line = process.stderr.readline()
+            while "checking names" not in line:
+                assert line.startswith("zeroconsolidate: ")
+                line = process.stderr.readline()
+            _, rest = process.communicate(timeout=LONG)
+        assert re.fullmatch(r"zeroconsolidate: checking names \(\d+ s\)\n", line)
+        assert process.returncode == 0, rest
+
+    def test_quiet_says_nothing(self, tmp_path: Path) -> None:
+        done = subprocess.run(
+            self.command(tmp_path, "--quiet", "--names", "stored"), env=environment(), stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert (done.stdout, done.stderr) == ("", "")
+
+
+class TestStatus:
+    def test_a_conversion(self, tmp_path: Path) -> None:
+        begun: list[str] = []
+        consolidate(FIXTURES / "z2_bf16/checkpoint", tmp_path / "out", status=begun.append, max_shard_size="2KB")
+        assert begun[:4] == ["reading metadata", "checking names", "comparing values", "copying"]
+        assert begun[4:] == ["syncing", "copying", "syncing"]
+
+    def test_verifications(self, tmp_path: Path) -> None:
+        consolidate(FIXTURES / "z2_bf16/checkpoint", tmp_path / "out")
+        begun: list[str] = []
+        verify(tmp_path / "out", status=begun.append)
+        verify(tmp_path / "out", against=FIXTURES / "z2_bf16/checkpoint", status=begun.append)
+        verify_source(FIXTURES / "z2_bf16/checkpoint", status=begun.append)
+        assert begun == ["reading back", "checking names", "comparing values", "reading all values"]

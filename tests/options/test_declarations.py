@@ -1,0 +1,204 @@
+"""An option is declared in one place, and everything else is made of that: the one added here is nowhere else."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import pydoc
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import reference
+import reference_json
+
+import zeroconsolidate
+from zeroconsolidate.cli.arguments import add_options, given_of, parser
+from zeroconsolidate.cli.understand import understand
+from zeroconsolidate.errors import BadOption
+from zeroconsolidate.options import (
+    Group,
+    Opening,
+    Options,
+    Switch,
+    VerifyOptions,
+    Working,
+    declarations,
+    option,
+    takes,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VERBS = {
+    zeroconsolidate.consolidate: Options,
+    zeroconsolidate.estimate: Options,
+    zeroconsolidate.inspect: Opening,
+    zeroconsolidate.open_checkpoint: Opening,
+    zeroconsolidate.verify: VerifyOptions,
+    zeroconsolidate.verify_source: Working,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extended(Options):
+    """The options of a conversion, and one more of each form."""
+
+    paint: str = option(
+        "red",
+        "what the model is painted, such as `blue`, at most {coats} times",
+        group=Group.OUTPUT,
+        choices=("red", "blue"),
+        decides="bytes",
+    )
+    coats: tuple[str, ...] = option(
+        (), "100% of the coats", group=Group.ADAPTERS, flag="--coat", metavar="COAT", repeatable=True
+    )
+    dry: bool | str = option(
+        False,
+        "whether to wait",
+        group=Group.CHECKING,
+        switches=(Switch("--dry", True, "wait"), Switch("--dry=long", "long", "wait for long")),
+        choices=(False, True, "long"),
+    )
+    varnish: bool = option(False, "varnish it", group=Group.NAMES, short="-V", also=("--lacquer",))
+    listener: object = option(None, "for Python only", group=Group.PRINTING, flag=None)
+
+
+@takes(Extended)
+def painted(src: str, out: str, options: Extended) -> Extended:
+    """Paint a model."""
+    assert (src, out) == ("in", "out")
+    return options
+
+
+@pytest.fixture
+def command() -> argparse.ArgumentParser:
+    command = argparse.ArgumentParser()
+    add_options(command, Extended)
+    return command
+
+
+class TestOnePlace:
+    def test_it_is_in_the_help_under_its_heading(self, command: argparse.ArgumentParser) -> None:
+        text = " ".join(command.format_help().split())
+        output, adapters = text.index(" output: "), text.index(" adapters: ")
+        said = "--paint {red,blue} what the model is painted, such as blue, at most --coat times [default: red]"
+        assert output < text.index(said) < adapters
+        assert adapters < text.index("--coat COAT 100% of the coats [can be repeated]")
+        assert "[--dry | --dry=long]" in text
+        assert "--dry=long wait for long" in text
+        assert "listener" not in text
+        assert "-V, --varnish varnish it" in text
+        assert "lacquer" not in text
+
+    def test_the_command_takes_it(self, command: argparse.ArgumentParser) -> None:
+        given = command.parse_args(["--paint", "blue", "--coat", "1", "--coat", "2", "--dry=long", "--varnish"])
+        options = Extended(**given_of(Extended, given))
+        assert (options.paint, options.coats, options.dry, options.varnish) == ("blue", ("1", "2"), "long", True)
+        for spelled in ("-V", "--lacquer"):
+            assert given_of(Extended, command.parse_args([spelled])) == {"varnish": True}
+        assert given_of(Extended, command.parse_args(["--dry"])) == {"dry": True}
+        assert given_of(Extended, command.parse_args([])) == {}  # defaults are those of the declaration
+        with pytest.raises(SystemExit):
+            command.parse_args(["--paint", "green"])
+
+    def test_python_takes_it(self) -> None:
+        options = painted("in", out="out", paint="blue", coats="one", dry=True, dtype="bf16")
+        assert (options.paint, options.coats, options.dry, options.dtype) == ("blue", ("one",), True, "bf16")
+        with pytest.raises(BadOption, match="paint is 'red' or 'blue'; got 'green'"):
+            painted("in", "out", paint="green")
+
+    def test_it_is_in_the_signature_and_in_help(self) -> None:
+        parameter = inspect.signature(painted).parameters["paint"]
+        assert (parameter.default, parameter.annotation, parameter.kind) == ("red", "str", parameter.KEYWORD_ONLY)
+        shown = pydoc.plain(pydoc.render_doc(painted))
+        assert "paint: 'str' = 'red'" in shown
+        assert "paint : str, default 'red'" in shown
+        assert "what the model is painted, such as `blue`, at most `coats` times" in shown
+
+    def test_it_is_recorded_if_it_decides_bytes(self) -> None:
+        options = Extended(paint="blue", coats=("thick",))
+        for record in (options.plain(), options.for_manifest()):
+            assert record["paint"] == "blue"
+            assert "coats" not in record
+
+    def test_it_is_in_the_reference(self) -> None:
+        text = reference.tables(Extended)
+        row = "| `--paint red\\|blue` | `paint` | `str` | `'red'` | what the model is painted, such as `blue`, at most "
+        assert row + "`--coat` times |" in text
+        assert "| `--dry`, `--dry=long` | `dry` | `bool \\| str` | `False` | whether to wait |" in text
+
+
+class TestWhatIsThere:
+    @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
+    def test_signatures_and_help_have_all_options(self, verb: Any) -> None:
+        kind = VERBS[verb]
+        parameters = inspect.signature(verb).parameters
+        shown = " ".join(pydoc.plain(pydoc.render_doc(verb)).split())
+        for each in fields(kind):
+            assert parameters[each.name].default == each.default
+            assert f"{each.name} : {each.type}, default {each.default!r} " in shown
+        assert {each.name for each in fields(kind)} == {
+            name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY
+        }
+
+    @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
+    def test_an_unknown_keyword_names_the_nearest(self, verb: Any, tmp_path: Path) -> None:
+        subjects = [tmp_path] * (2 if verb is zeroconsolidate.consolidate else 1)
+        nearest = {Options: ("dtpye", "dtype"), VerifyOptions: ("agianst", "against")}.get(VERBS[verb], ("tags", "tag"))
+        with pytest.raises(BadOption) as caught:
+            verb(*subjects, **{nearest[0]: "x"})
+        assert str(caught.value) == f"{verb.__name__} has no option {nearest[0]!r}; did you mean {nearest[1]!r}?"
+        with pytest.raises(BadOption, match=rf"{verb.__name__} has no option 'qqqq'; expected one of .*tag"):
+            verb(*subjects, qqqq=1)
+        assert not list(tmp_path.iterdir())
+
+    def test_what_a_verb_is_about_has_a_place_and_a_name(self, tmp_path: Path) -> None:
+        with pytest.raises(TypeError, match=r"consolidate\(\) takes src, out and keywords; got 3 arguments"):
+            zeroconsolidate.consolidate(tmp_path, tmp_path, "bf16")  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match="'out'"):
+            zeroconsolidate.consolidate(tmp_path)  # type: ignore[call-arg]
+
+    def test_every_option_of_the_command_is_of_a_declaration(self) -> None:
+        """No flag is added by hand, and each verb's are in the reference."""
+        verbs = parser()._subparsers._group_actions[0].choices
+        assert set(verbs) == set(reference.VERBS)
+        for name, verb in verbs.items():
+            options, flags, _ = reference.VERBS[name]
+            declared = {flag for each in declarations(options, flags) for flag in (*each.flags, *each.aliases)}
+            assert {flag for action in verb._actions for flag in action.option_strings} == {"-h", "--help", *declared}
+
+    def test_a_sentence_for_each(self) -> None:
+        for options, flags, _ in reference.VERBS.values():
+            for each in declarations(options, flags):
+                assert len(each.help) > 10, each.name
+                assert not each.help.endswith("."), each.name
+                assert not each.help[:2].istitle(), each.name
+
+    def test_what_is_not_given_is_left_to_the_declaration(self) -> None:
+        assert vars(understand(["convert", "in", "out"])) == {
+            "verb": "convert",
+            "checkpoint": ["in"],
+            "output": "out",
+        }
+
+
+def test_the_reference_is_up_to_date() -> None:
+    """`python tools/reference.py` writes it."""
+    assert reference.PAGE.read_text() == reference.page()
+    assert reference.README.read_text() == reference.readme()
+    assert reference.JSON_PAGE.read_text() == reference_json.page()
+    assert "--max-shard-size" in reference.readme()
+
+
+def test_exit_codes_are_in_the_help_and_in_the_reference() -> None:
+    shown = " ".join(parser().format_help().split())
+    for code, meaning in (
+        (0, "done"),
+        (1, "verify found something wrong"),
+        (3, "convert --rescue wrote a model with losses;"),
+    ):
+        assert f" {code} {meaning}" in shown
+    assert "| 143 | terminated (SIGTERM)" in reference.page()

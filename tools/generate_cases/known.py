@@ -1,0 +1,141 @@
+"""What a case is to become: the engine's values, and for a merge what PEFT itself makes of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+
+from . import models
+from .build import Built, build, original, trained_class
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from .case import Case
+
+
+class NoOracleError(Exception):
+    """Nobody can say what would be right."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A case, and the engine's values."""
+
+    case: Case
+    folder: Path
+    truth: dict[str, torch.Tensor]
+    facts: dict[str, Any]
+
+    @staticmethod
+    def read(case: Case, folder: Path) -> Known:
+        facts = json.loads((folder / "facts.json").read_text())
+        return Known(case, folder, load_file(folder / "truth.safetensors"), facts)
+
+    @cached_property
+    def values(self) -> dict[str, torch.Tensor]:
+        """By the names of the model without wrappers: parameters in float32."""
+        return {name: self.truth[owner].float() for name, owner in self.facts["names"].items()}
+
+    @property
+    def optimized(self) -> set[str]:
+        """Names of the model whose values were trained."""
+        owners = set(self.facts["optimized"])
+        return {name for name, owner in self.facts["names"].items() if owner in owners}
+
+    def is_absent(self, name: str) -> bool:
+        """Whether the checkpoint has no value of a parameter of the model."""
+        if name in self.optimized:
+            return False
+        if self.facts["names"][name] in self.facts["trainable"]:
+            return self.case.stage == 3  # not given to the optimizer
+        return self.case.exclude_frozen
+
+    @cached_property
+    def new(self) -> set[str]:
+        """Names of the trained class that the original on disk does not have: their values began as random ones."""
+        if not models.MODELS[self.case.model].config:
+            return set()
+        _, info = trained_class(self.case).from_pretrained(self.folder / "base", output_loading_info=True)
+        return set(info["missing_keys"])
+
+    def rows_of_base(self, value: torch.Tensor) -> torch.Tensor:
+        """A value without the rows a vocabulary grew by: they are lost if nothing in the checkpoint tells of them."""
+        grown = models.VOCABULARY + self.case.added_rows
+        return value[: models.VOCABULARY] if value.shape[:1] == (grown,) and self.case.config != "own" else value
+
+    @property
+    def outside(self) -> dict[str, torch.Tensor]:
+        """Trained, and no part of the model: by their names in the engine."""
+        own = set(self.facts["names"].values())
+        return {name: self.truth[name] for name in self.facts["optimized"] if name not in own}
+
+    def live(self) -> Built:
+        """The model with the engine's values, its layers as they were wrapped, in float32."""
+        built = build(self.case, self.folder / "base")
+        own = dict(built.module.named_parameters())
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(self.truth[name].float())
+        return built
+
+
+def trained_values(known: Known, options: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The values of a fully trained model; what the checkpoint has not is the original's where that is given."""
+    expected = dict(known.values)
+    if known.case.inner == "parametrize":
+        live = known.live().model
+        names = original(known.case, known.folder / "base").state_dict()
+        expected = {name: _attribute(live, name) for name in names if name in expected or name.endswith("weight")}
+    absent = {name for name in expected if name in known.facts["names"] and known.is_absent(name)}
+    if "base" in options:
+        start = original(known.case, known.folder / "base").state_dict()
+        expected |= {name: known.rows_of_base(start[name].float()) for name in absent if name in start}
+        return {name: value for name, value in expected.items() if name not in absent & known.new}
+    return expected
+
+
+def _attribute(model: nn.Module, name: str) -> torch.Tensor:
+    owner, _, last = name.rpartition(".")
+    found: Any = model
+    for part in filter(None, owner.split(".")):
+        found = getattr(found, part)
+    return getattr(found, last).detach().float()
+
+
+def merged_values(known: Known, options: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """PEFT's merge of the engine's values; frozen weights are the original's if it is given."""
+    plain = build(known.case, known.folder / "base", inner=False, outer=False)
+    # Some initialisations take what the adapter begins with from the base: then it is the frozen copies' merge.
+    assert known.case.adapter is not None
+    with_base = "base" in options and known.case.adapter.get("init_lora_weights") not in ("pissa", "olora")
+    with torch.no_grad():
+        for name, parameter in plain.model.named_parameters(remove_duplicate=False):
+            if name in known.optimized or not with_base:
+                parameter.copy_(known.values[name])
+    adapters = list(plain.model.peft_config)  # type: ignore[arg-type]
+    try:
+        merged = plain.model.merge_and_unload(adapter_names=adapters[:1])  # type: ignore[operator]
+    except Exception as error:
+        raise NoOracleError(f"PEFT does not merge it: {type(error).__name__}: {error}") from None
+    own = dict(merged.named_parameters(remove_duplicate=False))
+    expected = {name: value.detach().float() for name, value in merged.state_dict().items() if name in own}
+    if not known.case.exclude_frozen:
+        return expected
+    trained = {
+        name
+        for name in expected
+        for key in known.optimized
+        if key.endswith(f"{name.rpartition('.')[0]}.modules_to_save.default.{name.rpartition('.')[2]}")
+        or key.startswith(f"base_model.model.{name.rpartition('.')[0]}.")
+    }
+    untrained = {name: value for name, value in expected.items() if name not in trained}
+    expected |= {name: known.rows_of_base(value) for name, value in untrained.items()}
+    return {name: value for name, value in expected.items() if name not in untrained or name not in known.new}

@@ -1,0 +1,117 @@
+"""Writes docs/reference-options.md, docs/reference-json.md and the tables in README.md, from what the code declares.
+
+python tools/reference.py
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import reference_json
+
+from zeroconsolidate.cli.arguments import ConvertFlags, InspectFlags, VerifyFlags
+from zeroconsolidate.cli.exit_codes import ExitCode
+from zeroconsolidate.options import Opening, Options, VerifyOptions, declarations, read_as
+
+if TYPE_CHECKING:
+    from zeroconsolidate.options import Declaration
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "reference-options.md"
+JSON_PAGE = ROOT / "docs" / "reference-json.md"
+README = ROOT / "README.md"
+
+VERBS = {
+    "convert": (Options, ConvertFlags, "`consolidate` and `estimate`"),
+    "inspect": (Opening, InspectFlags, "`inspect` and `open_checkpoint`"),
+    "verify": (VerifyOptions, VerifyFlags, "`verify`; `verify_source` takes `tag`, `progress` and `status`"),
+}
+"""Verb of the command -> what Python's functions take too, what it alone takes, and which functions these are."""
+
+HEAD = """\
+# Options
+
+Every option of the command and of Python's functions. Written by `python tools/reference.py` from the declarations in
+`zeroconsolidate/options/`, which also make the flags, the keywords and `help()`. Without a flag an option is for Python
+only, without a keyword for the command only. A flag that can be repeated is a sequence in Python, or one value alone.
+"""
+
+
+def page() -> str:
+    """docs/reference-options.md as it should be."""
+    parts = [HEAD]
+    for verb, (options, flags, functions) in VERBS.items():
+        parts.append(f"## `zeroconsolidate {verb}`\n\nIn Python: {functions}.\n")
+        parts.append(tables(options, flags))
+    parts.append(f"## Exit codes\n\n{exit_codes()}\n")
+    return "\n".join(parts)
+
+
+def tables(options: type, *flags: type) -> str:
+    """A table for each group of what the dataclasses declare; `options` have a keyword."""
+    keywords = {declared.name for declared in declarations(options)}
+    named = {declared.name: declared.flags for declared in declarations(options, *flags)}
+
+    def spelled(name: str) -> str:
+        return f"`{named[name][0] if named[name] else name}`"
+
+    parts = []
+    for group, several in groupby(declarations(options, *flags), key=lambda declared: declared.group):
+        rows = [
+            row(shown_flags(each), f"`{each.name}`" if each.name in keywords else "",
+                f"`{each.type}`", f"`{each.default!r}`", read_as(each.help, spelled))
+            for each in several
+        ]  # fmt: skip
+        head = row("flag", "keyword", "type", "default", "")
+        parts.append(f"### {group.value.capitalize()}\n\n{head}\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def shown_flags(declared: Declaration) -> str:
+    """The flags, with what they take."""
+    short = [declared.short] if declared.short else []
+    if declared.flag is None:
+        return ", ".join(f"`{flag}`" for flag in (*short, *declared.flags))
+    values = declared.metavar or "|".join(map(str, declared.choices))
+    flags = ", ".join(f"`{flag}`" for flag in (*short, f"{declared.flag} {values}"))
+    return flags + (", repeatable" if declared.repeatable else "")
+
+
+def row(*cells: str) -> str:
+    """A row of a table; a bar inside a cell is no border."""
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+_LIST = re.compile(r"(?<=<!-- options -->\n).*?(?=<!-- /options -->)", re.DOTALL)
+_CODES = re.compile(r"(?<=<!-- exit codes -->\n).*?(?=<!-- /exit codes -->)", re.DOTALL)
+
+
+def readme() -> str:
+    """README.md with the flags of `convert` by group, and the exit codes."""
+    lines = []
+    for group, several in groupby(declarations(Options, ConvertFlags), key=lambda declared: declared.group):
+        lines.append(row(group.value, ", ".join(flag for declared in several for flag in with_default(declared))))
+    table = "\n".join([row("", "options"), "|---|---|", *lines])
+    text = _LIST.sub(lambda _: f"{table}\n", README.read_text())
+    return _CODES.sub(lambda _: f"{exit_codes()}\n", text)
+
+
+def with_default(declared: Declaration) -> list[str]:
+    """The flags of an option, with its default if that is a value one could give."""
+    default = declared.default if declared.flag and declared.default not in (None, ()) else None
+    return [f"`{flag}`" + (f" (`{default}`)" if default else "") for flag in declared.flags]
+
+
+def exit_codes() -> str:
+    """The table of exit codes."""
+    codes = [row(f"{code.value}", code.meaning) for code in ExitCode]
+    return "\n".join([row("exit code", ""), "|--:|---|", *codes])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    JSON_PAGE.write_text(reference_json.page())
+    README.write_text(readme())

@@ -1,0 +1,116 @@
+"""Makes docs/reference-json.md: every key that `--json` prints, from the dataclasses that are printed.
+
+Run by tools/reference.py, which writes it.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from dataclasses import fields
+
+from zeroconsolidate.audit.findings import Verification
+from zeroconsolidate.opening.info import CheckpointInfo, TensorInfo
+from zeroconsolidate.opening.losses import Loss
+from zeroconsolidate.opening.rescue_report import Extent, RescueReport
+from zeroconsolidate.outputs.report import Report
+from zeroconsolidate.plan.build import Cost
+
+HEAD = """\
+# Fields of `--json`
+
+With `--json` each command prints one JSON object on stdout, in one line. It has these fields, and two more: `ok` says
+whether the exit code is 0, `kind` what it is: `conversion`, `dry run`, `checkpoint`, `verification` or `error`. In
+Python the fields are attributes of what the functions return; `to_dict()` gives the object. Warnings go to stderr.
+
+An error has one field, `error`, with an object in it: `kind` (the class, such as `MissingFiles`), `message`,
+`expected`, `found`, `consequence`, `remedy` (what to do; null where there is nothing), `address` (a list: file, rank,
+tensor), `files` (those that are missing) and `exit_code`.
+
+Keys change only where they must, and the [changelog](../CHANGELOG.md) says so; new ones may be added. Sizes are bytes
+and counts are elements, unless it says otherwise. Written by `python tools/reference.py` from the code.
+"""
+
+RATE = "Gigabytes (10^9) per second."
+PARTS: tuple[tuple[str, str, type, dict[str, tuple[str, str]]], ...] = (
+    ("`convert --json`", "Python: `consolidate`.", Report, {"gb_per_second": ("number", RATE)}),
+    ("`convert --dry-run --json`", "Python: `estimate`.", Cost, {}),
+    ("`inspect --json`", "Python: `inspect`.", CheckpointInfo, {}),
+    ("An entry of `tensors`", "Of `inspect`.", TensorInfo, {}),
+    ("An entry of `losses`", "Of `inspect`, where files are missing.", Loss, {}),
+    (
+        "`verify --json`",
+        "Python: `verify` and `verify_source`.",
+        Verification,
+        {
+            "ok": ("true or false", "Whether no problem was found."),
+            "gb_per_second": ("number", RATE),
+        },
+    ),
+    (
+        "`rescue-report.json`",
+        "The file that `--rescue` writes beside the weights; also the value of `rescue` in the report of `convert`.",
+        RescueReport,
+        {"percent": ("object: text → number", "Source → its share of all elements.")},
+    ),
+    ("An entry of `tensors` in `rescue-report.json`", "A list of these for each tensor.", Extent, {}),
+)
+
+_WORDS = {
+    "str": "text",
+    "int": "integer",
+    "float": "number",
+    "bool": "true or false",
+    "object": "value",
+    "None": "null",
+    "TensorInfo": "tensor",
+    "Loss": "loss",
+    "Extent": "extent",
+    "RescueReport": "rescue report",
+}
+
+
+def page() -> str:
+    """docs/reference-json.md as it should be."""
+    parts = [HEAD]
+    for title, sentence, kind, more in PARTS:
+        rows = [*_documented(kind), *((key, *described) for key, described in more.items())]
+        table = "\n".join(f"| `{key}` | {what} | {_plain(text)} |" for key, what, text in rows)
+        parts.append(f"## {title}\n\n{sentence}\n\n| key | value | |\n|---|---|---|\n{table}\n")
+    return "\n".join(parts)
+
+
+def _plain(docstring: str) -> str:
+    """A docstring as a cell of a table, in the words of JSON."""
+    return " ".join(docstring.split()).replace("->", "→").replace("None", "null").replace(":class:", "")
+
+
+def _documented(kind: type) -> list[tuple[str, str, str]]:
+    """(name, type in words, docstring) of each field."""
+    (tree,) = ast.parse(inspect.cleandoc(inspect.getsource(kind))).body
+    assert isinstance(tree, ast.ClassDef)
+    found = {}
+    for statement, following in zip(tree.body, [*tree.body[1:], None], strict=True):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            match following:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    found[statement.target.id] = (_in_words(statement.annotation), text)
+    return [(field.name, *found[field.name]) for field in fields(kind)]
+
+
+def _in_words(annotation: ast.expr) -> str:
+    """A type as a reader of JSON would call it."""
+    match annotation:
+        case ast.BinOp(left=left, right=right):
+            return f"{_in_words(left)} or {_in_words(right)}"
+        case ast.Constant(value=None):
+            return "null"
+        case ast.Name(id=name):
+            return _WORDS[name]
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=[each, ast.Constant()])):
+            return f"list of {_in_words(each)}"
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=several)):
+            return f"list ({', '.join(map(_in_words, several))})"
+        case ast.Subscript(slice=ast.Tuple(elts=[key, value])):
+            return f"object: {_in_words(key)} → {_in_words(value)}"
+    raise TypeError(ast.unparse(annotation))

@@ -1,0 +1,1 @@
+"""What the makers of all kinds of fixtures share."""

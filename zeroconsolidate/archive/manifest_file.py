@@ -1,0 +1,32 @@
+"""Reads `zeroconsolidate.json`, our own record of an output, which may have come from anywhere since."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..errors import DamagedFile, at
+from .json_file import parse_object
+from .model_files import MANIFEST_NAME
+from .regular import read_small
+from .shown import shown
+
+MAX_MANIFEST_BYTES = 1 << 28
+"""A longer manifest is refused. A tensor takes 200 bytes."""
+
+
+def read_manifest(directory: str) -> dict[str, Any] | None:
+    """The manifest, None if the directory has none. Raises DamagedFile if it is no manifest of a version we know."""
+    path = os.path.join(directory, MANIFEST_NAME)
+    if not os.path.lexists(path):
+        return None
+    with at(path):
+        manifest = parse_object(read_small(path, MAX_MANIFEST_BYTES), "the manifest")
+        if manifest.get("manifest") != 1:
+            raise DamagedFile("the file is no manifest of a version this library knows")
+        if not all(isinstance(manifest.get(key), dict) for key in ("files", "tensors", "options", "source")):
+            raise DamagedFile("the manifest lacks a part", expected="files, tensors, options and source")
+        for entry in (*manifest["files"].values(), *manifest["tensors"].values()):
+            if not isinstance(entry, dict) or not isinstance(entry.get("bytes", 0), int):
+                raise DamagedFile("the manifest has an entry that describes nothing", found=shown(entry))
+    return manifest

@@ -1,0 +1,123 @@
+"""From the words of a command line to a verb, its paths and its options; other programs' spellings are understood,
+and where something is not, the nearest that would be is named."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import TYPE_CHECKING
+
+from ..options import declarations
+from .arguments import USAGE, VERBS, Misuse, parser
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+
+_ASKED_ANYWAY = ("--safe-serialization",)
+"""Flags of zero_to_fp32 that ask for what is always done."""
+
+_INSTEAD = {
+    "-f": "did you mean --overwrite?",
+    "--force": "did you mean --overwrite?",
+    "-d": "leave it out: --json prints all that there is to know",
+    "--debug": "leave it out: --json prints all that there is to know",
+    "-o": "OUTPUT is the last argument, without an option",
+    "--out": "OUTPUT is the last argument, without an option",
+    "--output": "OUTPUT is the last argument, without an option",
+    "--output-dir": "OUTPUT is the last argument, without an option",
+    "--no-quiet": "leave it out: it is what happens without options",
+    "--verbose": "leave it out: --json prints all that there is to know",
+    "-v": "leave it out: --json prints all that there is to know",
+}
+"""What other programs have, and what to do here."""
+
+
+def understand(words: Sequence[str]) -> argparse.Namespace:
+    """The parsed command line: `verb`, the paths that the verb takes, and an attribute for every option given.
+
+    Raises Misuse.
+    """
+    words = [_respelled(word) for word in words]
+    words = _with_verb([word for word in words if word not in _ASKED_ANYWAY])
+    given, rest = parser().parse_known_args(words)
+    unknown = [word for word in rest if word.startswith("-") and word != "-"]
+    if unknown:
+        raise _no_such_option(given.verb, unknown[0])
+    # argparse takes the paths before the first option only.
+    if given.verb == "verify":
+        given.paths += rest
+    else:
+        given.checkpoint += rest
+    if given.verb == "convert":
+        _split_output(given)
+    elif given.verb == "inspect" and not given.checkpoint:
+        raise Misuse("inspect needs a CHECKPOINT", remedy="zeroconsolidate inspect CHECKPOINT")
+    return given
+
+
+def _respelled(word: str) -> str:
+    """`--max_shard_size=5GB` as `--max-shard-size=5GB`."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else word
+
+
+def _with_verb(words: list[str]) -> list[str]:
+    """The words with a verb first. A path in its place is a checkpoint to convert."""
+    if not words:
+        raise Misuse(
+            "the command is missing", expected=", ".join(VERBS), remedy="zeroconsolidate convert CHECKPOINT OUTPUT"
+        )
+    first = words[0]
+    if first in VERBS or first in ("-h", "--help", "--version"):
+        return words
+    if first.startswith("-"):
+        raise Misuse("the command is missing", remedy=f"zeroconsolidate convert {shlex.join(words)}")
+    if os.path.exists(first) or os.path.dirname(first):
+        return ["convert", *words]
+    near = _nearest(first, VERBS)
+    raise Misuse(
+        f"there is no command {first!r}, nor such a directory",
+        expected=", ".join(VERBS),
+        remedy=f"did you mean {near}?" if near else None,
+    )
+
+
+def _split_output(given: argparse.Namespace) -> None:
+    if given.output is not None:
+        given.checkpoint.append(given.output)
+    if len(given.checkpoint) < 2:
+        there = shlex.join(given.checkpoint) or "CHECKPOINT"
+        lacks = "an OUTPUT directory as well" if given.checkpoint else "a CHECKPOINT and an OUTPUT directory"
+        raise Misuse(f"convert needs {lacks}", remedy=f"zeroconsolidate convert {there} OUTPUT")
+    given.output = given.checkpoint.pop()
+
+
+def _no_such_option(verb: str, word: str) -> Misuse:
+    name = word.partition("=")[0]
+    own = _flags(verb)
+    others = [other for other in VERBS if other != verb and name in _flags(other)]
+    near = _nearest(name, [*own, *_INSTEAD] if verb == "convert" else own)
+    if name in _INSTEAD and verb == "convert":
+        remedy = _INSTEAD[name]
+    elif near in _INSTEAD:
+        remedy = _INSTEAD[near]
+    elif others:
+        remedy = f"it is an option of {' and '.join(others)}"
+    elif near:
+        remedy = f"did you mean {near}?"
+    else:
+        remedy = f"zeroconsolidate {verb} --help lists the options"
+    forms = "\n       ".join(f"zeroconsolidate {verb} [OPTION ...] {form}" for form in USAGE[verb])
+    return Misuse(f"{verb} has no option {name}", remedy=remedy, usage=f"usage: {forms}")
+
+
+def _flags(verb: str) -> list[str]:
+    return [flag for each in declarations(*VERBS[verb]) for flag in (*each.flags, *each.aliases)]
+
+
+def _nearest(word: str, known: Iterable[str]) -> str | None:
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, list(known), n=1)
+    return near[0] if near else None

@@ -1,0 +1,24 @@
+"""How other people's programs are started in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_OURS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+"""Where the package is imported from."""
+
+
+def command(*arguments: str) -> list[str]:
+    """A call of this interpreter. -P: a checkpoint may be the working directory, and nothing in it is imported."""
+    return [sys.executable, "-P", *arguments]
+
+
+def environment(*, with_us: bool = False) -> dict[str, str]:
+    """Ours, in which transformers and PEFT are quiet and stay off network and GPU. `with_us`: the package can be
+    imported there, from where it is imported here."""
+    quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    if with_us:
+        places = [_OURS, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        quiet["PYTHONPATH"] = os.pathsep.join(places)
+    return dict(quiet)

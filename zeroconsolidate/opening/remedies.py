@@ -1,0 +1,65 @@
+"""What to do about an incomplete checkpoint: the commands that apply to it, and only those."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+from ..archive.discover import natural
+from .rescue import rescue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ..catalog.facts import Catalog
+    from .losses import Loss
+
+LAST_COMPLETE = "last-complete"
+"""As a tag: the newest one of which every file is there and agrees."""
+
+_MAX_SIBLINGS = 8
+"""So many older checkpoints are looked at to name one that is complete."""
+
+
+def of_a_tag(newest: str | None) -> tuple[str, ...]:
+    """`newest`: the newest complete tag beside the one that is not."""
+    return () if newest is None else (f"--tag {LAST_COMPLETE} takes {newest}, the newest complete tag",)
+
+
+def of_a_sibling(root: str, is_complete: Callable[[str], bool]) -> tuple[str, ...]:
+    """Trainer keeps every save in a `checkpoint-N` of its own: the newest other one that is complete."""
+    parent, own = os.path.split(os.path.abspath(root))
+    if not re.fullmatch(r"checkpoint-[0-9]+", own):
+        return ()
+    try:
+        entries = natural([entry for entry in os.listdir(parent) if re.fullmatch(r"checkpoint-[0-9]+", entry)])
+    except OSError:
+        return ()
+    given = os.path.normpath(root)
+    shown = os.path.dirname(given) if os.path.basename(given) == own else parent
+    others = [os.path.join(shown, entry) for entry in reversed(entries) if entry != own][:_MAX_SIBLINGS]
+    found = next((other for other in others if is_complete(other)), None)
+    return () if found is None else (f"zeroconsolidate convert {shlex.quote(found)} OUTPUT",)
+
+
+def of_a_rescue(catalog: Catalog, losses: Sequence[Loss]) -> tuple[str, ...]:
+    """What `--rescue` would write, if any value of a parameter is left."""
+    parameters = {loss.name for loss in losses if loss.role != "buffer"}
+    some_left = any(loss.lost_numel < loss.numel for loss in losses if loss.name in parameters)
+    with_zeros = ("--rescue=zeros writes all that is left, with zeros where values are lost",) if some_left else ()
+    tensors = rescue(catalog, (), zeros=False)
+    written = [tensor for tensor in tensors if tensor.source is not None]
+    if not any(tensor.name in parameters for tensor in written):
+        return with_zeros
+    held = sum(origin.stop - origin.start for tensor in tensors for origin in tensor.origins)
+    shares = {
+        source: 100 * sum(o.stop - o.start for tensor in written for o in tensor.origins if o.source == source) / held
+        for source in ("checkpoint", "module")
+    }
+    in_16_bits = f", {shares['module']:.1f} % in 16 bits" if shares["module"] else ""
+    values = f"{shares['checkpoint']:.1f} % of the values exactly{in_16_bits}"
+    if len(written) == len(tensors):
+        return (f"--rescue writes all tensors: {values}" if some_left else "--rescue writes all tensors, in 16 bits",)
+    return (f"--rescue writes only tensors that are whole: {values}", *with_zeros)

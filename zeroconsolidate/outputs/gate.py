@@ -1,0 +1,128 @@
+"""The last gate: a directory as it is on disk, held against what the program that loads it expects.
+
+Every output passes it before anything gets its final name, whatever was planned and however names were decided:
+files are opened anew, and only their headers, the index and the configs beside them count. `verify` asks the same of
+a directory that any tool wrote.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..archive.model_files import ADAPTER_CONFIG
+from ..archive.safetensors import read_file
+from ..archive.weights import read_pickled, read_weights
+from ..errors import UnsafePath, UnsafePickle, WrongNames, ZeroConsolidateError
+from . import gate_adapter, gate_model
+from .gate_finding import Finding, GateResult, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..archive.weights import Weights
+
+MAX_DEPTH = 2
+"""How deep below the output weights are searched for: in modules of sentence-transformers, in adapters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Excuses:
+    """What the caller has asked for, so that finding it is no surprise."""
+
+    insisted: str | None = None
+    """The option that says: write it all the same. Every finding is then a warning."""
+    is_partial: bool = False
+    """Tensors were left out on purpose, or are lost: those that are missing are a warning, and no error."""
+
+
+def examine(directory: str, *, base: str | None = None, is_merged: bool = False, remember: bool = False) -> GateResult:
+    """Hold a model directory, or one of adapters, against what its loader expects.
+
+    `base`: directory of the original model that an adapter belongs to, or that adapters were merged into. What cannot
+    be read is a finding too. `is_merged`: adapters were merged into the base: the model then has the base's names.
+    Asks transformers where the config names an architecture and it is installed, unless the built-in table confirms
+    that all is as it should be. `remember`: what it answers is kept, and looked for, in the user's cache directory.
+    """
+    weights, findings = None, list[Finding]()
+    try:
+        weights = read_weights(directory)
+    except ZeroConsolidateError as error:
+        findings.append(Finding(kind=Kind.FILE, text=str(error)))
+    adapters = [folder for folder in _folders(directory) if os.path.lexists(os.path.join(folder, ADAPTER_CONFIG))]
+    if adapters:
+        results = [gate_adapter.examine(folder, directory, base, remember=remember) for folder in adapters]
+        findings = []  # weights in the directory itself are those of the adapter in it
+    elif weights is not None:
+        results = [gate_model.examine(directory, weights, base if is_merged else None, remember=remember)]
+    else:
+        results = []
+    results.append(GateResult(findings=(*findings, *_other_weights(directory, weights, adapters))))
+    return GateResult.all_of(results)
+
+
+def pass_or_refuse(result: GateResult, excuses: Excuses) -> tuple[str, ...]:
+    """Warnings about what was found and excused. Raises WrongNames for the rest."""
+    excused = [finding for finding in result.findings if _is_excused(finding, excuses)]
+    wrong = [finding for finding in result.findings if finding not in excused]
+    if wrong:
+        more = f" ({len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
+        can_insist = all(_is_excused(finding, Excuses(insisted="--allow-missing")) for finding in wrong)
+        raise WrongNames(
+            f"the output would not load as it should: {wrong[0].text}{more}",
+            consequence="nothing was published",
+            remedy="--allow-missing writes it all the same" if can_insist else None,
+        )
+    return tuple(finding.text for finding in excused)
+
+
+def _is_excused(finding: Finding, excuses: Excuses) -> bool:
+    if finding.kind in (Kind.FILE, Kind.EMPTY):
+        return False  # nobody asks for a file that cannot be read
+    return excuses.insisted is not None or (excuses.is_partial and finding.kind is Kind.MISSING)
+
+
+def _other_weights(directory: str, weights: Weights | None, adapters: list[str]) -> Iterator[Finding]:
+    """Weights that were copied: a run under ZeRO-3 leaves files of empty tensors behind, which load without a word."""
+    own = set() if weights is None else {os.path.join(directory, name) for name in weights.files}
+    for folder in _folders(directory):
+        for entry in sorted(os.listdir(folder)):
+            path = os.path.join(folder, entry)
+            if path in own or not os.path.isfile(path) or (folder in adapters and entry.startswith("adapter_model.")):
+                continue
+            name = os.path.relpath(path, directory)
+            try:
+                if entry.endswith(".safetensors"):
+                    shapes = {key: tensor.shape for key, tensor in read_file(path).tensors.items()}
+                elif entry.endswith((".bin", ".pt", ".pth")):
+                    shapes = {key: tensor.shape for key, tensor in read_pickled(folder, entry).items()}
+                else:
+                    continue
+            except (UnsafePickle, UnsafePath) as error:
+                yield Finding(kind=Kind.FILE, text=str(error))
+                continue
+            except ZeroConsolidateError:
+                continue  # some other program's file, which is none of ours to judge
+            empty = [key for key, shape in shapes.items() if 0 in shape]
+            if empty:
+                yield Finding(
+                    kind=Kind.EMPTY,
+                    text=f"{name} holds tensors without elements, such as {empty[0]}: a run under ZeRO-3 leaves such "
+                    "files behind, and a loader takes them for weights",
+                )
+
+
+def _folders(directory: str) -> Iterator[str]:
+    """The directory and the folders below it, no deeper than MAX_DEPTH; nothing that is hidden, no links."""
+    pending = [(directory, 0)]
+    while pending:
+        folder, depth = pending.pop(0)
+        yield folder
+        if depth < MAX_DEPTH:
+            try:
+                with os.scandir(folder) as entries:
+                    below = sorted(e.path for e in entries if e.is_dir(follow_symlinks=False) and e.name[0] != ".")
+            except OSError:
+                continue
+            pending += [(path, depth + 1) for path in below]

@@ -1,0 +1,151 @@
+"""A full model on disk, held against the class that its config names, or against the base model's own names."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..archive.model_config import read_config
+from ..archive.model_files import CONFIG
+from ..archive.weights import read_weights
+from ..errors import DamagedFile, ZeroConsolidateError
+from ..naming.decision import VALUE_HEAD
+from ..naming.expectation import Expectation
+from ..naming.sources import architecture, in_table
+from .config_check import config_problems
+from .gate_finding import Finding, GateResult, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..archive.located import LocatedTensor
+    from ..archive.weights import Weights
+
+_NOT_PARAMETERS = (
+    ".inv_freq", ".position_ids", "position_ids", ".masked_bias", ".attn.bias", ".attention.bias", ".token_type_ids",
+    ".num_batches_tracked",
+)  # fmt: skip
+"""Buffers that older releases of transformers saved and newer ones compute: a loader passes them by."""
+_SHOWN = 3
+
+
+def examine(directory: str, weights: Weights, base: str | None, *, remember: bool) -> GateResult:
+    """Names, shapes and dtypes of the headers against what a loader of this directory expects."""
+    problems, checks = config_problems(directory, weights.tensors)
+    by_config = GateResult(
+        findings=tuple(Finding(kind=Kind.CONFIG, text=text) for text in problems), checked=tuple(checks)
+    )
+    confirmed = _confirmed(directory, weights.tensors)
+    if confirmed is not None:
+        return GateResult.all_of([confirmed, by_config])
+    found, why = architecture(directory, remember=remember)
+    if found is not None:
+        candidates = [_compare(weights.tensors, expected) for expected in (found.expectation, found.hub)]
+        # A file has the hub's names, or with `--names in-memory` those that transformers 5 has in memory.
+        by_names = min(candidates, key=lambda result: len(result.findings))
+        if by_names.findings and by_config.findings:
+            # Both say the same, one of them in the config's own words.
+            return GateResult.all_of([by_config, by_names])
+        return GateResult.all_of([by_names, by_config])
+    if base is not None:
+        known = _of_base(base)
+        if known is not None:
+            return GateResult.all_of([_compare(weights.tensors, known), by_config])
+    unchecked = GateResult(unchecked=(f"names: {why}",))
+    quantized = _integers(weights.tensors) if not _is_quantized(directory) else []
+    doubtful = GateResult(findings=tuple(_dtype_finding(name, weights.tensors[name]) for name in quantized[:_SHOWN]))
+    return GateResult.all_of([by_config, doubtful, unchecked])
+
+
+def _confirmed(directory: str, tensors: Mapping[str, LocatedTensor]) -> GateResult | None:
+    """What the built-in table says, if these are exactly the names that it has: then transformers is not started."""
+    known = in_table(directory)
+    for expected in () if known is None else (known.expectation, known.hub):
+        result = _compare(tensors, expected)
+        if not result.findings and tensors.keys() <= expected.shapes.keys():
+            return result
+    return None
+
+
+def _compare(tensors: Mapping[str, LocatedTensor], expected: Expectation) -> GateResult:
+    """Every expected parameter there once, in its shape, in floating point where the loader has floating point."""
+    partners: dict[str, set[str]] = {}
+    for alias, kept in expected.ties.items():
+        partners.setdefault(kept, {kept}).add(alias)
+    tied = {name: group for group in partners.values() for name in group}
+    missing = [name for name in expected.shapes if name not in tensors and tied.get(name, set()).isdisjoint(tensors)]
+    unexpected = [name for name in tensors if name not in expected.shapes and name not in expected.ties]
+    extra = [name for name in unexpected if name.startswith(VALUE_HEAD)]
+    ignored = [name for name in unexpected if name not in extra and not name.endswith(_NOT_PARAMETERS)]
+    mismatched = [
+        name
+        for name, shape in expected.shapes.items()
+        if shape is not None and name in tensors and tensors[name].shape != shape
+    ]
+    integers = [
+        name
+        for name, tensor in tensors.items()
+        if name in expected.shapes and name not in expected.integers and not tensor.dtype.is_floating
+    ]
+    findings = [
+        *_findings(Kind.MISSING, missing, f"{expected.origin} expects {{}}, which is in no file: it would be random"),
+        *_findings(Kind.UNEXPECTED, ignored, f"{{}} would be ignored: {expected.origin} has no such parameter"),
+        *(
+            Finding(
+                kind=Kind.SHAPE,
+                text=f"{name} has the shape {list(tensors[name].shape)}; {expected.origin} expects "
+                f"{list(expected.shapes[name] or ())}",
+            )
+            for name in mismatched[:_SHOWN]
+        ),
+        *(_dtype_finding(name, tensors[name]) for name in integers[:_SHOWN]),
+    ]
+    return GateResult(
+        findings=tuple(findings),
+        checked=(f"names and shapes {'against' if findings else 'match'} {expected.origin}",),
+        extra=tuple(extra),
+    )
+
+
+def _findings(kind: Kind, names: Sequence[str], text: str) -> list[Finding]:
+    """One for all names of a kind: the first of them, and how many more there are."""
+    if not names:
+        return []
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return [Finding(kind=kind, text=text.format(f"{names[0]}{more}"))]
+
+
+def _dtype_finding(name: str, tensor: LocatedTensor) -> Finding:
+    return Finding(
+        kind=Kind.DTYPE,
+        text=f"{name} holds integers ({tensor.dtype.torch_name}) where a loader expects floating-point numbers: "
+        "quantized weights whose scale is not there",
+    )
+
+
+def _integers(tensors: Mapping[str, LocatedTensor]) -> list[str]:
+    """Weights that are whole numbers: matrices of them are quantized, whatever the model."""
+    return [
+        name
+        for name, tensor in tensors.items()
+        if not tensor.dtype.is_floating and len(tensor.shape) > 1 and name.endswith(".weight") and tensor.numel
+    ]
+
+
+def _is_quantized(directory: str) -> bool:
+    try:
+        config = read_config(os.path.join(directory, CONFIG))
+    except (DamagedFile, OSError):
+        return False
+    return isinstance(config, dict) and bool(config.get("quantization_config"))
+
+
+def _of_base(base: str) -> Expectation | None:
+    """The base model's own names and shapes: what was merged into it has the same."""
+    try:
+        tensors = read_weights(base).tensors
+    except ZeroConsolidateError:
+        return None
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    integers = frozenset(name for name, tensor in tensors.items() if not tensor.dtype.is_floating)
+    return Expectation(origin=f"the base model {base}", shapes=shapes, ties={}, exact=False, integers=integers)

@@ -1,0 +1,123 @@
+"""Outputs that are not written to: what is refused before anything is read, and what a dry run refuses.
+
+:class:`.stage.Stage` asks some of it again under its lock, when it counts.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from ..archive.phrases import listed
+from ..archive.regular import is_within
+from ..errors import BadOption, OutputExists, OutputFailed, at
+from ..options import size_text
+from .journal import read_progress, refuse_other
+from .system import system_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .journal import Fingerprint
+
+STAGING = ".zeroconsolidate"
+"""Name of the staging folder in an output."""
+JOURNAL = "journal"
+"""Name of the journal in it: where there is one, there is something to finish."""
+
+
+def refuse_inside(output: str, *, checkpoint: str) -> None:
+    """The output must not be in the checkpoint: we never modify what we read. Raises BadOption."""
+    real, inside = os.path.realpath(output), os.path.realpath(checkpoint)
+    if is_within(real, inside):
+        raise BadOption(
+            f"the output {output} lies in the checkpoint {checkpoint}, which is never modified",
+            remedy="name another directory",
+        )
+
+
+def refuse_taken(output: str, *, overwrite: bool) -> None:
+    """The output must be a directory that is new or empty. Raises OutputExists.
+
+    Something that is staged in it may be continued, but by whom only :class:`.stage.Stage` can tell.
+    """
+    with at(output), system_errors(output):
+        refuse_file(output)
+        if not os.path.isdir(os.path.join(output, STAGING)):
+            refuse_existing(output, overwrite=overwrite)
+
+
+def refuse_file(output: str) -> None:
+    """Raises OutputExists."""
+    if os.path.lexists(output) and not os.path.isdir(output):
+        raise OutputExists("the output is a file", expected="a directory or nothing")
+
+
+def refuse_existing(output: str, *, overwrite: bool, ours: Sequence[str] = ()) -> None:
+    """The output must hold nothing but what is staged and files that are `ours`. Raises OutputExists."""
+    if overwrite or not os.path.isdir(output):
+        return
+    known = {STAGING, *(name.partition("/")[0] for name in ours)}
+    there = sorted(name for name in os.listdir(output) if name not in known)
+    if there:
+        raise OutputExists(
+            f"the output directory is not empty ({listed(there, 3)})", remedy="replace its model with --overwrite"
+        )
+
+
+def refuse_staged(output: str, fingerprint: Fingerprint, *, overwrite: bool, restart: bool) -> None:
+    """What is staged must be of the same conversion. Raises BadOption, and OutputExists as Stage would."""
+    folder = os.path.join(output, STAGING)
+    with at(output), system_errors(output):
+        if not os.path.isfile(os.path.join(folder, JOURNAL)):
+            refuse_existing(output, overwrite=overwrite)
+            return
+        progress = read_progress(os.path.join(folder, JOURNAL))
+        ours = () if restart else (progress.publish or {}).get("publish", ())
+        if progress.fingerprint is not None and not restart:
+            refuse_other(progress.fingerprint, fingerprint, folder)
+        refuse_existing(output, overwrite=overwrite, ours=ours)
+
+
+def refuse_unwritable(output: str, size_bytes: int) -> None:
+    """The output, or the folder it is to be made in, must be writable and have room. Raises OutputFailed."""
+    with system_errors(output):
+        here = _nearest(output)
+        if os.statvfs(here).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if not os.access(here, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        refuse_full(here, os.path.join(output, STAGING), size_bytes, output=output)
+
+
+def refuse_full(folder: str, staging: str, size_bytes: int, *, output: str) -> None:
+    """The disk of `folder` must have room for `size_bytes`, what is in `staging` already counted in. Raises
+    OutputFailed, and the system's errors."""
+    disk = os.statvfs(folder)
+    staged = sum(
+        os.stat(os.path.join(inside, file)).st_blocks * 512 for inside, _, files in os.walk(staging) for file in files
+    )
+    free = disk.f_bavail * disk.f_frsize + staged
+    if free < size_bytes:
+        raise OutputFailed(
+            "the disk has too little room",
+            expected=f"{size_text(size_bytes)} free",
+            found=size_text(free),
+            address=(output,),
+        )
+
+
+def _nearest(path: str) -> str:
+    """The path, or the folder above it that is there. Raises NotADirectoryError for a file on the way."""
+    here = path
+    while True:
+        try:
+            entries = os.scandir(here or ".")
+        except FileNotFoundError:
+            here = os.path.dirname(here)
+            continue
+        except PermissionError:  # it may be written to all the same
+            return here or "."
+        entries.close()
+        return here or "."
