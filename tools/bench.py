@@ -3,9 +3,9 @@
     python tools/bench.py make  --dir DIR              trains the checkpoints with DeepSpeed (needs the extra)
     python tools/bench.py run   --dir DIR [--repeat 5] prints the table of the README
 
-The model is a Llama with its config.json, as people have it. The names of a Llama are in the built-in table, so that
-transformers is not started; what it costs where it is started ("asked") is measured on the same files beside a
-config.json with a key that the table does not know, cold (nothing remembered) and warm (its answer remembered).
+The model is a Llama with its config.json, and transformers is installed, as people have it. The names of a Llama are in
+the built-in table, so that transformers is not started. What it costs where it is ("asked") is measured on the same
+files next to a config.json with a key that the table does not have: cold, with no answer kept, and warm, with it kept.
 
 Every command is a process of its own. In a round each command runs once, in turn, so that a drift of the
 machine's speed meets all of them alike; the first round warms the page cache and is not counted. Wall, CPU and
@@ -31,7 +31,8 @@ from pathlib import Path
 
 RANKS = 4
 SIZES = {
-    # name: (vocabulary, width, layers); the large model is four times the small one
+    # name: (vocabulary, width, layers); the large model is four times the small one, the tiny one all overhead
+    "tiny": (64, 64, 1),
     "small": (16_000, 512, 18),
     "large": (32_000, 1024, 20),
 }
@@ -133,7 +134,7 @@ def measure(command: list[str], more: dict[str, str] | None = None) -> Run:
 
 
 COPY = "cp + sync of the fp32 output"
-WARM = "the same, its answer remembered"
+ASKED, WARM = "zeroconsolidate, fp32, transformers asked", "zeroconsolidate, fp32, its answer kept"
 
 
 def commands(checkpoint: Path, scratch: Path, reference: Path) -> dict[str, list[str]]:
@@ -148,7 +149,7 @@ def commands(checkpoint: Path, scratch: Path, reference: Path) -> dict[str, list
         COPY: ["sh", "-c", copy],
         "zeroconsolidate, fp32": convert,
         "zeroconsolidate, bf16": [*convert, "--dtype", "bf16"],
-        "zeroconsolidate, fp32, transformers asked": [*asked, "--no-cache"],
+        ASKED: [*asked, "--no-cache"],
         WARM: asked,
         "DeepSpeed zero_to_fp32.py": [*theirs, "--safe_serialization", "--max_shard_size", "100GB"],
         "zeroconsolidate inspect": [*ours, "inspect", str(checkpoint)],
@@ -226,9 +227,11 @@ def main() -> None:
         train(options.dir, options.size, options.stage)
     else:
         names = options.only or [f"{size}_z{stage}" for size in SIZES for stage in STAGES]
+        packages = ", ".join(
+            f"{name} {version(name)}" for name in ("deepspeed", "torch", "transformers", "safetensors")
+        )
         print(f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}, "
-              f"Python {platform.python_version()}, deepspeed {version('deepspeed')}, torch {version('torch')}, "
-              f"safetensors {version('safetensors')}; medians of {options.repeat}")  # fmt: skip
+              f"Python {platform.python_version()}, {packages}; medians of {options.repeat}")  # fmt: skip
         for name in names:
             print(
                 "\n" + table(options.dir / name, compare(options.dir / name, options.dir / "scratch", options.repeat))

@@ -18,6 +18,7 @@ _DIVIDES = re.compile(r"(?:.* or )?([\w.]+) % ([\w.]+) == 0$")
 _PARTS = re.compile(r"(?:.* or )?\(([\w.]+) // ([\w.]+)\) % (\d+) == 0$")
 _BELOW = re.compile(r"(?:.* or )?([\w.]+) (<=?) ([\w.]+)$")
 _EQUALS = re.compile(r"(?:.* or )?([\w.]+) == ([\w.]+(?: \* [\w.]+)?)$")
+_SAME_LENGTHS = re.compile(r"len\(([\w.]+)\) == len\(([\w.]+)\)$")
 _SAME_LENGTH = re.compile(r"(?:.* or )?len\(([\w.]+)\) == ([\w.]+)$")
 
 
@@ -60,7 +61,7 @@ class Drawer:
     def _likely(self, kind: Any, *, sparse: bool) -> float:
         """Counts are nearly always said: defaults are large."""
         if _is_count(kind):
-            return 0.97
+            return 0.99
         return 0.4 if sparse else 0.85
 
     def value(self, kind: Any, *, large: bool = False) -> Any:
@@ -127,12 +128,14 @@ class Drawer:
                 low, high = lookup.number(match[1]), lookup.number(match[3])
                 if low is not None and high is not None and low >= high:
                     lookup.put(match[1], self.random.randint(0, max(high - 1, 0)))
+            elif match := _SAME_LENGTHS.match(condition):
+                other = lookup.get(match[2])
+                if isinstance(other, list) and isinstance(lookup.get(match[1]), list):
+                    lookup.put(match[1], self._list(lookup.kind(match[1]), len(other)))
             elif match := _SAME_LENGTH.match(condition):
-                several, length = lookup.get(match[1]), lookup.number(match[2])
-                if isinstance(several, list) and length is not None:
-                    kind = lookup.kind(match[1])
-                    inner = next(k for k in [kind, *kind[1:]] if k[0] == "list")
-                    lookup.put(match[1], [self.value(inner[1]) for _ in range(length)])
+                length = lookup.number(match[2])
+                if isinstance(lookup.get(match[1]), list) and length is not None:
+                    lookup.put(match[1], self._list(lookup.kind(match[1]), length))
             elif match := _EQUALS.match(condition):
                 factors = [lookup.number(part) for part in match[2].split(" * ")]
                 if lookup.number(match[1]) is not None and None not in factors:
@@ -140,6 +143,10 @@ class Drawer:
                     for factor in factors:
                         product *= factor
                     lookup.put(match[1], product)
+
+    def _list(self, kind: Any, length: int) -> list[Any]:
+        inner = next(k for k in [kind, *kind[1:]] if k[0] == "list")
+        return [self.value(inner[1]) for _ in range(length)]
 
     def _call_otherwise(self, config: dict[str, Any], fields: Mapping[str, Any]) -> None:
         """Put other names in place of keys that have some."""

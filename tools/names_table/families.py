@@ -24,6 +24,11 @@ TIES = {"tie_word_embeddings": ["with default", "bool"]}
 HEAD = {"head_dim": ["with default", ["int", 2, 1024], None]}
 """Not in the config class, but read by the model if it is there."""
 SPARSE = "(i + 1) % decoder_sparse_step == 0 and not (mlp_only_layers is not None and i in mlp_only_layers)"
+RELATIVE = [
+    "pos_att_type is not None and 'c2p' in pos_att_type",
+    "pos_att_type is not None and 'p2c' in pos_att_type",
+    "max_position_embeddings if max_relative_positions < 1 else max_relative_positions",
+]
 MASKS = {"mask_time_prob": ["number", 0.0, 1.0], "mask_feature_prob": ["number", 0.0, 1.0]}
 CONVOLUTIONS = {
     "fields": {
@@ -79,9 +84,22 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "deepseek_v2": {},
     "deepseek_v3": {
         "fields": {
-            "num_nextn_predict_layers": ["with default", ["int", 0, 4]],
-            "qk_head_dim": ["with default", ["int", 1, 1024]],
-        }
+            "rope_parameters": ["or", "null", "@rope_plain", "@rope_linear", "@rope_yarn"],
+            "qk_head_dim": ["with default", ["int", 1, 1024], None],
+            "head_dim": ["with default", ["int", 1, 1024], None],
+            "n_group": ["int", 1, 16],
+            "topk_group": ["int", 1, 16],
+            "first_k_dense_replace": ["int", 0, 16],
+            "qk_rope_head_dim": ["int", 1, 1 << 20],
+            "num_mtp_layers": ["int", 0, 4],
+        },
+        "aliases": {"num_nextn_predict_layers": "num_mtp_layers"},
+        "requires": [
+            "qk_rope_head_dim % 2 == 0",
+            "qk_rope_head_dim > 2",
+            "head_dim is None or head_dim == qk_rope_head_dim",
+        ],
+        "derived": {"qk_size": "qk_nope_head_dim + qk_rope_head_dim if qk_head_dim is None else qk_head_dim"},
     },
     "gpt_oss": {"fields": {"initial_context_length": ["with default", ["int", 1, 1 << 20]]}},
     "cohere": {},
@@ -128,7 +146,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "pos_att_type": ["or", "null", ["list", ["in", "c2p", "p2c"]], ["in", "c2p|p2c", "c2p", "none"]],
             "max_relative_positions": ["int", -1, 1024],
             "pooler_hidden_size": ["with default", ["int", 1, 1 << 20]],
-        }
+        },
+        "hints": RELATIVE,
     },
     "deberta-v2": {
         "fields": {
@@ -140,7 +159,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "conv_act": ["with default", ["in", "gelu", "tanh"]],
             "norm_rel_ebd": ["with default", ["in", "none", "layer_norm"]],
             "pooler_hidden_size": ["with default", ["int", 1, 1 << 20]],
-        }
+        },
+        "hints": [*RELATIVE, f"position_buckets if position_buckets > 0 else ({RELATIVE[-1]})"],
     },
     "modernbert": {
         "fields": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -19,27 +19,31 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 1500
 
+Scope: TypeAlias = "tuple[dict[str, Any], Sequence[Entry], dict[str, int]]"
+"""Facts and counters, the entries there, and how far numbers go in the answer."""
+
 
 def described(
     facts: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]], which: str, hints: Sequence[str] = ()
 ) -> list[Any]:
     """The nodes of one listing. Raises ValueError if there is no such description."""
     samples = templated([items(answer, which) for answer in answers])
-    scopes = [(dict(row), sample) for row, sample in zip(facts, samples, strict=True)]
+    ends = [_ends(answer) for answer in answers]
+    scopes = [(dict(row), sample, end) for row, sample, end in zip(facts, samples, ends, strict=True)]
     return _nodes(structure(samples), scopes, 0, which, tuple(hints))
 
 
 def _nodes(
     nodes: Sequence[Node],
-    scopes: list[tuple[dict[str, Any], Sequence[Entry]]],
+    scopes: list[Scope],
     depth: int,
     which: str,
     hints: tuple[str, ...],
 ) -> list[Any]:
-    """What stands for `nodes` in a scope, seen in several: facts and counters, and the entries there."""
+    """What stands for `nodes` in a scope, seen in several."""
     if len(scopes) > MAX_ROWS:
         scopes = scopes[:: len(scopes) // MAX_ROWS + 1]
-    rows = Rows([facts for facts, _ in scopes], hints)
+    rows = Rows([facts for facts, _, _ in scopes], hints)
     described: list[tuple[str, Any]] = []
     parts_of: dict[bytes, Rows] = {}
 
@@ -48,28 +52,46 @@ def _nodes(
 
     for node in nodes:
         if isinstance(node, Loop):
-            inside = node.templates()
-            parts = [[entry for entry in entries if entry.template in inside] for _, entries in scopes]
-            there = np.array([bool(entries) for entries in parts])
+            inside, counter = node.templates(), COUNTERS[depth]
+            parts = [[entry for entry in entries if entry.template in inside] for _, entries, _ in scopes]
+            # Not how far these entries go, but the layers: there may be nothing of them in the last, or in none.
+            counts = np.array([ends.get(_place(node.prefix, facts), 0) for facts, _, ends in scopes])
+            there = counts > 0
             test = condition(rows, there)
-            chosen = part(there)
-            counter = COUNTERS[depth]
-            counts = np.array([1 + max(e.at[depth] for e in entries) for entries in parts if entries])
-            count = size(chosen, counts)
+            count = size(part(there), counts[there])
             inner = []
-            for (facts, _), entries in zip(scopes, parts, strict=True):
-                for number in range(max((e.at[depth] + 1 for e in entries), default=0)):
+            for (facts, _, ends), entries, length in zip(scopes, parts, counts.tolist(), strict=True):
+                for number in range(length):
                     mine = [entry for entry in entries if entry.at[depth] == number]
-                    inner.append((facts | {counter: number}, mine))
+                    inner.append((facts | {counter: number}, mine, ends))
             body = _nodes(node.body, inner, depth + 1, which, hints)
             described.append((test, {"for": counter, "to": count, "do": body}))
         else:
-            there_entries = [next((e for e in entries if e.template == node), None) for _, entries in scopes]
+            there_entries = [next((e for e in entries if e.template == node), None) for _, entries, _ in scopes]
             there = np.array([entry is not None for entry in there_entries])
             test = condition(rows, there)
             said = _said(node, part(there), [e for e in there_entries if e is not None], which)
             described.append((test, [_named(node.name, COUNTERS), *said]))
     return list(_grouped(described))
+
+
+def _ends(answer: dict[str, Any]) -> dict[str, int]:
+    """How far the numbers go behind each prefix, in all names of an answer."""
+    ends: dict[str, int] = {}
+    for name in (*answer["names"], *answer.get("hub", ())):
+        parts = name.split(".")
+        for at, part in enumerate(parts):
+            if part.isdigit():
+                prefix = ".".join(parts[:at])
+                ends[prefix] = max(ends.get(prefix, 0), int(part) + 1)
+    return ends
+
+
+def _place(prefix: str, facts: dict[str, Any]) -> str:
+    """What comes before the numbers of a loop, with its outer counters filled in."""
+    following = iter(COUNTERS)
+    parts = prefix.split(".")[:-1]
+    return ".".join(str(facts[next(following)]) if part == "*" else part for part in parts)
 
 
 def _said(template: Template, rows: Rows, entries: Sequence[Entry], which: str) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
@@ -129,16 +130,16 @@ def _groups(units: Sequence[Sequence[Entry | _Run]]) -> dict[Template, object]:
                 for template in rest:
                     parent[root(template)] = root(first)
     # Where nothing ever repeats next to something else, neighbours are taken to be together.
-    sizes: dict[str, set[Template]] = {}
-    for template in list(parent):
-        sizes.setdefault(template.name.split("*")[0], set()).add(root(template))
+    together = Counter(map(root, list(parent)))
     for unit in single:
-        lonely = [t for t in unit.templates() if sum(root(o) == root(t) for o in parent) == 1]
+        lonely = [t for t in unit.templates() if together[root(t)] == 1]
         others = {root(t) for t in unit.templates()} - {root(t) for t in lonely}
         if len(others) == 1:
             (other,) = others
             for template in lonely:
                 parent[root(template)] = other
+            if lonely:
+                together = Counter(map(root, list(parent)))
     return {template: ("loop", root(template)) for template in parent}
 
 
