@@ -113,7 +113,7 @@ class TestWrappers:
         said = "wrappers inside names removed; " if prefix and not undone else f"prefix {undone!r} removed"
         assert report.names.startswith(said if prefix else "names match ")
         assert re.search(r"names match \w+ \(transformers 5[.\d]+\)$", report.names)
-        assert report.checks[0] == report.names
+        assert report.checks[0].startswith("names and shapes match ")
 
     @pytest.mark.parametrize("model", MODELS)
     @pytest.mark.parametrize("prefix", ["", *PREFIXES])
@@ -248,7 +248,8 @@ class TestMapping:
         short = {name: shape for name, shape in ENCODER.items() if ".layer.1." not in name}
         nearest = decide(short, {}, [base, expectation(short, origin="nearer")])
         assert nearest is not None
-        assert nearest.reason.endswith("nearer")
+        assert nearest.expectation is not None
+        assert nearest.expectation.origin.endswith("nearer")
 
     def test_without_expectation_nothing_else_changes(self) -> None:
         naming = without_expectation(SHAPES, bare=False)
@@ -474,7 +475,7 @@ class TestLayouts:
         as_stored = consolidate(self.CASE, tmp_path / "stored", names="stored")
         assert set(written(as_stored)) == stored
         assert as_stored.names == "names as stored, as asked"
-        assert as_stored.not_checked[0] == "names: left as stored, as asked"
+        assert as_stored.checks[0].startswith("names and shapes match MixtralForCausalLM")
 
     def test_in_memory_undoes_wrappers_and_stored_does_not(self, asked: None, tmp_path: Path) -> None:
         truth = trained(tmp_path / "in", "llama", lambda name: "module." + name)
@@ -496,8 +497,9 @@ class TestTheReport:
     def test_the_command_tells_the_decision_and_its_reason(self, tmp_path: Path) -> None:
         trained(tmp_path / "in", "xlmr", lambda name: "net." + name, config=False)
         done = command("convert", tmp_path / "in", tmp_path / "out", "--base", BASES / "xlmr", "--rename", "net.=")
-        (line,) = [line for line in done.stdout.splitlines() if "names match" in line]
-        assert line.split()[:7] == "checked renamed as asked; names match XLMRobertaModel".split()
+        (line,) = [line for line in done.stdout.splitlines() if "names and shapes match" in line]
+        assert line.split()[:6] == "checked names and shapes match XLMRobertaModel".split()
+        assert "renamed as asked" in done.stdout
         as_json = command("convert", tmp_path / "in", tmp_path / "json", "--names", "stored", "--json")
         assert json.loads(as_json.stdout)["names"] == "names as stored, as asked"
 

@@ -150,15 +150,15 @@ def test_a_converted_model_is_what_they_would_have_saved(dtype: torch.dtype, dat
 @pytest.mark.parametrize(
     ("text", "size_bytes"),
     [("5GB", 5 * 10**9), ("1TB", 10**12), ("200MB", 2 * 10**8), ("10kb", 10**4), (" 1.5 MB ", 1_500_000), (17, 17),
-     ("17", 17), ("9007199254740993", 9007199254740993)],
+     ("9007199254740993B", 9007199254740993), ("5GiB", 5 << 30)],
 )  # fmt: skip
 def test_sizes_are_decimal(text: str | int, size_bytes: int):
     assert options.parse_size(text) == size_bytes
 
 
-@pytest.mark.parametrize("text", ["", "5GiB", "0", "-1", "big", "GB", "0.5", "1e9", "5 5", 0, -3])
+@pytest.mark.parametrize("text", ["", "5", "0", "-1", "big", "GB", "0.5", "1e9", "5 5", 0, -3])
 def test_other_sizes_are_refused(text: str | int):
-    with pytest.raises(BadOption, match="a size is a number with B, KB, MB, GB or TB"):
+    with pytest.raises(BadOption, match="a size"):
         options.parse_size(text)
 
 

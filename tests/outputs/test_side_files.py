@@ -169,7 +169,7 @@ class TestSentenceTransformers:
         config = json.loads((XLMR / "config.json").read_text())
         del config["hidden_size"]
         (tmp_path / "in/config.json").write_text(json.dumps(config))
-        with pytest.raises(BadOption, match=r"config\.json has no hidden_size"):
+        with pytest.raises(BadOption, match=r"config\.json without hidden_size"):
             consolidate(tmp_path / "in", tmp_path / "out", sentence_transformers="cls")
         with pytest.raises(BadOption, match="'cls', 'mean' or 'last'; got 'max'"):
             consolidate(tmp_path / "in", tmp_path / "out", sentence_transformers="max")

@@ -19,6 +19,8 @@ from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, MissingFiles, PlanBroken
 from zeroconsolidate.plan import layout, zero3, zero12
 from zeroconsolidate.plan.build import Selection, build, padding_bytes, select
+from zeroconsolidate.plan.computed import Computed
+from zeroconsolidate.plan.joined import Mean, Section
 from zeroconsolidate.plan.layout import index_of
 from zeroconsolidate.plan.patched import Patched, Zeros
 from zeroconsolidate.plan.pieces import ZEROS, Copy, Rows, View, covers_once
@@ -450,3 +452,32 @@ def test_ties_are_witnessed_too():
     found = tied()
     names = {c.name for c in comparisons(found, sources(found), everything=True)}
     assert names == {"a", "b", "t"}
+
+
+class Doubled(Computed):
+    """Twice another tensor, which takes a megabyte of memory."""
+
+    def __init__(self, base: Recipe) -> None:
+        self.base = base
+
+    @property
+    def dtype(self) -> DType:
+        return self.base.dtype
+
+    @property
+    def input_bytes(self) -> int:
+        return self.base.input_bytes
+
+    @property
+    def memory_bytes(self) -> int:
+        return 1 << 20
+
+
+def test_what_is_computed_tells_its_memory_through_what_is_made_of_it() -> None:
+    doubled = Doubled(View(tensor(4, 3)))
+    assert doubled.memory_bytes == 1 << 20
+    assert Section(doubled, 0, 6).memory_bytes == 1 << 20
+    assert Mean((doubled, doubled)).memory_bytes == 2 << 20
+    assert Rows((doubled, doubled), 3, ((0, 0, 4), (1, 0, 4))).memory_bytes == 2 << 20
+    with pytest.raises(PlanBroken, match="computed"):
+        list(doubled.copies())

@@ -49,9 +49,12 @@ def python(code: str, *arguments: object, seconds: float = 120, **how: Any) -> s
 
 AS_NOBODY = """
 import os, sys
+import difflib, gettext, locale, shutil, subprocess, tempfile  # the interpreter may lie where nobody may read
 import numpy, safetensors, zeroconsolidate.run.cast, zeroconsolidate.run.witness, zeroconsolidate.write.check
 import zeroconsolidate.api
 from zeroconsolidate.cli import main
+from zeroconsolidate.cli.understand import understand
+understand(["inspect", "checkpoint"])
 if os.geteuid() == 0:
     os.setegid(65534)
     os.seteuid(65534)

@@ -30,10 +30,11 @@ class Asked:
 
     def refuses(self, checkpoint: Path, *options: str) -> str:
         """The sentence on stderr; nothing is left where the output should be."""
+        self._capsys.readouterr()  # what was said before
         code = main(["convert", str(checkpoint), str(self._output), "--names", "stored", *options])
-        said = self._capsys.readouterr().err.strip()
+        said = " ".join(self._capsys.readouterr().err.split())
         assert code == 2, said
-        assert len(said.splitlines()) == 1, said
+        assert said.startswith("zeroconsolidate: "), said
         assert not self._output.exists()
         return said
 
@@ -138,7 +139,7 @@ def test_moments_that_cannot_be_placed_are_named_and_weights_can_be_had(
     checkpoint = change(save(run, tmp_path / "c"), "optim", lambda content: blockwise(content, wrapped=wrapped))
     said = ask.refuses(checkpoint)
     assert f"the optimizer's state {named} not laid out like the parameters" in said
-    assert "the weights do not depend on it: --weights-only writes them" in said
+    assert "the weights do not depend on it --weights-only writes them" in said
     assert zeroconsolidate.inspect(checkpoint).counts["trainable"] == 2
     assert same(ask.writes(checkpoint, "--weights-only"), run.truth)
 

@@ -133,7 +133,6 @@ class TestAnotherBase:
             consolidate(ROOT / "lora_patterns_z3" / "checkpoint", out, lora="merge", base=tmp_path / "other")
         assert not out.exists()
 
-    @wrong_today("the error does not say which base the run names")
     def test_the_recorded_base_is_printed(self, out: Path) -> None:
         with pytest.raises(ZeroConsolidateError, match="--base _bases/llama"):
             consolidate(ROOT / "lora_z3" / "checkpoint", out, lora="merge")

@@ -67,13 +67,13 @@ class Case:
     def __str__(self) -> str:
         """What sets it apart, in a line."""
         parts = [f"{self.model}/{self.head}", f"z{self.stage}w{self.world_size}", self.dtype]
-        parts += [f"{key}={value}" for key, value in asdict(self).items() if key in _TOLD and value not in _USUAL]
+        parts += [f"{key}={value}" for key, value in asdict(self).items() if key in _SHOWN and value not in _USUAL]
         if self.adapter:
             parts += [f"{key}={value}" for key, value in self.adapter.items()]
         return " ".join(parts)
 
 
-_TOLD = (
+_SHOWN = (
     "tied", "added_rows", "second", "beside", "freeze", "unoptimized", "untied", "outer", "inner", "exclude_frozen",
     "config", "weights",
 )  # fmt: skip

@@ -31,24 +31,24 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 def judge(known: Known, out: Path, report: Any, options: dict[str, Any]) -> str:
     """What is wrong with an output; nothing if it is right."""
-    told = {
+    said = {
         word for text in (*report.left_out, *report.notes, *report.warnings) for word in re.findall(r"[\w.]+", text)
     }
     if known.case.adapter is not None and options.get("lora") != "merge":
-        return _adapter(known, out, told)
+        return _adapter(known, out, said)
     dtype = DTYPES[options.get("dtype", "fp32")]
     expected = merged_values(known, options) if known.case.adapter else trained_values(known, options)
     if not models.MODELS[known.case.model].config:
-        return _plain(known, out, told, expected, dtype)
-    return _loaded(known, out, told, expected, dtype)
+        return _plain(known, out, said, expected, dtype)
+    return _loaded(known, out, said, expected, dtype)
 
 
-def _loaded(known: Known, out: Path, told: set[str], expected: dict[str, torch.Tensor], dtype: torch.dtype) -> str:
+def _loaded(known: Known, out: Path, said: set[str], expected: dict[str, torch.Tensor], dtype: torch.dtype) -> str:
     """A model of transformers."""
     import transformers
 
     if not (out / "config.json").exists():
-        return _plain(known, out, told, expected, dtype)
+        return _plain(known, out, said, expected, dtype)
     stated = json.loads((out / "config.json").read_text()).get("architectures") or []
     kinds = [trained_class(known.case), *(getattr(transformers, name, None) for name in stated[:1])]
     for kind in dict.fromkeys(filter(None, kinds)):
@@ -60,7 +60,7 @@ def _loaded(known: Known, out: Path, told: set[str], expected: dict[str, torch.T
             bad = [name for name in info[what] if kind is not kinds[0] or name in expected or name not in known.new]
             if bad:
                 return f"{_who(kind, known)} leaves {what[:-5]} parameters random: {_some(bad)}"
-        unexpected = [name for name in info["unexpected_keys"] if name not in told]
+        unexpected = [name for name in info["unexpected_keys"] if name not in said]
         if kind.__name__ in stated and unexpected:
             return f"{_who(kind, known)} ignores, and the report does not say so: {_some(unexpected)}"
         if kind is kinds[0]:
@@ -71,14 +71,14 @@ def _loaded(known: Known, out: Path, told: set[str], expected: dict[str, torch.T
             odd = [name for name, value in _written(out).items() if value.dtype is not dtype and name not in buffers]
             if odd:
                 return f"written in another dtype than asked for: {_some(odd)}"
-    return _lost(known, out, told, dtype)
+    return _lost(known, out, said, dtype)
 
 
 def _who(kind: Any, known: Known) -> str:
     return "the trained class" if kind is trained_class(known.case) else "the class in config.json"
 
 
-def _plain(known: Known, out: Path, told: set[str], expected: dict[str, torch.Tensor], dtype: torch.dtype) -> str:
+def _plain(known: Known, out: Path, said: set[str], expected: dict[str, torch.Tensor], dtype: torch.dtype) -> str:
     """Nobody but torch loads it: the names are the model's own, or all behind one prefix, or as stored."""
     written = _written(out)
     if not models.MODELS[known.case.model].config and known.case.exclude_frozen:
@@ -96,14 +96,14 @@ def _plain(known: Known, out: Path, told: set[str], expected: dict[str, torch.Te
             there |= {name: one for name in group if one is not None}
         found[prefix] = _differing(there, expected, dtype)
         if not found[prefix]:
-            return _lost(known, out, told, dtype)
+            return _lost(known, out, said, dtype)
     stored = {owner: known.truth[owner] for name, owner in known.facts["names"].items() if name in expected}
     if known.case.adapter is None and not _differing(written, stored, dtype):
-        return _lost(known, out, told, dtype)
+        return _lost(known, out, said, dtype)
     return f"torch alone, without a config.json: {found['']}"
 
 
-def _adapter(known: Known, out: Path, told: set[str]) -> str:
+def _adapter(known: Known, out: Path, said: set[str]) -> str:
     """Adapters, each loaded by PEFT onto the original."""
     import peft
 
@@ -126,17 +126,17 @@ def _adapter(known: Known, out: Path, told: set[str]) -> str:
         own = dict(model.named_parameters(remove_duplicate=False))
         ours = peft.get_peft_model_state_dict(fresh.model, adapter_name=adapter)
         extra = [name for name in load_file(folder / "adapter_model.safetensors") if name not in ours]
-        if extra and not all(name in told for name in extra):
+        if extra and not all(name in said for name in extra):
             return f"PEFT would not write, and reads nothing of: {_some(extra)}"
         values = {name: value for name, value in known.values.items() if name in own and name in known.optimized}
         beside = _beside(known, fresh, values)
         found = _differing(own, {name: value for name, value in values.items() if name not in beside}, torch.float32)
         if found:
             return found
-        unsaid = _nowhere(beside, out, told, torch.float32)
+        unsaid = _nowhere(beside, out, said, torch.float32)
         if unsaid:
             return f"trained beside the adapter, not written and not said: {_some(unsaid)}"
-    return _lost(known, out, told, torch.float32)
+    return _lost(known, out, said, torch.float32)
 
 
 def _beside(known: Known, fresh: Built, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -146,19 +146,19 @@ def _beside(known: Known, fresh: Built, values: dict[str, torch.Tensor]) -> dict
     return {name: value for name, value in values.items() if f".{known.case.beside}." in name and "lora" not in name}
 
 
-def _lost(known: Known, out: Path, told: set[str], dtype: torch.dtype) -> str:
+def _lost(known: Known, out: Path, said: set[str], dtype: torch.dtype) -> str:
     """What was trained outside of the model: written under whatever name, or named in the report."""
-    unsaid = _nowhere(known.outside, out, told, dtype)
+    unsaid = _nowhere(known.outside, out, said, dtype)
     return f"trained outside of the model, not written and not said: {_some(unsaid)}" if unsaid else ""
 
 
-def _nowhere(values: dict[str, torch.Tensor], out: Path, told: set[str], dtype: torch.dtype) -> list[str]:
+def _nowhere(values: dict[str, torch.Tensor], out: Path, said: set[str], dtype: torch.dtype) -> list[str]:
     if not values:
         return []
     written = list(_written(out).values())
     for path in out.rglob("*.pt"):
         written += list(torch.load(path, weights_only=True).values())
-    cast = {name: value.to(dtype) for name, value in values.items() if name not in told}
+    cast = {name: value.to(dtype) for name, value in values.items() if name not in said}
     return [
         name
         for name, value in cast.items()

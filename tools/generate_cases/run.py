@@ -53,8 +53,8 @@ def prepare() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="transformers|peft")
-    sys.path.insert(0, str(TOOLS.parent / "tests"))
-    from models.converted import ask_in_this_process
+    sys.path.insert(0, str(TOOLS.parent / "tests" / "support"))
+    from converted import ask_in_this_process
 
     from zeroconsolidate.naming import sources
 
@@ -107,8 +107,8 @@ def summary(results: Path, most: int = 4) -> tuple[str, int]:
     for verdict in ("crashed", "wrong", "refused", "not made", "not judged", "right"):
         by_kind: dict[tuple[str, str], list[dict[str, object]]] = {}
         for line in lines:
-            told = line["reason"] and not (verdict == "refused" and line["expected"])
-            if line["verdict"] == verdict and told:
+            said = line["reason"] and not (verdict == "refused" and line["expected"])
+            if line["verdict"] == verdict and said:
                 by_kind.setdefault((line["way"], kind(line["reason"])), []).append(line)
         for (way, _), found in sorted(by_kind.items(), key=lambda item: -len(item[1])):
             numbers = ", ".join(str(line["number"]) for line in found[:most])

@@ -132,7 +132,7 @@ MUTATIONS = (
     Mutation(
         "nor verified without one",
         f"{REMARKS}::TestPartialModels::test_verify_says_so_too",
-        ("audit/output.py", '    findings.notes += _partial(manifest["options"])\n', ""),
+        ("audit/output.py", '        findings.notes += _partial(manifest["options"])\n', ""),
     ),
     Mutation(
         "a large model is not one file",
@@ -146,7 +146,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a size without a unit is refused",
-        "plan/test_plan.py::test_a_text_without_a_unit_is_no_size",
+        "options/test_values.py::test_a_text_without_a_unit_is_no_size",
         ("options/values.py", "    if not unit:\n", '    unit = unit or "B"\n    if False:\n'),
     ),
     Mutation(

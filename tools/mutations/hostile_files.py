@@ -468,7 +468,7 @@ MUTATIONS = (
         f"{FOLDERS}::test_terminals_are_not_steered",
         (
             "cli/command.py",
-            'print(texts.printable(text(), keep="\\n"))',
+            'print(printable(text(), keep="\\n"))',
             "print(text())",
         ),
     ),

@@ -110,19 +110,23 @@ MUTATIONS = (
         TELLS,
         (
             "opening/open.py",
-            "    newest = newest_complete(roots)\n    if newest is not None:\n        error.message +=",
-            "    newest = None\n    if newest is not None:\n        error.message +=",
+            "    alternatives = _alternatives(files.root, roots)\n",
+            "    alternatives: tuple[str, ...] = ()\n",
         ),
     ),
     Mutation(
         "`latest` that names no tag: the newest complete one is named",
         "opening/test_rescue.py::TestDiagnosis::test_latest_may_name_a_tag_that_was_never_begun",
-        ("opening/open.py", "newest = newest_complete(roots) if tag is None else None", "newest = None"),
+        ("opening/open.py", "            error.remedies += of_a_tag(newest_complete(roots))\n", "            pass\n"),
     ),
     Mutation(
         "an older checkpoint of the Trainer is named",
         "opening/test_rescue.py::TestDiagnosis::test_trainers_older_checkpoints_are_looked_at",
-        ("opening/open.py", "sibling = _complete_sibling(roots[0]) if len(roots) == 1 else None", "sibling = None"),
+        (
+            "opening/open.py",
+            "    return of_a_sibling(home, lambda sibling: _is_complete([sibling], None))\n",
+            "    return ()\n",
+        ),
     ),
     Mutation(
         "last-complete is complete",
@@ -186,7 +190,11 @@ MUTATIONS = (
     Mutation(
         "the command lists the tensors",
         "opening/test_rescue.py::TestDiagnosis::test_the_command_lists_the_worst",
-        ("cli/command.py", "        if lost := texts.losses_text(error.losses):\n", '        if lost := "":\n'),
+        (
+            "cli/problems.py",
+            '    lines += [f"    {row}" for row in loss_rows(error.losses, checkpoint)]\n',
+            "",
+        ),
     ),
     Mutation(
         "nothing is rescued unless asked",
@@ -202,8 +210,8 @@ MUTATIONS = (
         "opening/test_rescue.py::TestDiagnosis::test_an_attack_is_not_a_loss",
         (
             "archive/load.py",
-            "            except (UnsafePickle, UnsafePath):\n                raise\n            except DamagedFile",
-            "            except DamagedFile",
+            "            except (UnsafePickle, UnsafePath):\n                raise\n            except (DamagedFile, NotACheckpoint)",
+            "            except (DamagedFile, NotACheckpoint)",
         ),
     ),
     Mutation(
@@ -211,8 +219,8 @@ MUTATIONS = (
         "opening/test_rescue.py::TestRescue::test_exit_codes",
         (
             "cli/command.py",
-            "    return ExitCode.LOSSES if report.rescue else ExitCode.DONE\n",
-            "    return ExitCode.DONE\n",
+            "    code = ExitCode.LOSSES if report.rescue else ExitCode.DONE\n",
+            "    code = ExitCode.DONE\n",
         ),
     ),
     Mutation(

@@ -314,14 +314,14 @@ MUTATIONS = (
         "whole/test_resume.py::test_nothing_worth_continuing_leaves_nothing",
         (
             "write/stage.py",
-            "if self._published or not worth_keeping or isinstance(error, PlanBroken):",
+            "if self._published or not worth_keeping or isinstance(error, (PlanBroken, WrongNames)):",
             "if self._published:",
         ),
     ),
     Mutation(
         "a plan that broke leaves nothing to break again",
         "whole/test_resume.py::test_a_finished_file_is_compared_with_the_plan",
-        ("write/stage.py", " or isinstance(error, PlanBroken):", ":"),
+        ("write/stage.py", " or isinstance(error, (PlanBroken, WrongNames)):", ":"),
     ),
     Mutation(
         "counts of overflows survive an interruption",

@@ -57,7 +57,8 @@ def audit_output(directory: str, findings: Findings, *, base: str | None = None)
 
 def _loading(directory: str, manifest: Mapping[str, Any], base: str | None, findings: Findings) -> None:
     """What the program that loads it would find. What is as the manifest says was asked for when it was written."""
-    found = examine(directory, base=base)
+    is_merged = (manifest.get("options") or {}).get("lora") == "merge"
+    found = examine(directory, base=base, is_merged=is_merged)
     findings.checks += found.checked
     findings.notes += [f"not checked: {text}" for text in found.unchecked]
     known = manifest.get("excused")

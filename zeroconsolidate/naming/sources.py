@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, read_config
+from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, parse, read_config
 from ..archive.regular import read_small
 from ..archive.safetensors import read_model
 from ..errors import ZeroConsolidateError
@@ -126,7 +126,19 @@ def architecture(directory: str) -> tuple[Architecture | None, str]:
         config = read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES)
     except (ZeroConsolidateError, OSError) as error:
         return None, f"config.json cannot be read: {error}"
+    if not _names_a_model(config):
+        return None, "config.json has no model_type"
     return _ask(canonical(config))
+
+
+def _names_a_model(config: bytes) -> bool:
+    """Whether transformers could tell what model it is: without `model_type` it need not be started to say that it
+    cannot (`AutoConfig.from_pretrained`)."""
+    try:
+        value = parse(config)
+    except ZeroConsolidateError:
+        return True  # transformers says what is wrong with it
+    return not isinstance(value, dict) or "model_type" in value
 
 
 def canonical(config: bytes) -> bytes:

@@ -37,11 +37,12 @@ class Excuses:
     """Tensors were left out on purpose, or are lost: those that are missing are a warning, and no error."""
 
 
-def examine(directory: str, *, base: str | None = None) -> GateResult:
+def examine(directory: str, *, base: str | None = None, is_merged: bool = False) -> GateResult:
     """Hold a model directory, or one of adapters, against what its loader expects.
 
     `base`: directory of the original model that an adapter belongs to, or that adapters were merged into. What cannot
-    be read is a finding too. Asks transformers where the config names an architecture and it is installed.
+    be read is a finding too. `is_merged`: adapters were merged into the base: the model then has the base's names.
+    Asks transformers where the config names an architecture and it is installed.
     """
     weights, findings = None, list[Finding]()
     try:
@@ -53,7 +54,7 @@ def examine(directory: str, *, base: str | None = None) -> GateResult:
         results = [gate_adapter.examine(folder, directory, base) for folder in adapters]
         findings = []  # weights in the directory itself are those of the adapter in it
     elif weights is not None:
-        results = [gate_model.examine(directory, weights, base)]
+        results = [gate_model.examine(directory, weights, base if is_merged else None)]
     else:
         results = []
     results.append(GateResult(findings=(*findings, *_other_weights(directory, weights, adapters))))

@@ -44,8 +44,8 @@ class Made:
     side_files: SideFiles
     gate: GateResult
     """What came of holding the output against its loader."""
-    excused: tuple[str, ...]
-    """What is wrong with it and was written all the same, as asked."""
+    excused_warnings: tuple[str, ...]
+    """What is wrong with it and was written all the same, as asked, where the plan's warnings do not say it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
     Raises WitnessMismatch and Disagreement for values that contradict each other, OutputExists, OutputFailed,
     BadOption where another conversion's work is staged.
     """
-    cost = output.plan.cost(BLOCK_BYTES)
+    cost, excuses = output.plan.cost(BLOCK_BYTES), _excuses(opened, options)
     with Inputs() as inputs:
         side_files, traits = _prepared(output, opened, options, inputs)
         with Stage(directory, overwrite=options.overwrite, restart=options.restart, fingerprint=traits) as stage:
@@ -90,13 +90,13 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
             checks = checked(output, opened, inputs, stage, check=options.check, replicas=options.replicas)
             if stage.is_publishing:
                 sizes = stage.finish()
-                found = examine(directory, base=options.base_directory)
+                found = _examined(directory, options)
                 excused = tuple(finding.text for finding in found.findings)
             else:
                 make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
                 around = make_side_files(side_files, stage)
-                found = examine(stage.path(""), base=options.base_directory)
-                excused = pass_or_refuse(found, _excuses(opened, options))
+                found = _examined(stage.path(""), options)
+                excused = pass_or_refuse(found, excuses)
                 text = manifest(
                     output.plan,
                     opened.catalog.origin,
@@ -122,7 +122,7 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
         overflows=overflows,
         side_files=side_files,
         gate=found,
-        excused=excused,
+        excused_warnings=() if options.partial or output.warnings else excused,
     )
 
 
@@ -131,7 +131,12 @@ def _refuse_what_would_not_load(
 ) -> None:
     """Hold the headers and the files beside them against the loader, before a byte of weights is written."""
     with preview(folder, output.plan.files, side_files) as directory:
-        pass_or_refuse(examine(directory, base=options.base_directory), _excuses(opened, options))
+        if directory is not None:
+            pass_or_refuse(_examined(directory, options), _excuses(opened, options))
+
+
+def _examined(directory: str, options: Options) -> GateResult:
+    return examine(directory, base=options.base_directory, is_merged=options.lora == "merge")
 
 
 def _excuses(opened: Opened, options: Options) -> Excuses:

@@ -8,7 +8,7 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..write.system import system_errors, write_all
+from ..write.system import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,31 +17,40 @@ if TYPE_CHECKING:
     from .output import SideFiles
 
 MAX_COPY_BYTES = 1 << 26
-"""Larger side files are left out here, and looked at when they are staged."""
+"""Larger side files are left out here, and checked when they are staged."""
 
 
 @contextmanager
-def preview(folder: str, files: Sequence[FilePlan], side_files: SideFiles) -> Iterator[str]:
+def preview(folder: str, files: Sequence[FilePlan], side_files: SideFiles) -> Iterator[str | None]:
     """A directory in `folder` with the headers of the weights, in files that are as long as they will be and take no
-    room on the disk, and with the side files. It is taken away at the end. Raises OutputFailed."""
+    room on the disk, and with the side files. It is taken away at the end.
+
+    None where the system refuses to write it: what is wrong then shows when the output itself is written.
+    """
     directory = os.path.join(folder, "preview")
     shutil.rmtree(directory, ignore_errors=True)
     try:
-        with system_errors(directory):
-            for plan in files:
-                with _opened(directory, plan.name) as fd:
-                    write_all(fd, plan.header)
-                    os.ftruncate(fd, plan.size_bytes)
-            for name, data in side_files.made.items():
-                with _opened(directory, name) as fd:
-                    write_all(fd, data)
-            for name, path in side_files.copies.items():
-                if os.path.getsize(path) <= MAX_COPY_BYTES:
-                    os.makedirs(os.path.dirname(os.path.join(directory, name)), exist_ok=True)
-                    shutil.copyfile(path, os.path.join(directory, name))
-        yield directory
+        yield directory if _is_written(directory, files, side_files) else None
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_written(directory: str, files: Sequence[FilePlan], side_files: SideFiles) -> bool:
+    try:
+        for plan in files:
+            with _opened(directory, plan.name) as fd:
+                write_all(fd, plan.header)
+                os.ftruncate(fd, plan.size_bytes)
+        for name, data in side_files.made.items():
+            with _opened(directory, name) as fd:
+                write_all(fd, data)
+        for name, path in side_files.copies.items():
+            if os.path.getsize(path) <= MAX_COPY_BYTES:
+                os.makedirs(os.path.dirname(os.path.join(directory, name)), exist_ok=True)
+                shutil.copyfile(path, os.path.join(directory, name))
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

@@ -130,7 +130,13 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
         from_base=output.from_base,
         rescue=opened.report,
         notes=(*opened.catalog.notes, *output.notes, *made.side_files.notes),
-        warnings=(*made.checks.warnings, *output.warnings, *made.side_files.warnings, *infinite, *made.excused),
+        warnings=(
+            *made.checks.warnings,
+            *output.warnings,
+            *made.side_files.warnings,
+            *infinite,
+            *made.excused_warnings,
+        ),
         load_line=output.load_line(directory, made.side_files),
     )
 
