@@ -10,7 +10,7 @@ from catalogs import BF16, UNSET, catalog, half, model, optimizer, optimizer3, s
 from zeroconsolidate.archive.inert import Inert
 from zeroconsolidate.archive.names import FileKind, parse
 from zeroconsolidate.archive.raw import CheckpointFiles, RawFile
-from zeroconsolidate.catalog import fields
+from zeroconsolidate.catalog import agree, fields
 from zeroconsolidate.catalog.agree import are_missing
 from zeroconsolidate.catalog.facts import Cut, FlatGroup, FrozenStripes, Member
 from zeroconsolidate.catalog.read import read
@@ -627,3 +627,15 @@ def test_facts_know_their_sizes():
     assert Member("a", (3, 4), 2).numel == 12
     assert Member("a", ()).numel == 1
     assert FlatGroup(index=0, cut=Cut.STRIPED, members=(), partitions=()).members == ()
+
+
+@pytest.mark.parametrize(
+    ("reason", "names", "said"),
+    [
+        ("the file is empty", ["a.pt"], "a.pt is empty"),
+        ("the file is empty", ["a.pt", "b.pt"], "a.pt and b.pt: the file is empty"),
+        ("missing", ["a.pt", "b.pt", "c.pt"], "a.pt and 2 more are missing"),
+    ],
+)
+def test_what_is_wrong_with_files_is_one_clause(reason: str, names: list[str], said: str) -> None:
+    assert agree._clause(reason, names) == said

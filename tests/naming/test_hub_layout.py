@@ -214,7 +214,7 @@ def test_any_cut_into_rows_is_found_and_written(data: st.DataObject, tmp_path_fa
     }
     root = tmp_path_factory.mktemp("rows")
     save(Run(stage=2, world_size=2, groups=[values]), root / "in")
-    (root / "in/config.json").write_text(json.dumps({}))
+    (root / "in/config.json").write_text(json.dumps({"model_type": "one of a test"}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evidence, "_ask", lambda _: (evidence._architecture(answer), ""))
         consolidate(root / "in", root / "out")

@@ -171,10 +171,15 @@ def test_a_config_that_fills_the_memory(tmp_path):
     assert "MemoryError" in done.stdout
 
 
+ASK = evidence._ask
+"""Taken before tests/models answers in its place for the rest of the session."""
+
+
 @pytest.mark.usefixtures("processes_of_their_own")
 def test_a_config_that_takes_for_ever(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     monkeypatch.setattr(evidence, "ARCHITECTURE_SECONDS", 0.01)
+    monkeypatch.setattr(evidence, "_ask", ASK)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2Model"], "n_layer": 3}')
     found, why = architecture(str(tmp_path))
     assert found is None

@@ -106,7 +106,8 @@ def read_small(path: str, limit_bytes: int) -> bytes:
     Raises DamagedFile if it cannot be read or is larger than `limit_bytes`, UnsafePath as :func:`open_regular` does.
     """
     with read_errors(), open(open_regular(path), "rb") as file:
-        data = file.read(limit_bytes + 1)
+        # No more memory is asked for than the file is long: a limit on it may be tight.
+        data = file.read(min(limit_bytes, os.fstat(file.fileno()).st_size) + 1)
     if len(data) > limit_bytes:
         raise DamagedFile("the file is too large", expected=f"at most {limit_bytes} bytes")
     return data

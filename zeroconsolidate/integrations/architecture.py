@@ -58,7 +58,7 @@ def expectation(directory: str) -> dict[str, Any]:
         model: Any = build(config)
     state = model.state_dict()
     hub = _hub(model, state)
-    ties = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    ties = _ties(model)
     return {
         "origin": f"{type(model).__name__} (transformers {transformers.__version__})",
         "names": {name: list(tensor.shape) for name, tensor in state.items()},
@@ -75,6 +75,16 @@ def read_config(directory: str) -> Any:
     import transformers
 
     return transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+
+
+def _ties(model: Any) -> dict[str, str]:
+    """alias -> kept name. Before transformers 5, which lists them, those that share one parameter."""
+    listed = getattr(model, "all_tied_weights_keys", None)
+    if listed is not None:
+        return dict(listed)
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: kept for name, p in named if (kept := first.setdefault(id(p), name)) != name}
 
 
 def model_class(config: Any) -> Any:
