@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -145,7 +146,9 @@ def _choose(root: str, entries: list[str], tags: tuple[str, ...], latest: str | 
     runs = [entry for entry in natural(entries) if re.fullmatch(r"checkpoint-[0-9]+", entry)]
     if runs:
         raise NotACheckpoint(
-            "this is a directory of checkpoints, not a checkpoint", remedy=f"name one of them: {listed(runs, 12)}"
+            "this is a directory of checkpoints, not a checkpoint",
+            consequence=f"name one of them: {listed(runs, 12)}",
+            remedy=f"zeroconsolidate convert {shlex.quote(os.path.join(root, runs[-1]))} OUTPUT",
         )
     for entry in entries:
         _refuse_unreadable(os.path.join(root, entry))
