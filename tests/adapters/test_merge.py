@@ -80,6 +80,44 @@ def test_a_tensor_that_was_trained_under_two_names_is_written_once_unless_asked(
     assert list(merge(named, copy_ties=True).selection.named) == ["e.weight", "h.weight"]
 
 
+def test_a_tied_base_has_one_of_the_names():
+    """The frozen copy of the other is in the save, and is not what the base would round to."""
+    named = lora("q", 4, 3) | {f"{PEFT}e.weight": stored(9, 3, dtype=BF16), f"{PEFT}h.weight": stored(9, 3, dtype=BF16)}
+    ties = {f"{PEFT}h.weight": f"{PEFT}e.weight"}
+    for kept in ("e.weight", "h.weight"):
+        original = {"q.weight": tensor(4, 3), kept: tensor(9, 3, key="base")}
+        result = merge(named, ties=ties, original=original)
+        assert list(recipes(result)) == ["q.weight", kept]
+        assert (result.untied, result.from_checkpoint) == ((), {})
+    both = {"q.weight": tensor(4, 3)} | dict.fromkeys(("e.weight", "h.weight"), tensor(9, 3))
+    into_both = recipes(merge(lora("h", 9, 3) | named, ties=ties, original=both))
+    assert isinstance(into_both["e.weight"], Merged)
+    assert into_both["e.weight"] == into_both["h.weight"]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_each_name_of_a_shared_embedding_is_written_once_they_part(*, frozen: bool):
+    """modules_to_save of T5's `shared`, of which encoder and head have the original: config.json then ties nothing."""
+    named = {f"{PEFT}shared.modules_to_save.default.weight": trained(9, 3)}
+    held = {f"{PEFT}shared.original_module.weight": stored(9, 3)} | {
+        f"{PEFT}{alias}.weight": stored(9, 3) for alias in ("encoder", "head")
+    }
+    ties = {f"{PEFT}{alias}.weight": f"{PEFT}shared.original_module.weight" for alias in ("encoder", "head")}
+    base = tensor(9, 3, key="base")
+    result = merge(named | (held if frozen else {}), ties=ties, original={"shared.weight": base})
+    assert set(result.untied) == {"encoder.weight", "head.weight"}
+    made = recipes(result)
+    assert set(made) == {"shared.weight", "encoder.weight", "head.weight"}
+    assert made["encoder.weight"] == made["head.weight"] == View(base)
+    assert made["shared.weight"] != View(base)
+
+
+def test_what_the_base_has_no_place_for_is_told_apart():
+    named = {f"{PEFT}head.modules_to_save.default.weight": trained(2, 3), f"{PEFT}counter": stored(1, role="buffer")}
+    result = merge(lora("q", 4, 3) | named, original={"q.weight": tensor(4, 3)})
+    assert result.unknown == ("head.weight",)
+
+
 def test_a_convolution_is_merged_whole():
     named = {
         f"{PEFT}c.lora_A.default.weight": trained(2, 3, 5, 5),
