@@ -173,9 +173,32 @@ def test_a_parameter_of_an_adapter_that_is_not_known():
         merge(lora("q", 4, 3) | odd)
 
 
+def quantized(*, role: str = "frozen") -> dict[str, Source]:
+    """A linear module in 4 bits, as bitsandbytes and DeepSpeed save it."""
+    copy = stored(6, 1, role=role, dtype=DType.U8)
+    beside = {"absmax": stored(1), "quant_map": stored(16), "quant_state.bitsandbytes__nf4": stored(9, dtype=DType.U8)}
+    held = {f"{PEFT}q.base_layer.weight.{key}": replace(source, role="buffer") for key, source in beside.items()}
+    return {f"{PEFT}q.base_layer.weight": copy} | held
+
+
 def test_a_quantized_base_is_refused():
-    with pytest.raises(UnsupportedLayout, match=r"the base weight is quantized \(int8\); name the original model"):
+    with pytest.raises(
+        UnsupportedLayout, match=r"the base weight in the checkpoint is quantized \(int8\); .*; name the original model"
+    ):
         merge(lora("q", 4, 3) | {f"{PEFT}q.base_layer.weight": stored(4, 3, dtype=DType.I8)})
+    with pytest.raises(UnsupportedLayout, match=r"--base; base has no such weight"):
+        merge(lora("q", 4, 3) | quantized(), original={"k.weight": tensor(4, 3)})
+    with pytest.raises(UnsupportedLayout, match=r"'loftq' .* the checkpoint holds them quantized"):
+        configs = {"default": config(init_lora_weights="loftq")}
+        merge(lora("q", 4, 3) | quantized(), configs=configs, original={"q.weight": tensor(4, 3)})
+
+
+@pytest.mark.parametrize("role", ["frozen", "buffer"])
+def test_a_quantized_copy_gives_way_to_the_original(role: str):
+    """Whatever its shape is, it is not the base, nor a witness of it; what belongs to it stays away."""
+    result = merge(lora("q", 4, 3) | quantized(role=role), original={"q.weight": tensor(4, 3)})
+    assert {name: type(recipe) for name, recipe in recipes(result).items()} == {"q.weight": Merged}
+    assert (result.from_checkpoint, result.unproven) == ({}, {})
 
 
 def test_two_adapters_that_trained_the_same_module():

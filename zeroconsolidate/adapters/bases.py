@@ -24,7 +24,7 @@ class Bases:
         """`altered`: how an adapter was initialised if that changed the weights it belongs to: then they are not the
         original's. `remedy`: how to name the original, where it is needed and was not given."""
         self._model, self._original, self._altered = model, original, altered
-        self._remedy = remedy
+        self._remedy, self._quantized = remedy, set(model.quantized.values())
         self.from_checkpoint: dict[str, str] = {}
         """Names of the tensors of the original model that are the checkpoint's frozen copies, and their dtypes."""
         self.unproven: dict[str, tuple[Recipe, Recipe]] = {}
@@ -49,6 +49,8 @@ class Bases:
             return self._as_stored(path, trained, "trainable")
         if self._original is not None and self._altered is None:
             found = self._of_original(path)
+            if found is not None and own is not None and self._is_quantized(path, own):
+                return found  # the copy was made of it, and is no witness
             if found is not None and (own is None or own.shape == found.source.shape):
                 if own is not None and own.role == "frozen":
                     self.unproven[path] = (found.source.recipe, own.recipe)
@@ -59,8 +61,30 @@ class Bases:
                 return None  # it stays as it is in the original's files
         if own is None:
             return None
+        if self._is_quantized(path, own):
+            raise self._only_quantized(own)
         self.from_checkpoint[self.name(path)] = own.recipe.dtype.torch_name
         return self._as_stored(path, own, own.role)
+
+    def _is_quantized(self, path: str, own: Source) -> bool:
+        """Whether the checkpoint's copy of a weight is in a few bits: never what adapters are merged into."""
+        return path in self._quantized or (own.role == "frozen" and not own.recipe.dtype.is_floating)
+
+    def _only_quantized(self, own: Source) -> UnsupportedLayout:
+        if self._altered is not None:
+            return UnsupportedLayout(
+                f"an adapter initialised by {self._altered!r} belongs to what it left of the base weights, and the "
+                f"checkpoint holds them quantized ({own.recipe.dtype.torch_name})",
+                remedy="write the adapter, and merge it with PEFT",
+            )
+        remedy = self._remedy
+        if self._original is not None:
+            remedy = f"name the original model with --base; {self._original.directory} has no such weight"
+        return UnsupportedLayout(
+            f"the base weight in the checkpoint is quantized ({own.recipe.dtype.torch_name})",
+            consequence="adapters are merged into the weights it was made from",
+            remedy=remedy,
+        )
 
     def names_of(self, path: str) -> list[str]:
         """Every path of a shared tensor, this one first; of one that has a tensor of its own, this one."""

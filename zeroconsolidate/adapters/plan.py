@@ -137,7 +137,7 @@ def plan_merge(
         ties=result.ties,
         untied=bool(result.untied),
         comparisons=_comparisons(result),
-        notes=tuple(_notes(adapters, result, original)),
+        notes=tuple(_notes(adapters, result, original, model.quantized)),
     )
     return Merge(selection=result.selection, adapted=adapted)
 
@@ -230,7 +230,9 @@ def prove_base(comparisons: Sequence[Comparison], inputs: Inputs) -> int:
         ) from None
 
 
-def _notes(adapters: Adapters, result: MergeResult, original: Original | None) -> list[str]:
+def _notes(
+    adapters: Adapters, result: MergeResult, original: Original | None, quantized: Mapping[str, str]
+) -> list[str]:
     notes = [f"merged {adapters.kinds} into {counted(result.merged, 'tensor')}"]
     if result.replaced:
         notes.append(f"{counted(result.replaced, 'tensor')} trained in full, in place of the base model's")
@@ -251,6 +253,11 @@ def _notes(adapters: Adapters, result: MergeResult, original: Original | None) -
     elif result.from_checkpoint:
         some = listed(list(result.from_checkpoint), 4)
         notes.append(f"not taken from the base model but from the checkpoint: {some}")
+    if quantized:
+        notes.append(
+            f"the quantized copy of {counted(len(set(quantized.values())), 'weight')} in the checkpoint was not used; "
+            f"{counted(len(quantized), 'tensor')} that belong to it are left out"
+        )
     if result.untied:
         notes.append(f"no longer tied, so written separately: {', '.join(result.untied)}")
     return notes
