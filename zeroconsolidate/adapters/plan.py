@@ -12,7 +12,7 @@ from ..archive.model_config import has_config
 from ..archive.model_files import ADAPTER_CONFIG, CONFIG
 from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
-from ..errors import UnsupportedLayout, WitnessMismatch, at
+from ..errors import UnsupportedLayout, WitnessMismatch, WrongNames, at
 from ..integrations.hub import is_hub_id
 from ..plan.build import ModelPlan, Selection, padding_bytes, select
 from ..plan.witness import SAMPLED_NUMEL, Comparison, spread
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ..catalog.facts import Catalog
     from ..dtypes import DType
+    from ..naming.hub_layout import Architecture
     from ..plan.build import Source
     from ..run.inputs import Inputs
     from .find import Adapters
@@ -106,20 +107,26 @@ def plan_merge(
     base: str | None,
     dtype: DType | None,
     copy_ties: bool,
+    architecture: tuple[Architecture | None, str],
+    insisted: bool,
 ) -> Merge:
-    """The model with its adapters merged. `base`: directory of the original model.
+    """The model with its adapters merged. `base`: directory of the original model. `architecture`: what transformers
+    says of its class, or why it says nothing. `insisted`: names that nobody expects are written all the same.
 
-    Raises UnsupportedLayout for adapters that cannot be merged, BadOption if weights are nowhere.
+    Raises UnsupportedLayout for adapters that cannot be merged, BadOption if weights are nowhere, WrongNames for
+    trained tensors that have no place in the original model.
     """
     for name, config in adapters.configs.items():
         with at(f"adapter {name}"):
             _refuse(config)
     named = select(catalog, stored, copy_ties=True, wanted=lambda _name, _source: True).named
     model = collect(named, adapters.parts, adapters.ties, adapters.configs)
-    original = _original(base, adapters, model.own)
+    original = _original(base, adapters, model.own, architecture[0])
     directories = _directories(catalog.origin.root, base, adapters)
     merger = Merger(model, adapters.configs, original, dtype, directories, _remedy(adapters))
     result = merger.result(copy_ties=copy_ties)
+    if original is not None and result.unknown and not insisted:
+        raise _without_a_place(result.unknown, original, architecture[1])
     base_files = () if original is None else dict.fromkeys(tensor.file for tensor in original.tensors.values())
     adapted = Adapted(
         is_adapter=False,
@@ -130,9 +137,24 @@ def plan_merge(
         ties=result.ties,
         untied=bool(result.untied),
         comparisons=_comparisons(result),
-        notes=tuple(_notes(adapters, result, original)),
+        notes=tuple(_notes(adapters, result, original, model.quantized)),
     )
     return Merge(selection=result.selection, adapted=adapted)
+
+
+def _without_a_place(unknown: Sequence[str], original: Original, unasked: str) -> WrongNames:
+    """The error for tensors of the run that a loader of the merged model would not look for."""
+    if original.target is not None:
+        why = f"{original.target} expects none of them"
+    else:
+        told = unasked or "its names are not those of its config.json"
+        why = f"whether its class expects them cannot be told: {told}"
+    found = f"{counted(len(unknown), 'trained tensor')} {'has' if len(unknown) == 1 else 'have'} no place"
+    return WrongNames(
+        f"{found} in the base model {original.directory}: {listed(unknown, 4)}",
+        consequence=f"{why}; a loader would ignore them",
+        remedy=("name the model that was trained with --base", "write them all the same with --allow-missing"),
+    )
 
 
 def _remedy(adapters: Adapters) -> str:
@@ -159,7 +181,9 @@ def _directories(root: str, base: str | None, adapters: Adapters) -> tuple[str, 
     return None if model is None else (model, os.path.dirname(next(iter(adapters.files.values()))))
 
 
-def _original(base: str | None, adapters: Adapters, own: Mapping[str, Source]) -> Original | None:
+def _original(
+    base: str | None, adapters: Adapters, own: Mapping[str, Source], architecture: Architecture | None
+) -> Original | None:
     if base is None:
         return None
     if has_config(base):
@@ -172,7 +196,7 @@ def _original(base: str | None, adapters: Adapters, own: Mapping[str, Source]) -
                 remedy="name that model instead",
             )
     targets = [f"{part.module}.weight" for part in adapters.parts.values() if part.kind is Kind.TUNER]
-    return Original(read_weights(base).tensors, base, list(dict.fromkeys([*targets, *own])))
+    return Original(read_weights(base).tensors, base, list(dict.fromkeys([*targets, *own])), architecture)
 
 
 def _comparisons(result: MergeResult) -> tuple[Comparison, ...]:
@@ -206,7 +230,9 @@ def prove_base(comparisons: Sequence[Comparison], inputs: Inputs) -> int:
         ) from None
 
 
-def _notes(adapters: Adapters, result: MergeResult, original: Original | None) -> list[str]:
+def _notes(
+    adapters: Adapters, result: MergeResult, original: Original | None, quantized: Mapping[str, str]
+) -> list[str]:
     notes = [f"merged {adapters.kinds} into {counted(result.merged, 'tensor')}"]
     if result.replaced:
         notes.append(f"{counted(result.replaced, 'tensor')} trained in full, in place of the base model's")
@@ -215,6 +241,9 @@ def _notes(adapters: Adapters, result: MergeResult, original: Original | None) -
         notes.append(f"untrained weights taken from {original.directory} ({', '.join(held)})")
         if original.prefix_note:
             notes.append(original.prefix_note)
+        if result.ignored:
+            some = listed(result.ignored, 4)
+            notes.append(f"left out of the base model, because {original.target} does not load them: {some}")
     if original is None and result.from_checkpoint:
         stored = ", ".join(sorted(set(result.from_checkpoint.values())))
         notes.append(
@@ -224,6 +253,11 @@ def _notes(adapters: Adapters, result: MergeResult, original: Original | None) -
     elif result.from_checkpoint:
         some = listed(list(result.from_checkpoint), 4)
         notes.append(f"not taken from the base model but from the checkpoint: {some}")
+    if quantized:
+        notes.append(
+            f"the quantized copy of {counted(len(set(quantized.values())), 'weight')} in the checkpoint was not used; "
+            f"{counted(len(quantized), 'tensor')} that belong to it are left out"
+        )
     if result.untied:
         notes.append(f"no longer tied, so written separately: {', '.join(result.untied)}")
     return notes
