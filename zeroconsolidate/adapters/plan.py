@@ -12,10 +12,11 @@ from ..archive.model_config import has_config
 from ..archive.model_files import ADAPTER_CONFIG, CONFIG
 from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
-from ..errors import UnsupportedLayout, WitnessMismatch, at
-from ..integrations.hub import is_hub_id
+from ..errors import Disagreement, UnsupportedLayout, WitnessMismatch, at
+from ..integrations.hub import in_cache, is_hub_id
 from ..plan.build import ModelPlan, Selection, padding_bytes, select
 from ..plan.witness import SAMPLED_NUMEL, Comparison, spread
+from .base_agreement import Agreement, Run, base_contradictions
 from .export import adapter_files, build_adapters
 from .merge import BY_FORMULA, BY_PEFT, Merger, MergeResult
 from .original import Original
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ..run.inputs import Inputs
     from .find import Adapters
     from .peft_config import PeftConfig
+    from .wrapped import PeftModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,9 @@ class Adapted:
     """The original model against its frozen copy in the checkpoint."""
     notes: tuple[str, ...]
     """What was decided and why, for the report."""
+    warnings: tuple[str, ...] = ()
+    not_checked: tuple[str, ...] = ()
+    """What nothing could tell."""
 
 
 def plan_export(
@@ -104,18 +109,28 @@ def plan_merge(
     adapters: Adapters,
     *,
     base: str | None,
+    base_differs: bool,
     dtype: DType | None,
     copy_ties: bool,
 ) -> Merge:
-    """The model with its adapters merged. `base`: directory of the original model.
+    """The model with its adapters merged. `base`: directory of the original model; `base_differs`: it may be another
+    than the adapters were trained on.
 
-    Raises UnsupportedLayout for adapters that cannot be merged, BadOption if weights are nowhere.
+    Raises UnsupportedLayout for adapters that cannot be merged, BadOption if weights are nowhere, Disagreement if
+    something tells that the base is another.
     """
     for name, config in adapters.configs.items():
         with at(f"adapter {name}"):
             _refuse(config)
     named = select(catalog, stored, copy_ties=True, wanted=lambda _name, _source: True).named
     model = collect(named, adapters.parts, adapters.ties, adapters.configs)
+    agreement = None if base is None else _agreement(catalog, adapters, model, base)
+    if agreement is not None and agreement.contradictions and not base_differs:
+        raise Disagreement(
+            f"the adapter was trained on another base than --base: {'; '.join(agreement.contradictions)}",
+            consequence="merged into this one, it would give wrong answers",
+            remedy=(_remedy(adapters), "--base-differs merges all the same"),
+        )
     original = _original(base, adapters, model.own)
     directories = _directories(catalog.origin.root, base, adapters)
     merger = Merger(model, adapters.configs, original, dtype, directories, _remedy(adapters))
@@ -129,10 +144,37 @@ def plan_merge(
         folders=adapters.present,
         ties=result.ties,
         untied=bool(result.untied),
-        comparisons=_comparisons(result),
+        comparisons=() if base_differs else _comparisons(result),
         notes=tuple(_notes(adapters, result, original)),
+        warnings=() if agreement is None else agreement.warnings,
+        not_checked=() if agreement is None or result.unproven else agreement.untold(base or ""),
     )
     return Merge(selection=result.selection, adapted=adapted)
+
+
+def recorded_base(catalog: Catalog, adapters: Adapters) -> str | None:
+    """The base that the adapters' own configurations name, where the checkpoint lacks weights and the base is in the
+    offline cache of the hub. A directory that a checkpoint names is not opened unless the caller names it too."""
+    parts = adapters.parts.values()
+    saved = set(catalog.order)
+    own = {part.module.rpartition(".")[0] for part in parts if part.kind is Kind.OWN and part.name in saved}
+    if own.issuperset(part.module for part in parts if part.kind is Kind.TUNER):
+        return None
+    recorded = {(config.base, config.content.get("revision")) for config in adapters.configs.values()}
+    if len(recorded) != 1:
+        return None
+    ((base, revision),) = recorded
+    return None if base is None else in_cache(base, revision if isinstance(revision, str) else None)
+
+
+def _agreement(catalog: Catalog, adapters: Adapters, model: PeftModel, base: str) -> Agreement:
+    run = Run(
+        directory=catalog.origin.root,
+        configs=adapters.configs,
+        ties=model.tied,
+        is_quantized=any(".quant_state." in name or name.endswith((".absmax", ".SCB")) for name in catalog.order),
+    )
+    return base_contradictions(run, base)
 
 
 def _remedy(adapters: Adapters) -> str:
@@ -200,7 +242,7 @@ def prove_base(comparisons: Sequence[Comparison], inputs: Inputs) -> int:
             ),
             remedy=(
                 "name the model it was trained on, or leave --base out to merge into the frozen copy",
-                "--no-check merges all the same",
+                "--base-differs merges all the same",
             ),
             address=error.address,
         ) from None

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ..adapters.find import find_adapters
-from ..adapters.plan import plan_export, plan_merge
+from ..adapters.plan import plan_export, plan_merge, recorded_base
 from ..errors import BadOption
 from ..naming.fit import Named, fit
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base
@@ -63,6 +63,15 @@ def plan_weights(opened: Opened, options: Options) -> PlannedWeights:
     return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=adapted, additions=additions)
 
 
+def with_recorded_base(opened: Opened, options: Options) -> Options:
+    """`options` with the base that the adapters name, if a merge needs one, none is given, and it is at hand."""
+    if options.lora != "merge" or options.base is not None:
+        return options
+    adapters = find_adapters(opened.catalog, lora=options.lora, chosen=options.adapters)
+    base = None if adapters is None else recorded_base(opened.catalog, adapters)
+    return options if base is None else replace(options, base=base)
+
+
 def _exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType) -> PlannedWeights:
     """The adapters as PEFT would save them."""
     if options.include or options.exclude:
@@ -108,6 +117,7 @@ def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) 
         opened.stored,
         adapters,
         base=options.base_directory,
+        base_differs=options.base_differs,
         dtype=dtype,
         copy_ties=options.ties == "copy",
     )
