@@ -89,7 +89,7 @@ def _unreadable(directory: str, error: OSError) -> NotACheckpoint:
 
 
 def _tags(root: str, entries: list[str]) -> tuple[str, ...]:
-    """The folders that hold a DeepSpeed file. At most MAX_ENTRIES entries are looked at in all of them together."""
+    """The folders that hold a DeepSpeed file. At most MAX_ENTRIES entries are read in all of them together."""
     found, left = [], MAX_ENTRIES
     for entry in entries:
         try:

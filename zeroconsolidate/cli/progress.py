@@ -21,7 +21,7 @@ REDRAW_SECONDS = 0.1
 LINE_SECONDS = 30.0
 """Where stderr is no terminal, one line in so many seconds."""
 _STACK_BYTES = 1 << 19
-"""A thread has a stack of 8 MiB unless told otherwise, a fifth of all that a conversion takes."""
+"""A thread has a stack of 8 MiB by default, a fifth of all that a conversion takes."""
 _COLUMNS = 80
 """Of a terminal that does not say how wide it is."""
 
