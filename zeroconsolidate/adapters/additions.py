@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Disagreement, UnsupportedLayout
 from .recipes import Factor, Lie, LowRank
+from .vocabulary import has_row_per_token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,6 +46,8 @@ def low_rank(
     rank = config.rank_of(key)
     lie = _lie(a.shape, b.shape, shape, config, rank, embeds=embeds)
     if lie is None:
+        if embeds or has_row_per_token(f"{key}.weight"):
+            _refuse_resized(adapter, a.shape[1] if embeds else b.shape[0], shape)
         raise Disagreement(
             f"the adapter {adapter!r} does not fit the weight it belongs to",
             expected=f"A and B of rank {rank} for the shape {shape}",
@@ -64,6 +67,17 @@ def low_rank(
         magnitude=None if magnitude is None else Factor(recipe=magnitude.recipe, shape=magnitude.shape),
         rounds_first=rounds_first,
     )
+
+
+def _refuse_resized(adapter: str, rows: int, shape: Shape) -> None:
+    """An embedding or a head that grew after the base was saved. Raises Disagreement."""
+    if rows > shape[0]:
+        raise Disagreement(
+            f"the adapter {adapter!r} is of {rows} rows, and the weight it belongs to has {shape[0]}",
+            consequence="if the run resized its vocabulary, the rows that were added were frozen, and are in neither "
+            "the save nor the base",
+            remedy="write the adapter (--lora adapter), and put it on a base that is resized as it was for training",
+        )
 
 
 def fits(a: Shape, b: Shape, shape: Shape) -> bool:

@@ -20,6 +20,7 @@ from .base_agreement import Agreement, Run, base_contradictions
 from .export import adapter_files, build_adapters
 from .merge import BY_FORMULA, BY_PEFT, Merger, MergeResult
 from .original import Original
+from .vocabulary import resize_first, vocabulary
 from .wrapped import collect
 from .wrapping import Kind
 
@@ -57,13 +58,15 @@ class Adapted:
     """The original model against its frozen copy in the checkpoint."""
     notes: tuple[str, ...]
     """What was decided and why, for the report."""
+    rows: int | None = None
+    """What the model's configuration must say of its vocabulary, if it says something else."""
     warnings: tuple[str, ...] = ()
     not_checked: tuple[str, ...] = ()
     """What nothing could tell."""
 
 
 def plan_export(
-    catalog: Catalog, stored: Mapping[str, Source], adapters: Adapters, *, dtype: DType | None
+    catalog: Catalog, stored: Mapping[str, Source], adapters: Adapters, *, base: str | None, dtype: DType | None
 ) -> tuple[ModelPlan, Adapted, tuple[str, ...]]:
     """The adapters as PEFT would save them, and warnings. Raises UnsupportedLayout for kinds whose file is computed."""
     named = select(catalog, stored, copy_ties=True, wanted=lambda _name, _source: True).named
@@ -89,10 +92,15 @@ def plan_export(
         notes=(
             f"PEFT adapter {adapters.kinds} for the base model {', '.join(bases) or 'unknown'}; "
             "--lora merge writes a full model",
+            *(note for file in files for note in resize_first(_shapes(file.tensors), base)),
         ),
     )
     plan = build_adapters(files, left_out=left_out, dtype=dtype, padding_bytes=padding_bytes(catalog))
     return plan, adapted, warnings
+
+
+def _shapes(tensors: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
+    return {name: source.shape for name, source in tensors.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +143,8 @@ def plan_merge(
     directories = _directories(catalog.origin.root, base, adapters)
     merger = Merger(model, adapters.configs, original, dtype, directories, _remedy(adapters))
     result = merger.result(copy_ties=copy_ties)
+    tensors = {} if original is None else original.tensors
+    tokens = vocabulary(result.selection.named, catalog.origin.root, base, tensors)
     base_files = () if original is None else dict.fromkeys(tensor.file for tensor in original.tensors.values())
     adapted = Adapted(
         is_adapter=False,
@@ -145,8 +155,9 @@ def plan_merge(
         ties=result.ties,
         untied=bool(result.untied),
         comparisons=() if base_differs else _comparisons(result),
-        notes=tuple(_notes(adapters, result, original)),
-        warnings=() if agreement is None else agreement.warnings,
+        notes=(*_notes(adapters, result, original), *tokens.notes),
+        rows=tokens.rows,
+        warnings=(*(() if agreement is None else agreement.warnings), *tokens.warnings),
         not_checked=() if agreement is None or result.unproven else agreement.untold(base or ""),
     )
     return Merge(selection=result.selection, adapted=adapted)

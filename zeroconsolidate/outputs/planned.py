@@ -76,7 +76,9 @@ def _exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType
     """The adapters as PEFT would save them."""
     if options.include or options.exclude:
         raise BadOption("an adapter is written whole: --include and --exclude go with --lora keep or merge")
-    plan, adapted, warnings = plan_export(opened.catalog, opened.stored, adapters, dtype=dtype)
+    plan, adapted, warnings = plan_export(
+        opened.catalog, opened.stored, adapters, base=options.base_directory, dtype=dtype
+    )
     named = Named(
         selection=Selection(named={}, left_out=plan.left_out),
         heads={},
