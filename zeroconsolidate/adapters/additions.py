@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import Disagreement, UnsupportedLayout
 from .recipes import Factor, Lie, LowRank
-from .vocabulary import has_row_per_token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,8 +14,23 @@ if TYPE_CHECKING:
     from ..plan.build import Source
     from .peft_config import PeftConfig
 
+_VOCABULARY = (
+    "embed_tokens", "word_embeddings", "wte", "embed_in", "shared", "tok_embeddings", "tokens_embed", "lm_head",
+    "embed_out", "predictions.decoder", "lm_head.decoder",
+)  # fmt: skip
+"""Modules with a row for each token."""
+
 Factors = dict[str, "Source"]
 """`lora_A.weight` and the like -> where it is stored."""
+
+
+def has_row_per_token(name: str) -> bool:
+    """Whether a weight of this name is an embedding of tokens, or a head that predicts them.
+
+    >>> has_row_per_token("model.embed_tokens.weight"), has_row_per_token("model.norm.weight")
+    (True, False)
+    """
+    return any(f".{name}".endswith(f".{module}.weight") for module in _VOCABULARY)
 
 
 def target_parameters(config: PeftConfig, module: str) -> tuple[str, ...]:

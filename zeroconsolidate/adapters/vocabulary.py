@@ -11,6 +11,7 @@ from ..archive.model_config import MAX_CONFIG_BYTES, parse, short_int
 from ..archive.model_files import CONFIG
 from ..archive.regular import read_small
 from ..errors import Disagreement, ZeroConsolidateError
+from .additions import has_row_per_token
 from .base_agreement import MAX_TOKENIZER_BYTES
 
 if TYPE_CHECKING:
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
     from ..archive.located import LocatedTensor
     from ..catalog.facts import Shape
     from ..plan.build import Source
-
-_VOCABULARY = (
-    "embed_tokens", "word_embeddings", "wte", "embed_in", "shared", "tok_embeddings", "tokens_embed", "lm_head",
-    "embed_out", "predictions.decoder", "lm_head.decoder",
-)  # fmt: skip
-"""Modules with a row for each token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +30,6 @@ class Vocabulary:
     """What config.json must say; None if it says so, or nothing is known."""
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
-
-
-def has_row_per_token(name: str) -> bool:
-    """Whether a weight of this name is an embedding of tokens, or a head that predicts them.
-
-    >>> has_row_per_token("model.embed_tokens.weight"), has_row_per_token("model.norm.weight")
-    (True, False)
-    """
-    return any(f".{name}".endswith(f".{module}.weight") for module in _VOCABULARY)
 
 
 def vocabulary(

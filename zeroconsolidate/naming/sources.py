@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from ..archive.safetensors import read_model
 from ..errors import ZeroConsolidateError
 from ..integrations import apart
 from .expectation import HEADS, Expectation
-from .hub_layout import Conversion
+from .hub_layout import Architecture, Conversion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,18 +29,6 @@ ARCHITECTURE_SECONDS = 300
 
 _LEGACY = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 """What transformers 5 writes for models like BERT under ZeRO-3 (it reverses its own legacy renaming by mistake)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """What transformers says of a config."""
-
-    expectation: Expectation
-    """The names a model of it has in memory."""
-    hub: Expectation
-    """The names its files have. The same, but for what transformers 5 changes on loading."""
-    conversions: tuple[Conversion, ...]
-    """From the one to the other."""
 
 
 class NameSources:

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from ..adapters.base import recorded_base
 from ..adapters.find import find_adapters
-from ..adapters.plan import plan_export, plan_merge, recorded_base
+from ..adapters.plan import plan_export, plan_merge
 from ..errors import BadOption
 from ..naming.fit import Named, fit
+from ..naming.sources import NameSources
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base
 from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
@@ -114,14 +116,21 @@ def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) 
     """The model with its adapters merged into it."""
     if options.exclude_frozen:
         raise BadOption("a merged model needs its frozen weights: --exclude-frozen goes with --lora adapter or keep")
+    base = options.base_directory
+    sources = NameSources(opened.catalog.origin.root, base)
+    # Only the base's files need their names told; without them the merged model is named like any.
+    asked = base is not None and options.names != "stored"
+    architecture = (sources.architecture, sources.unasked) if asked else (None, "names as stored, as asked")
     merge = plan_merge(
         opened.catalog,
         opened.stored,
         adapters,
-        base=options.base_directory,
+        base=base,
         base_differs=options.base_differs,
         dtype=dtype,
         copy_ties=options.ties == "copy",
+        architecture=architecture,
+        insisted=options.allow_missing or options.names == "stored" or options.rename is not None,
     )
     refuse_unmatched(options.include, merge.selection.named)
     return merge.selection.only(lambda name, source: _is_wanted(name, source, options)), merge.adapted
