@@ -146,6 +146,12 @@ class Options(Working):
         repeatable=True,
         decides="tensors",
     )
+    base_differs: bool = option(
+        False,
+        "merge even if {base} is not the model that the adapters were trained on, which is an error otherwise",
+        group=Group.ADAPTERS,
+        decides="tensors",
+    )
     exclude_frozen: bool = option(
         False,
         "leave out parameters that were not trained",

@@ -96,9 +96,11 @@ def plan_output(opened: Opened, options: Options) -> Output:
             *named.warnings,
             # What a base model does not have matters only if something is missing.
             *(() if named.complete else additions.warnings),
+            *(adapted.warnings if adapted else ()),
             *assets.warnings,
             *remarks.warnings(opened, options, weights.plan, assets.copies),
         ),
+        not_checked=adapted.not_checked if adapted else (),
         assets=assets,
         weights=weights,
         options=options,

@@ -14,7 +14,14 @@ from ..naming.config_fields import with_fields
 from ..naming.expectation import HEADS
 from . import heads as head_files
 from . import sentence_transformers
-from .config import readable_before_5, tokenizer_readable_before_5, with_dtype, without_ties, without_truncation
+from .config import (
+    readable_before_5,
+    tokenizer_readable_before_5,
+    with_dtype,
+    with_vocabulary,
+    without_ties,
+    without_truncation,
+)
 from .config_check import vocabulary_problems
 from .output import SideFiles
 
@@ -50,6 +57,8 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
             text = with_dtype(given, planned.dtype.torch_name)
             if planned.adapted is not None and planned.adapted.untied:
                 text = without_ties(text)
+            if planned.adapted is not None and planned.adapted.rows is not None:
+                text = with_vocabulary(text, planned.adapted.rows)
             made["config.json"], changed = readable_before_5(text)
             config = parse(text)
             warnings += _wrong_vocabulary(text, planned, insisted=options.allow_missing or options.names == "stored")
