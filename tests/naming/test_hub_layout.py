@@ -18,7 +18,7 @@ from zeroconsolidate import consolidate
 from zeroconsolidate.errors import UnsupportedLayout
 from zeroconsolidate.integrations import architecture
 from zeroconsolidate.naming import sources as evidence
-from zeroconsolidate.naming.architecture import of_answer
+from zeroconsolidate.naming.answers import of_answer
 from zeroconsolidate.naming.hub_layout import Conversion, to_hub
 from zeroconsolidate.plan.build import Selection, Source
 

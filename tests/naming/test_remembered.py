@@ -10,9 +10,9 @@ import pytest
 
 from zeroconsolidate.naming import remembered
 from zeroconsolidate.naming import sources as evidence
-from zeroconsolidate.naming.architecture import Architecture, as_answer, of_answer
+from zeroconsolidate.naming.answers import as_answer, of_answer
 from zeroconsolidate.naming.expectation import Expectation
-from zeroconsolidate.naming.hub_layout import Conversion
+from zeroconsolidate.naming.hub_layout import Architecture, Conversion
 from zeroconsolidate.naming.remembered import Remembered, cache_directory
 
 if TYPE_CHECKING:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import zeroconsolidate
 from zeroconsolidate.integrations import architecture
-from zeroconsolidate.naming.architecture import Architecture, of_answer
+from zeroconsolidate.naming.answers import of_answer
 
 if TYPE_CHECKING:
     from model_cases import ModelCase
+
+    from zeroconsolidate.naming.hub_layout import Architecture
 
 
 def ask_in_this_process(config: bytes) -> tuple[Architecture | None, str]:

@@ -14,17 +14,20 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, parse, read_config, short_int
+from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, parse, short_int
 from ..archive.regular import read_small
 from ..archive.safetensors import read_model
 from ..errors import ZeroConsolidateError
 from ..integrations import apart
-from .architecture import Architecture, as_answer, of_answer
+from .answers import as_answer, of_answer
+from .config_fields import with_fields
 from .expectation import HEADS, Expectation
 from .table.lookup import looked_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from .hub_layout import Architecture
 
 ARCHITECTURE_SECONDS = 300
 """How long building a model on the meta device may take. 671 billion parameters take half a minute."""
@@ -40,19 +43,27 @@ class NameSources:
     """
 
     def __init__(
-        self, root: str, base: str | None, *, remember: bool = False, known: Architecture | None = None
+        self,
+        root: str,
+        base: str | None,
+        set_config: Sequence[str] = (),
+        *,
+        remember: bool = False,
+        known: Architecture | None = None,
     ) -> None:
         """`remember`: keep what transformers answers for the next time; `known`: the architecture, if it need not be
         asked."""
-        self._root, self._base, self._remember = root, base, remember
+        self._root, self._base, self._rules, self._remember = root, base, tuple(set_config), remember
         self.directory = root if has_config(root) or base is None else base
         """Where config.json is, if anywhere."""
         self._asked: tuple[Architecture | None, str] | None = None if known is None else (known, "")
 
     def by_table(self) -> NameSources | None:
         """The same with the architecture that the built-in table knows, None if it knows none."""
-        known = in_table(self.directory)
-        return None if known is None else NameSources(self._root, self._base, remember=self._remember, known=known)
+        known = in_table(self.directory, self._rules)
+        if known is None:
+            return None
+        return NameSources(self._root, self._base, self._rules, remember=self._remember, known=known)
 
     def own(self) -> Expectation | None:
         """The names of weights that were saved beside the checkpoint."""
@@ -62,8 +73,31 @@ class NameSources:
     def architecture(self) -> Architecture | None:
         """What transformers says, if it can be asked."""
         if self._asked is None:
-            self._asked = architecture(self.directory, remember=self._remember)
+            self._asked = architecture(self.directory, self._rules, remember=self._remember)
         return self._asked[0]
+
+    def with_fields(self, rules: Sequence[str]) -> Architecture | None:
+        """What transformers says if fields of config.json are set besides."""
+        return architecture(self.directory, (*self._rules, *rules), remember=self._remember)[0]
+
+    @property
+    def config(self) -> Any:
+        """The value of config.json, integers as text; None if there is none that can be read."""
+        try:
+            return parse(_config(self.directory, self._rules))
+        except (ZeroConsolidateError, OSError):
+            return None
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether config.json names a model without a head."""
+        return is_bare(self.config)
+
+    @property
+    def ties_embeddings(self) -> bool:
+        """Whether config.json says that embeddings are tied."""
+        config = self.config
+        return isinstance(config, dict) and config.get("tie_word_embeddings") is True
 
     @property
     def unasked(self) -> str:
@@ -106,32 +140,35 @@ def reference(directory: str, origin: str, *, exact: bool) -> Expectation | None
     return Expectation(origin=origin, shapes=shapes, ties={}, exact=exact)
 
 
-def stated(directory: str) -> tuple[bool, bool]:
-    """What `directory`/config.json says without transformers: (a model without a head, tied embeddings)."""
-    try:
-        config = read_config(os.path.join(directory, "config.json"))
-    except (ZeroConsolidateError, OSError):
-        return False, False
-    return is_bare(config), isinstance(config, dict) and config.get("tie_word_embeddings") is True
+def _config(directory: str, rules: Sequence[str]) -> bytes:
+    return with_fields(read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES), rules)
 
 
-def in_table(directory: str) -> Architecture | None:
-    """What the built-in table says of `directory`/config.json. It may confirm names that are exactly these, no more."""
+def in_table(directory: str, rules: Sequence[str] = ()) -> Architecture | None:
+    """What the built-in table says of `directory`/config.json, fields set by `rules`, None if it does not know.
+
+    It may confirm names that are exactly these, and decides nothing else.
+    """
     try:
-        config = parse(read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES), parse_int=short_int)
+        config = parse(_config(directory, rules), parse_int=short_int)
     except (ZeroConsolidateError, OSError):
         return None
     return looked_up(config)
 
 
-def architecture(directory: str, *, remember: bool = False) -> tuple[Architecture | None, str]:
-    """What transformers expects for `directory`/config.json, and if it says nothing, why."""
+def architecture(
+    directory: str, rules: Sequence[str] = (), *, remember: bool = False
+) -> tuple[Architecture | None, str]:
+    """What transformers expects for `directory`/config.json, fields set by `rules`, and if it says nothing, why.
+
+    `remember`: its answer is kept in the user's cache directory, and looked for there.
+    """
     if not has_config(directory):
         return None, "no config.json"
     if find_spec("transformers") is None:
         return None, "transformers is not installed"
     try:
-        config = read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES)
+        config = _config(directory, rules)
     except (ZeroConsolidateError, OSError) as error:
         return None, f"config.json cannot be read: {error}"
     if not _names_a_model(config):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ..catalog.facts import Shape
-    from ..naming.architecture import Architecture
+    from ..naming.hub_layout import Architecture
 
 _CLASSIFIERS = {"classifier", "score"}
 """`PeftModelForSequenceClassification` in `peft/peft_model.py`."""

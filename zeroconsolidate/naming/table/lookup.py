@@ -8,9 +8,8 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ..architecture import Architecture
 from ..expectation import Expectation
-from ..hub_layout import Conversion
+from ..hub_layout import Architecture, Conversion
 from .expand import Listing
 from .expression import UNDECIDED
 from .facts import facts_of

@@ -1,27 +1,15 @@
-"""What is expected of a model with some config: by the built-in table, or by transformers."""
+"""Answers of transformers as JSON: what `integrations/architecture.py` prints, and what is kept of it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from .expectation import Expectation
-from .hub_layout import Conversion
+from .hub_layout import Architecture, Conversion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """The names of one class of models, for one config."""
-
-    expectation: Expectation
-    """The names a model of it has in memory."""
-    hub: Expectation
-    """The names its files have. The same, but for what transformers 5 changes on loading."""
-    conversions: tuple[Conversion, ...]
-    """From the one to the other."""
 
 
 def of_answer(answer: Mapping[str, Any]) -> Architecture:
