@@ -15,7 +15,7 @@ _LENGTH = ["int", 16, 1 << 20]
 def _rope(name: str, required: dict[str, Any], optional: dict[str, Any]) -> list[Any]:
     """Rotary embeddings, whose kind a config says under the one name, the other, or both."""
     kind = ["in", name]
-    more = {"rope_theta": _THETA} | optional
+    more = {"rope_theta": _THETA, "partial_rotary_factor": ["in", 1.0]} | optional
     return [
         "or",
         ["object", {"rope_type": kind} | required, {"type": kind} | more],
@@ -68,6 +68,9 @@ KINDS: dict[str, Any] = {
 }
 ROPE = ["or", "null", "@rope_plain", "@rope_linear", "@rope_dynamic", "@rope_llama3", "@rope_yarn"]
 
+_TASKS = ("summarization", "text-generation", *(f"translation_en_to_{to}" for to in ("de", "fr", "ro")))
+_SIZE = ["int", 1, 1 << 20]
+
 FIELDS: dict[str, Any] = {
     "architectures": ["list", "text"],
     "model_type": "text",
@@ -94,7 +97,7 @@ FIELDS: dict[str, Any] = {
     "label2id": ["or", "null", "map"],
     "num_labels": ["int", 1, 64],
     "finetuning_task": ["or", "null", "text"],
-    "task_specific_params": ["or", "null", ["object", {}, {"summarization": "map", "text-generation": "map"}]],
+    "task_specific_params": ["or", "null", ["object", {}, dict.fromkeys(_TASKS, "map")]],
     "tokenizer_class": ["or", "null", "text"],
     "prefix": ["or", "null", "text"],
     "bos_token_id": _TOKEN,
@@ -130,4 +133,31 @@ FIELDS: dict[str, Any] = {
     "exponential_decay_length_penalty": "null",
     "suppress_tokens": _TOKENS,
     "begin_suppress_tokens": _TOKENS,
+    "forced_decoder_ids": ["or", "null", ["list", ["list", ["or", "null", ["int", 0, 1 << 20]]]]],
+    "cache_implementation": ["or", "null", ["in", "hybrid"]],
+    # In files on the hub. A class that reads one of them has it among its own fields.
+    "position_embedding_type": ["in", "absolute"],
+    "legacy": "bool",
+    "output_past": "bool",
+    "tie_weights_": ["in", True],
+    "use_mrope": ["in", False],
+    "attention_bias": ["in", False],
+    "hidden_act": ["in", "gelu", "gelu_pytorch_tanh"],
+    "hidden_activation": ["or", "null", ["in", "gelu_pytorch_tanh"]],
+    "layer_norm_eps": ["float", 1e-12, 1e-3],
+    "sliding_window_size": _SIZE,
+    "experts_per_token": ["int", 1, 64],
+    "n_ctx": _SIZE,
+    "n_positions": _SIZE,
+    "classif_dropout": ["number", 0.0, 1.0],
+    "normalize_before": ["in", False],
+    "normalize_embedding": ["in", True],
+    "add_bias_logits": ["in", False],
+    "add_final_layer_norm": ["in", False],
+    "directionality": ["in", "bidi"],
+    "pooler_fc_size": _SIZE,
+    "pooler_num_attention_heads": _SIZE,
+    "pooler_num_fc_layers": _SIZE,
+    "pooler_size_per_head": _SIZE,
+    "pooler_type": ["in", "first_token_transform"],
 }

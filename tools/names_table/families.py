@@ -29,6 +29,10 @@ RELATIVE = [
     "pos_att_type is not None and 'p2c' in pos_att_type",
     "max_position_embeddings if max_relative_positions < 1 else max_relative_positions",
 ]
+PATCHES = "(image_size // patch_size) * (image_size // patch_size)"
+INNER_PATCHES = (
+    "(vision_config.image_size // vision_config.patch_size) * (vision_config.image_size // vision_config.patch_size)"
+)
 MASKS = {"mask_time_prob": ["number", 0.0, 1.0], "mask_feature_prob": ["number", 0.0, 1.0]}
 CONVOLUTIONS = {
     "fields": {
@@ -53,7 +57,22 @@ CONVOLUTIONS = {
         "len(tdnn_dilation) == len(tdnn_dim)",
     ],
 }
-GATED = {"feed_forward_proj": ["in", "relu", "gelu", "gated-gelu", "gated-silu", "gated-relu"]}
+T5 = {
+    "fields": {
+        "feed_forward_proj": ["in", "relu", "gelu", "gated-gelu", "gated-silu", "gated-relu"],
+        "dense_act_fn": ["with default", ["in", "relu", "gelu", "gelu_new", "silu"], None],
+        "is_gated_act": ["with default", "bool", None],
+        "scale_decoder_outputs": ["with default", "bool", None],
+    }
+    | TIES,
+    "requires": [
+        "is_gated_act is None or is_gated_act == (feed_forward_proj != 'relu' and feed_forward_proj != 'gelu')"
+    ],
+}
+BART = {
+    "fields": {"num_hidden_layers": ["with default", ["int", 1, 256], None]},
+    "requires": ["num_hidden_layers is None or num_hidden_layers == encoder_layers"],
+}
 
 FAMILIES: dict[str, dict[str, Any]] = {
     # decoders
@@ -77,6 +96,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "rope_local_base_freq": ["with default", "@theta"],
             "use_bidirectional_attention": ["or", "null", ["in", False]],
             "sliding_window_pattern": ["with default", ["int", 1, 16]],
+            "_sliding_window_pattern": ["with default", ["int", 1, 16]],
         }
     },
     "phi": {},
@@ -165,6 +185,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "modernbert": {
         "fields": {
             "classifier_pooling": ["in", "cls", "mean"],
+            "sparse_pred_ignore_index": ["int", -100, 0],
             "rope_parameters": ONE_OF_EACH,
             "global_rope_theta": ["with default", "@theta"],
             "local_rope_theta": ["with default", "@theta"],
@@ -184,27 +205,36 @@ FAMILIES: dict[str, dict[str, Any]] = {
         }
     },
     # encoders with decoders
-    "t5": {"fields": GATED | TIES},
-    "mt5": {"fields": GATED | TIES},
-    "umt5": {"fields": GATED | TIES},
-    "bart": {},
-    "mbart": {},
-    "pegasus": {},
-    "m2m_100": {},
-    "marian": {},
-    "blenderbot": {},
-    "whisper": {"fields": {"suppress_tokens": TOKENS, "begin_suppress_tokens": TOKENS} | MASKS},
+    "t5": T5,
+    "mt5": T5,
+    "umt5": T5,
+    "bart": BART,
+    "mbart": BART,
+    "pegasus": BART,
+    "m2m_100": BART,
+    "marian": BART,
+    "blenderbot": BART,
+    "whisper": {
+        "fields": {"suppress_tokens": TOKENS, "begin_suppress_tokens": TOKENS} | MASKS | BART["fields"],
+        "requires": BART["requires"],
+    },
     # pictures
-    "vit": {},
-    "deit": {},
-    "vit_mae": {},
-    "dinov2": {"classes": ["Dinov2Model", "Dinov2ForImageClassification"]},
+    "vit": {"hints": [PATCHES]},
+    "deit": {"hints": [PATCHES]},
+    "vit_mae": {"hints": [PATCHES]},
+    "dinov2": {"classes": ["Dinov2Model", "Dinov2ForImageClassification"], "hints": [PATCHES]},
     "clip_text_model": {},
-    "clip_vision_model": {},
-    "clip": {"inside": {"text_config": ["clip_text_model"], "vision_config": ["clip_vision_model"]}},
+    "clip_vision_model": {"hints": [PATCHES]},
+    "clip": {
+        "hints": [INNER_PATCHES],
+        "inside": {"text_config": ["clip_text_model"], "vision_config": ["clip_vision_model"]},
+    },
     "siglip_text_model": {},
-    "siglip_vision_model": {},
-    "siglip": {"inside": {"text_config": ["siglip_text_model"], "vision_config": ["siglip_vision_model"]}},
+    "siglip_vision_model": {"hints": [PATCHES]},
+    "siglip": {
+        "hints": [INNER_PATCHES],
+        "inside": {"text_config": ["siglip_text_model"], "vision_config": ["siglip_vision_model"]},
+    },
     # sound
     "wav2vec2": CONVOLUTIONS,
     "hubert": CONVOLUTIONS,
@@ -212,14 +242,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "audio-spectrogram-transformer": {},
     # pictures and text
     "llava": {
+        "hints": [INNER_PATCHES],
         "fields": {"vision_feature_layer": ["in", -1, -2], "vision_feature_select_strategy": ["in", "default", "full"]},
         "inside": {
             "text_config": ["llama", "mistral", "qwen2"],
             "vision_config": ["clip_vision_model", "siglip_vision_model"],
         },
     },
-    "paligemma": {"inside": {"text_config": ["gemma", "gemma2"], "vision_config": ["siglip_vision_model"]}},
-    "gemma3": {"inside": {"text_config": ["gemma3_text"], "vision_config": ["siglip_vision_model"]}},
+    "paligemma": {
+        "hints": [INNER_PATCHES],
+        "inside": {"text_config": ["gemma", "gemma2"], "vision_config": ["siglip_vision_model"]},
+    },
+    "gemma3": {
+        "hints": [INNER_PATCHES],
+        "inside": {"text_config": ["gemma3_text"], "vision_config": ["siglip_vision_model"]},
+    },
     "qwen2_vl_text": {"fields": {"rope_parameters": SECTIONS}},
     "qwen2_vl_vision": {"fields": {"rope_parameters": None}},
     "qwen2_vl": {"inside": {"text_config": ["qwen2_vl_text"], "vision_config": ["qwen2_vl_vision"]}},

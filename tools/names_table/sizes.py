@@ -172,10 +172,8 @@ class Bank:
         for a, x in quotients.items():
             for b, y in self._atoms.items():
                 found[f"{b} * ({a})"] = x * y
-        useful = {a: x for a, x in quotients.items() if (x > 0).any()}
-        for a, x in useful.items():
-            for b, y in useful.items():
-                found[f"({a}) * ({b})"] = x * y
+        for a, x in quotients.items():
+            found[f"({a}) * ({a})"] = x * x  # patches of a picture; of all pairs there are too many
         return found
 
     def _sums(self, target: np.ndarray, simple: dict[str, np.ndarray]) -> Iterator[str]:
