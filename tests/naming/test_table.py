@@ -291,6 +291,8 @@ class TestLookup:
         assert path == f"{entry['model_type']}.json"
         assert all(version.replace(".", "").isdigit() for version in entry["transformers"])
         for variant in entry["variants"]:
+            for fields in (variant["fields"], *(f for f in variant["fields"].values() if isinstance(f, dict))):
+                assert all(isinstance(fields[f], list) for f in fields.values() if isinstance(f, str))
             for condition in (*variant["requires"], *variant["derived"].values()):
                 assert names_in(condition)
             for listings in variant["classes"].values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 
 from zeroconsolidate.naming.table.expand import Listing
-from zeroconsolidate.naming.table.lookup import ENTRIES
+from zeroconsolidate.naming.table.lookup import ENTRIES, looked_up
 
 pytest.importorskip("transformers", minversion="5")
 
 from names_table import prove
 from names_table.compact import compacted
+from names_table.compare import asked, difference, known
 from names_table.conditions import NoCondition, Rows, condition
 from names_table.fit import described
 from names_table.oracle import Oracle
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FOLDER = Path(ENTRIES)
+HUB: dict[str, Any] = json.loads((Path(__file__).parents[1] / "naming" / "hub_configs.json").read_text())
+"""config.json of models on the hub."""
 TYPES = sorted(path.stem for path in FOLDER.glob("[!_]*.json"))
 CONFIGS = 6
 """For each class. Each run of the tests draws the same ones: what fails here fails everywhere."""
@@ -47,6 +51,25 @@ def test_the_table_and_transformers_agree(model_type: str, oracle: Oracle) -> No
     assert proofs
     assert [problem for proof in proofs for problem in proof.wrong] == []
     assert all(proof.agreed for proof in proofs)
+
+
+@pytest.mark.parametrize("name", [name for name, config in HUB.items() if config["model_type"] in TYPES])
+@pytest.mark.parametrize("saved", [False, True], ids=["as it is", "saved anew"])
+def test_configs_from_the_hub_are_known(name: str, saved: bool, oracle: Oracle) -> None:
+    """What people train, and what transformers makes of its config when it saves it beside a checkpoint."""
+    config = HUB[name]
+    if any("experts" in key for key in config):  # thousands of them take a minute to convert
+        config = (
+            config
+            | {"num_hidden_layers": 2}
+            | ({"layer_types": config["layer_types"][:2]} if "layer_types" in config else {})
+        )
+    config = oracle.saved(config) if saved else config
+    assert config is not None
+    said, answer = looked_up(config), oracle.ask(config)
+    assert said is not None
+    assert answer is not None
+    assert difference(known(said), asked(answer)) == ""
 
 
 class TestProof:

@@ -24,11 +24,13 @@ TIES = {"tie_word_embeddings": ["with default", "bool"]}
 HEAD = {"head_dim": ["with default", ["int", 2, 1024], None]}
 """Not in the config class, but read by the model if it is there."""
 SPARSE = "(i + 1) % decoder_sparse_step == 0 and not (mlp_only_layers is not None and i in mlp_only_layers)"
+POOLED = "hidden_size if pooler_hidden_size is None else pooler_hidden_size"
 RELATIVE = [
     "pos_att_type is not None and 'c2p' in pos_att_type",
     "pos_att_type is not None and 'p2c' in pos_att_type",
     "max_position_embeddings if max_relative_positions < 1 else max_relative_positions",
 ]
+VISION = {"num_channels": ["int", 1, 16], "patch_size": ["int", 1, 64]}
 PATCHES = "(image_size // patch_size) * (image_size // patch_size)"
 INNER_PATCHES = (
     "(vision_config.image_size // vision_config.patch_size) * (vision_config.image_size // vision_config.patch_size)"
@@ -84,7 +86,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "qwen3_moe": {
         "fields": {"mlp_only_layers": LAYER_LIST} | HEAD,
-        "aliases": {"num_experts": "num_local_experts"},
+        "aliases": {"num_local_experts": "num_experts"},
         "hints": [SPARSE],
     },
     "gemma": {},
@@ -165,22 +167,22 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "fields": {
             "pos_att_type": ["or", "null", ["list", ["in", "c2p", "p2c"]], ["in", "c2p|p2c", "c2p", "none"]],
             "max_relative_positions": ["int", -1, 1024],
-            "pooler_hidden_size": ["with default", ["int", 1, 1 << 20]],
+            "pooler_hidden_size": ["with default", ["int", 1, 1 << 20], None],
         },
-        "hints": RELATIVE,
+        "hints": [*RELATIVE, POOLED],
     },
     "deberta-v2": {
         "fields": {
             "pos_att_type": ["or", "null", ["list", ["in", "c2p", "p2c"]], ["in", "c2p|p2c", "c2p", "none"]],
             "max_relative_positions": ["int", -1, 1024],
-            "position_buckets": ["with default", ["int", -1, 512]],
-            "share_att_key": ["with default", "bool"],
-            "conv_kernel_size": ["with default", ["int", 0, 9]],
-            "conv_act": ["with default", ["in", "gelu", "tanh"]],
-            "norm_rel_ebd": ["with default", ["in", "none", "layer_norm"]],
-            "pooler_hidden_size": ["with default", ["int", 1, 1 << 20]],
+            "position_buckets": ["with default", ["int", -1, 512], -1],
+            "share_att_key": ["with default", "bool", False],
+            "conv_kernel_size": ["with default", ["int", 0, 9], 0],
+            "conv_act": ["with default", ["in", "gelu", "tanh"], "tanh"],
+            "norm_rel_ebd": ["with default", ["in", "none", "layer_norm"], "none"],
+            "pooler_hidden_size": ["with default", ["int", 1, 1 << 20], None],
         },
-        "hints": [*RELATIVE, f"position_buckets if position_buckets > 0 else ({RELATIVE[-1]})"],
+        "hints": [*RELATIVE, POOLED, f"position_buckets if position_buckets > 0 else ({RELATIVE[-1]})"],
     },
     "modernbert": {
         "fields": {
@@ -219,18 +221,22 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "requires": BART["requires"],
     },
     # pictures
-    "vit": {"hints": [PATCHES]},
-    "deit": {"hints": [PATCHES]},
-    "vit_mae": {"hints": [PATCHES]},
-    "dinov2": {"classes": ["Dinov2Model", "Dinov2ForImageClassification"], "hints": [PATCHES]},
+    "vit": {
+        "fields": VISION | {"encoder_stride": ["int", 1, 64]},
+        "hints": [PATCHES, "hidden_size if pooler_output_size is None else pooler_output_size"],
+    },
+    "deit": {"fields": VISION, "hints": [PATCHES]},
+    "vit_mae": {"fields": VISION, "hints": [PATCHES]},
+    "dinov2": {"classes": ["Dinov2Model", "Dinov2ForImageClassification"], "hints": [PATCHES], "fields": VISION},
     "clip_text_model": {},
-    "clip_vision_model": {"hints": [PATCHES]},
+    "clip_vision_model": {"fields": VISION, "hints": [PATCHES]},
     "clip": {
+        "fields": {"logit_scale_init_value": ["float", 0.0, 10.0]},
         "hints": [INNER_PATCHES],
         "inside": {"text_config": ["clip_text_model"], "vision_config": ["clip_vision_model"]},
     },
     "siglip_text_model": {},
-    "siglip_vision_model": {"hints": [PATCHES]},
+    "siglip_vision_model": {"fields": VISION, "hints": [PATCHES]},
     "siglip": {
         "hints": [INNER_PATCHES],
         "inside": {"text_config": ["siglip_text_model"], "vision_config": ["siglip_vision_model"]},

@@ -56,7 +56,7 @@ def classes_of(model_type: str) -> list[str]:
         if inspect.isclass(kind := getattr(module, name, None))
         and issubclass(kind, transformers.PreTrainedModel)
         and kind.config_class is config
-        and not name.endswith("PreTrainedModel")
+        and "pretrained" not in name.lower()
         and hasattr(transformers, name)
     ]
     return sorted(found, key=lambda name: (not name.endswith("Model"), found.index(name)))

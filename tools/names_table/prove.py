@@ -64,7 +64,8 @@ def proven(entry: dict[str, Any], folder: Path, oracle: Oracle, configs: int, se
 def _proof(name: str, drawer: Drawer, folder: Path, oracle: Oracle, configs: int, random: Random) -> Proof:
     proof = Proof(name)
     for number in range(configs):
-        config = drawer.config(name, large=number % 4 == 3)
+        # Where layouts are converted, large tensors are traced row by row: that takes all day.
+        config = drawer.config(name, large=number % 4 == 3 and "hub" not in drawer.variant["classes"][name])
         drawn = True
         if number % 3 == 1:
             saved = oracle.saved(config)
@@ -82,7 +83,7 @@ def _proof(name: str, drawer: Drawer, folder: Path, oracle: Oracle, configs: int
                 proof.wrong.append(f"the table knows nothing of a config it drew: {json.dumps(config)}")
             proof.unknown += 1
             continue
-        answer = oracle.ask(config, thorough=number % 25 == 0)
+        answer = oracle.ask(config, thorough=number % 24 == 0)
         problem = f"transformers says {oracle.error}" if answer is None else compared(known(said), asked(answer))
         if problem:
             proof.wrong.append(f"{problem}, for {json.dumps(config)}")

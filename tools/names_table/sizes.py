@@ -34,7 +34,8 @@ def size(rows: Rows, numbers: np.ndarray) -> str | int:
 
 
 def _size(rows: Rows, numbers: np.ndarray) -> str | int:
-    for effort, pieces in ((0, 0), (1, 0), (2, 0), (0, PIECES), (1, 1), (2, 1)):
+    # Two cases of something simple are more likely, and sooner found, than one thing that is not.
+    for effort, pieces in ((0, 0), (0, 1), (1, 0), (0, PIECES), (2, 0), (1, 1), (2, 1)):
         found = _pieces(rows, numbers, effort, pieces)
         if found is not None:
             return found

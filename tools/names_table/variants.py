@@ -48,7 +48,10 @@ def _fields(model_type: str, variant: dict[str, Any], prefix: str) -> dict[str, 
         more = {"rope_theta": ["with default", "@theta"], "rope_scaling": ["with default", rope]} | more
     overrides = dict.fromkeys(config_class.sub_configs_defaults) | more
     fields = declared(config_class, overrides)
-    fields |= family.get("aliases", {})
+    for alias, name in family.get("aliases", {}).items():
+        if alias in fields or name not in fields:
+            raise ValueError(f"{model_type}: {alias} cannot be another name of {name}")
+        fields[alias] = name
     if config_class.__dataclass_fields__["is_encoder_decoder"].default is True:
         fields["is_encoder_decoder"] = [["in", True], True]
     variant["requires"] += [_under(prefix, each, fields) for each in (*_required(fields), *family.get("requires", []))]

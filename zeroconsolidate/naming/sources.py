@@ -57,6 +57,7 @@ class NameSources:
         self.directory = root if has_config(root) or base is None else base
         """Where config.json is, if anywhere."""
         self._asked: tuple[Architecture | None, str] | None = None if known is None else (known, "")
+        self._is_confirming = known is not None
 
     def by_table(self) -> NameSources | None:
         """The same with the architecture that the built-in table knows, None if it knows none."""
@@ -78,6 +79,8 @@ class NameSources:
 
     def with_fields(self, rules: Sequence[str]) -> Architecture | None:
         """What transformers says if fields of config.json are set besides."""
+        if self._is_confirming:
+            return None  # the table does not find out what is wrong
         return architecture(self.directory, (*self._rules, *rules), remember=self._remember)[0]
 
     @property
