@@ -95,7 +95,7 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
         made |= sentence_transformers.files(
             options.sentence_transformers, hidden_size=int(str(hidden_size)), max_length=None
         )
-    for name in made:
+    for name in (*made, *(file.name for file in planned.plan.files)):
         copies.pop(name, None)
     return SideFiles(copies=copies, made=made, notes=tuple(notes), warnings=tuple(warnings))
 
