@@ -52,13 +52,11 @@ class TestOneEncoderUnderTwoNames:
     def expected(self) -> dict[str, torch.Tensor]:
         return {name.removeprefix("lm_q."): value for name, value in self.case.trained.items()}
 
-    @wrong_today("names are decided for the aliases, and written for the owners")
     def test_it_loads(self, out: Path) -> None:
         consolidate(self.case.checkpoint, out)
         assert verify(out).ok
         assert differing(load(transformers.AutoModel, out).state_dict(), self.expected()) == []
 
-    @wrong_today("every tensor is written twice, once under its stored name")
     def test_it_is_written_once(self, tmp_path: Path, out: Path) -> None:
         checkpoint = shutil.copytree(self.case.checkpoint, tmp_path / "ckpt")
         config = checkpoint / "config.json"

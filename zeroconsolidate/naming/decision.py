@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import BadOption
 from .expectation import HEADS, Naming, compare, is_head, is_related
+from .shared import agree, is_one_to_one, rivals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -58,21 +59,38 @@ def best_mapping(stored: Mapping[str, Shape], ties: Mapping[str, str], expectati
     clean = _without_inner(stored)
     heads = {name: new for name, new in clean.items() if is_head(new, expectation.shapes)}
     body = {name: new for name, new in clean.items() if name not in heads}
-    # On a tie the earlier candidate wins: no change, then taking a prefix off, then putting one on.
-    best, most = dict(body), -1
+    expected = expectation.shapes
+    # On a tie the earlier candidate wins: no change, then taking a prefix off, then putting one on. But of two names of
+    # one tensor, it is the one it is stored under.
+    best, most = dict(body), (-1, -1)
     best_change = ("", "")
-    for change in _candidates(body.values(), expectation.shapes):
+    equal: list[tuple[str, str]] = []
+    for change in _candidates(body.values(), expected):
         moved = {name: _moved(new, change) for name, new in body.items()}
-        hits = sum(1 for name, new in moved.items() if _agrees(new, stored[name], expectation.shapes))
-        if hits > most and len(set(moved.values())) == len(moved):
-            best, most, best_change = moved, hits, change
+        hits = [name for name, new in moved.items() if new in expected and agree(stored[name], expected[new])]
+        reached = (len({moved[name] for name in hits}), sum(name not in ties for name in hits))
+        if reached < most or not is_one_to_one(moved, ties):
+            continue
+        equal = [*equal, change] if reached == most else [change]
+        if reached > most:
+            best, most, best_change = moved, reached, change
     taken, put = best_change
     parts = [
         f"prefix {taken!r} removed" if taken else "",
         f"prefix {put!r} added" if put else "",
         "wrappers inside names removed" if any(name != new for name, new in clean.items()) else "",
     ]
-    return compare(best | heads, stored, ties, expectation, ", ".join(filter(None, parts)))
+    removals = [(old, {name: _moved(new, (old, "")) for name, new in body.items()}) for old, new in equal if not new]
+    # Plain names are the model's, whatever else has the same names behind a prefix.
+    apart = rivals(stored, ties, removals, expected) if len(removals) > 1 and ("", "") not in equal else ()
+    return compare(
+        best | heads,
+        stored,
+        ties,
+        expectation,
+        ", ".join(filter(None, parts)),
+        rivals=apart,
+    )
 
 
 def judge(
@@ -191,7 +209,3 @@ def _carried(prefix: str, names: Iterable[str]) -> bool:
     """Whether the wrapper's prefix is around every tensor but heads."""
     around = [name.startswith(prefix) for name in names if not name.startswith((VALUE_HEAD, *HEADS))]
     return bool(around) and all(around)
-
-
-def _agrees(name: str, shape: Shape, expected: Mapping[str, Shape | None]) -> bool:
-    return name in expected and expected[name] in (None, shape)
