@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from ..archive.json_file import read_json
 from ..archive.model_files import ADAPTER_CONFIG
 from ..archive.regular import Fence
+from ..catalog.plain import plain_names
 from ..errors import BadOption, NotACheckpoint, at
 from .peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
-from .wrapping import PEFT_MODEL, Part, adapters_in, take_apart
+from .wrapping import Part, adapters_in, is_wrapped, take_apart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) 
     names = list(dict.fromkeys([*catalog.order, *catalog.unsaved_ties, *catalog.unsaved_ties.values()]))
     config_path = os.path.join(root, ADAPTER_CONFIG)
     first = _read(root, config_path) if os.path.isfile(config_path) else None
-    wrapped = any(f".{PEFT_MODEL}" in f".{name}" for name in names)
+    wrapped = is_wrapped(plain_names(names).values())
     prefixes = tuple(prefix for group in TUNER_PREFIXES.values() for prefix in group)
     if first is not None:
         prefixes = TUNER_PREFIXES.get(first.peft_type, prefixes)

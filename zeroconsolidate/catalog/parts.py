@@ -15,6 +15,7 @@ from .joining import doubts_of, joins_of
 from .names import ModuleNames, sort_names
 from .origin import origin_of, unplaced_of
 from .pipeline import staged
+from .plain import with_module_names
 from .universal import all_there, shaped
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def assemble(story: Story) -> Catalog:
     """The catalog of a checkpoint. Raises Disagreement, MissingFiles or UnsupportedLayout."""
     if story.grid.tp > 1 and story.stacks:
         raise UnsupportedLayout("experts are stacked (AutoEP) and tensors are split (tensor parallelism) at once")
+    story = with_module_names(story)
     slices = [_slice(story, tp) for tp in range(story.grid.tp)]
     parts = tuple(part for one in slices for part in one.parts)
     names = slices[0].names

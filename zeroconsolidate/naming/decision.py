@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ..catalog.plain import plain_names
 from ..errors import BadOption
 from .expectation import HEADS, Naming, compare, is_head, is_related
 from .shared import agree, is_one_to_one, rivals
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "pretrained_model.")
 """Prefixes that are a wrapper's whatever the model: data parallelism, Lightning, torch.compile, TRL's value head."""
-
-INNER_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
-"""Wrappers of submodules, which may stand anywhere in a name and never in an expected one."""
 
 VALUE_HEAD = "v_head."
 """TRL's head beside a wrapped causal model, which transformers ignores and TRL reads from the same file
@@ -56,7 +54,17 @@ def decide(stored: Mapping[str, Shape], ties: Mapping[str, str], expectations: I
 
 def best_mapping(stored: Mapping[str, Shape], ties: Mapping[str, str], expectation: Expectation) -> Naming:
     """The change of prefix that brings most names to where they are expected, and no two tensors to one."""
-    clean = _without_inner(stored)
+    clean = plain_names(stored)
+    best = _best(clean, stored, ties, expectation)
+    bare = None if best.fits else _without_modules(clean, expectation.shapes)
+    other = best if bare is None else _best(bare, stored, ties, expectation)
+    return other if other.wrong < best.wrong else best
+
+
+def _best(
+    clean: Mapping[str, str], stored: Mapping[str, Shape], ties: Mapping[str, str], expectation: Expectation
+) -> Naming:
+    """`clean`: stored name -> name without what stands inside of it."""
     heads = {name: new for name, new in clean.items() if is_head(new, expectation.shapes)}
     body = {name: new for name, new in clean.items() if name not in heads}
     expected = expectation.shapes
@@ -106,7 +114,7 @@ def without_expectation(stored: Mapping[str, Shape], *, bare: bool) -> Naming:
     `bare`: config.json names a model without a head (`XLMRobertaModel`). Those have several children, so a `model.`
     around all of them is a wrapper's. It also is beside the heads of BGE-M3, which are FlagEmbedding's.
     """
-    names = _without_inner(stored)
+    names = plain_names(stored)
     has_heads = any(name.startswith(HEADS) for name in names.values())
     wrappers = (*WRAPPERS, "model.") if bare or has_heads else WRAPPERS
     taken = ""
@@ -193,16 +201,13 @@ def _moved(name: str, change: tuple[str, str]) -> str:
     return put + name.removeprefix(taken) if name.startswith(taken) else name
 
 
-def _without_inner(names: Iterable[str]) -> dict[str, str]:
-    """The names without wrappers of submodules; all as they are if two would become one."""
-    clean = {}
-    for name in names:
-        new = name
-        for wrapper in INNER_WRAPPERS:
-            while f".{wrapper}" in new or new.startswith(wrapper):
-                new = new.replace(f".{wrapper}", ".").removeprefix(wrapper)
-        clean[name] = new
-    return clean if len(set(clean.values())) == len(clean) else {name: name for name in clean}
+def _without_modules(names: Mapping[str, str], expected: Iterable[str]) -> dict[str, str] | None:
+    """`names` without `module.` inside, which holders like those of data parallelism leave around single layers; None
+    if there are none, if two would become one, or if the target itself has modules of that name."""
+    bare = {name: re.sub(r"\.(module\.)+", ".", new) for name, new in names.items()}
+    if bare == names or len(set(bare.values())) < len(bare) or any(".module." in f".{name}" for name in expected):
+        return None
+    return bare
 
 
 def _carried(prefix: str, names: Iterable[str]) -> bool:
