@@ -21,17 +21,24 @@ What is below is all a caller needs. Inside there is a room for each step, in wh
     cli            arguments, printing, exit codes
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
-from .api import consolidate, estimate, inspect, open_checkpoint
-from .audit.findings import Verification
-from .audit.verify import verify, verify_source
-from .errors import ZeroConsolidateError
-from .opening.info import CheckpointInfo, TensorInfo
-from .opening.losses import Loss
-from .opening.rescue_report import RescueReport
-from .outputs.mapping import Checkpoint, TensorView
-from .outputs.report import Report
-from .plan.build import Cost
+
+if TYPE_CHECKING:
+    from .api import consolidate, estimate, inspect, open_checkpoint
+    from .audit.findings import Verification
+    from .audit.verify import verify, verify_source
+    from .errors import ZeroConsolidateError
+    from .opening.info import CheckpointInfo, TensorInfo
+    from .opening.losses import Loss
+    from .opening.rescue_report import RescueReport
+    from .outputs.mapping import Checkpoint, TensorView
+    from .outputs.report import Report
+    from .plan.build import Cost
 
 __all__ = [
     "Checkpoint",
@@ -52,6 +59,34 @@ __all__ = [
     "verify",
     "verify_source",
 ]
+
+_HOMES = {
+    "Checkpoint": "outputs.mapping",
+    "CheckpointInfo": "opening.info",
+    "Cost": "plan.build",
+    "Loss": "opening.losses",
+    "Report": "outputs.report",
+    "RescueReport": "opening.rescue_report",
+    "TensorInfo": "opening.info",
+    "TensorView": "outputs.mapping",
+    "Verification": "audit.findings",
+    "ZeroConsolidateError": "errors",
+    "consolidate": "api",
+    "estimate": "api",
+    "inspect": "api",
+    "open_checkpoint": "api",
+    "verify": "audit.verify",
+    "verify_source": "audit.verify",
+}
+"""Where each public name is defined. It is imported when it is first used: `--help` needs none of them."""
+
+
+def __getattr__(name: str) -> Any:
+    """A public name on its first use. Raises AttributeError if there is none such."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,7 @@ Each error is also the built-in a caller would think of catching::
     ├── DamagedFile           ValueError           truncated, empty, not what its name says
     │   ├── UnsafePickle      ValueError           names code that no checkpoint needs; nothing was run
     │   └── UnsafePath        ValueError           a link that leads out, a pipe or device in place of a file
-    ├── Disagreement          ValueError           two files tell different stories
+    ├── Disagreement          ValueError           two files disagree
     ├── WitnessMismatch       ValueError           a master weight does not round to its 16-bit copy
     ├── UnsupportedLayout     NotImplementedError  a layout we know of, or do not know, and cannot read
     ├── WrongNames            ValueError           a loader would not find its parameters under these names
@@ -133,7 +133,7 @@ class UnsafePath(DamagedFile):
 
 
 class Disagreement(ZeroConsolidateError, ValueError):
-    """Two files of one checkpoint tell different stories."""
+    """Two files of one checkpoint disagree."""
 
 
 class WitnessMismatch(ZeroConsolidateError, ValueError):

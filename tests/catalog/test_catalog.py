@@ -122,7 +122,7 @@ def test_a_name_that_nothing_lists_is_written_as_it_is_and_said():
 def test_a_float_that_nothing_lists_may_be_a_tie_that_only_values_show():
     """Frozen parameters are listed at stage 2, and this is none: it may still be a second name of a parameter."""
     found = stage2(module=module(q=half(2, key="q")))
-    assert [(stray.name, stray.unlisted) for stray in found.strays] == [("q", True)]
+    assert [(maybe.name, maybe.unlisted) for maybe in found.maybe_ties] == [("q", True)]
     assert list(found.buffers) == ["n", "q"]
     assert found.notes == ()
 
@@ -281,7 +281,7 @@ def test_parameters_that_only_param_shapes_lists_are_in_the_order_too():
         ({"dp_world_size": 1}, Disagreement, "save with more ranks; expected ranks 0 to 0 of 1, got rank 1"),
         ({"dp_world_size": 0}, DamagedFile, "'dp_world_size' is impossible"),
         ({"buffer_names": ["x" * 1025]}, DamagedFile, "a parameter's name is too long"),
-        ({"buffer_names": ["../x"]}, DamagedFile, "a parameter's name looks like a path"),
+        ({"buffer_names": ["../x"]}, DamagedFile, "a parameter's name reads like a path"),
     ],
 )  # fmt: skip
 def test_model_files_that_make_no_sense(changes: dict[str, Any], error: type[Exception], message: str):

@@ -100,7 +100,7 @@ def test_names_everywhere(tmp_path, place):
     def change(model, _):
         model[place]["x/y"] = model[place].pop("f")
 
-    assert "looks like a path" in refusal("inspect", str(forge(tmp_path, change)))
+    assert "reads like a path" in refusal("inspect", str(forge(tmp_path, change)))
 
 
 @pytest.mark.parametrize("place", ["param_shapes", "module"])
@@ -109,7 +109,7 @@ def test_names_that_only_one_of_them_has(tmp_path, place):
         held = model[place][0] if place == "param_shapes" else model[place]
         held["x/y"] = held.pop("b")
 
-    assert "looks like a path" in refusal("inspect", str(forge(tmp_path, change)))
+    assert "reads like a path" in refusal("inspect", str(forge(tmp_path, change)))
 
 
 @pytest.mark.parametrize("change", [

@@ -140,6 +140,7 @@ def test_a_directory_of_checkpoints_lists_them(tmp_path: Path):
     said = refused(tmp_path / "run", tmp_path / "out")
     assert "a directory of checkpoints, not a checkpoint" in said
     assert "name one of them: checkpoint-50, checkpoint-500, checkpoint-1000" in said
+    assert f"; zeroconsolidate convert {tmp_path}/run/checkpoint-1000 {tmp_path}/out (at" in said
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,18 @@ def test_the_package_lists_its_public_names_only():
     """Rooms are imported with it, and are not what a caller is to find."""
     assert dir(zeroconsolidate) == sorted(zeroconsolidate.__all__)
     assert all(hasattr(zeroconsolidate, name) for name in dir(zeroconsolidate))
+
+
+def test_public_names_are_imported_when_they_are_used():
+    code = "import sys, zeroconsolidate; print(len([m for m in sys.modules if m.startswith('zeroconsolidate.')]))"
+    assert python(code).stdout == "1\n"  # its version
+    tree = ast.parse(Path(zeroconsolidate.__file__).read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
+    for_typing = {alias.name: node.module for node in imports for alias in node.names if alias.name != "__version__"}
+    assert for_typing == zeroconsolidate._HOMES
+    assert sorted([*for_typing, "__version__"]) == zeroconsolidate.__all__
+    with pytest.raises(AttributeError, match="no attribute 'consolidat'"):
+        _ = zeroconsolidate.consolidat
 
 
 def test_the_package_names_its_rooms():

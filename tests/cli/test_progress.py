@@ -120,6 +120,17 @@ class TestDisplay:
         with Display(Stream(terminal=True), hidden=False) as display:
             display.progress(1, 2)
 
+    def test_its_thread_takes_little_memory_and_others_what_they_took(self) -> None:
+        def data_bytes() -> int:
+            with open("/proc/self/status") as lines:
+                return 1024 * int(next(line for line in lines if line.startswith("VmData")).split()[1])
+
+        before = threading.stack_size()
+        held = data_bytes()
+        with Display(Stream(terminal=True), hidden=False):
+            assert data_bytes() - held < 4 << 20
+        assert threading.stack_size() == before
+
     def test_a_terminal_that_hung_up_stops_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(progress, "FIRST_SECONDS", 0.01)
         asked = threading.Event()

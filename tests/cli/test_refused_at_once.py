@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import zero_model
-from command import AS_NOBODY, python, refusal
+from command import WITHOUT_PRIVILEGES, python, refusal
 from fixtures import FIXTURES
 
 from zeroconsolidate import consolidate
@@ -206,7 +206,7 @@ class TestDryRun:
             for path in folder.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)
             folder.chmod(0o555)
-            said = refusal(python(AS_NOBODY, "convert", folder / "c", folder / "new/out", "--dry-run"))
+            said = refusal(python(WITHOUT_PRIVILEGES, "convert", folder / "c", folder / "new/out", "--dry-run"))
         assert said == f"the output cannot be written: permission denied (at {folder}/new/out)"
 
     def test_a_path_through_a_file(self, tmp_path: Path) -> None:

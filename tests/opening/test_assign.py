@@ -166,5 +166,5 @@ def test_a_parameter_without_elements_is_in_none():
 
 def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(masters, "MAX_TRIES", 50)
-    with pytest.raises(UnsupportedLayout, match="too many look alike"):
+    with pytest.raises(UnsupportedLayout, match="too many have the same values"):
         walk(40, [(f"p{i}", 2) for i in range(40)], lambda offset, _: offset < 30)

@@ -62,7 +62,7 @@ def randn(*shape: int, seed: int = 1) -> torch.Tensor:
 def answered(catalog: Catalog) -> Catalog:
     with Inputs() as inputs:
         found = answer(catalog, inputs)
-    assert (found.unnamed, found.strays, found.doubts) == ((), (), ())
+    assert (found.unnamed, found.maybe_ties, found.doubts) == ((), (), ())
     return found
 
 

@@ -218,7 +218,7 @@ class TestDiagnosis:
         os.truncate(self.optimizer(run, 0), 1000)
         assert consolidate(run, tmp_path / "older", tag="last-complete").tag == "global_step5"
         os.truncate(self.optimizer(run, 0, 5), 1000)
-        with pytest.raises(NotACheckpoint, match="no tag is complete; looked at global_step5, global_step10"):
+        with pytest.raises(NotACheckpoint, match="no tag is complete; tried global_step5, global_step10"):
             inspect(run, tag="last-complete")
 
     def test_latest_may_name_a_tag_that_was_never_begun(self, run: Path) -> None:
@@ -236,7 +236,7 @@ class TestDiagnosis:
             consolidate(tmp_path / "checkpoint-15", tmp_path / "out")
         assert failed.value.remedies[0] == f"zeroconsolidate convert {tmp_path / 'checkpoint-5'} OUTPUT"
         assert "--tag" not in str(failed.value)
-        with pytest.raises(NotACheckpoint, match="no tag is complete; looked at global_step15; zeroconsolidate conv"):
+        with pytest.raises(NotACheckpoint, match="no tag is complete; tried global_step15; zeroconsolidate conv"):
             consolidate(tmp_path / "checkpoint-15", tmp_path / "out", tag="last-complete")
 
     def test_the_line_to_type_is_complete(self, tmp_path: Path) -> None:

@@ -217,6 +217,8 @@ def test_each_part_of_the_fingerprint_counts(tmp_path: Path) -> None:
     for change in ({"version": "2"}, {"options": {"dtype": "bf16"}}, {"layout": other_header}):
         with pytest.raises(BadOption, match="--restart"):
             refuse_other(before, taken(**change), "here")
+    with pytest.raises(BadOption, match=r"--adapter is new; of_old_releases is new"):
+        refuse_other(before, taken(options={"dtype": "fp32", "adapters": ["a"], "of_old_releases": 1}), "here")
     (tmp_path / "source").write_bytes(b"123")
     os.utime(tmp_path / "source", (7, 7))  # grown within one tick of the clock
     with pytest.raises(BadOption, match=r"source was bytes 2.*is bytes 3"):

@@ -153,7 +153,7 @@ MUTATIONS = (
         "errors do not walk into what the file made",
         f"{PICKLES}::test_errors_do_not_walk_into_what_the_file_made",
         (
-            "archive/shown.py",
+            "archive/printable.py",
             '        return f"{type(value).__name__} of {len(value)}"',
             "        return repr(value)[:100]",
         ),

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..archive.shown import shown
+from ..archive.printable import described
 from ..catalog import fields
 from ..catalog.tensor_parallel import is_tame
 from ..errors import DamagedFile, UnsupportedLayout
@@ -119,7 +119,7 @@ def _matching(pattern: Mapping[str, object], module: str) -> str:
     """The key of `pattern` for a module (mirrors `get_pattern_key` in `peft/utils/other.py`)."""
     for key in pattern:
         if not is_tame(key):
-            raise UnsupportedLayout("a pattern of the adapter is of a kind that is not known", found=shown(key))
+            raise UnsupportedLayout("a pattern of the adapter is of a kind that is not known", found=described(key))
         if re.match(rf"(.*\.)?({key})$", module):
             return key
     return module
@@ -134,7 +134,7 @@ def _number(value: object, key: str, default: float) -> float:
         return default
     # An integer stays one: PEFT divides the numbers as they are written.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1 << 53:
-        raise DamagedFile(f"{key!r} is not a positive number", found=shown(value))
+        raise DamagedFile(f"{key!r} is not a positive number", found=described(value))
     return value
 
 
@@ -144,7 +144,7 @@ def _names(value: object, key: str) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
-        raise DamagedFile(f"{key!r} is not a list of names", found=shown(value))
+        raise DamagedFile(f"{key!r} is not a list of names", found=described(value))
     return tuple(value)
 
 
@@ -156,5 +156,5 @@ def _tokens(value: object) -> Mapping[str, tuple[int, ...]] | tuple[int, ...] | 
 
 def _indices(value: object) -> tuple[int, ...]:
     if not fields.are_counts(value):
-        raise DamagedFile("the token indices are not a list of row numbers", found=shown(value))
+        raise DamagedFile("the token indices are not a list of row numbers", found=described(value))
     return tuple(value)

@@ -16,8 +16,8 @@ repeat: the start of the data can only be computed from the local header
 from __future__ import annotations
 
 from ..errors import DamagedFile, at
+from .printable import described
 from .regular import OpenFile
-from .shown import shown
 from .zip_directory import LOCAL_HEADER, Record, read_directory
 
 MAX_PICKLE_BYTES = 1 << 28
@@ -76,7 +76,7 @@ class ZipContainer(OpenFile):
         record = self._record(f"data/{key}")
         if record.size_bytes < size_bytes:
             raise DamagedFile(
-                f"the storage {shown(key)} is shorter than the pickle says",
+                f"the storage {described(key)} is shorter than the pickle says",
                 expected=f"{size_bytes} bytes",
                 found=record.size_bytes,
             )
@@ -113,10 +113,11 @@ class ZipContainer(OpenFile):
     def _record(self, name: str) -> Record:
         record = self._records.get(f"{self._prefix}/{name}")
         if record is None:
-            raise DamagedFile(f"the container has no record {shown(name)}")
+            raise DamagedFile(f"the container has no record {described(name)}")
         if not record.stored:
             raise DamagedFile(
-                f"the record {shown(name)} is compressed or encrypted", consequence="torch stores records as they are"
+                f"the record {described(name)} is compressed or encrypted",
+                consequence="torch stores records as they are",
             )
         return record
 

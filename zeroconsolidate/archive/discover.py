@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,7 @@ def _unreadable(directory: str, error: OSError) -> NotACheckpoint:
 
 
 def _tags(root: str, entries: list[str]) -> tuple[str, ...]:
-    """The folders that hold a DeepSpeed file. At most MAX_ENTRIES entries are looked at in all of them together."""
+    """The folders that hold a DeepSpeed file. At most MAX_ENTRIES entries are read in all of them together."""
     found, left = [], MAX_ENTRIES
     for entry in entries:
         try:
@@ -145,7 +146,9 @@ def _choose(root: str, entries: list[str], tags: tuple[str, ...], latest: str | 
     runs = [entry for entry in natural(entries) if re.fullmatch(r"checkpoint-[0-9]+", entry)]
     if runs:
         raise NotACheckpoint(
-            "this is a directory of checkpoints, not a checkpoint", remedy=f"name one of them: {listed(runs, 12)}"
+            "this is a directory of checkpoints, not a checkpoint",
+            consequence=f"name one of them: {listed(runs, 12)}",
+            remedy=f"zeroconsolidate convert {shlex.quote(os.path.join(root, runs[-1]))} OUTPUT",
         )
     for entry in entries:
         _refuse_unreadable(os.path.join(root, entry))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def gather(roots: Sequence[str], tag: str | None = None) -> CheckpointFiles:
     """The files of one tag from all `roots` together; a file that several of them have must be the same.
 
-    The first root with a config.json is the one whose config and tokenizer are looked at. Raises what `discover`
+    The first root with a config.json is the one whose config and tokenizer are used. Raises what `discover`
     raises, and Disagreement if the roots are of different tags or have different files of one name.
     """
     parts = _parts(roots, tag)

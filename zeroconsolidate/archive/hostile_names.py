@@ -1,6 +1,6 @@
 """Names that only an attack would put into a checkpoint.
 
-Nothing depends on this list: what is not on it is not run either. It is here so that people are told.
+Nothing depends on this list: what is not on it is not run either. It is here so that the error can say so.
 """
 
 from __future__ import annotations

@@ -38,6 +38,6 @@ class Inert:
 
 
 class PlainDict(dict[Any, Any]):
-    """A dict in place of OrderedDict and its kin; attributes set on it (`_metadata` of a state dict) are dropped."""
+    """A dict for OrderedDict and its subclasses; attributes set on it (`_metadata` of a state dict) are dropped."""
 
     __slots__ = ()

@@ -19,8 +19,8 @@ from ..errors import DamagedFile, UnsupportedLayout
 from .container import MAX_PICKLE_BYTES, ZipContainer
 from .interpreter import Interpreter, broken_pickles
 from .machine import Limits
+from .printable import described
 from .regular import OpenFile, open_regular
-from .shown import shown
 from .unpickle import World
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -48,7 +48,7 @@ class LegacyContainer(OpenFile):
     def storage(self, key: str, size_bytes: int) -> int:
         """The byte at which the elements of storage `key` begin."""
         if key not in self._starts:
-            raise DamagedFile(f"the container has no storage {shown(key)}")
+            raise DamagedFile(f"the container has no storage {described(key)}")
         return self._starts[key]
 
     def _survey(self) -> tuple[bool, tuple[int, int], dict[str, int]]:
@@ -60,7 +60,7 @@ class LegacyContainer(OpenFile):
             raise DamagedFile("the file is not a torch checkpoint: it is no zip archive, nor torch's older container")
         protocol, here = machine.run(here)
         if protocol != PROTOCOL:
-            raise UnsupportedLayout(f"torch's older container is of protocol {shown(protocol)}", expected=PROTOCOL)
+            raise UnsupportedLayout(f"torch's older container is of protocol {described(protocol)}", expected=PROTOCOL)
         system, first = machine.run(here)
         big_endian = isinstance(system, dict) and system.get("little_endian") is False
         _, stop = machine.run(first)
@@ -74,7 +74,7 @@ class LegacyContainer(OpenFile):
             storage = world.storages[key]
             if count != storage.numel:
                 raise DamagedFile(
-                    f"the storage {shown(key)} is not of the size the pickle says",
+                    f"the storage {described(key)} is not of the size the pickle says",
                     expected=f"{storage.numel} elements",
                     found=count,
                 )
@@ -100,7 +100,7 @@ class _Placeless:
 
 
 def open_container(path: str) -> ZipContainer | LegacyContainer:
-    """The container at `path`, told by its first bytes. Raises what the two raise."""
+    """The container at `path`, of the kind that its first bytes say. Raises what the two raise."""
     fd = open_regular(path)
     try:
         head = os.pread(fd, 2, 0)

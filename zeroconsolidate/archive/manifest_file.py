@@ -8,8 +8,8 @@ from typing import Any
 from ..errors import DamagedFile, at
 from .json_file import parse_object
 from .model_files import MANIFEST_NAME
+from .printable import described
 from .regular import read_small
-from .shown import shown
 
 MAX_MANIFEST_BYTES = 1 << 28
 """A longer manifest is refused. A tensor takes 200 bytes."""
@@ -28,5 +28,5 @@ def read_manifest(directory: str) -> dict[str, Any] | None:
             raise DamagedFile("the manifest lacks a part", expected="files, tensors, options and source")
         for entry in (*manifest["files"].values(), *manifest["tensors"].values()):
             if not isinstance(entry, dict) or not isinstance(entry.get("bytes", 0), int):
-                raise DamagedFile("the manifest has an entry that describes nothing", found=shown(entry))
+                raise DamagedFile("the manifest has an entry that describes nothing", found=described(entry))
     return manifest

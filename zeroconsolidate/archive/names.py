@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class FileKind(Enum):
-    """What a file of a tag holds, as told by its name."""
+    """What a file of a tag holds, by its name."""
 
     MODEL = "model states of all data-parallel ranks (stages 0-2)"
     PARTITIONED_MODEL = "model states of one data-parallel rank (stage 3)"

@@ -17,8 +17,8 @@ from ..errors import DamagedFile, NotACheckpoint, at, reason
 from .json_file import parse_object
 from .located import MAX_DIMENSIONS, MAX_NUMEL, LocatedStorage, contiguous
 from .model_files import MAX_HEADER_BYTES
+from .printable import described
 from .regular import open_regular, read_errors, read_small
-from .shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +86,7 @@ def read_file(path: str) -> SafetensorsFile:
 def read_model(directory: str) -> SafetensorsModel:
     """The weights in `directory`: the shards of an index, else its only safetensors file, else all of them.
 
-    Raises NotACheckpoint if there are none, DamagedFile if the index and the shards tell different stories.
+    Raises NotACheckpoint if there are none, DamagedFile if index and shards disagree.
     """
     with at(directory):
         entries = entries_of(directory)
@@ -107,7 +107,9 @@ def read_model(directory: str) -> SafetensorsModel:
             for name, tensor in file.tensors.items():
                 if name in tensors:
                     with at(file_name):
-                        raise DamagedFile(f"the tensor {shown(name)} is also in {os.path.basename(tensors[name].file)}")
+                        raise DamagedFile(
+                            f"the tensor {described(name)} is also in {os.path.basename(tensors[name].file)}"
+                        )
                 tensors[name] = tensor
         if weight_map is not None:
             _index_fits(weight_map, files)
@@ -131,7 +133,7 @@ def read_weight_map(path: str) -> dict[str, str]:
         for file in set(found.values()):
             # An index is a list of names in its own folder: anything else would read files it has no business with.
             if "/" in file or "\\" in file or file in ("", ".", "..") or not file.isprintable():
-                raise DamagedFile("the index names a file outside of its folder", found=shown(file))
+                raise DamagedFile("the index names a file outside of its folder", found=described(file))
         return found
 
 
@@ -139,12 +141,14 @@ def _index_fits(weight_map: Mapping[str, str], files: Mapping[str, SafetensorsFi
     for name, file in weight_map.items():
         if name not in files[file].tensors:
             with at(file):
-                raise DamagedFile(f"the index says the tensor {shown(name)} is in this file, which has no such tensor")
+                raise DamagedFile(
+                    f"the index says the tensor {described(name)} is in this file, which has no such tensor"
+                )
     for file_name, contents in files.items():
         extra = next((name for name in contents.tensors if name not in weight_map), None)
         if extra is not None:
             with at(file_name):
-                raise DamagedFile(f"the file holds the tensor {shown(extra)}, which the index does not name")
+                raise DamagedFile(f"the file holds the tensor {described(extra)}, which the index does not name")
 
 
 def _tensors(path: str, header: Mapping[str, Any], data_start: int, size_bytes: int) -> dict[str, LocatedTensor]:
@@ -157,7 +161,7 @@ def _tensors(path: str, header: Mapping[str, Any], data_start: int, size_bytes: 
     for name, (start, stop, _) in ordered:
         if start != here:
             raise DamagedFile(
-                "the tensors leave a gap or overlap", expected=f"{shown(name)} at byte {here}", found=start
+                "the tensors leave a gap or overlap", expected=f"{described(name)} at byte {here}", found=start
             )
         here = stop
     if data_start + here != size_bytes:
@@ -172,9 +176,11 @@ def _tensor(path: str, name: str, entry: object, data_start: int) -> tuple[int, 
         raise DamagedFile("the header's entry is no tensor")
     dtype, shape, offsets = _BY_CODE.get(str(entry.get("dtype"))), entry.get("shape"), entry.get("data_offsets")
     if dtype is None:
-        raise DamagedFile("the tensor's dtype is not known", found=shown(entry.get("dtype")))
+        raise DamagedFile("the tensor's dtype is not known", found=described(entry.get("dtype")))
     if not _sizes(shape, MAX_DIMENSIONS) or not _sizes(offsets, 2) or len(offsets) != 2:
-        raise DamagedFile("the tensor's geometry is impossible", found=f"shape {shown(shape)}, bytes {shown(offsets)}")
+        raise DamagedFile(
+            "the tensor's geometry is impossible", found=f"shape {described(shape)}, bytes {described(offsets)}"
+        )
     numel = math.prod(shape)
     start, stop = offsets
     if stop - start != numel * dtype.itemsize:

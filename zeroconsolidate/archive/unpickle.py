@@ -23,7 +23,7 @@ from .inert import Inert, Name, PlainDict
 from .interpreter import Interpreter, broken_pickles
 from .located import LocatedStorage, LocatedTensor
 from .machine import Limits
-from .shown import shown
+from .printable import described
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +101,7 @@ class World:
             return known
         if is_hostile(module, name):
             raise UnsafePickle(
-                f"the pickle names {shown(module + '.' + name)}, which no checkpoint needs",
+                f"the pickle names {described(module + '.' + name)}, which no checkpoint needs",
                 consequence="the file may be an attack, nothing in it was run",
             )
         own = _OWN.get((module, name))
@@ -115,7 +115,7 @@ class World:
         if type(function) is _Constructor:
             return function.make(*arguments)
         if not isinstance(function, Name):
-            raise DamagedFile("the pickle calls what is no function or class", found=shown(function))
+            raise DamagedFile("the pickle calls what is no function or class", found=described(function))
         return Inert(function.qualified_name, arguments)
 
     def persistent(self, pid: object) -> LocatedStorage:
@@ -123,10 +123,10 @@ class World:
         if type(pid) is tuple and len(pid) == 6 and pid[5] is None:
             pid = pid[:5]  # torch's older container has a sixth field, for views of storages; nothing uses it
         if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
-            raise DamagedFile("a persistent id is not a torch storage", found=shown(pid))
+            raise DamagedFile("a persistent id is not a torch storage", found=described(pid))
         _, element, key, _, numel = pid
         if type(element) is not _Element or type(key) is not str or type(numel) is not int or numel < 0:
-            raise DamagedFile("a storage's description is impossible", found=shown(pid))
+            raise DamagedFile("a storage's description is impossible", found=described(pid))
         dtype = element.dtype
         known = self.storages.get(key)
         if known is None:
@@ -142,7 +142,7 @@ class World:
             )
         elif known.numel != numel or known.dtype is not dtype:
             raise DamagedFile(
-                f"the storage {shown(key)} is described twice",
+                f"the storage {described(key)} is described twice",
                 found=f"{known.numel} elements of {known.dtype.code} and {numel} of {dtype.code}",
             )
         return known
@@ -228,14 +228,14 @@ def _dict(*arguments: object) -> dict[Any, Any]:
 
 def _tuple(items: object) -> tuple[object, ...]:
     if type(items) is not tuple:
-        raise DamagedFile("a size is not made of a tuple", found=shown(items))
+        raise DamagedFile("a size is not made of a tuple", found=described(items))
     return items
 
 
 def _set(items: object) -> list[object]:
     # A list, because members such as tensors need not be hashable, and order is kept.
     if type(items) is not list:
-        raise DamagedFile("a set is not made of a list", found=shown(items))
+        raise DamagedFile("a set is not made of a list", found=described(items))
     return items
 
 

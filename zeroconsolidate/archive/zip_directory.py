@@ -10,8 +10,8 @@ import struct
 from typing import NamedTuple
 
 from ..errors import DamagedFile
+from .printable import described
 from .regular import read_exactly
-from .shown import shown
 
 MAX_RECORDS = 1 << 20
 """More records than this are refused. There is one for each storage, and a handful of others."""
@@ -70,14 +70,14 @@ def read_directory(fd: int, size_bytes: int) -> dict[str, Record]:
             unpacked, packed, header_start = _zip64(extra, unpacked, packed, header_start)
         position += extra_bytes + comment_bytes
         if header_start < end:
-            raise DamagedFile(f"the records {shown(before[0] if before else '')} and {shown(name)} overlap")
+            raise DamagedFile(f"the records {described(before[0] if before else '')} and {described(name)} overlap")
         if before is not None:
             _add(records, before, header_start)
         end = header_start + LOCAL_HEADER.size + name_bytes + packed
         stored = method == 0 and packed == unpacked and not flags & 1
         before = (name, header_start, unpacked, stored, crc32)
     if end > start:
-        raise DamagedFile(f"the record {shown(before[0] if before else '')} reaches into the zip directory")
+        raise DamagedFile(f"the record {described(before[0] if before else '')} reaches into the zip directory")
     if before is not None:
         _add(records, before, start)
     if position != len(data):
@@ -92,7 +92,7 @@ _MAX_ENTRY_BYTES = _CENTRAL.size + 256
 def _add(records: dict[str, Record], record: tuple[str, int, int, bool, int], stop: int) -> None:
     name, header_start, size_bytes, stored, crc32 = record
     if name in records:
-        raise DamagedFile(f"the container has the record {shown(name)} twice")
+        raise DamagedFile(f"the container has the record {described(name)} twice")
     records[name] = Record(header_start, size_bytes, stop, stored, crc32)
 
 

@@ -9,8 +9,8 @@ from ..archive.json_file import parse_object
 from ..archive.manifest_file import read_manifest
 from ..archive.model_files import MANIFEST_NAME, MAX_HEADER_BYTES, is_weights
 from ..archive.phrases import counted
+from ..archive.printable import described
 from ..archive.regular import read_small
-from ..archive.shown import shown
 from ..archive.weights import Weights, read_weights
 from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, reason
 from ..outputs.gate import examine
@@ -128,7 +128,9 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
     for name, entry in manifest["files"].items():
         path = os.path.join(directory, name)
         if os.path.isabs(name) or ".." in name.split("/"):
-            findings.problems.append(f"{MANIFEST_NAME}: it names a file outside of the directory; got {shown(name)}")
+            findings.problems.append(
+                f"{MANIFEST_NAME}: it names a file outside of the directory; got {described(name)}"
+            )
             continue
         try:
             size_bytes = os.path.getsize(path)

@@ -1,4 +1,4 @@
-"""Do all ranks tell the same story? Every way in which a folder can hold files of different saves is an error here."""
+"""Checks that all ranks' files are of one save. Every way in which they can be of several is an error here."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ class Unnamed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stray:
+class MaybeTie:
     """A tensor of the module that nothing lists: frozen, or a second name of a parameter.
 
     Checkpoints of mixtures of experts give every name a storage of its own, so a tie that is not recorded can only
@@ -245,8 +245,8 @@ class Catalog:
     """Questions that only values can answer; until they are, the 16-bit copies stand in for the masters."""
     doubts: tuple[str, ...]
     """Names of split tensors that no list has, and that may be replicated: their values tell."""
-    strays: tuple[Stray, ...]
-    """More questions for values: until they are answered, a stray is taken for a parameter of its own."""
+    maybe_ties: tuple[MaybeTie, ...]
+    """More questions for values: until they are answered, each is a parameter of its own."""
     ties: Mapping[str, str]
     """alias -> the name under which its parameter is stored; never an alias itself."""
     order: tuple[str, ...]

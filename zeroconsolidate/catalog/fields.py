@@ -7,7 +7,7 @@ from typing import Any, TypeGuard, TypeVar
 
 from ..archive.inert import Inert
 from ..archive.located import MAX_DIMENSIONS, MAX_NUMEL, LocatedTensor
-from ..archive.shown import shown
+from ..archive.printable import described
 from ..errors import DamagedFile
 
 T = TypeVar("T")
@@ -46,8 +46,8 @@ def shapes(value: object, key: str) -> dict[str, tuple[int, ...]]:
     for name, shape in value.items():
         if not isinstance(shape, (tuple, list)) or not _possible(shape):
             raise DamagedFile(
-                f"{key!r} has an impossible shape for {shown(name)}",
-                found=", ".join(map(shown, shape[:8])) if isinstance(shape, (tuple, list)) else shown(shape),
+                f"{key!r} has an impossible shape for {described(name)}",
+                found=", ".join(map(described, shape[:8])) if isinstance(shape, (tuple, list)) else described(shape),
             )
         checked[name_of(name)] = tuple(shape)
     return checked
@@ -89,7 +89,7 @@ def flat(value: object, key: str) -> tuple[LocatedTensor, ...]:
         raise DamagedFile(f"{key!r} is not a list of tensors", found=type(value).__name__)
     for index, item in enumerate(value):
         if not isinstance(item, LocatedTensor) or len(item.shape) != 1 or not item.is_contiguous:
-            raise DamagedFile(f"{key!r}[{index}] is not a flat tensor", found=shown(item))
+            raise DamagedFile(f"{key!r}[{index}] is not a flat tensor", found=described(item))
     return tuple(value)
 
 
@@ -121,15 +121,15 @@ def enum_int(value: object) -> int | None:
 def name_of(name: object) -> str:
     """A parameter's name: it becomes a key of JSON, a folder's name in some exports, and is printed."""
     if not isinstance(name, str) or not name or not name.isprintable():
-        raise DamagedFile("a parameter's name is not printable text", found=shown(name))
+        raise DamagedFile("a parameter's name is not printable text", found=described(name))
     if len(name) > MAX_NAME_CHARACTERS:
         raise DamagedFile(
             "a parameter's name is too long",
             expected=f"at most {MAX_NAME_CHARACTERS} characters",
-            found=f"{len(name)}: {shown(name)}",
+            found=f"{len(name)}: {described(name)}",
         )
     if "/" in name or "\\" in name or name in _RESERVED:
-        raise DamagedFile("a parameter's name looks like a path or a reserved word", found=shown(name))
+        raise DamagedFile("a parameter's name reads like a path or a reserved word", found=described(name))
     return name
 
 

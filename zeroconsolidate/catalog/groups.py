@@ -229,7 +229,7 @@ def _from_slices(optimizers: Sequence[OptimizerFile], index: int, shapes: Mappin
 
 
 def _split(shapes: Mapping[str, Shape], held: list[int], cut: Cut, ranks: int) -> list[dict[str, Shape]]:
-    """One mapping for all groups (DeepSpeed before 0.5.4), told apart by how many elements each group holds."""
+    """One mapping for all groups (DeepSpeed before 0.5.4), distinguished by how many elements each group holds."""
     groups: list[dict[str, Shape]] = [{}]
     here = 0
     for name, shape in shapes.items():

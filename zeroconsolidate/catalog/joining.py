@@ -11,20 +11,20 @@ from . import tensor_parallel
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .contents import Contents
     from .facts import Join, Part, Shape
-    from .story import Story
 
 
-def joins_of(story: Story, parts: tuple[Part, ...], tied: Mapping[str, str]) -> dict[str, Join]:
+def joins_of(contents: Contents, parts: tuple[Part, ...], tied: Mapping[str, str]) -> dict[str, Join]:
     """How the tensors of tensor-parallel ranks join. Patterns know the names that the optimizer uses."""
-    info = story.first.universal
+    info = contents.first.universal
     if not info:
-        with at(file_name(story.first.file)):
+        with at(file_name(contents.first.file)):
             raise UnsupportedLayout(
-                f"the model is split over {story.grid.tp} tensor-parallel ranks, and no 'universal_checkpoint_info' "
+                f"the model is split over {contents.grid.tp} tensor-parallel ranks, and no 'universal_checkpoint_info' "
                 "says how its tensors are put together"
             )
-    for models in story.models.values():
+    for models in contents.models.values():
         if models[0].universal != info:
             with at(file_name(models[0].file)):
                 raise Disagreement("'universal_checkpoint_info' differs from that of model-parallel rank 0")
@@ -32,26 +32,28 @@ def joins_of(story: Story, parts: tuple[Part, ...], tied: Mapping[str, str]) -> 
     shapes: dict[str, dict[int, Shape]] = {}
     for part in parts:
         held: dict[str, Shape] = {member.name: member.shape for group in part.groups for member in group.members}
-        if story.universal is None:
+        if contents.universal is None:
             held |= {name: tensor.shape for masters in part.masters for name, tensor in masters.items()}
         held |= {name: frozen.shape for name, frozen in part.frozen.items()}
         for name, shape in held.items():
             shapes.setdefault(name, {})[part.index] = shape
     asked = {}
     for name, by_part in shapes.items():
-        if len(by_part) != story.grid.tp:
+        if len(by_part) != contents.grid.tp:
             with at(name):
-                raise Disagreement(f"only tensor-parallel ranks {sorted(by_part)} of {story.grid.tp} have the tensor")
-        asked[back.get(name, name)] = [by_part[index] for index in range(story.grid.tp)]
-    with at(file_name(story.first.file)):
-        joins = tensor_parallel.joins(info, asked, asked, story.grid.tp)
+                raise Disagreement(
+                    f"only tensor-parallel ranks {sorted(by_part)} of {contents.grid.tp} have the tensor"
+                )
+        asked[back.get(name, name)] = [by_part[index] for index in range(contents.grid.tp)]
+    with at(file_name(contents.first.file)):
+        joins = tensor_parallel.joins(info, asked, asked, contents.grid.tp)
     return {tied.get(name, name): join for name, join in joins.items()}
 
 
-def doubts_of(story: Story, joins: Mapping[str, Join]) -> tuple[str, ...]:
+def doubts_of(contents: Contents, joins: Mapping[str, Join]) -> tuple[str, ...]:
     """Tensors that are in no list, where the lists are of a version that does not name all replicated ones."""
-    if story.grid.tp == 1:
+    if contents.grid.tp == 1:
         return ()
     return tuple(
-        name for name, join in joins.items() if join.is_default and tensor_parallel.is_terse(story.first.universal)
+        name for name, join in joins.items() if join.is_default and tensor_parallel.is_terse(contents.first.universal)
     )

@@ -29,7 +29,7 @@ class ModuleNames:
     ties: Mapping[str, str]
     unsaved_ties: Mapping[str, str]
     witness: Mapping[str, LocatedTensor]
-    strays: tuple[str, ...]
+    maybe_ties: tuple[str, ...]
     """Floating-point tensors that nothing lists: frozen, or second names that were given storages of their own."""
     notes: tuple[str, ...]
 
@@ -52,17 +52,17 @@ def sort_names(
     ties, lost = _ties(first, stored, set(buffers), whole=whole)
     notes += [f"{alias} is tied to {target}, which was not saved; left out" for alias, target in lost.items()]
     frozen: dict[str, LocatedTensor] = {}
-    strays: list[str] = []
+    maybe_ties: list[str] = []
     for name, tensor in module.items():
         if name in stored or name in ties or name in buffers or name in lost or name in apart:
             continue
         if whole and tensor.dtype.is_floating and first.frozen_shapes is None and first.buffer_names is not None:
             frozen[name] = tensor
-            strays.append(name)
+            maybe_ties.append(name)
         elif whole or (tensor.numel and not _is_placeholder(first, tensor)):
             buffers[name] = tensor
             if whole and tensor.dtype.is_floating:
-                strays.append(name)
+                maybe_ties.append(name)
                 continue
             notes.append(f"{name} is listed neither as parameter nor as buffer; written unchanged, as a buffer")
         else:
@@ -82,7 +82,7 @@ def sort_names(
         ties=ties,
         unsaved_ties={alias: name for alias, name in first.shared_params.items() if not {alias, name} & set(order)},
         witness=witness,
-        strays=tuple(strays),
+        maybe_ties=tuple(maybe_ties),
         notes=tuple(notes),
     )
 

@@ -1,6 +1,6 @@
 """What a `*_optim_states.pt` says about master weights.
 
-Dialects are told apart by the key of the flat groups, so that a file without `zero_stage` is read as well:
+Dialects are distinguished by the key of the flat groups, so that a file without `zero_stage` is read as well:
 
 * `single_partition_of_fp32_groups`: stages 1 and 2 (mirrors `DeepSpeedZeroOptimizer._rigid_state_dict` in
   `deepspeed/runtime/zero/stage_1_and_2.py`), and `BF16_Optimizer` (`deepspeed/runtime/bf16_optimizer.py`), which
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.inert import Inert
 from ..archive.located import LocatedTensor
-from ..archive.shown import shown
+from ..archive.printable import described
 from ..errors import DamagedFile, UnsupportedLayout, at
 from . import fields
 from .facts import Cut
@@ -114,7 +114,7 @@ def read_optimizer_file(raw: RawFile) -> OptimizerFile:
             raise UnsupportedLayout(
                 "the file holds no flat groups",
                 expected=f"one of {', '.join(DIALECTS)}",
-                found=", ".join(map(shown, list(content)[:8])),
+                found=", ".join(map(described, list(content)[:8])),
             )
         dialect = DIALECTS[key]
         states, groups = split_state(content.get(dialect.base))
@@ -252,7 +252,7 @@ def _counts(value: object, groups: int) -> tuple[int, ...] | None:
     listed: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * groups
     if len(listed) != groups or not all(type(n) is int and n > 0 for n in listed):
         raise DamagedFile(
-            "'partition_count' does not fit", expected=f"one for each of {groups} groups", found=shown(value)
+            "'partition_count' does not fit", expected=f"one for each of {groups} groups", found=described(value)
         )
     return tuple(listed)
 
@@ -292,5 +292,5 @@ def _slice(name: object, address: object) -> tuple[int, int]:
     start = address.attribute("start") if isinstance(address, Inert) else None
     numel = address.attribute("numel") if isinstance(address, Inert) else None
     if type(start) is not int or type(numel) is not int or start < 0 or numel < 0:
-        raise DamagedFile(f"'param_slice_mappings' has no usable address for {shown(name)}")
+        raise DamagedFile(f"'param_slice_mappings' has no usable address for {described(name)}")
     return start, numel

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..archive.names import FileKind, file_name
 from ..errors import MissingFiles, UnsupportedLayout, at
 from .experts import is_native, of_rank, router_aliases, stacked_copies
-from .facts import Catalog, Cut, Frozen, Part, Stray, Unnamed
+from .facts import Catalog, Cut, Frozen, MaybeTie, Part, Unnamed
 from .frozen import striped_frozen
 from .groups import flat_groups
 from .joining import doubts_of, joins_of
@@ -22,93 +22,93 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..archive.located import LocatedTensor
+    from .contents import Contents
     from .model_file import ModelFile
-    from .story import Story
     from .whole_optimizer import WholeOptimizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Slice:
-    """One tensor-parallel rank's story."""
+    """What one tensor-parallel rank's files say."""
 
     parts: tuple[Part, ...]
     names: ModuleNames
     unnamed: tuple[Unnamed, ...]
-    strays: tuple[Stray, ...]
+    maybe_ties: tuple[MaybeTie, ...]
     tied: Mapping[str, str]
 
 
-def assemble(story: Story) -> Catalog:
+def assemble(contents: Contents) -> Catalog:
     """The catalog of a checkpoint. Raises Disagreement, MissingFiles or UnsupportedLayout."""
-    if story.grid.tp > 1 and story.stacks:
+    if contents.grid.tp > 1 and contents.stacks:
         raise UnsupportedLayout("experts are stacked (AutoEP) and tensors are split (tensor parallelism) at once")
-    story = with_module_names(story)
-    slices = [_slice(story, tp) for tp in range(story.grid.tp)]
+    contents = with_module_names(contents)
+    slices = [_slice(contents, tp) for tp in range(contents.grid.tp)]
     parts = tuple(part for one in slices for part in one.parts)
     names = slices[0].names
     order = dict.fromkeys(name for one in slices for name in one.names.order)
     tied = slices[0].tied
     ties = {**names.ties, **tied}
-    joins = dict(story.stacks) if story.universal is None else {}
-    if story.grid.tp > 1:
-        joins |= joins_of(story, parts, tied)
-    stacked = stacked_copies(story.stacks, story.experts.get(0, {}))
-    paths = [model.file for models in story.models.values() for model in models]
-    paths += [optimizer.file for optimizer in story.all_optimizers]
-    paths += [whole.file for whole in story.all_wholes]
-    paths += [swap.path for swap in story.files.swaps]
-    paths += story.universal.paths if story.universal else ()
-    paths += [path for layers in story.layers.values() for path in layers.files]
+    joins = dict(contents.stacks) if contents.universal is None else {}
+    if contents.grid.tp > 1:
+        joins |= joins_of(contents, parts, tied)
+    stacked = stacked_copies(contents.stacks, contents.experts.get(0, {}))
+    paths = [model.file for models in contents.models.values() for model in models]
+    paths += [optimizer.file for optimizer in contents.all_optimizers]
+    paths += [whole.file for whole in contents.all_wholes]
+    paths += [swap.path for swap in contents.files.swaps]
+    paths += contents.universal.paths if contents.universal else ()
+    paths += [path for layers in contents.layers.values() for path in layers.files]
     return Catalog(
-        origin=origin_of(story, parts),
-        files=tuple(dict.fromkeys([*paths, *story.expert_paths])),
+        origin=origin_of(contents, parts),
+        files=tuple(dict.fromkeys([*paths, *contents.expert_paths])),
         parts=parts,
         joins=joins,
         stacked=stacked,
         unnamed=tuple(question for one in slices for question in one.unnamed),
-        doubts=doubts_of(story, joins),
-        strays=tuple(stray for one in slices for stray in one.strays),
+        doubts=doubts_of(contents, joins),
+        maybe_ties=tuple(maybe for one in slices for maybe in one.maybe_ties),
         ties=ties,
         unsaved_ties=names.unsaved_ties,
         order=(*order, *(alias for alias in tied if alias not in order)),
-        unplaced=unplaced_of(story),
-        missing=story.missing,
-        notes=tuple(dict.fromkeys([*(note for one in slices for note in one.names.notes), *_notes(story)])),
+        unplaced=unplaced_of(contents),
+        missing=contents.missing,
+        notes=tuple(dict.fromkeys([*(note for one in slices for note in one.names.notes), *_notes(contents)])),
     )
 
 
-def _is_ahead(story: Story) -> bool:
+def _is_ahead(contents: Contents) -> bool:
     """ZenFlow updates the most important columns in 16 bits at once and the masters later: no witness for them."""
-    zero = story.first.ds_config.get("zero_optimization")
+    zero = contents.first.ds_config.get("zero_optimization")
     return isinstance(zero, dict) and bool(zero.get("zenflow"))
 
 
-def _notes(story: Story) -> list[str]:
+def _notes(contents: Contents) -> list[str]:
     notes = []
-    if story.universal and story.grid.pp > 1 and not story.layers:
+    if contents.universal and contents.grid.pp > 1 and not contents.layers:
         notes.append(
             "the universal checkpoint of a pipeline has no layer files: buffers, and which layer a tie is, are lost"
         )
-    if _is_ahead(story):
+    if _is_ahead(contents):
         notes.append(
             "ZenFlow's 16-bit weights run ahead of the masters between updates: masters are written, unchecked"
         )
-    if story.sharers < story.world_size:
+    if contents.sharers < contents.world_size:
         notes.append(
-            f"the {story.sharers} ranks of the first shard group saved the model, of {story.world_size} (MiCS)"
+            f"the {contents.sharers} ranks of the first shard group saved the model, of {contents.world_size} (MiCS)"
         )
-    if story.all_wholes and not any(whole.groups for whole in story.all_wholes):
+    if contents.all_wholes and not any(whole.groups for whole in contents.all_wholes):
         notes.append("no master weights were saved beside the module: its own values are written (stage 0)")
-    return [*notes, *_steps_apart(story)]
+    return [*notes, *_steps_apart(contents)]
 
 
-def _steps_apart(story: Story) -> list[str]:
+def _steps_apart(contents: Contents) -> list[str]:
     """At stage 3 nothing but step counters links model files and optimizer files of one save, and they may differ
     rightly: before DeepSpeed 0.14 the optimizer's is one ahead, who resumes without the optimizer's state begins it
-    anew, and the fused Adam of old releases counted once a sub-group. So it is told, and no error."""
-    first = story.first
-    counted = max((step for o in story.all_optimizers if o.cut is Cut.STRIPED for step in o.steps), default=None)
-    if counted is None or first.step is None or _is_ahead(story):
+    anew, and the fused Adam of old releases counted once a sub-group. So it is a note, and no error."""
+    first = contents.first
+    counted = max((step for o in contents.all_optimizers if o.cut is Cut.STRIPED for step in o.steps), default=None)
+    if counted is None or first.step is None or _is_ahead(contents):
         return []
     done = first.step - first.skipped_steps
     if abs(counted - done) <= 1:
@@ -119,31 +119,31 @@ def _steps_apart(story: Story) -> list[str]:
     ]
 
 
-def _slice(story: Story, tp: int) -> _Slice:
-    stages = [mp for mp in range(story.grid.size) if story.grid.tensor_rank(mp) == tp]
-    base = _base_of(story, tp, stages)
+def _slice(contents: Contents, tp: int) -> _Slice:
+    stages = [mp for mp in range(contents.grid.size) if contents.grid.tensor_rank(mp) == tp]
+    base = _base_of(contents, tp, stages)
     pipeline_tied: dict[str, str] = {}
-    if story.wholes and base.buffer_names is None:
+    if contents.wholes and base.buffer_names is None:
         base = replace(base, buffer_names=())  # candidates for masters: every tensor that may be a parameter
     shapes = {name: tensor.shape for name, tensor in base.module.items()}
     by_stage = [
         flat_groups(
-            story.models[mp][0],
-            story.optimizers[mp],
-            story.sharers,
+            contents.models[mp][0],
+            contents.optimizers[mp],
+            contents.sharers,
             shapes=shapes,
-            stacked=story.stacks,
-            holder=f"pipeline stage {story.grid.stage(mp)}" if story.grid.pp > 1 else None,
+            stacked=contents.stacks,
+            holder=f"pipeline stage {contents.grid.stage(mp)}" if contents.grid.pp > 1 else None,
         )
-        if story.optimizers[mp]
+        if contents.optimizers[mp]
         else []
         for mp in stages
     ]
-    if story.layers:
-        by_stage, pipeline_tied = staged(by_stage, base.module, story.first.universal)
+    if contents.layers:
+        by_stage, pipeline_tied = staged(by_stage, base.module, contents.first.universal)
     found = [group for groups in by_stage for group in groups]
-    merged = _merged(story, base)
-    placeholders = any(FileKind.PARTITIONED_MODEL in story.files.files for _ in merged)
+    merged = _merged(contents, base)
+    placeholders = any(FileKind.PARTITIONED_MODEL in contents.files.files for _ in merged)
     striped = placeholders or any(group.cut is Cut.STRIPED for _, group in found)
     trainable = {member.name: member.shape for _, group in found for member in group.members}
     trainable |= {name: tensor.shape for name, tensor in merged.items()}
@@ -151,20 +151,20 @@ def _slice(story: Story, tp: int) -> _Slice:
         replace(base, param_shapes=(trainable,)),
         set(trainable),
         whole=not striped,
-        apart=frozenset(story.stacks),
-        merged=bool(merged) and story.grid.tp > 1,
+        apart=frozenset(contents.stacks),
+        merged=bool(merged) and contents.grid.tp > 1,
     )
     frozen: dict[str, Frozen] = dict(named.frozen)
     if striped:
-        frozen |= striped_frozen(list(story.models[stages[0]]), story.sharers)
+        frozen |= striped_frozen(list(contents.models[stages[0]]), contents.sharers)
     masters: tuple[Mapping[str, LocatedTensor], ...] = (merged,) if merged and tp == 0 else ()
     unnamed: tuple[Unnamed, ...] = ()
-    module = {} if striped or _is_ahead(story) else dict(named.witness)
-    if story.wholes:
-        wholes = [whole for mp in stages for whole in story.wholes[mp]]
+    module = {} if striped or _is_ahead(contents) else dict(named.witness)
+    if contents.wholes:
+        wholes = [whole for mp in stages for whole in contents.wholes[mp]]
         if any(whole.groups for whole in wholes):
             unnamed = tuple(
-                _unnamed(whole, e, len(story.wholes[stages[0]]), tp, named) for whole, e in _ranked(story, stages)
+                _unnamed(whole, e, len(contents.wholes[stages[0]]), tp, named) for whole, e in _ranked(contents, stages)
             )
             module = {name: tensor for name, tensor in base.module.items() if name not in named.buffers}
         else:
@@ -181,57 +181,57 @@ def _slice(story: Story, tp: int) -> _Slice:
         )
         for index in range(count)
     ]
-    strays = tuple(
-        Stray(part=tp, name=name, copy=base.module[name], unlisted=name in named.buffers)
-        for name in named.strays
+    maybe_ties = tuple(
+        MaybeTie(part=tp, name=name, copy=base.module[name], unlisted=name in named.buffers)
+        for name in named.maybe_ties
         # Without experts tied names share a storage, and what has one of its own is a tensor of its own.
-        if story.expert_paths or name in named.buffers
+        if contents.expert_paths or name in named.buffers
     )
-    return _Slice(parts=tuple(parts), names=named, unnamed=unnamed, strays=strays, tied=pipeline_tied)
+    return _Slice(parts=tuple(parts), names=named, unnamed=unnamed, maybe_ties=maybe_ties, tied=pipeline_tied)
 
 
-def _merged(story: Story, base: ModelFile) -> dict[str, LocatedTensor]:
+def _merged(contents: Contents, base: ModelFile) -> dict[str, LocatedTensor]:
     """The trained parameters of a universal checkpoint. What the model file holds as it is, is left to it."""
-    if story.universal is None:
+    if contents.universal is None:
         return {}
-    files = [models[0] for models in story.models.values()]
-    all_there(story.universal, [name for file in files for name in file.shapes])
+    files = [models[0] for models in contents.models.values()]
+    all_there(contents.universal, [name for file in files for name in file.shapes])
     own = {*(base.buffer_names or ()), *base.shared_params, *(base.frozen_shapes or ())}
     shapes = base.shapes
-    is_flat = FileKind.PARTITIONED_MODEL in story.files.files
+    is_flat = FileKind.PARTITIONED_MODEL in contents.files.files
     return {
         name: shaped(name, tensor, shapes.get(name) if is_flat else None)
-        for name, tensor in story.universal.masters.items()
+        for name, tensor in contents.universal.masters.items()
         if name not in own and (not shapes or name in shapes or name not in base.module)
     }
 
 
-def _ranked(story: Story, stages: list[int]) -> list[tuple[WholeOptimizer, int]]:
-    return [(whole, e) for mp in stages for e, whole in enumerate(story.wholes[mp])]
+def _ranked(contents: Contents, stages: list[int]) -> list[tuple[WholeOptimizer, int]]:
+    return [(whole, e) for mp in stages for e, whole in enumerate(contents.wholes[mp])]
 
 
-def _base_of(story: Story, tp: int, stages: list[int]) -> ModelFile:
+def _base_of(contents: Contents, tp: int, stages: list[int]) -> ModelFile:
     """The model file that speaks for a tensor-parallel rank: rank 0's, with what layer and expert files add."""
-    first = story.models[stages[0]][0]
-    buffers = dict.fromkeys(name for mp in stages for name in story.models[mp][0].buffer_names or ())
+    first = contents.models[stages[0]][0]
+    buffers = dict.fromkeys(name for mp in stages for name in contents.models[mp][0].buffer_names or ())
     module: dict[str, LocatedTensor] = {}
     for mp in stages:
-        module |= story.models[mp][0].module
-        module |= {name: tensor for name, tensor in story.experts[mp].items() if is_native(name)}
-    if not module and not story.layers and story.universal is None:
+        module |= contents.models[mp][0].module
+        module |= {name: tensor for name, tensor in contents.experts[mp].items() if is_native(name)}
+    if not module and not contents.layers and contents.universal is None:
         with at(file_name(first.file)):
             raise MissingFiles(
                 "the file has no module, as in a pipeline, and there are no files of its layers",
                 files=("layer_00-model_states.pt",),
             )
-    if story.layers:
-        module |= story.layers[tp].module
+    if contents.layers:
+        module |= contents.layers[tp].module
     return replace(
         first,
         module=module,
         buffer_names=tuple(buffers) if first.buffer_names is not None else None,
-        shared_params={**router_aliases(first.autoep_layers, module), **story.first.shared_params},
-        skipped=tuple(dict.fromkeys(name for mp in stages for name in story.models[mp][0].skipped)),
+        shared_params={**router_aliases(first.autoep_layers, module), **contents.first.shared_params},
+        skipped=tuple(dict.fromkeys(name for mp in stages for name in contents.models[mp][0].skipped)),
     )
 
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from .contents import Contents
     from .facts import Shape
     from .model_file import ModelFile
     from .optimizer_file import OptimizerFile
-    from .story import Story
 
 WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
 """What they add to a name."""
@@ -47,36 +47,37 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     return found if len(set(found.values())) == len(found) else {name: name for name in names}
 
 
-def with_module_names(story: Story) -> Story:
-    """The same files' content, with the module's names for what is listed under others of the same tensors."""
-    module = {name for models in story.models.values() for name in models[0].module}
-    module |= {name for layers in story.layers.values() for name in layers.module}
-    listed = {name for models in story.models.values() for name in _listed(models[0])}
-    listed |= {name for ranks in story.optimizers.values() for optimizer in ranks[:1] for name in _named(optimizer)}
-    listed |= set(story.universal.masters) if story.universal is not None else set()
+def with_module_names(contents: Contents) -> Contents:
+    """The same content, with the module's names for what is listed under others of the same tensors."""
+    module = {name for models in contents.models.values() for name in models[0].module}
+    module |= {name for layers in contents.layers.values() for name in layers.module}
+    listed = {name for models in contents.models.values() for name in _listed(models[0])}
+    listed |= {name for ranks in contents.optimizers.values() for optimizer in ranks[:1] for name in _named(optimizer)}
+    listed |= set(contents.universal.masters) if contents.universal is not None else set()
     own = {plain(name): name for name in module}
     if len(own) < len(module):
-        return story  # there the wrapper tells two tensors apart
+        return contents  # there the wrapper tells two tensors apart
     wrapped = {name: own.get(plain(name), name) for name in listed if name not in module}
     if all(name == new for name, new in own.items()):
         # What the save leaves out is listed as well: names of one checkpoint are of one kind.
         wrapped |= {name: plain(name) for name, new in wrapped.items() if name == new}
     wrapped = {name: new for name, new in wrapped.items() if name != new}
     if not wrapped or len({wrapped.get(name, name) for name in listed}) < len(listed):
-        return story
+        return contents
     shared: dict[int, tuple[Mapping[str, Shape], ...]] = {}
     return replace(
-        story,
+        contents,
         models={
-            mp: tuple(_model_renamed(model, wrapped, shared) for model in models) for mp, models in story.models.items()
+            mp: tuple(_model_renamed(model, wrapped, shared) for model in models)
+            for mp, models in contents.models.items()
         },
         optimizers={
             mp: tuple(_optimizer_renamed(optimizer, wrapped) for optimizer in ranks)
-            for mp, ranks in story.optimizers.items()
+            for mp, ranks in contents.optimizers.items()
         },
         universal=None
-        if story.universal is None
-        else replace(story.universal, masters=_renamed(story.universal.masters, wrapped)),
+        if contents.universal is None
+        else replace(contents.universal, masters=_renamed(contents.universal.masters, wrapped)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Raw files -> Catalog: reads each rank's story, compares them, keeps one."""
+"""Raw files -> Catalog: reads each rank's files, compares them, keeps what they share."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ..archive.names import FileKind, file_name
 from ..errors import MissingFiles, at
 from . import fields
 from .agree import are_missing, grid_of, missing_ranks, same
+from .contents import Contents
 from .experts import expert_files, stacks
 from .groups import saving_ranks
 from .model_file import ModelFile, read_model_file
 from .optimizer_file import OptimizerFile, read_optimizer_file
 from .parts import assemble
 from .pipeline import read_layers
-from .story import Story
 from .swapped import swapped_in
 from .universal import read_universal
 from .whole_optimizer import WholeOptimizer, read_whole_optimizer
@@ -53,7 +53,7 @@ def read(files: CheckpointFiles, load: Load) -> Catalog:
     optimizers = swapped_in(optimizers, first, files.swaps, sharers, is_split=grid.size > 1)
     experts = tuple(load(files, FileKind.EXPERT))
     return assemble(
-        Story(
+        Contents(
             files=files,
             grid=grid,
             world_size=world_size,

@@ -46,13 +46,13 @@ def swapped_in(
     """The optimizer files, with the masters that were swapped out in the places of empty flat groups.
 
     `is_split`: the model is cut over model-parallel ranks, whose global ranks, by which the folders are named, nothing
-    records. Raises UnsupportedLayout if a swapped group's file cannot be told with certainty.
+    records. Raises UnsupportedLayout if a swapped group's file is not certain.
     """
     if is_split:
         if swaps:
             raise UnsupportedLayout(
                 "flat groups were swapped out to NVMe, and the model is split over model-parallel ranks: which rank a "
-                "folder of 'offloaded_tensors' belongs to cannot be told"
+                "folder of 'offloaded_tensors' belongs to is not recorded"
             )
         return list(optimizers)
     shapes = model.param_shapes or ()
@@ -80,7 +80,7 @@ def _swapped_in(
             swap = files.get((optimizer.rank, places.get(names[0], -1), places.get(names[-1], -1)))
             if swap is None or not 0 <= swap.size_bytes - 4 * numel < MAX_PADDING_BYTES:
                 raise UnsupportedLayout(
-                    "the flat group was swapped out to NVMe, and which swap file holds it cannot be told",
+                    "the flat group was swapped out to NVMe, and nothing says which swap file holds it",
                     expected=(
                         f"{places.get(names[0])}_{places.get(names[-1])}.tensor.swp of {4 * numel} bytes in the "
                         "rank's folder of 'offloaded_tensors'"

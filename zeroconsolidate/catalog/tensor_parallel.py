@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..archive.shown import shown
+from ..archive.printable import described
 from ..errors import DamagedFile, Disagreement, UnsupportedLayout, at
 from . import fields
 from .facts import Affine, AffinePiece, Concatenated, Join, Rule
@@ -96,14 +96,14 @@ class _Rules:
         affine = fields.field(info, "affine_map", dict, {})
         if affine and affine.get("version") not in (None, AFFINE_VERSION):
             raise UnsupportedLayout(
-                f"the affine map is of version {shown(affine.get('version'))}", expected=AFFINE_VERSION
+                f"the affine map is of version {described(affine.get('version'))}", expected=AFFINE_VERSION
             )
         self._affine = [(_compiled(p), entry) for p, entry in fields.field(affine, "params", dict, {}).items()]
 
     def of(self, name: str, shapes: Sequence[Shape]) -> Join:
         for pattern, reason in self._unsupported.items():
             if pattern.match(name):
-                raise UnsupportedLayout(f"DeepSpeed says this tensor cannot be merged: {shown(reason)}")
+                raise UnsupportedLayout(f"DeepSpeed says this tensor cannot be merged: {described(reason)}")
         vocabulary = any(pattern.match(name) for pattern in self._vocabulary)
         if vocabulary and self._vocabulary_size is None:
             raise DamagedFile("the tensor is a vocabulary's, and 'original_vocab_size' is missing")
@@ -146,7 +146,7 @@ class _Rules:
         dim = fields.field(entry, "partition_dim", int, 0)
         view = entry.get("shape")
         if not isinstance(view, (list, tuple)) or not 0 <= dim < len(view):
-            raise DamagedFile("'parameter_with_sub_params' has no usable shape", found=shown(view))
+            raise DamagedFile("'parameter_with_sub_params' has no usable shape", found=described(view))
         if any(dim >= len(shape) for shape in shapes):
             raise Disagreement(f"a part has no dimension {dim}", found=", ".join(map(str, shapes)))
         totals = view[dim]
@@ -156,7 +156,7 @@ class _Rules:
                 raise Disagreement(f"{totals} equal sub-parameters do not make {whole} rows")
             totals = (whole // totals,) * totals
         if not fields.are_counts(totals):
-            raise DamagedFile("the sub-parameters' sizes are not usable", found=shown(totals))
+            raise DamagedFile("the sub-parameters' sizes are not usable", found=described(totals))
         recorded = self._widths.get(pattern)
         if recorded is None:
             if self._has_widths:
@@ -168,10 +168,10 @@ class _Rules:
                 )
             recorded = [[total // self._tp] * self._tp for total in totals]
         if not isinstance(recorded, (list, tuple)):
-            raise DamagedFile("the sub-parameters' widths are not usable", found=shown(recorded))
+            raise DamagedFile("the sub-parameters' widths are not usable", found=described(recorded))
         widths = tuple(_ints(of_ranks) for of_ranks in recorded)
         if [sum(of_ranks) for of_ranks in widths] != list(totals):
-            raise Disagreement(f"the sub-parameters' widths {shown(recorded)} do not add up to {shown(totals)}")
+            raise Disagreement(f"the sub-parameters' widths {described(recorded)} do not add up to {described(totals)}")
         sizes = [sum(_ints(n)) if isinstance(n, (list, tuple)) else n for n in view]
         _ints([n for n in sizes if n != -1])
         shape = tuple(sizes)  # -1 stands for what remains
@@ -208,7 +208,9 @@ def _piece(piece: object) -> AffinePiece:
         raise DamagedFile("a piece of an affine map is not a mapping")
     scale = piece.get("scale")
     if scale is not None and scale != 1:
-        raise UnsupportedLayout(f"a piece of the tensor is scaled by {shown(scale)}, which would not be exact to undo")
+        raise UnsupportedLayout(
+            f"a piece of the tensor is scaled by {described(scale)}, which would not be exact to undo"
+        )
     shape, source, dest = _ints(piece.get("shape")), _view(piece.get("source")), _view(piece.get("dest"))
     if not len(shape) == len(source[1]) == len(dest[1]):
         raise DamagedFile("a piece of an affine map has strides for another number of dimensions")
@@ -217,13 +219,13 @@ def _piece(piece: object) -> AffinePiece:
 
 def _view(value: object) -> tuple[int, Shape]:
     if not isinstance(value, (list, tuple)) or len(value) != 2 or type(value[0]) is not int or value[0] < 0:
-        raise DamagedFile("a piece of an affine map is no (offset, strides)", found=shown(value))
+        raise DamagedFile("a piece of an affine map is no (offset, strides)", found=described(value))
     return value[0], _ints(value[1])
 
 
 def _ints(value: object) -> Shape:
     if not fields.are_counts(value):
-        raise DamagedFile("a shape or a list of sizes is unusable", found=shown(value))
+        raise DamagedFile("a shape or a list of sizes is unusable", found=described(value))
     return tuple(value)
 
 
@@ -247,9 +249,9 @@ def _sub_param_patterns(entry: object) -> list[Any]:
 def _compiled(pattern: object) -> re.Pattern[str]:
     """A pattern of letters, escaped characters, classes and a few wildcards; UnsupportedLayout for any other."""
     if not isinstance(pattern, str):
-        raise DamagedFile("a pattern is not text", found=shown(pattern))
+        raise DamagedFile("a pattern is not text", found=described(pattern))
     if not is_tame(pattern):
-        raise UnsupportedLayout("a pattern is of a kind that is not known", found=shown(pattern))
+        raise UnsupportedLayout("a pattern is of a kind that is not known", found=described(pattern))
     return re.compile(pattern)
 
 

@@ -1,6 +1,6 @@
 """Stage 0: the optimizer's state in one piece, inside the model file (or, with experts, in `expp_rank_*` files).
 
-Master weights have no names there. Three dialects, told apart by their keys:
+Master weights have no names there. Three dialects, distinguished by their keys:
 
 * `fp32_groups`: a list over param groups of lists of masters in full shape (mirrors `FP16_UnfusedOptimizer` in
   `deepspeed/runtime/fp16/unfused_optimizer.py`, used for bf16 as well);

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..archive.shown import printable
+from ..archive.printable import printable
 from ..errors import ZeroConsolidateError
 from ..options import Opening, Options, VerifyOptions
 from . import printing as texts

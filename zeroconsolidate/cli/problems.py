@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING, Protocol
 
 from .. import errors
-from ..archive.shown import printable
+from ..archive.printable import printable
 from ..options import size_text
 from .printing import folded, once
 

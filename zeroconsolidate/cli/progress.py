@@ -20,6 +20,8 @@ FIRST_SECONDS = 0.5
 REDRAW_SECONDS = 0.1
 LINE_SECONDS = 30.0
 """Where stderr is no terminal, one line in so many seconds."""
+_STACK_BYTES = 1 << 19
+"""A thread has a stack of 8 MiB by default, a fifth of all that a conversion takes."""
 _COLUMNS = 80
 """Of a terminal that does not say how wide it is."""
 
@@ -42,9 +44,11 @@ class Display:
 
     def __enter__(self) -> Self:
         if self._thread is not None:
+            before = threading.stack_size(_STACK_BYTES)
             # A limit on memory may leave no room for a thread; the work is not worth less without a display.
             with suppress(RuntimeError):
                 self._thread.start()
+            threading.stack_size(before)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""Which parameter a master without a name is: decided from looks (shape and rounded value) and order.
+"""Which parameter a master without a name is: decided by shape, rounded value and order.
 
 Looks come first: a master whose look only one name has is that name. What remains looks alike (norm weights that
 all round to 1, biases that all round to 0); there order decides. A param group lists its parameters in the order of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a name's copy, or a rounded master, looks like."""
+    """The shape, dtype and digest of a name's copy, or of a rounded master."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -47,7 +47,7 @@ class Master:
 def assign(groups: Sequence[Sequence[Master]], names: Sequence[Mapping[str, Look]]) -> list[list[str]]:
     """By group, the name of each master. `names`: by group, its candidates in the order of the module.
 
-    Raises WitnessMismatch if a master is no candidate's, UnsupportedLayout if masters cannot be told apart.
+    Raises WitnessMismatch if a master is no candidate's, UnsupportedLayout if two masters cannot be distinguished.
     """
     return _Assignment(groups, names).solve()
 
@@ -71,12 +71,12 @@ class _Assignment:
                         f"master {index} of group {g}, of shape {shape}, does not round to any copy in the module",
                         consequence="a file may be of another save",
                     )
-        while self._by_looks() or any(self._round(g) for g in range(len(self._groups))):
+        while self._by_appearance() or any(self._round(g) for g in range(len(self._groups))):
             pass
         self._indifferent()
         return [[name or "" for name in group] for group in self._found]
 
-    def _by_looks(self) -> bool:
+    def _by_appearance(self) -> bool:
         """One pass over all masters: those that look like one name only of those that are left are that, whatever
         the order."""
         progress = False
@@ -198,7 +198,9 @@ def walk(total: int, names: Sequence[tuple[str, int]], match: Callable[[int, int
             if numel and offset + numel <= total:
                 tries += 1
                 if tries > MAX_TRIES:
-                    raise UnsupportedLayout("the parameters of a flat master cannot be told: too many look alike")
+                    raise UnsupportedLayout(
+                        "which parameters a flat master holds is not certain: too many have the same values"
+                    )
                 if match(offset, index):
                     stack.append((offset + numel, index + 1, (*chosen, index)))
     if not solutions:

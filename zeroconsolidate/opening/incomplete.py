@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 from ..archive.located import LOST
 from ..archive.names import FileKind, file_name
 from ..catalog.agree import MISSING, Grid, missing_ranks
+from ..catalog.contents import Contents
 from ..catalog.experts import stacks
 from ..catalog.groups import saving_ranks
 from ..catalog.model_file import ModelFile, read_model_file
 from ..catalog.optimizer_file import OptimizerFile, read_optimizer_file
 from ..catalog.parts import assemble
 from ..catalog.read import agree, is_partitioned, model_kind_of, ordered_shapes, read, same_shapes, shared_with
-from ..catalog.story import Story
 from ..catalog.swapped import swapped_in
 from ..errors import DamagedFile, MissingFiles
 from .stand_ins import model_stand_in, optimizer_stand_ins
@@ -118,7 +118,7 @@ def _assemble(
     missing: list[str],
 ) -> Catalog:
     return assemble(
-        Story(
+        Contents(
             files=files,
             grid=_GRID,
             world_size=world_size,

@@ -56,7 +56,7 @@ def find(src: Roots, tag: str | None) -> CheckpointFiles:
             gather(roots)  # says what is there instead
         raise NotACheckpoint(
             "no tag is complete",
-            consequence=f"looked at {', '.join(tags) or 'the only one there is'}",
+            consequence=f"tried {', '.join(tags) or 'the only one there is'}",
             remedy=_alternatives(roots[0], roots),
             address=(roots[0],),
         )
@@ -108,7 +108,7 @@ def open_files_incomplete(files: CheckpointFiles) -> Incomplete:
 
 def answered(catalog: Catalog) -> Catalog:
     """With the questions answered that only values can answer; only then are they read, and numpy imported."""
-    if catalog.missing or not (catalog.unnamed or catalog.strays or catalog.doubts):
+    if catalog.missing or not (catalog.unnamed or catalog.maybe_ties or catalog.doubts):
         return catalog
     from .unnamed import answer
 

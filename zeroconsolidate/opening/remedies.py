@@ -20,7 +20,7 @@ LAST_COMPLETE = "last-complete"
 """As a tag: the newest one of which every file is there and agrees."""
 
 _MAX_SIBLINGS = 8
-"""So many older checkpoints are looked at to name one that is complete."""
+"""So many older checkpoints are read to find one that is complete."""
 
 
 def of_a_tag(newest: str | None) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..archive.located import LocatedTensor
-    from ..catalog.facts import Catalog, Part, Stray
+    from ..catalog.facts import Catalog, MaybeTie, Part
     from ..run.inputs import Inputs
 
 T = TypeVar("T")
@@ -23,26 +23,26 @@ DISTINCT = 16
 """A tensor with at least so many different values is no accident: zeros and ones are often equal, weights never."""
 
 
-def tie_twins(catalog: Catalog, inputs: Inputs) -> Catalog:
-    """The catalog with strays that have the values of a parameter turned into ties, the rest left as they are."""
+def tie_equal_tensors(catalog: Catalog, inputs: Inputs) -> Catalog:
+    """The catalog with a tie for each tensor that has the values of a parameter; the rest is left as it is."""
     ties: dict[str, str] = {}
     parts, notes = list(catalog.parts), []
-    for stray in catalog.strays:
-        part = parts[stray.part]
-        owner = _owner(part, stray, ties, inputs)
+    for maybe in catalog.maybe_ties:
+        part = parts[maybe.part]
+        owner = _owner(part, maybe, ties, inputs)
         if owner is not None:
-            ties[stray.name] = owner
-            parts[stray.part] = replace(
+            ties[maybe.name] = owner
+            parts[maybe.part] = replace(
                 part,
-                frozen=_without(part.frozen, stray.name),
-                buffers=_without(part.buffers, stray.name),
-                masters=tuple(_without(masters, stray.name) for masters in part.masters),
-                module={**part.module, stray.name: stray.copy},
+                frozen=_without(part.frozen, maybe.name),
+                buffers=_without(part.buffers, maybe.name),
+                masters=tuple(_without(masters, maybe.name) for masters in part.masters),
+                module={**part.module, maybe.name: maybe.copy},
             )
-        elif stray.unlisted:
-            notes.append(f"{stray.name} is listed neither as parameter nor as buffer; written unchanged, as a buffer")
+        elif maybe.unlisted:
+            notes.append(f"{maybe.name} is listed neither as parameter nor as buffer; written unchanged, as a buffer")
     return replace(
-        catalog, parts=tuple(parts), ties={**ties, **catalog.ties}, strays=(), notes=(*catalog.notes, *notes)
+        catalog, parts=tuple(parts), ties={**ties, **catalog.ties}, maybe_ties=(), notes=(*catalog.notes, *notes)
     )
 
 
@@ -50,18 +50,18 @@ def _without(held: Mapping[str, T], name: str) -> dict[str, T]:
     return {other: value for other, value in held.items() if other != name}
 
 
-def _owner(part: Part, stray: Stray, ties: Mapping[str, str], inputs: Inputs) -> str | None:
-    """The parameter whose values the stray has, if it is not a trained parameter itself."""
+def _owner(part: Part, maybe: MaybeTie, ties: Mapping[str, str], inputs: Inputs) -> str | None:
+    """The parameter whose values `maybe` has, if it is not a trained parameter itself."""
     masters = part.saved_masters
-    if stray.name in masters and masters[stray.name] is not stray.copy:
+    if maybe.name in masters and masters[maybe.name] is not maybe.copy:
         return None
     trained = {member.name for group in part.groups for member in group.members} | set(masters)
     for name, copy in {**masters, **part.module}.items():
-        if name == stray.name:
+        if name == maybe.name:
             if copy is masters.get(name):
                 return None  # of two names without a master the first one owns the values
             continue
-        if name in trained and name not in ties and _equal(copy, stray.copy, inputs):
+        if name in trained and name not in ties and _equal(copy, maybe.copy, inputs):
             return name
     return None
 

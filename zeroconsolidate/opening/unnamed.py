@@ -17,7 +17,7 @@ from ..run.elements import bits, blocks, rounded
 from ..run.execute import BLOCK_BYTES
 from .assign import Look, Master, assign, walk
 from .replicated import settle
-from .undeclared_ties import is_varied, tie_twins
+from .undeclared_ties import is_varied, tie_equal_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,9 +34,9 @@ _HEAD_NUMEL = 8
 def answer(catalog: Catalog, inputs: Inputs) -> Catalog:
     """The catalog with every master under its name, every tie that only values show, and no questions left.
 
-    Reads a few elements of each master and each copy, and all of those that look alike.
+    Reads a few elements of each master and each copy, and all of those that may be equal.
 
-    Raises WitnessMismatch if a master is no parameter's, UnsupportedLayout if two cannot be told apart.
+    Raises WitnessMismatch if a master is no parameter's, UnsupportedLayout if two cannot be distinguished.
     """
     parts = list(catalog.parts)
     for question in catalog.unnamed:
@@ -44,7 +44,7 @@ def answer(catalog: Catalog, inputs: Inputs) -> Catalog:
             found = _fused(question, inputs) if question.fused else _unfused(question, inputs)
         parts[question.part] = _with_masters(parts[question.part], found)
     named = replace(catalog, parts=tuple(parts), unnamed=())
-    return settle(tie_twins(named, inputs), inputs)
+    return settle(tie_equal_tensors(named, inputs), inputs)
 
 
 def _with_masters(part: Part, found: Mapping[str, LocatedTensor]) -> Part:
@@ -75,7 +75,7 @@ def _assigned(question: Unnamed, inputs: Inputs, *, sampled: bool) -> list[list[
                 name: Look(copy.shape, copy.dtype.code, _digest(copy, copy.dtype, inputs, sampled=sampled)[0])
                 for name, copy in candidates.items()
             }
-        names.append(looks if sampled else _without_twins(looks, candidates, question.groups[len(names)], inputs))
+        names.append(looks if sampled else _first_of_equals(looks, candidates, question.groups[len(names)], inputs))
         dtypes.append({copy.dtype for copy in candidates.values()})
     groups = [
         [_master(master, dtypes[g], inputs, sampled=sampled) for master in masters]
@@ -84,7 +84,7 @@ def _assigned(question: Unnamed, inputs: Inputs, *, sampled: bool) -> list[list[
     return assign(groups, names)
 
 
-def _without_twins(
+def _first_of_equals(
     looks: dict[str, Look],
     candidates: Mapping[str, LocatedTensor],
     masters: tuple[LocatedTensor, ...],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from ..archive.shown import printable
+from ..archive.printable import printable
 
 if TYPE_CHECKING:
     from .report import Report

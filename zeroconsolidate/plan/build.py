@@ -1,4 +1,4 @@
-"""Catalog + wishes -> ModelPlan: names, ties, dtypes and shards are decided here, before a byte is read."""
+"""Catalog + options -> ModelPlan: names, ties, dtypes and shards are decided here, before a byte is read."""
 
 from __future__ import annotations
 

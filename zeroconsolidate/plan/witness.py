@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 SAMPLED_TENSORS = 256
 SAMPLED_NUMEL = 512
-"""The default check looks at so many elements at the beginning and end of so many parameters."""
+"""The default check compares so many elements at the beginning and end of so many parameters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ def spread(pairs: Sequence[T]) -> Sequence[T]:
 
 
 def both_ends(numel: int, *, everything: bool) -> tuple[tuple[int, int], ...]:
-    """The intervals of a tensor's elements that are looked at: all, or SAMPLED_NUMEL at its beginning and end."""
+    """The intervals of a tensor's elements that are compared: all, or SAMPLED_NUMEL at its beginning and end."""
     if everything or numel <= 2 * SAMPLED_NUMEL:
         return ((0, numel),)
     return ((0, SAMPLED_NUMEL), (numel - SAMPLED_NUMEL, numel))

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.phrases import counted
 from ..errors import BadOption
+from ..options.declaration import declarations
+from ..options.verbs import Options
 from .system import write_all
 
 if TYPE_CHECKING:
@@ -146,10 +148,15 @@ def refuse_other(before: Fingerprint, now: Fingerprint, folder: str) -> None:
 
 
 def _change(aspect: str, name: str, before: object, now: object) -> str:
-    label = f"{aspect} {name}" if aspect != "options" else f"--{name.replace('_', '-')}"
+    label = f"{aspect} {name}" if aspect != "options" else _flag(name)
     if before is None or now is None:
         return f"{label} {'is new' if before is None else 'has gone'}"
     return f"{label} was {_short(before)}, is {_short(now)}"
+
+
+def _flag(option: str) -> str:
+    """As it is typed; the name of one that an older or newer release has."""
+    return next((each.flags[0] for each in declarations(Options) if each.name == option and each.flags), option)
 
 
 def _short(value: object) -> str:

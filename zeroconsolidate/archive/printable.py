@@ -5,10 +5,10 @@ from __future__ import annotations
 from .inert import Inert, Name
 
 
-def shown(value: object) -> str:
+def described(value: object) -> str:
     r"""A value out of a pickle, for an error: short, printable, and never walking into containers.
 
-    >>> shown("weight"), shown(["x"] * 3), shown(7)
+    >>> described("weight"), described(["x"] * 3), described(7)
     ("'weight'", 'list of 3', '7')
     """
     if isinstance(value, (str, bytes)):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class Contents:
     """Every file's content, typed and compared, by model-parallel rank."""
 
     files: CheckpointFiles
