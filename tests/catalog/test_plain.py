@@ -83,6 +83,15 @@ def test_names_that_only_a_wrapper_tells_apart_stay(tmp_path: Path) -> None:
     assert plain_names(trained) == {name: name for name in trained}
 
 
+def test_where_the_state_dict_has_two_such_names_nothing_is_brought_together(tmp_path: Path) -> None:
+    trained = {"a.weight": torch.zeros(3), "a._fsdp_wrapped_module.weight": torch.ones(3)}
+    run = Run(
+        stage=2, world_size=2, groups=[trained], state_dict_name=lambda n: n.replace("fsdp_wrapped_module", "orig_mod")
+    )
+    save(run, tmp_path / "in")
+    assert set(trained) < set(open_checkpoint(tmp_path / "in"))
+
+
 def test_wrappers_are_undone_at_any_depth_and_nothing_else() -> None:
     assert plain("_orig_mod._fsdp_wrapped_module.a._checkpoint_wrapped_module.b._orig_mod.c") == "a.b.c"
     assert plain("a._orig_mod._orig_mod.b") == "a.b"

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from ..catalog.plain import plain_names
+from ..catalog.plain import plain_names, without_modules
 from ..errors import UnsupportedLayout, at
 
 if TYPE_CHECKING:
@@ -70,13 +70,18 @@ class Part:
         return self.module if self.kind is Kind.BESIDE else self.wrapper + self.module
 
 
-def take_apart(names: Iterable[str], prefixes: tuple[str, ...]) -> dict[str, Part]:
-    """Every name, by itself. `prefixes`: of the attributes that hold adapters.
+def take_apart(
+    names: Iterable[str], prefixes: tuple[str, ...], *, base_names: Iterable[str] | None = None
+) -> dict[str, Part]:
+    """Every name, by itself. `prefixes`: of the attributes that hold adapters. `base_names`: of the original model,
+    if it is known.
 
     Wrappers inside of names are undone: PEFT's file, and the base model, are without them. Raises UnsupportedLayout
     for parameters of an adapter that are saved as what they are computed from.
     """
     plain = plain_names(names)
+    if base_names is not None:
+        plain = without_modules(plain, base_names) or plain
     wrapped = is_wrapped(plain.values())
     return {name: _part(name, text, prefixes, wrapped=wrapped) for name, text in plain.items()}
 

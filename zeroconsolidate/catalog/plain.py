@@ -11,6 +11,7 @@ names of the state dict again (`torch/distributed/algorithms/_checkpoint/checkpo
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -45,6 +46,17 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     names = list(names)
     found = {name: plain(name) for name in names}
     return found if len(set(found.values())) == len(found) else {name: name for name in names}
+
+
+def without_modules(names: Mapping[str, str], expected: Iterable[str]) -> dict[str, str] | None:
+    """`names` (stored -> name so far) without `module.` inside, which holders like those of data parallelism leave
+    around single layers. None if there is none, if two would become one, or if the target, whose names are `expected`,
+    has modules of that name itself.
+    """
+    bare = {name: re.sub(r"\.(module\.)+", ".", new) for name, new in names.items()}
+    if bare == names or len(set(bare.values())) < len(bare) or any(".module." in f".{name}" for name in expected):
+        return None
+    return bare
 
 
 def with_module_names(contents: Contents) -> Contents:

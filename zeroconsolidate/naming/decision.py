@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ..catalog.plain import plain_names
+from ..catalog.plain import plain_names, without_modules
 from ..errors import BadOption
 from .expectation import HEADS, Naming, compare, is_head, is_related
 from .shared import agree, is_one_to_one, rivals
@@ -56,7 +56,7 @@ def best_mapping(stored: Mapping[str, Shape], ties: Mapping[str, str], expectati
     """The change of prefix that brings most names to where they are expected, and no two tensors to one."""
     clean = plain_names(stored)
     best = _best(clean, stored, ties, expectation)
-    bare = None if best.fits else _without_modules(clean, expectation.shapes)
+    bare = None if best.fits else without_modules(clean, expectation.shapes)
     other = best if bare is None else _best(bare, stored, ties, expectation)
     return other if other.wrong < best.wrong else best
 
@@ -199,15 +199,6 @@ def _cuts(name: str) -> list[tuple[str, str]]:
 def _moved(name: str, change: tuple[str, str]) -> str:
     taken, put = change
     return put + name.removeprefix(taken) if name.startswith(taken) else name
-
-
-def _without_modules(names: Mapping[str, str], expected: Iterable[str]) -> dict[str, str] | None:
-    """`names` without `module.` inside, which holders like those of data parallelism leave around single layers; None
-    if there are none, if two would become one, or if the target itself has modules of that name."""
-    bare = {name: re.sub(r"\.(module\.)+", ".", new) for name, new in names.items()}
-    if bare == names or len(set(bare.values())) < len(bare) or any(".module." in f".{name}" for name in expected):
-        return None
-    return bare
 
 
 def _carried(prefix: str, names: Iterable[str]) -> bool:

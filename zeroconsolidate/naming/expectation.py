@@ -15,7 +15,7 @@ from ..errors import WrongNames
 from .shared import agree, landed, tied_together
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from ..catalog.facts import Shape
 
@@ -167,6 +167,9 @@ def complaint(naming: Naming, unasked: str = "") -> WrongNames:
     origin = naming.expectation.origin if naming.expectation else "the target"
     if naming.rivals:
         return _undecided(naming, origin)
+    computed = [name for name in naming.unexpected if ".parametrizations." in name]
+    if computed:
+        return _parametrized(computed, origin)
     parts = []
     if naming.missing:
         parts.append(f"{len(naming.missing)} expected names are missing, such as {naming.missing[0]!r}")
@@ -197,4 +200,17 @@ def _undecided(naming: Naming, origin: str) -> WrongNames:
         f"{len(naming.rivals)} models with the names of {origin} are in the checkpoint, under {prefixes}",
         consequence="nothing tells which of them is meant",
         remedy=tuple(f"write the one under {prefix!r} with --include '{prefix}*'" for prefix in naming.rivals),
+    )
+
+
+def _parametrized(names: Sequence[str], origin: str) -> WrongNames:
+    """torch's parametrizations keep what a weight is computed of (`torch/nn/utils/parametrize.py`)."""
+    return WrongNames(
+        f"{len(names)} tensors are what parametrized weights are computed of, such as {names[0]!r}",
+        expected=f"the weights, as {origin} has them",
+        consequence="what a parametrization (weight_norm, spectral_norm, …) computes is in no checkpoint",
+        remedy=(
+            "remove them in the training code (torch.nn.utils.parametrize.remove_parametrizations) and save again",
+            "write what is stored, under its own names, with --names stored",
+        ),
     )
