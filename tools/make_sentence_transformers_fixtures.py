@@ -1,4 +1,4 @@
-"""Makes tests/fixtures/sentence_transformers: models of several modules, trained by sentence-transformers' own Trainers.
+"""Makes tests/fixtures/sentence_transformers: models of several modules, trained by that library's own Trainers.
 
     python tools/make_sentence_transformers_fixtures.py              every case (half a minute each on two cores)
     python tools/make_sentence_transformers_fixtures.py dense_z3
@@ -66,8 +66,8 @@ def build(what: str) -> Any:
         return CrossEncoder(str(BASE), num_labels=1, device="cpu")
     if what == "sparse":
         from sentence_transformers import SparseEncoder
-        from sentence_transformers.sparse_encoder.modules import SpladePooling
         from sentence_transformers.base.modules import Transformer
+        from sentence_transformers.sparse_encoder.modules import SpladePooling
 
         transformer = Transformer(str(BASE), transformer_task="fill-mask")
         return SparseEncoder(modules=[transformer, SpladePooling()], device="cpu")
@@ -197,7 +197,9 @@ def make(name: str) -> None:
         )
         run, folder = Path(scratch, "run"), ROOT / name
         if done.returncode or not (run / "answers.safetensors").exists():
-            raise RuntimeError(f"{name} failed with exit code {done.returncode}:\n{(done.stdout + done.stderr)[-6000:]}")
+            raise RuntimeError(
+                f"{name} failed with exit code {done.returncode}:\n{(done.stdout + done.stderr)[-6000:]}"
+            )
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(run / f"checkpoint-{STEPS}", folder / "checkpoint", ignore=shutil.ignore_patterns(*LEFT_OUT))
         for file in ("expected.safetensors", "answers.safetensors"):
