@@ -31,22 +31,28 @@ FIXTURES = TOOLS.parent / "tests" / "fixtures"
 ROOT = FIXTURES / "sentence_transformers"
 BASE = FIXTURES / "models" / "_bases" / "xlmr"
 CASES = {
-    f"{what}_z{stage}": (what, stage) for what in ("dense", "router", "sparse", "cross_encoder") for stage in (2, 3)
+    "dense_z3": ("dense", 3),
+    "router_z3": ("router", 3),
+    "sparse_z2": ("sparse", 2),
+    "sparse_z3": ("sparse", 3),
+    "cross_encoder_z2": ("cross_encoder", 2),
+    "cross_encoder_z3": ("cross_encoder", 3),
 }
+"""No Dense at stage 2: sentence-transformers 6.2 cannot save it there (its weights are views of one flat tensor)."""
 STEPS, RANKS, SEED = 3, 2, 1
 PACKAGES = ("torch", "deepspeed", "transformers", "accelerate", "sentence-transformers", "safetensors")
 LEFT_OUT = (*COPIED_SCRIPTS, "rng_state_*.pth")
 
 
 def deepspeed_config(stage: int) -> dict[str, Any]:
-    """bf16, the Trainer's own AdamW; at stage 3 nothing is gathered for a save, so that its weights are empty."""
+    """The Trainer's own AdamW; at stage 3 nothing is gathered for a save, so that its weights are empty."""
     return {
         "zero_optimization": {
             "stage": stage,
             "stage3_gather_16bit_weights_on_model_save": False,
             "stage3_param_persistence_threshold": 0,
         },
-        "bf16": {"enabled": True},
+        "bf16": {"enabled": "auto"},
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "zero_allow_untested_optimizer": True,
@@ -134,7 +140,8 @@ def work(what: str, stage: int, output: str) -> None:
     arguments = {
         "output_dir": output, "deepspeed": deepspeed_config(stage), "per_device_train_batch_size": 4,
         "max_steps": STEPS, "save_steps": STEPS, "logging_steps": 1, "learning_rate": 2e-2, "optim": "adamw_torch",
-        "bf16": True, "seed": SEED, "report_to": "none", "ddp_find_unused_parameters": False,
+        # At stage 3 a Router's modules are of two dtypes in bf16, which DeepSpeed refuses.
+        "bf16": not (what == "router" and stage == 3), "seed": SEED, "report_to": "none",
     }  # fmt: skip
     texts = sentences(96, seed=1)
     if what == "cross_encoder":

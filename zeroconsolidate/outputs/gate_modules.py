@@ -60,7 +60,7 @@ def _one(path: str, module: Module) -> GateResult:
             return GateResult(findings=(Finding(kind=Kind.MISSING, text=text),))
         return GateResult()
     if module.is_transformer:
-        return gate_model.examine(path, weights, None)
+        return _in_folder(module.folder, gate_model.examine(path, weights, None))
     if module.kind not in _EXPECTED:
         return GateResult(unchecked=(f"{module.folder}: nothing says which weights a {module.kind} has",))
     try:
@@ -77,6 +77,14 @@ def _one(path: str, module: Module) -> GateResult:
         f"and {_shape(found.get(name))} in the weights"
     )
     return GateResult(findings=(Finding(kind=Kind.SHAPE, text=text),))
+
+
+def _in_folder(folder: str, found: GateResult) -> GateResult:
+    return GateResult(
+        findings=tuple(Finding(kind=finding.kind, text=f"{folder}: {finding.text}") for finding in found.findings),
+        checked=tuple(f"{folder}: {text}" for text in found.checked),
+        unchecked=tuple(f"{folder}: {text}" for text in found.unchecked),
+    )
 
 
 def _shape(shape: Shape | None) -> str:
