@@ -52,7 +52,7 @@ def names_to_write(
     """Stored names to write -> owner. `selected`: stored name -> owner, as far as chosen by now; `places`: of `landed`;
     `partners`: every name that the target ties -> all names of that parameter.
 
-    `all_names`: the target looks for each name that it does not tie to another.
+    `all_names`: the target expects each name that it does not tie to another.
     """
     chosen: dict[str, str] = {}
     written: set[str] = set()
