@@ -99,14 +99,14 @@ def plan_output(opened: Opened, options: Options) -> Output:
             *(() if named.complete else additions.warnings),
             *(adapted.warnings if adapted else ()),
             *assets.warnings,
-            *remarks.warnings(opened, options, weights.plan, assets.copies),
+            *remarks.warnings(opened, options, weights.plan, assets.copies, complete=named.complete),
         ),
         not_checked=adapted.not_checked if adapted else (),
         assets=assets,
         weights=weights,
         options=options,
         loads=named.loads
-        and not options.partial
+        and (not options.partial or named.complete)
         and options.names != "stored"
         and options.lora != "keep"
         and not (opened.report and opened.report.not_written),
