@@ -98,11 +98,7 @@ def several_models(naming: Naming, stored: Mapping[str, Shape], ties: Mapping[st
         found=", ".join(f"{part.text} ({fits[part.prefix]})" for part in parts),
         remedy=tuple(
             f"write {part.prefix.rstrip('.')} with --include '{part.prefix}*'"
-            + (
-                ""
-                if part in fitting
-                else f" --rename {part.prefix}=, and put its own config.json in the place of this one"
-            )
+            + ("" if part in fitting else f" --rename {part.prefix}= --allow-missing, and replace config.json")
             for part in parts
         ),
     )
