@@ -205,6 +205,15 @@ class Options(Working):
         group=Group.NAMES,
         decides="tensors",
     )
+    set_config: Sequence[str] = option(
+        (),
+        "set a field of config.json that does not agree with the weights, such as `vocab_size=70` or "
+        "`text_config.num_hidden_layers=12`; the value is JSON, or a text",
+        group=Group.OUTPUT,
+        metavar="FIELD=VALUE",
+        repeatable=True,
+        decides="tensors",
+    )
     sentence_transformers: Literal["cls", "mean", "last"] | None = option(
         None,
         "also write what SentenceTransformer needs to load the model, with this pooling",

@@ -74,6 +74,7 @@ def plan_output(opened: Opened, options: Options) -> Output:
     # Assets come first: what is wrong with them is known at once, names may take seconds.
     assets = assets_beside(opened.catalog.origin, options.base_directory)
     remarks.refuse_unsized(options, assets.copies)
+    remarks.refuse_fieldless(options, assets.copies)
     weights = plan_weights(opened, options)
     named, adapted, additions = weights.named, weights.adapted, weights.additions
     if adapted is not None:
