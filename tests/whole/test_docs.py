@@ -1,6 +1,6 @@
 """The commands in the docs do what the docs show.
 
-    PYTHONPATH=tests/support:tools python tests/whole/test_docs.py      writes anew what they print
+PYTHONPATH=tests/support:tools python tests/whole/test_docs.py      writes anew what they print
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from ..archive.json_file import read_json
 from ..archive.model_files import ADAPTER_CONFIG
 from ..archive.regular import Fence
-from ..errors import BadOption, NotACheckpoint, at
+from ..errors import BadOption, NotACheckpoint, UnsupportedLayout, at
+from . import prompts
 from .peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
 from .wrapping import PEFT_MODEL, Part, adapters_in, take_apart
 
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..catalog.facts import Catalog
+
+
+NOT_WRITTEN = {
+    "SHIRA": "which elements its values belong to is kept outside of the model's state, so no checkpoint has it",
+    "UNILORA": "its modules share one vector, and how is not in the checkpoint",
+    "ADAPTION_PROMPT": "its names do not say which adapter they belong to",
+}
+"""Kinds whose files cannot be made of a checkpoint, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +68,16 @@ def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) 
     prefixes = tuple(prefix for group in TUNER_PREFIXES.values() for prefix in group)
     if first is not None:
         prefixes = TUNER_PREFIXES.get(first.peft_type, prefixes)
-    parts = take_apart(names, prefixes) if wrapped or first is not None else {}
+    if first is not None and first.peft_type in prompts.PROMPTS:
+        parts = prompts.take_apart(names)
+    else:
+        parts = take_apart(names, prefixes) if wrapped or first is not None else {}
     present = adapters_in(parts.values())
+    if first is not None and lora != "keep":
+        _refuse_unknown(first.peft_type, present)
     if lora == "keep" or not present:
         if lora in ("adapter", "merge") or (chosen and lora != "keep"):
-            kind = f"; {ADAPTER_CONFIG} says {first.peft_type}, whose parameters are none of its" if first else ""
-            raise BadOption(f"the checkpoint has no adapters that --lora could work on{kind}")
+            raise BadOption("the checkpoint has no adapters that --lora could work on")
         if chosen:
             raise BadOption(
                 "--adapter chooses adapters to write or merge", consequence="with --lora keep there is no choice"
@@ -87,6 +100,23 @@ def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) 
         files=files,
         ties={**catalog.ties, **catalog.unsaved_ties},
     )
+
+
+def _refuse_unknown(kind: str, present: Sequence[str]) -> None:
+    """A configuration whose adapter cannot be told from the rest: written as a model, it would be nothing that loads.
+    Raises UnsupportedLayout."""
+    keep = "--lora keep writes the tensors under their raw names"
+    if kind not in TUNER_PREFIXES and kind not in prompts.PROMPTS:
+        raise UnsupportedLayout(
+            f"{ADAPTER_CONFIG} says {kind}",
+            consequence=NOT_WRITTEN.get(kind, "which parameters such an adapter has is not known here"),
+            remedy=keep,
+        )
+    if not present:
+        raise UnsupportedLayout(
+            f"{ADAPTER_CONFIG} says {kind}, and the checkpoint has no parameter of such an adapter",
+            remedy=(f"take {ADAPTER_CONFIG} away if it is of another run", keep),
+        )
 
 
 def _read(root: str, path: str) -> PeftConfig:

@@ -118,7 +118,7 @@ def _outside(name: str, prefixes: tuple[str, ...]) -> Part:
         module=name,
         adapter=adapter.partition(".")[0] if shared else None,
         attribute=attribute if shared else "",
-        rest="",
+        rest=adapter.partition(".")[2] if shared else "",
         depth=0,
     )
 
