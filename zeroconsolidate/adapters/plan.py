@@ -19,6 +19,7 @@ from ..plan.witness import SAMPLED_NUMEL, Comparison, spread
 from .export import adapter_files, build_adapters
 from .merge import BY_FORMULA, BY_PEFT, Merger, MergeResult
 from .original import Original
+from .task import AUTO_CLASSES, TrainedAs, task_of, trained_as
 from .wrapped import collect
 from .wrapping import Kind
 
@@ -56,6 +57,8 @@ class Adapted:
     """The original model against its frozen copy in the checkpoint."""
     notes: tuple[str, ...]
     """What was decided and why, for the report."""
+    trained_as: TrainedAs | None = None
+    """Of a merge into a base model: the class that the output is for."""
 
 
 def plan_export(
@@ -83,12 +86,20 @@ def plan_export(
         untied=False,
         comparisons=(),
         notes=(
+            *_how_to_load(adapters),
             f"PEFT adapter {adapters.kinds} for the base model {', '.join(bases) or 'unknown'}; "
             "--lora merge writes a full model",
         ),
     )
     plan = build_adapters(files, left_out=left_out, dtype=dtype, padding_bytes=padding_bytes(catalog))
     return plan, adapted, warnings
+
+
+def _how_to_load(adapters: Adapters) -> list[str]:
+    task = task_of(adapters.configs.values())
+    if task is None:
+        return []
+    return [f"the base model is to be loaded by {AUTO_CLASSES.get(task, task)}, whose head was trained"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +149,9 @@ def plan_merge(
         untied=bool(result.untied),
         comparisons=_comparisons(result),
         notes=tuple(_notes(adapters, result, original, model.quantized)),
+        trained_as=None
+        if original is None or original.target is None or architecture[0] is None
+        else trained_as(result.selection.named, architecture[0]),
     )
     return Merge(selection=result.selection, adapted=adapted)
 

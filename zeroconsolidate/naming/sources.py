@@ -18,6 +18,7 @@ from ..archive.regular import read_small
 from ..archive.safetensors import read_model
 from ..errors import ZeroConsolidateError
 from ..integrations import apart
+from ..integrations.architecture import TASK
 from .expectation import HEADS, Expectation
 from .hub_layout import Architecture, Conversion
 
@@ -37,7 +38,10 @@ class NameSources:
     Iterating yields what names are held against: the architecture, or else its relatives, nearest first.
     """
 
-    def __init__(self, root: str, base: str | None) -> None:
+    def __init__(self, root: str, base: str | None, *, task: str | None = None) -> None:
+        """`task`: PEFT's name of what the model was trained for, or the name of its class, where config.json may be of
+        a model with another head."""
+        self._task = task
         self._root, self._base = root, base
         self.directory = root if has_config(root) or base is None else base
         """Where config.json is, if anywhere."""
@@ -51,7 +55,7 @@ class NameSources:
     def architecture(self) -> Architecture | None:
         """What transformers says, if it can be asked."""
         if self._asked is None:
-            self._asked = architecture(self.directory)
+            self._asked = architecture(self.directory, task=self._task)
         return self._asked[0]
 
     @property
@@ -104,8 +108,11 @@ def stated(directory: str) -> tuple[bool, bool]:
     return is_bare(config), isinstance(config, dict) and config.get("tie_word_embeddings") is True
 
 
-def architecture(directory: str) -> tuple[Architecture | None, str]:
-    """What transformers expects for `directory`/config.json, and if it says nothing, why."""
+def architecture(directory: str, *, task: str | None = None) -> tuple[Architecture | None, str]:
+    """What transformers expects for `directory`/config.json, and if it says nothing, why.
+
+    `task`: what the model was trained for, if it has another head than that config says.
+    """
     if not has_config(directory):
         return None, "no config.json"
     if find_spec("transformers") is None:
@@ -116,7 +123,15 @@ def architecture(directory: str) -> tuple[Architecture | None, str]:
         return None, f"config.json cannot be read: {error}"
     if not _names_a_model(config):
         return None, "config.json has no model_type"
-    return _ask(canonical(config))
+    return _ask(canonical(config if task is None else _for_task(config, task)))
+
+
+def _for_task(config: bytes, task: str) -> bytes:
+    try:
+        value = json.loads(config)
+    except (ValueError, RecursionError):
+        return config  # transformers says what is wrong with it
+    return json.dumps(value | {TASK: task}).encode() if isinstance(value, dict) else config
 
 
 def _names_a_model(config: bytes) -> bool:
@@ -192,6 +207,8 @@ def _architecture(answer: Mapping[str, Any]) -> Architecture:
         return Expectation(origin=origin, shapes=shapes, ties=ties, exact=True, integers=integers)
 
     return Architecture(
+        class_name=answer["class"],
+        labels=int(answer["labels"]),
         expectation=expectation(answer["origin"], answer["names"], answer["ties"]),
         hub=replace(
             expectation(f"{answer['origin']}, in the hub's layout", answer["hub"], answer["hub_ties"]), layout="hub"

@@ -13,7 +13,14 @@ from ..errors import BadOption, DamagedFile, Disagreement, ZeroConsolidateError,
 from ..naming.expectation import HEADS
 from . import heads as head_files
 from . import sentence_transformers
-from .config import readable_before_5, tokenizer_readable_before_5, with_dtype, without_ties, without_truncation
+from .config import (
+    as_trained,
+    readable_before_5,
+    tokenizer_readable_before_5,
+    with_dtype,
+    without_ties,
+    without_truncation,
+)
 from .config_check import vocabulary_problems
 from .output import SideFiles
 
@@ -48,6 +55,11 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
             text = with_dtype(read_small(path, MAX_CONFIG_BYTES), planned.dtype.torch_name)
             if planned.adapted is not None and planned.adapted.untied:
                 text = without_ties(text)
+            if planned.adapted is not None and planned.adapted.trained_as is not None:
+                trained = planned.adapted.trained_as
+                text, said = as_trained(text, trained.class_name, trained.labels)
+                if said:
+                    notes.append(f"config.json: {' and '.join(said)}, as trained")
             made["config.json"], changed = readable_before_5(text)
             config = parse(text)
             warnings += _wrong_vocabulary(text, planned, insisted=options.allow_missing or options.names == "stored")
