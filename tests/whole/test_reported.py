@@ -173,7 +173,6 @@ class TestResizedEmbeddings:
 
     case = Case("resize_mts_z3")
 
-    @wrong_today("70 rows are written beside a config.json of 64 tokens")
     def test_merged(self, out: Path) -> None:
         consolidate(self.case.checkpoint, out, lora="merge", base=self.case.base)
         assert verify(out).ok

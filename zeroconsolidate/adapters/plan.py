@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,13 +12,14 @@ from ..archive.model_files import ADAPTER_CONFIG, CONFIG
 from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
 from ..errors import UnsupportedLayout, WitnessMismatch, WrongNames, at
-from ..integrations.hub import is_hub_id
 from ..plan.build import ModelPlan, Selection, padding_bytes, select
 from ..plan.witness import SAMPLED_NUMEL, Comparison, spread
+from .base import agreed, base_remedy
 from .export import adapter_files, build_adapters
 from .merge import BY_FORMULA, BY_PEFT, Merger, MergeResult
 from .original import Original
 from .task import AUTO_CLASSES, TrainedAs, task_of, trained_as
+from .vocabulary import resize_first, vocabulary
 from .wrapped import collect
 from .wrapping import Kind
 
@@ -59,10 +59,15 @@ class Adapted:
     """What was decided and why, for the report."""
     trained_as: TrainedAs | None = None
     """Of a merge into a base model: the class that the output is for."""
+    rows: int | None = None
+    """What the model's configuration must say of its vocabulary, if it says something else."""
+    warnings: tuple[str, ...] = ()
+    not_checked: tuple[str, ...] = ()
+    """What nothing could tell."""
 
 
 def plan_export(
-    catalog: Catalog, stored: Mapping[str, Source], adapters: Adapters, *, dtype: DType | None
+    catalog: Catalog, stored: Mapping[str, Source], adapters: Adapters, *, base: str | None, dtype: DType | None
 ) -> tuple[ModelPlan, Adapted, tuple[str, ...]]:
     """The adapters as PEFT would save them, and warnings. Raises UnsupportedLayout for kinds whose file is computed."""
     named = select(catalog, stored, copy_ties=True, wanted=lambda _name, _source: True).named
@@ -89,6 +94,7 @@ def plan_export(
             *_how_to_load(adapters),
             f"PEFT adapter {adapters.kinds} for the base model {', '.join(bases) or 'unknown'}; "
             "--lora merge writes a full model",
+            *(note for file in files for note in resize_first(_shapes(file.tensors), base)),
         ),
     )
     plan = build_adapters(files, left_out=left_out, dtype=dtype, padding_bytes=padding_bytes(catalog))
@@ -100,6 +106,10 @@ def _how_to_load(adapters: Adapters) -> list[str]:
     if task is None:
         return []
     return [f"the base model is to be loaded by {AUTO_CLASSES.get(task, task)}, whose head was trained"]
+
+
+def _shapes(tensors: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
+    return {name: source.shape for name, source in tensors.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,28 +126,33 @@ def plan_merge(
     adapters: Adapters,
     *,
     base: str | None,
+    base_differs: bool,
     dtype: DType | None,
     copy_ties: bool,
     architecture: tuple[Architecture | None, str],
     insisted: bool,
 ) -> Merge:
-    """The model with its adapters merged. `base`: directory of the original model. `architecture`: what transformers
-    says of its class, or why it says nothing. `insisted`: names that nobody expects are written all the same.
+    """The model with its adapters merged. `base`: directory of the original model. `base_differs`: it may be another
+    than the adapters were trained on. `architecture`: what transformers says of its class, or why it says nothing.
+    `insisted`: names that nobody expects are written all the same.
 
     Raises UnsupportedLayout for adapters that cannot be merged, BadOption if weights are nowhere, WrongNames for
-    trained tensors that have no place in the original model.
+    trained tensors that have no place in the original model, Disagreement for another base or lost rows.
     """
     for name, config in adapters.configs.items():
         with at(f"adapter {name}"):
             _refuse(config)
     named = select(catalog, stored, copy_ties=True, wanted=lambda _name, _source: True).named
     model = collect(named, adapters.parts, adapters.ties, adapters.configs)
+    agreement = None if base is None else agreed(catalog, adapters, model.tied, base, insisted=base_differs)
     original = _original(base, adapters, model.own, architecture[0])
     directories = _directories(catalog.origin.root, base, adapters)
-    merger = Merger(model, adapters.configs, original, dtype, directories, _remedy(adapters))
+    merger = Merger(model, adapters.configs, original, dtype, directories, base_remedy(adapters))
     result = merger.result(copy_ties=copy_ties)
     if original is not None and result.unknown and not insisted:
         raise _without_a_place(result.unknown, original, architecture[1])
+    tensors = {} if original is None else original.tensors
+    tokens = vocabulary(result.selection.named, catalog.origin.root, base, tensors)
     base_files = () if original is None else dict.fromkeys(tensor.file for tensor in original.tensors.values())
     adapted = Adapted(
         is_adapter=False,
@@ -147,11 +162,14 @@ def plan_merge(
         folders=adapters.present,
         ties=result.ties,
         untied=bool(result.untied),
-        comparisons=_comparisons(result),
-        notes=tuple(_notes(adapters, result, original, model.quantized)),
         trained_as=None
         if original is None or original.target is None or architecture[0] is None
         else trained_as(result.selection.named, architecture[0]),
+        comparisons=() if base_differs else _comparisons(result),
+        notes=(*_notes(adapters, result, original, model.quantized), *tokens.notes),
+        rows=tokens.rows,
+        warnings=(*(() if agreement is None else agreement.warnings), *tokens.warnings),
+        not_checked=() if agreement is None or result.unproven else agreement.untold(base or ""),
     )
     return Merge(selection=result.selection, adapted=adapted)
 
@@ -169,17 +187,6 @@ def _without_a_place(unknown: Sequence[str], original: Original, unasked: str) -
         consequence=f"{why}; a loader would ignore them",
         remedy=("name the model that was trained with --base", "write them all the same with --allow-missing"),
     )
-
-
-def _remedy(adapters: Adapters) -> str:
-    """How to name the original model: as the adapters' own configurations do, if that leads anywhere from here."""
-    recorded = list(dict.fromkeys(config.base for config in adapters.configs.values() if config.base))
-    if len(recorded) != 1:
-        return "name the original model with --base"
-    (base,) = recorded
-    if os.path.isdir(base) or is_hub_id(base):
-        return f"merge into the model that {ADAPTER_CONFIG} names: --base {shlex.quote(base)}"
-    return f"name the original model with --base; {ADAPTER_CONFIG} says {base}, which is no directory here"
 
 
 def _refuse(config: PeftConfig) -> None:
@@ -238,7 +245,7 @@ def prove_base(comparisons: Sequence[Comparison], inputs: Inputs) -> int:
             ),
             remedy=(
                 "name the model it was trained on, or leave --base out to merge into the frozen copy",
-                "--no-check merges all the same",
+                "--base-differs merges all the same",
             ),
             address=error.address,
         ) from None

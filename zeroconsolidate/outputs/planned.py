@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from ..adapters.base import recorded_base
 from ..adapters.find import find_adapters
 from ..adapters.plan import plan_export, plan_merge
 from ..adapters.task import task_of
@@ -65,11 +66,22 @@ def plan_weights(opened: Opened, options: Options) -> PlannedWeights:
     return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=adapted, additions=additions)
 
 
+def with_recorded_base(opened: Opened, options: Options) -> Options:
+    """`options` with the base that the adapters name, if a merge needs one, none is given, and it is at hand."""
+    if options.lora != "merge" or options.base is not None:
+        return options
+    adapters = find_adapters(opened.catalog, lora=options.lora, chosen=options.adapters)
+    base = None if adapters is None else recorded_base(opened.catalog, adapters)
+    return options if base is None else replace(options, base=base)
+
+
 def _exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType) -> PlannedWeights:
     """The adapters as PEFT would save them."""
     if options.include or options.exclude:
         raise BadOption("an adapter is written whole: --include and --exclude go with --lora keep or merge")
-    plan, adapted, warnings = plan_export(opened.catalog, opened.stored, adapters, dtype=dtype)
+    plan, adapted, warnings = plan_export(
+        opened.catalog, opened.stored, adapters, base=options.base_directory, dtype=dtype
+    )
     named = Named(
         selection=Selection(named={}, left_out=plan.left_out),
         heads={},
@@ -106,7 +118,7 @@ def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) 
     if options.exclude_frozen:
         raise BadOption("a merged model needs its frozen weights: --exclude-frozen goes with --lora adapter or keep")
     base = options.base_directory
-    sources = NameSources(opened.catalog.origin.root, base, task=task_of(adapters.configs.values()))
+    sources = NameSources(opened.catalog.origin.root, base, options.set_config, task=task_of(adapters.configs.values()))
     # Only the base's files need their names told; without them the merged model is named like any.
     asked = base is not None and options.names != "stored"
     architecture = (sources.architecture, sources.unasked) if asked else (None, "names as stored, as asked")
@@ -115,6 +127,7 @@ def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) 
         opened.stored,
         adapters,
         base=base,
+        base_differs=options.base_differs,
         dtype=dtype,
         copy_ties=options.ties == "copy",
         architecture=architecture,
