@@ -214,7 +214,6 @@ class TestClassifierOnACausalBase:
 
     case = Case("seqcls_lora_z3")
 
-    @wrong_today("config.json remains the causal model's, which has no use for the head")
     def test_merged(self, out: Path) -> None:
         consolidate(self.case.checkpoint, out, lora="merge", base=self.case.base)
         config = json.loads((out / "config.json").read_text())

@@ -18,6 +18,7 @@ from .base import agreed, base_remedy
 from .export import adapter_files, build_adapters
 from .merge import BY_FORMULA, BY_PEFT, Merger, MergeResult
 from .original import Original
+from .task import AUTO_CLASSES, TrainedAs, task_of, trained_as
 from .vocabulary import resize_first, vocabulary
 from .wrapped import collect
 from .wrapping import Kind
@@ -56,6 +57,8 @@ class Adapted:
     """The original model against its frozen copy in the checkpoint."""
     notes: tuple[str, ...]
     """What was decided and why, for the report."""
+    trained_as: TrainedAs | None = None
+    """Of a merge into a base model: the class that the output is for."""
     rows: int | None = None
     """What the model's configuration must say of its vocabulary, if it says something else."""
     warnings: tuple[str, ...] = ()
@@ -88,6 +91,7 @@ def plan_export(
         untied=False,
         comparisons=(),
         notes=(
+            *_how_to_load(adapters),
             f"PEFT adapter {adapters.kinds} for the base model {', '.join(bases) or 'unknown'}; "
             "--lora merge writes a full model",
             *(note for file in files for note in resize_first(_shapes(file.tensors), base)),
@@ -95,6 +99,13 @@ def plan_export(
     )
     plan = build_adapters(files, left_out=left_out, dtype=dtype, padding_bytes=padding_bytes(catalog))
     return plan, adapted, warnings
+
+
+def _how_to_load(adapters: Adapters) -> list[str]:
+    task = task_of(adapters.configs.values())
+    if task is None:
+        return []
+    return [f"the base model is to be loaded by {AUTO_CLASSES.get(task, task)}, whose head was trained"]
 
 
 def _shapes(tensors: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
@@ -151,6 +162,9 @@ def plan_merge(
         folders=adapters.present,
         ties=result.ties,
         untied=bool(result.untied),
+        trained_as=None
+        if original is None or original.target is None or architecture[0] is None
+        else trained_as(result.selection.named, architecture[0]),
         comparisons=() if base_differs else _comparisons(result),
         notes=(*_notes(adapters, result, original, model.quantized), *tokens.notes),
         rows=tokens.rows,

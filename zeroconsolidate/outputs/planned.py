@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..adapters.base import recorded_base
 from ..adapters.find import find_adapters
 from ..adapters.plan import plan_export, plan_merge
+from ..adapters.task import task_of
 from ..errors import BadOption
 from ..naming.fit import Named, fit
 from ..naming.sources import NameSources
@@ -117,7 +118,7 @@ def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) 
     if options.exclude_frozen:
         raise BadOption("a merged model needs its frozen weights: --exclude-frozen goes with --lora adapter or keep")
     base = options.base_directory
-    sources = NameSources(opened.catalog.origin.root, base)
+    sources = NameSources(opened.catalog.origin.root, base, options.set_config, task=task_of(adapters.configs.values()))
     # Only the base's files need their names told; without them the merged model is named like any.
     asked = base is not None and options.names != "stored"
     architecture = (sources.architecture, sources.unasked) if asked else (None, "names as stored, as asked")
