@@ -195,7 +195,7 @@ class TestDryRun:
         config = json.loads((tmp_path / "c/config.json").read_text())
         (tmp_path / "c/config.json").write_text(json.dumps(config | {"num_hidden_layers": 9, "layer_types": None}))
         for verb in (dry_run, consolidate):
-            with pytest.raises(WrongNames, match="expected names are missing"):
+            with pytest.raises(WrongNames, match=r"num_hidden_layers=2, by their layers"):
                 verb(tmp_path / "c", tmp_path / "out")
 
     def test_a_folder_that_may_not_be_written(self) -> None:

@@ -15,6 +15,7 @@ mapping satisfies decides. If there are expectations and none is satisfied, the 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..catalog.plain import plain_names, without_modules
@@ -34,6 +35,18 @@ WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "pretrained_model.")
 VALUE_HEAD = "v_head."
 """TRL's head beside a wrapped causal model, which transformers ignores and TRL reads from the same file
 (`trl/models/modeling_value_head.py`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A change of prefix."""
+
+    prefixes: tuple[str, str]
+    """What is taken off, and what is put on."""
+    hits: int
+    """How many names it brings to expected ones."""
+    rival: tuple[str, str] | None
+    """Where it brings one of the names, and where another change that is as good would."""
 
 
 def decide(stored: Mapping[str, Shape], ties: Mapping[str, str], expectations: Iterable[Expectation]) -> Naming | None:
@@ -71,24 +84,24 @@ def _best(
     # On a tie the earlier candidate wins: no change, then taking a prefix off, then putting one on. But of two names of
     # one tensor, it is the one it is stored under.
     best, most = dict(body), (-1, -1)
-    best_change = ("", "")
+    found = ("", "")
     equal: list[tuple[str, str]] = []
     for change in _candidates(body.values(), expected):
-        moved = {name: _moved(new, change) for name, new in body.items()}
-        hits = [name for name, new in moved.items() if new in expected and agree(stored[name], expected[new])]
-        reached = (len({moved[name] for name in hits}), sum(name not in ties for name in hits))
-        if reached < most or not is_one_to_one(moved, ties):
+        there = {name: moved(new, change) for name, new in body.items()}
+        hits = [name for name, new in there.items() if new in expected and agree(stored[name], expected[new])]
+        reached = (len({there[name] for name in hits}), sum(name not in ties for name in hits))
+        if reached < most or not is_one_to_one(there, ties):
             continue
         equal = [*equal, change] if reached == most else [change]
         if reached > most:
-            best, most, best_change = moved, reached, change
-    taken, put = best_change
+            best, most, found = there, reached, change
+    taken, put = found
     parts = [
         f"prefix {taken!r} removed" if taken else "",
         f"prefix {put!r} added" if put else "",
         "wrappers inside names removed" if any(name != new for name, new in clean.items()) else "",
     ]
-    removals = [(old, {name: _moved(new, (old, "")) for name, new in body.items()}) for old, new in equal if not new]
+    removals = [(old, {name: moved(new, (old, "")) for name, new in body.items()}) for old, new in equal if not new]
     # Plain names are the model's, whatever else has the same names behind a prefix.
     apart = rivals(stored, ties, removals, expected) if len(removals) > 1 and ("", "") not in equal else ()
     return compare(
@@ -196,7 +209,23 @@ def _cuts(name: str) -> list[tuple[str, str]]:
     return found
 
 
-def _moved(name: str, change: tuple[str, str]) -> str:
+def best_change(names: Sequence[str], expected: Mapping[str, object]) -> Change:
+    """The change of prefix that brings most `names` to expected ones."""
+    best = Change(prefixes=("", ""), hits=-1, rival=None)
+    for prefixes in _candidates(names, expected):
+        hits = sum(1 for name in names if moved(name, prefixes) in expected)
+        if hits > best.hits:
+            best = Change(prefixes=prefixes, hits=hits, rival=None)
+        elif hits == best.hits > 0 and best.prefixes != ("", ""):
+            other = next((name for name in names if moved(name, prefixes) != moved(name, best.prefixes)), None)
+            if other is not None:
+                both = (moved(other, best.prefixes), moved(other, prefixes))
+                best = Change(prefixes=best.prefixes, hits=hits, rival=both)
+    return best
+
+
+def moved(name: str, change: tuple[str, str]) -> str:
+    """`name` with one prefix in the place of another, as it is if it does not begin with it."""
     taken, put = change
     return put + name.removeprefix(taken) if name.startswith(taken) else name
 
