@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..catalog.plain import plain_names
 from .wrapping import Kind, Part
 
 if TYPE_CHECKING:
@@ -38,17 +39,18 @@ _IN_A_FILE = {
 
 def take_apart(names: Iterable[str]) -> dict[str, Part]:
     """Every name, by itself."""
-    names = list(names)
-    wrapper = next((f".{name}".partition(f".{_ENCODER}.")[0] for name in names if f".{_ENCODER}." in f".{name}"), "")
-    wrapper = f"{wrapper}.".lstrip(".")
-    return {name: _part(name, wrapper) for name in names}
+    plain = plain_names(names)
+    named = [f".{text}" for text in plain.values() if f".{_ENCODER}." in f".{text}"]
+    wrapper = f"{named[0].partition(f'.{_ENCODER}.')[0]}.".lstrip(".") if named else ""
+    return {name: _part(name, text, wrapper) for name, text in plain.items()}
 
 
-def _part(name: str, wrapper: str) -> Part:
-    inner = name.removeprefix(wrapper)
+def _part(name: str, text: str, wrapper: str) -> Part:
+    """`text`: the name without wrappers inside."""
+    inner = text.removeprefix(wrapper)
     kind, module, adapter, attribute, rest = Kind.OWN, inner, None, "", ""
     first, _, behind = inner.partition(".")
-    if not name.startswith(wrapper) or first not in (_ENCODER, "base_model", "word_embeddings"):
+    if not text.startswith(wrapper) or first not in (_ENCODER, "base_model", "word_embeddings"):
         kind = Kind.BESIDE
     elif first == _ENCODER:
         kind, attribute = Kind.TUNER, _ENCODER

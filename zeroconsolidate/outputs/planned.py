@@ -48,7 +48,7 @@ def plan_weights(opened: Opened, options: Options) -> PlannedWeights:
     its parameters, UnsupportedLayout or Disagreement for adapters that cannot be merged or do not fit.
     """
     catalog, dtype = opened.catalog, parse_dtype(options.dtype, opened.catalog.origin.training_dtype)
-    adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters)
+    adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters, base=options.base_directory)
     if adapters is not None and opened.report is not None:
         _refuse_broken(adapters, opened.report)
     if adapters is not None and options.lora != "merge":
