@@ -143,7 +143,6 @@ class TestLanguageModelOfAVisionLanguageModel:
         cls = transformers.LlavaForConditionalGeneration
         assert differing(load(cls, out).state_dict(), self.case.merged(load(cls, self.case.base))) == []
 
-    @wrong_today("what was trained beside the adapter is left out with a warning")
     def test_the_projector_is_beside_the_adapter(self, out: Path) -> None:
         consolidate(self.case.checkpoint, out)
         base = load(transformers.LlavaForConditionalGeneration, self.case.base)

@@ -15,6 +15,7 @@ from ..errors import BadOption, UnsupportedLayout
 from ..plan.build import ModelPlan, tensor_plans
 from ..plan.layout import lay_out
 from . import prompts
+from .beside import put
 from .wrapping import PEFT_MODEL, Kind, Part
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..dtypes import DType
     from ..plan.build import Source
+    from ..plan.layout import FilePlan
     from .peft_config import PeftConfig
 
 
@@ -81,7 +83,7 @@ def adapter_files(
         for name, part in parts.items():
             key = _key(part, adapter, config, ties)
             if key is not None and name in named:
-                tensors[key] = named[name]
+                put(tensors, key, named[name])
                 used.add(name)
         if not tensors:
             raise BadOption(f"the checkpoint holds no parameter of the adapter {adapter!r}")
@@ -89,14 +91,19 @@ def adapter_files(
         folder = "" if adapter == "default" or len(configs) == 1 else adapter
         files.append(AdapterFile(adapter=adapter, folder=folder, tensors=tensors))
     owners = {ties.get(name, name) for name in used}
-    outside = [
-        name
-        for name, part in parts.items()
-        if name in named and name not in used and named[name].role == "trainable"
-        and (part.adapter is None or part.adapter in configs) and ties.get(name, name) not in owners
-        and part.attribute != "ranknum"
-    ]  # fmt: skip
-    return tuple(files), tuple(outside)
+    outside: dict[str, str] = {}
+    for name, part in parts.items():
+        owner = ties.get(name, name)
+        if (
+            name in named
+            and owner not in owners
+            and named[name].role == "trainable"
+            and (part.adapter is None or part.adapter in configs)
+            and part.attribute != "ranknum"
+            and (owner not in outside or parts[outside[owner]].kind is Kind.BESIDE)
+        ):
+            outside[owner] = name  # of several names rather one of the model
+    return tuple(files), tuple(outside.values())
 
 
 def _is_computed(config: PeftConfig, own: Sequence[Part]) -> bool:
@@ -174,11 +181,16 @@ def _targets_embedding(part: Part, config: PeftConfig) -> bool:
 
 
 def build_adapters(
-    adapters: Sequence[AdapterFile], *, left_out: tuple[str, ...], dtype: DType | None, padding_bytes: int
+    adapters: Sequence[AdapterFile],
+    *,
+    beside: Sequence[FilePlan] = (),
+    left_out: tuple[str, ...],
+    dtype: DType | None,
+    padding_bytes: int,
 ) -> ModelPlan:
-    """Plan the weights of adapters, each in the one file that PEFT expects."""
+    """Plan the weights of adapters, each in the one file that PEFT expects. `beside`: files of other weights."""
     files = [
         lay_out(f"{a.folder}/{ADAPTER_WEIGHTS}" if a.folder else ADAPTER_WEIGHTS, tensor_plans(a.tensors, dtype))
         for a in adapters
     ]
-    return ModelPlan(files=tuple(files), index=None, left_out=left_out, padding_bytes=padding_bytes)
+    return ModelPlan(files=(*files, *beside), index=None, left_out=left_out, padding_bytes=padding_bytes)

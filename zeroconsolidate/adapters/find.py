@@ -14,6 +14,7 @@ from ..archive.weights import read_weights
 from ..catalog.plain import plain_names
 from ..errors import BadOption, NotACheckpoint, UnsupportedLayout, at
 from . import prompts
+from .beside import of_one_model
 from .peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
 from .wrapping import Kind, Part, adapters_in, is_wrapped, take_apart
 
@@ -80,6 +81,9 @@ def find_adapters(
         parts = prompts.take_apart(names)
     else:
         parts = take_apart(names, prefixes, base_names=base_names) if wrapped or first is not None else {}
+    ties = {**catalog.ties, **catalog.unsaved_ties}
+    if lora != "keep":
+        parts = of_one_model(parts, ties)
     present = adapters_in(parts.values())
     if first is not None and lora != "keep":
         _refuse_unknown(first.peft_type, present)
@@ -108,7 +112,7 @@ def find_adapters(
         present=present,
         configs={name: _read(root, path) for name, path in files.items()},
         files=files,
-        ties={**catalog.ties, **catalog.unsaved_ties},
+        ties=ties,
     )
 
 

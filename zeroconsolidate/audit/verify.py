@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..archive.model_files import BESIDE_FOLDER, NON_LORA_WEIGHTS
 from ..opening.open import open_catalog
 from ..opening.opened import open_to_convert
 from ..options import Options, VerifyOptions, Working, takes
@@ -15,6 +17,7 @@ from ..run.inputs import Inputs
 from .findings import Findings, Verification
 
 if TYPE_CHECKING:
+    from ..archive.weights import Weights
     from ..options import Path, Progress, Roots
 
 
@@ -39,7 +42,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
         findings = _findings(options.progress, alone.work_bytes(directory))
         alone.audit_output(directory, findings, base=options.base_directory)
         return findings.verification(directory, time.monotonic() - began)
-    weights = read_weights(directory)
+    weights = _with_beside(read_weights(directory))
     recorded = (read_manifest(directory) or {}).get("options", {})
     chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base)
     opened = open_to_convert(options.against, chosen)
@@ -60,6 +63,17 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
             "again"
         )
     return findings.verification(directory, time.monotonic() - began)
+
+
+def _with_beside(weights: Weights) -> Weights:
+    """With what was trained around a merged model, which lies in a folder of its own."""
+    from ..archive.safetensors import read_file
+
+    path = os.path.join(weights.directory, BESIDE_FOLDER, NON_LORA_WEIGHTS)
+    if not os.path.isfile(path):
+        return weights
+    files = (*weights.files, os.path.relpath(path, weights.directory))
+    return replace(weights, files=files, tensors={**read_file(path).tensors, **weights.tensors})
 
 
 @takes(Working)

@@ -10,12 +10,14 @@ from ..adapters.base import recorded_base
 from ..adapters.find import find_adapters
 from ..adapters.plan import plan_export, plan_merge
 from ..adapters.task import task_of
+from ..archive.model_files import BESIDE_FOLDER
 from ..errors import BadOption
 from ..naming.fit import Named, fit
 from ..naming.sources import NameSources
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base
 from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
+from ..plan.layout import FilePlan
 
 if TYPE_CHECKING:
     from ..adapters.find import Adapters
@@ -53,16 +55,17 @@ def plan_weights(opened: Opened, options: Options) -> PlannedWeights:
         _refuse_broken(adapters, opened.report)
     if adapters is not None and options.lora != "merge":
         return _exported(opened, adapters, options, dtype)
-    additions, adapted = NO_ADDITIONS, None
+    additions, adapted, beside = NO_ADDITIONS, None, list[FilePlan]()
     if adapters is None:
         additions = frozen_of_base(catalog, opened.stored, options.base_directory)
         selection = _selected(opened, additions, options)
     else:
-        selection, adapted = _merged(opened, adapters, options, dtype)
+        selection, adapted, beside = _merged(opened, adapters, options, dtype)
     named = _named(opened, selection, adapted, options)
     plan = build(
         named.selection, dtype=dtype, max_shard_bytes=options.max_shard_bytes, padding_bytes=padding_bytes(catalog)
     )
+    plan = replace(plan, files=(*plan.files, *beside))
     return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=adapted, additions=additions)
 
 
@@ -113,8 +116,10 @@ def _selected(opened: Opened, additions: Additions, options: Options) -> Selecti
     return selection
 
 
-def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) -> tuple[Selection, Adapted]:
-    """The model with its adapters merged into it."""
+def _merged(
+    opened: Opened, adapters: Adapters, options: Options, dtype: DType
+) -> tuple[Selection, Adapted, list[FilePlan]]:
+    """The model with its adapters merged into it, and the file of what was trained around it."""
     if options.exclude_frozen:
         raise BadOption("a merged model needs its frozen weights: --exclude-frozen goes with --lora adapter or keep")
     base = options.base_directory
@@ -134,7 +139,8 @@ def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) 
         insisted=options.allow_missing or options.names == "stored" or options.rename is not None,
     )
     refuse_unmatched(options.include, merge.selection.named)
-    return merge.selection.only(lambda name, source: _is_wanted(name, source, options)), merge.adapted
+    selection = merge.selection.only(lambda name, source: _is_wanted(name, source, options))
+    return selection, merge.adapted, merge.beside.files(dtype, folder=BESIDE_FOLDER)
 
 
 def _named(opened: Opened, selection: Selection, adapted: Adapted | None, options: Options) -> Named:
