@@ -79,7 +79,6 @@ class TestPrompts:
     """Prompt learning: PEFT's file holds the prompts only, under a name of its own."""
 
     @pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
-    @wrong_today("raw names are written, which nothing loads")
     def test_written_for_peft(self, kind: str, tmp_path: Path, out: Path) -> None:
         tuned = tune(llama, default=getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=4))
         checkpoint = tuned.save(tmp_path / "ckpt", stage=2, frozen=False, dtype=torch.bfloat16)
@@ -89,7 +88,6 @@ class TestPrompts:
         (master,) = tuned.masters.values()
         assert torch.equal(prompts, master)
 
-    @wrong_today("raw names are written, which nothing loads")
     def test_computed_ones_are_refused_by_name(self, tmp_path: Path, out: Path) -> None:
         settings: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4, "encoder_hidden_size": 8}
         tuned = tune(llama, default=peft.PromptEncoderConfig(**settings))

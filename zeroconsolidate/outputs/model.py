@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..archive.model_files import ADAPTER_CONFIG, CONFIG, INDEX_NAME
+from ..archive.model_files import ADAPTER_CONFIG, BESIDE_FOLDER, CONFIG, INDEX_NAME
 from . import remarks
 from .assets import assets_beside, of_adapters
 from .modules import modules_of
@@ -45,7 +45,7 @@ class ModelDirectory(_Directory):
 
     def load_line(self, directory: str, side_files: SideFiles) -> str:
         """Its class in transformers or FlagEmbedding, or where that would not find its weights, safetensors."""
-        weights = [file.name for file in self.plan.files]
+        weights = [file.name for file in self.plan.files if not file.name.startswith(f"{BESIDE_FOLDER}/")]
         if not self.loads:
             return load_tensors(directory, weights)
         return load_model(directory, weights=weights, side_files=side_files.made, copies=side_files.copies)
@@ -93,13 +93,17 @@ def plan_output(opened: Opened, options: Options) -> Output:
         left_behind=assets.left_behind,
         missing=assets.missing,
         notes=(*(adapted.notes if adapted else ()), *remarks.notes(options, weights.plan)),
-        warnings=(
-            *named.warnings,
-            # What a base model does not have matters only if something is missing.
-            *(() if named.complete else additions.warnings),
-            *(adapted.warnings if adapted else ()),
-            *assets.warnings,
-            *remarks.warnings(opened, options, weights.plan, assets.copies, complete=named.complete),
+        warnings=tuple(
+            dict.fromkeys(
+                (
+                    *named.warnings,
+                    # What a base model does not have matters only if something is missing.
+                    *(() if named.complete else additions.warnings),
+                    *(adapted.warnings if adapted else ()),
+                    *assets.warnings,
+                    *remarks.warnings(opened, options, weights.plan, assets.copies, complete=named.complete),
+                )
+            )
         ),
         not_checked=adapted.not_checked if adapted else (),
         assets=assets,

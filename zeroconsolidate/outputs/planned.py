@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 from ..adapters.base import recorded_base
 from ..adapters.find import find_adapters
 from ..adapters.plan import plan_export, plan_merge
+from ..adapters.task import task_of
+from ..archive.model_files import BESIDE_FOLDER
 from ..errors import BadOption
 from ..naming.fit import Named, fit
 from ..naming.sources import NameSources
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base
 from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
+from ..plan.layout import FilePlan
 from .modules import apart
 
 if TYPE_CHECKING:
@@ -54,12 +57,12 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
         _refuse_broken(adapters, opened.report)
     if adapters is not None and options.lora != "merge":
         return _exported(opened, adapters, options, dtype)
-    additions, adapted = NO_ADDITIONS, None
+    additions, adapted, beside = NO_ADDITIONS, None, list[FilePlan]()
     if adapters is None:
         additions = frozen_of_base(catalog, opened.stored, options.base_directory)
         selection = _selected(opened, additions, options)
     else:
-        selection, adapted = _merged(opened, adapters, options, dtype)
+        selection, adapted, beside = _merged(opened, adapters, options, dtype)
     folders: dict[str, dict[str, Source]] = {}
     if options.names != "stored" and options.rename is None and options.lora != "keep":
         selection, folders = apart(selection, modules)
@@ -71,6 +74,7 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
         padding_bytes=padding_bytes(catalog),
         folders=folders,
     )
+    plan = replace(plan, files=(*plan.files, *beside))
     return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=adapted, additions=additions)
 
 
@@ -121,12 +125,14 @@ def _selected(opened: Opened, additions: Additions, options: Options) -> Selecti
     return selection
 
 
-def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) -> tuple[Selection, Adapted]:
-    """The model with its adapters merged into it."""
+def _merged(
+    opened: Opened, adapters: Adapters, options: Options, dtype: DType
+) -> tuple[Selection, Adapted, list[FilePlan]]:
+    """The model with its adapters merged into it, and the file of what was trained around it."""
     if options.exclude_frozen:
         raise BadOption("a merged model needs its frozen weights: --exclude-frozen goes with --lora adapter or keep")
     base = options.base_directory
-    sources = NameSources(opened.catalog.origin.root, base, options.set_config)
+    sources = NameSources(opened.catalog.origin.root, base, options.set_config, task=task_of(adapters.configs.values()))
     # Only the base's files need their names told; without them the merged model is named like any.
     asked = base is not None and options.names != "stored"
     architecture = (sources.architecture, sources.unasked) if asked else (None, "names as stored, as asked")
@@ -142,7 +148,8 @@ def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) 
         insisted=options.allow_missing or options.names == "stored" or options.rename is not None,
     )
     refuse_unmatched(options.include, merge.selection.named)
-    return merge.selection.only(lambda name, source: _is_wanted(name, source, options)), merge.adapted
+    selection = merge.selection.only(lambda name, source: _is_wanted(name, source, options))
+    return selection, merge.adapted, merge.beside.files(dtype, folder=BESIDE_FOLDER)
 
 
 def _named(opened: Opened, selection: Selection, adapted: Adapted | None, options: Options) -> Named:
