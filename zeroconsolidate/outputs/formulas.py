@@ -26,10 +26,14 @@ if TYPE_CHECKING:
 _ROUNDINGS = 8
 """An element is rounded a few times on its way: base, product, sum, and what DoRA multiplies by."""
 _SIGMAS = 8
-_SMALL = 1e-3
-"""A scale that is off by less is none that anyone would have written."""
-_SEEN = 0.1
-"""A direction that rounding may have changed by more than this says nothing."""
+_FLIPPED = 0.25
+"""Of an element's rounding, what is left where both sides were rounded: seldom, they fall to different sides."""
+_OFF, _COHERENTLY_OFF = 0.02, 0.3
+"""By how much a scale may seem to be off."""
+_SEEN = 0.05
+"""A direction of which rounding may have made more than this says nothing."""
+_COARSE = 16
+"""Nor does one that is not so many times what a single rounded number does to all of a row."""
 
 
 def scale(config: Mapping[str, Any], module: str, rank: int) -> float:
@@ -75,20 +79,21 @@ def contradiction(
     expected: Floats,
     base: Floats,
     size: Floats,
-    epsilon: float,
-    tiny: float,
+    rounding: tuple[float, float],
     *,
-    has_lengths: bool = False,
+    is_coherent: bool = False,
     slack: float = 1,
 ) -> tuple[bool, str]:
     """(whether anything could be told, what is wrong in words, empty if nothing is).
 
-    `size`: how large the numbers are that were rounded on the way. `epsilon`, `tiny`: by how much the dtype that was
-    written rounds, relatively and at least. `has_lengths`: rows are multiplied by one rounded number each. `slack`: how
-    much more than rounding may do to an element.
+    `expected` and `base` are rounded to the dtype that was written: where an adapter adds less than rounding takes, it
+    adds nothing. `size`: how large the numbers are that were rounded on the way. `rounding`: by how much that dtype
+    rounds, relatively and at least. `is_coherent`: one rounded number is in many elements. `slack`: how much more than
+    rounding may do to one.
     """
+    epsilon, tiny = rounding
     error = epsilon * size + tiny
-    off = np.abs(written - expected) > _ROUNDINGS * slack * error
+    off = ~(np.abs(written - expected) <= _ROUNDINGS * slack * error)  # so that NaN is no agreement
     if off.any():
         index = int(np.argmax(off))
         return True, f"expected {expected.flat[index]:.6g}, got {written.flat[index]:.6g}"
@@ -96,12 +101,11 @@ def contradiction(
     total = float(change @ change)
     if not total:
         return False, ""
-    ratio = float(change @ found) / total
-    doubt = float(np.sqrt(np.sum((error.ravel() * change) ** 2))) / total
-    if has_lengths:
-        doubt += 2 * epsilon * float(np.sum(np.abs(np.sum(expected * (expected - base), axis=-1)))) / total
-    if doubt > _SEEN:
+    doubt = _FLIPPED * float(np.sqrt(np.sum((error.ravel() * change) ** 2))) / total
+    is_coarse = is_coherent and total < (_COARSE * epsilon) ** 2 * float(np.sum(expected**2))
+    if doubt > _SEEN or is_coarse:
         return False, ""
-    if abs(ratio - 1) > _SIGMAS * doubt + _SMALL:
+    ratio = float(change @ found) / total
+    if abs(ratio - 1) > _SIGMAS * doubt + (_COHERENTLY_OFF if is_coherent else _OFF):
         return True, f"what was added is {ratio:.4g} times what it should be"
     return True, ""

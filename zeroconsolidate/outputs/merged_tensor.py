@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..run.cast import to_single
+from ..dtypes import DType
+from ..run.cast import as_dtype, to_single
 from ..run.elements import blocks
 
 if TYPE_CHECKING:
@@ -61,3 +62,10 @@ def rows_of(recipe: Recipe, shape: Sequence[int], rows: Sequence[int], inputs: I
 def whole(source: Source, inputs: Inputs) -> Floats:
     """A parameter, all of it."""
     return rows_of(source.recipe, (1,), [0], inputs).reshape(source.shape)
+
+
+def as_written(values: Floats, dtype: DType) -> Floats:
+    """Values as they are in a dtype."""
+    with np.errstate(over="ignore"):
+        single = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+    return to_single(as_dtype(single, DType.F32, dtype), dtype).astype(np.float64).reshape(values.shape)

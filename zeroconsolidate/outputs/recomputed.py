@@ -26,7 +26,7 @@ from ..plan.pieces import View
 from ..run.inputs import Inputs
 from . import formulas
 from .factors import factors, pairs, plain
-from .merged_tensor import MergedTensor, rows_of, whole
+from .merged_tensor import MergedTensor, as_written, rows_of, whole
 from .peft_probe import Prober
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ _ROUNDING = {DType.F32: (2.0**-24, 0.0), DType.F64: (2.0**-24, 0.0), DType.BF16:
 """By how much an element is rounded, relatively and at least. A merge in float64 rounds its factors' product before."""
 _BY_PEFT = 8
 """What PEFT computes in float32 goes through more products than a sum of two."""
-_LARGEST = {DType.F32: 3.4e38, DType.F64: 3.4e38, DType.BF16: 3.38e38, DType.F16: 65_503.0}
 
 
 def recompute(
@@ -179,7 +178,8 @@ def _agrees(merge: MergedTensor, inputs: Inputs) -> bool:
             return False
     if by_row or not lengths:
         rows = sorted({number * (shape[0] - 1) // max(MOST_ROWS - 1, 1) for number in range(MOST_ROWS)})
-    base = rows_of(merge.base[merge.parameter], shape, rows, inputs)
+    # PEFT merges in a model that is loaded in the dtype of the output.
+    base = as_written(rows_of(merge.base[merge.parameter], shape, rows, inputs), merge.written.dtype)
     change, size = np.zeros_like(base), np.abs(base)
     for adapter, held in merge.adapters.items():
         found = _change(merge, adapter, held, rows, inputs)
@@ -192,7 +192,7 @@ def _agrees(merge: MergedTensor, inputs: Inputs) -> bool:
         expected, factor = formulas.turned_to_length(expected, magnitude, rows, by_row=by_row)
         size = size * factor + np.abs(expected)
     written = rows_of(View(merge.written), shape, rows, inputs)
-    return _judge(merge, written, expected, base, size, has_lengths=bool(lengths))
+    return _judge(merge, written, expected, base, size, is_coherent=bool(lengths))
 
 
 def _answers_agree(merge: MergedTensor, inputs: Inputs) -> bool:
@@ -201,8 +201,9 @@ def _answers_agree(merge: MergedTensor, inputs: Inputs) -> bool:
     if found is None:
         return False
     written, expected, base = found
-    size = np.abs(expected).max(axis=1, keepdims=True)
-    return _judge(merge, written, expected, base, np.broadcast_to(size, expected.shape), slack=_BY_PEFT)
+    size = np.broadcast_to(np.abs(expected).max(axis=1, keepdims=True), expected.shape)
+    rounded = as_written(base, merge.written.dtype)
+    return _judge(merge, written, rounded + (expected - base), rounded, size, is_coherent=True, slack=_BY_PEFT)
 
 
 def _change(
@@ -227,7 +228,8 @@ def _change(
 
 def _bias_agrees(merge: MergedTensor, inputs: Inputs) -> bool:
     """`lora_bias`: s times the adapter's bias is added to the module's."""
-    base = rows_of(merge.base[merge.parameter], (1, merge.written.numel), [0], inputs)
+    of_module = rows_of(merge.base[merge.parameter], (1, merge.written.numel), [0], inputs)
+    base = as_written(of_module, merge.written.dtype)
     change = np.zeros_like(base)
     for adapter, held in merge.adapters.items():
         a = _one(held, "lora_A")
@@ -252,7 +254,7 @@ def _tokens_agree(merge: MergedTensor, tokens: Mapping[str, Source], inputs: Inp
     taken = list(range(min(len(indices), len(trained), MOST_ROWS)))
     rows = [int(indices[number]) for number in taken]
     written = rows_of(View(merge.written), merge.written.shape, rows, inputs)
-    base = rows_of(merge.base[merge.parameter], merge.written.shape, rows, inputs)
+    base = as_written(rows_of(merge.base["weight"], merge.written.shape, rows, inputs), merge.written.dtype)
     return _judge(merge, written, trained[taken], base, np.abs(trained[taken]))
 
 
@@ -263,16 +265,17 @@ def _judge(
     base: Floats,
     size: Floats,
     *,
-    has_lengths: bool = False,
+    is_coherent: bool = False,
     slack: float = 1,
 ) -> bool:
     rounding = _ROUNDING.get(merge.written.dtype)
     if rounding is None:
         return False
-    # What is beyond the dtype is infinite, and told as a warning.
-    beyond = ~np.isfinite(written) & (np.abs(expected) > _LARGEST[merge.written.dtype])
-    written = np.where(beyond, expected, written)
-    told, wrong = formulas.contradiction(written, expected, base, size, *rounding, has_lengths=has_lengths, slack=slack)
+    expected = as_written(expected, merge.written.dtype)
+    # What became infinite in both is told as a warning, and what was NaN from the beginning is so.
+    same = ~np.isfinite(written) & ((written == expected) | (np.isnan(written) & np.isnan(expected)))
+    written, expected, base, size = (np.where(same, 0, values) for values in (written, expected, base, size))
+    told, wrong = formulas.contradiction(written, expected, base, size, rounding, is_coherent=is_coherent, slack=slack)
     if wrong:
         raise WitnessMismatch(
             f"the merged weight is not what its adapter makes of the base: {wrong}",
