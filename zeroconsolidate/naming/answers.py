@@ -21,6 +21,8 @@ def of_answer(answer: Mapping[str, Any]) -> Architecture:
         return Expectation(origin=origin, shapes=shapes, ties=ties, exact=True, integers=integers)
 
     return Architecture(
+        class_name=answer["class"],
+        labels=int(answer["labels"]),
         expectation=expectation(answer["origin"], answer["names"], answer["ties"]),
         hub=replace(
             expectation(f"{answer['origin']}, in the hub's layout", answer["hub"], answer["hub_ties"]), layout="hub"
@@ -43,6 +45,8 @@ def as_answer(architecture: Architecture) -> dict[str, Any]:
     """The way back: `of_answer(as_answer(x)) == x`."""
     expectation, hub = architecture.expectation, architecture.hub
     return {
+        "class": architecture.class_name,
+        "labels": architecture.labels,
         "origin": expectation.origin,
         "names": dict(expectation.shapes),
         "integers": sorted(expectation.integers),

@@ -19,6 +19,7 @@ from ..archive.regular import read_small
 from ..archive.safetensors import read_model
 from ..errors import ZeroConsolidateError
 from ..integrations import apart
+from ..integrations.architecture import TASK
 from .answers import as_answer, of_answer
 from .config_fields import with_fields
 from .expectation import HEADS, Expectation
@@ -48,12 +49,15 @@ class NameSources:
         base: str | None,
         set_config: Sequence[str] = (),
         *,
+        task: str | None = None,
         remember: bool = False,
         known: Architecture | None = None,
     ) -> None:
-        """`remember`: keep what transformers answers for the next time; `known`: the architecture, if it need not be
-        asked."""
-        self._root, self._base, self._rules, self._remember = root, base, tuple(set_config), remember
+        """`task`: PEFT's name of what the model was trained for, or the name of its class, where config.json may be of
+        a model with another head. `remember`: what transformers answers is kept for the next time. `known`: the
+        architecture, if it need not be asked."""
+        self._root, self._base, self._rules, self._task = root, base, tuple(set_config), task
+        self._remember = remember
         self.directory = root if has_config(root) or base is None else base
         """Where config.json is, if anywhere."""
         self._asked: tuple[Architecture | None, str] | None = None if known is None else (known, "")
@@ -61,7 +65,7 @@ class NameSources:
 
     def by_table(self) -> NameSources | None:
         """The same with the architecture that the built-in table knows, None if it knows none."""
-        known = in_table(self.directory, self._rules)
+        known = in_table(self.directory, self._rules) if self._task is None else None
         if known is None:
             return None
         return NameSources(self._root, self._base, self._rules, remember=self._remember, known=known)
@@ -74,14 +78,14 @@ class NameSources:
     def architecture(self) -> Architecture | None:
         """What transformers says, if it can be asked."""
         if self._asked is None:
-            self._asked = architecture(self.directory, self._rules, remember=self._remember)
+            self._asked = architecture(self.directory, self._rules, task=self._task, remember=self._remember)
         return self._asked[0]
 
     def with_fields(self, rules: Sequence[str]) -> Architecture | None:
         """What transformers says if fields of config.json are set besides."""
         if self._is_confirming:
             return None  # the table does not find out what is wrong
-        return architecture(self.directory, (*self._rules, *rules), remember=self._remember)[0]
+        return architecture(self.directory, (*self._rules, *rules), task=self._task, remember=self._remember)[0]
 
     @property
     def config(self) -> Any:
@@ -160,11 +164,12 @@ def in_table(directory: str, rules: Sequence[str] = ()) -> Architecture | None:
 
 
 def architecture(
-    directory: str, rules: Sequence[str] = (), *, remember: bool = False
+    directory: str, rules: Sequence[str] = (), *, task: str | None = None, remember: bool = False
 ) -> tuple[Architecture | None, str]:
     """What transformers expects for `directory`/config.json, fields set by `rules`, and if it says nothing, why.
 
-    `remember`: its answer is kept in the user's cache directory, and looked for there.
+    `task`: what the model was trained for, if it has another head than that config says. `remember`: the answer is kept
+    in the user's cache directory, and looked for there.
     """
     if not has_config(directory):
         return None, "no config.json"
@@ -176,7 +181,8 @@ def architecture(
         return None, f"config.json cannot be read: {error}"
     if not _names_a_model(config):
         return None, "config.json has no model_type"
-    return _recalled(canonical(config)) if remember else _ask(canonical(config))
+    question = canonical(config if task is None else _for_task(config, task))
+    return _recalled(question) if remember else _ask(question)
 
 
 def _recalled(config: bytes) -> tuple[Architecture | None, str]:
@@ -195,6 +201,14 @@ def _recalled(config: bytes) -> tuple[Architecture | None, str]:
     if found is not None:
         answers.put(config, as_answer(found))
     return found, why
+
+
+def _for_task(config: bytes, task: str) -> bytes:
+    try:
+        value = json.loads(config)
+    except (ValueError, RecursionError):
+        return config  # transformers says what is wrong with it
+    return json.dumps(value | {TASK: task}).encode() if isinstance(value, dict) else config
 
 
 def _names_a_model(config: bytes) -> bool:

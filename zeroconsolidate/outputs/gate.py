@@ -60,7 +60,7 @@ def examine(directory: str, *, base: str | None = None, is_merged: bool = False,
         results = [gate_model.examine(directory, weights, base if is_merged else None, remember=remember)]
     else:
         results = []
-    results.append(gate_modules.examine(directory, modules))
+    results.append(gate_modules.examine(directory, modules, remember=remember))
     results.append(GateResult(findings=(*findings, *_other_weights(directory, weights, adapters))))
     return GateResult.all_of(results)
 
