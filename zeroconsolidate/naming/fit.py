@@ -59,7 +59,33 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
     """
     if options.names == "stored":
         return _as_stored(catalog, selection)
-    sources = NameSources(catalog.origin.root, options.base_directory, options.set_config)
+    sources = NameSources(catalog.origin.root, options.base_directory, options.set_config, remember=options.cache)
+    confirmed = _confirmed(catalog, selection, options, sources, partial=partial)
+    return confirmed or _fitted(catalog, selection, options, sources, partial=partial)[0]
+
+
+def _confirmed(
+    catalog: Catalog, selection: Selection, options: Options, sources: NameSources, *, partial: bool
+) -> Named | None:
+    """What is found by the built-in table, if names and shapes are exactly what it says: then nobody is asked."""
+    known = sources.by_table()
+    if known is None or known.architecture is None:
+        return None
+    try:
+        named, naming = _fitted(catalog, selection, options, known, partial=partial)
+    except ZeroConsolidateError:
+        return None
+    if naming.expectation not in (known.architecture.expectation, known.architecture.hub):
+        return None
+    # Once more, and of all names: weights beside the checkpoint may have more of them than the architecture.
+    judged = judge({**naming.mapping, **naming.heads}, *_stored(catalog, selection), naming.expectation)
+    return named if naming.fits and judged.fits and not named.warnings and not named.from_base else None
+
+
+def _fitted(
+    catalog: Catalog, selection: Selection, options: Options, sources: NameSources, *, partial: bool
+) -> tuple[Named, Naming]:
+    """The tensors under the names that `sources` decide, and the decision."""
     naming = _names(catalog, selection, options, sources)
     selection = _as_expected(catalog, selection, naming, options, config_ties=sources.ties_embeddings)
     named, heads, dropped = _apply(selection, naming)
@@ -74,7 +100,7 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
     unchecked = "" if naming.expectation is not None else sources.unasked or "there is nothing to compare them with"
     compared = outcome(naming, ignored=[naming.mapping.get(name, name) for name in dropped], partial=partial)
     compared += f": {unchecked}" if unchecked else ""
-    return Named(
+    named_so = Named(
         selection=fitted,
         heads=heads,
         reason="; ".join(filter(None, (naming.change, compared, note))),
@@ -87,6 +113,7 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
         from_base=from_base,
         files=files,
     )
+    return named_so, naming
 
 
 def _as_stored(catalog: Catalog, selection: Selection) -> Named:
@@ -115,12 +142,7 @@ def written_once(catalog: Catalog, selection: Selection, mapping: Mapping[str, s
 
 def _names(catalog: Catalog, selection: Selection, options: Options, sources: NameSources) -> Naming:
     """The decision, over all names that are selected or tied to a selected one."""
-    shapes = {name: source.shape for name, source in selection.named.items()}
-    owners = {source.name: source.shape for source in selection.named.values()}
-    ties = {alias: owner for alias, owner in catalog.ties.items() if owner in owners}
-    # A name that was dropped as a tie still says which model this is.
-    shapes |= {alias: owners[owner] for alias, owner in ties.items()}
-    shapes |= {owner: owners[owner] for owner in ties.values()}
+    shapes, ties = _stored(catalog, selection)
     if options.rename is not None:
         return _as_asked(shapes, ties, options.rename, sources)
     own = sources.own()
@@ -130,6 +152,17 @@ def _names(catalog: Catalog, selection: Selection, options: Options, sources: Na
         if agreed is not None:
             return agreed
     return decide(shapes, ties, sources) or without_expectation(shapes, bare=sources.is_bare)
+
+
+def _stored(catalog: Catalog, selection: Selection) -> tuple[dict[str, Shape], dict[str, str]]:
+    """The shapes of all names that are selected or tied to a selected one, and these ties."""
+    shapes = {name: source.shape for name, source in selection.named.items()}
+    owners = {source.name: source.shape for source in selection.named.values()}
+    ties = {alias: owner for alias, owner in catalog.ties.items() if owner in owners}
+    # A name that was dropped as a tie still says which model this is.
+    shapes |= {alias: owners[owner] for alias, owner in ties.items()}
+    shapes |= {owner: owners[owner] for owner in ties.values()}
+    return shapes, ties
 
 
 def _agreed(

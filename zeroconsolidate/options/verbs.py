@@ -205,6 +205,17 @@ class Options(Working):
         group=Group.NAMES,
         decides="tensors",
     )
+    cache: bool = option(
+        True,
+        "keep what transformers says of a config in the user's cache directory, and look there before it is started",
+        group=Group.NAMES,
+        switches=(
+            Switch(
+                "--no-cache", False, "neither look up nor keep what transformers says in the user's cache directory"
+            ),
+        ),
+        choices=(True, False),
+    )
     set_config: Sequence[str] = option(
         (),
         "set a field of config.json that does not agree with the weights, such as `vocab_size=70` or "

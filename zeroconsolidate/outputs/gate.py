@@ -38,12 +38,13 @@ class Excuses:
     """Tensors were left out on purpose, or are lost: those that are missing are a warning, and no error."""
 
 
-def examine(directory: str, *, base: str | None = None, is_merged: bool = False) -> GateResult:
+def examine(directory: str, *, base: str | None = None, is_merged: bool = False, remember: bool = False) -> GateResult:
     """Hold a model directory, or one of adapters, against what its loader expects.
 
     `base`: directory of the original model that an adapter belongs to, or that adapters were merged into. What cannot
     be read is a finding too. `is_merged`: adapters were merged into the base: the model then has the base's names.
-    Asks transformers where the config names an architecture and it is installed.
+    Asks transformers where the config names an architecture and it is installed, unless the built-in table confirms
+    that all is as it should be. `remember`: what it answers is kept, and looked for, in the user's cache directory.
     """
     weights, findings, modules = None, list[Finding](), tuple[Module, ...]()
     try:
@@ -53,13 +54,13 @@ def examine(directory: str, *, base: str | None = None, is_merged: bool = False)
         findings.append(Finding(kind=Kind.FILE, text=str(error)))
     adapters = [folder for folder in _folders(directory) if os.path.lexists(os.path.join(folder, ADAPTER_CONFIG))]
     if adapters:
-        results = [gate_adapter.examine(folder, directory, base) for folder in adapters]
+        results = [gate_adapter.examine(folder, directory, base, remember=remember) for folder in adapters]
         findings = []  # weights in the directory itself are those of the adapter in it
     elif weights is not None:
-        results = [gate_model.examine(directory, weights, base if is_merged else None)]
+        results = [gate_model.examine(directory, weights, base if is_merged else None, remember=remember)]
     else:
         results = []
-    results.append(gate_modules.examine(directory, modules))
+    results.append(gate_modules.examine(directory, modules, remember=remember))
     results.append(GateResult(findings=(*findings, *_other_weights(directory, weights, adapters))))
     return GateResult.all_of(results)
 

@@ -143,7 +143,7 @@ def _refuse_what_would_not_load(
 
 
 def _examined(directory: str, options: Options) -> GateResult:
-    return examine(directory, base=options.base_directory, is_merged=options.lora == "merge")
+    return examine(directory, base=options.base_directory, is_merged=options.lora == "merge", remember=options.cache)
 
 
 def _excuses(opened: Opened, options: Options) -> Excuses:

@@ -142,7 +142,8 @@ def _merged(
     if options.exclude_frozen:
         raise BadOption("a merged model needs its frozen weights: --exclude-frozen goes with --lora adapter or keep")
     base = options.base_directory
-    sources = NameSources(opened.catalog.origin.root, base, options.set_config, task=task_of(adapters.configs.values()))
+    task = task_of(adapters.configs.values())
+    sources = NameSources(opened.catalog.origin.root, base, options.set_config, task=task, remember=options.cache)
     # Only the base's files need their names told; without them the merged model is named like any.
     asked = base is not None and options.names != "stored"
     architecture = (sources.architecture, sources.unasked) if asked else (None, "names as stored, as asked")
