@@ -85,7 +85,7 @@ class TestProof:
             ('"mlp_bias"', '"attention_bias"'),
             ('"to": "num_hidden_layers"', '"to": "2"'),
             ('"tie_word_embeddings", "do"', '"not tie_word_embeddings", "do"'),
-            ('"hidden_size % num_attention_heads == 0"', '"hidden_size > 0"'),
+            ('"pad_token_id is None or pad_token_id < vocab_size"', '"vocab_size > 0"'),
         ],
     )
     def test_an_entry_with_a_fault(self, before: str, after: str, oracle: Oracle, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ class TestProof:
         (tmp_path / "llama.json").write_text(text.replace(before, after))
         (tmp_path / "_common.json").write_text((FOLDER / "_common.json").read_text())
         (entry,) = prove.entries_in(tmp_path, ["llama"])
-        proofs = list(prove.proven(entry, tmp_path, oracle, 60, "fault"))
+        proofs = prove.proven(entry, tmp_path, oracle, 60, "fault")
         assert any(proof.wrong for proof in proofs)
 
 
@@ -166,6 +166,17 @@ class TestDescribing:
         said = [(name, more) for name, more, _ in Listing(short, facts).entries("Head", "names")]
         plain = {"Head": {"names": inside}}
         assert said == [(name, more) for name, more, _ in Listing(plain, facts).entries("Head", "names")]
+
+    def test_nothing_is_put_before_a_loop_that_it_counts_for(self) -> None:
+        inside = {"for": "j", "to": "m", "do": [["layers.{i}.experts.{j}.up", "width"]]}
+        nodes = [{"for": "i", "to": "n", "do": [inside, inside]}]
+        short = compacted({"Base": {"names": nodes}})
+        assert short["Base"]["names"][0]["at"] == "layers.{i}.experts."
+        listing = Listing(short, {"width": 3, "n": 1, "m": 2})
+        assert [name for name, _, _ in listing.entries("Base", "names")] == [
+            "layers.0.experts.0.up",
+            "layers.0.experts.1.up",
+        ] * 2
 
     def test_requirements(self) -> None:
         good = [{"a": 4 * n, "b": 4, "n": 1} for n in range(1, 9)]

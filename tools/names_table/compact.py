@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
+
+from zeroconsolidate.naming.table.expand import COUNTERS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 WORTH = 400
 """Letters that are written once less; below, it is easier to read them."""
@@ -93,16 +99,18 @@ def _placed(node: Any) -> Any:
     inner = [_placed(each) for each in node["do"]]
     if "for" not in node:
         return node | {"do": inner}
-    common = _beginning(_names(inner, ""))
+    common = _beginning(_names(inner, ""), COUNTERS[COUNTERS.index(node["for"]) + 1 :])
     if not common:
         return node | {"do": inner}
     return {"for": node["for"], "to": node["to"], "at": common, "do": [_without(each, len(common)) for each in inner]}
 
 
-def _beginning(names: list[str]) -> str:
-    """What all names begin with, up to a dot."""
+def _beginning(names: list[str], inner: Sequence[str]) -> str:
+    """What all names begin with, up to a dot, and before any counter of a loop inside."""
     first, last = min(names), max(names)
     same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    counted = re.search(rf"\{{[^}}]*\b(?:{'|'.join(inner)})\b", first) if inner else None
+    same = min(same, counted.start()) if counted else same
     return first[: first[:same].rfind(".") + 1]
 
 

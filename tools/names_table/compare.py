@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 def asked(answer: Mapping[str, Any]) -> dict[str, Any]:
     """What transformers said, without the words for people."""
     return {
+        "class": [answer["class"], answer["labels"]],
         "names": [(name, tuple(shape)) for name, shape in answer["names"].items()],
         "integers": sorted(answer["integers"]),
         "ties": [*answer["ties"].items()],
@@ -33,6 +34,7 @@ def asked(answer: Mapping[str, Any]) -> dict[str, Any]:
 def known(architecture: Architecture) -> dict[str, Any]:
     """What the table said."""
     return {
+        "class": [architecture.class_name, architecture.labels],
         "names": [*architecture.expectation.shapes.items()],
         "integers": sorted(architecture.expectation.integers | architecture.hub.integers),
         "ties": [*architecture.expectation.ties.items()],

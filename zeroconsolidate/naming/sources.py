@@ -54,7 +54,7 @@ class NameSources:
         known: Architecture | None = None,
     ) -> None:
         """`task`: PEFT's name of what the model was trained for, or the name of its class, where config.json may be of
-        a model with another head. `remember`: keep what transformers answers for the next time; `known`: the
+        a model with another head. `remember`: what transformers answers is kept for the next time. `known`: the
         architecture, if it need not be asked."""
         self._root, self._base, self._rules, self._task = root, base, tuple(set_config), task
         self._remember = remember
@@ -181,16 +181,8 @@ def architecture(
         return None, f"config.json cannot be read: {error}"
     if not _names_a_model(config):
         return None, "config.json has no model_type"
-    asked = canonical(config if task is None else _for_task(config, task))
-    return _recalled(asked) if remember else _ask(asked)
-
-
-def _for_task(config: bytes, task: str) -> bytes:
-    try:
-        value = json.loads(config)
-    except (ValueError, RecursionError):
-        return config  # transformers says what is wrong with it
-    return json.dumps(value | {TASK: task}).encode() if isinstance(value, dict) else config
+    question = canonical(config if task is None else _for_task(config, task))
+    return _recalled(question) if remember else _ask(question)
 
 
 def _recalled(config: bytes) -> tuple[Architecture | None, str]:
@@ -209,6 +201,14 @@ def _recalled(config: bytes) -> tuple[Architecture | None, str]:
     if found is not None:
         answers.put(config, as_answer(found))
     return found, why
+
+
+def _for_task(config: bytes, task: str) -> bytes:
+    try:
+        value = json.loads(config)
+    except (ValueError, RecursionError):
+        return config  # transformers says what is wrong with it
+    return json.dumps(value | {TASK: task}).encode() if isinstance(value, dict) else config
 
 
 def _names_a_model(config: bytes) -> bool:

@@ -44,14 +44,14 @@ _WITHOUT_WEIGHTS = ("Pooling", "Normalize", "Dropout", "SpladePooling", "BoW", "
 
 
 def examine(directory: str, modules: Sequence[Module], *, remember: bool) -> GateResult:
-    """Hold every module that lies in a folder of its own against its config. `remember`: see `NameSources`."""
+    """Hold every module that lies in a folder of its own against its config."""
     folders = {module.folder: module for module in modules if module.folder}
     return GateResult.all_of(
-        [_one(os.path.join(directory, folder), module, remember) for folder, module in folders.items()]
+        [_one(os.path.join(directory, folder), module, remember=remember) for folder, module in folders.items()]
     )
 
 
-def _one(path: str, module: Module, remember: bool) -> GateResult:
+def _one(path: str, module: Module, *, remember: bool) -> GateResult:
     if module.kind in _WITHOUT_WEIGHTS:
         return GateResult()
     try:
