@@ -10,6 +10,7 @@ from ..archive.weights import read_weights
 from ..errors import BadOption, WrongNames, ZeroConsolidateError
 from ..plan.build import Selection, Source
 from .base import filled
+from .by_class import of_class
 from .check import check_names, is_fused
 from .decision import best_mapping, decide, judge, renamed, unique, without_expectation
 from .expectation import Naming, compare, outcome
@@ -49,6 +50,8 @@ class Named:
     """Output names that the base model's weights supply."""
     files: tuple[str, ...] = ()
     """The base model's files that are read for them."""
+    class_name: str = ""
+    """The class that was found by names and shapes, where config.json names none."""
 
 
 def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bool) -> Named:
@@ -60,6 +63,11 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
     if options.names == "stored":
         return _as_stored(catalog, selection)
     sources = NameSources(catalog.origin.root, options.base_directory, options.set_config, remember=options.cache)
+    if sources.lacks_class and not partial and options.rename is None:
+        found = of_class(sources, *_stored(catalog, selection))
+        if found is not None:
+            named, _ = _fitted(catalog, selection, options, sources.knowing(found.architecture), partial=partial)
+            return replace(named, class_name=found.class_name)
     confirmed = _confirmed(catalog, selection, options, sources, partial=partial)
     return confirmed or _fitted(catalog, selection, options, sources, partial=partial)[0]
 

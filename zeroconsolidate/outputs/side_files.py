@@ -67,6 +67,11 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
                     notes.append(f"config.json: {' and '.join(said)}, as trained")
             if planned.adapted is not None and planned.adapted.rows is not None:
                 text = with_vocabulary(text, planned.adapted.rows)
+            if planned.named.class_name:
+                text, _ = as_trained(text, planned.named.class_name, None)
+                notes.append(
+                    f"config.json: architectures added: {planned.named.class_name} is the class of these names"
+                )
             made["config.json"], changed = readable_before_5(text)
             config = parse(text)
             warnings += _wrong_vocabulary(text, planned, insisted=options.allow_missing or options.names == "stored")
