@@ -220,6 +220,11 @@ class TestListings:
             ("model.embed", "model.last")
         ]
 
+    def test_a_counter_is_unknown_outside_of_its_loop(self) -> None:
+        classes = {"Odd": {"names": [{"for": "i", "to": "layers", "do": [["a.{i}", 1]]}, ["b.{i}", 1]]}}
+        with pytest.raises(UNDECIDED):
+            list(Listing(classes, self.FACTS).entries("Odd", "names"))
+
     def test_a_config_that_asks_for_too_much_is_unknown(self) -> None:
         listing = Listing(self.CLASSES, self.FACTS | {"layers": 10**9})
         with pytest.raises(UNDECIDED):

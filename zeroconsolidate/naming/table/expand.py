@@ -87,8 +87,9 @@ class Listing:
         self, node: Mapping[str, Any], which: str, prefix: str, base: str
     ) -> Iterator[tuple[str, list[Any], str]]:
         counter = node["for"]
-        outer = self._facts.get(counter)
+        if counter in self._facts:
+            raise ValueError(f"{counter} counts already")
         for number in range(self.value(node["to"])):
             self._facts[counter] = number
             yield from self._walk(node["do"], which, prefix + self.named(node.get("at", "")), base)
-        self._facts[counter] = outer
+        self._facts.pop(counter, None)
