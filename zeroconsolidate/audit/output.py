@@ -14,6 +14,7 @@ from ..archive.regular import read_small
 from ..archive.weights import Weights, read_weights
 from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, reason
 from ..outputs.gate import examine
+from ..outputs.modules import has_own_weights, modules_in
 from ..run.digest import digest_of
 from ..run.local import LocalFiles
 from ..write.refusals import JOURNAL, STAGING
@@ -35,7 +36,8 @@ def audit_output(directory: str, findings: Findings, *, base: str | None = None)
         findings.problems.append("a conversion into this directory was interrupted; run it again to finish it")
     weights = None
     try:
-        weights = read_weights(directory)
+        if has_own_weights(modules_in(directory)):
+            weights = read_weights(directory)
     except ZeroConsolidateError as error:
         findings.problems.append(str(error))
     if weights is not None:

@@ -9,6 +9,7 @@ from ..archive.model_files import ADAPTER_CONFIG, CONFIG, INDEX_NAME
 from ..archive.phrases import counted
 from . import remarks
 from .assets import assets_beside, of_adapters
+from .modules import modules_of
 from .output import Output, Recomputed, SideFiles
 from .planned import plan_weights
 from .side_files import side_files
@@ -99,7 +100,7 @@ def plan_output(opened: Opened, options: Options) -> Output:
     assets = assets_beside(opened.catalog.origin, options.base_directory)
     remarks.refuse_unsized(options, assets.copies)
     remarks.refuse_fieldless(options, assets.copies)
-    weights = plan_weights(opened, options)
+    weights = plan_weights(opened, options, modules_of(assets.copies))
     named, adapted, additions = weights.named, weights.adapted, weights.additions
     if adapted is not None:
         assets = of_adapters(assets, adapted)

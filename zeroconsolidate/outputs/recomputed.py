@@ -46,7 +46,7 @@ MOST_TENSORS = 32
 """Of each kind; large models have hundreds that differ in nothing but their layer."""
 MOST_ROWS = 8
 MOST_NUMEL = 1 << 22
-"""Larger weights whose every element must be read are not looked at."""
+"""Larger weights whose every element must be read are left alone."""
 _ROUNDING = {DType.F32: (2.0**-24, 0.0), DType.F64: (2.0**-24, 0.0), DType.BF16: (2.0**-8, 0.0),
              DType.F16: (2.0**-11, 2.0**-25)}  # fmt: skip
 """By how much an element is rounded, relatively and at least. A merge in float64 rounds its factors' product before."""
