@@ -155,7 +155,7 @@ def _sample(merges: Sequence[MergedTensor]) -> Iterator[MergedTensor]:
 
 
 def _agrees(merge: MergedTensor, inputs: Inputs) -> bool:
-    """Whether anything could be told. Raises WitnessMismatch."""
+    """Whether the sample decides. Raises WitnessMismatch."""
     if any(config.get("peft_type") not in BY_FORMULA for config in merge.configs.values()):
         return _answers_agree(merge, inputs)
     if merge.name.endswith(".bias"):
