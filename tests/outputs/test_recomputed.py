@@ -39,7 +39,17 @@ BY_PEFT: dict[str, Callable[[], Any]] = {
     "VERA": lambda: peft.VeraConfig(**TARGETS, r=4),
     "HIRA": lambda: peft.HiraConfig(**TARGETS, r=2),
 }
-FORMULAS = ["lora", "patterns", "dora", "conv1d", "conv1d_dora", "embedding", "lora_bias", "convolutions"]
+FORMULAS = [
+    "lora",
+    "patterns",
+    "dora",
+    "conv1d",
+    "conv1d_dora",
+    "embedding",
+    "lora_bias",
+    "convolutions",
+    "experts_mixtral",
+]
 
 
 @pytest.fixture(autouse=True)
