@@ -15,6 +15,7 @@ from ..errors import UnsupportedLayout, WitnessMismatch, WrongNames, at
 from ..plan.build import ModelPlan, Selection, padding_bytes, select
 from ..plan.witness import SAMPLED_NUMEL, Comparison, spread
 from .base import agreed, base_remedy
+from .beside import Beside, beside_adapter, beside_model
 from .export import adapter_files, build_adapters
 from .merge import BY_FORMULA, BY_PEFT, Merger, MergeResult
 from .original import Original
@@ -79,9 +80,7 @@ def plan_export(
         for name, part in adapters.parts.items()
         if part.adapter is not None and part.adapter not in adapters.configs and name in named
     )
-    warnings: tuple[str, ...] = ()
-    if outside:
-        warnings = (f"trained, but not part of a PEFT adapter, so not written: {listed(outside, 4)}",)
+    beside = beside_adapter(outside, named, adapters.parts)
     bases = dict.fromkeys(config.base for config in adapters.configs.values() if config.base)
     adapted = Adapted(
         is_adapter=True,
@@ -100,8 +99,14 @@ def plan_export(
             *(note for file in files for note in resize_first(_shapes(file.tensors), base)),
         ),
     )
-    plan = build_adapters(files, left_out=left_out, dtype=dtype, padding_bytes=padding_bytes(catalog))
-    return plan, adapted, warnings
+    plan = build_adapters(
+        files,
+        beside=beside.files(dtype),
+        left_out=left_out,
+        dtype=dtype,
+        padding_bytes=padding_bytes(catalog),
+    )
+    return plan, adapted, beside.warnings
 
 
 def _how_to_load(adapters: Adapters) -> list[str]:
@@ -121,6 +126,8 @@ class Merge:
 
     selection: Selection
     adapted: Adapted
+    beside: Beside
+    """What was trained around the model."""
 
 
 def plan_merge(
@@ -147,6 +154,8 @@ def plan_merge(
             _refuse(config)
     named = select(catalog, stored, copy_ties=True, wanted=lambda _name, _source: True).named
     model = collect(named, adapters.parts, adapters.ties, adapters.configs)
+    model.beside, beside, unused = beside_model(model.beside, adapters.parts, adapters.ties)
+    model.left_out += unused
     agreement = None if base is None else agreed(catalog, adapters, model.tied, base, insisted=base_differs)
     original = _original(base, adapters, model.own, architecture[0])
     directories = _directories(catalog.origin.root, base, adapters)
@@ -172,10 +181,10 @@ def plan_merge(
         comparisons=() if base_differs else _comparisons(result),
         notes=(*_notes(adapters, result, original, model.quantized), *tokens.notes),
         rows=tokens.rows,
-        warnings=(*(() if agreement is None else agreement.warnings), *tokens.warnings),
+        warnings=(*(() if agreement is None else agreement.warnings), *tokens.warnings, *beside.warnings),
         not_checked=() if agreement is None or result.unproven else agreement.untold(base or ""),
     )
-    return Merge(selection=result.selection, adapted=adapted)
+    return Merge(selection=result.selection, adapted=adapted, beside=beside)
 
 
 def _without_a_place(unknown: Sequence[str], original: Original, unasked: str) -> WrongNames:

@@ -90,7 +90,7 @@ def contradiction(
     is_coherent: bool = False,
     slack: float = 1,
 ) -> tuple[bool, str]:
-    """(whether the sample decides, what is wrong in words, empty if nothing is).
+    """(whether it could be compared, what is wrong in words, empty if nothing is).
 
     `expected` and `base` are rounded to the dtype that was written: where an adapter adds less than rounding takes, it
     adds nothing. `size`: how large the numbers are that were rounded on the way. `rounding`: by how much that dtype

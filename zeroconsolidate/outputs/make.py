@@ -110,6 +110,7 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
                     weights={name: facts.get("digests", {}) for name, facts in _facts(output, stage).items()},
                     beside=around,
                     excused=excused,
+                    noted=opened.catalog.noted,
                 )
                 stage.write(MANIFEST_NAME, text)
                 refuse_changed(traits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..archive.model_files import ADAPTER_CONFIG, CONFIG, INDEX_NAME
+from ..archive.model_files import ADAPTER_CONFIG, BESIDE_FOLDER, CONFIG, INDEX_NAME
 from ..archive.phrases import counted
 from . import remarks
 from .assets import assets_beside, of_adapters
@@ -69,7 +69,7 @@ class ModelDirectory(_Directory):
 
     def load_line(self, directory: str, side_files: SideFiles) -> str:
         """Its class in transformers or FlagEmbedding, or where that would not find its weights, safetensors."""
-        weights = [file.name for file in self.plan.files]
+        weights = [file.name for file in self.plan.files if not file.name.startswith(f"{BESIDE_FOLDER}/")]
         if not self.loads:
             return load_tensors(directory, weights)
         return load_model(directory, weights=weights, side_files=side_files.made, copies=side_files.copies)
@@ -117,20 +117,24 @@ def plan_output(opened: Opened, options: Options) -> Output:
         left_behind=assets.left_behind,
         missing=assets.missing,
         notes=(*(adapted.notes if adapted else ()), *remarks.notes(options, weights.plan)),
-        warnings=(
-            *named.warnings,
-            # What a base model does not have matters only if something is missing.
-            *(() if named.complete else additions.warnings),
-            *(adapted.warnings if adapted else ()),
-            *assets.warnings,
-            *remarks.warnings(opened, options, weights.plan, assets.copies),
+        warnings=tuple(
+            dict.fromkeys(
+                (
+                    *named.warnings,
+                    # What a base model does not have matters only if something is missing.
+                    *(() if named.complete else additions.warnings),
+                    *(adapted.warnings if adapted else ()),
+                    *assets.warnings,
+                    *remarks.warnings(opened, options, weights.plan, assets.copies, complete=named.complete),
+                )
+            )
         ),
         not_checked=adapted.not_checked if adapted else (),
         assets=assets,
         weights=weights,
         options=options,
         loads=named.loads
-        and not options.partial
+        and (not options.partial or named.complete)
         and options.names != "stored"
         and options.lora != "keep"
         and not (opened.report and opened.report.not_written),

@@ -46,7 +46,7 @@ MOST_TENSORS = 32
 """Of each kind; large models have hundreds that differ in nothing but their layer."""
 MOST_ROWS = 8
 MOST_NUMEL = 1 << 20
-"""Larger weights whose every element must be read are left alone."""
+"""Larger weights whose every element must be read are not compared."""
 _ROUNDING = {DType.F32: (2.0**-24, 0.0), DType.F64: (2.0**-24, 0.0), DType.BF16: (2.0**-8, 0.0),
              DType.F16: (2.0**-11, 2.0**-25)}  # fmt: skip
 """By how much an element is rounded, relatively and at least. A merge in float64 rounds its factors' product before."""
@@ -174,6 +174,15 @@ def _agrees(merge: MergedTensor, inputs: Inputs) -> bool:
 
 def _answers_agree(merge: MergedTensor, inputs: Inputs) -> bool:
     """What PEFT merged, against what it answers unmerged."""
+    for held in merge.adapters.values():
+        trained = held.get(f"ln_tuning_layers.{merge.parameter}")
+        if trained is not None:  # a norm that is trained as a whole
+            shape = (1, merge.written.numel)
+            base, expected, written = (
+                rows_of(recipe, shape, [0], inputs)
+                for recipe in (merge.base[merge.parameter], trained.recipe, View(merge.written))
+            )
+            return _judge(merge.written, written, expected, base, np.abs(expected))
     found = inputs.resource(Prober, Prober).probed(merge, inputs)
     if found is None:
         return False
