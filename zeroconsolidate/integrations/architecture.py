@@ -140,25 +140,27 @@ def class_for(config: Any, task: str | None) -> Any:
     if task is None:
         return None
     if task in CLASSES:
-        mapping = getattr(transformers, CLASSES[task])
-        found = mapping.get(type(config), None)
+        found = getattr(transformers, CLASSES[task]).get(type(config), None)
         found = found[0] if isinstance(found, tuple) and found else found
     else:
-        found = getattr(transformers, task, None)
-    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        found = _named(task)
+    if found is None:
         raise LookupError(f"transformers {transformers.__version__} has no class of {config.model_type} for {task}")
     return found
 
 
-def model_class(config: Any) -> Any:
-    """The first of transformers' own model classes that a configuration names, None if it names none."""
+def _named(name: str) -> Any:
+    """One of transformers' own model classes by its name, None if it is none."""
     import transformers
 
-    for name in getattr(config, "architectures", None) or []:
-        found = getattr(transformers, str(name), None)
-        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
-            return found
-    return None
+    found = getattr(transformers, name, None)
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
+
+
+def model_class(config: Any) -> Any:
+    """The first of transformers' own model classes that a configuration names, None if it names none."""
+    names = getattr(config, "architectures", None) or []
+    return next((found for name in names if (found := _named(str(name))) is not None), None)
 
 
 def _hub(model: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

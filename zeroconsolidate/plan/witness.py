@@ -85,11 +85,11 @@ def replica_comparisons(catalog: Catalog) -> list[Comparison]:
     ]
 
 
-def spread(pairs: Sequence[T]) -> Sequence[T]:
-    """SAMPLED_TENSORS of them, evenly spread; all if they are no more."""
-    if len(pairs) <= SAMPLED_TENSORS:
+def spread(pairs: Sequence[T], most: int = SAMPLED_TENSORS) -> Sequence[T]:
+    """At most so many of them, evenly spread."""
+    if len(pairs) <= most:
         return pairs
-    return [pairs[i * len(pairs) // SAMPLED_TENSORS] for i in range(SAMPLED_TENSORS)]
+    return [pairs[i * len(pairs) // most] for i in range(most)]
 
 
 def both_ends(numel: int, *, everything: bool) -> tuple[tuple[int, int], ...]:
