@@ -65,7 +65,7 @@ def find_adapters(
 
     `lora`: `adapter`, `merge`, `keep` or None. `chosen`: names of adapters; by default all that were trained. `base`:
     directory of the original model. Raises BadOption for options that go against each other, NotACheckpoint if
-    adapter_config.json is missing, UnsupportedLayout for names that cannot be told from a wrapper's.
+    adapter_config.json is missing, UnsupportedLayout for names that may be a wrapper's.
     """
     root = catalog.origin.root
     names = list(dict.fromkeys([*catalog.order, *catalog.unsaved_ties, *catalog.unsaved_ties.values()]))

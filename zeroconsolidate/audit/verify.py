@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..archive.model_files import BESIDE_FOLDER, NON_LORA_WEIGHTS
 from ..opening.open import open_catalog
 from ..opening.opened import open_to_convert
 from ..options import Options, VerifyOptions, Working, takes
@@ -17,7 +15,6 @@ from ..run.inputs import Inputs
 from .findings import Findings, Verification
 
 if TYPE_CHECKING:
-    from ..archive.weights import Weights
     from ..options import Path, Progress, Roots
 
 
@@ -32,7 +29,8 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     True
     """
     from ..archive.manifest_file import read_manifest
-    from ..archive.weights import read_weights
+    from ..archive.weights import read_folders
+    from ..outputs.modules import modules_in
     from . import against as bytewise
     from . import output as alone
 
@@ -42,16 +40,19 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
         findings = _findings(options.progress, alone.work_bytes(directory))
         alone.audit_output(directory, findings, base=options.base_directory)
         return findings.verification(directory, time.monotonic() - began)
-    weights = _with_beside(read_weights(directory))
     recorded = (read_manifest(directory) or {}).get("options", {})
     chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base)
     opened = open_to_convert(options.against, chosen)
     options.doing("checking names")
     chosen = with_recorded_base(opened, chosen)
-    catalog, plan = opened.catalog, plan_weights(opened, chosen).plan
+    plan = plan_weights(opened, chosen, modules_in(directory)).plan
     options.doing("comparing values")
-    planned = {tensor.name: tensor for tensor in plan.tensors()}
-    owners = {name: catalog.ties.get(name, name) for name in planned}
+    planned = {
+        os.path.join(os.path.dirname(file.name), tensor.name): tensor for file in plan.files for tensor in file.tensors
+    }
+    weights = read_folders(directory, [os.path.dirname(file.name) for file in plan.files])
+    # What is written under several names is of one recipe.
+    owners = {name: id(tensor.recipe) for name, tensor in planned.items()}
     written = {owners[name] for name in weights.tensors if name in owners}
     aliases = frozenset(name for name, owner in owners.items() if owner in written)
     findings = _findings(options.progress, bytewise.work_bytes(weights, planned))
@@ -63,17 +64,6 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
             "again"
         )
     return findings.verification(directory, time.monotonic() - began)
-
-
-def _with_beside(weights: Weights) -> Weights:
-    """With what was trained around a merged model, which lies in a folder of its own."""
-    from ..archive.safetensors import read_file
-
-    path = os.path.join(weights.directory, BESIDE_FOLDER, NON_LORA_WEIGHTS)
-    if not os.path.isfile(path):
-        return weights
-    files = (*weights.files, os.path.relpath(path, weights.directory))
-    return replace(weights, files=files, tensors={**read_file(path).tensors, **weights.tensors})
 
 
 @takes(Working)

@@ -78,7 +78,7 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
         selection=fitted,
         heads=heads,
         reason="; ".join(filter(None, (naming.change, compared, note))),
-        warnings=tuple(check_names(naming, selection, options, sources, partial=partial)),
+        warnings=tuple(check_names(naming, selection, options, sources, ties=catalog.ties, partial=partial)),
         unwrapped=any(name != new for name, new in naming.mapping.items()),
         change="; ".join(filter(None, (naming.change, note))),
         ties=written_once(catalog, fitted, naming.mapping),

@@ -52,7 +52,7 @@ def names_to_write(
     """Stored names to write -> owner. `selected`: stored name -> owner, as far as chosen by now; `places`: of `landed`;
     `partners`: every name that the target ties -> all names of that parameter.
 
-    `all_names`: the target looks for each name that it does not tie to another.
+    `all_names`: the target expects each name that it does not tie to another.
     """
     chosen: dict[str, str] = {}
     written: set[str] = set()
@@ -63,8 +63,13 @@ def names_to_write(
 
     for name, owner in selected.items():
         names = places.get(owner)
-        if not names or name in names:
+        if not names:
             write(name, owner)
+        elif name in names:
+            new = mapping[name]
+            # The first in the order of the module is not always the one that is kept, which all releases read.
+            kept = next(other for other in names if mapping[other] in partners.get(new, {new}))
+            write(name if kept in selected else kept, owner)
     here = set(chosen.values())
     for owner in dict.fromkeys(selected.values()):
         if owner in here and not all_names:

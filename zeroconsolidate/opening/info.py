@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..dtypes import DType
 from ..errors import at
+from ..naming.several import parts_of
 from ..plan.joins import whole_shape
 from .losses import Loss, losses
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..catalog.facts import Catalog
+    from ..naming.several import Part
 
 
 _WRAPPERS = {"none": "no DeepSpeed optimizer"}
@@ -94,6 +96,8 @@ class CheckpointInfo:
     """Estimated size of the weights for each dtype."""
     tensors: tuple[TensorInfo, ...]
     """Every tensor, in the order of the module."""
+    modules: tuple[Part, ...]
+    """Modules side by side that have layers of their own: several models, or the towers of one; empty for a single."""
     notes: tuple[str, ...]
     """What is unusual."""
 
@@ -143,6 +147,7 @@ def describe(
         counts=counts,
         output_bytes={"float32": 4 * parameters + buffer_bytes, "bfloat16": 2 * parameters + buffer_bytes},
         tensors=tensors,
+        modules=parts_of({t.name: t.shape for t in tensors if t.role in ("trainable", "frozen")}),
         notes=catalog.notes,
     )
 

@@ -18,6 +18,7 @@ from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base
 from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
 from ..plan.layout import FilePlan
+from .modules import apart
 
 if TYPE_CHECKING:
     from ..adapters.find import Adapters
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ..opening.rescue_report import RescueReport
     from ..options import Options
     from ..plan.build import Source
+    from .modules import Module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +45,8 @@ class PlannedWeights:
     """Frozen parameters that the save left to the base model."""
 
 
-def plan_weights(opened: Opened, options: Options) -> PlannedWeights:
-    """Select, merge, name, lay out.
+def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] = ()) -> PlannedWeights:
+    """Select, merge, name, lay out. `modules`: those of a sentence-transformers model.
 
     Raises BadOption for options that go against each other or leave nothing, WrongNames if a loader would not find
     its parameters, UnsupportedLayout or Disagreement for adapters that cannot be merged or do not fit.
@@ -61,9 +63,16 @@ def plan_weights(opened: Opened, options: Options) -> PlannedWeights:
         selection = _selected(opened, additions, options)
     else:
         selection, adapted, beside = _merged(opened, adapters, options, dtype)
+    folders: dict[str, dict[str, Source]] = {}
+    if options.names != "stored" and options.rename is None and options.lora != "keep":
+        selection, folders = apart(selection, modules)
     named = _named(opened, selection, adapted, options)
     plan = build(
-        named.selection, dtype=dtype, max_shard_bytes=options.max_shard_bytes, padding_bytes=padding_bytes(catalog)
+        named.selection,
+        dtype=dtype,
+        max_shard_bytes=options.max_shard_bytes,
+        padding_bytes=padding_bytes(catalog),
+        folders=folders,
     )
     plan = replace(plan, files=(*plan.files, *beside))
     return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=adapted, additions=additions)
