@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..archive.json_file import read_json
-from ..archive.model_config import parse
+from ..archive.model_config import is_diffusers, parse
 from ..archive.model_files import CONFIG
 from ..errors import DamagedFile, ZeroConsolidateError
 
@@ -42,6 +42,9 @@ def load_model(
         return f"{_encoder(copies.get(ENCODER_CONFIG))}({path})"
     if CONFIG not in side_files:
         return load_tensors(directory, weights)
+    if is_diffusers(parse(side_files[CONFIG])):
+        own = parse(side_files[CONFIG])["_class_name"]
+        return f"{own if _PLAIN.fullmatch(own) else 'ModelMixin'}.from_pretrained({path})"
     class_name, is_remote = _class_of(side_files[CONFIG])
     return f"{class_name}.from_pretrained({path}{', trust_remote_code=True' if is_remote else ''})"
 
