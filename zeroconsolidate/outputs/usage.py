@@ -42,9 +42,6 @@ def load_model(
         return f"{_encoder(copies.get(ENCODER_CONFIG))}({path})"
     if CONFIG not in side_files:
         return load_tensors(directory, weights)
-    if is_diffusers(parse(side_files[CONFIG])):
-        own = parse(side_files[CONFIG])["_class_name"]
-        return f"{own if _PLAIN.fullmatch(own) else 'ModelMixin'}.from_pretrained({path})"
     class_name, is_remote = _class_of(side_files[CONFIG])
     return f"{class_name}.from_pretrained({path}{', trust_remote_code=True' if is_remote else ''})"
 
@@ -73,13 +70,16 @@ def load_tensors(directory: str, weights: Sequence[str]) -> str:
 
 
 def _class_of(config_text: bytes) -> tuple[str, bool]:
-    """(the class of transformers, whether its code is the model's own)."""
+    """(the class of transformers or diffusers, whether its code is the model's own)."""
     try:
         config = parse(config_text)
     except DamagedFile:
         config = None
     if not isinstance(config, dict):
         return "AutoModel", False
+    if is_diffusers(config):
+        own = config["_class_name"]
+        return (own if _PLAIN.fullmatch(own) else "ModelMixin"), False
     auto_map = config.get("auto_map")
     own = [key for key in auto_map if key.startswith("AutoModel")] if isinstance(auto_map, dict) else []
     if own and _PLAIN.fullmatch(own[-1]):
