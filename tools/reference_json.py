@@ -65,6 +65,7 @@ _WORDS = {
     "None": "null",
     "TensorInfo": "tensor",
     "Loss": "loss",
+    "Part": "object (`prefix`, `tensors`, `parameters`)",
     "Extent": "extent",
     "RescueReport": "rescue report",
 }

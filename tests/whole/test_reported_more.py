@@ -59,13 +59,11 @@ class TestQuantizedFrozenWeights:
         shutil.copy(self.BASE / "config.json", root)
         return root
 
-    @wrong_today("integers are written where the model has floating-point weights")
     def test_refused_by_the_option_s_name(self, checkpoint: Path, out: Path) -> None:
         with pytest.raises(ZeroConsolidateError, match=r"zero_quantized_nontrainable_weights.*--base"):
             consolidate(checkpoint, out)
         assert not out.exists()
 
-    @wrong_today("the quantized copies are taken though the original is named")
     def test_the_original_s_are_taken(self, checkpoint: Path, out: Path) -> None:
         consolidate(checkpoint, out, base=self.BASE)
         expected = {

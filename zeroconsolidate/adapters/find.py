@@ -68,7 +68,9 @@ def find_adapters(
     adapter_config.json is missing, UnsupportedLayout for names that may be a wrapper's.
     """
     root = catalog.origin.root
-    names = list(dict.fromkeys([*catalog.order, *catalog.unsaved_ties, *catalog.unsaved_ties.values()]))
+    names = list(
+        dict.fromkeys([*catalog.order, *catalog.unsaved_ties, *catalog.unsaved_ties.values(), *catalog.unsaved])
+    )
     config_path = os.path.join(root, ADAPTER_CONFIG)
     first = _read(root, config_path) if os.path.isfile(config_path) else None
     wrapped = is_wrapped(plain_names(names).values())

@@ -48,6 +48,8 @@ class Adapted:
     """Output name -> path of an adapter's configuration."""
     files: tuple[str, ...]
     """Those outside of the checkpoint's own that decide what is written."""
+    adapter_files: Mapping[str, str]
+    """Adapter -> the path of its configuration, in the order in which they are merged."""
     folders: tuple[str, ...]
     """Entries of the checkpoint that belong to its adapters."""
     ties: Mapping[str, str]
@@ -85,6 +87,7 @@ def plan_export(
         is_wrapped=adapters.is_wrapped,
         config_files={os.path.join(file.folder, ADAPTER_CONFIG): adapters.files[file.adapter] for file in files},
         files=tuple(adapters.files.values()),
+        adapter_files=adapters.files,
         folders=adapters.present,
         ties={},
         untied=False,
@@ -168,6 +171,7 @@ def plan_merge(
         is_wrapped=adapters.is_wrapped,
         config_files={},
         files=(*adapters.files.values(), *base_files),
+        adapter_files=adapters.files,
         folders=adapters.present,
         ties=result.ties,
         untied=bool(result.untied),
