@@ -94,7 +94,6 @@ class TestPrompts:
             consolidate(checkpoint, out)
 
 
-@wrong_today("the weights are called as transformers calls them")
 def test_a_diffusers_model(tmp_path: Path, out: Path) -> None:
     checkpoint = shutil.copytree(FIXTURES / "z2_bf16" / "checkpoint", tmp_path / "ckpt")
     (checkpoint / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel", "_diffusers_version": "0.30.0"}))

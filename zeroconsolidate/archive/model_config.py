@@ -31,6 +31,15 @@ def is_bare(config: object) -> bool:
     return isinstance(names, list) and bool(names) and all(str(name).endswith("Model") for name in names)
 
 
+def is_diffusers(config: object) -> bool:
+    """Whether a config is of a model of diffusers, which names its class and no type of transformers' models.
+
+    >>> is_diffusers({"_class_name": "UNet2DModel"}), is_diffusers({"model_type": "llama"})
+    (True, False)
+    """
+    return isinstance(config, dict) and isinstance(config.get("_class_name"), str) and "model_type" not in config
+
+
 def short_int(text: str) -> int | str:
     """For `parse_int`: the number, unless it is longer than any size is."""
     return int(text) if len(text) < 20 else text

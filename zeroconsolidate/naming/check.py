@@ -9,7 +9,7 @@ from ..archive.model_config import has_config
 from ..errors import WrongNames
 from .config_fields import rules_to_try
 from .decision import VALUE_HEAD, judge
-from .expectation import complaint, is_related
+from .expectation import IS_DIFFUSERS, complaint, is_related
 from .several import several_models
 
 if TYPE_CHECKING:
@@ -41,9 +41,10 @@ def check_names(
     if expectation is None:
         if not has_config(sources.directory):
             return []  # no model that could be loaded by its config: nothing to compare is nothing amiss
+        install = "" if unasked == IS_DIFFUSERS else "install transformers, or "
         return [
             f"names could not be compared with what the model expects: {unasked or 'no weights are at hand'}; "
-            "install transformers, or name the original model with --base"
+            f"{install}name the original model with --base"
         ]
     buffers = {naming.mapping.get(n, n) for n, source in selection.named.items() if source.role == "buffer"}
     extra = [name for name in naming.unexpected if name.startswith(VALUE_HEAD)]

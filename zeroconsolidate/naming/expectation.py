@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from ..catalog.facts import Shape
 
+IS_DIFFUSERS = "the model is one of diffusers, which is not asked"
+"""Why transformers says nothing of a model."""
 HEADS = ("colbert_linear.", "sparse_linear.")
 """Heads of BGE-M3, which FlagEmbedding keeps in files of their own (`colbert_linear.pt`, `sparse_linear.pt`)."""
 

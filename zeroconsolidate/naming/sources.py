@@ -14,7 +14,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, parse, short_int
+from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, is_diffusers, parse, read_config, short_int
 from ..archive.regular import read_small
 from ..archive.safetensors import read_model
 from ..errors import ZeroConsolidateError
@@ -22,7 +22,7 @@ from ..integrations import apart
 from ..integrations.architecture import EVERY, TASK
 from .answers import as_answer, of_answer
 from .config_fields import with_fields
-from .expectation import HEADS, Expectation
+from .expectation import HEADS, IS_DIFFUSERS, Expectation
 from .table.lookup import looked_up
 
 if TYPE_CHECKING:
@@ -146,7 +146,10 @@ def reference(directory: str, origin: str, *, exact: bool) -> Expectation | None
     Empty weights, which ZeRO-3 runs leave behind, still tell names. A file that has heads of BGE-M3 in it was written
     by no trainer: it is what a converter made of the shards, wrong names included.
     """
-    if not any(name.endswith(".safetensors") and name.startswith("model") for name in os.listdir(directory)):
+    if not any(
+        name.endswith(".safetensors") and name.startswith(("model", "diffusion_pytorch_model"))
+        for name in os.listdir(directory)
+    ):
         return None
     try:
         model = read_model(directory)
@@ -188,6 +191,8 @@ def architecture(
     """
     if not has_config(directory):
         return None, "no config.json"
+    if _is_of_diffusers(directory):
+        return None, IS_DIFFUSERS
     if find_spec("transformers") is None:
         return None, "transformers is not installed"
     try:
@@ -238,6 +243,13 @@ def every_class(directory: str, rules: Sequence[str] = ()) -> tuple[Architecture
 def _ask_every(config: bytes) -> tuple[Architecture, ...]:
     answer, _ = _answer(config)
     return () if answer is None else tuple(of_answer(each) for each in answer.get("all", ()))
+
+
+def _is_of_diffusers(directory: str) -> bool:
+    try:
+        return is_diffusers(read_config(os.path.join(directory, "config.json")))
+    except (ZeroConsolidateError, OSError):
+        return False  # said when it is read for what it says
 
 
 def _for_task(config: bytes, task: str) -> bytes:

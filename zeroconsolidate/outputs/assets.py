@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from ..archive.model_config import read_config
+from ..archive.model_config import is_diffusers, read_config
 from ..archive.regular import Fence, open_regular, read_errors, read_small, scan
 from ..errors import BadOption, DamagedFile, at, reason
 from .known_files import group_of, is_left_behind, is_of_deepspeed
@@ -108,8 +108,15 @@ def choose(checkpoint: str, base: str | None, *, tags: Iterable[str], is_tag: bo
         from_base=tuple(from_base),
         left_behind=left,
         unknown=unknown,
-        missing=missing(grouped, checkpoint, base, is_tag=is_tag) if has_own_weights(modules_of(copies)) else (),
+        missing=missing({*grouped, *_not_needed(copies.get("config.json"))}, checkpoint, base, is_tag=is_tag)
+        if has_own_weights(modules_of(copies))
+        else (),
     )
+
+
+def _not_needed(config: str | None) -> tuple[str, ...]:
+    """Groups of files that a model of this config has no use for."""
+    return ("tokenizer",) if config is not None and is_diffusers(read_config(config)) else ()
 
 
 def _of_modules(copies: Mapping[str, str]) -> dict[str, str]:

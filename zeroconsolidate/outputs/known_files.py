@@ -33,7 +33,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Copied byte for byte. A group the checkpoint has nothing of is taken from the base model as a whole."""
 
 _MADE_ANEW = ("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*", "adapter_model.*",
-               "adapter_config.json", "colbert_linear.pt", "sparse_linear.pt")  # fmt: skip
+               "adapter_config.json", "colbert_linear.pt", "sparse_linear.pt", "diffusion_pytorch_model*")  # fmt: skip
 
 _LEFT_BEHIND = (
     "global_step*", "latest*", "zero_to_fp32.py", "zero_to_torch.py", "optimizer*", "scheduler*", "scaler*",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -10,10 +11,11 @@ from ..adapters.base import recorded_base
 from ..adapters.find import find_adapters
 from ..adapters.plan import plan_export, plan_merge
 from ..adapters.task import task_of
-from ..archive.model_files import BESIDE_FOLDER
+from ..archive.model_config import has_config, is_diffusers, read_config
+from ..archive.model_files import BESIDE_FOLDER, CONFIG, DIFFUSERS_WEIGHTS, WEIGHTS
 from ..archive.phrases import counted, listed
 from ..catalog.facts import Unsaved
-from ..errors import BadOption
+from ..errors import BadOption, ZeroConsolidateError
 from ..naming.fit import Named, fit
 from ..naming.sources import NameSources
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base, refuse_unsaved
@@ -83,9 +85,20 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
         max_shard_bytes=options.max_shard_bytes,
         padding_bytes=padding_bytes(catalog),
         folders=folders,
+        name=_file_name(catalog.origin.root, options.base_directory),
     )
     plan = replace(plan, files=(*plan.files, *beside))
     return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=adapted, additions=additions)
+
+
+def _file_name(root: str, base: str | None) -> str:
+    """What the loader of the config.json that will lie beside the weights looks for."""
+    directory = next((place for place in (root, base) if place is not None and has_config(place)), None)
+    try:
+        config = None if directory is None else read_config(os.path.join(directory, CONFIG))
+    except (ZeroConsolidateError, OSError):
+        config = None  # said when it is written
+    return DIFFUSERS_WEIGHTS if is_diffusers(config) else WEIGHTS
 
 
 def with_recorded_base(opened: Opened, options: Options) -> Options:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..archive.model_config import MAX_CONFIG_BYTES, is_bare, parse, short_int
-from ..archive.model_files import CONFIG, INDEX_NAME
+from ..archive.model_files import CONFIG
 from ..archive.regular import read_small
 from ..archive.weights import read_pickled
 from ..errors import BadOption, DamagedFile, Disagreement, ZeroConsolidateError, at
@@ -51,7 +51,7 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
     """
     copies, made, notes, warnings = dict(assets.copies), dict[str, bytes](), list[str](), list[str]()
     if planned.plan.index is not None:
-        made[INDEX_NAME] = planned.plan.index
+        made[planned.plan.index_name] = planned.plan.index
     hidden_size, bare = None, False
     if "config.json" in copies:
         path = copies.pop("config.json")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..archive.model_files import (
     ADAPTER_CONFIG,
     BESIDE_FOLDER,
+    DIFFUSERS_WEIGHTS,
     INDEX_NAME,
     MANIFEST_NAME,
     NON_LORA_WEIGHTS,
@@ -20,7 +21,7 @@ from .system import remove, sync_directory
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_INDICES = (INDEX_NAME, PICKLE_INDEX_NAME)
+_INDICES = (INDEX_NAME, PICKLE_INDEX_NAME, f"{DIFFUSERS_WEIGHTS}.index.json")
 # What describes a set of weights must never stand beside weights of another set, not even between two renames.
 _DESCRIBES = (*_INDICES, MANIFEST_NAME)
 
