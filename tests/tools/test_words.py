@@ -47,8 +47,8 @@ def test_each_kind_is_collected(collected: list[Text]) -> None:
     [
         ("help", "cli/convert --help", "usage: zeroconsolidate convert"),
         ("module", "cli/printing.py", "From the results of the verbs"),
-        ("docstring", "outputs/report.py", "The line of Python that loads the output."),
-        ("docstring", "opening/info.py", "The result of :func:`zeroconsolidate.inspect`"),
+        ("docstring", "outputs/report.py", "What a conversion wrote, what was checked"),
+        ("docstring", "catalog/facts.py", "Where a checkpoint comes from."),
         ("report", "cli/printing.py", "DeepSpeed {_known(info.ds_version)}, "),
         ("message", "outputs/side_files.py", "sentence-transformers needs the size of an embedding"),
         ("message", "outputs/side_files.py", "config.json: rope_theta added"),

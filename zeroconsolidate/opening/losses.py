@@ -19,20 +19,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What has become of one tensor. Sizes are as stored: masters have four bytes an element."""
+    """How much of one tensor is lost with the files that are missing.
+
+    Sizes are those in the checkpoint: master weights take four bytes an element.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the checkpoint.
+    role : str
+        `trainable`, `frozen` or `buffer`.
+    numel : int
+        Elements of the tensor.
+    lost_numel : int
+        Elements that are lost.
+    nbytes : int
+        Bytes of the tensor.
+    lost_bytes : int
+        Bytes that are lost.
+    fate
+    """
 
     name: str
-    """As stored."""
     role: str
-    """`trainable`, `frozen` or `buffer`."""
     numel: int
-    """Elements of the tensor."""
     lost_numel: int
-    """Elements that are lost."""
     nbytes: int
-    """Bytes of the tensor."""
     lost_bytes: int
-    """Bytes that are lost."""
 
     @property
     def fate(self) -> str:

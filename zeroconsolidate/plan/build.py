@@ -46,18 +46,29 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What executing a plan will take."""
+    """What a conversion would read, write and need.
+
+    :func:`zeroconsolidate.estimate` returns it.
+
+    Attributes
+    ----------
+    input_bytes : int
+        Tensor data that is read.
+    output_bytes : int
+        Size of the weights: all of their files, and the index.
+    peak_memory_bytes : int
+        An upper bound for the memory that copying allocates. Python itself takes 30 MB more.
+    files : int
+        Files of weights, the index included.
+    tensors : int
+        Tensors that are written.
+    """
 
     input_bytes: int
-    """Tensor data to be read."""
     output_bytes: int
-    """Size of all files of weights, with the index."""
     peak_memory_bytes: int
-    """An upper bound for what the executor allocates; the interpreter's own 30 MB come on top."""
     files: int
-    """Files of weights, the index counted."""
     tensors: int
-    """Tensors to be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
