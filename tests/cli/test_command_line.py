@@ -69,7 +69,7 @@ class TestSpellings:
             (["convert", "c", "o", "-f"], "convert has no option -f; did you mean --overwrite?"),
             (["convert", "c", "o", "--force"], "convert has no option --force; did you mean --overwrite?"),
             (["convert", "c", "o", "--froce"], "convert has no option --froce; did you mean --overwrite?"),
-            (["convert", "c", "o", "--debug"], "convert has no option --debug; leave it out: "),
+            (["convert", "c", "o", "--debug"], "convert has no option --debug; leave it out; "),
             (["convert", "c", "-o", "o"], "convert has no option -o; OUTPUT is the last argument, without an option"),
             (["convert", "c", "o", "--shard-size", "5GB"], "no option --shard-size; did you mean --max-shard-size?"),
             (["convert", "c", "o", "--max_shard_sizes", "5GB"], "--max-shard-sizes; did you mean --max-shard-size?"),

@@ -173,7 +173,7 @@ def test_rules_are_prefixes_or_expressions():
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ([("^(", "x")], r"the renaming rule \^\(=x is no regular expression"),
+        ([("^(", "x")], r"--rename \^\(=x is no regular expression"),
         ([("/a/", r"\9")], "is no regular expression"),
         ([("/a|b/", "x")], "gives 'a' and 'b' the same name 'x'"),
         ([("a", "")], "gives 'a' no name; got ''"),

@@ -586,7 +586,7 @@ class TestFrozenFromBase:
             consolidate(source, tmp_path / "out", base=base)
         report = consolidate(source, tmp_path / "out", base=base, names="stored")
         assert report.from_base == 0
-        (warning,) = [w for w in report.warnings if "the base model's weights were not used" in w]
+        (warning,) = [w for w in report.warnings if "the weights in --base were not used" in w]
         assert "layers.0.norm.weight" in warning
 
     def test_a_complete_checkpoint_takes_nothing(self, stage: int, base: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_each_kind_is_collected(collected: list[Text]) -> None:
         ("message", "outputs/side_files.py", "{lone[0]} was not found, and without it"),
         ("message", "adapters/plan.py", "PEFT adapter {adapters.kinds} for the base model"),
         ("message", "audit/source.py", "metadata of all {files} files agrees"),
-        ("message", "naming/fit.py", "names as stored, as asked"),
+        ("message", "naming/fit.py", "names as in the checkpoint (--names stored)"),
     ],
 )
 def test_what_is_collected(collected: list[Text], kind: str, place: str, beginning: str) -> None:

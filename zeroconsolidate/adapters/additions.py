@@ -37,7 +37,7 @@ def low_rank(
     b = factors.get("lora_embedding_B" if embeds else "lora_B.weight")
     if a is None or b is None:
         raise Disagreement(
-            f"the adapter {adapter!r} has only half of its factors here",
+            f"the adapter {adapter!r} has only one of its two factors here",
             expected="A and B",
             found=", ".join(factors),
         )
@@ -51,7 +51,7 @@ def low_rank(
             found=f"{a.shape} and {b.shape}",
         )
     if magnitude is not None and lie in (Lie.EXPERTS, Lie.EXPERTS_TRANSPOSED):
-        raise UnsupportedLayout("DoRA of a stack of experts is not known to PEFT")
+        raise UnsupportedLayout("PEFT has no DoRA for stacked experts")
     rounds_first = (
         of_parameter or lie is Lie.EMBEDDING or lie.name.startswith("EXPERTS") or config.initialization == "mica"
     )

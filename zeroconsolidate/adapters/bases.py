@@ -41,8 +41,8 @@ class Bases:
         saved = self._model.saved.get(path, {})
         if len(saved) > 1:
             raise BadOption(
-                f"the adapters {', '.join(saved)} have each trained a module of their own here (modules_to_save)",
-                remedy="merge one of them",
+                f"the adapters {', '.join(saved)} have each trained their own copy of this module (modules_to_save)",
+                remedy="choose one of them with --adapter",
             )
         trained = next(iter(saved.values()), None) or (own if own is not None and own.role == "trainable" else None)
         if trained is not None:
@@ -75,8 +75,9 @@ class Bases:
         """The error for a weight that an adapter belongs to and that nothing has."""
         if self._altered is not None:
             return BadOption(
-                f"an adapter initialised by {self._altered!r} belongs to what it left of the base weights, and the "
-                "checkpoint does not hold them: merge it with PEFT into the model as it was at the beginning"
+                f"an adapter initialised by {self._altered!r} changes the base weights before training, and the "
+                "checkpoint does not hold the changed ones",
+                remedy="merge it with PEFT, into the base model as it was when training began",
             )
         if self._original is None:
             return BadOption(

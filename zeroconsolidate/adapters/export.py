@@ -61,7 +61,7 @@ def adapter_files(
         if config.peft_type not in SAVED_BY_NAME or (config.content.get("rank_pattern") and config.peft_type != "LORA"):
             raise UnsupportedLayout(
                 f"the adapter {adapter!r} is of kind {config.peft_type}, whose file holds more than its parameters",
-                remedy="--lora keep writes them under their raw names",
+                remedy="--lora keep writes its tensors under their names in the checkpoint",
             )
         tensors: dict[str, Source] = {}
         for name, part in parts.items():

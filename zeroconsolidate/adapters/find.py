@@ -64,10 +64,10 @@ def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) 
     if lora == "keep" or not present:
         if lora in ("adapter", "merge") or (chosen and lora != "keep"):
             kind = f"; {ADAPTER_CONFIG} says {first.peft_type}, whose parameters are none of its" if first else ""
-            raise BadOption(f"the checkpoint has no adapters that --lora could work on{kind}")
+            raise BadOption(f"the checkpoint has no PEFT adapters, which --lora is for{kind}")
         if chosen:
             raise BadOption(
-                "--adapter chooses adapters to write or merge", consequence="with --lora keep there is no choice"
+                "--adapter does not go with --lora keep", consequence="--lora keep writes the tensors of all adapters"
             )
         return None
     for name in chosen:
@@ -108,5 +108,5 @@ def _config_file(root: str, adapter: str, *, alone: bool) -> str:
     raise NotACheckpoint(
         f"the names are those of a PEFT model, but the configuration of its adapter {adapter!r} is missing",
         expected=places[0],
-        remedy="put it there, or write the raw names with --lora keep",
+        remedy="put it there, or write all tensors under their names in the checkpoint with --lora keep",
     )

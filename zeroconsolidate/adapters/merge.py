@@ -172,8 +172,8 @@ class Merger:
         if len(self._configs) > 1 or self._directories is None:
             raise UnsupportedLayout(
                 (
-                    f"adapters of kind {self._configs[adapter].peft_type} are merged by PEFT, one at a time, "
-                    "into a model whose config.json is at hand"
+                    f"adapters of kind {self._configs[adapter].peft_type} are merged by PEFT one at a time, "
+                    "and it needs the config.json of the model"
                 ),
                 remedy="choose one with --adapter, and name the original model with --base",
             )

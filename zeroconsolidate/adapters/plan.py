@@ -168,8 +168,8 @@ def _original(base: str | None, adapters: Adapters, own: Mapping[str, Source]) -
             method = quantization.get("quant_method") if isinstance(quantization, dict) else None
             raise UnsupportedLayout(
                 f"the base model in {base} is quantized ({method or 'quantization_config'})",
-                consequence="adapters are merged into the weights it was made from",
-                remedy="name that model instead",
+                consequence="adapters are merged into weights that are not quantized",
+                remedy="name the model it was quantized from with --base",
             )
     targets = [f"{part.module}.weight" for part in adapters.parts.values() if part.kind is Kind.TUNER]
     return Original(read_weights(base).tensors, base, list(dict.fromkeys([*targets, *own])))
@@ -200,7 +200,7 @@ def prove_base(comparisons: Sequence[Comparison], inputs: Inputs) -> int:
             ),
             remedy=(
                 "name the model it was trained on, or leave --base out to merge into the frozen copy",
-                "--no-check merges all the same",
+                "--no-check merges anyway",
             ),
             address=error.address,
         ) from None

@@ -90,7 +90,7 @@ class Interpreter(Machine):
                 stack[-1] = (stack[-1], last)
             elif opcode == 0x2E:  # STOP
                 if marks or len(stack) != 1:
-                    raise DamagedFile("the pickle stops in the middle of something")
+                    raise DamagedFile("the pickle ends before its object is complete")
                 return stack[0], position
             else:
                 position = TABLE[opcode](self, position)

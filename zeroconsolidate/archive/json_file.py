@@ -31,7 +31,7 @@ def parse(
     except ValueError as error:
         raise DamagedFile(f"{what} is not JSON: {error}") from None
     except RecursionError:
-        raise DamagedFile(f"{what} is nested too deep") from None
+        raise DamagedFile(f"{what} is nested too deeply") from None
 
 
 def parse_object(text: bytes, what: str) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class LegacyContainer(OpenFile):
             starts[key] = here + 8
             here += 8 + count * storage.dtype.itemsize
         if here != self.size_bytes:
-            what = "the file is truncated" if here > self.size_bytes else "the file goes on behind its end"
+            what = "the file is truncated" if here > self.size_bytes else "the file has bytes after its end"
             raise DamagedFile(f"{what}", expected=f"{here} bytes", found=self.size_bytes)
         return big_endian, (first, stop), starts
 

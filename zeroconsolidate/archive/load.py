@@ -75,7 +75,7 @@ def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes,
         except PermissionError:
             raise NotACheckpoint("the file cannot be read: permission denied") from None
         except FileNotFoundError:
-            raise NotACheckpoint("the file has gone while it was being read") from None
+            raise NotACheckpoint("the file disappeared while it was being read") from None
         if kind is FileKind.UNIVERSAL and isinstance(content, LocatedTensor):
             content = {"param": content}  # stage 3 saves the tensor alone, the other stages a dict around it
         if not isinstance(content, dict):

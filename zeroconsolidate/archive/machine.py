@@ -73,4 +73,8 @@ class Machine:
 
 def beyond(stop: int, data: bytes | mmap) -> DamagedFile:
     """The error for a length that is more than there is."""
-    return DamagedFile("the pickle announces more than it holds", expected=f"{stop} bytes", found=len(data))
+    return DamagedFile(
+        "the pickle is cut off: it says that more bytes follow than there are",
+        expected=f"{stop} bytes",
+        found=len(data),
+    )

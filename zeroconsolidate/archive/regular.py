@@ -118,7 +118,7 @@ def scan(directory: str) -> Iterator[os.DirEntry[str]]:
     with os.scandir(directory) as entries:
         for count, entry in enumerate(entries):
             if count >= MAX_ENTRIES:
-                raise DamagedFile("the directory is too full", expected=f"at most {MAX_ENTRIES} entries")
+                raise DamagedFile("the directory has too many entries", expected=f"at most {MAX_ENTRIES} entries")
             yield entry
 
 

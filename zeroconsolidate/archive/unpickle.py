@@ -81,7 +81,7 @@ def unpickle_placeless(data: bytes, container: Container) -> tuple[object, bool]
     with broken_pickles("data.pkl"):
         value, stop = Interpreter(data, world, Limits()).run()
     if stop != len(data):
-        raise DamagedFile("data.pkl goes on behind its end", expected=f"{stop} bytes", found=len(data))
+        raise DamagedFile("data.pkl has bytes after its end", expected=f"{stop} bytes", found=len(data))
     return value, world.placeless
 
 
@@ -115,7 +115,7 @@ class World:
         if type(function) is _Constructor:
             return function.make(*arguments)
         if not isinstance(function, Name):
-            raise DamagedFile("the pickle calls what is no function or class", found=described(function))
+            raise DamagedFile("the pickle calls something that is no function or class", found=described(function))
         return Inert(function.qualified_name, arguments)
 
     def persistent(self, pid: object) -> LocatedStorage:

@@ -67,7 +67,7 @@ def sort_names(
             notes.append(f"{name} is listed neither as parameter nor as buffer; written unchanged, as a buffer")
         else:
             with at(file_name(first.file)), at(name):
-                raise DamagedFile("the parameter is in the module but its values are nowhere")
+                raise DamagedFile("the parameter is in the module, but no file has its values")
     if whole:
         frozen |= _listed_frozen(first)
     order = dict.fromkeys([*(n for n in module if n in stored or n in ties or n in buffers or n in frozen)])

@@ -209,7 +209,7 @@ def _piece(piece: object) -> AffinePiece:
     scale = piece.get("scale")
     if scale is not None and scale != 1:
         raise UnsupportedLayout(
-            f"a piece of the tensor is scaled by {described(scale)}, which would not be exact to undo"
+            f"a piece of the tensor is scaled by {described(scale)}, which cannot be undone exactly"
         )
     shape, source, dest = _ints(piece.get("shape")), _view(piece.get("source")), _view(piece.get("dest"))
     if not len(shape) == len(source[1]) == len(dest[1]):

@@ -171,7 +171,7 @@ _SOURCES = {
     "checkpoint": "as trained",
     "module": "in 16 bits, from the second copy of the weights",
     "fill": "from the models given with --fill",
-    "zeros": "zeros",
+    "zeros": "lost, written as zeros",
     "nowhere": "lost, so not written",
 }
 

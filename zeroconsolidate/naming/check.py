@@ -31,7 +31,7 @@ def check_names(
         if not has_config(sources.directory):
             return []  # no model that could be loaded by its config: nothing to compare is nothing amiss
         return [
-            f"names could not be compared with what the model expects: {unasked or 'no weights are at hand'}; "
+            f"names not compared with those the model expects: {unasked or 'no weights are at hand'}; "
             "install transformers, or name the original model with --base"
         ]
     buffers = {naming.mapping.get(n, n) for n, source in selection.named.items() if source.role == "buffer"}
@@ -47,9 +47,9 @@ def check_names(
         raise WrongNames(
             (
                 f"config.json ties {untied[0]!r} to {expectation.ties[untied[0]]!r}, but the checkpoint "
-                "has two tensors, and loaders do not agree which they take"
+                "has a tensor for each, and loaders disagree on which to use"
             ),
-            remedy='set "tie_word_embeddings" to false in config.json, or insist with --allow-missing',
+            remedy=('set "tie_word_embeddings" to false in config.json', "write it anyway with --allow-missing"),
         )
     if wrong.fits:
         return warnings

@@ -123,7 +123,7 @@ def renamed(stored: Iterable[str], rules: Sequence[tuple[str, str]]) -> dict[str
                 elif current.startswith(old):
                     names[name] = new + current[len(old) :]
         except (re.error, IndexError) as error:
-            raise BadOption(f"the renaming rule {old}={new} is no regular expression: {error}") from None
+            raise BadOption(f"--rename {old}={new} is no regular expression: {error}") from None
     return unique(names)
 
 
@@ -132,9 +132,9 @@ def unique(names: Mapping[str, object]) -> dict[str, str]:
     owners: dict[str, str] = {}
     for name, new in names.items():
         if not isinstance(new, str) or not new:
-            raise BadOption(f"the renaming gives {name!r} no name", found=repr(new))
+            raise BadOption(f"--rename leaves {name!r} without a name", found=repr(new))
         if owners.setdefault(new, name) != name:
-            raise BadOption(f"the renaming gives {owners[new]!r} and {name!r} the same name {new!r}")
+            raise BadOption(f"--rename gives {owners[new]!r} and {name!r} the same name {new!r}")
     return {name: new for new, name in owners.items()}
 
 

@@ -187,9 +187,13 @@ def complaint(naming: Naming, unasked: str = "") -> WrongNames:
         shape = f", expected in {list(wanted)}" if wanted is not None else ""
         parts.append(f"{len(naming.mismatched)} have another shape, such as {name!r}{shape}")
     first, *others = parts
-    follows = "a loader would leave random weights" + (f" ({unasked})" if unasked else "")
+    follows = "a loader would use random weights" + (f" ({unasked})" if unasked else "")
     return WrongNames(
         f"the names do not fit {origin}: {first}",
         consequence="; ".join([*others, follows]),
-        remedy=("rename with --rename FROM=TO", "name the right model with --base", "insist with --allow-missing"),
+        remedy=(
+            "rename with --rename FROM=TO",
+            "name the right model with --base",
+            "write it anyway with --allow-missing",
+        ),
     )

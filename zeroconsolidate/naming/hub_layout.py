@@ -65,8 +65,8 @@ def _refuse_opaque(conversion: Conversion) -> None:
         with at(conversion.output):
             raise UnsupportedLayout(
                 (
-                    "transformers keeps this tensor in memory with its elements in another order than the "
-                    "hub's files, which cannot be streamed"
+                    "transformers has the elements of this tensor in another order in memory than in the hub's files, "
+                    "and reordering them is not supported"
                 ),
                 remedy="write transformers 5's own layout with --names in-memory",
             )

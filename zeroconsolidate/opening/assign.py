@@ -128,8 +128,8 @@ class _Assignment:
                 raise WitnessMismatch(f"{len(run)} masters of group {g} round to the copies of {len(free)} parameters")
             if len(left) < len(run):
                 raise UnsupportedLayout(
-                    f"{len(run)} masters of group {g} look alike, and it is not in the order of the module: master "
-                    f"{index} may be any of {', '.join(free[:4])}"
+                    f"{len(run)} masters of group {g} have equal copies, and it is not in the order of the module: "
+                    f"master {index} may be any of {', '.join(free[:4])}"
                 )
             if len(left) == len(run) and (len(run) == 1 or in_order or self._equal(g, run)):
                 for master, name in zip(run, left, strict=True):

@@ -44,8 +44,8 @@ def rescued(
     found = rescue(incomplete.catalog, fillers, zeros=zeros)
     if all(tensor.source is None for tensor in found):
         raise BadOption(
-            "nothing can be rescued: every tensor has lost a part, and nothing stands in for it",
-            remedy="give a model to fill with (--fill), or take zeros (--rescue=zeros)",
+            "nothing can be rescued: every tensor has lost values, and nothing else has them",
+            remedy=("name a model to take lost values from: --fill DIR", "write zeros for lost values: --rescue=zeros"),
         )
     report = rescue_report(incomplete.catalog.origin, incomplete.reasons, found)
     files = {tensor.file: None for filler in fillers for tensor in filler.tensors.values()}
@@ -57,7 +57,7 @@ def filler(directory: str) -> Filler:
     try:
         weights = read_weights(directory)
     except NotACheckpoint as error:
-        raise BadOption(f"the model to fill with cannot be used: {error}") from None
+        raise BadOption(f"the model in --fill cannot be used: {error}") from None
     return Filler(label=directory, step=_step(directory), tensors=weights.tensors)
 
 
@@ -70,10 +70,10 @@ def frozen_of_base(catalog: Catalog, stored: Mapping[str, Source], base: str | N
     except NotACheckpoint:
         return NO_ADDITIONS  # config and tokenizer are all it has
     except ZeroConsolidateError as error:
-        return Additions(sources={}, files=(), warnings=(f"the base model's weights cannot be read: {error}",))
+        return Additions(sources={}, files=(), warnings=(f"the weights in --base cannot be read: {error}",))
     found, reason = missing_frozen(catalog, stored, weights.tensors)
     if reason is not None:
-        return Additions(sources={}, files=(), warnings=(f"the base model's weights were not used: {reason}",))
+        return Additions(sources={}, files=(), warnings=(f"the weights in --base were not used: {reason}",))
     files = dict.fromkeys(weights.tensors[name].file for name in found)
     return Additions(sources=found, files=tuple(files), warnings=())
 

@@ -119,7 +119,7 @@ def _refuse_unfit(path: str) -> None:
     os.close(fd)
     if size_bytes > MAX_COPY_BYTES:
         raise DamagedFile(
-            "the file is too large to belong beside the weights",
+            "the file is too large to be copied with the weights",
             expected=f"at most {MAX_COPY_BYTES} bytes",
             found=size_bytes,
         )
@@ -156,7 +156,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _few(entries: Iterable[Entry]) -> list[Entry]:
     listed = list(islice(entries, MAX_ASSETS + 1))
     if len(listed) > MAX_ASSETS:
-        raise DamagedFile("there are too many files beside the weights", expected=f"at most {MAX_ASSETS}")
+        raise DamagedFile("there are too many files to copy with the weights", expected=f"at most {MAX_ASSETS}")
     return listed
 
 

@@ -70,8 +70,8 @@ def pass_or_refuse(result: GateResult, excuses: Excuses) -> tuple[str, ...]:
         can_insist = all(_is_excused(finding, Excuses(insisted="--allow-missing")) for finding in wrong)
         raise WrongNames(
             f"the output would not load as it should: {wrong[0].text}{more}",
-            consequence="nothing was published",
-            remedy="--allow-missing writes it all the same" if can_insist else None,
+            consequence="no output was written",
+            remedy="--allow-missing writes it anyway" if can_insist else None,
         )
     return tuple(finding.text for finding in excused)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..adapters.find import find_adapters
 from ..adapters.plan import plan_export, plan_merge
+from ..archive.phrases import counted
 from ..errors import BadOption
 from ..naming.fit import Named, fit
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base
@@ -66,7 +67,10 @@ def plan_weights(opened: Opened, options: Options) -> PlannedWeights:
 def _exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType) -> PlannedWeights:
     """The adapters as PEFT would save them."""
     if options.include or options.exclude:
-        raise BadOption("an adapter is written whole: --include and --exclude go with --lora keep or merge")
+        raise BadOption(
+            "--include and --exclude do not go with an adapter, which is written whole",
+            remedy="add --lora keep or --lora merge",
+        )
     plan, adapted, warnings = plan_export(opened.catalog, opened.stored, adapters, dtype=dtype)
     named = Named(
         selection=Selection(named={}, left_out=plan.left_out),
@@ -102,7 +106,10 @@ def _selected(opened: Opened, additions: Additions, options: Options) -> Selecti
 def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) -> tuple[Selection, Adapted]:
     """The model with its adapters merged into it."""
     if options.exclude_frozen:
-        raise BadOption("a merged model needs its frozen weights: --exclude-frozen goes with --lora adapter or keep")
+        raise BadOption(
+            "--exclude-frozen does not go with a merged model, which needs its frozen weights",
+            remedy="use --lora adapter or --lora keep",
+        )
     merge = plan_merge(
         opened.catalog,
         opened.stored,
@@ -149,7 +156,11 @@ def _refuse_broken(adapters: Adapters, report: RescueReport) -> None:
     ]
     if broken:
         raise BadOption(
-            f"{len(broken)} tensors of the adapter have lost a part, such as {broken[0]}, and an adapter is of use "
-            "only whole: fill it (--fill) with an earlier step that was written with --lora keep, take zeros "
-            "(--rescue=zeros), or write what is whole under its raw names (--lora keep)"
+            f"{counted(len(broken), 'tensor')} of the adapter cannot be rescued, such as {broken[0]}",
+            consequence="PEFT would put random values in their place",
+            remedy=(
+                "take them from an earlier step that was written with --lora keep: --fill DIR",
+                "put zeros in the place of lost values: --rescue=zeros",
+                "write the tensors that are whole, under their names in the checkpoint: --lora keep",
+            ),
         )

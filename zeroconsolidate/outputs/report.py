@@ -193,7 +193,7 @@ def _checks(opened: Opened, made: Made, check: str) -> tuple[tuple[str, ...], tu
         extent = "all that have one" if check == "all" else "a sample"
         checks.append(f"{counted(compared, 'value')} against their second copy in the checkpoint ({extent}): equal")
     elif check == "none":
-        not_checked.append("values: not compared, as asked")
+        not_checked.append("values: not compared (--no-check)")
     elif opened.catalog.origin.stage == 3:
         not_checked.append("values: ZeRO stage 3 saves no second copy of the weights")
     else:

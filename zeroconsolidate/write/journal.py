@@ -142,7 +142,7 @@ def refuse_other(before: Fingerprint, now: Fingerprint, folder: str) -> None:
     if changes:
         more = f", and {counted(len(changes) - 3, 'more change')}" if len(changes) > 3 else ""
         raise BadOption(
-            f"an interrupted conversion lies in {folder}, but of something else: {'; '.join(changes[:3])}{more}",
+            f"{folder} has an interrupted conversion with other options or input: {'; '.join(changes[:3])}{more}",
             remedy="start over with --restart, or run the earlier command again to continue it",
         )
 

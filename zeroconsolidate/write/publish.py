@@ -36,7 +36,7 @@ def rename(
             os.makedirs(os.path.dirname(target), exist_ok=True)
             os.replace(staged(name), target)
         elif not os.path.isfile(target) or os.path.getsize(target) != sizes[name]:
-            raise OutputFailed(f"the finished file {name} has been taken away", remedy="start over with --restart")
+            raise OutputFailed(f"the finished file {name} has been removed", remedy="start over with --restart")
         folders.add(os.path.dirname(target))
     if overwrite:
         for old in os.listdir(output):
