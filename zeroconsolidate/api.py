@@ -15,7 +15,7 @@ from .outputs.logged import log
 from .outputs.make import Rehearsal, make, rehearse
 from .outputs.mapping import Checkpoint
 from .outputs.model import plan_output
-from .outputs.planned import plan_weights
+from .outputs.planned import plan_weights, with_recorded_base
 from .outputs.report import Report, report_of
 from .run.digest import maker
 from .run.execute import BLOCK_BYTES
@@ -192,7 +192,7 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
     """
     began = time.monotonic()
     directory = os.path.normpath(os.fspath(out))
-    opened, output = _planned(src, directory, options)
+    opened, output, options = _planned(src, directory, options)
     made = make(output, opened, options, directory)
     seconds = time.monotonic() - began
     report = report_of(output, opened, made, directory=directory, seconds=seconds, check=options.check)
@@ -207,12 +207,12 @@ def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
     Nothing is written. Raises what `consolidate` would raise before it compares or copies values.
     """
     directory = os.path.normpath(os.fspath(out))
-    opened, output = _planned(src, directory, options)
+    opened, output, options = _planned(src, directory, options)
     return rehearse(output, opened, options, directory)
 
 
-def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Output]:
-    """What is to be made. What can be refused at once is, before any file is opened."""
+def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Output, Options]:
+    """What is to be made, and with which options. What can be refused at once is, before any file is opened."""
     options.doing("reading metadata")
     files = find(src, options.tag)
     for place in {files.root, files.directory, *roots_of(src)}:
@@ -223,7 +223,8 @@ def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Outp
     opened = open_to_convert(src, options, files)
     refuse_unplaced(opened.catalog, weights_only=options.weights_only)
     options.doing("checking names")
-    return opened, plan_output(opened, options)
+    options = with_recorded_base(opened, options)
+    return opened, plan_output(opened, options), options
 
 
 @takes(Options)
@@ -254,4 +255,5 @@ def estimate(src: Roots, options: Options) -> Cost:
     >>> zeroconsolidate.estimate("tests/fixtures/z3_bf16/checkpoint", names="stored").files
     1
     """
-    return plan_weights(open_to_convert(src, options), options).plan.cost(BLOCK_BYTES)
+    opened = open_to_convert(src, options)
+    return plan_weights(opened, with_recorded_base(opened, options)).plan.cost(BLOCK_BYTES)

@@ -80,6 +80,44 @@ def test_a_tensor_that_was_trained_under_two_names_is_written_once_unless_asked(
     assert list(merge(named, copy_ties=True).selection.named) == ["e.weight", "h.weight"]
 
 
+def test_a_tied_base_has_one_of_the_names():
+    """The frozen copy of the other is in the save, and is not what the base would round to."""
+    named = lora("q", 4, 3) | {f"{PEFT}e.weight": stored(9, 3, dtype=BF16), f"{PEFT}h.weight": stored(9, 3, dtype=BF16)}
+    ties = {f"{PEFT}h.weight": f"{PEFT}e.weight"}
+    for kept in ("e.weight", "h.weight"):
+        original = {"q.weight": tensor(4, 3), kept: tensor(9, 3, key="base")}
+        result = merge(named, ties=ties, original=original)
+        assert list(recipes(result)) == ["q.weight", kept]
+        assert (result.untied, result.from_checkpoint) == ((), {})
+    both = {"q.weight": tensor(4, 3)} | dict.fromkeys(("e.weight", "h.weight"), tensor(9, 3))
+    into_both = recipes(merge(lora("h", 9, 3) | named, ties=ties, original=both))
+    assert isinstance(into_both["e.weight"], Merged)
+    assert into_both["e.weight"] == into_both["h.weight"]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_each_name_of_a_shared_embedding_is_written_once_they_part(*, frozen: bool):
+    """modules_to_save of T5's `shared`, of which encoder and head have the original: config.json then ties nothing."""
+    named = {f"{PEFT}shared.modules_to_save.default.weight": trained(9, 3)}
+    held = {f"{PEFT}shared.original_module.weight": stored(9, 3)} | {
+        f"{PEFT}{alias}.weight": stored(9, 3) for alias in ("encoder", "head")
+    }
+    ties = {f"{PEFT}{alias}.weight": f"{PEFT}shared.original_module.weight" for alias in ("encoder", "head")}
+    base = tensor(9, 3, key="base")
+    result = merge(named | (held if frozen else {}), ties=ties, original={"shared.weight": base})
+    assert set(result.untied) == {"encoder.weight", "head.weight"}
+    made = recipes(result)
+    assert set(made) == {"shared.weight", "encoder.weight", "head.weight"}
+    assert made["encoder.weight"] == made["head.weight"] == View(base)
+    assert made["shared.weight"] != View(base)
+
+
+def test_what_the_base_has_no_place_for_is_told_apart():
+    named = {f"{PEFT}head.modules_to_save.default.weight": trained(2, 3), f"{PEFT}counter": stored(1, role="buffer")}
+    result = merge(lora("q", 4, 3) | named, original={"q.weight": tensor(4, 3)})
+    assert result.unknown == ("head.weight",)
+
+
 def test_a_convolution_is_merged_whole():
     named = {
         f"{PEFT}c.lora_A.default.weight": trained(2, 3, 5, 5),
@@ -135,9 +173,32 @@ def test_a_parameter_of_an_adapter_that_is_not_known():
         merge(lora("q", 4, 3) | odd)
 
 
+def quantized(*, role: str = "frozen") -> dict[str, Source]:
+    """A linear module in 4 bits, as bitsandbytes and DeepSpeed save it."""
+    copy = stored(6, 1, role=role, dtype=DType.U8)
+    beside = {"absmax": stored(1), "quant_map": stored(16), "quant_state.bitsandbytes__nf4": stored(9, dtype=DType.U8)}
+    held = {f"{PEFT}q.base_layer.weight.{key}": replace(source, role="buffer") for key, source in beside.items()}
+    return {f"{PEFT}q.base_layer.weight": copy} | held
+
+
 def test_a_quantized_base_is_refused():
-    with pytest.raises(UnsupportedLayout, match=r"the base weight is quantized \(int8\); name the original model"):
+    with pytest.raises(
+        UnsupportedLayout, match=r"the base weight in the checkpoint is quantized \(int8\); .*; name the original model"
+    ):
         merge(lora("q", 4, 3) | {f"{PEFT}q.base_layer.weight": stored(4, 3, dtype=DType.I8)})
+    with pytest.raises(UnsupportedLayout, match=r"--base; base has no such weight"):
+        merge(lora("q", 4, 3) | quantized(), original={"k.weight": tensor(4, 3)})
+    with pytest.raises(UnsupportedLayout, match=r"'loftq' .* the checkpoint holds them quantized"):
+        configs = {"default": config(init_lora_weights="loftq")}
+        merge(lora("q", 4, 3) | quantized(), configs=configs, original={"q.weight": tensor(4, 3)})
+
+
+@pytest.mark.parametrize("role", ["frozen", "buffer"])
+def test_a_quantized_copy_gives_way_to_the_original(role: str):
+    """Whatever its shape is, it is not the base, nor a witness of it; what belongs to it stays away."""
+    result = merge(lora("q", 4, 3) | quantized(role=role), original={"q.weight": tensor(4, 3)})
+    assert {name: type(recipe) for name, recipe in recipes(result).items()} == {"q.weight": Merged}
+    assert (result.from_checkpoint, result.unproven) == ({}, {})
 
 
 def test_two_adapters_that_trained_the_same_module():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import zero_model
-from command import AS_NOBODY, python, refusal
+from command import WITHOUT_PRIVILEGES, python, refusal
 from fixtures import FIXTURES
 
 from zeroconsolidate import consolidate
@@ -195,7 +195,7 @@ class TestDryRun:
         config = json.loads((tmp_path / "c/config.json").read_text())
         (tmp_path / "c/config.json").write_text(json.dumps(config | {"num_hidden_layers": 9, "layer_types": None}))
         for verb in (dry_run, consolidate):
-            with pytest.raises(WrongNames, match="expected names are missing"):
+            with pytest.raises(WrongNames, match=r"num_hidden_layers=2, by their layers"):
                 verb(tmp_path / "c", tmp_path / "out")
 
     def test_a_folder_that_may_not_be_written(self) -> None:
@@ -206,7 +206,7 @@ class TestDryRun:
             for path in folder.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)
             folder.chmod(0o555)
-            said = refusal(python(AS_NOBODY, "convert", folder / "c", folder / "new/out", "--dry-run"))
+            said = refusal(python(WITHOUT_PRIVILEGES, "convert", folder / "c", folder / "new/out", "--dry-run"))
         assert said == f"the output cannot be written: permission denied (at {folder}/new/out)"
 
     def test_a_path_through_a_file(self, tmp_path: Path) -> None:

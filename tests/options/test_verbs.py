@@ -108,7 +108,8 @@ class TestBase:
 EVERYTHING: dict[str, Any] = {
     "dtype": "bf16", "max_shard_size": "5GB", "base": None, "lora": "merge", "adapters": ["one"],
     "exclude_frozen": True, "ties": "copy", "include": ["a*"], "exclude": ["b*"], "names": "stored",
-    "rename": ["c=d"], "allow_missing": True, "sentence_transformers": "cls", "rescue": "zeros", "fill": ["/e/f"],
+    "rename": ["c=d"], "allow_missing": True, "set_config": ["n=1"], "sentence_transformers": "cls",
+    "rescue": "zeros", "fill": ["/e/f"],
 }  # fmt: skip
 """As manifests have listed them since the first, in this order."""
 

@@ -48,7 +48,7 @@ def merge(
     copy_ties: bool = False,
 ) -> MergeResult:
     configs = {"default": config()} if configs is None else configs
-    parts = take_apart([*named, *(ties or {})], ("lora_", "ia3_"))
+    parts = take_apart([*named, *(ties or {}), *(ties or {}).values()], ("lora_", "ia3_"))
     model = collect(named, parts, ties or {}, configs)
     base = None if original is None else Original(original, "base", model.own or ["q.weight"])
     return Merger(model, configs, base, None, directories).result(copy_ties=copy_ties)

@@ -1,4 +1,7 @@
-"""The commands in the docs do what the docs show. `python tests/whole/test_docs.py` writes anew what they print."""
+"""The commands in the docs do what the docs show.
+
+PYTHONPATH=tests/support:tools python tests/whole/test_docs.py      writes anew what they print
+"""
 
 from __future__ import annotations
 

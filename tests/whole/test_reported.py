@@ -78,7 +78,6 @@ class TestHeadOfAVisionLanguageModel:
 
     case = Case("llava_head_z3")
 
-    @wrong_today("the trained head is written beside the base's, under a name that nothing reads")
     def test_the_trained_head_is_merged(self, out: Path) -> None:
         consolidate(self.case.checkpoint, out, lora="merge", base=self.case.base)
         assert load_file(out / "model.safetensors").keys() == load_file(self.case.base / "model.safetensors").keys()
@@ -143,7 +142,6 @@ class TestLanguageModelOfAVisionLanguageModel:
 
     case = Case("llava_lora_z3")
 
-    @wrong_today("the names in memory are not looked up by transformers' conversions, and the merge is refused")
     def test_merged(self, out: Path) -> None:
         consolidate(self.case.checkpoint, out, lora="merge", base=self.case.base)
         assert load_file(out / "model.safetensors").keys() == load_file(self.case.base / "model.safetensors").keys()
@@ -175,7 +173,6 @@ class TestResizedEmbeddings:
 
     case = Case("resize_mts_z3")
 
-    @wrong_today("70 rows are written beside a config.json of 64 tokens")
     def test_merged(self, out: Path) -> None:
         consolidate(self.case.checkpoint, out, lora="merge", base=self.case.base)
         assert verify(out).ok
@@ -198,7 +195,6 @@ class TestQuantizedBaseInTheSave:
 
     case = Case("qlora_all_z2")
 
-    @wrong_today("the quantized copy is preferred to the original that --base names, because its shape is another")
     def test_merged(self, out: Path) -> None:
         report = consolidate(self.case.checkpoint, out, lora="merge", base=self.case.base)
         assert load_file(out / "model.safetensors").keys() == load_file(self.case.base / "model.safetensors").keys()
@@ -206,7 +202,6 @@ class TestQuantizedBaseInTheSave:
         assert differing(load(cls, out).state_dict(), self.case.merged(load(cls, self.case.base))) == []
         assert len(report.notes) <= NOTES
 
-    @wrong_today("a note for each tensor that bitsandbytes keeps")
     def test_the_adapter_with_few_notes(self, out: Path) -> None:
         report = consolidate(self.case.checkpoint, out)
         own = dict(load_adapter(load(transformers.LlamaForCausalLM, self.case.base), out).named_parameters())

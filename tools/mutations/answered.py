@@ -230,7 +230,7 @@ MUTATIONS = (
     Mutation(
         "the base that is recorded is proposed",
         "adapters/test_lora_merge.py::test_the_base_that_is_recorded_is_proposed",
-        ("adapters/plan.py", "    if os.path.isdir(base) or is_hub_id(base):\n", "    if False:\n"),
+        ("adapters/base.py", "    if os.path.isdir(base) or is_hub_id(base):\n", "    if False:\n"),
     ),
     Mutation(
         "the directory that was meant is named",

@@ -14,8 +14,23 @@ if TYPE_CHECKING:
     from ..plan.build import Source
     from .peft_config import PeftConfig
 
+_VOCABULARY = (
+    "embed_tokens", "word_embeddings", "wte", "embed_in", "shared", "tok_embeddings", "tokens_embed", "lm_head",
+    "embed_out", "predictions.decoder", "lm_head.decoder",
+)  # fmt: skip
+"""Modules with a row for each token."""
+
 Factors = dict[str, "Source"]
 """`lora_A.weight` and the like -> where it is stored."""
+
+
+def has_row_per_token(name: str) -> bool:
+    """Whether a weight of this name is an embedding of tokens, or a head that predicts them.
+
+    >>> has_row_per_token("model.embed_tokens.weight"), has_row_per_token("model.norm.weight")
+    (True, False)
+    """
+    return any(f".{name}".endswith(f".{module}.weight") for module in _VOCABULARY)
 
 
 def target_parameters(config: PeftConfig, module: str) -> tuple[str, ...]:
@@ -45,6 +60,8 @@ def low_rank(
     rank = config.rank_of(key)
     lie = _lie(a.shape, b.shape, shape, config, rank, embeds=embeds)
     if lie is None:
+        if embeds or has_row_per_token(f"{key}.weight"):
+            _refuse_resized(adapter, a.shape[1] if embeds else b.shape[0], shape)
         raise Disagreement(
             f"the adapter {adapter!r} does not fit the weight it belongs to",
             expected=f"A and B of rank {rank} for the shape {shape}",
@@ -64,6 +81,17 @@ def low_rank(
         magnitude=None if magnitude is None else Factor(recipe=magnitude.recipe, shape=magnitude.shape),
         rounds_first=rounds_first,
     )
+
+
+def _refuse_resized(adapter: str, rows: int, shape: Shape) -> None:
+    """An embedding or a head that grew after the base was saved. Raises Disagreement."""
+    if rows > shape[0]:
+        raise Disagreement(
+            f"the adapter {adapter!r} is of {rows} rows, and the weight it belongs to has {shape[0]}",
+            consequence="if the run resized its vocabulary, the rows that were added were frozen, and are in neither "
+            "the save nor the base",
+            remedy="write the adapter (--lora adapter), and put it on a base that is resized as it was for training",
+        )
 
 
 def fits(a: Shape, b: Shape, shape: Shape) -> bool:

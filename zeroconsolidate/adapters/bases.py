@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import BadOption
+from ..errors import BadOption, UnsupportedLayout, ZeroConsolidateError
 from ..plan.build import Source
 from .original import Found
 
@@ -24,7 +24,7 @@ class Bases:
         """`altered`: how an adapter was initialised if that changed the weights it belongs to: then they are not the
         original's. `remedy`: how to name the original, where it is needed and was not given."""
         self._model, self._original, self._altered = model, original, altered
-        self._remedy = remedy
+        self._remedy, self._quantized = remedy, set(model.quantized.values())
         self.from_checkpoint: dict[str, str] = {}
         """Names of the tensors of the original model that are the checkpoint's frozen copies, and their dtypes."""
         self.unproven: dict[str, tuple[Recipe, Recipe]] = {}
@@ -48,30 +48,77 @@ class Bases:
         if trained is not None:
             return self._as_stored(path, trained, "trainable")
         if self._original is not None and self._altered is None:
-            found = self._original.find(path)
+            found = self._of_original(path)
+            if found is not None and own is not None and self._is_quantized(path, own):
+                return found  # the copy was made of it, and is no witness
             if found is not None and (own is None or own.shape == found.source.shape):
                 if own is not None and own.role == "frozen":
                     self.unproven[path] = (found.source.recipe, own.recipe)
                 return found
             if own is not None and own.role == "buffer":
                 return None  # the original's files do without it
+            if self._original.is_opaque(path):
+                return None  # it stays as it is in the original's files
         if own is None:
             return None
+        if self._is_quantized(path, own):
+            raise self._only_quantized(own)
         self.from_checkpoint[self.name(path)] = own.recipe.dtype.torch_name
         return self._as_stored(path, own, own.role)
+
+    def _is_quantized(self, path: str, own: Source) -> bool:
+        """Whether the checkpoint's copy of a weight is in a few bits: never what adapters are merged into."""
+        return path in self._quantized or (own.role == "frozen" and not own.recipe.dtype.is_floating)
+
+    def _only_quantized(self, own: Source) -> UnsupportedLayout:
+        if self._altered is not None:
+            return UnsupportedLayout(
+                f"an adapter initialised by {self._altered!r} belongs to what it left of the base weights, and the "
+                f"checkpoint holds them quantized ({own.recipe.dtype.torch_name})",
+                remedy="write the adapter, and merge it with PEFT",
+            )
+        remedy = self._remedy
+        if self._original is not None:
+            remedy = f"name the original model with --base; {self._original.directory} has no such weight"
+        return UnsupportedLayout(
+            f"the base weight in the checkpoint is quantized ({own.recipe.dtype.torch_name})",
+            consequence="adapters are merged into the weights it was made from",
+            remedy=remedy,
+        )
+
+    def names_of(self, path: str) -> list[str]:
+        """Every path of a shared tensor, this one first; of one that has a tensor of its own, this one."""
+        owner = self.owner(path)
+        if path in self._model.saved:
+            return [path]
+        return list(dict.fromkeys([path, owner, *(alias for alias, its in self._model.tied.items() if its == owner)]))
+
+    def _of_original(self, path: str) -> Found | None:
+        """The original's tensor; of a shared one under whichever of its names the files have it."""
+        if self._original is None:
+            return None
+        for name in self.names_of(path):
+            found = self._original.find(name)
+            if found is not None and name == path:
+                return found
+            if found is not None:
+                pieces = ((self.name(path), found.source.shape),)
+                return Found(source=found.source, pieces=pieces, is_original=False)
+        return None
 
     def _as_stored(self, path: str, source: Source, role: str) -> Found:
         name = self.name(path)
         return Found(
             source=Source(name=name, shape=source.shape, recipe=source.recipe, role=role),
             pieces=((name, source.shape),),
+            is_original=False,
         )
 
     def name(self, path: str) -> str:
         """What the tensor is called in the output."""
         return self._model.wrapper + path if self._original is None else self._original.name_of(path)
 
-    def is_nowhere(self, path: str) -> BadOption:
+    def is_nowhere(self, path: str) -> ZeroConsolidateError:
         """The error for a weight that an adapter belongs to and that nothing has."""
         if self._altered is not None:
             return BadOption(
@@ -86,6 +133,11 @@ class Bases:
                     "frozen weights out)"
                 ),
                 remedy=self._remedy,
+            )
+        if self._original.is_opaque(path):
+            return UnsupportedLayout(
+                "the base model's files have the elements of this weight in another order than transformers in memory",
+                remedy="write the adapter, and merge it with PEFT",
             )
         return BadOption(
             f"the original model in {self._original.directory} has no weight {self._original.name_of(path)}",

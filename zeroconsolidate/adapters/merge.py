@@ -15,6 +15,7 @@ from ..errors import Disagreement, UnsupportedLayout, at
 from ..plan.build import Selection, Source
 from .additions import Factors, in_order, low_rank, target_parameters
 from .bases import Bases
+from .merged_names import named_as_in, names_that_part, once
 from .recipes import Factor, Lie, LowRank, Merged, ModuleJob, ModuleTensor, OfModule, RowsReplaced, Shifted
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..dtypes import DType
     from ..plan.pieces import Recipe
-    from .original import Original
+    from .original import Found, Original
     from .peft_config import PeftConfig
     from .wrapped import PeftModel
 
@@ -55,6 +56,10 @@ class MergeResult:
     """Names that shared one tensor in the original model and have their own now."""
     unproven: Mapping[str, tuple[Recipe, Recipe]]
     """Name -> (the original's tensor, the frozen copy in the checkpoint); they should be the same."""
+    unknown: tuple[str, ...]
+    """Names that the original has not, and that its class does not expect."""
+    ignored: tuple[str, ...]
+    """Names of the original that the class does not expect: they are left out."""
 
 
 @dataclass(slots=True)
@@ -93,10 +98,10 @@ class Merger:
     def result(self, *, copy_ties: bool) -> MergeResult:
         """Plan every tensor. Raises BadOption if a weight is nowhere, Disagreement if an adapter does not fit."""
         additions = self._additions()
-        made: dict[str, Source] = {}
-        written: dict[str, dict[str, Source]] = {}
+        made: dict[str, tuple[Found, Source]] = {}
+        tied = () if self._original is None else (*self._model.tied, *self._model.tied.values())
         replaced = merged = 0
-        for path in dict.fromkeys([*self._model.own, *self._model.saved, *additions]):
+        for path in dict.fromkeys([*self._model.own, *self._model.saved, *additions, *tied]):
             with at(path):
                 base = self._bases.find(path)
                 if base is None:
@@ -104,19 +109,23 @@ class Merger:
                         raise self._bases.is_nowhere(path)
                     continue
                 recipe = self._added(base.source, additions.get(self._bases.owner(path)))
-            made[path] = Source(name=path, shape=base.source.shape, recipe=recipe, role=base.source.role)
-            written[path] = base.spread(recipe, base.source.role)
+            source = Source(name=path, shape=base.source.shape, recipe=recipe, role=base.source.role)
+            made[path] = (base, source)
             replaced += base.source.role == "trainable"
             merged += recipe is not base.source.recipe
-        named, ties = self._named(made, written, copy_ties=copy_ties)
+        untied = names_that_part(made, self._model, self._bases)
+        kept, ties = once(made, self._model, self._bases, copy_ties=copy_ties or bool(untied))
+        named, unknown, ignored = named_as_in(self._original, kept, self._model)
         return MergeResult(
-            selection=Selection(named=named, left_out=(*self._model.left_out, *ties)),
+            selection=Selection(named=named, left_out=(*self._model.left_out, *ties, *ignored)),
             ties=ties,
             merged=merged,
             replaced=replaced,
             from_checkpoint=self._bases.from_checkpoint,
-            untied=tuple(self._untied(made)),
+            untied=tuple(untied),
             unproven=self._bases.unproven,
+            unknown=unknown,
+            ignored=ignored,
         )
 
     # --- what is added -----------------------------------------------------------------------------------------------
@@ -253,40 +262,6 @@ class Merger:
         if additions.shifts:
             recipe = Shifted(base=recipe, dtype=dtype, shifts=tuple(additions.shifts))
         return recipe
-
-    # --- what it is called -------------------------------------------------------------------------------------------
-
-    def _named(
-        self, made: Mapping[str, Source], written: Mapping[str, Mapping[str, Source]], *, copy_ties: bool
-    ) -> tuple[dict[str, Source], dict[str, str]]:
-        """The output by name, and the names that are not written -> the one their tensor is written under."""
-        named: dict[str, Source] = {}
-        ties: dict[str, str] = {}
-        if self._original is not None:
-            for name, tensor in self._original.tensors.items():
-                named[name] = Source.of_model(name, tensor)
-        first: dict[str, str] = {}
-        for path in made:
-            saved = next(iter(self._model.saved.get(path, {}).values()), None)
-            # A stored name never ends in a space: paths and stored names do not meet.
-            shared = self._bases.owner(path) if saved is None else f"{saved.name} "
-            if first.setdefault(shared, path) != path and not copy_ties:
-                ties[self._bases.name(path)] = self._bases.name(first[shared])
-                continue
-            named |= written[path]
-        return named | self._model.beside, ties
-
-    def _untied(self, made: Mapping[str, Source]) -> list[str]:
-        """Names of one tensor in the original model whose values part here."""
-
-        def value(path: str) -> Recipe | None:
-            if path in made:
-                return made[path].recipe
-            found = None if self._original is None else self._original.find(path)
-            return None if found is None else found.source.recipe
-
-        pairs = [(alias, value(alias), value(target)) for alias, target in self._model.tied.items()]
-        return [self._bases.name(alias) for alias, here, there in pairs if here and there and here != there]
 
 
 def _refuse_mixture(parts: tuple[LowRank, ...]) -> None:

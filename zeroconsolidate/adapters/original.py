@@ -1,8 +1,9 @@
 """The original model's weights, found by the names of the model that was trained.
 
-The names differ by a constant prefix where the model was trained through another class than it was saved from
-(`layers.0…` of a Qwen2Model, `model.layers.0…` in a file of a Qwen2ForCausalLM), and for experts: transformers 5 keeps
-a layer's experts in one tensor, files on the hub have a matrix for each.
+transformers says how the two differ (`naming/base_layout.py`). Where it cannot be asked, what is known here serves: a
+constant prefix where the model was trained through another class than it was saved from (`layers.0…` of a Qwen2Model,
+`model.layers.0…` in a file of a Qwen2ForCausalLM), and experts, of which transformers 5 keeps a layer's in one tensor
+and files on the hub have a matrix for each.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..errors import Disagreement, at
+from ..naming.base_layout import base_layout
 from ..plan.build import Source
 from ..plan.pieces import Rows, View
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..archive.located import LocatedTensor
     from ..catalog.facts import Shape
+    from ..naming.hub_layout import Architecture
     from ..plan.pieces import Recipe
 
 STACKS = (
@@ -32,11 +36,14 @@ RENAMED = (("mlp.", "block_sparse_moe."),)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A tensor of the trained model in the original's files: one tensor, or the matrices of a stack."""
+    """A tensor of the trained model: one of the original's files, the matrices of a stack in them, or the run's own."""
 
     source: Source
     pieces: tuple[tuple[str, Shape], ...]
-    """The names in the files, in the order in which they make up the tensor, and their shapes."""
+    """The names in the files, in the order in which they make up the tensor, and their shapes; none where the
+    conversions of transformers tell."""
+    is_original: bool = True
+    """Whether it is of the original's files."""
 
     def spread(self, recipe: Recipe, role: str) -> dict[str, Source]:
         """`recipe`, which makes the whole tensor, under the names in the files."""
@@ -55,21 +62,72 @@ class Found:
 class Original:
     """The tensors of `--base`, by the trained model's names."""
 
-    def __init__(self, tensors: Mapping[str, LocatedTensor], directory: str, wanted: Iterable[str]) -> None:
-        """`wanted`: names of tensors that should be there; they tell by which prefix the names differ."""
-        self.tensors = tensors
+    def __init__(
+        self,
+        tensors: Mapping[str, LocatedTensor],
+        directory: str,
+        wanted: Iterable[str],
+        architecture: Architecture | None = None,
+    ) -> None:
+        """`wanted`: names of tensors that should be there; they tell by which prefix the names differ. `architecture`:
+        what transformers says of the class that was trained, if it can be asked."""
+        wanted = list(wanted)
         self.directory = directory
-        self._drop, self._add = _prefixes(list(wanted), set(tensors))
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        self._layout = None if architecture is None else base_layout(architecture, shapes, wanted)
+        renamed = {} if self._layout is None else self._layout.renamed
+        self.tensors = {renamed.get(name, name): tensor for name, tensor in tensors.items()}
+        """By the names that the output has."""
+        self._drop, self._add = _prefixes(wanted, set(self.tensors))
 
     @property
     def prefix_note(self) -> str | None:
         """What was decided about names, in words."""
-        if self._add:
-            return f"prefix {self._add!r} added to the trained names, as in the base model"
-        return f"prefix {self._drop!r} removed from the trained names, as in the base model" if self._drop else None
+        drop, add = (self._drop, self._add) if self._layout is None else self._layout.change
+        parts = [f"prefix {drop!r} removed from" if drop else "", f"prefix {add!r} added to" if add else ""]
+        said = " and ".join(filter(None, parts))
+        return f"{said} the trained names, as in the base model" if said else None
+
+    @property
+    def target(self) -> str | None:
+        """The class that the output is for, in words; None if nobody could be asked."""
+        return None if self._layout is None else self._layout.files.origin
+
+    def expects(self, name: str) -> bool:
+        """Whether the class that the output is for has a tensor of this name in its files."""
+        return self._layout is not None and (name in self._layout.files.shapes or name in self._layout.files.ties)
+
+    def in_memory(self, path: str) -> str | None:
+        """The name in memory by which transformers' conversions know a tensor of the trained model."""
+        return None if self._layout is None else self._layout.name_of(path)
+
+    def is_opaque(self, path: str) -> bool:
+        """Whether the files have the elements of a tensor in an order that cannot be turned around."""
+        name = self.in_memory(path)
+        return self._layout is not None and name is not None and self._layout.is_opaque(name)
+
+    def in_files(self, made: Mapping[str, tuple[Found, Source]]) -> dict[str, Source]:
+        """Tensors of the merged model by path, each with what it was found as, as the files have them.
+
+        Raises Disagreement if two are the same tensor there, UnsupportedLayout for what has another order there.
+        """
+        known: dict[str, Source] = {}
+        files: dict[str, Source] = {}
+        for path, (found, source) in made.items():
+            with at(path):
+                name = self.in_memory(path)
+                parts = found.spread(source.recipe, source.role) if name is None else {name: source}
+                there = files if name is None else known
+                if not there.keys().isdisjoint(parts):
+                    raise Disagreement("two tensors of the run are one of the base model", found=", ".join(parts))
+                there |= parts
+        return files if self._layout is None else files | self._layout.in_files(known, self.tensors)
 
     def name_of(self, path: str) -> str:
         """What the file calls, or would call, a tensor of the trained model."""
+        memory = self.in_memory(path)
+        if memory is not None and self._layout is not None:
+            return self._layout.file_name(memory)
         name = self._add + path.removeprefix(self._drop)
         if name not in self.tensors:
             for ours, theirs in RENAMED:
@@ -80,6 +138,10 @@ class Original:
 
     def find(self, path: str) -> Found | None:
         """A tensor of the trained model; None if the files have no such tensor."""
+        memory = self.in_memory(path)
+        if memory is not None and self._layout is not None:
+            source = self._layout.source(memory, self.tensors)
+            return None if source is None else Found(source=source, pieces=())
         name = self.name_of(path)
         tensor = self.tensors.get(name)
         if tensor is not None:
@@ -94,6 +156,9 @@ class Original:
 
     def in_order(self, module: str, parameters: Iterable[str]) -> list[str]:
         """Those `parameters` of a module that are there, in the order of the module as far as it is known."""
+        parameters = list(parameters)
+        if self._layout is not None and (ordered := self._layout.in_order(module, parameters)):
+            return ordered
         known = [name for _, _, matrices in STACKS for name in matrices]
         ordered = sorted(parameters, key=lambda name: (known.index(name) if name in known else len(known), name))
         return [name for name in ordered if self.find(f"{module}.{name}") is not None]

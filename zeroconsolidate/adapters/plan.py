@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,13 +11,14 @@ from ..archive.model_config import has_config
 from ..archive.model_files import ADAPTER_CONFIG, CONFIG
 from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
-from ..errors import UnsupportedLayout, WitnessMismatch, at
-from ..integrations.hub import is_hub_id
+from ..errors import UnsupportedLayout, WitnessMismatch, WrongNames, at
 from ..plan.build import ModelPlan, Selection, padding_bytes, select
 from ..plan.witness import SAMPLED_NUMEL, Comparison, spread
+from .base import agreed, base_remedy
 from .export import adapter_files, build_adapters
 from .merge import BY_FORMULA, BY_PEFT, Merger, MergeResult
 from .original import Original
+from .vocabulary import resize_first, vocabulary
 from .wrapped import collect
 from .wrapping import Kind
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ..catalog.facts import Catalog
     from ..dtypes import DType
+    from ..naming.hub_layout import Architecture
     from ..plan.build import Source
     from ..run.inputs import Inputs
     from .find import Adapters
@@ -55,10 +56,15 @@ class Adapted:
     """The original model against its frozen copy in the checkpoint."""
     notes: tuple[str, ...]
     """What was decided and why, for the report."""
+    rows: int | None = None
+    """What the model's configuration must say of its vocabulary, if it says something else."""
+    warnings: tuple[str, ...] = ()
+    not_checked: tuple[str, ...] = ()
+    """What nothing could tell."""
 
 
 def plan_export(
-    catalog: Catalog, stored: Mapping[str, Source], adapters: Adapters, *, dtype: DType | None
+    catalog: Catalog, stored: Mapping[str, Source], adapters: Adapters, *, base: str | None, dtype: DType | None
 ) -> tuple[ModelPlan, Adapted, tuple[str, ...]]:
     """The adapters as PEFT would save them, and warnings. Raises UnsupportedLayout for kinds whose file is computed."""
     named = select(catalog, stored, copy_ties=True, wanted=lambda _name, _source: True).named
@@ -84,10 +90,15 @@ def plan_export(
         notes=(
             f"PEFT adapter {adapters.kinds} for the base model {', '.join(bases) or 'unknown'}; "
             "--lora merge writes a full model",
+            *(note for file in files for note in resize_first(_shapes(file.tensors), base)),
         ),
     )
     plan = build_adapters(files, left_out=left_out, dtype=dtype, padding_bytes=padding_bytes(catalog))
     return plan, adapted, warnings
+
+
+def _shapes(tensors: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
+    return {name: source.shape for name, source in tensors.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,22 +115,33 @@ def plan_merge(
     adapters: Adapters,
     *,
     base: str | None,
+    base_differs: bool,
     dtype: DType | None,
     copy_ties: bool,
+    architecture: tuple[Architecture | None, str],
+    insisted: bool,
 ) -> Merge:
-    """The model with its adapters merged. `base`: directory of the original model.
+    """The model with its adapters merged. `base`: directory of the original model. `base_differs`: it may be another
+    than the adapters were trained on. `architecture`: what transformers says of its class, or why it says nothing.
+    `insisted`: names that nobody expects are written all the same.
 
-    Raises UnsupportedLayout for adapters that cannot be merged, BadOption if weights are nowhere.
+    Raises UnsupportedLayout for adapters that cannot be merged, BadOption if weights are nowhere, WrongNames for
+    trained tensors that have no place in the original model, Disagreement for another base or lost rows.
     """
     for name, config in adapters.configs.items():
         with at(f"adapter {name}"):
             _refuse(config)
     named = select(catalog, stored, copy_ties=True, wanted=lambda _name, _source: True).named
     model = collect(named, adapters.parts, adapters.ties, adapters.configs)
-    original = _original(base, adapters, model.own)
+    agreement = None if base is None else agreed(catalog, adapters, model.tied, base, insisted=base_differs)
+    original = _original(base, adapters, model.own, architecture[0])
     directories = _directories(catalog.origin.root, base, adapters)
-    merger = Merger(model, adapters.configs, original, dtype, directories, _remedy(adapters))
+    merger = Merger(model, adapters.configs, original, dtype, directories, base_remedy(adapters))
     result = merger.result(copy_ties=copy_ties)
+    if original is not None and result.unknown and not insisted:
+        raise _without_a_place(result.unknown, original, architecture[1])
+    tensors = {} if original is None else original.tensors
+    tokens = vocabulary(result.selection.named, catalog.origin.root, base, tensors)
     base_files = () if original is None else dict.fromkeys(tensor.file for tensor in original.tensors.values())
     adapted = Adapted(
         is_adapter=False,
@@ -129,21 +151,28 @@ def plan_merge(
         folders=adapters.present,
         ties=result.ties,
         untied=bool(result.untied),
-        comparisons=_comparisons(result),
-        notes=tuple(_notes(adapters, result, original)),
+        comparisons=() if base_differs else _comparisons(result),
+        notes=(*_notes(adapters, result, original, model.quantized), *tokens.notes),
+        rows=tokens.rows,
+        warnings=(*(() if agreement is None else agreement.warnings), *tokens.warnings),
+        not_checked=() if agreement is None or result.unproven else agreement.untold(base or ""),
     )
     return Merge(selection=result.selection, adapted=adapted)
 
 
-def _remedy(adapters: Adapters) -> str:
-    """How to name the original model: as the adapters' own configurations do, if that leads anywhere from here."""
-    recorded = list(dict.fromkeys(config.base for config in adapters.configs.values() if config.base))
-    if len(recorded) != 1:
-        return "name the original model with --base"
-    (base,) = recorded
-    if os.path.isdir(base) or is_hub_id(base):
-        return f"merge into the model that {ADAPTER_CONFIG} names: --base {shlex.quote(base)}"
-    return f"name the original model with --base; {ADAPTER_CONFIG} says {base}, which is no directory here"
+def _without_a_place(unknown: Sequence[str], original: Original, unasked: str) -> WrongNames:
+    """The error for tensors of the run that a loader of the merged model would not look for."""
+    if original.target is not None:
+        why = f"{original.target} expects none of them"
+    else:
+        told = unasked or "its names are not those of its config.json"
+        why = f"whether its class expects them cannot be told: {told}"
+    found = f"{counted(len(unknown), 'trained tensor')} {'has' if len(unknown) == 1 else 'have'} no place"
+    return WrongNames(
+        f"{found} in the base model {original.directory}: {listed(unknown, 4)}",
+        consequence=f"{why}; a loader would ignore them",
+        remedy=("name the model that was trained with --base", "write them anyway with --allow-missing"),
+    )
 
 
 def _refuse(config: PeftConfig) -> None:
@@ -159,7 +188,9 @@ def _directories(root: str, base: str | None, adapters: Adapters) -> tuple[str, 
     return None if model is None else (model, os.path.dirname(next(iter(adapters.files.values()))))
 
 
-def _original(base: str | None, adapters: Adapters, own: Mapping[str, Source]) -> Original | None:
+def _original(
+    base: str | None, adapters: Adapters, own: Mapping[str, Source], architecture: Architecture | None
+) -> Original | None:
     if base is None:
         return None
     if has_config(base):
@@ -172,7 +203,7 @@ def _original(base: str | None, adapters: Adapters, own: Mapping[str, Source]) -
                 remedy="name the model it was quantized from with --base",
             )
     targets = [f"{part.module}.weight" for part in adapters.parts.values() if part.kind is Kind.TUNER]
-    return Original(read_weights(base).tensors, base, list(dict.fromkeys([*targets, *own])))
+    return Original(read_weights(base).tensors, base, list(dict.fromkeys([*targets, *own])), architecture)
 
 
 def _comparisons(result: MergeResult) -> tuple[Comparison, ...]:
@@ -200,13 +231,15 @@ def prove_base(comparisons: Sequence[Comparison], inputs: Inputs) -> int:
             ),
             remedy=(
                 "name the model it was trained on, or leave --base out to merge into the frozen copy",
-                "--no-check merges anyway",
+                "--base-differs merges anyway",
             ),
             address=error.address,
         ) from None
 
 
-def _notes(adapters: Adapters, result: MergeResult, original: Original | None) -> list[str]:
+def _notes(
+    adapters: Adapters, result: MergeResult, original: Original | None, quantized: Mapping[str, str]
+) -> list[str]:
     notes = [f"merged {adapters.kinds} into {counted(result.merged, 'tensor')}"]
     if result.replaced:
         notes.append(f"{counted(result.replaced, 'tensor')} trained in full, in place of the base model's")
@@ -215,6 +248,9 @@ def _notes(adapters: Adapters, result: MergeResult, original: Original | None) -
         notes.append(f"untrained weights taken from {original.directory} ({', '.join(held)})")
         if original.prefix_note:
             notes.append(original.prefix_note)
+        if result.ignored:
+            some = listed(result.ignored, 4)
+            notes.append(f"left out of the base model, because {original.target} does not load them: {some}")
     if original is None and result.from_checkpoint:
         stored = ", ".join(sorted(set(result.from_checkpoint.values())))
         notes.append(
@@ -224,6 +260,11 @@ def _notes(adapters: Adapters, result: MergeResult, original: Original | None) -
     elif result.from_checkpoint:
         some = listed(list(result.from_checkpoint), 4)
         notes.append(f"not taken from the base model but from the checkpoint: {some}")
+    if quantized:
+        notes.append(
+            f"the quantized copy of {counted(len(set(quantized.values())), 'weight')} in the checkpoint was not used; "
+            f"{counted(len(quantized), 'tensor')} that belong to it are left out"
+        )
     if result.untied:
         notes.append(f"no longer tied, so written separately: {', '.join(result.untied)}")
     return notes

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..catalog.quantized import companions
 from ..errors import Disagreement
 from .wrapping import Kind
 
@@ -35,6 +36,8 @@ class PeftModel:
     left_out: list[str] = field(default_factory=list)
     tied: dict[str, str] = field(default_factory=dict)
     """Path -> the path whose tensor it shares."""
+    quantized: dict[str, str] = field(default_factory=dict)
+    """Path of what is kept beside a quantized weight -> that weight's."""
 
 
 def collect(
@@ -48,9 +51,10 @@ def collect(
     if len(wrappers) > 1:
         raise Disagreement(f"the checkpoint holds several PEFT models, behind {', '.join(sorted(wrappers))}")
     model = PeftModel(wrapper=next(iter(wrappers), ""))
+    model.quantized |= companions(dict.fromkeys(part.module for part in parts.values()))
     for name, part in parts.items():
         source = named.get(name)
-        if source is None:
+        if source is None or part.module in model.quantized:
             continue
         if part.adapter is not None and part.adapter not in configs:
             model.left_out.append(name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..opening.open import open_catalog
 from ..opening.opened import open_to_convert
 from ..options import Options, VerifyOptions, Working, takes
-from ..outputs.planned import plan_weights
+from ..outputs.planned import plan_weights, with_recorded_base
 from ..plan.build import sources
 from ..run.inputs import Inputs
 from .findings import Findings, Verification
@@ -64,6 +64,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base)
     opened = open_to_convert(options.against, chosen)
     options.doing("checking names")
+    chosen = with_recorded_base(opened, chosen)
     catalog, plan = opened.catalog, plan_weights(opened, chosen).plan
     options.doing("comparing values")
     planned = {tensor.name: tensor for tensor in plan.tensors()}

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archive.names import file_name
+from ..archive.phrases import counted
 from ..errors import DamagedFile, Disagreement, at
+from .quantized import companions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,10 +55,14 @@ def sort_names(
     notes += [f"{alias} is tied to {target}, which was not saved; left out" for alias, target in lost.items()]
     frozen: dict[str, LocatedTensor] = {}
     maybe_ties: list[str] = []
+    beside = companions(module)
+    quantized = set(beside.values())
     for name, tensor in module.items():
         if name in stored or name in ties or name in buffers or name in lost or name in apart:
             continue
-        if whole and tensor.dtype.is_floating and first.frozen_shapes is None and first.buffer_names is not None:
+        if name in beside and (whole or tensor.numel):
+            buffers[name] = tensor  # no tie, though many have the same values
+        elif whole and tensor.dtype.is_floating and first.frozen_shapes is None and first.buffer_names is not None:
             frozen[name] = tensor
             maybe_ties.append(name)
         elif whole or (tensor.numel and not _is_placeholder(first, tensor)):
@@ -64,10 +70,14 @@ def sort_names(
             if whole and tensor.dtype.is_floating:
                 maybe_ties.append(name)
                 continue
-            notes.append(f"{name} is listed neither as parameter nor as buffer; written unchanged, as a buffer")
+            if name not in quantized:
+                notes.append(f"{name} is listed neither as parameter nor as buffer; written unchanged, as a buffer")
         else:
             with at(file_name(first.file)), at(name):
                 raise DamagedFile("the parameter is in the module, but no file has its values")
+    if beside:
+        weights = counted(len(quantized), "quantized weight")
+        notes.append(f"{weights}, with {counted(len(beside), 'tensor')} beside them that say what they stand for")
     if whole:
         frozen |= _listed_frozen(first)
     order = dict.fromkeys([*(n for n in module if n in stored or n in ties or n in buffers or n in frozen)])

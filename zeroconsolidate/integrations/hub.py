@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 from ..errors import BadOption
@@ -22,6 +23,54 @@ def is_hub_id(base: str) -> bool:
     (True, False, False)
     """
     return _ID.fullmatch(base) is not None and not base.startswith(".")
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """A snapshot in the cache of huggingface_hub, as its place tells."""
+
+    name: str
+    """`owner/name`."""
+    commit: str
+    repository: str
+    """The folder of all its snapshots."""
+
+    def commit_of(self, revision: str) -> str | None:
+        """The commit that a branch, tag or commit stands for; None if the cache does not say."""
+        if re.fullmatch("[0-9a-f]{40}", revision):
+            return revision
+        path = os.path.join(self.repository, "refs", revision)
+        if ".." in revision.split("/") or not os.path.isfile(path):
+            return None
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(64).strip()
+
+
+def cached_as(directory: str) -> Cached | None:
+    """Which model of the hub a directory is a snapshot of, by its place in the cache; None if it is none.
+
+    >>> cached_as("hub/models--BAAI--bge-m3/snapshots/5617").name
+    'BAAI/bge-m3'
+    """
+    above, commit = os.path.split(os.path.abspath(directory))
+    repository, snapshots = os.path.split(above)
+    kind, *name = os.path.basename(repository).split("--")
+    if snapshots != "snapshots" or kind != "models" or len(name) != 2:
+        return None
+    return Cached("/".join(name), commit, repository)
+
+
+def in_cache(base: str, revision: str | None) -> str | None:
+    """The snapshot of a hub id in the offline cache; None if it is not there. Nothing is fetched."""
+    if not is_hub_id(base) or os.path.lexists(base) or find_spec("huggingface_hub") is None:
+        return None
+    from huggingface_hub import snapshot_download
+
+    name, _, chosen = base.partition("@")
+    try:
+        return str(snapshot_download(name, revision=chosen or revision, local_files_only=True))
+    except Exception:  # noqa: BLE001  (not cached, or no name of a model: huggingface_hub has a class for each)
+        return None
 
 
 def resolved(base: str) -> str:

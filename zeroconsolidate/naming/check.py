@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..archive.model_config import has_config
 from ..errors import WrongNames
-from .decision import VALUE_HEAD
+from .config_fields import rules_to_try
+from .decision import VALUE_HEAD, judge
 from .expectation import complaint, is_related
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..catalog.facts import Shape
     from ..options import Options
     from ..plan.build import Selection
     from .expectation import Naming
@@ -55,12 +59,44 @@ def check_names(
         return warnings
     if expectation.exact:
         if not insisted:
-            raise complaint(wrong, _hint(wrong, sources) or unasked)
+            raise _config_disagrees(naming, selection, sources) or complaint(wrong, _hint(wrong, sources) or unasked)
         error = complaint(wrong)
         return [*warnings, f"{error.message}; {error.consequence}"]
     if not insisted and not is_related(wrong):
         raise complaint(wrong, unasked)
     return [*warnings, *_against_base(wrong)]
+
+
+def _config_disagrees(naming: Naming, selection: Selection, sources: NameSources) -> WrongNames | None:
+    """The error where names and shapes would fit if a field of config.json had another value: which, and which."""
+    stored = {name: source.shape for name, source in selection.named.items()}
+    mapping = {name: naming.mapping.get(name, name) for name in stored if name not in naming.heads}
+    for rules in rules_to_try(sources.config, naming, stored):
+        found = sources.with_fields(rules)
+        candidates = [] if found is None else [found.expectation, found.hub]
+        if any(judge(mapping, stored, {}, expectation).fits for expectation in candidates):
+            return WrongNames(
+                "config.json does not agree with the weights",
+                expected=f"{' and '.join(rules)}, by {_by_what(naming, stored)}",
+                found=" and ".join(_as_it_is(sources.config, rule) for rule in rules),
+                consequence="a loader would refuse them, or leave random weights",
+                remedy=" ".join(f"--set-config {rule}" for rule in rules),
+            )
+    return None
+
+
+def _by_what(naming: Naming, stored: Mapping[str, Shape]) -> str:
+    if naming.mismatched:
+        shapes = {new: stored[name] for name, new in naming.mapping.items() if name in stored}
+        return f"the shape {list(shapes[naming.mismatched[0]])} of {naming.mismatched[0]}"
+    return f"their layers: {(naming.missing or naming.unexpected)[0]} is {'not there' if naming.missing else 'there'}"
+
+
+def _as_it_is(config: Any, rule: str) -> str:
+    field = rule.partition("=")[0]
+    for part in field.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return f"{field}={config}" if config is not None else f"no {field}"
 
 
 def _wrongly_tied(naming: Naming, selection: Selection) -> list[str]:

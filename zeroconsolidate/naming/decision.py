@@ -15,6 +15,7 @@ mapping satisfies decides. If there are expectations and none is satisfied, the 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import BadOption
@@ -35,6 +36,18 @@ INNER_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_mo
 VALUE_HEAD = "v_head."
 """TRL's head beside a wrapped causal model, which transformers ignores and TRL reads from the same file
 (`trl/models/modeling_value_head.py`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A change of prefix."""
+
+    prefixes: tuple[str, str]
+    """What is taken off, and what is put on."""
+    hits: int
+    """How many names it brings to expected ones."""
+    rival: tuple[str, str] | None
+    """Where it brings one of the names, and where another change that is as good would."""
 
 
 def decide(stored: Mapping[str, Shape], ties: Mapping[str, str], expectations: Iterable[Expectation]) -> Naming | None:
@@ -60,13 +73,13 @@ def best_mapping(stored: Mapping[str, Shape], ties: Mapping[str, str], expectati
     body = {name: new for name, new in clean.items() if name not in heads}
     # On a tie the earlier candidate wins: no change, then taking a prefix off, then putting one on.
     best, most = dict(body), -1
-    best_change = ("", "")
+    found = ("", "")
     for change in _candidates(body.values(), expectation.shapes):
-        moved = {name: _moved(new, change) for name, new in body.items()}
-        hits = sum(1 for name, new in moved.items() if _agrees(new, stored[name], expectation.shapes))
-        if hits > most and len(set(moved.values())) == len(moved):
-            best, most, best_change = moved, hits, change
-    taken, put = best_change
+        there = {name: moved(new, change) for name, new in body.items()}
+        hits = sum(1 for name, new in there.items() if _agrees(new, stored[name], expectation.shapes))
+        if hits > most and len(set(there.values())) == len(there):
+            best, most, found = there, hits, change
+    taken, put = found
     parts = [
         f"prefix {taken!r} removed" if taken else "",
         f"prefix {put!r} added" if put else "",
@@ -170,7 +183,23 @@ def _cuts(name: str) -> list[tuple[str, str]]:
     return found
 
 
-def _moved(name: str, change: tuple[str, str]) -> str:
+def best_change(names: Sequence[str], expected: Mapping[str, object]) -> Change:
+    """The change of prefix that brings most `names` to expected ones."""
+    best = Change(prefixes=("", ""), hits=-1, rival=None)
+    for prefixes in _candidates(names, expected):
+        hits = sum(1 for name in names if moved(name, prefixes) in expected)
+        if hits > best.hits:
+            best = Change(prefixes=prefixes, hits=hits, rival=None)
+        elif hits == best.hits > 0 and best.prefixes != ("", ""):
+            other = next((name for name in names if moved(name, prefixes) != moved(name, best.prefixes)), None)
+            if other is not None:
+                both = (moved(other, best.prefixes), moved(other, prefixes))
+                best = Change(prefixes=best.prefixes, hits=hits, rival=both)
+    return best
+
+
+def moved(name: str, change: tuple[str, str]) -> str:
+    """`name` with one prefix in the place of another, as it is if it does not begin with it."""
     taken, put = change
     return put + name.removeprefix(taken) if name.startswith(taken) else name
 

@@ -14,7 +14,7 @@ from .check import check_names, is_fused
 from .decision import best_mapping, decide, judge, renamed, unique, without_expectation
 from .expectation import Naming, compare, outcome
 from .hub_layout import to_hub
-from .sources import NameSources, stated
+from .sources import NameSources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -58,10 +58,10 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
     """
     if options.names == "stored":
         return _as_stored(catalog, selection)
-    sources = NameSources(catalog.origin.root, options.base_directory)
+    sources = NameSources(catalog.origin.root, options.base_directory, options.set_config)
     naming = _names(catalog, selection, options, sources)
     if options.rename is None:
-        selection = _with_untied(catalog, selection, naming, config_ties=stated(sources.directory)[1])
+        selection = _with_untied(catalog, selection, naming, config_ties=sources.ties_embeddings)
     named, heads, dropped = _apply(selection, naming)
     fitted = Selection(named=named, left_out=(*selection.left_out, *dropped))
     note, from_base, files = "", tuple[str, ...](), tuple[str, ...]()
@@ -129,7 +129,7 @@ def _names(catalog: Catalog, selection: Selection, options: Options, sources: Na
         agreed = _agreed(naming, shapes, ties, sources)
         if agreed is not None:
             return agreed
-    return decide(shapes, ties, sources) or without_expectation(shapes, bare=stated(sources.directory)[0])
+    return decide(shapes, ties, sources) or without_expectation(shapes, bare=sources.is_bare)
 
 
 def _agreed(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..catalog.facts import Shape
+    from .expectation import Expectation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,18 @@ class Conversion:
     """Whether rows cannot say how: it reorders elements inside them, or computes. `inputs` are then what is known."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """What transformers says of a config."""
+
+    expectation: Expectation
+    """The names a model of it has in memory."""
+    hub: Expectation
+    """The names its files have. The same, but for what transformers 5 changes on loading."""
+    conversions: tuple[Conversion, ...]
+    """From the one to the other."""
+
+
 def to_hub(selection: Selection, conversions: Sequence[Conversion]) -> Selection:
     """Replace tensors by what the hub's layout makes of them, where the first of them stood.
 
@@ -37,7 +50,7 @@ def to_hub(selection: Selection, conversions: Sequence[Conversion]) -> Selection
     by_input: dict[str, list[Conversion]] = {}
     for conversion in conversions:
         if all(name in selection.named for name in conversion.inputs):
-            _refuse_opaque(conversion)
+            refuse_opaque(conversion)
             for name in conversion.inputs:
                 by_input.setdefault(name, []).append(conversion)
     named: dict[str, Source] = {}
@@ -46,11 +59,12 @@ def to_hub(selection: Selection, conversions: Sequence[Conversion]) -> Selection
             named[name] = source
         for conversion in by_input.get(name, ()):
             if conversion.output not in named:
-                named[conversion.output] = _converted(conversion, selection.named)
+                named[conversion.output] = converted(conversion, selection.named)
     return Selection(named=named, left_out=selection.left_out)
 
 
-def _converted(conversion: Conversion, named: Mapping[str, Source]) -> Source:
+def converted(conversion: Conversion, named: Mapping[str, Source]) -> Source:
+    """A tensor of the hub's layout, made of those `named` that it has rows of."""
     sources = [named[name] for name in conversion.inputs]
     return Source(
         name=sources[0].name,
@@ -60,7 +74,8 @@ def _converted(conversion: Conversion, named: Mapping[str, Source]) -> Source:
     )
 
 
-def _refuse_opaque(conversion: Conversion) -> None:
+def refuse_opaque(conversion: Conversion) -> None:
+    """Raises UnsupportedLayout for a conversion that rows cannot tell."""
     if conversion.opaque:
         with at(conversion.output):
             raise UnsupportedLayout(

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, parse, read_config
+from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, parse
 from ..archive.regular import read_small
 from ..archive.safetensors import read_model
 from ..errors import ZeroConsolidateError
 from ..integrations import apart
+from .config_fields import with_fields
 from .expectation import HEADS, Expectation
-from .hub_layout import Conversion
+from .hub_layout import Architecture, Conversion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,26 +32,14 @@ _LEGACY = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNo
 """What transformers 5 writes for models like BERT under ZeRO-3 (it reverses its own legacy renaming by mistake)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """What transformers says of a config."""
-
-    expectation: Expectation
-    """The names a model of it has in memory."""
-    hub: Expectation
-    """The names its files have. The same, but for what transformers 5 changes on loading."""
-    conversions: tuple[Conversion, ...]
-    """From the one to the other."""
-
-
 class NameSources:
     """What is known of the target of the checkpoint in `root`, gathered as it is asked for.
 
     Iterating yields what names are held against: the architecture, or else its relatives, nearest first.
     """
 
-    def __init__(self, root: str, base: str | None) -> None:
-        self._root, self._base = root, base
+    def __init__(self, root: str, base: str | None, set_config: Sequence[str] = ()) -> None:
+        self._root, self._base, self._rules = root, base, tuple(set_config)
         self.directory = root if has_config(root) or base is None else base
         """Where config.json is, if anywhere."""
         self._asked: tuple[Architecture | None, str] | None = None
@@ -63,8 +52,31 @@ class NameSources:
     def architecture(self) -> Architecture | None:
         """What transformers says, if it can be asked."""
         if self._asked is None:
-            self._asked = architecture(self.directory)
+            self._asked = architecture(self.directory, self._rules)
         return self._asked[0]
+
+    def with_fields(self, rules: Sequence[str]) -> Architecture | None:
+        """What transformers says if fields of config.json are set besides."""
+        return architecture(self.directory, (*self._rules, *rules))[0]
+
+    @property
+    def config(self) -> Any:
+        """The value of config.json, integers as text; None if there is none that can be read."""
+        try:
+            return parse(_config(self.directory, self._rules))
+        except (ZeroConsolidateError, OSError):
+            return None
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether config.json names a model without a head."""
+        return is_bare(self.config)
+
+    @property
+    def ties_embeddings(self) -> bool:
+        """Whether config.json says that embeddings are tied."""
+        config = self.config
+        return isinstance(config, dict) and config.get("tie_word_embeddings") is True
 
     @property
     def unasked(self) -> str:
@@ -107,23 +119,18 @@ def reference(directory: str, origin: str, *, exact: bool) -> Expectation | None
     return Expectation(origin=origin, shapes=shapes, ties={}, exact=exact)
 
 
-def stated(directory: str) -> tuple[bool, bool]:
-    """What `directory`/config.json says without transformers: (a model without a head, tied embeddings)."""
-    try:
-        config = read_config(os.path.join(directory, "config.json"))
-    except (ZeroConsolidateError, OSError):
-        return False, False
-    return is_bare(config), isinstance(config, dict) and config.get("tie_word_embeddings") is True
+def _config(directory: str, rules: Sequence[str]) -> bytes:
+    return with_fields(read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES), rules)
 
 
-def architecture(directory: str) -> tuple[Architecture | None, str]:
-    """What transformers expects for `directory`/config.json, and if it says nothing, why."""
+def architecture(directory: str, rules: Sequence[str] = ()) -> tuple[Architecture | None, str]:
+    """What transformers expects for `directory`/config.json, fields set by `rules`, and if it says nothing, why."""
     if not has_config(directory):
         return None, "no config.json"
     if find_spec("transformers") is None:
         return None, "transformers is not installed"
     try:
-        config = read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES)
+        config = _config(directory, rules)
     except (ZeroConsolidateError, OSError) as error:
         return None, f"config.json cannot be read: {error}"
     if not _names_a_model(config):

@@ -147,6 +147,12 @@ class Options(Working):
         repeatable=True,
         decides="tensors",
     )
+    base_differs: bool = option(
+        False,
+        "merge even if {base} is not the model that the adapters were trained on, which is an error otherwise",
+        group=Group.ADAPTERS,
+        decides="tensors",
+    )
     exclude_frozen: bool = option(
         False,
         "leave out parameters that were not trained",
@@ -198,6 +204,15 @@ class Options(Working):
         False,
         "write the output even if a loader would not find all parameters; without this option, that is an error",
         group=Group.NAMES,
+        decides="tensors",
+    )
+    set_config: Sequence[str] = option(
+        (),
+        "set a field of config.json that does not agree with the weights, such as `vocab_size=70` or "
+        "`text_config.num_hidden_layers=12`; the value is JSON, or a text",
+        group=Group.OUTPUT,
+        metavar="FIELD=VALUE",
+        repeatable=True,
         decides="tensors",
     )
     sentence_transformers: Literal["cls", "mean", "last"] | None = option(

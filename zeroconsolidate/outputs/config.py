@@ -42,6 +42,19 @@ def without_ties(text: bytes) -> bytes:
     return decoded.encode()
 
 
+def with_vocabulary(text: bytes, rows: int) -> bytes:
+    """config.json with a vocabulary of `rows`, of the language model where that has a config of its own.
+
+    >>> with_vocabulary(b'{"text_config": {"vocab_size": 64}, "vision_config": {"vocab_size": 32}}', 70)
+    b'{"text_config": {"vocab_size": 70}, "vision_config": {"vocab_size": 32}}'
+    """
+    config, decoded = parse(text), text.decode("utf-8")
+    text_config = config.get("text_config")
+    of_text = text_config.get("vocab_size") if isinstance(text_config, dict) else None
+    stated = config.get("vocab_size") if of_text is None else of_text
+    return re.sub(rf'("vocab_size"\s*:\s*){re.escape(str(stated))}\b', rf"\g<1>{rows}", decoded).encode()
+
+
 def readable_before_5(text: bytes) -> tuple[bytes, bool]:
     """config.json with `rope_theta` beside `rope_parameters`, and whether it had to be added.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..archive.model_config import MAX_CONFIG_BYTES, parse, short_int
 from ..archive.regular import read_small
@@ -21,6 +21,14 @@ _WIDTHS = ("hidden_size", "d_model", "n_embd", "embedding_size", "word_embed_pro
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.([0-9]+)\.")
 
 
+class Problem(NamedTuple):
+    """What in config.json contradicts the weights."""
+
+    text: str
+    rule: str | None = None
+    """The `FIELD=VALUE` that would not."""
+
+
 def config_problems(directory: str, tensors: Mapping[str, LocatedTensor]) -> tuple[list[str], list[str]]:
     """(problems, checks done). A model without config.json, or one too unusual to judge, has neither."""
     path = os.path.join(directory, "config.json")
@@ -35,7 +43,7 @@ def config_problems(directory: str, tensors: Mapping[str, LocatedTensor]) -> tup
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     problems: list[str] = []
     vocabulary, found = vocabulary_problems(config, {name: tensor.shape for name, tensor in tensors.items()})
-    problems += vocabulary
+    problems += [problem.text for problem in vocabulary]
     checks = [
         *_dtype(config, tensors, problems),
         *found,
@@ -54,8 +62,9 @@ def _dtype(config: Mapping[str, Any], tensors: Mapping[str, LocatedTensor], prob
     return ["dtype"]
 
 
-def vocabulary_problems(config: Any, shapes: Mapping[str, Shape]) -> tuple[list[str], list[str]]:
+def vocabulary_problems(config: Any, shapes: Mapping[str, Shape]) -> tuple[list[Problem], list[str]]:
     """(problems, checks done): the embedding of tokens, if there is one of a known name, against what config says."""
+    inner = "text_config." if isinstance(config, dict) and "text_config" in config else ""
     config = config.get("text_config", config) if isinstance(config, dict) else {}
     found = [
         (name, shape)
@@ -69,9 +78,10 @@ def vocabulary_problems(config: Any, shapes: Mapping[str, Shape]) -> tuple[list[
     vocabulary = config.get("vocab_size")
     widths = [config[key] for key in _WIDTHS if isinstance(config.get(key), int)]
     if isinstance(vocabulary, int) and rows < vocabulary:
-        problems.append(f"config.json: 'vocab_size' is {vocabulary}, but {name} has {rows} rows")
+        text = f"config.json: 'vocab_size' is {vocabulary}, but {name} has {rows} rows"
+        problems.append(Problem(text, f"{inner}vocab_size={rows}"))
     if widths and width not in widths:
-        problems.append(f"config.json: the width is {widths[0]}, but {name} has {width} columns")
+        problems.append(Problem(f"config.json: the width is {widths[0]}, but {name} has {width} columns"))
     return problems, ["vocabulary and width"] if widths or isinstance(vocabulary, int) else []
 
 

@@ -74,6 +74,7 @@ def plan_output(opened: Opened, options: Options) -> Output:
     # Assets come first: what is wrong with them is known at once, names may take seconds.
     assets = assets_beside(opened.catalog.origin, options.base_directory)
     remarks.refuse_unsized(options, assets.copies)
+    remarks.refuse_fieldless(options, assets.copies)
     weights = plan_weights(opened, options)
     named, adapted, additions = weights.named, weights.adapted, weights.additions
     if adapted is not None:
@@ -95,9 +96,11 @@ def plan_output(opened: Opened, options: Options) -> Output:
             *named.warnings,
             # What a base model does not have matters only if something is missing.
             *(() if named.complete else additions.warnings),
+            *(adapted.warnings if adapted else ()),
             *assets.warnings,
             *remarks.warnings(opened, options, weights.plan, assets.copies),
         ),
+        not_checked=adapted.not_checked if adapted else (),
         assets=assets,
         weights=weights,
         options=options,

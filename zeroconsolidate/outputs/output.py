@@ -55,6 +55,8 @@ class Output(ABC):
     notes: tuple[str, ...]
     """What was decided on the way."""
     warnings: tuple[str, ...]
+    not_checked: tuple[str, ...]
+    """What nothing could tell."""
 
     @abstractmethod
     def side_files(self, inputs: Inputs) -> SideFiles:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from ..adapters.base import recorded_base
 from ..adapters.find import find_adapters
 from ..adapters.plan import plan_export, plan_merge
 from ..archive.phrases import counted
 from ..errors import BadOption
 from ..naming.fit import Named, fit
+from ..naming.sources import NameSources
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base
 from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
@@ -64,6 +66,15 @@ def plan_weights(opened: Opened, options: Options) -> PlannedWeights:
     return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=adapted, additions=additions)
 
 
+def with_recorded_base(opened: Opened, options: Options) -> Options:
+    """`options` with the base that the adapters name, if a merge needs one, none is given, and it is at hand."""
+    if options.lora != "merge" or options.base is not None:
+        return options
+    adapters = find_adapters(opened.catalog, lora=options.lora, chosen=options.adapters)
+    base = None if adapters is None else recorded_base(opened.catalog, adapters)
+    return options if base is None else replace(options, base=base)
+
+
 def _exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType) -> PlannedWeights:
     """The adapters as PEFT would save them."""
     if options.include or options.exclude:
@@ -71,7 +82,9 @@ def _exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType
             "--include and --exclude do not go with an adapter, which is written whole",
             remedy="add --lora keep or --lora merge",
         )
-    plan, adapted, warnings = plan_export(opened.catalog, opened.stored, adapters, dtype=dtype)
+    plan, adapted, warnings = plan_export(
+        opened.catalog, opened.stored, adapters, base=options.base_directory, dtype=dtype
+    )
     named = Named(
         selection=Selection(named={}, left_out=plan.left_out),
         heads={},
@@ -110,13 +123,23 @@ def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) 
             "--exclude-frozen does not go with a merged model, which needs its frozen weights",
             remedy="use --lora adapter or --lora keep",
         )
+    base = options.base_directory
+    sources = NameSources(opened.catalog.origin.root, base)
+    # Only the base's files need their names told; without them the merged model is named like any.
+    asked = base is not None and options.names != "stored"
+    architecture = (
+        (sources.architecture, sources.unasked) if asked else (None, "names as in the checkpoint (--names stored)")
+    )
     merge = plan_merge(
         opened.catalog,
         opened.stored,
         adapters,
-        base=options.base_directory,
+        base=base,
+        base_differs=options.base_differs,
         dtype=dtype,
         copy_ties=options.ties == "copy",
+        architecture=architecture,
+        insisted=options.allow_missing or options.names == "stored" or options.rename is not None,
     )
     refuse_unmatched(options.include, merge.selection.named)
     return merge.selection.only(lambda name, source: _is_wanted(name, source, options)), merge.adapted

@@ -32,6 +32,12 @@ def refuse_unsized(options: Options, copies: Mapping[str, str]) -> None:
         )
 
 
+def refuse_fieldless(options: Options, copies: Mapping[str, str]) -> None:
+    """There must be a config.json to set fields of. Raises BadOption."""
+    if options.set_config and "config.json" not in copies:
+        raise BadOption("there is no config.json to set fields of", remedy="add one with --base DIR")
+
+
 def warnings(opened: Opened, options: Options, plan: ModelPlan, copies: Mapping[str, str]) -> tuple[str, ...]:
     """What was left out of a model that a loader would then fill with random values, and what was not."""
     names = list(opened.catalog.order)

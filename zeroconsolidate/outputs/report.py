@@ -144,7 +144,7 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
     if overflows:
         many = counted(sum(overflows.values()), "value")
         infinite = (f"{many} became infinite in {output.dtype.torch_name}, in {listed(sorted(overflows), 4)}",)
-    checks, not_checked = _checks(opened, made, check)
+    checks, not_checked = _checks(output, opened, made, check)
     return Report(
         output=directory,
         files=dict(made.sizes),
@@ -185,9 +185,9 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
     )
 
 
-def _checks(opened: Opened, made: Made, check: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _checks(output: Output, opened: Opened, made: Made, check: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(what was checked, what could not be): what the program that loads the output expects, and values."""
-    checks, not_checked = [*made.gate.checked], [*made.gate.unchecked]
+    checks, not_checked = [*made.gate.checked], [*made.gate.unchecked, *output.not_checked]
     compared = made.checks.numel
     if compared:
         extent = "all that have one" if check == "all" else "a sample"

@@ -10,10 +10,18 @@ from ..archive.model_files import INDEX_NAME
 from ..archive.regular import read_small
 from ..archive.weights import read_pickled
 from ..errors import BadOption, DamagedFile, Disagreement, ZeroConsolidateError, at
+from ..naming.config_fields import with_fields
 from ..naming.expectation import HEADS
 from . import heads as head_files
 from . import sentence_transformers
-from .config import readable_before_5, tokenizer_readable_before_5, with_dtype, without_ties, without_truncation
+from .config import (
+    readable_before_5,
+    tokenizer_readable_before_5,
+    with_dtype,
+    with_vocabulary,
+    without_ties,
+    without_truncation,
+)
 from .config_check import vocabulary_problems
 from .output import SideFiles
 
@@ -45,14 +53,19 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
     if "config.json" in copies:
         path = copies.pop("config.json")
         with at(path):
-            text = with_dtype(read_small(path, MAX_CONFIG_BYTES), planned.dtype.torch_name)
+            given = with_fields(read_small(path, MAX_CONFIG_BYTES), options.set_config)
+            text = with_dtype(given, planned.dtype.torch_name)
             if planned.adapted is not None and planned.adapted.untied:
                 text = without_ties(text)
+            if planned.adapted is not None and planned.adapted.rows is not None:
+                text = with_vocabulary(text, planned.adapted.rows)
             made["config.json"], changed = readable_before_5(text)
             config = parse(text)
             warnings += _wrong_vocabulary(text, planned, insisted=options.allow_missing or options.names == "stored")
         if changed:
             notes.append("config.json: rope_theta added, where transformers 4 reads it")
+        if options.set_config:
+            notes.append(f"config.json: {', '.join(options.set_config)}, as asked")
         hidden_size = config.get("hidden_size") if isinstance(config, dict) else None
         bare = is_bare(config)
     for_embeddings = planned.named.unwrapped or options.sentence_transformers
@@ -96,11 +109,14 @@ def _wrong_vocabulary(text: bytes, planned: PlannedWeights, *, insisted: bool) -
     problems, _ = vocabulary_problems(parse(text, parse_int=short_int), shapes)
     if problems and not insisted:
         raise Disagreement(
-            problems[0].removeprefix("config.json: "),
+            problems[0].text.removeprefix("config.json: "),
             consequence="loaders would refuse these weights",
-            remedy="correct config.json, or write them all the same with --allow-missing",
+            remedy=(
+                f"set the field with --set-config {problems[0].rule}" if problems[0].rule else "correct config.json",
+                "write them anyway with --allow-missing",
+            ),
         )
-    return problems
+    return [problem.text for problem in problems]
 
 
 def _edit(name: str, edit: Edit, limit_bytes: int, copies: Mapping[str, str], made: dict[str, bytes]) -> bool:
