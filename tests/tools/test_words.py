@@ -46,9 +46,9 @@ def test_each_kind_is_collected(collected: list[Text]) -> None:
     ("kind", "place", "beginning"),
     [
         ("help", "cli/convert --help", "usage: zeroconsolidate convert"),
-        ("module", "cli/printing.py", "From the results of the verbs"),
+        ("module", "cli/printing.py", "Results -> the text that the command prints"),
         ("docstring", "outputs/report.py", "What a conversion wrote, what was checked"),
-        ("docstring", "catalog/facts.py", "Where a checkpoint comes from."),
+        ("docstring", "catalog/facts.py", "How many ranks share the work along each axis."),
         ("report", "cli/printing.py", "DeepSpeed {_known(info.ds_version)}, "),
         ("message", "outputs/side_files.py", "sentence-transformers needs the size of an embedding"),
         ("message", "outputs/side_files.py", "config.json: rope_theta added"),

@@ -1,4 +1,4 @@
-"""What the parameters of one LoRA wrapper add to one weight."""
+"""The parameters of one LoRA wrapper -> what they add to one weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights that adapters are added to: from the original model, from the checkpoint's frozen copies, or trained.
+"""Path of a tensor -> the weight that adapters are added to: the original's, the checkpoint's frozen copy, or trained.
 
 Paths are as in `wrapped.py`.
 """

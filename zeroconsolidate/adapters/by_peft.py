@@ -1,4 +1,4 @@
-"""Asks PEFT, in a process of its own, for a module with its adapter merged (`integrations/peft_modules.py`)."""
+"""A module and its adapter -> the merged tensors, computed by PEFT in a process of its own."""
 
 from __future__ import annotations
 

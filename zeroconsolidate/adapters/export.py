@@ -1,4 +1,4 @@
-"""The files of PEFT adapters: which tensors belong to one, and what PEFT calls them.
+"""The adapters of a checkpoint -> the files that PEFT would save: which tensors, under which names.
 
 Mirrors `get_peft_model_state_dict` in `peft/utils/save_and_load.py`, from names alone: the adapter's own name goes,
 PEFT's wrapping stays, and what the trainer wrapped around the model goes too.

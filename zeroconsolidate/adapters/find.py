@@ -1,4 +1,4 @@
-"""Adapter runs: which adapters a checkpoint has, and where their configurations are."""
+"""A checkpoint's names and folder -> its adapters and their configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters into the weights they belong to: which recipe makes each tensor of the merged model.
+"""Adapters and the weights they belong to -> a recipe for each tensor of the merged model.
 
 Mirrors what `merge_and_unload()` does to a PEFT model (`peft/tuners/tuners_utils.py`,
 `_unload_and_optionally_merge`): each wrapper gives way to its module, with the adapters added to it in order.

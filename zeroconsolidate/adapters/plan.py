@@ -1,4 +1,4 @@
-"""From the adapters of a run to planned weights: written for PEFT, or merged into the model they belong to."""
+"""The adapters of a run -> planned weights: files for PEFT, or the merged model."""
 
 from __future__ import annotations
 

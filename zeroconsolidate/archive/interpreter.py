@@ -1,4 +1,4 @@
-"""An interpreter for pickles that are not trusted, written so that every step is one we chose.
+"""The bytes of a pickle that is not trusted -> the object in it, without running anything.
 
 Python's own unpicklers cannot be made safe by answering for the names a pickle imports: they let a pickle size
 the memo (one opcode allocates gigabytes), hash what it likes (a tuple nested 100,000 deep overflows the C stack,

@@ -1,4 +1,4 @@
-"""JSON that comes from outside: small files beside a checkpoint or a model, headers and indices."""
+"""JSON that is not trusted (configurations, headers, indices) -> its value, within limits."""
 
 from __future__ import annotations
 

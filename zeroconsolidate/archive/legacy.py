@@ -1,4 +1,4 @@
-"""torch's container from before 1.6, which DeepSpeed still writes with `checkpoint_serialization: false`.
+"""torch's container from before 1.6, written with `checkpoint_serialization: false` -> its pickle and storages.
 
 Five pickles one after another, then the storages, nothing aligned:
 

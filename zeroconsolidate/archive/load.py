@@ -1,4 +1,4 @@
-"""Opens the files of a tag, one at a time."""
+"""The files of a tag -> their contents, one file at a time."""
 
 from __future__ import annotations
 

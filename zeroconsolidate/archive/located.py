@@ -1,4 +1,4 @@
-"""What stands in place of a tensor after reading: where its bytes are, not the bytes."""
+"""What stands for a tensor after reading: in which bytes of which file it is."""
 
 from __future__ import annotations
 

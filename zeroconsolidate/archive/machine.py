@@ -1,4 +1,4 @@
-"""The state of a pickle that is being read: stack, marks and memo, and reads that stay within its bytes."""
+"""The state of a pickle while it is read: stack, marks, memo, and reads that stay inside its bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads `zeroconsolidate.json`, our own record of an output, which may have come from anywhere since."""
+"""A directory -> the content of its `zeroconsolidate.json`, which is not trusted."""
 
 from __future__ import annotations
 

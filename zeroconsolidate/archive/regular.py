@@ -1,4 +1,4 @@
-"""Opening files of a directory that someone else made: regular files only, and only those that lie in it.
+"""A path that is not trusted -> an open file, if it is a regular file inside its directory.
 
 A folder from the internet can hold a pipe (opening it waits for ever), a device, or a link to a private key
 (copied beside the weights, it is published with them).

@@ -1,4 +1,4 @@
-"""safetensors files by their own header: what tensors they hold and where their bytes are.
+"""safetensors files -> which tensors they hold, and where their bytes are.
 
 The layout is 8 bytes of header length, a JSON header, then the tensors' bytes. What the reference reader checks is
 checked here (safetensors `safetensors/src/tensor.rs`, `Metadata::validate`): offsets follow one another without gap

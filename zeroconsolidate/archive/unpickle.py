@@ -1,4 +1,4 @@
-"""Reads the pickle inside a `.pt` container without running any of it.
+"""The pickle of a `.pt` container -> its object, with located tensors, without running any of it.
 
 A :class:`~.interpreter.Interpreter` decodes the opcodes; what lies outside of the pickle is answered here, from a table
 by (module, name):

@@ -1,4 +1,4 @@
-"""The directory at the end of a zip file: which records there are, where they begin and where they have to end.
+"""The directory at the end of a zip file -> its records, where they begin and must end.
 
 Read more strictly than zip allows, because two readers must not see two archives in one file: nothing follows the
 directory, records do not overlap, none has two entries. torch writes no other files.

@@ -1,4 +1,4 @@
-"""The result of a verification, finished or in the making."""
+"""The result of a verification, while it is made and when it is finished."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks a model directory: headers, index, sizes, config against shapes, digests against the manifest."""
+"""A model directory -> what is wrong with it: headers, index, sizes, config, names, digests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks a checkpoint: checksums of what is used of it, masters against their copies, values that are not finite."""
+"""A checkpoint -> what is wrong with it: checksums, second copies of master weights, NaN and infinity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The facts a checkpoint states, as types. Later stages read only these."""
+"""The facts of a checkpoint, as types. Everything after `catalog` reads only these."""
 
 from __future__ import annotations
 

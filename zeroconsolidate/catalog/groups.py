@@ -1,4 +1,4 @@
-"""Flat groups: which parameters each holds, and which sets of ranks share it."""
+"""Model and optimizer files -> flat groups: which parameters each holds, and which ranks share it."""
 
 from __future__ import annotations
 

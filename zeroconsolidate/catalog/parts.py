@@ -1,4 +1,4 @@
-"""What was read, brought together: the parts of the model, how they join, what each name is."""
+"""Typed contents of all files -> the catalog: the parts of the model, how they join, what each name is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How tensors are cut over tensor-parallel ranks: what `universal_checkpoint_info` says about each name.
+"""`universal_checkpoint_info` -> how each tensor is cut over tensor-parallel ranks.
 
 AutoTP writes it, Megatron-DeepSpeed hands it to `save_checkpoint` as client state. The order of precedence is that
 of `merge_tp_slices` in `deepspeed/checkpoint/ds_to_universal.py`: map, replicated, averaged, two sub-parameters,

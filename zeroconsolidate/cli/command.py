@@ -1,4 +1,4 @@
-"""The command: its verbs, signals and exit codes. The only place that prints."""
+"""The command line -> exit code: runs the command, prints, ends in order at a signal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of its three forms `verify` was given: an output, an output and a checkpoint, or a checkpoint."""
+"""The paths that `verify` was given -> what to check: an output, a checkpoint, or one against the other."""
 
 from __future__ import annotations
 

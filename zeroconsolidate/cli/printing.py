@@ -1,4 +1,4 @@
-"""From the results of the verbs to the text that the command prints, at most 100 columns wide."""
+"""Results -> the text that the command prints, at most 100 columns wide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors and warnings as the command prints them: what is wrong first, then each part on a line of its own."""
+"""Errors and warnings -> their text: what is wrong first, then each part on a line of its own."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Says on stderr what is being done and how far it is: on a terminal in a line that is redrawn, elsewhere in a line
-now and then, so that a log shows that something still happens."""
+"""Calls of `progress` and `status` -> lines on stderr: what is being done, and how far it is.
+
+On a terminal it is one line that is redrawn. Elsewhere it is a line now and then, so that a log shows that work goes on."""
 
 from __future__ import annotations
 

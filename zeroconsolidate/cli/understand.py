@@ -1,5 +1,6 @@
-"""From the words of a command line to a verb, its paths and its options; other programs' spellings are understood,
-and where something is not, the nearest that would be is named."""
+"""The words of a command line -> the command, its paths and its options.
+
+Spellings of other programs are understood too. For an unknown word the error names the nearest known one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a loader would find its parameters under the names that were decided: what is an error, what a warning."""
+"""Output names and expected names -> warnings, or an error if a loader would not find its parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which name each tensor gets, judged by the names and shapes that the target expects.
+"""Stored names and shapes, expected names and shapes -> the output name of each tensor.
 
 Training code wraps models, and every wrapper leaves its prefix: `module.`, `_forward_module.`, FlagEmbedding's
 `model.` beside heads that have none. A file with such names loads without an exception and gives random weights.

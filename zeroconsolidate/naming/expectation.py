@@ -1,4 +1,4 @@
-"""What a target expects, and how far names satisfy it.
+"""Expected names, and how output names compare with them.
 
 There are two kinds of expectation. An exact one is the target itself (its architecture, or weights that were saved
 from it): every name must be there, and nothing else. The other is a base model, whose heads may have been replaced

@@ -1,4 +1,4 @@
-"""Gives the selected tensors the names and the layout that a loader expects, and checks that it would find all."""
+"""Selected tensors -> the same under output names and in the output's layout, checked."""
 
 from __future__ import annotations
 

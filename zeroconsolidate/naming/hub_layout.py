@@ -1,4 +1,4 @@
-"""Tensors made of rows of others: how the hub's layout is cut out of what transformers 5 holds in memory."""
+"""Tensors in the layout that transformers 5 has in memory -> tensors in the hub's layout, made of their rows."""
 
 from __future__ import annotations
 

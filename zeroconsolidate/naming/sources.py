@@ -1,4 +1,4 @@
-"""Gathers what a target expects, cheapest first: weights of the same model, the architecture, the base model.
+"""A checkpoint's folder -> expected names: from saved weights, the architecture, or the base model.
 
 Headers are read here; the architecture is asked in a process of its own (`integrations/architecture.py`), so that
 neither torch nor transformers enters this one.

@@ -1,4 +1,4 @@
-"""From the facts of a checkpoint to what `inspect` prints."""
+"""A catalog -> what `inspect` returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of an incomplete checkpoint is lost: tensor by tensor, and in all."""
+"""The catalog of an incomplete checkpoint -> how much of each tensor is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an incomplete checkpoint to sources for each tensor: other sources stand in for what is lost.
+"""An incomplete checkpoint and models to fill with -> where each element of each tensor comes from.
 
 The executor needs to know nothing of it. A tensor with a hole gets a recipe that patches the hole with the elements of
 another tensor of the same shape, in this order: the copy in 16 bits that stages 0 to 2 save beside the masters, a

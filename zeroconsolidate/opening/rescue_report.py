@@ -1,4 +1,4 @@
-"""`rescue-report.json`: for every tensor of a rescued model, which of its elements came from where."""
+"""The sources of a rescued model's elements -> `rescue-report.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a lost file would say, as far as the other ranks' files let it be known: sizes, not values."""
+"""The files of other ranks -> what a lost file would say of sizes and names. Values are not among it."""
 
 from __future__ import annotations
 

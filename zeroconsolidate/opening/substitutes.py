@@ -1,4 +1,4 @@
-"""Other models stand in: for what an incomplete checkpoint has lost, and for frozen parameters it never had."""
+"""Models given with `--fill` and `--base` -> tensors in place of lost or unsaved ones."""
 
 from __future__ import annotations
 

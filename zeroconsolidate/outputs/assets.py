@@ -1,4 +1,4 @@
-"""Which files stand beside the weights: what is copied, left behind, made anew, or reported as unknown."""
+"""The checkpoint's and the base model's folders -> which files are copied with the weights, and which are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the gate found, and what it could not look at."""
+"""The result of the last check: what is wrong, what was compared, what could not be."""
 
 from __future__ import annotations
 

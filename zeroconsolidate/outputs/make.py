@@ -1,4 +1,4 @@
-"""Writes an output: everything is made aside, compared and checked, and only then given its final name."""
+"""A planned output -> files on disk: staged, compared, checked, and only then given their final names."""
 
 from __future__ import annotations
 

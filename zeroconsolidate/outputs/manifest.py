@@ -1,4 +1,4 @@
-"""`zeroconsolidate.json`: what a model directory was made of, and what is in it. Written last of all.
+"""A finished output -> `zeroconsolidate.json`: what it was made of, and what is in it. Written last.
 
     {
       "manifest": 1,                                    version of this format

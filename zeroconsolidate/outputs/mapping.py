@@ -1,4 +1,4 @@
-"""A checkpoint as a mapping from names to tensors that are read when asked for."""
+"""A catalog -> a mapping from names to tensors that are read when asked for."""
 
 from __future__ import annotations
 

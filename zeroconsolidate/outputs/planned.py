@@ -1,4 +1,4 @@
-"""Plans the weights of an output: which tensors, merged with which adapters, under which names, in which files."""
+"""A checkpoint and options -> planned weights: which tensors, adapters, names and files."""
 
 from __future__ import annotations
 

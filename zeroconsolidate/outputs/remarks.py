@@ -1,4 +1,4 @@
-"""What the options did to an output that its reader may not expect: notes and warnings."""
+"""Options and what they left out -> notes and warnings for the report."""
 
 from __future__ import annotations
 

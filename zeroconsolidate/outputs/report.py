@@ -1,4 +1,4 @@
-"""The report: what a conversion wrote, what was checked, and what a reader should know."""
+"""What was planned, made and checked -> the report of a conversion."""
 
 from __future__ import annotations
 

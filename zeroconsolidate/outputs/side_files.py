@@ -1,4 +1,4 @@
-"""From planned weights to the files beside them: which are copied, edited or made, and notes on what was changed."""
+"""Planned weights -> the other files of the output: copied, edited or made, with notes on what was changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Catalog + options -> ModelPlan: names, ties, dtypes and shards are decided here, before a byte is read."""
+"""Catalog and options -> the plan of the weights: names, ties, dtypes and shards, before a byte is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the parts of a tensor make the whole: every rule becomes boxes, and boxes prove that they tile it."""
+"""Parts of a tensor and a rule -> the whole, in boxes that are proven to tile it."""
 
 from __future__ import annotations
 

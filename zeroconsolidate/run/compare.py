@@ -1,4 +1,4 @@
-"""Compares the elements of two tensors, one of them cast to the dtype of the other, block by block."""
+"""Two tensors, one of them cast to the dtype of the other -> the first element that differs."""
 
 from __future__ import annotations
 

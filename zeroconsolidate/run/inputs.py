@@ -1,4 +1,4 @@
-"""What a run reads from, and what it makes once and shares between tensors."""
+"""The open files of a run, and what is made once and shared between tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares masters with their 16-bit copies."""
+"""Master weights and their copies -> the number of elements compared, or an error where they differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decides an output's bytes, short enough to be compared before a conversion is continued."""
+"""Options, input files and plan -> a fingerprint: an interrupted conversion continues only if it is equal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal of a conversion: what is safely on disk, so that a killed conversion goes on where it stopped.
+"""The journal of a conversion: what is safely on disk, so that a killed conversion continues there.
 
 One record a line, `<crc32 of the JSON> <JSON>`, appended and synced. Whatever a record speaks of has been synced
 *before* it is written, so that a power failure can lose records but never make one a lie; a torn or unreadable line

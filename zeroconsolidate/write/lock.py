@@ -1,4 +1,4 @@
-"""One conversion at a time into one output."""
+"""A lock: one conversion at a time writes an output."""
 
 from __future__ import annotations
 

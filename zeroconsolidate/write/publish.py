@@ -1,4 +1,4 @@
-"""Staged files get their final names. Whoever is interrupted here can begin again: what is renamed stays renamed."""
+"""Staged files -> final names. If it is interrupted, it can be done again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outputs that are not written to: what is refused before anything is read, and what a dry run refuses.
+"""An output path -> an error if it must not be written to, before anything is read. A dry run does the same.
 
 :class:`.stage.Stage` asks some of it again under its lock, when it counts.
 """
