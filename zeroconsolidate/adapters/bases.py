@@ -119,7 +119,7 @@ class Bases:
         return self._model.wrapper + path if self._original is None else self._original.name_of(path)
 
     def is_nowhere(self, path: str) -> ZeroConsolidateError:
-        """The error for a weight that an adapter belongs to and that nothing has."""
+        """The error for a weight that an adapter belongs to and that was not found."""
         if self._altered is not None:
             return BadOption(
                 f"an adapter initialised by {self._altered!r} changes the base weights before training, and the "

@@ -59,7 +59,7 @@ class Peft:
         return self._answer()
 
     def close(self) -> None:
-        """End the process; again is no harm."""
+        """End the process. It can be called again."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -123,7 +123,7 @@ class _Merges:
         return merged
 
     def close(self) -> None:
-        """End the process; again is no harm."""
+        """End the process. It can be called again."""
         self._last = None
         if self._peft is not None:
             self._peft.close()

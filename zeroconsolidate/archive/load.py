@@ -38,7 +38,7 @@ def load(files: CheckpointFiles, kind: FileKind) -> Iterator[RawFile]:
 class LoadReadable:
     """`load`, but files that cannot be read are left out and remembered: `reasons` has what is wrong, by name.
 
-    A file that may be an attack is an error all the same.
+    A file that may be an attack is an error nevertheless.
     """
 
     def __init__(self) -> None:

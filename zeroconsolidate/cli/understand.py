@@ -1,6 +1,7 @@
 """The words of a command line -> the command, its paths and its options.
 
-Spellings of other programs are understood too. For an unknown word the error names the nearest known one."""
+Spellings of other programs are understood too. For an unknown word the error names the nearest known one.
+"""
 
 from __future__ import annotations
 

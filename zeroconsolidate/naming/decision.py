@@ -96,7 +96,7 @@ def judge(
 
 
 def without_expectation(stored: Mapping[str, Shape], *, bare: bool) -> Naming:
-    """Undo what is a wrapper's in any model, and leave all else as it is: there is nothing to compare names with.
+    """Names without the prefixes that are a wrapper's in any model, for a model without expected names.
 
     `bare`: config.json names a model without a head (`XLMRobertaModel`). Those have several children, so a `model.`
     around all of them is a wrapper's. It also is beside the heads of BGE-M3, which are FlagEmbedding's.

@@ -35,7 +35,7 @@ _LEGACY = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNo
 class NameSources:
     """What is known of the target of the checkpoint in `root`, gathered as it is asked for.
 
-    Iterating yields what names are held against: the architecture, or else its relatives, nearest first.
+    Iterating yields what names are compared with: the architecture, or else its relatives, nearest first.
     """
 
     def __init__(self, root: str, base: str | None, set_config: Sequence[str] = ()) -> None:
@@ -80,7 +80,7 @@ class NameSources:
 
     @property
     def unasked(self) -> str:
-        """Why transformers says nothing."""
+        """Why transformers gave no answer."""
         return "" if self._asked is None else self._asked[1]
 
     def __iter__(self) -> Iterator[Expectation]:

@@ -1,8 +1,8 @@
 """Master weights without names -> which parameter each is, by shape, rounded value and order.
 
 Values come first: if a rounded master equals the copy of one name only, it is that name. Others equal several copies
-(norm weights that all round to 1, biases that all round to 0); for them order decides. A param group lists its parameters in the order of
-the module, so a master lies between the names of its neighbours in the group:
+(norm weights that all round to 1, biases that all round to 0); for them order decides. A param group lists its
+parameters in the order of the module, so a master lies between the names of its neighbours in the group:
 
     group   … q.weight   n?   up.weight …        n? equals norm1.weight and norm2.weight
     module  … q.weight   norm1.weight   up.weight   norm2.weight …

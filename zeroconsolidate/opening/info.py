@@ -155,8 +155,8 @@ class CheckpointInfo:
 def describe(
     catalog: Catalog, reasons: Mapping[str, str] | None = None, complete: Mapping[str, bool] | None = None
 ) -> CheckpointInfo:
-    """Sum the facts up. `reasons`: why each of the catalog's missing files cannot be used; `complete`: of other tags
-    beside the catalog's, whether they are."""
+    """What `inspect` returns of a catalog. `reasons`: why each of its missing files cannot be used. `complete`: by tag,
+    for other tags than the catalog's, whether they are complete."""
     origin = catalog.origin
     tensors = _tensors(catalog)
     counts = dict.fromkeys(("trainable", "frozen", "buffer", "tie"), 0)

@@ -116,7 +116,7 @@ class RescueReport:
 
 
 def rescue_report(origin: CheckpointOrigin, reasons: Mapping[str, str], rescued: Sequence[Rescued]) -> RescueReport:
-    """Sum a rescue up."""
+    """The report of a rescue."""
     by_source = dict.fromkeys(("checkpoint", "module", "fill", "zeros", "nowhere"), 0)
     for tensor in rescued:
         for part in tensor.origins:

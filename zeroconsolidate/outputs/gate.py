@@ -29,16 +29,16 @@ MAX_DEPTH = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Excuses:
-    """What the caller has asked for, so that finding it is no surprise."""
+    """Findings that the caller has allowed."""
 
     insisted: str | None = None
-    """The option that says: write it all the same. Every finding is then a warning."""
+    """The option with which every finding is a warning."""
     is_partial: bool = False
     """Tensors were left out on purpose, or are lost: those that are missing are a warning, and no error."""
 
 
 def examine(directory: str, *, base: str | None = None, is_merged: bool = False) -> GateResult:
-    """Hold a model directory, or one of adapters, against what its loader expects.
+    """Compare a directory of a model or of adapters with what its loader expects.
 
     `base`: directory of the original model that an adapter belongs to, or that adapters were merged into. What cannot
     be read is a finding too. `is_merged`: adapters were merged into the base: the model then has the base's names.

@@ -32,7 +32,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
-    """What came of holding a directory against its loader."""
+    """The result of comparing a directory with what its loader expects."""
 
     findings: tuple[Finding, ...] = ()
     checked: tuple[str, ...] = ()

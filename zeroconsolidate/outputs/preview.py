@@ -1,6 +1,7 @@
 """A planned output -> a directory with its headers and side files, for the last check.
 
-What a loader would refuse is then refused before hours of copying."""
+What a loader would refuse is then refused before hours of copying.
+"""
 
 from __future__ import annotations
 

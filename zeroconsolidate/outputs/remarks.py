@@ -39,7 +39,7 @@ def refuse_fieldless(options: Options, copies: Mapping[str, str]) -> None:
 
 
 def warnings(opened: Opened, options: Options, plan: ModelPlan, copies: Mapping[str, str]) -> tuple[str, ...]:
-    """What was left out of a model that a loader would then fill with random values, and what was not."""
+    """Notes and warnings about tensors that were left out: whether a loader would use random values for them."""
     names = list(opened.catalog.order)
     found = [
         f"--exclude {glob!r} matches no tensor of the checkpoint"
@@ -62,7 +62,7 @@ def warnings(opened: Opened, options: Options, plan: ModelPlan, copies: Mapping[
 
 
 def notes(options: Options, plan: ModelPlan) -> tuple[str, ...]:
-    """That a large model was split though nobody asked for it."""
+    """A note that a large model was split by default."""
     if plan.index is None or options.max_shard_size != Options.max_shard_size:
         return ()
     total, most = size_text(sum(file.size_bytes for file in plan.files)), options.max_shard_size

@@ -135,7 +135,7 @@ def build(selection: Selection, *, dtype: DType | None, max_shard_bytes: int | N
 
 
 def refuse_empty(selection: Selection) -> None:
-    """Raises BadOption."""
+    """Refuse a selection without tensors. Raises BadOption."""
     if not selection.named:
         raise BadOption("nothing is left to write: the options exclude every tensor of the checkpoint")
 

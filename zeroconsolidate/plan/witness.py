@@ -39,7 +39,7 @@ class Comparison:
     holders: tuple[str, str] | None = None
     """For replicas: who holds each."""
     is_spare: bool = False
-    """For replicas: whether a difference is only worth telling (see `Replica`)."""
+    """For replicas: whether a difference is only a warning (see `Replica`)."""
 
 
 def comparisons(catalog: Catalog, stored: Mapping[str, Source], *, everything: bool) -> list[Comparison]:
@@ -71,7 +71,7 @@ def _stacked(catalog: Catalog, stored: Mapping[str, Source]) -> Iterator[tuple[s
 
 
 def replica_comparisons(catalog: Catalog) -> list[Comparison]:
-    """Everything that is held more than once, to be compared in full: which copy is written is not left to luck."""
+    """Everything that is held more than once, to be compared in full: then it does not matter which copy is written."""
     return [
         Comparison(
             name=replica.name,

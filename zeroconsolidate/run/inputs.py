@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Resource(Protocol):
-    """Something that is worth keeping while a run goes on."""
+    """Something that is kept open during a run."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
 
 
 R = TypeVar("R", bound=Resource)

@@ -43,7 +43,7 @@ class Checks:
     numel: int
     """Elements compared."""
     warnings: tuple[str, ...]
-    """What was found, and is no error."""
+    """What was found and is no error: warnings."""
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ class Journal:
         self.progress.take(record)
 
     def close(self) -> None:
-        """Close the file; again is no harm."""
+        """Close the file. It can be called again."""
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1

@@ -49,7 +49,7 @@ def refuse_taken(output: str, *, overwrite: bool) -> None:
 
 
 def refuse_file(output: str) -> None:
-    """Raises OutputExists."""
+    """Refuse an output that is a file. Raises OutputExists."""
     if os.path.lexists(output) and not os.path.isdir(output):
         raise OutputExists("the output is a file", expected="a directory or nothing")
 
