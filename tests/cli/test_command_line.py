@@ -266,7 +266,7 @@ class TestWhereItGoes:
                 "message": "1 of 2 ranks is incomplete: bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt is missing",
                 "expected": None,
                 "found": None,
-                "consequence": "6 of 19 tensors are lost, 1 partly lost, 12 whole: 48.2 % of the bytes",
+                "consequence": "6 of 19 tensors are lost, 1 partly lost, 12 whole; 48.2 % of all bytes are lost",
                 "remedy": "--rescue writes all tensors: 51.9 % of the values exactly, 48.1 % in 16 bits",
                 "address": [],
                 "files": ["bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"],

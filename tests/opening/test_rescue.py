@@ -197,15 +197,15 @@ class TestDiagnosis:
         assert error.files == (name,)
         assert {loss.fate for loss in error.losses} >= {"whole", "partly lost"}
         lost, held = (sum(getattr(loss, size) for loss in error.losses) for size in ("lost_bytes", "nbytes"))
-        assert f"{100 * lost / held:.1f} % of the bytes;" in said
+        assert f"{100 * lost / held:.1f} % of all bytes are lost;" in said
         assert error.remedies[0] == "--tag last-complete takes global_step5, the newest complete tag"
         if inspect(run).stage == 2:
-            assert error.consequence.endswith("3 of 14 tensors are lost, 2 partly lost, 9 whole: 25.0 % of the bytes")
+            assert error.consequence.endswith("3 of 14 tensors are lost, 2 partly lost, 9 whole; 25.0 % of all bytes are lost")
             assert error.remedies[1:] == (
                 "--rescue writes all tensors: 75.0 % of the values exactly, 25.0 % in 16 bits",
             )
         else:
-            assert error.consequence.endswith("13 of 14 tensors are partly lost, 1 whole: 25.0 % of the bytes")
+            assert error.consequence.endswith("13 of 14 tensors are partly lost, 1 whole; 25.0 % of all bytes are lost")
             assert error.remedies[1:] == ("--rescue=zeros writes all that is left, with zeros where values are lost",)
         assert not (tmp_path / "out").exists()
         info = inspect(run)
@@ -310,7 +310,7 @@ class TestDiagnosis:
         assert done.returncode == 2
         first, cost, *rest = done.stderr.splitlines()
         assert first.startswith("zeroconsolidate: 1 of 4 ranks is incomplete: ")
-        assert cost.startswith("  ") and cost.endswith(": 25.0 % of the bytes")
+        assert cost.startswith("  ") and cost.endswith("; 25.0 % of all bytes are lost")
         assert rest[0].startswith("  --tag last-complete takes")
         rows = [line for line in rest if line.startswith("    ")]
         assert re.match(r"    \S.* +(partly )?lost +[0-9.]+ %  [0-9.]+ KB of ", rows[0]), done.stderr

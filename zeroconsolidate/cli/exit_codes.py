@@ -19,10 +19,10 @@ class ExitCode(IntEnum):
         3,
         "`convert --rescue` wrote a model, but not every value exactly; `inspect`: the newest save is not complete",
     )
-    HUNG_UP = 128 + signal.SIGHUP, "the terminal was closed (SIGHUP); the same command continues"
-    INTERRUPTED = 128 + signal.SIGINT, "interrupted (Ctrl-C); the same command continues"
+    HUNG_UP = 128 + signal.SIGHUP, "the terminal was closed (SIGHUP); run the same command again to continue"
+    INTERRUPTED = 128 + signal.SIGINT, "interrupted (Ctrl-C); run the same command again to continue"
     UNREAD = 128 + signal.SIGPIPE, "stdout was closed by its reader, such as `head`; the work itself is done"
-    TERMINATED = 128 + signal.SIGTERM, "terminated (SIGTERM); the same command continues"
+    TERMINATED = 128 + signal.SIGTERM, "terminated (SIGTERM); run the same command again to continue"
 
     def __new__(cls, code: int, meaning: str) -> Self:
         """A number that knows its meaning."""

@@ -89,16 +89,16 @@ def _loss(source: Source) -> Loss:
 
 
 def in_words(found: Sequence[Loss]) -> str:
-    """What is lost in all, in one clause.
+    """What is lost in all, in words.
 
     >>> in_words([Loss(name="a", role="trainable", numel=4, lost_numel=2, nbytes=16, lost_bytes=8)])
-    '1 of 1 tensor is partly lost: 50.0 % of the bytes'
+    '1 of 1 tensor is partly lost; 50.0 % of all bytes are lost'
     """
     counts = {fate: sum(loss.fate == fate for loss in found) for fate in ("lost", "partly lost")}
     lost, held = sum(loss.lost_bytes for loss in found), sum(loss.nbytes for loss in found)
     hit = {fate: count for fate, count in counts.items() if count}
     if not hit:
-        return "no tensor has lost anything: only padding was in them"
+        return "no tensor has lost values: only padding was in these files"
     (first, count), *others = hit.items()
     total, whole = len(found), len(found) - sum(hit.values())
     clauses = [
@@ -107,4 +107,4 @@ def in_words(found: Sequence[Loss]) -> str:
         *(f"{n} {fate}" for fate, n in others),
         *([f"{whole} whole"] if whole else []),
     ]
-    return f"{', '.join(clauses)}: {100 * lost / max(held, 1):.1f} % of the bytes"
+    return f"{', '.join(clauses)}; {100 * lost / max(held, 1):.1f} % of all bytes are lost"
