@@ -144,7 +144,7 @@ class TestOutput:
                 "outside of its folder",
             ),
             (lambda d: half_done(d), "was interrupted"),
-            (lambda d: (d / "zeroconsolidate.json").write_text("{}"), "no manifest of a version"),
+            (lambda d: (d / "zeroconsolidate.json").write_text("{}"), "a version that this library does not know"),
             (
                 lambda d: shutil.copy(d / "model-00001-of-00003.safetensors", d / "model-00002-of-00003.safetensors"),
                 "is also in model-00001",

@@ -230,7 +230,7 @@ def test_empty_parameters_are_not_taken_for_ties_of_one_another():
 
 def test_a_placeholder_whose_values_are_nowhere():
     models = [stage3(rank, module=stage3()["module"] | {"lost": tensor(0, dtype=BF16)}) for rank in (0, 1)]
-    with pytest.raises(DamagedFile, match=r"the parameter is in the module but its values are nowhere .*> lost\)"):
+    with pytest.raises(DamagedFile, match=r"the parameter is in the module, but no file has its values .*> lost\)"):
         catalog(models, [optimizer3(0), optimizer3(1)], stage=3)
 
 
@@ -238,7 +238,7 @@ def test_a_placeholder_of_one_element_is_no_buffer():
     """Before DeepSpeed 0.5 stage 3 leaves one element of a parameter. What is alike and listed nowhere is lost too."""
     left = {name: half(1, key=name) for name in ("a", "b", "lost")} | {"n": tensor(2, key="n")}
     models = [stage3(rank, module=left) for rank in (0, 1)]
-    with pytest.raises(DamagedFile, match=r"values are nowhere .*> lost\)"):
+    with pytest.raises(DamagedFile, match=r"no file has its values .*> lost\)"):
         catalog(models, [optimizer3(0), optimizer3(1)], stage=3)
     # Where parameters leave nothing, one element is a value.
     models = [stage3(rank, module=stage3()["module"] | {"scale": half(1, key="s")}) for rank in (0, 1)]
@@ -505,7 +505,7 @@ def test_what_is_lost_of_files_that_describe_different_models():
 def test_what_is_lost_of_more_partitions_than_there_can_be():
     shapes = [{f"p{i}": (1,)} for i in range(20)]
     with pytest.raises(
-        DamagedFile, match=r"too many files are missing to say what they held .* got 100000 ranks of 20 groups"
+        DamagedFile, match=r"too many files are missing to say what they held; .* got 100000 ranks of 20 groups"
     ):
         catalog([model(dp_world_size=100_000, param_shapes=shapes, module={})], [], incomplete=True)
 

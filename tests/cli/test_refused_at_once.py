@@ -181,7 +181,7 @@ class TestDryRun:
             with pytest.raises(BadOption) as refused:
                 verb(checkpoint, out, dtype="bf16")
             said = str(refused.value)
-            assert "of something else: --dtype was 'fp32', is 'bf16'; start over with --restart" in said
+            assert "with other options or input: --dtype was 'fp32', is 'bf16'; start over with --restart" in said
             assert "header" not in said
         assert dry_run(checkpoint, out, dtype="bf16", restart=True).cost.tensors == 19
         (out / "mine.txt").touch()

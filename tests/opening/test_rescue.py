@@ -200,7 +200,9 @@ class TestDiagnosis:
         assert f"{100 * lost / held:.1f} % of all bytes are lost;" in said
         assert error.remedies[0] == "--tag last-complete takes global_step5, the newest complete tag"
         if inspect(run).stage == 2:
-            assert error.consequence.endswith("3 of 14 tensors are lost, 2 partly lost, 9 whole; 25.0 % of all bytes are lost")
+            assert error.consequence.endswith(
+                "3 of 14 tensors are lost, 2 partly lost, 9 whole; 25.0 % of all bytes are lost"
+            )
             assert error.remedies[1:] == (
                 "--rescue writes all tensors: 75.0 % of the values exactly, 25.0 % in 16 bits",
             )
@@ -437,7 +439,7 @@ class TestRescue:
 
     def test_options_that_make_no_sense(self, tmp_path: Path) -> None:
         root = FIXTURES / "z3_w4/checkpoint"
-        with pytest.raises(BadOption, match="only used in a rescue"):
+        with pytest.raises(BadOption, match="used only with --rescue"):
             consolidate(root, tmp_path / "out", fill=tmp_path)
         with pytest.raises(BadOption, match="rescue is False, True or 'zeros'; got"):
             consolidate(root, tmp_path / "out", rescue="ones")  # type: ignore[arg-type]

@@ -90,7 +90,7 @@ def _refuse_resized(adapter: str, rows: int, shape: Shape) -> None:
             f"the adapter {adapter!r} is of {rows} rows, and the weight it belongs to has {shape[0]}",
             consequence="if the run resized its vocabulary, the rows that were added were frozen, and are in neither "
             "the save nor the base",
-            remedy="write the adapter (--lora adapter), and put it on a base that is resized as it was for training",
+            remedy="write the adapter (--lora adapter), and load it on a base that is resized as for training",
         )
 
 

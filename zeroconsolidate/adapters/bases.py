@@ -73,8 +73,8 @@ class Bases:
     def _only_quantized(self, own: Source) -> UnsupportedLayout:
         if self._altered is not None:
             return UnsupportedLayout(
-                f"an adapter initialised by {self._altered!r} belongs to what it left of the base weights, and the "
-                f"checkpoint holds them quantized ({own.recipe.dtype.torch_name})",
+                f"an adapter initialised by {self._altered!r} changes the base weights before training, and the "
+                f"checkpoint holds the changed ones quantized ({own.recipe.dtype.torch_name})",
                 remedy="write the adapter, and merge it with PEFT",
             )
         remedy = self._remedy
@@ -82,7 +82,7 @@ class Bases:
             remedy = f"name the original model with --base; {self._original.directory} has no such weight"
         return UnsupportedLayout(
             f"the base weight in the checkpoint is quantized ({own.recipe.dtype.torch_name})",
-            consequence="adapters are merged into the weights it was made from",
+            consequence="adapters are merged into weights that are not quantized",
             remedy=remedy,
         )
 

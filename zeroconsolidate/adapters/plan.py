@@ -166,7 +166,7 @@ def _without_a_place(unknown: Sequence[str], original: Original, unasked: str) -
         why = f"{original.target} expects none of them"
     else:
         told = unasked or "its names are not those of its config.json"
-        why = f"whether its class expects them cannot be told: {told}"
+        why = f"it is not known whether its class expects them: {told}"
     found = f"{counted(len(unknown), 'trained tensor')} {'has' if len(unknown) == 1 else 'have'} no place"
     return WrongNames(
         f"{found} in the base model {original.directory}: {listed(unknown, 4)}",

@@ -152,7 +152,7 @@ class World:
             raise DamagedFile("a tensor's description is impossible")
         for value in (offset, *size, *stride):
             if type(value) is not int:
-                raise DamagedFile("a tensor's geometry is impossible: it is not made of integers")
+                raise DamagedFile("a tensor's shape, strides or offset are impossible: they are not integers")
         tensor = LocatedTensor(storage, offset, size, stride)
         if size == ():
             return LocatedTensor(storage, offset, size, stride, self._item(tensor))

@@ -77,7 +77,7 @@ def sort_names(
                 raise DamagedFile("the parameter is in the module, but no file has its values")
     if beside:
         weights = counted(len(quantized), "quantized weight")
-        notes.append(f"{weights}, with {counted(len(beside), 'tensor')} beside them that say what they stand for")
+        notes.append(f"{weights}, with {counted(len(beside), 'tensor')} that say how to restore them")
     if whole:
         frozen |= _listed_frozen(first)
     order = dict.fromkeys([*(n for n in module if n in stored or n in ties or n in buffers or n in frozen)])

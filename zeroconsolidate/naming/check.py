@@ -79,7 +79,7 @@ def _config_disagrees(naming: Naming, selection: Selection, sources: NameSources
                 "config.json does not agree with the weights",
                 expected=f"{' and '.join(rules)}, by {_by_what(naming, stored)}",
                 found=" and ".join(_as_it_is(sources.config, rule) for rule in rules),
-                consequence="a loader would refuse them, or leave random weights",
+                consequence="a loader would refuse them, or use random weights",
                 remedy=" ".join(f"--set-config {rule}" for rule in rules),
             )
     return None

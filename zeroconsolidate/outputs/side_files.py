@@ -65,7 +65,7 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
         if changed:
             notes.append("config.json: rope_theta added, where transformers 4 reads it")
         if options.set_config:
-            notes.append(f"config.json: {', '.join(options.set_config)}, as asked")
+            notes.append(f"config.json: {', '.join(options.set_config)} (--set-config)")
         hidden_size = config.get("hidden_size") if isinstance(config, dict) else None
         bare = is_bare(config)
     for_embeddings = planned.named.unwrapped or options.sentence_transformers
