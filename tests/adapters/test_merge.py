@@ -203,7 +203,7 @@ def test_a_quantized_copy_gives_way_to_the_original(role: str):
 
 def test_two_adapters_that_trained_the_same_module():
     saved = {f"{PEFT}h.modules_to_save.{adapter}.weight": trained(4, 3) for adapter in ("x", "y")}
-    with pytest.raises(BadOption, match="the adapters x, y have each trained a module of their own here"):
+    with pytest.raises(BadOption, match="the adapters x, y have each trained their own copy of this module"):
         merge(saved, configs={"x": config(), "y": config()})
 
 
