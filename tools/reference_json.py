@@ -11,6 +11,7 @@ import re
 from dataclasses import fields
 
 from zeroconsolidate.audit.findings import Verification
+from zeroconsolidate.naming.several import Part
 from zeroconsolidate.opening.info import CheckpointInfo, TensorInfo
 from zeroconsolidate.opening.losses import Loss
 from zeroconsolidate.opening.rescue_report import Extent, RescueReport
@@ -39,6 +40,7 @@ PARTS: tuple[tuple[str, str, type, dict[str, tuple[str, str]]], ...] = (
     ("`convert --dry-run --json`", "Python: `estimate`.", Cost, {}),
     ("`inspect --json`", "Python: `inspect`.", CheckpointInfo, {}),
     ("An entry of `tensors`", "Of `inspect`.", TensorInfo, {}),
+    ("An entry of `modules`", "Of `inspect`, where a checkpoint has several models or towers.", Part, {}),
     ("An entry of `losses`", "Of `inspect`, where files are missing.", Loss, {}),
     (
         "`verify --json`",
@@ -67,6 +69,7 @@ _WORDS = {
     "None": "null",
     "TensorInfo": "tensor",
     "Loss": "loss",
+    "Part": "module",
     "Extent": "extent",
     "RescueReport": "rescue report",
 }

@@ -444,7 +444,7 @@ class TestRename:
             (["/(/=x"], "no regular expression"),
             ([r"/model/=\1"], "no regular expression"),
             (["/^.*$/=one"], "the same name 'one'"),
-            (["/^.*$/="], "no name; got ''"),
+            (["/^.*$/="], "without a name; got ''"),
         ],
     )
     def test_rules_that_make_no_sense(self, rules: list[str], said: str, tmp_path: Path) -> None:
@@ -455,7 +455,7 @@ class TestRename:
 
     def test_a_callable_must_give_names(self, tmp_path: Path) -> None:
         trained(tmp_path / "in", "llama", config=False)
-        with pytest.raises(BadOption, match="no name; got None"):
+        with pytest.raises(BadOption, match="without a name; got None"):
             consolidate(tmp_path / "in", tmp_path / "out", rename=lambda _: None)  # type: ignore[arg-type,return-value]
 
 

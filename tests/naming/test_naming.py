@@ -63,6 +63,25 @@ def test_wrappers_that_tell_two_tensors_apart_stay():
     assert without_expectation(stored, bare=False).mapping == {name: name for name in stored}
 
 
+def test_modules_called_module_inside_go_where_the_target_has_none():
+    stored = {"model.embeddings.weight": (9, 4), "model.encoder.layer.0.module.module.weight": (4, 4)}
+    stored["model.encoder.layer.1.weight"] = (4, 4)
+    naming = best_mapping(stored, {}, expecting(BERT))
+    assert naming.fits
+    assert naming.change == "prefix 'model.' removed, wrappers inside names removed"
+    own = {"a.module.w": (2,), "b.w": (2,)}
+    assert best_mapping(own, {}, expecting(own)).fits
+    assert best_mapping({"a.module.w": (2,)}, {}, expecting({"a.w": (2,), "module.w": (2,)})).missing
+
+
+def test_what_a_parametrization_leaves_is_called_by_its_name():
+    stored = BERT | {"encoder.layer.2.parametrizations.weight.original0": (4, 1)}
+    said = str(complaint(best_mapping(stored, {}, expecting(BERT))))
+    assert "parametrized weights are computed of, such as 'encoder.layer.2.parametrizations.weight.original0'" in said
+    assert "remove_parametrizations" in said
+    assert best_mapping(stored, {}, expecting(stored)).fits  # a model may have them itself
+
+
 def test_the_first_expectation_that_is_met_decides():
     other = expecting({"x": (1,)}, origin="another")
     found = decide(prefixed("model."), {}, [other, expecting(BERT), expecting(prefixed("model."))])

@@ -104,7 +104,7 @@ class TestModel:
         [
             ({"vocab_size": 8}, Kind.SHAPE),  # more rows than the config says
             ({"vocab_size": 100_000}, Kind.SHAPE),
-            ({"num_hidden_layers": 9}, Kind.CONFIG),
+            ({"num_hidden_layers": 9}, Kind.MISSING),
             ({"num_hidden_layers": 1}, Kind.UNEXPECTED),
             ({"num_key_value_heads": 1, "num_attention_heads": 4}, Kind.SHAPE),
             ({"architectures": ["LlamaForSequenceClassification"]}, Kind.MISSING),
@@ -118,7 +118,7 @@ class TestModel:
     def test_ten_million_layers_are_refused_without_building_them(self, model: Path, monkeypatch: Any) -> None:
         monkeypatch.setattr(sources, "_ask", lambda _: (None, "it would take too long"))
         change_json(model / "config.json", num_hidden_layers=10_000_000)
-        assert Kind.CONFIG in kinds(model)
+        assert Kind.MISSING in kinds(model)
 
     def test_a_tied_weight_is_expected_once(self, model: Path) -> None:
         change_json(model / "config.json", tie_word_embeddings=True)

@@ -106,8 +106,19 @@ class Tuned:
     model: PeftModel
     """The float32 model, masters in place."""
 
-    def save(self, root: Path, *, stage: int, frozen: bool, dtype: torch.dtype, wrapper: str = "") -> Path:
-        """Write the checkpoint to `root`. `frozen`: with the base, in `dtype`."""
+    def save(
+        self,
+        root: Path,
+        *,
+        stage: int,
+        frozen: bool,
+        dtype: torch.dtype,
+        wrapper: str = "",
+        called: Callable[[str], str] = str,
+        state_dict_name: Callable[[str], str] = str,
+    ) -> Path:
+        """Write the checkpoint to `root`. `frozen`: with the base, in `dtype`. `called`: what wrappers of modules
+        make of a parameter's name; `state_dict_name`: what becomes of that in the state dict."""
         names = dict(self.model.named_parameters(remove_duplicate=False))
         first: dict[int, str] = {}
         ties = {name: first[id(p)] for name, p in names.items() if first.setdefault(id(p), name) != name}
@@ -115,16 +126,21 @@ class Tuned:
         rest = {name: names[name].detach().to(dtype) for name in own if name not in self.masters}
         state = self.model.state_dict()
         buffers = {name: value for name, value in state.items() if name not in names}
+
+        def named(name: str) -> str:
+            return wrapper + called(name)
+
         run = Run(
             stage=stage,
             world_size=2,
-            groups=[{wrapper + n: v for n, v in self.masters.items()}],
+            groups=[{named(n): v for n, v in self.masters.items()}],
             compute_dtype=dtype,
-            frozen={wrapper + n: v for n, v in rest.items()},
-            buffers={wrapper + n: v for n, v in buffers.items()},
-            ties={wrapper + a: wrapper + n for a, n in ties.items()},
-            order=[wrapper + n for n in state],
+            frozen={named(n): v for n, v in rest.items()},
+            buffers={named(n): v for n, v in buffers.items()},
+            ties={named(a): named(n) for a, n in ties.items()},
+            order=[named(n) for n in state],
             exclude_frozen=not frozen,
+            state_dict_name=state_dict_name,
         )
         save(run, root)
         for name in self.configs:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -57,6 +57,8 @@ class Run:
     """True: as DeepSpeed before 0.19.8, whose flat groups list parameters without elements."""
     records_ties: bool = True
     """False: as DeepSpeed 0.9.5 at stages 1 and 2, whose `shared_params` is empty."""
+    state_dict_name: Callable[[str], str] = str
+    """What a name is called in `module`, where hooks of the state dict change it (torch's `checkpoint_wrapper`)."""
     step: int = 7
     ds_version: str = "0.19.8"
     extra: dict[str, Any] = field(default_factory=dict)
@@ -305,7 +307,7 @@ def _model_file(
 ) -> None:
     fragments = frozen if fragments is None else fragments
     content = {
-        "module": OrderedDict(module),
+        "module": OrderedDict((run.state_dict_name(name), tensor) for name, tensor in module.items()),
         "buffer_names": list(run.buffers),
         "optimizer": None,
         "param_shapes": param_shapes,

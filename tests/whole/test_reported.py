@@ -52,13 +52,11 @@ class TestOneEncoderUnderTwoNames:
     def expected(self) -> dict[str, torch.Tensor]:
         return {name.removeprefix("lm_q."): value for name, value in self.case.trained.items()}
 
-    @wrong_today("names are decided for the aliases, and written for the owners")
     def test_it_loads(self, out: Path) -> None:
         consolidate(self.case.checkpoint, out)
         assert verify(out).ok
         assert differing(load(transformers.AutoModel, out).state_dict(), self.expected()) == []
 
-    @wrong_today("every tensor is written twice, once under its stored name")
     def test_it_is_written_once(self, tmp_path: Path, out: Path) -> None:
         checkpoint = shutil.copytree(self.case.checkpoint, tmp_path / "ckpt")
         config = checkpoint / "config.json"
@@ -106,13 +104,11 @@ class TestCompiledLayers:
 
     case = Case("compile_lora_z2")
 
-    @wrong_today("the wrapper's name stays in the keys, and PEFT loads none of them")
     def test_the_adapter(self, out: Path) -> None:
         consolidate(self.case.checkpoint, out)
         own = dict(load_adapter(load(transformers.LlamaForCausalLM, self.case.base), out).named_parameters())
         assert differing({name: own[name] for name in self.case.trained}, self.case.trained) == []
 
-    @wrong_today("the base has no such names, and the merge is refused")
     def test_merged(self, out: Path) -> None:
         consolidate(self.case.checkpoint, out, lora="merge", base=self.case.base)
         cls = transformers.LlamaForCausalLM
@@ -127,7 +123,6 @@ class TestCompiledLayers:
         assert not verify(out).ok
 
 
-@wrong_today("names of the module and of its masters differ, and are not brought together")
 def test_checkpoint_wrapper(out: Path) -> None:
     """`ckpt_wrapper_full_z2`: torch's wrapper is in the names of parameters, but not in those of the state dict."""
     case = Case("ckpt_wrapper_full_z2")

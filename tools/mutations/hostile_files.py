@@ -304,8 +304,8 @@ MUTATIONS = (
         "whole/test_hostile_models.py::test_an_adapters_config_names_a_base_that_is_not_opened",
         (
             "outputs/planned.py",
-            "        base=options.base_directory,\n        dtype=dtype,",
-            "        base=options.base_directory or next(iter(adapters.configs.values())).base,\n        dtype=dtype,",
+            "    base = options.base_directory\n    sources",
+            "    base = options.base_directory or next(iter(adapters.configs.values())).base\n    sources",
         ),
     ),
     Mutation(

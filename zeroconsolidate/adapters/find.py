@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 from ..archive.json_file import read_json
 from ..archive.model_files import ADAPTER_CONFIG
+from ..archive.phrases import counted
 from ..archive.regular import Fence
-from ..errors import BadOption, NotACheckpoint, at
+from ..archive.weights import read_weights
+from ..catalog.plain import plain_names
+from ..errors import BadOption, NotACheckpoint, UnsupportedLayout, at
 from .peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
-from .wrapping import PEFT_MODEL, Part, adapters_in, take_apart
+from .wrapping import Kind, Part, adapters_in, is_wrapped, take_apart
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ..catalog.facts import Catalog
 
@@ -45,21 +48,26 @@ class Adapters:
         return ", ".join(f"{name} ({config.peft_type})" for name, config in self.configs.items())
 
 
-def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) -> Adapters | None:
+def find_adapters(
+    catalog: Catalog, *, lora: str | None, chosen: Sequence[str], base: str | None = None
+) -> Adapters | None:
     """The adapters of the checkpoint; None if it has none, or if they are to be kept as they are.
 
-    `lora`: `adapter`, `merge`, `keep` or None. `chosen`: names of adapters; by default all that were trained. Raises
-    BadOption for options that go against each other, NotACheckpoint if adapter_config.json is missing.
+    `lora`: `adapter`, `merge`, `keep` or None. `chosen`: names of adapters; by default all that were trained. `base`:
+    directory of the original model. Raises BadOption for options that go against each other, NotACheckpoint if
+    adapter_config.json is missing, UnsupportedLayout for names that may be a wrapper's.
     """
     root = catalog.origin.root
     names = list(dict.fromkeys([*catalog.order, *catalog.unsaved_ties, *catalog.unsaved_ties.values()]))
     config_path = os.path.join(root, ADAPTER_CONFIG)
     first = _read(root, config_path) if os.path.isfile(config_path) else None
-    wrapped = any(f".{PEFT_MODEL}" in f".{name}" for name in names)
+    wrapped = is_wrapped(plain_names(names).values())
     prefixes = tuple(prefix for group in TUNER_PREFIXES.values() for prefix in group)
     if first is not None:
         prefixes = TUNER_PREFIXES.get(first.peft_type, prefixes)
-    parts = take_apart(names, prefixes) if wrapped or first is not None else {}
+    held = any(".module." in name for name in names)
+    base_names = read_weights(base).tensors if held and base is not None and lora != "keep" else None
+    parts = take_apart(names, prefixes, base_names=base_names) if wrapped or first is not None else {}
     present = adapters_in(parts.values())
     if lora == "keep" or not present:
         if lora in ("adapter", "merge") or (chosen and lora != "keep"):
@@ -74,6 +82,8 @@ def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) 
         if name not in present:
             raise BadOption(f"the checkpoint has no adapter {name!r}", consequence=f"it has {', '.join(present)}")
     wanted = tuple(dict.fromkeys(chosen)) or present
+    if lora != "merge" and base is None:
+        _refuse_modules(parts.values())
     if lora == "merge" and len(wanted) > 1 and not chosen:
         raise BadOption(
             f"the checkpoint has several adapters ({', '.join(present)})",
@@ -87,6 +97,20 @@ def find_adapters(catalog: Catalog, *, lora: str | None, chosen: Sequence[str]) 
         files=files,
         ties={**catalog.ties, **catalog.unsaved_ties},
     )
+
+
+def _refuse_modules(parts: Iterable[Part]) -> None:
+    """PEFT finds no module under a name that a holder changed, and says so in a warning at most."""
+    held = [part.name for part in parts if part.kind is Kind.TUNER and ".module." in f".{part.module}."]
+    if held:
+        raise UnsupportedLayout(
+            f"{counted(len(held), 'parameter')} of the adapter lie in a module called 'module', such as {held[0]}",
+            consequence="that may be a wrapper, or part of the base model's own names, and nothing here tells which",
+            remedy=(
+                "name the base model with --base: its names decide",
+                "write them under their raw names with --lora keep",
+            ),
+        )
 
 
 def _read(root: str, path: str) -> PeftConfig:

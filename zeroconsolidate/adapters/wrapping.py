@@ -23,6 +23,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from ..catalog.plain import plain_names, without_modules
+from ..errors import UnsupportedLayout, at
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -47,7 +50,7 @@ class Part:
     name: str
     """As stored."""
     wrapper: str
-    """What stands before PEFT's own prefix."""
+    """What stands before PEFT's own prefix. Here and below, wrappers inside of the name are undone."""
     inner: str
     """What stands behind it, PEFT's wrapping included."""
     kind: Kind
@@ -63,24 +66,39 @@ class Part:
 
     @property
     def in_model(self) -> str:
-        """The name with PEFT's wrapping undone and all else left as it was."""
-        return self.name if self.kind is Kind.BESIDE else self.wrapper + self.module
+        """The name with PEFT's wrapping undone, and wrappers inside of it."""
+        return self.module if self.kind is Kind.BESIDE else self.wrapper + self.module
 
 
-def take_apart(names: Iterable[str], prefixes: tuple[str, ...]) -> dict[str, Part]:
-    """Every name, by itself. `prefixes`: of the attributes that hold adapters."""
-    names = list(names)
-    wrapped = any(f".{name}".find(f".{PEFT_MODEL}") >= 0 for name in names)
-    return {name: _part(name, prefixes, wrapped=wrapped) for name in names}
+def take_apart(
+    names: Iterable[str], prefixes: tuple[str, ...], *, base_names: Iterable[str] | None = None
+) -> dict[str, Part]:
+    """Every name, by itself. `prefixes`: of the attributes that hold adapters. `base_names`: of the original model,
+    if it is known.
+
+    Wrappers inside of names are undone: PEFT's file, and the base model, are without them. Raises UnsupportedLayout
+    for parameters of an adapter that are saved as what they are computed from.
+    """
+    plain = plain_names(names)
+    if base_names is not None:
+        plain = without_modules(plain, base_names) or plain
+    wrapped = is_wrapped(plain.values())
+    return {name: _part(name, text, prefixes, wrapped=wrapped) for name, text in plain.items()}
 
 
-def _part(name: str, prefixes: tuple[str, ...], *, wrapped: bool) -> Part:
-    wrapper, inner = "", name
+def is_wrapped(names: Iterable[str]) -> bool:
+    """Whether PEFT's prefix is in the names. `names`: without wrappers inside."""
+    return any(f".{PEFT_MODEL}" in f".{name}" for name in names)
+
+
+def _part(name: str, text: str, prefixes: tuple[str, ...], *, wrapped: bool) -> Part:
+    """`text`: the name without wrappers inside."""
+    wrapper, inner = "", text
     if wrapped:
-        found = f".{name}".find(f".{PEFT_MODEL}")
+        found = f".{text}".find(f".{PEFT_MODEL}")
         if found < 0:
-            return _outside(name, prefixes)
-        wrapper, inner = name[:found], name[found + len(PEFT_MODEL) :]
+            return _outside(name, text, prefixes)
+        wrapper, inner = text[:found], text[found + len(PEFT_MODEL) :]
     kind, path, adapter, attribute, rest, depth = Kind.OWN, [], None, "", "", 0
     segments = inner.split(".")
     while segments:
@@ -96,6 +114,12 @@ def _part(name: str, prefixes: tuple[str, ...], *, wrapped: bool) -> Part:
         elif segments and segment.startswith((*prefixes, "trainable_tokens_")):
             kind, attribute, adapter = Kind.TUNER, segment, segments.pop(0)
             rest = ".".join(segments)
+            if "parametrizations" in segments:
+                with at(name):
+                    raise UnsupportedLayout(
+                        "the adapter's parameter is parametrized, and PEFT's file has what is computed of it",
+                        remedy="--lora keep writes what is stored, under its own names",
+                    )
             break
         else:
             path.append(segment)
@@ -105,17 +129,17 @@ def _part(name: str, prefixes: tuple[str, ...], *, wrapped: bool) -> Part:
     )  # fmt: skip
 
 
-def _outside(name: str, prefixes: tuple[str, ...]) -> Part:
+def _outside(name: str, text: str, prefixes: tuple[str, ...]) -> Part:
     """A name that is not under PEFT's prefix: another module's, or `base_model.vera_A.default`, which VeRA shares."""
-    wrapper, _, rest = f".{name}".partition(".base_model.")
+    wrapper, _, rest = f".{text}".partition(".base_model.")
     attribute, _, adapter = rest.partition(".")
     shared = bool(adapter) and attribute.startswith(prefixes)
     return Part(
         name=name,
         wrapper=f"{wrapper}.".lstrip(".") if shared else "",
-        inner=name,
+        inner=text,
         kind=Kind.SHARED if shared else Kind.BESIDE,
-        module=name,
+        module=text,
         adapter=adapter.partition(".")[0] if shared else None,
         attribute=attribute if shared else "",
         rest="",

@@ -4,6 +4,8 @@ import re
 
 CONFIG = "config.json"
 """transformers' configuration of a model."""
+WEIGHTS = "model.safetensors"
+"""The weights of a model in one file."""
 INDEX_NAME = "model.safetensors.index.json"
 """Which shard holds which tensor."""
 PICKLE_NAME = "pytorch_model.bin"

@@ -15,7 +15,7 @@ from .regular import read_errors
 from .unpickle import unpickle
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,22 @@ def read_weights(directory: str) -> Weights:
         for name in names:
             tensors |= read_pickled(directory, name)
     return Weights(directory=directory, files=tuple(names), tensors=tensors, index=index)
+
+
+def read_folders(directory: str, folders: Sequence[str]) -> Weights:
+    """The weights in folders of `directory`, `` for the directory itself; names begin with their folder's.
+
+    Raises what `read_weights` raises.
+    """
+    found = {folder: read_weights(os.path.join(directory, folder)) for folder in dict.fromkeys(folders)}
+    return Weights(
+        directory=directory,
+        files=tuple(os.path.join(folder, file) for folder, one in found.items() for file in one.files),
+        tensors={
+            os.path.join(folder, name): tensor for folder, one in found.items() for name, tensor in one.tensors.items()
+        },
+        index=next((one.index for one in found.values() if one.index is not None), None),
+    )
 
 
 def read_pickled(directory: str, name: str) -> dict[str, LocatedTensor]:

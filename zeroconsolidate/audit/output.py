@@ -14,6 +14,8 @@ from ..archive.regular import read_small
 from ..archive.weights import Weights, read_weights
 from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, reason
 from ..outputs.gate import examine
+from ..outputs.gate_finding import Kind
+from ..outputs.modules import has_own_weights, modules_in
 from ..run.digest import digest_of
 from ..run.local import LocalFiles
 from ..write.refusals import JOURNAL, STAGING
@@ -35,7 +37,8 @@ def audit_output(directory: str, findings: Findings, *, base: str | None = None)
         findings.problems.append("a conversion into this directory was interrupted; run it again to finish it")
     weights = None
     try:
-        weights = read_weights(directory)
+        if has_own_weights(modules_in(directory)):
+            weights = read_weights(directory)
     except ZeroConsolidateError as error:
         findings.problems.append(str(error))
     if weights is not None:
@@ -48,7 +51,6 @@ def audit_output(directory: str, findings: Findings, *, base: str | None = None)
     if manifest is None:
         findings.notes.append(f"values not checked: there is no {MANIFEST_NAME} to compare with")
     elif manifest:
-        findings.notes += _partial(manifest["options"])
         if weights is not None:
             _tensors(weights, manifest["tensors"], findings)
         _files(directory, manifest, findings)
@@ -61,6 +63,8 @@ def _loading(directory: str, manifest: Mapping[str, Any], base: str | None, find
     found = examine(directory, base=base, is_merged=is_merged)
     findings.checks += found.checked
     findings.notes += [f"not checked: {text}" for text in found.unchecked]
+    if found.unchecked or any(finding.kind is Kind.MISSING for finding in found.findings):
+        findings.notes += _partial(manifest.get("options") or {})
     known = manifest.get("excused")
     excused = known if isinstance(known, list) else []
     for finding in found.findings:

@@ -49,7 +49,8 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     True
     """
     from ..archive.manifest_file import read_manifest
-    from ..archive.weights import read_weights
+    from ..archive.weights import read_folders
+    from ..outputs.modules import modules_in
     from . import against as bytewise
     from . import output as alone
 
@@ -59,16 +60,19 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
         findings = _findings(options.progress, alone.work_bytes(directory))
         alone.audit_output(directory, findings, base=options.base_directory)
         return findings.verification(directory, time.monotonic() - began)
-    weights = read_weights(directory)
     recorded = (read_manifest(directory) or {}).get("options", {})
     chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base)
     opened = open_to_convert(options.against, chosen)
     options.doing("checking names")
     chosen = with_recorded_base(opened, chosen)
-    catalog, plan = opened.catalog, plan_weights(opened, chosen).plan
+    plan = plan_weights(opened, chosen, modules_in(directory)).plan
     options.doing("comparing values")
-    planned = {tensor.name: tensor for tensor in plan.tensors()}
-    owners = {name: catalog.ties.get(name, name) for name in planned}
+    planned = {
+        os.path.join(os.path.dirname(file.name), tensor.name): tensor for file in plan.files for tensor in file.tensors
+    }
+    weights = read_folders(directory, [os.path.dirname(file.name) for file in plan.files])
+    # What is written under several names is of one recipe.
+    owners = {name: id(tensor.recipe) for name, tensor in planned.items()}
     written = {owners[name] for name in weights.tensors if name in owners}
     aliases = frozenset(name for name, owner in owners.items() if owner in written)
     findings = _findings(options.progress, bytewise.work_bytes(weights, planned))

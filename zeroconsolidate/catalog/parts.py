@@ -15,6 +15,7 @@ from .joining import doubts_of, joins_of
 from .names import ModuleNames, sort_names
 from .origin import origin_of, unplaced_of
 from .pipeline import staged
+from .plain import with_module_names
 from .universal import all_there, shaped
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def assemble(contents: Contents) -> Catalog:
     """The catalog of a checkpoint. Raises Disagreement, MissingFiles or UnsupportedLayout."""
     if contents.grid.tp > 1 and contents.stacks:
         raise UnsupportedLayout("experts are stacked (AutoEP) and tensors are split (tensor parallelism) at once")
+    contents = with_module_names(contents)
     slices = [_slice(contents, tp) for tp in range(contents.grid.tp)]
     parts = tuple(part for one in slices for part in one.parts)
     names = slices[0].names

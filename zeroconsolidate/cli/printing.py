@@ -118,6 +118,7 @@ def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
         *((role, f"{counted(info.parameters[key], 'parameter')} in {counted(info.counts[key], 'tensor')}")
           for role, key in (("trainable", "trainable"), ("frozen", "frozen")) if info.counts[key]),
     ]  # fmt: skip
+    rows += [("modules" if not n else "", part.text) for n, part in enumerate(info.modules)]
     if info.counts["buffer"]:
         elements = counted(info.parameters["buffer"], "element")
         rows.append(("buffers", f"{elements} in {counted(info.counts['buffer'], 'tensor')}"))

@@ -10,6 +10,7 @@ from ..errors import WrongNames
 from .config_fields import rules_to_try
 from .decision import VALUE_HEAD, judge
 from .expectation import complaint, is_related
+from .several import several_models
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,12 +23,18 @@ if TYPE_CHECKING:
 
 
 def check_names(
-    naming: Naming, selection: Selection, options: Options, sources: NameSources, *, partial: bool
+    naming: Naming,
+    selection: Selection,
+    options: Options,
+    sources: NameSources,
+    *,
+    ties: Mapping[str, str],
+    partial: bool,
 ) -> list[str]:
     """Warnings about names that do not fit what was expected.
 
-    `partial`: tensors were left out on purpose, so that missing names are no surprise. Raises WrongNames where names
-    do not fit and the user has not insisted on them.
+    `ties`: alias -> owner, in the checkpoint. `partial`: tensors were left out on purpose, so that missing names are no
+    surprise. Raises WrongNames where names do not fit and the user has not insisted on them.
     """
     expectation, insisted = naming.expectation, options.allow_missing or options.rename is not None
     unasked = "" if sources.architecture is not None else sources.unasked
@@ -59,12 +66,23 @@ def check_names(
         return warnings
     if expectation.exact:
         if not insisted:
-            raise _config_disagrees(naming, selection, sources) or complaint(wrong, _hint(wrong, sources) or unasked)
+            raise (
+                _config_disagrees(naming, selection, sources)
+                or (None if naming.rivals else several_models(naming, *_with_aliases(selection, ties)))
+                or complaint(wrong, _hint(wrong, sources) or unasked)
+            )
         error = complaint(wrong)
         return [*warnings, f"{error.message}; {error.consequence}"]
     if not insisted and not is_related(wrong):
         raise complaint(wrong, unasked)
     return [*warnings, *_against_base(wrong)]
+
+
+def _with_aliases(selection: Selection, ties: Mapping[str, str]) -> tuple[dict[str, Shape], dict[str, str]]:
+    """(stored name -> shape, aliases included; alias -> owner, as far as selected)."""
+    shapes = {source.name: source.shape for source in selection.named.values()}
+    own = {alias: owner for alias, owner in ties.items() if owner in shapes}
+    return shapes | {alias: shapes[owner] for alias, owner in own.items()}, own
 
 
 def _config_disagrees(naming: Naming, selection: Selection, sources: NameSources) -> WrongNames | None:

@@ -18,8 +18,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..catalog.plain import plain_names, without_modules
 from ..errors import BadOption
 from .expectation import HEADS, Naming, compare, is_head, is_related
+from .shared import agree, is_one_to_one, rivals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,9 +31,6 @@ if TYPE_CHECKING:
 
 WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "pretrained_model.")
 """Prefixes that are a wrapper's whatever the model: data parallelism, Lightning, torch.compile, TRL's value head."""
-
-INNER_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
-"""Wrappers of submodules, which may stand anywhere in a name and never in an expected one."""
 
 VALUE_HEAD = "v_head."
 """TRL's head beside a wrapped causal model, which transformers ignores and TRL reads from the same file
@@ -68,31 +67,58 @@ def decide(stored: Mapping[str, Shape], ties: Mapping[str, str], expectations: I
 
 def best_mapping(stored: Mapping[str, Shape], ties: Mapping[str, str], expectation: Expectation) -> Naming:
     """The change of prefix that brings most names to where they are expected, and no two tensors to one."""
-    clean = _without_inner(stored)
+    clean = plain_names(stored)
+    best = _best(clean, stored, ties, expectation)
+    bare = None if best.fits else without_modules(clean, expectation.shapes)
+    other = best if bare is None else _best(bare, stored, ties, expectation)
+    return other if other.wrong < best.wrong else best
+
+
+def _best(
+    clean: Mapping[str, str], stored: Mapping[str, Shape], ties: Mapping[str, str], expectation: Expectation
+) -> Naming:
+    """`clean`: stored name -> name without what stands inside of it."""
     heads = {name: new for name, new in clean.items() if is_head(new, expectation.shapes)}
     body = {name: new for name, new in clean.items() if name not in heads}
-    # On a tie the earlier candidate wins: no change, then taking a prefix off, then putting one on.
-    best, most = dict(body), -1
-    found = ("", "")
-    for change in _candidates(body.values(), expectation.shapes):
+    expected = expectation.shapes
+    # On a tie the earlier candidate wins: no change, then taking a prefix off, then putting one on. But of two names of
+    # one tensor, it is the one it is stored under.
+    best, most = dict(body), (-1, -1)
+    best_change = ("", "")
+    equal: list[tuple[str, str]] = []
+    for change in _candidates(body.values(), expected):
         there = {name: moved(new, change) for name, new in body.items()}
-        hits = sum(1 for name, new in there.items() if _agrees(new, stored[name], expectation.shapes))
-        if hits > most and len(set(there.values())) == len(there):
-            best, most, found = there, hits, change
-    taken, put = found
+        hits = [name for name, new in there.items() if new in expected and agree(stored[name], expected[new])]
+        reached = (len({there[name] for name in hits}), sum(name not in ties for name in hits))
+        if reached < most or not is_one_to_one(there, ties):
+            continue
+        equal = [*equal, change] if reached == most else [change]
+        if reached > most:
+            best, most, best_change = there, reached, change
+    taken, put = best_change
     parts = [
         f"prefix {taken!r} removed" if taken else "",
         f"prefix {put!r} added" if put else "",
         "wrappers inside names removed" if any(name != new for name, new in clean.items()) else "",
     ]
-    return compare(best | heads, stored, ties, expectation, ", ".join(filter(None, parts)))
+    removals = [(old, {name: moved(new, (old, "")) for name, new in body.items()}) for old, new in equal if not new]
+    # Plain names are the model's, whatever else has the same names behind a prefix.
+    apart = rivals(stored, ties, removals, expected) if len(removals) > 1 and ("", "") not in equal else ()
+    return compare(
+        best | heads,
+        stored,
+        ties,
+        expectation,
+        ", ".join(filter(None, parts)),
+        rivals=apart,
+    )
 
 
 def judge(
     mapping: Mapping[str, str], stored: Mapping[str, Shape], ties: Mapping[str, str], expectation: Expectation
 ) -> Naming:
     """Compare names that a user chose with what is expected."""
-    return compare(mapping, stored, ties, expectation, "renamed as asked")
+    return compare(mapping, stored, ties, expectation, "renamed with --rename")
 
 
 def without_expectation(stored: Mapping[str, Shape], *, bare: bool) -> Naming:
@@ -101,7 +127,7 @@ def without_expectation(stored: Mapping[str, Shape], *, bare: bool) -> Naming:
     `bare`: config.json names a model without a head (`XLMRobertaModel`). Those have several children, so a `model.`
     around all of them is a wrapper's. It also is beside the heads of BGE-M3, which are FlagEmbedding's.
     """
-    names = _without_inner(stored)
+    names = plain_names(stored)
     has_heads = any(name.startswith(HEADS) for name in names.values())
     wrappers = (*WRAPPERS, "model.") if bare or has_heads else WRAPPERS
     taken = ""
@@ -204,23 +230,7 @@ def moved(name: str, change: tuple[str, str]) -> str:
     return put + name.removeprefix(taken) if name.startswith(taken) else name
 
 
-def _without_inner(names: Iterable[str]) -> dict[str, str]:
-    """The names without wrappers of submodules; all as they are if two would become one."""
-    clean = {}
-    for name in names:
-        new = name
-        for wrapper in INNER_WRAPPERS:
-            while f".{wrapper}" in new or new.startswith(wrapper):
-                new = new.replace(f".{wrapper}", ".").removeprefix(wrapper)
-        clean[name] = new
-    return clean if len(set(clean.values())) == len(clean) else {name: name for name in clean}
-
-
 def _carried(prefix: str, names: Iterable[str]) -> bool:
     """Whether the wrapper's prefix is around every tensor but heads."""
     around = [name.startswith(prefix) for name in names if not name.startswith((VALUE_HEAD, *HEADS))]
     return bool(around) and all(around)
-
-
-def _agrees(name: str, shape: Shape, expected: Mapping[str, Shape | None]) -> bool:
-    return name in expected and expected[name] in (None, shape)

@@ -12,9 +12,10 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ..errors import WrongNames
+from .shared import agree, landed, tied_together
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from ..catalog.facts import Shape
 
@@ -57,6 +58,8 @@ class Naming:
     mismatched: tuple[str, ...]
     """Output names that the target expects in another shape."""
     expectation: Expectation | None
+    rivals: tuple[str, ...] = ()
+    """Prefixes of several models of the expected names, each of tensors of its own: nothing tells which is meant."""
 
     @property
     def fits(self) -> bool:
@@ -80,29 +83,28 @@ def compare(
     ties: Mapping[str, str],
     expectation: Expectation,
     change: str,
+    *,
+    rivals: tuple[str, ...] = (),
 ) -> Naming:
-    """Compare the names that `mapping` (stored -> output) gives with what is expected. `change`: how they came about,
-    in words."""
+    """Compare the names that are written with what is expected. `mapping`: stored -> output, of all names, `ties`
+    (alias -> owner) included; `change`: how they came about, in words."""
     heads = {name: new for name, new in mapping.items() if is_head(new, expectation.shapes)}
     body = {name: new for name, new in mapping.items() if name not in heads}
-    given = {new: stored[name] for name, new in body.items()}
+    places = landed(body, stored, ties, expectation.shapes, expectation.ties)
+    # A tensor that has an expected name is written under it, and under none that nobody expects.
+    given = {body[name]: stored[name] for names in places.values() for name in names}
+    unplaced = [new for name, new in body.items() if not places[ties.get(name, name)]]
     expected = expectation.shapes
-    tied = _partners(expectation.ties)
-    own = _partners({body[alias]: body[owner] for alias, owner in ties.items() if {alias, owner} <= set(body)})
-    missing = tuple(name for name in expected if name not in given and not any(p in given for p in tied.get(name, ())))
-    unexpected = tuple(
-        name
-        for name in given
-        if name not in expected and name not in expectation.ties and not any(p in expected for p in own.get(name, ()))
-    )
+    tied = tied_together(expectation.ties)
     return Naming(
         mapping=body,
         heads=heads,
         change=change,
-        missing=missing,
-        unexpected=unexpected,
-        mismatched=tuple(name for name, shape in given.items() if expected.get(name) not in (None, shape)),
+        missing=tuple(name for name in expected if tied.get(name, {name}).isdisjoint(given)),
+        unexpected=tuple(dict.fromkeys(unplaced)),
+        mismatched=tuple(name for name, shape in given.items() if not agree(shape, expected.get(name))),
         expectation=expectation,
+        rivals=rivals,
     )
 
 
@@ -130,14 +132,6 @@ def outcome(naming: Naming, *, ignored: Collection[str] = (), partial: bool = Fa
 def is_head(name: str, expected: Iterable[str]) -> bool:
     """Whether `name` is of a head of BGE-M3 that the model itself does not have."""
     return name.startswith(HEADS) and name not in expected
-
-
-def _partners(ties: Mapping[str, str]) -> dict[str, set[str]]:
-    """Every name of a tied parameter -> all of its names."""
-    groups: dict[str, set[str]] = {}
-    for alias, owner in ties.items():
-        groups.setdefault(owner, {owner}).add(alias)
-    return {name: group for group in groups.values() for name in group}
 
 
 def is_related(naming: Naming) -> bool:
@@ -171,6 +165,11 @@ def _modules(name: str) -> list[str]:
 def complaint(naming: Naming, unasked: str = "") -> WrongNames:
     """The error for names that do not fit; `unasked`: why the architecture could not be asked."""
     origin = naming.expectation.origin if naming.expectation else "the target"
+    if naming.rivals:
+        return _undecided(naming, origin)
+    computed = [name for name in naming.unexpected if ".parametrizations." in name]
+    if computed:
+        return _parametrized(computed, origin)
     parts = []
     if naming.missing:
         parts.append(f"{len(naming.missing)} expected names are missing, such as {naming.missing[0]!r}")
@@ -195,5 +194,27 @@ def complaint(naming: Naming, unasked: str = "") -> WrongNames:
             "rename with --rename FROM=TO",
             "name the right model with --base",
             "write it anyway with --allow-missing",
+        ),
+    )
+
+
+def _undecided(naming: Naming, origin: str) -> WrongNames:
+    prefixes = " and ".join(map(repr, naming.rivals))
+    return WrongNames(
+        f"{len(naming.rivals)} models with the names of {origin} are in the checkpoint, under {prefixes}",
+        consequence="it is not known which of them is meant",
+        remedy=tuple(f"write the one under {prefix!r} with --include '{prefix}*'" for prefix in naming.rivals),
+    )
+
+
+def _parametrized(names: Sequence[str], origin: str) -> WrongNames:
+    """torch's parametrizations keep what a weight is computed of (`torch/nn/utils/parametrize.py`)."""
+    return WrongNames(
+        f"{len(names)} tensors are what parametrized weights are computed of, such as {names[0]!r}",
+        expected=f"the weights, as {origin} has them",
+        consequence="what a parametrization (weight_norm, spectral_norm, …) computes is in no checkpoint",
+        remedy=(
+            "remove them in the training code (torch.nn.utils.parametrize.remove_parametrizations) and save again",
+            "write what is stored, under its own names, with --names stored",
         ),
     )

@@ -14,6 +14,7 @@ from .check import check_names, is_fused
 from .decision import best_mapping, decide, judge, renamed, unique, without_expectation
 from .expectation import Naming, compare, outcome
 from .hub_layout import to_hub
+from .shared import landed, names_to_write, tied_together
 from .sources import NameSources
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
         return _as_stored(catalog, selection)
     sources = NameSources(catalog.origin.root, options.base_directory, options.set_config)
     naming = _names(catalog, selection, options, sources)
-    if options.rename is None:
-        selection = _with_untied(catalog, selection, naming, config_ties=sources.ties_embeddings)
+    selection = _as_expected(catalog, selection, naming, options, config_ties=sources.ties_embeddings)
     named, heads, dropped = _apply(selection, naming)
     fitted = Selection(named=named, left_out=(*selection.left_out, *dropped))
     note, from_base, files = "", tuple[str, ...](), tuple[str, ...]()
@@ -78,7 +78,7 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
         selection=fitted,
         heads=heads,
         reason="; ".join(filter(None, (naming.change, compared, note))),
-        warnings=tuple(check_names(naming, selection, options, sources, partial=partial)),
+        warnings=tuple(check_names(naming, selection, options, sources, ties=catalog.ties, partial=partial)),
         unwrapped=any(name != new for name, new in naming.mapping.items()),
         change="; ".join(filter(None, (naming.change, note))),
         ties=written_once(catalog, fitted, naming.mapping),
@@ -183,24 +183,41 @@ def _rule(text: str) -> tuple[str, str]:
     return old, new
 
 
-def _with_untied(catalog: Catalog, selection: Selection, naming: Naming, *, config_ties: bool) -> Selection:
-    """`selection` with the names of tied parameters that the target does not tie: it looks for each of them.
+def _as_expected(
+    catalog: Catalog, selection: Selection, naming: Naming, options: Options, *, config_ties: bool
+) -> Selection:
+    """`selection` with each tensor under those of its stored names that come to be expected ones.
 
-    Of weights that were saved beside the checkpoint, which may hold both, config.json tells whether both are needed.
+    Of weights that were saved beside the checkpoint, which may hold all names of a tied parameter, config.json tells
+    whether all are needed; a base model need not tell.
     """
+
+    def owner_of(name: str) -> str:
+        return catalog.ties.get(name, name)
+
+    sources = {owner_of(name): source for name, source in selection.named.items()}
+    known = dict.fromkeys([*selection.named, *(name for name in catalog.order if owner_of(name) in sources)])
+    mapping = {name: naming.mapping[name] for name in known if name in naming.mapping}
     expectation = naming.expectation
-    if expectation is None or not expectation.exact or (not expectation.ties and config_ties):
-        return selection
-    written = {naming.mapping.get(name, name) for name in selection.named}
-    owners = {source.name: source for source in selection.named.values()}
-    tied = {*expectation.ties, *expectation.ties.values()}
-    named = dict(selection.named)
-    for name in catalog.order:
-        new, source = naming.mapping.get(name), owners.get(catalog.ties.get(name, name))
-        if source is not None and new in expectation.shapes and new not in written and new not in tied:
-            named[name] = source
-    left_out = tuple(name for name in selection.left_out if name not in named)
-    return Selection(named=named, left_out=left_out)
+    if expectation is None:
+        places = {owner: list[str]() for owner in sources}
+        for name, new in mapping.items():
+            if new != name and options.rename is not None:
+                places[owner_of(name)].append(name)  # whoever renames another name of a tensor means that one
+    else:
+        shapes = {name: sources[owner_of(name)].shape for name in mapping}
+        places = landed(mapping, shapes, catalog.ties, expectation.shapes, expectation.ties)
+    exact = expectation is not None and expectation.exact and bool(expectation.ties or not config_ties)
+    chosen = names_to_write(
+        {name: owner_of(name) for name in selection.named},
+        mapping,
+        places,
+        tied_together(expectation.ties if expectation is not None else {}),
+        all_names=exact and options.rename is None,
+    )
+    named = {name: sources[owner] for name, owner in chosen.items()}
+    left_out = dict.fromkeys([*selection.left_out, *selection.named])
+    return Selection(named=named, left_out=tuple(name for name in left_out if name not in named))
 
 
 def _apply(selection: Selection, naming: Naming) -> tuple[dict[str, Source], dict[str, Source], list[str]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..dtypes import DType
 from ..errors import at
+from ..naming.several import parts_of
 from ..plan.joins import whole_shape
 from .losses import Loss, losses
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..catalog.facts import Catalog
+    from ..naming.several import Part
 
 
 _WRAPPERS = {"none": "no DeepSpeed optimizer"}
@@ -110,6 +112,9 @@ class CheckpointInfo:
         Estimated size of the weights, by dtype.
     tensors : tuple[TensorInfo, ...]
         Every tensor, in the order of the module.
+    modules : tuple[Part, ...]
+        Modules next to each other that have layers of their own: several models, or the towers of one. Empty for a
+        single model.
     notes : tuple[str, ...]
         What is unusual.
     """
@@ -139,6 +144,7 @@ class CheckpointInfo:
     counts: Mapping[str, int]
     output_bytes: Mapping[str, int]
     tensors: tuple[TensorInfo, ...]
+    modules: tuple[Part, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, object]:
@@ -193,6 +199,7 @@ def describe(
         counts=counts,
         output_bytes={"float32": 4 * parameters + buffer_bytes, "bfloat16": 2 * parameters + buffer_bytes},
         tensors=tensors,
+        modules=parts_of({t.name: t.shape for t in tensors if t.role in ("trainable", "frozen")}),
         notes=catalog.notes,
     )
 

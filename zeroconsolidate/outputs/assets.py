@@ -13,9 +13,10 @@ from ..archive.regular import Fence, open_regular, read_errors, read_small, scan
 from ..errors import BadOption, DamagedFile, at, reason
 from .known_files import group_of, is_left_behind, is_of_deepspeed
 from .missing import missing
+from .modules import MODULES, has_own_weights, modules_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ..adapters.plan import Adapted
     from ..catalog.facts import Origin
@@ -87,6 +88,8 @@ def choose(checkpoint: str, base: str | None, *, tags: Iterable[str], is_tag: bo
                 copies |= files
                 from_base += files
                 grouped[group] = files
+    in_folders = _of_modules(copies)
+    copies |= {name: path for name, path in in_folders.items() if name not in copies}
     for source in [checkpoint] if base is None else [checkpoint, base]:
         for name, path in _remote_code(copies.get("config.json"), source).items():
             if copies.setdefault(name, path) == path and source == base:
@@ -98,15 +101,27 @@ def choose(checkpoint: str, base: str | None, *, tags: Iterable[str], is_tag: bo
         rest = [entry for entry in rest if not is_of_deepspeed(entry)]
     tags, own = set(tags), set(copies)
     left = tuple(e for e in rest if e.rstrip("/") in tags or is_left_behind(e))
-    known = own.union(left)
+    known = own.union(left, (f"{name.partition('/')[0]}/" for name in in_folders))
     unknown = tuple(e for e in rest if e not in known)
     return Assets(
         copies=copies,
         from_base=tuple(from_base),
         left_behind=left,
         unknown=unknown,
-        missing=missing(grouped, checkpoint, base, is_tag=is_tag),
+        missing=missing(grouped, checkpoint, base, is_tag=is_tag) if has_own_weights(modules_of(copies)) else (),
     )
+
+
+def _of_modules(copies: Mapping[str, str]) -> dict[str, str]:
+    """The files of modules of sentence-transformers whose folders have names of their own, as behind a Router."""
+    modules = modules_of(copies)
+    root = os.path.dirname(copies[MODULES]) if modules else ""
+    found: dict[str, str] = {}
+    for folder in dict.fromkeys(module.folder for module in modules if module.folder):
+        if os.path.isdir(os.path.join(root, folder)):
+            with at(folder):
+                found |= _tree(os.path.join(root, folder), folder, Fence(root))
+    return found
 
 
 def _refuse_unfit(path: str) -> None:

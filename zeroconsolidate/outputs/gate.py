@@ -15,8 +15,9 @@ from ..archive.model_files import ADAPTER_CONFIG
 from ..archive.safetensors import read_file
 from ..archive.weights import read_pickled, read_weights
 from ..errors import UnsafePath, UnsafePickle, WrongNames, ZeroConsolidateError
-from . import gate_adapter, gate_model
+from . import gate_adapter, gate_model, gate_modules
 from .gate_finding import Finding, GateResult, Kind
+from .modules import Module, has_own_weights, modules_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,9 +45,10 @@ def examine(directory: str, *, base: str | None = None, is_merged: bool = False)
     be read is a finding too. `is_merged`: adapters were merged into the base: the model then has the base's names.
     Asks transformers where the config names an architecture and it is installed.
     """
-    weights, findings = None, list[Finding]()
+    weights, findings, modules = None, list[Finding](), tuple[Module, ...]()
     try:
-        weights = read_weights(directory)
+        modules = modules_in(directory)
+        weights = read_weights(directory) if has_own_weights(modules) else None
     except ZeroConsolidateError as error:
         findings.append(Finding(kind=Kind.FILE, text=str(error)))
     adapters = [folder for folder in _folders(directory) if os.path.lexists(os.path.join(folder, ADAPTER_CONFIG))]
@@ -57,6 +59,7 @@ def examine(directory: str, *, base: str | None = None, is_merged: bool = False)
         results = [gate_model.examine(directory, weights, base if is_merged else None)]
     else:
         results = []
+    results.append(gate_modules.examine(directory, modules))
     results.append(GateResult(findings=(*findings, *_other_weights(directory, weights, adapters))))
     return GateResult.all_of(results)
 

@@ -17,8 +17,8 @@ from ..archive.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
 from ..archive.phrases import counted
 from ..archive.safetensors import read_file
 from ..archive.weights import read_pickled
+from ..catalog.plain import WRAPPERS
 from ..errors import ZeroConsolidateError, at
-from ..naming.decision import INNER_WRAPPERS
 from ..naming.sources import architecture
 from .gate_finding import Finding, GateResult, Kind
 
@@ -81,7 +81,7 @@ def _shapes(folder: str) -> dict[str, Shape]:
 def _foreign_names(shapes: Mapping[str, Shape]) -> Iterator[Finding]:
     """Names that PEFT would drop: without its own prefix, or with a wrapper's inside."""
     for name in shapes:
-        wrapper = next((w for w in INNER_WRAPPERS if f".{w}" in f".{name}"), None)
+        wrapper = next((w for w in WRAPPERS if f".{w}" in f".{name}"), None)
         if wrapper is not None:
             yield Finding(kind=Kind.UNEXPECTED, text=f"{name} has the wrapper {wrapper!r} in its name: PEFT drops it")
             return

@@ -33,7 +33,8 @@ def examine(directory: str, weights: Weights, base: str | None) -> GateResult:
     """Names, shapes and dtypes of the headers against what a loader of this directory expects."""
     problems, checks = config_problems(directory, weights.tensors)
     by_config = GateResult(
-        findings=tuple(Finding(kind=Kind.CONFIG, text=text) for text in problems), checked=tuple(checks)
+        findings=tuple(Finding(kind=Kind.MISSING if p.is_lack else Kind.CONFIG, text=p.text) for p in problems),
+        checked=tuple(checks),
     )
     found, why = architecture(directory)
     if found is not None:

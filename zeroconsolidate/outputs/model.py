@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..archive.model_files import ADAPTER_CONFIG, CONFIG, INDEX_NAME
 from . import remarks
 from .assets import assets_beside, of_adapters
+from .modules import modules_of
 from .output import Output, SideFiles
 from .planned import plan_weights
 from .side_files import side_files
@@ -75,7 +76,7 @@ def plan_output(opened: Opened, options: Options) -> Output:
     assets = assets_beside(opened.catalog.origin, options.base_directory)
     remarks.refuse_unsized(options, assets.copies)
     remarks.refuse_fieldless(options, assets.copies)
-    weights = plan_weights(opened, options)
+    weights = plan_weights(opened, options, modules_of(assets.copies))
     named, adapted, additions = weights.named, weights.adapted, weights.additions
     if adapted is not None:
         assets = of_adapters(assets, adapted)
@@ -98,14 +99,14 @@ def plan_output(opened: Opened, options: Options) -> Output:
             *(() if named.complete else additions.warnings),
             *(adapted.warnings if adapted else ()),
             *assets.warnings,
-            *remarks.warnings(opened, options, weights.plan, assets.copies),
+            *remarks.warnings(opened, options, weights.plan, assets.copies, complete=named.complete),
         ),
         not_checked=adapted.not_checked if adapted else (),
         assets=assets,
         weights=weights,
         options=options,
         loads=named.loads
-        and not options.partial
+        and (not options.partial or named.complete)
         and options.names != "stored"
         and options.lora != "keep"
         and not (opened.report and opened.report.not_written),

@@ -16,6 +16,7 @@ from ..naming.sources import NameSources
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base
 from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
+from .modules import apart
 
 if TYPE_CHECKING:
     from ..adapters.find import Adapters
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..opening.rescue_report import RescueReport
     from ..options import Options
     from ..plan.build import Source
+    from .modules import Module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +43,14 @@ class PlannedWeights:
     """Frozen parameters that the save left to the base model."""
 
 
-def plan_weights(opened: Opened, options: Options) -> PlannedWeights:
-    """Select, merge, name, lay out.
+def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] = ()) -> PlannedWeights:
+    """Select, merge, name, lay out. `modules`: those of a sentence-transformers model.
 
     Raises BadOption for options that go against each other or leave nothing, WrongNames if a loader would not find
     its parameters, UnsupportedLayout or Disagreement for adapters that cannot be merged or do not fit.
     """
     catalog, dtype = opened.catalog, parse_dtype(options.dtype, opened.catalog.origin.training_dtype)
-    adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters)
+    adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters, base=options.base_directory)
     if adapters is not None and opened.report is not None:
         _refuse_broken(adapters, opened.report)
     if adapters is not None and options.lora != "merge":
@@ -59,9 +61,16 @@ def plan_weights(opened: Opened, options: Options) -> PlannedWeights:
         selection = _selected(opened, additions, options)
     else:
         selection, adapted = _merged(opened, adapters, options, dtype)
+    folders: dict[str, dict[str, Source]] = {}
+    if options.names != "stored" and options.rename is None and options.lora != "keep":
+        selection, folders = apart(selection, modules)
     named = _named(opened, selection, adapted, options)
     plan = build(
-        named.selection, dtype=dtype, max_shard_bytes=options.max_shard_bytes, padding_bytes=padding_bytes(catalog)
+        named.selection,
+        dtype=dtype,
+        max_shard_bytes=options.max_shard_bytes,
+        padding_bytes=padding_bytes(catalog),
+        folders=folders,
     )
     return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=adapted, additions=additions)
 
@@ -124,7 +133,7 @@ def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) 
             remedy="use --lora adapter or --lora keep",
         )
     base = options.base_directory
-    sources = NameSources(opened.catalog.origin.root, base)
+    sources = NameSources(opened.catalog.origin.root, base, options.set_config)
     # Only the base's files need their names told; without them the merged model is named like any.
     asked = base is not None and options.names != "stored"
     architecture = (

@@ -38,8 +38,13 @@ def refuse_fieldless(options: Options, copies: Mapping[str, str]) -> None:
         raise BadOption("there is no config.json to set fields of", remedy="add one with --base DIR")
 
 
-def warnings(opened: Opened, options: Options, plan: ModelPlan, copies: Mapping[str, str]) -> tuple[str, ...]:
-    """Notes and warnings about tensors that were left out: whether a loader would use random values for them."""
+def warnings(
+    opened: Opened, options: Options, plan: ModelPlan, copies: Mapping[str, str], *, complete: bool
+) -> tuple[str, ...]:
+    """Notes and warnings about tensors that were left out: whether a loader would use random values for them.
+
+    `complete`: every parameter that the model's class expects is written nevertheless: it is one of several models.
+    """
     names = list(opened.catalog.order)
     found = [
         f"--exclude {glob!r} matches no tensor of the checkpoint"
@@ -52,7 +57,7 @@ def warnings(opened: Opened, options: Options, plan: ModelPlan, copies: Mapping[
         "--exclude-frozen": options.exclude_frozen,
     }
     written, held = sum(1 for _ in plan.tensors()), len(opened.stored)
-    if options.partial and "config.json" in copies and written < held:
+    if options.partial and "config.json" in copies and written < held and not complete:
         used = " and ".join(flag for flag, value in flags.items() if value)
         found.append(
             f"{written} of {counted(held, 'tensor')} are written, because of {used}: from_pretrained will give the "

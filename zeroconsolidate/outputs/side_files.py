@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..archive.model_config import MAX_CONFIG_BYTES, is_bare, parse, short_int
-from ..archive.model_files import INDEX_NAME
+from ..archive.model_files import CONFIG, INDEX_NAME
 from ..archive.regular import read_small
 from ..archive.weights import read_pickled
 from ..errors import BadOption, DamagedFile, Disagreement, ZeroConsolidateError, at
@@ -28,6 +29,7 @@ from .output import SideFiles
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from ..dtypes import DType
     from ..options import Options
     from ..run.inputs import Inputs
     from .assets import Assets
@@ -68,13 +70,17 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
             notes.append(f"config.json: {', '.join(options.set_config)} (--set-config)")
         hidden_size = config.get("hidden_size") if isinstance(config, dict) else None
         bare = is_bare(config)
-    for_embeddings = planned.named.unwrapped or options.sentence_transformers
-    if for_embeddings and _edit("tokenizer.json", without_truncation, MAX_TOKENIZER_BYTES, copies, made):
-        notes.append("tokenizer.json: truncation and padding of the training run removed")
-    if _edit("tokenizer_config.json", tokenizer_readable_before_5, MAX_CONFIG_BYTES, copies, made):
-        notes.append(
-            "tokenizer_config.json: tokenizer class renamed to PreTrainedTokenizerFast, so that transformers 4 loads it"
-        )
+    folders = dict.fromkeys(os.path.dirname(file.name) for file in planned.plan.files)
+    for folder in filter(None, folders):  # modules of their own, with a config each
+        _edit(os.path.join(folder, CONFIG), partial(_module_config, planned.dtype), MAX_CONFIG_BYTES, copies, made)
+    for_embeddings = planned.named.unwrapped or options.sentence_transformers or any(folders)
+    for folder in folders:
+        name = os.path.join(folder, "tokenizer.json")
+        if for_embeddings and _edit(name, without_truncation, MAX_TOKENIZER_BYTES, copies, made):
+            notes.append(f"{name}: truncation and padding of the training run removed")
+        name = os.path.join(folder, "tokenizer_config.json")
+        if _edit(name, tokenizer_readable_before_5, MAX_CONFIG_BYTES, copies, made):
+            notes.append(f"{name}: tokenizer class renamed to PreTrainedTokenizerFast, so that transformers 4 loads it")
     if planned.named.heads or bare:
         rebuilt = _heads(planned, inputs)
         if rebuilt:
@@ -95,9 +101,15 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
         made |= sentence_transformers.files(
             options.sentence_transformers, hidden_size=int(str(hidden_size)), max_length=None
         )
-    for name in made:
+    for name in (*made, *(file.name for file in planned.plan.files)):
         copies.pop(name, None)
     return SideFiles(copies=copies, made=made, notes=tuple(notes), warnings=tuple(warnings))
+
+
+def _module_config(dtype: DType, text: bytes) -> tuple[bytes, bool]:
+    """The config of a module in a folder of its own, as that of a model is edited."""
+    edited, _ = readable_before_5(with_dtype(text, dtype.torch_name))
+    return edited, edited != text
 
 
 def _wrong_vocabulary(text: bytes, planned: PlannedWeights, *, insisted: bool) -> list[str]:

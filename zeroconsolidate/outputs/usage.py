@@ -7,13 +7,15 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from ..archive.json_file import read_json
 from ..archive.model_config import parse
 from ..archive.model_files import CONFIG
-from ..errors import DamagedFile
+from ..errors import DamagedFile, ZeroConsolidateError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
+ENCODER_CONFIG = "config_sentence_transformers.json"
 _TASKS = (
     "ForCausalLM", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering",
     "ForMultipleChoice", "ForImageClassification",
@@ -24,12 +26,12 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def load_model(
-    directory: str, *, weights: Sequence[str], side_files: Mapping[str, bytes], copies: Collection[str]
+    directory: str, *, weights: Sequence[str], side_files: Mapping[str, bytes], copies: Mapping[str, str]
 ) -> str:
     """The line that loads a model directory.
 
-    `weights`: names of its files of weights. `side_files`: name -> content of those made, `copies`: names of those
-    copied.
+    `weights`: names of its files of weights. `side_files`: name -> content of those made, `copies`: name -> path of
+    those copied.
     """
     names, path = {*side_files, *copies}, _quoted(directory)
     if "modules.json" in side_files:
@@ -37,11 +39,21 @@ def load_model(
     if {"colbert_linear.pt", "sparse_linear.pt"} <= names:
         return f"BGEM3FlagModel({path})"
     if "modules.json" in names:
-        return f"SentenceTransformer({path})"
+        return f"{_encoder(copies.get(ENCODER_CONFIG))}({path})"
     if CONFIG not in side_files:
         return load_tensors(directory, weights)
     class_name, is_remote = _class_of(side_files[CONFIG])
     return f"{class_name}.from_pretrained({path}{', trust_remote_code=True' if is_remote else ''})"
+
+
+def _encoder(path: str | None) -> str:
+    """The class of sentence-transformers that saved the model; it says so since release 5."""
+    try:
+        config = {} if path is None else read_json(path)
+    except ZeroConsolidateError:
+        config = {}
+    named = config.get("model_type")
+    return named if named in ("CrossEncoder", "SparseEncoder", "MultiVectorEncoder") else "SentenceTransformer"
 
 
 def load_adapter(directory: str, weights: Sequence[str]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from ..archive.model_files import WEIGHTS
 from ..errors import BadOption
-from .layout import FilePlan, TensorPlan, index_of, split
+from .layout import FilePlan, TensorPlan, index_of, lay_out, split
 from .sources import Source, padding_bytes, placed, sources
 
 if TYPE_CHECKING:
@@ -123,15 +125,25 @@ def select(
     return Selection(named=named, left_out=tuple(left_out))
 
 
-def build(selection: Selection, *, dtype: DType | None, max_shard_bytes: int | None, padding_bytes: int) -> ModelPlan:
+def build(
+    selection: Selection,
+    *,
+    dtype: DType | None,
+    max_shard_bytes: int | None,
+    padding_bytes: int,
+    folders: Mapping[str, Mapping[str, Source]] = MappingProxyType({}),
+) -> ModelPlan:
     """Plan the output.
 
-    `dtype`: what floating-point parameters are cast to, None to keep each as it is stored. Raises BadOption if
-    the selection is empty.
+    `dtype`: what floating-point parameters are cast to, None to keep each as it is stored. `folders`: tensors of parts
+    of the model that lie in folders of their own, one file each. Raises BadOption if there is nothing to write.
     """
-    refuse_empty(selection)
-    files = tuple(split(tensor_plans(selection.named, dtype), max_shard_bytes))
-    return ModelPlan(files=files, index=index_of(files), left_out=selection.left_out, padding_bytes=padding_bytes)
+    if not folders:
+        refuse_empty(selection)
+    files = tuple(split(tensor_plans(selection.named, dtype), max_shard_bytes)) if selection.named else ()
+    index = index_of(files) if files else None
+    files += tuple(lay_out(f"{folder}/{WEIGHTS}", tensor_plans(named, dtype)) for folder, named in folders.items())
+    return ModelPlan(files=files, index=index, left_out=selection.left_out, padding_bytes=padding_bytes)
 
 
 def refuse_empty(selection: Selection) -> None:

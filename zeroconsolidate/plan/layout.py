@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..archive.model_files import MAX_HEADER_BYTES
+from ..archive.model_files import MAX_HEADER_BYTES, WEIGHTS
 from ..errors import BadOption
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def split(tensors: Sequence[TensorPlan], max_shard_bytes: int | None) -> list[Fi
     if filling or not shards:
         shards.append(filling)
     if len(shards) == 1:
-        return [lay_out("model.safetensors", shards[0])]
+        return [lay_out(WEIGHTS, shards[0])]
     return [
         lay_out(f"model-{number:05d}-of-{len(shards):05d}.safetensors", shard)
         for number, shard in enumerate(shards, start=1)
