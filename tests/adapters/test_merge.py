@@ -188,7 +188,7 @@ def test_a_quantized_base_is_refused():
         merge(lora("q", 4, 3) | {f"{PEFT}q.base_layer.weight": stored(4, 3, dtype=DType.I8)})
     with pytest.raises(UnsupportedLayout, match=r"--base; base has no such weight"):
         merge(lora("q", 4, 3) | quantized(), original={"k.weight": tensor(4, 3)})
-    with pytest.raises(UnsupportedLayout, match=r"'loftq' .* the checkpoint holds them quantized"):
+    with pytest.raises(UnsupportedLayout, match=r"'loftq' .* the checkpoint holds the changed ones quantized"):
         configs = {"default": config(init_lora_weights="loftq")}
         merge(lora("q", 4, 3) | quantized(), configs=configs, original={"q.weight": tensor(4, 3)})
 
