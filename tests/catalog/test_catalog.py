@@ -12,7 +12,7 @@ from zeroconsolidate.archive.names import FileKind, parse
 from zeroconsolidate.archive.raw import CheckpointFiles, RawFile
 from zeroconsolidate.catalog import agree, fields
 from zeroconsolidate.catalog.agree import are_missing
-from zeroconsolidate.catalog.facts import Cut, FlatGroup, FrozenStripes, Member
+from zeroconsolidate.catalog.facts import Cut, FlatGroup, FrozenStripes, Member, Unsaved
 from zeroconsolidate.catalog.read import read
 from zeroconsolidate.catalog.whole_optimizer import read_whole_optimizer
 from zeroconsolidate.dtypes import DType
@@ -123,7 +123,7 @@ def test_a_float_that_nothing_lists_may_be_a_tie_that_only_values_show():
     """Frozen parameters are listed at stage 2, and this is none: it may still be a second name of a parameter."""
     found = stage2(module=module(q=half(2, key="q")))
     assert [(maybe.name, maybe.unlisted) for maybe in found.maybe_ties] == [("q", True)]
-    assert list(found.buffers) == ["n", "q"]
+    assert (list(found.buffers), list(found.frozen)) == (["n"], ["q"])
     assert found.notes == ()
 
 
@@ -207,7 +207,7 @@ def test_a_recorded_tie_of_a_name_that_is_stored_itself_is_no_tie():
 def test_a_tie_to_what_was_not_saved_is_left_out_and_said():
     """The frozen base of a LoRA run that was excluded: its alias is in the module, its parameter is not."""
     found = stage2(module=module(t=tensor(2, dtype=BF16, key="t")), shared_params={"t": "gone"})
-    assert found.notes == ("t is tied to gone, which was not saved; left out",)
+    assert found.notes == ("t is tied to a parameter that was not saved; left out",)
     assert found.ties == {}
     assert "t" not in found.order
 
@@ -229,17 +229,40 @@ def test_empty_parameters_are_not_taken_for_ties_of_one_another():
 
 
 def test_a_placeholder_whose_values_are_nowhere():
-    models = [stage3(rank, module=stage3()["module"] | {"lost": tensor(0, dtype=BF16)}) for rank in (0, 1)]
-    with pytest.raises(DamagedFile, match=r"the parameter is in the module, but no file has its values .*> lost\)"):
-        catalog(models, [optimizer3(0), optimizer3(1)], stage=3)
+    left = stage3()["module"] | {"lost": tensor(0, dtype=BF16), "lost_too": tensor(0, dtype=BF16)}
+    models = [stage3(rank, module=left, shared_params={"lost_too": "lost"} if rank == 0 else {}) for rank in (0, 1)]
+    found = catalog(models, [optimizer3(0), optimizer3(1)], stage=3)
+    assert found.unsaved == {"lost": Unsaved.NOT_OPTIMIZED}
+    assert found.unsaved_ties == {"lost_too": "lost"}
+    assert found.order == ("a", "b", "n")
+    assert found.notes == ()
+
+
+def test_whole_numbers_without_their_scale_are_not_saved():
+    left = stage3()["module"] | {
+        "f": tensor(0, dtype=BF16),
+        "g": tensor(0, dtype=BF16),
+        "i": tensor(0, dtype=DType.I64),
+    }
+    fragments = {"f": tensor(2, dtype=DType.I8), "g": half(2), "i": tensor(2, dtype=DType.I64)}
+    frozen = {"module": left, "frozen_param_shapes": dict.fromkeys("fgi", (4,)), "frozen_param_fragments": fragments}
+    found = catalog([stage3(rank, **frozen) for rank in (0, 1)], [optimizer3(0), optimizer3(1)], stage=3)
+    assert found.unsaved == {"f": Unsaved.QUANTIZED}
+    assert (list(found.frozen), found.order) == (["g", "i"], ("a", "b", "n", "g", "i"))
+
+
+def test_what_continues_the_name_of_a_tensor_is_no_parameter():
+    """bitsandbytes keeps the statistics of a 4-bit weight in the state dict, and they are no buffers of a module."""
+    extra = {"w": tensor(2, dtype=DType.U8, key="w"), "w.absmax": half(2, key="x"), "w.q.map": half(2, key="y")}
+    found = stage2(module=module(**extra), frozen_param_shapes={"w": (2,)}, frozen_param_fragments={"w": extra["w"]})
+    assert (list(found.buffers), list(found.frozen)) == (["n", "w.absmax", "w.q.map"], ["w"])
 
 
 def test_a_placeholder_of_one_element_is_no_buffer():
     """Before DeepSpeed 0.5 stage 3 leaves one element of a parameter. What is alike and listed nowhere is lost too."""
     left = {name: half(1, key=name) for name in ("a", "b", "lost")} | {"n": tensor(2, key="n")}
     models = [stage3(rank, module=left) for rank in (0, 1)]
-    with pytest.raises(DamagedFile, match=r"no file has its values .*> lost\)"):
-        catalog(models, [optimizer3(0), optimizer3(1)], stage=3)
+    assert list(catalog(models, [optimizer3(0), optimizer3(1)], stage=3).unsaved) == ["lost"]
     # Where parameters leave nothing, one element is a value.
     models = [stage3(rank, module=stage3()["module"] | {"scale": half(1, key="s")}) for rank in (0, 1)]
     assert list(catalog(models, [optimizer3(0), optimizer3(1)], stage=3).buffers) == ["n", "scale"]

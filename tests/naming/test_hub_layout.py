@@ -205,6 +205,8 @@ def test_any_cut_into_rows_is_found_and_written(data: st.DataObject, tmp_path_fa
     entries = [architecture._entry(name, truth[name], t, rows=True) for name, t in made(given_rows).items()]
     assert all(entry is not None for entry in entries)
     answer = {
+        "class": "Test",
+        "labels": 2,
         "origin": "a test",
         "names": {name: list(tensor.shape) for name, tensor in values.items()},
         "ties": {},

@@ -209,8 +209,10 @@ def test_equal_constants_are_no_ties(disk: Disk):
 
 def test_a_float_that_nothing_lists_is_kept_and_said(disk: Disk):
     found = answered(stage2(disk, {"a": randn(30, seed=1), "q": randn(30, seed=2)}, ["a"], ds_version="0.19.8"))
-    assert found.notes == ("q is listed neither as parameter nor as buffer; written unchanged, as a buffer",)
-    assert list(found.buffers) == ["q"]
+    assert found.notes == (
+        "q was not given to the optimizer, so it has no master; its value is that of the forward pass",
+    )
+    assert list(found.frozen) == ["q"]
 
 
 # --- tensors of tensor-parallel ranks that no list has ----------------------------------------------------------------

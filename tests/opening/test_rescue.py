@@ -376,7 +376,7 @@ class TestRescue:
         report = consolidate(root, tmp_path / "out", rescue="zeros", ties="copy")
         assert "head.weight" not in load(tmp_path / "out")
         assert any(
-            note.startswith("head.weight: left out, because only rank 0's lost file says") for note in report.notes
+            note.startswith("head.weight is left out, because only rank 0's lost file says") for note in report.notes
         )
 
     def test_fill_comes_from_where_it_says(self, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from reported import ROOT, Case, differing, load, load_adapter, wrong_today
+from reported import ROOT, Case, differing, load, load_adapter
 from safetensors.torch import load_file, save_file
 
 from zeroconsolidate import consolidate, inspect, verify
@@ -143,7 +143,6 @@ class TestLanguageModelOfAVisionLanguageModel:
         cls = transformers.LlavaForConditionalGeneration
         assert differing(load(cls, out).state_dict(), self.case.merged(load(cls, self.case.base))) == []
 
-    @wrong_today("what was trained beside the adapter is left out with a warning")
     def test_the_projector_is_beside_the_adapter(self, out: Path) -> None:
         consolidate(self.case.checkpoint, out)
         base = load(transformers.LlavaForConditionalGeneration, self.case.base)
@@ -209,7 +208,6 @@ class TestClassifierOnACausalBase:
 
     case = Case("seqcls_lora_z3")
 
-    @wrong_today("config.json remains the causal model's, which has no use for the head")
     def test_merged(self, out: Path) -> None:
         consolidate(self.case.checkpoint, out, lora="merge", base=self.case.base)
         config = json.loads((out / "config.json").read_text())
@@ -238,12 +236,10 @@ class TestNotGivenToTheOptimizer:
             consolidate(self.case.checkpoint, out)
         assert not out.exists()
 
-    @wrong_today("the error names one of 15 parameters and no way out")
     def test_the_error_says_what_to_do(self, out: Path) -> None:
         with pytest.raises(ZeroConsolidateError, match=r"15 .*--base"):
             consolidate(self.case.checkpoint, out)
 
-    @wrong_today("--base is not considered")
     def test_the_base_supplies_them(self, tmp_path: Path, out: Path) -> None:
         base = shutil.copytree(self.case.folder / "ref", tmp_path / "base")
         tensors = load_file(base / "model.safetensors")
@@ -256,7 +252,6 @@ class TestNotGivenToTheOptimizer:
         written = load_file(out / "model.safetensors")
         assert differing({name: written[name] for name in self.case.trained}, self.case.trained) == []
 
-    @wrong_today("inspect fails with the same error")
     def test_inspect_says_what_is_not_there(self) -> None:
         info = inspect(self.case.checkpoint)
         assert info.counts["trainable"] == len(self.case.trained) == 6

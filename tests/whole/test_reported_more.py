@@ -59,13 +59,11 @@ class TestQuantizedFrozenWeights:
         shutil.copy(self.BASE / "config.json", root)
         return root
 
-    @wrong_today("integers are written where the model has floating-point weights")
     def test_refused_by_the_option_s_name(self, checkpoint: Path, out: Path) -> None:
         with pytest.raises(ZeroConsolidateError, match=r"zero_quantized_nontrainable_weights.*--base"):
             consolidate(checkpoint, out)
         assert not out.exists()
 
-    @wrong_today("the quantized copies are taken though the original is named")
     def test_the_original_s_are_taken(self, checkpoint: Path, out: Path) -> None:
         consolidate(checkpoint, out, base=self.BASE)
         expected = {
@@ -79,7 +77,6 @@ class TestPrompts:
     """Prompt learning: PEFT's file holds the prompts only, under a name of its own."""
 
     @pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
-    @wrong_today("raw names are written, which nothing loads")
     def test_written_for_peft(self, kind: str, tmp_path: Path, out: Path) -> None:
         tuned = tune(llama, default=getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=4))
         checkpoint = tuned.save(tmp_path / "ckpt", stage=2, frozen=False, dtype=torch.bfloat16)
@@ -89,7 +86,6 @@ class TestPrompts:
         (master,) = tuned.masters.values()
         assert torch.equal(prompts, master)
 
-    @wrong_today("raw names are written, which nothing loads")
     def test_computed_ones_are_refused_by_name(self, tmp_path: Path, out: Path) -> None:
         settings: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4, "encoder_hidden_size": 8}
         tuned = tune(llama, default=peft.PromptEncoderConfig(**settings))

@@ -142,7 +142,7 @@ def _outside(name: str, text: str, prefixes: tuple[str, ...]) -> Part:
         module=text,
         adapter=adapter.partition(".")[0] if shared else None,
         attribute=attribute if shared else "",
-        rest="",
+        rest=adapter.partition(".")[2] if shared else "",
         depth=0,
     )
 

@@ -185,6 +185,13 @@ class MaybeTie:
     """Frozen parameters are listed in this checkpoint, and this is none."""
 
 
+class Unsaved(Enum):
+    """Why a parameter of the module has no value in the checkpoint."""
+
+    NOT_OPTIMIZED = "they require gradients but were not given to the optimizer, and ZeRO stage 3 saves them nowhere"
+    QUANTIZED = "'zero_quantized_nontrainable_weights' made whole numbers of them, and their scale is not saved"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degrees:
     """How many ranks share the work along each axis."""
@@ -258,7 +265,11 @@ class Catalog:
     notes: tuple[str, ...]
     """Notes for the report: what was left out, or decided without proof."""
     unsaved_ties: Mapping[str, str]
-    """alias -> name, where neither is among `order`: frozen parameters that their trainer left out."""
+    """alias -> name, where neither is among `order`: frozen parameters that their trainer left out, and `unsaved`."""
+    unsaved: Mapping[str, Unsaved]
+    """Parameters that the module lists and no file has the values of; none is among `order`."""
+    noted: Mapping[str, tuple[str, ...]]
+    """Of notes that are about several tensors: the note -> all of their names."""
 
     @property
     def groups(self) -> tuple[FlatGroup, ...]:

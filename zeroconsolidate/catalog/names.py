@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archive.names import file_name
-from ..archive.phrases import counted
 from ..errors import DamagedFile, Disagreement, at
-from .quantized import companions
+from .facts import Unsaved
+from .noted import LEFT_TIED, NO_TENSOR, NOT_LISTED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..archive.located import LocatedTensor
     from .model_file import ModelFile
+    from .noted import Noted
 
 MAX_TIE_CHAIN = 64
 """Aliases of aliases are followed so far; DeepSpeed writes none."""
@@ -33,7 +34,10 @@ class ModuleNames:
     witness: Mapping[str, LocatedTensor]
     maybe_ties: tuple[str, ...]
     """Floating-point tensors that nothing lists: frozen, or second names that were given storages of their own."""
-    notes: tuple[str, ...]
+    not_optimized: tuple[str, ...]
+    """Those of `frozen` that are listed as no frozen parameters: they were trainable, and the optimizer has none."""
+    unsaved: Mapping[str, Unsaved]
+    noted: Noted
 
 
 def sort_names(
@@ -50,39 +54,33 @@ def sort_names(
     listed_frozen = set(first.frozen_shapes or ())
     buffers = {name: module[name] for name in first.buffer_names or () if name in module and name not in trainable}
     stored = trainable | listed_frozen
-    notes: list[str] = [f"{name} is no tensor and is left out" for name in first.skipped]
     ties, lost = _ties(first, stored, set(buffers), whole=whole)
-    notes += [f"{alias} is tied to {target}, which was not saved; left out" for alias, target in lost.items()]
     frozen: dict[str, LocatedTensor] = {}
     maybe_ties: list[str] = []
-    beside = companions(module)
-    quantized = set(beside.values())
+    not_optimized: list[str] = []
+    not_listed: list[str] = []
+    unsaved = {} if whole else dict.fromkeys(_quantized(first), Unsaved.QUANTIZED)
     for name, tensor in module.items():
         if name in stored or name in ties or name in buffers or name in lost or name in apart:
             continue
-        if name in beside and (whole or tensor.numel):
-            buffers[name] = tensor  # no tie, though many have the same values
-        elif whole and tensor.dtype.is_floating and first.frozen_shapes is None and first.buffer_names is not None:
+        if whole and tensor.dtype.is_floating and first.buffer_names is not None and not _is_companion(name, module):
             frozen[name] = tensor
             maybe_ties.append(name)
+            if first.frozen_shapes is not None:
+                not_optimized.append(name)
         elif whole or (tensor.numel and not _is_placeholder(first, tensor)):
             buffers[name] = tensor
-            if whole and tensor.dtype.is_floating:
-                maybe_ties.append(name)
-                continue
-            if name not in quantized:
-                notes.append(f"{name} is listed neither as parameter nor as buffer; written unchanged, as a buffer")
+            (maybe_ties if whole and tensor.dtype.is_floating else not_listed).append(name)
         else:
-            with at(file_name(first.file)), at(name):
-                raise DamagedFile("the parameter is in the module, but no file has its values")
-    if beside:
-        weights = counted(len(quantized), "quantized weight")
-        notes.append(f"{weights}, with {counted(len(beside), 'tensor')} that say how to restore them")
+            unsaved[name] = Unsaved.NOT_OPTIMIZED
+    unsaved_ties = {alias: name for alias, name in ties.items() if name in unsaved}
+    ties = {alias: name for alias, name in ties.items() if name not in unsaved}
     if whole:
         frozen |= _listed_frozen(first)
     order = dict.fromkeys([*(n for n in module if n in stored or n in ties or n in buffers or n in frozen)])
     order |= dict.fromkeys(name for name in first.frozen_shapes or ())
     order |= dict.fromkeys(first.shapes)
+    order = {name: None for name in order if name not in unsaved}
     witness = {name: tensor for name, tensor in module.items() if ties.get(name, name) in trainable and not merged}
     _witness_fits(first, witness, ties, whole=whole)
     return ModuleNames(
@@ -90,11 +88,34 @@ def sort_names(
         buffers=buffers,
         frozen=frozen,
         ties=ties,
-        unsaved_ties={alias: name for alias, name in first.shared_params.items() if not {alias, name} & set(order)},
+        unsaved_ties={a: name for a, name in first.shared_params.items() if not order.keys() & {a, name}}
+        | unsaved_ties,
         witness=witness,
         maybe_ties=tuple(maybe_ties),
-        notes=tuple(notes),
+        not_optimized=tuple(not_optimized),
+        unsaved=unsaved,
+        noted={NO_TENSOR: first.skipped, LEFT_TIED: tuple(lost), NOT_LISTED: tuple(not_listed)},
     )
+
+
+def _is_companion(name: str, module: Mapping[str, LocatedTensor]) -> bool:
+    """Whether this belongs to another tensor, whose name it continues (`q_proj.weight.absmax` of bitsandbytes): then it
+    is no parameter of its own."""
+    return any(name[:dot] in module for dot in range(len(name)) if name[dot] == ".")
+
+
+def _quantized(first: ModelFile) -> list[str]:
+    """Frozen parameters of stage 3 that `zero_quantized_nontrainable_weights` made integers of: the placeholder keeps
+    the dtype they had (`deepspeed/runtime/zero/partition_parameters.py`)."""
+    zero = first.ds_config.get("zero_optimization")
+    is_asked = isinstance(zero, dict) and bool(zero.get("zero_quantized_nontrainable_weights"))
+    found = []
+    for name, fragment in first.frozen_fragments.items():
+        before = first.module.get(name)
+        was_floating = before is not None and before.dtype.is_floating
+        if fragment.dtype.kind == "integer" and (was_floating or (is_asked and fragment.dtype.itemsize == 1)):
+            found.append(name)
+    return found
 
 
 def _is_placeholder(first: ModelFile, tensor: LocatedTensor) -> bool:

@@ -13,6 +13,7 @@ from .frozen import striped_frozen
 from .groups import flat_groups
 from .joining import doubts_of, joins_of
 from .names import ModuleNames, sort_names
+from .noted import in_words, merged
 from .origin import origin_of, unplaced_of
 from .pipeline import staged
 from .plain import with_module_names
@@ -59,6 +60,7 @@ def assemble(contents: Contents) -> Catalog:
     paths += [swap.path for swap in contents.files.swaps]
     paths += contents.universal.paths if contents.universal else ()
     paths += [path for layers in contents.layers.values() for path in layers.files]
+    noted = in_words(merged(one.names.noted for one in slices))
     return Catalog(
         origin=origin_of(contents, parts),
         files=tuple(dict.fromkeys([*paths, *contents.expert_paths])),
@@ -73,7 +75,9 @@ def assemble(contents: Contents) -> Catalog:
         order=(*order, *(alias for alias in tied if alias not in order)),
         unplaced=unplaced_of(contents),
         missing=contents.missing,
-        notes=tuple(dict.fromkeys([*(note for one in slices for note in one.names.notes), *_notes(contents)])),
+        notes=(*noted, *_notes(contents)),
+        noted=noted,
+        unsaved={name: why for one in slices for name, why in one.names.unsaved.items()},
     )
 
 
@@ -157,6 +161,7 @@ def _slice(contents: Contents, tp: int) -> _Slice:
     frozen: dict[str, Frozen] = dict(named.frozen)
     if striped:
         frozen |= striped_frozen(list(contents.models[stages[0]]), contents.sharers)
+        frozen = {name: held for name, held in frozen.items() if name not in named.unsaved}
     masters: tuple[Mapping[str, LocatedTensor], ...] = (merged,) if merged and tp == 0 else ()
     unnamed: tuple[Unnamed, ...] = ()
     module = {} if striped or _is_ahead(contents) else dict(named.witness)
@@ -181,11 +186,12 @@ def _slice(contents: Contents, tp: int) -> _Slice:
         )
         for index in range(count)
     ]
+    unlisted = named.buffers.keys() | set(named.not_optimized)
     maybe_ties = tuple(
-        MaybeTie(part=tp, name=name, copy=base.module[name], unlisted=name in named.buffers)
+        MaybeTie(part=tp, name=name, copy=base.module[name], unlisted=name in unlisted)
         for name in named.maybe_ties
         # Without experts tied names share a storage, and what has one of its own is a tensor of its own.
-        if contents.expert_paths or name in named.buffers
+        if contents.expert_paths or name in unlisted
     )
     return _Slice(parts=tuple(parts), names=named, unnamed=unnamed, maybe_ties=maybe_ties, tied=pipeline_tied)
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 COLUMNS = 100
 """Lines are folded at words to be no longer. A single longer word, such as a path, is kept whole."""
+NOTES = 12
+"""No more are printed."""
 _RATED_SECONDS = 1.0
 _RATED_GB_PER_SECOND = 0.01
 """Below these a rate says nothing about the disk."""
@@ -79,7 +81,7 @@ def report_text(report: Report) -> str:
         rows.append(("names", report.names_change))
     rows += [
         ("files", listed(list(report.files), 8, f", see {MANIFEST_NAME}")),
-        *(("note", text) for text in once(report.notes)),
+        *(("note", text) for text in _at_most(once(report.notes), NOTES)),
     ]
     if report.left_behind:
         rows.append(("not copied", _left_behind_text(report)))
@@ -122,11 +124,13 @@ def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
     if info.counts["buffer"]:
         elements = counted(info.parameters["buffer"], "element")
         rows.append(("buffers", f"{elements} in {counted(info.counts['buffer'], 'tensor')}"))
+    if info.not_saved:
+        rows.append(("not saved", f"{counted(len(info.not_saved), 'parameter')}: {listed(list(info.not_saved), 4)}"))
     rows += [
         *([("tied", listed(ties, 4))] if ties else []),
         *(("group", _group_text(group)) for group in info.param_groups),
         ("output", ", ".join(f"{size_text(size)} as {dtype}" for dtype, size in info.output_bytes.items())),
-        *(("note", note) for note in once(info.notes)),
+        *(("note", note) for note in _at_most(once(info.notes), NOTES)),
     ]
     text = f"{info.root}\n{_rows(rows)}"
     return f"{text}\n{_tensors_text(info)}" if tensors else text
@@ -140,12 +144,13 @@ def _tensors_text(info: CheckpointInfo) -> str:
         if loss.lost_numel
     }
     width = max((len(tensor.name) for tensor in info.tensors), default=0)
-    return "\n".join(
+    lines = [
         f"  {tensor.name:<{width}}  {tensor.role:<9}  {tensor.dtype:<8}  {list(tensor.shape)}"
         + (f"  = {tensor.tied_to}" if tensor.tied_to else "")
         + (f"  {fates[tensor.name]}" if tensor.name in fates else "")
         for tensor in info.tensors
-    )
+    ]
+    return "\n".join([*lines, *(f"  {name:<{width}}  not saved" for name in info.not_saved)])
 
 
 def _tags_text(info: CheckpointInfo) -> str:

@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 
     import torch
 
+TASK = "zeroconsolidate_task"
+"""A key that a config may have here: which of PEFT's tasks the model was trained for, or the name of its class. It
+then says more than `architectures`."""
+CLASSES = {
+    "SEQ_CLS": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+    "TOKEN_CLS": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
+    "QUESTION_ANS": "MODEL_FOR_QUESTION_ANSWERING_MAPPING",
+}
+"""PEFT's tasks that have a head of their own -> where transformers has the class for each kind of model."""
+
 MAX_MEMORY_BYTES = 8 << 30
 """For a config that asks for a billion layers. Building 671 billion parameters takes about 1 GB, torch included."""
 
@@ -50,7 +60,7 @@ def expectation(directory: str) -> dict[str, Any]:
     import transformers
 
     config = read_config(directory)
-    build: Any = model_class(config)
+    build: Any = class_for(config, getattr(config, TASK, None)) or model_class(config)
     if build is None and config.architectures:
         raise LookupError(f"transformers {transformers.__version__} has no {config.architectures[0]}")
     build = build or transformers.AutoModel.from_config
@@ -60,6 +70,8 @@ def expectation(directory: str) -> dict[str, Any]:
     hub = _hub(model, state)
     ties = _ties(model)
     return {
+        "class": type(model).__name__,
+        "labels": config.num_labels,
         "origin": f"{type(model).__name__} (transformers {transformers.__version__})",
         "names": {name: list(tensor.shape) for name, tensor in state.items()},
         "integers": [name for name, t in (state | hub).items() if not (t.is_floating_point() or t.is_complex())],
@@ -85,6 +97,26 @@ def _ties(model: Any) -> dict[str, str]:
     first: dict[int, str] = {}
     named = model.named_parameters(remove_duplicate=False)
     return {name: kept for name, p in named if (kept := first.setdefault(id(p), name)) != name}
+
+
+def class_for(config: Any, task: str | None) -> Any:
+    """The class that models like `config` have for a task, or that is called so; None without a task.
+
+    Raises LookupError if transformers has none.
+    """
+    import transformers
+
+    if task is None:
+        return None
+    if task in CLASSES:
+        mapping = getattr(transformers, CLASSES[task])
+        found = mapping.get(type(config), None)
+        found = found[0] if isinstance(found, tuple) and found else found
+    else:
+        found = getattr(transformers, task, None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise LookupError(f"transformers {transformers.__version__} has no class of {config.model_type} for {task}")
+    return found
 
 
 def model_class(config: Any) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..archive.phrases import listed
 from ..plan.build import Source
 from .decision import best_mapping
+from .expectation import Expectation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from ..archive.located import LocatedTensor
     from ..catalog.facts import Catalog
     from ..plan.build import Selection
-    from .expectation import Expectation
 
 
 def missing_frozen(
@@ -25,7 +26,7 @@ def missing_frozen(
     names and in its shape. The checkpoint itself cannot tell: with `exclude_frozen_parameters`, DeepSpeed leaves no
     trace of what it leaves out.
     """
-    known = {*catalog.order, *stored}
+    known = {*catalog.order, *stored, *catalog.unsaved, *catalog.unsaved_ties}
     new = {name: Source.of_model(name, tensor) for name, tensor in base.items() if name not in known}
     if not new:
         return {}, None
@@ -41,6 +42,41 @@ def missing_frozen(
         if there.shape != source.shape:
             return {}, f"{name} has shape {list(source.shape)}, in the base model {list(there.shape)}"
     return new, None
+
+
+def unsaved_in_base(
+    catalog: Catalog, stored: Mapping[str, Source], base: Mapping[str, LocatedTensor]
+) -> tuple[dict[str, LocatedTensor], str | None]:
+    """The base model's tensors for what no file has the values of, by the checkpoint's names; or why they are not used.
+
+    Such parameters were not trained: the base has their values, if it is the model that training began with. Then what
+    was trained has the shape it has there.
+    """
+    saved = {name: source.shape for name, source in stored.items() if source.role != "buffer"}
+    shapes = {
+        **{
+            name: saved[catalog.ties.get(name, name)] for name in catalog.order if catalog.ties.get(name, name) in saved
+        },
+        # No tensor has this shape: of these only the names are known, and they have no say in the change of prefix.
+        **dict.fromkeys((*catalog.unsaved, *catalog.unsaved_ties), (-1,)),
+    }
+    known = Expectation(origin="", shapes={name: tensor.shape for name, tensor in base.items()}, ties={}, exact=False)
+    names = best_mapping(shapes, catalog.ties, known).mapping
+    for name, shape in shapes.items():
+        there = base.get(names.get(name, name))
+        if there is not None and shape not in ((-1,), there.shape):
+            return {}, f"{name} has shape {list(shape)}, in the base model {list(there.shape)}"
+    found, missing = {}, []
+    for name in catalog.unsaved:
+        aliases = (alias for alias, owner in catalog.unsaved_ties.items() if owner == name)
+        there = next((base[names[n]] for n in (name, *aliases) if names.get(n) in base), None)
+        if there is None:
+            missing.append(name)
+        else:
+            found[name] = there
+    if missing:
+        return {}, f"the base model has no {listed(missing, 1)}"
+    return found, None
 
 
 def filled(selection: Selection, expected: Expectation, base: Mapping[str, LocatedTensor]) -> dict[str, Source]:

@@ -84,7 +84,7 @@ def _best(
     # On a tie the earlier candidate wins: no change, then taking a prefix off, then putting one on. But of two names of
     # one tensor, it is the one it is stored under.
     best, most = dict(body), (-1, -1)
-    best_change = ("", "")
+    found = ("", "")
     equal: list[tuple[str, str]] = []
     for change in _candidates(body.values(), expected):
         there = {name: moved(new, change) for name, new in body.items()}
@@ -94,8 +94,8 @@ def _best(
             continue
         equal = [*equal, change] if reached == most else [change]
         if reached > most:
-            best, most, best_change = there, reached, change
-    taken, put = best_change
+            best, most, found = there, reached, change
+    taken, put = found
     parts = [
         f"prefix {taken!r} removed" if taken else "",
         f"prefix {put!r} added" if put else "",

@@ -39,6 +39,10 @@ class Architecture:
     """The names its files have. The same, but for what transformers 5 changes on loading."""
     conversions: tuple[Conversion, ...]
     """From the one to the other."""
+    class_name: str = ""
+    """What transformers calls the class."""
+    labels: int = 0
+    """How many labels its config has, by which the shapes of a classifier's head go."""
 
 
 def to_hub(selection: Selection, conversions: Sequence[Conversion]) -> Selection:

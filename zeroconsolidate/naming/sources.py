@@ -18,6 +18,7 @@ from ..archive.regular import read_small
 from ..archive.safetensors import read_model
 from ..errors import ZeroConsolidateError
 from ..integrations import apart
+from ..integrations.architecture import TASK
 from .config_fields import with_fields
 from .expectation import HEADS, Expectation
 from .hub_layout import Architecture, Conversion
@@ -38,8 +39,10 @@ class NameSources:
     Iterating yields what names are compared with: the architecture, or else its relatives, nearest first.
     """
 
-    def __init__(self, root: str, base: str | None, set_config: Sequence[str] = ()) -> None:
-        self._root, self._base, self._rules = root, base, tuple(set_config)
+    def __init__(self, root: str, base: str | None, set_config: Sequence[str] = (), *, task: str | None = None) -> None:
+        """`task`: PEFT's name of what the model was trained for, or the name of its class, where config.json may be of
+        a model with another head."""
+        self._root, self._base, self._rules, self._task = root, base, tuple(set_config), task
         self.directory = root if has_config(root) or base is None else base
         """Where config.json is, if anywhere."""
         self._asked: tuple[Architecture | None, str] | None = None
@@ -52,12 +55,12 @@ class NameSources:
     def architecture(self) -> Architecture | None:
         """What transformers says, if it can be asked."""
         if self._asked is None:
-            self._asked = architecture(self.directory, self._rules)
+            self._asked = architecture(self.directory, self._rules, task=self._task)
         return self._asked[0]
 
     def with_fields(self, rules: Sequence[str]) -> Architecture | None:
         """What transformers says if fields of config.json are set besides."""
-        return architecture(self.directory, (*self._rules, *rules))[0]
+        return architecture(self.directory, (*self._rules, *rules), task=self._task)[0]
 
     @property
     def config(self) -> Any:
@@ -123,8 +126,13 @@ def _config(directory: str, rules: Sequence[str]) -> bytes:
     return with_fields(read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES), rules)
 
 
-def architecture(directory: str, rules: Sequence[str] = ()) -> tuple[Architecture | None, str]:
-    """What transformers expects for `directory`/config.json, fields set by `rules`, and if it says nothing, why."""
+def architecture(
+    directory: str, rules: Sequence[str] = (), *, task: str | None = None
+) -> tuple[Architecture | None, str]:
+    """What transformers expects for `directory`/config.json, fields set by `rules`, and if it says nothing, why.
+
+    `task`: what the model was trained for, if it has another head than that config says.
+    """
     if not has_config(directory):
         return None, "no config.json"
     if find_spec("transformers") is None:
@@ -135,7 +143,15 @@ def architecture(directory: str, rules: Sequence[str] = ()) -> tuple[Architectur
         return None, f"config.json cannot be read: {error}"
     if not _names_a_model(config):
         return None, "config.json has no model_type"
-    return _ask(canonical(config))
+    return _ask(canonical(config if task is None else _for_task(config, task)))
+
+
+def _for_task(config: bytes, task: str) -> bytes:
+    try:
+        value = json.loads(config)
+    except (ValueError, RecursionError):
+        return config  # transformers says what is wrong with it
+    return json.dumps(value | {TASK: task}).encode() if isinstance(value, dict) else config
 
 
 def _names_a_model(config: bytes) -> bool:
@@ -211,6 +227,8 @@ def _architecture(answer: Mapping[str, Any]) -> Architecture:
         return Expectation(origin=origin, shapes=shapes, ties=ties, exact=True, integers=integers)
 
     return Architecture(
+        class_name=answer["class"],
+        labels=int(answer["labels"]),
         expectation=expectation(answer["origin"], answer["names"], answer["ties"]),
         hub=replace(
             expectation(f"{answer['origin']}, in the hub's layout", answer["hub"], answer["hub_ties"]), layout="hub"

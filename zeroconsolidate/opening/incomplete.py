@@ -18,6 +18,7 @@ from ..catalog.contents import Contents
 from ..catalog.experts import stacks
 from ..catalog.groups import saving_ranks
 from ..catalog.model_file import ModelFile, read_model_file
+from ..catalog.noted import UNKNOWN_TIE, in_words
 from ..catalog.optimizer_file import OptimizerFile, read_optimizer_file
 from ..catalog.parts import assemble
 from ..catalog.read import agree, is_partitioned, model_kind_of, ordered_shapes, read, same_shapes, shared_with
@@ -88,19 +89,21 @@ def read_incomplete(
     if optimizers:
         agree(models, optimizers)
     striped = model_kind is FileKind.PARTITIONED_MODEL
-    notes: list[str] = []
+    unknown: list[str] = []
     if striped:
-        first = models[0] = _without_unknown_ties(first, notes)
+        first = models[0] = _without_unknown_ties(first, unknown)
         models = [first, *(shared_with(first, model) for model in models[1:])]
         models = _by_rank(models, [model_stand_in(first, rank, world_size) for rank in range(world_size)])
         # Buffers and names are read from the first: where that is lost, from whoever has them.
         models[0] = replace(models[0], module=first.module, skipped=first.skipped, ds_config=first.ds_config)
     optimizers = _by_rank(optimizers, optimizer_stand_ins(first, optimizers, world_size, striped=striped))
     catalog = _assemble(files, models, optimizers, world_size, sorted(reasons))
+    noted = in_words({UNKNOWN_TIE: tuple(unknown)})
     catalog = replace(
         catalog,
         files=tuple(path for path in catalog.files if path != LOST),
-        notes=(*catalog.notes, *notes),
+        notes=(*catalog.notes, *noted),
+        noted={**catalog.noted, **noted},
     )
     return Incomplete(catalog=catalog, reasons=dict(sorted(reasons.items())))
 
@@ -188,14 +191,11 @@ def _by_rank(facts: list[T], stand_ins: list[T]) -> list[T]:
     return [there.get(stand_in.rank, stand_in) for stand_in in stand_ins]
 
 
-def _without_unknown_ties(first: ModelFile, notes: list[str]) -> ModelFile:
+def _without_unknown_ties(first: ModelFile, unknown: list[str]) -> ModelFile:
     """Only rank 0 of stage 3 records which names are tied; without its file, an alias is a name with no values."""
     if first.rank == 0:
         return first
     listed = {*first.shapes, *(first.frozen_shapes or ())}
     listed |= set(first.buffer_names or ())
-    unknown = [name for name, tensor in first.module.items() if name not in listed and not tensor.numel]
-    notes += [
-        f"{name}: left out, because only rank 0's lost file says which parameter it is tied to" for name in unknown
-    ]
+    unknown += [name for name, tensor in first.module.items() if name not in listed and not tensor.numel]
     return replace(first, module={name: t for name, t in first.module.items() if name not in set(unknown)})

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from ..archive.phrases import counted
 from ..dtypes import DType
 from ..errors import at
 from ..naming.several import parts_of
@@ -115,6 +116,8 @@ class CheckpointInfo:
     modules : tuple[Part, ...]
         Modules next to each other that have layers of their own: several models, or the towers of one. Empty for a
         single model.
+    not_saved : Mapping[str, str]
+        Why no file has the values of a parameter, by its name, for parameters that were not saved.
     notes : tuple[str, ...]
         What is unusual.
     """
@@ -145,6 +148,7 @@ class CheckpointInfo:
     output_bytes: Mapping[str, int]
     tensors: tuple[TensorInfo, ...]
     modules: tuple[Part, ...]
+    not_saved: Mapping[str, str]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, object]:
@@ -200,8 +204,20 @@ def describe(
         output_bytes={"float32": 4 * parameters + buffer_bytes, "bfloat16": 2 * parameters + buffer_bytes},
         tensors=tensors,
         modules=parts_of({t.name: t.shape for t in tensors if t.role in ("trainable", "frozen")}),
-        notes=catalog.notes,
+        not_saved={name: why.value for name, why in catalog.unsaved.items()},
+        notes=(*catalog.notes, *_not_saved(catalog)),
     )
+
+
+def _not_saved(catalog: Catalog) -> list[str]:
+    """What is said of the parameters whose values no file has: one note for each reason."""
+    reasons = dict.fromkeys(catalog.unsaved.values())
+    counts = {why: sum(reason is why for reason in catalog.unsaved.values()) for why in reasons}
+    return [
+        f"{counted(count, 'parameter')} without values here: {why.value}; a conversion needs the model that training "
+        "began with (--base)"
+        for why, count in counts.items()
+    ]
 
 
 def _tensors(catalog: Catalog) -> tuple[TensorInfo, ...]:

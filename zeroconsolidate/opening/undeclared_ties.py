@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from ..catalog.noted import NOT_LISTED, NOT_OPTIMIZED, in_words
 from ..plan.pieces import View
 from ..run.elements import bits, distinct
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from ..archive.located import LocatedTensor
     from ..catalog.facts import Catalog, MaybeTie, Part
+    from ..catalog.noted import Remark
     from ..run.inputs import Inputs
 
 T = TypeVar("T")
@@ -26,7 +28,8 @@ DISTINCT = 16
 def tie_equal_tensors(catalog: Catalog, inputs: Inputs) -> Catalog:
     """The catalog with a tie for each tensor that has the values of a parameter; the rest is left as it is."""
     ties: dict[str, str] = {}
-    parts, notes = list(catalog.parts), []
+    parts = list(catalog.parts)
+    said: dict[Remark, list[str]] = {NOT_LISTED: [], NOT_OPTIMIZED: []}
     for maybe in catalog.maybe_ties:
         part = parts[maybe.part]
         owner = _owner(part, maybe, ties, inputs)
@@ -40,9 +43,15 @@ def tie_equal_tensors(catalog: Catalog, inputs: Inputs) -> Catalog:
                 module={**part.module, maybe.name: maybe.copy},
             )
         elif maybe.unlisted:
-            notes.append(f"{maybe.name} is listed neither as parameter nor as buffer; written unchanged, as a buffer")
+            said[NOT_LISTED if maybe.name in part.buffers else NOT_OPTIMIZED].append(maybe.name)
+    noted = in_words({remark: tuple(dict.fromkeys(names)) for remark, names in said.items()})
     return replace(
-        catalog, parts=tuple(parts), ties={**ties, **catalog.ties}, maybe_ties=(), notes=(*catalog.notes, *notes)
+        catalog,
+        parts=tuple(parts),
+        ties={**ties, **catalog.ties},
+        maybe_ties=(),
+        notes=(*catalog.notes, *noted),
+        noted={**catalog.noted, **noted},
     )
 
 

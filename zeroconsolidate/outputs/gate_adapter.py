@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..adapters.peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
+from ..adapters.prompts import PROMPTS
 from ..adapters.wrapping import PEFT_MODEL
 from ..archive.json_file import read_json
 from ..archive.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
@@ -39,6 +40,8 @@ _NARROWED_BY = (
 )
 """Settings by which not every module of a targeted name has an adapter."""
 
+_BASE = "base_model."
+_PROMPT_NAMES = ("prompt_embeddings", "prefix_task_cols", "prefix_task_rows")
 _PAIRS = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))
 
 
@@ -54,7 +57,8 @@ def examine(folder: str, directory: str, base: str | None) -> GateResult:
     except ZeroConsolidateError as error:
         return GateResult(findings=(Finding(kind=Kind.FILE, text=str(error)),))
     findings = [
-        *_foreign_names(shapes),
+        *_foreign_names(shapes, config),
+        *_prompts(shapes, config),
         *_empty(shapes),
         *(_halves(shapes, config) if config.peft_type == "LORA" else ()),
         *_targets(shapes, config),
@@ -78,15 +82,36 @@ def _shapes(folder: str) -> dict[str, Shape]:
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 
-def _foreign_names(shapes: Mapping[str, Shape]) -> Iterator[Finding]:
+def _is_of_the_whole(name: str, config: PeftConfig) -> bool:
+    """Whether a tensor belongs to no module: a prompt, or what all modules of the adapter share."""
+    if config.peft_type in PROMPTS:
+        return name in _PROMPT_NAMES or name.startswith(_BASE)
+    return name.startswith(_BASE) and name.removeprefix(_BASE).startswith(TUNER_PREFIXES.get(config.peft_type, ()))
+
+
+def _prompts(shapes: Mapping[str, Shape], config: PeftConfig) -> Iterator[Finding]:
+    """PEFT makes an embedding of as many tokens as the config says."""
+    if config.peft_type not in PROMPTS:
+        return
+    tokens = config.content.get("num_virtual_tokens")
+    shape = shapes.get("prompt_embeddings")
+    if shape is None:
+        yield Finding(kind=Kind.MISSING, text="the file has no 'prompt_embeddings': PEFT would not load it")
+    elif isinstance(tokens, int) and tokens > 0 and shape[0] % tokens:
+        yield Finding(
+            kind=Kind.SHAPE,
+            text=f"prompt_embeddings is {list(shape)}; {ADAPTER_CONFIG} says {tokens} virtual tokens",
+        )
+
+
+def _foreign_names(shapes: Mapping[str, Shape], config: PeftConfig) -> Iterator[Finding]:
     """Names that PEFT would drop: without its own prefix, or with a wrapper's inside."""
     for name in shapes:
         wrapper = next((w for w in WRAPPERS if f".{w}" in f".{name}"), None)
         if wrapper is not None:
             yield Finding(kind=Kind.UNEXPECTED, text=f"{name} has the wrapper {wrapper!r} in its name: PEFT drops it")
             return
-        # Prompt learning keeps one tensor for the whole model.
-        if not name.startswith(PEFT_MODEL) and name != "prompt_embeddings":
+        if not name.startswith(PEFT_MODEL) and not _is_of_the_whole(name, config):
             yield Finding(kind=Kind.UNEXPECTED, text=f"{name} does not begin with {PEFT_MODEL!r}: PEFT drops it")
             return
 
@@ -102,6 +127,8 @@ def _modules(shapes: Mapping[str, Shape], config: PeftConfig) -> dict[str, dict[
     found: dict[str, dict[str, Shape]] = {}
     prefixes = TUNER_PREFIXES.get(config.peft_type, ())
     for name, shape in shapes.items():
+        if _is_of_the_whole(name, config):
+            continue
         parts = name.removeprefix(PEFT_MODEL).split(".")
         index = next((i for i, part in enumerate(parts) if part.startswith(tuple(prefixes) or ("\0",))), None)
         if index is not None:

@@ -15,6 +15,7 @@ from ..write.stage import Stage
 from .checks import checked
 from .gate import Excuses, examine, pass_or_refuse
 from .manifest import manifest
+from .output import Recomputed
 from .preview import preview
 from .weights import make_side_files, make_weights
 
@@ -42,6 +43,8 @@ class Made:
     overflows: Mapping[str, int]
     """Tensor -> finite elements that became infinite in the cast."""
     side_files: SideFiles
+    recomputed: Recomputed
+    """What came of computing values anew."""
     gate: GateResult
     """The result of the last check (`gate.py`)."""
     excused_warnings: tuple[str, ...]
@@ -88,12 +91,14 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
                 _refuse_what_would_not_load(stage.folder, output, side_files, opened, options)
             options.doing("comparing values")
             checks = checked(output, opened, inputs, stage, check=options.check, replicas=options.replicas)
+            recomputed = Recomputed(checks=(), not_checked=())
             if stage.is_publishing:
                 sizes = stage.finish()
                 found = _examined(directory, options)
                 excused = tuple(finding.text for finding in found.findings)
             else:
                 make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
+                recomputed = output.recomputed(opened, stage.path)
                 around = make_side_files(side_files, stage)
                 found = _examined(stage.path(""), options)
                 excused = pass_or_refuse(found, excuses)
@@ -105,6 +110,7 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
                     weights={name: facts.get("digests", {}) for name, facts in _facts(output, stage).items()},
                     beside=around,
                     excused=excused,
+                    noted=opened.catalog.noted,
                 )
                 stage.write(MANIFEST_NAME, text)
                 refuse_changed(traits)
@@ -121,6 +127,7 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
         checks=checks,
         overflows=overflows,
         side_files=side_files,
+        recomputed=recomputed,
         gate=found,
         excused_warnings=() if options.partial or output.warnings else excused,
     )

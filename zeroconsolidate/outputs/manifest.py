@@ -7,6 +7,7 @@
       "options": {"dtype": "fp32", …},                  as given to `consolidate`
       "digest": "sha256",                               of weights; null if none was asked for
       "excused": ["…"],                                 findings that an option allowed
+      "noted": {"…": ["…"]},                            notes about several tensors -> all of their names
       "files": {"model.safetensors": {"bytes": …, "sha256": …}, "config.json": {"bytes": …, "sha256": …}, …},
       "tensors": {"embed.weight": {"file": …, "dtype": "F32", "shape": […], "sha256": …}, …}
     }
@@ -37,11 +38,12 @@ def manifest(
     weights: Mapping[str, Mapping[str, Any]],
     beside: Mapping[str, tuple[int, str]],
     excused: Sequence[str],
+    noted: Mapping[str, Sequence[str]],
 ) -> bytes:
     """The manifest's text.
 
     `weights`: file -> `{"file": digest, "tensors": {name: digest}}`, empty without digests. `beside`: every other
-    file -> (size in bytes, SHA-256).
+    file -> (size in bytes, SHA-256). `noted`: note -> the tensors it is about.
     """
     files: dict[str, dict[str, object]] = {}
     tensors: dict[str, dict[str, object]] = {}
@@ -69,6 +71,7 @@ def manifest(
         "options": dict(options),
         "digest": digest,
         "excused": list(excused),
+        "noted": {note: list(names) for note, names in noted.items() if len(names) > 1},
         "files": files,
         "tensors": tensors,
     }

@@ -9,16 +9,22 @@ from typing import TYPE_CHECKING
 from ..adapters.base import recorded_base
 from ..adapters.find import find_adapters
 from ..adapters.plan import plan_export, plan_merge
-from ..archive.phrases import counted
+from ..adapters.task import task_of
+from ..archive.model_files import BESIDE_FOLDER
+from ..archive.phrases import counted, listed
+from ..catalog.facts import Unsaved
 from ..errors import BadOption
 from ..naming.fit import Named, fit
 from ..naming.sources import NameSources
-from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base
+from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base, refuse_unsaved
 from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
+from ..plan.layout import FilePlan
 from .modules import apart
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..adapters.find import Adapters
     from ..adapters.plan import Adapted
     from ..dtypes import DType
@@ -53,14 +59,20 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
     adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters, base=options.base_directory)
     if adapters is not None and opened.report is not None:
         _refuse_broken(adapters, opened.report)
+    if adapters is not None and catalog.unsaved:
+        _refuse_unsaved_adapter(adapters, catalog.unsaved)
     if adapters is not None and options.lora != "merge":
         return _exported(opened, adapters, options, dtype)
-    additions, adapted = NO_ADDITIONS, None
+    additions, adapted, beside = NO_ADDITIONS, None, list[FilePlan]()
     if adapters is None:
         additions = frozen_of_base(catalog, opened.stored, options.base_directory)
+        if catalog.unsaved and not options.allow_missing:
+            _refuse_unsaved(catalog.unsaved, additions, options)
         selection = _selected(opened, additions, options)
     else:
-        selection, adapted = _merged(opened, adapters, options, dtype)
+        if options.base_directory is None and not options.allow_missing:
+            refuse_unsaved(catalog.unsaved, (), None)
+        selection, adapted, beside = _merged(opened, adapters, options, dtype)
     folders: dict[str, dict[str, Source]] = {}
     if options.names != "stored" and options.rename is None and options.lora != "keep":
         selection, folders = apart(selection, modules)
@@ -72,6 +84,7 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
         padding_bytes=padding_bytes(catalog),
         folders=folders,
     )
+    plan = replace(plan, files=(*plan.files, *beside))
     return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=adapted, additions=additions)
 
 
@@ -105,8 +118,8 @@ def _exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType
     return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=adapted)
 
 
-def _is_wanted(name: str, source: Source, options: Options) -> bool:
-    if options.exclude_frozen and source.role == "frozen":
+def _is_wanted(name: str, role: str, options: Options) -> bool:
+    if options.exclude_frozen and role == "frozen":
         return False
     included = not options.include or any(fnmatchcase(name, glob) for glob in options.include)
     return included and not any(fnmatchcase(name, glob) for glob in options.exclude)
@@ -116,7 +129,7 @@ def _selected(opened: Opened, additions: Additions, options: Options) -> Selecti
     """The checkpoint's tensors, and the base model's in the place of those that the save left out."""
 
     def wanted(name: str, source: Source) -> bool:
-        return _is_wanted(name, source, options)
+        return _is_wanted(name, source.role, options)
 
     refuse_unmatched(options.include, [*opened.catalog.order, *additions.sources])
     chosen = select(opened.catalog, opened.stored, copy_ties=options.ties == "copy", wanted=wanted)
@@ -125,15 +138,17 @@ def _selected(opened: Opened, additions: Additions, options: Options) -> Selecti
     return selection
 
 
-def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) -> tuple[Selection, Adapted]:
-    """The model with its adapters merged into it."""
+def _merged(
+    opened: Opened, adapters: Adapters, options: Options, dtype: DType
+) -> tuple[Selection, Adapted, list[FilePlan]]:
+    """The model with its adapters merged into it, and the file of what was trained around it."""
     if options.exclude_frozen:
         raise BadOption(
             "--exclude-frozen does not go with a merged model, which needs its frozen weights",
             remedy="use --lora adapter or --lora keep",
         )
     base = options.base_directory
-    sources = NameSources(opened.catalog.origin.root, base, options.set_config)
+    sources = NameSources(opened.catalog.origin.root, base, options.set_config, task=task_of(adapters.configs.values()))
     # Only the base's files need their names told; without them the merged model is named like any.
     asked = base is not None and options.names != "stored"
     architecture = (
@@ -151,7 +166,8 @@ def _merged(opened: Opened, adapters: Adapters, options: Options, dtype: DType) 
         insisted=options.allow_missing or options.names == "stored" or options.rename is not None,
     )
     refuse_unmatched(options.include, merge.selection.named)
-    return merge.selection.only(lambda name, source: _is_wanted(name, source, options)), merge.adapted
+    selection = merge.selection.only(lambda name, source: _is_wanted(name, source.role, options))
+    return selection, merge.adapted, merge.beside.files(dtype, folder=BESIDE_FOLDER)
 
 
 def _named(opened: Opened, selection: Selection, adapted: Adapted | None, options: Options) -> Named:
@@ -176,6 +192,24 @@ def _merged_ties(adapted: Adapted, selection: Selection) -> dict[str, str]:
     written = {source.name: name for name, source in selection.named.items()}
     ties = adapted.ties.items()
     return {alias: written[kept] for alias, kept in ties if kept in written and alias not in selection.named}
+
+
+def _refuse_unsaved(unsaved: Mapping[str, Unsaved], additions: Additions, options: Options) -> None:
+    """Raises BadOption for parameters without values that are to be written."""
+    roles = {Unsaved.NOT_OPTIMIZED: "trainable", Unsaved.QUANTIZED: "frozen"}
+    wanted = {name: why for name, why in unsaved.items() if _is_wanted(name, roles[why], options)}
+    refuse_unsaved(wanted, additions.sources, options.base_directory, additions.warnings)
+
+
+def _refuse_unsaved_adapter(adapters: Adapters, unsaved: Mapping[str, Unsaved]) -> None:
+    """No base has the values of an adapter. Raises BadOption."""
+    lacking = [name for name in unsaved if name in adapters.parts and adapters.parts[name].adapter in adapters.configs]
+    if lacking:
+        raise BadOption(
+            f"{counted(len(lacking), 'parameter')} of the adapter without values in the checkpoint",
+            consequence=f"{listed(lacking, 2)}: {unsaved[lacking[0]].value}",
+            remedy="write what is there under its names in the checkpoint with --lora keep --allow-missing",
+        )
 
 
 def _refuse_broken(adapters: Adapters, report: RescueReport) -> None:

@@ -187,7 +187,8 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
 
 def _checks(output: Output, opened: Opened, made: Made, check: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(what was checked, what could not be): what the program that loads the output expects, and values."""
-    checks, not_checked = [*made.gate.checked], [*made.gate.unchecked, *output.not_checked]
+    checks = [*made.gate.checked, *made.recomputed.checks]
+    not_checked = [*made.gate.unchecked, *output.not_checked, *made.recomputed.not_checked]
     compared = made.checks.numel
     if compared:
         extent = "all that have one" if check == "all" else "a sample"

@@ -16,6 +16,7 @@ from ..naming.expectation import HEADS
 from . import heads as head_files
 from . import sentence_transformers
 from .config import (
+    as_trained,
     readable_before_5,
     tokenizer_readable_before_5,
     with_dtype,
@@ -59,6 +60,11 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
             text = with_dtype(given, planned.dtype.torch_name)
             if planned.adapted is not None and planned.adapted.untied:
                 text = without_ties(text)
+            if planned.adapted is not None and planned.adapted.trained_as is not None:
+                trained = planned.adapted.trained_as
+                text, said = as_trained(text, trained.class_name, trained.labels)
+                if said:
+                    notes.append(f"config.json: {' and '.join(said)}, as trained")
             if planned.adapted is not None and planned.adapted.rows is not None:
                 text = with_vocabulary(text, planned.adapted.rows)
             made["config.json"], changed = readable_before_5(text)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ..archive.model_files import ADAPTER_CONFIG, INDEX_NAME, MANIFEST_NAME, PICKLE_INDEX_NAME, is_weights
+from ..archive.model_files import (
+    ADAPTER_CONFIG,
+    BESIDE_FOLDER,
+    INDEX_NAME,
+    MANIFEST_NAME,
+    NON_LORA_WEIGHTS,
+    PICKLE_INDEX_NAME,
+    is_weights,
+)
 from ..errors import OutputFailed
 from .system import remove, sync_directory
 
@@ -39,6 +47,9 @@ def rename(
             raise OutputFailed(f"the finished file {name} has been removed", remedy="start over with --restart")
         folders.add(os.path.dirname(target))
     if overwrite:
+        beside = f"{BESIDE_FOLDER}/{NON_LORA_WEIGHTS}"
+        if beside not in sizes:
+            remove(os.path.join(output, beside))
         for old in os.listdir(output):
             if old not in sizes and (is_weights(old) or old in (*_INDICES, ADAPTER_CONFIG)):
                 remove(os.path.join(output, old))
