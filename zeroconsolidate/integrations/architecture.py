@@ -1,4 +1,4 @@
-"""What transformers expects of a model: names, shapes, ties, and how in-memory names become the hub's.
+"""A config.json -> what transformers expects: names, shapes, ties, and how names in memory become the hub's.
 
     python zeroconsolidate/integrations/architecture.py DIRECTORY      (reads DIRECTORY/config.json, prints JSON)
 

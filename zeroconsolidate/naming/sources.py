@@ -1,4 +1,4 @@
-"""Gathers what a target expects, cheapest first: weights of the same model, the architecture, the base model.
+"""A checkpoint's folder -> expected names: from saved weights, the architecture, or the base model.
 
 Headers are read here. The architecture is looked up in the built-in table (`table/`), which confirms names that are
 exactly those it has; else transformers is asked, in a process of its own (`integrations/architecture.py`), so that
@@ -40,7 +40,7 @@ _LEGACY = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNo
 class NameSources:
     """What is known of the target of the checkpoint in `root`, gathered as it is asked for.
 
-    Iterating yields what names are held against: the architecture, or else its relatives, nearest first.
+    Iterating yields what names are compared with: the architecture, or else its relatives, nearest first.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class NameSources:
 
     @property
     def unasked(self) -> str:
-        """Why transformers says nothing."""
+        """Why transformers gave no answer."""
         return "" if self._asked is None else self._asked[1]
 
     def __iter__(self) -> Iterator[Expectation]:

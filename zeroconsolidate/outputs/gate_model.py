@@ -1,4 +1,4 @@
-"""A full model on disk, held against the class that its config names, or against the base model's own names."""
+"""A model on disk -> where its names and shapes are not those that its class, or the base model, expects."""
 
 from __future__ import annotations
 
