@@ -37,9 +37,20 @@ BY_PEFT: dict[str, Callable[[], Any]] = {
     "IA3": lambda: peft.IA3Config(target_modules=["q_proj", "down_proj"], feedforward_modules=["down_proj"]),
     "LOHA": lambda: peft.LoHaConfig(**TARGETS, r=2),
     "VERA": lambda: peft.VeraConfig(**TARGETS, r=4),
+    "LN_TUNING": lambda: peft.LNTuningConfig(target_modules=["input_layernorm"]),
     "HIRA": lambda: peft.HiraConfig(**TARGETS, r=2),
 }
-FORMULAS = ["lora", "patterns", "dora", "conv1d", "conv1d_dora", "embedding", "lora_bias", "convolutions"]
+FORMULAS = [
+    "lora",
+    "patterns",
+    "dora",
+    "conv1d",
+    "conv1d_dora",
+    "embedding",
+    "lora_bias",
+    "convolutions",
+    "experts_mixtral",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Gives the selected tensors the names and the layout that a loader expects, and checks that it would find all."""
+"""Selected tensors -> the same under output names and in the output's layout, checked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..archive.weights import read_weights
 from ..errors import BadOption, WrongNames, ZeroConsolidateError
 from ..plan.build import Selection, Source
 from .base import filled
+from .by_class import of_class
 from .check import check_names, is_fused
 from .decision import best_mapping, decide, judge, renamed, unique, without_expectation
 from .expectation import Naming, compare, outcome
@@ -49,6 +50,8 @@ class Named:
     """Output names that the base model's weights supply."""
     files: tuple[str, ...] = ()
     """The base model's files that are read for them."""
+    class_name: str = ""
+    """The class that was found by names and shapes, where config.json names none."""
 
 
 def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bool) -> Named:
@@ -60,6 +63,11 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
     if options.names == "stored":
         return _as_stored(catalog, selection)
     sources = NameSources(catalog.origin.root, options.base_directory, options.set_config, remember=options.cache)
+    if sources.lacks_class and not partial and options.rename is None:
+        found = of_class(sources, *_stored(catalog, selection))
+        if found is not None:
+            named, _ = _fitted(catalog, selection, options, sources.knowing(found.architecture), partial=partial)
+            return replace(named, class_name=found.class_name)
     confirmed = _confirmed(catalog, selection, options, sources, partial=partial)
     return confirmed or _fitted(catalog, selection, options, sources, partial=partial)[0]
 
@@ -120,10 +128,10 @@ def _as_stored(catalog: Catalog, selection: Selection) -> Named:
     return Named(
         selection=selection,
         heads={},
-        reason="names as stored, as asked",
+        reason="names as in the checkpoint (--names stored)",
         warnings=(),
         unwrapped=False,
-        change="as stored, as asked",
+        change="as in the checkpoint (--names stored)",
         ties=written_once(catalog, selection, {}),
     )
 
@@ -199,14 +207,20 @@ def _as_asked(
     if expectation is not None:
         return judge(mapping, shapes, ties, expectation)
     return Naming(
-        mapping=mapping, heads={}, change="renamed as asked", missing=(), unexpected=(), mismatched=(), expectation=None
+        mapping=mapping,
+        heads={},
+        change="renamed with --rename",
+        missing=(),
+        unexpected=(),
+        mismatched=(),
+        expectation=None,
     )
 
 
 def _rule(text: str) -> tuple[str, str]:
     old, equals, new = text.partition("=")
     if not equals or not old:
-        raise BadOption("a renaming rule is FROM=TO", found=repr(text))
+        raise BadOption("--rename takes FROM=TO", found=repr(text))
     return old, new
 
 
@@ -273,10 +287,10 @@ def _hub(selection: Selection, sources: NameSources, naming: Naming) -> tuple[Se
     if sources.architecture is None and any(map(is_fused, selection.named)):
         raise WrongNames(
             (
-                "the names are those transformers 5 gives fused experts in memory, which other loaders "
-                f"do not know, and the hub's layout cannot be asked for: {sources.unasked}"
+                "the experts are fused as transformers 5 has them in memory, and how the hub's layout splits them is "
+                f"not known: {sources.unasked}"
             ),
-            remedy="install transformers 5, or write them as they are with --names in-memory",
+            remedy="install transformers 5, or write them fused with --names in-memory",
         )
     if sources.architecture is None or not sources.architecture.conversions:
         return selection, ""

@@ -1,4 +1,4 @@
-"""Gathers what a target expects, cheapest first: weights of the same model, the architecture, the base model.
+"""A checkpoint's folder -> expected names: from saved weights, the architecture, or the base model.
 
 Headers are read here. The architecture is looked up in the built-in table (`table/`), which confirms names that are
 exactly those it has; else transformers is asked, in a process of its own (`integrations/architecture.py`), so that
@@ -14,19 +14,19 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, parse, short_int
+from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, is_diffusers, parse, read_config, short_int
 from ..archive.regular import read_small
 from ..archive.safetensors import read_model
 from ..errors import ZeroConsolidateError
 from ..integrations import apart
-from ..integrations.architecture import TASK
+from ..integrations.architecture import EVERY, TASK
 from .answers import as_answer, of_answer
 from .config_fields import with_fields
-from .expectation import HEADS, Expectation
+from .expectation import HEADS, IS_DIFFUSERS, Expectation
 from .table.lookup import looked_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from .hub_layout import Architecture
 
@@ -40,7 +40,7 @@ _LEGACY = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNo
 class NameSources:
     """What is known of the target of the checkpoint in `root`, gathered as it is asked for.
 
-    Iterating yields what names are held against: the architecture, or else its relatives, nearest first.
+    Iterating yields what names are compared with: the architecture, or else its relatives, nearest first.
     """
 
     def __init__(
@@ -65,9 +65,14 @@ class NameSources:
 
     def by_table(self) -> NameSources | None:
         """The same with the architecture that the built-in table knows, None if it knows none."""
-        known = in_table(self.directory, self._rules) if self._task is None else None
+        # Of the classes that a config without one may mean, the table has not all.
+        known = in_table(self.directory, self._rules) if self._task is None and not self.lacks_class else None
         if known is None:
             return None
+        return self.knowing(known)
+
+    def knowing(self, known: Architecture) -> NameSources:
+        """The same with an architecture that need not be asked."""
         return NameSources(self._root, self._base, self._rules, remember=self._remember, known=known)
 
     def own(self) -> Expectation | None:
@@ -86,6 +91,16 @@ class NameSources:
         if self._is_confirming:
             return None  # the table does not find out what is wrong
         return architecture(self.directory, (*self._rules, *rules), task=self._task, remember=self._remember)[0]
+
+    @property
+    def lacks_class(self) -> bool:
+        """Whether config.json says what kind of model it is, and not of which class."""
+        config = self.config
+        return self._task is None and isinstance(config, dict) and "model_type" in config and not stated_class(config)
+
+    def every_class(self) -> tuple[Architecture, ...]:
+        """What transformers says of each of its classes of such models; empty if it cannot be asked."""
+        return every_class(self.directory, self._rules)
 
     @property
     def config(self) -> Any:
@@ -108,7 +123,7 @@ class NameSources:
 
     @property
     def unasked(self) -> str:
-        """Why transformers says nothing."""
+        """Why transformers gave no answer."""
         return "" if self._asked is None else self._asked[1]
 
     def __iter__(self) -> Iterator[Expectation]:
@@ -131,7 +146,10 @@ def reference(directory: str, origin: str, *, exact: bool) -> Expectation | None
     Empty weights, which ZeRO-3 runs leave behind, still tell names. A file that has heads of BGE-M3 in it was written
     by no trainer: it is what a converter made of the shards, wrong names included.
     """
-    if not any(name.endswith(".safetensors") and name.startswith("model") for name in os.listdir(directory)):
+    if not any(
+        name.endswith(".safetensors") and name.startswith(("model", "diffusion_pytorch_model"))
+        for name in os.listdir(directory)
+    ):
         return None
     try:
         model = read_model(directory)
@@ -173,6 +191,8 @@ def architecture(
     """
     if not has_config(directory):
         return None, "no config.json"
+    if _is_of_diffusers(directory):
+        return None, IS_DIFFUSERS
     if find_spec("transformers") is None:
         return None, "transformers is not installed"
     try:
@@ -201,6 +221,35 @@ def _recalled(config: bytes) -> tuple[Architecture | None, str]:
     if found is not None:
         answers.put(config, as_answer(found))
     return found, why
+
+
+def stated_class(config: Mapping[str, Any]) -> bool:
+    """Whether a config names its class, or code of its own."""
+    return bool(config.get("architectures")) or bool(config.get("auto_map"))
+
+
+def every_class(directory: str, rules: Sequence[str] = ()) -> tuple[Architecture, ...]:
+    """What transformers says of each of its classes for a config; empty if it cannot be asked."""
+    if not has_config(directory) or find_spec("transformers") is None:
+        return ()
+    try:
+        config = _config(directory, rules)
+    except (ZeroConsolidateError, OSError):
+        return ()
+    return _ask_every(canonical(_for_task(config, EVERY)))
+
+
+@lru_cache(maxsize=4)
+def _ask_every(config: bytes) -> tuple[Architecture, ...]:
+    answer, _ = _answer(config)
+    return () if answer is None else tuple(of_answer(each) for each in answer.get("all", ()))
+
+
+def _is_of_diffusers(directory: str) -> bool:
+    try:
+        return is_diffusers(read_config(os.path.join(directory, "config.json")))
+    except (ZeroConsolidateError, OSError):
+        return False  # said when it is read for what it says
 
 
 def _for_task(config: bytes, task: str) -> bytes:
@@ -246,6 +295,12 @@ def _without_indifferent(value: Any) -> Any:
 
 @lru_cache(maxsize=16)
 def _ask(config: bytes) -> tuple[Architecture | None, str]:
+    """What transformers says of a config, and if it says nothing, why."""
+    answer, why = _answer(config)
+    return (None if answer is None else of_answer(answer)), why
+
+
+def _answer(config: bytes) -> tuple[dict[str, Any] | None, str]:
     """One process for each config, which sees nothing but that file.
 
     It is started by its path: nothing of ours is imported there.
@@ -267,11 +322,11 @@ def _ask(config: bytes) -> tuple[Architecture | None, str]:
                 check=False,
                 text=True,
             )
-            answer = json.loads(done.stdout.strip().rpartition("\n")[2])
+            answer: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
         except subprocess.TimeoutExpired:
             return None, f"transformers took more than {ARCHITECTURE_SECONDS} s to build the model"
         except ValueError:
             return None, "transformers could not build the model"
     if "error" in answer:
         return None, f"transformers could not build the model: {answer['error'].replace(alone, 'config.json')}"
-    return of_answer(answer), ""
+    return answer, ""

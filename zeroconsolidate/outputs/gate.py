@@ -1,4 +1,4 @@
-"""The last gate: a directory as it is on disk, held against what the program that loads it expects.
+"""A directory on disk -> what the program that loads it would not find. The last check before files get their names.
 
 Every output passes it before anything gets its final name, whatever was planned and however names were decided:
 files are opened anew, and only their headers, the index and the configs beside them count. `verify` asks the same of
@@ -30,16 +30,16 @@ MAX_DEPTH = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Excuses:
-    """What the caller has asked for, so that finding it is no surprise."""
+    """Findings that the caller has allowed."""
 
     insisted: str | None = None
-    """The option that says: write it all the same. Every finding is then a warning."""
+    """The option with which every finding is a warning."""
     is_partial: bool = False
     """Tensors were left out on purpose, or are lost: those that are missing are a warning, and no error."""
 
 
 def examine(directory: str, *, base: str | None = None, is_merged: bool = False, remember: bool = False) -> GateResult:
-    """Hold a model directory, or one of adapters, against what its loader expects.
+    """Compare a directory of a model or of adapters with what its loader expects.
 
     `base`: directory of the original model that an adapter belongs to, or that adapters were merged into. What cannot
     be read is a finding too. `is_merged`: adapters were merged into the base: the model then has the base's names.
@@ -74,8 +74,8 @@ def pass_or_refuse(result: GateResult, excuses: Excuses) -> tuple[str, ...]:
         can_insist = all(_is_excused(finding, Excuses(insisted="--allow-missing")) for finding in wrong)
         raise WrongNames(
             f"the output would not load as it should: {wrong[0].text}{more}",
-            consequence="nothing was published",
-            remedy="--allow-missing writes it all the same" if can_insist else None,
+            consequence="no output was written",
+            remedy="--allow-missing writes it anyway" if can_insist else None,
         )
     return tuple(finding.text for finding in excused)
 

@@ -1,4 +1,4 @@
-"""A PEFT adapter on disk, held against what PEFT would look for with that adapter_config.json.
+"""A PEFT adapter on disk -> what PEFT would not find in it.
 
 PEFT puts the adapter's name into each key and loads with `strict=False` (`set_peft_model_state_dict`): a key it does
 not know is dropped, and a parameter it does not find stays as it was initialised, which for LoRA means no effect.
