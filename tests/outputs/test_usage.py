@@ -21,7 +21,12 @@ WEIGHTS = ["model.safetensors"]
 
 
 def line(config: object, *copies: str) -> str:
-    return load_model("out", weights=WEIGHTS, side_files={"config.json": json.dumps(config).encode()}, copies=copies)
+    return load_model(
+        "out",
+        weights=WEIGHTS,
+        side_files={"config.json": json.dumps(config).encode()},
+        copies=dict.fromkeys(copies, ""),
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,7 +66,7 @@ def test_a_strange_config_gives_no_strange_line(config: object):
 
 
 def test_a_config_that_is_no_json():
-    assert load_model("out", weights=WEIGHTS, side_files={"config.json": b"{"}, copies=()) == (
+    assert load_model("out", weights=WEIGHTS, side_files={"config.json": b"{"}, copies={}) == (
         'AutoModel.from_pretrained("out")'
     )
 
@@ -75,13 +80,18 @@ def test_other_libraries():
     assert line(config, "modules.json") == 'SentenceTransformer("out")'
     asked = {"config.json": b"{}", "modules.json": b"[]"}
     heads = ["colbert_linear.pt", "sparse_linear.pt"]
-    assert load_model("out", weights=WEIGHTS, side_files=asked, copies=heads) == 'SentenceTransformer("out")'
+    assert (
+        load_model("out", weights=WEIGHTS, side_files=asked, copies=dict.fromkeys(heads, ""))
+        == 'SentenceTransformer("out")'
+    )
     assert line(config, "modules.json", *heads) == 'BGEM3FlagModel("out")'
     assert line(config, "colbert_linear.pt") == 'AutoModel.from_pretrained("out")'
 
 
 def test_tensors_without_a_config():
-    assert load_model("out", weights=WEIGHTS, side_files={}, copies=["tokenizer.json"]) == load_tensors("out", WEIGHTS)
+    assert load_model("out", weights=WEIGHTS, side_files={}, copies={"tokenizer.json": ""}) == load_tensors(
+        "out", WEIGHTS
+    )
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     assert load_tensors("out", shards) == 'accelerate.load_checkpoint_in_model(model, "out")'
 

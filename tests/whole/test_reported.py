@@ -12,7 +12,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from reported import ROOT, Case, differing, load, load_adapter, wrong_today
+from reported import ROOT, Case, differing, load, load_adapter
 from safetensors.torch import load_file, save_file
 
 from zeroconsolidate import consolidate, inspect, verify
@@ -143,7 +143,6 @@ class TestLanguageModelOfAVisionLanguageModel:
         cls = transformers.LlavaForConditionalGeneration
         assert differing(load(cls, out).state_dict(), self.case.merged(load(cls, self.case.base))) == []
 
-    @wrong_today("what was trained beside the adapter is left out with a warning")
     def test_the_projector_is_beside_the_adapter(self, out: Path) -> None:
         consolidate(self.case.checkpoint, out)
         base = load(transformers.LlavaForConditionalGeneration, self.case.base)
@@ -209,7 +208,6 @@ class TestClassifierOnACausalBase:
 
     case = Case("seqcls_lora_z3")
 
-    @wrong_today("config.json remains the causal model's, which has no use for the head")
     def test_merged(self, out: Path) -> None:
         consolidate(self.case.checkpoint, out, lora="merge", base=self.case.base)
         config = json.loads((out / "config.json").read_text())

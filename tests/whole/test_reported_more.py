@@ -77,7 +77,6 @@ class TestPrompts:
     """Prompt learning: PEFT's file holds the prompts only, under a name of its own."""
 
     @pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
-    @wrong_today("raw names are written, which nothing loads")
     def test_written_for_peft(self, kind: str, tmp_path: Path, out: Path) -> None:
         tuned = tune(llama, default=getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=4))
         checkpoint = tuned.save(tmp_path / "ckpt", stage=2, frozen=False, dtype=torch.bfloat16)
@@ -87,7 +86,6 @@ class TestPrompts:
         (master,) = tuned.masters.values()
         assert torch.equal(prompts, master)
 
-    @wrong_today("raw names are written, which nothing loads")
     def test_computed_ones_are_refused_by_name(self, tmp_path: Path, out: Path) -> None:
         settings: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4, "encoder_hidden_size": 8}
         tuned = tune(llama, default=peft.PromptEncoderConfig(**settings))
@@ -96,7 +94,6 @@ class TestPrompts:
             consolidate(checkpoint, out)
 
 
-@wrong_today("the weights are called as transformers calls them")
 def test_a_diffusers_model(tmp_path: Path, out: Path) -> None:
     checkpoint = shutil.copytree(FIXTURES / "z2_bf16" / "checkpoint", tmp_path / "ckpt")
     (checkpoint / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel", "_diffusers_version": "0.30.0"}))

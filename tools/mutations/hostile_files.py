@@ -304,8 +304,8 @@ MUTATIONS = (
         "whole/test_hostile_models.py::test_an_adapters_config_names_a_base_that_is_not_opened",
         (
             "outputs/planned.py",
-            "    base = options.base_directory\n    sources",
-            "    base = options.base_directory or next(iter(adapters.configs.values())).base\n    sources",
+            "        base=base,\n        base_differs",
+            "        base=base or next(iter(adapters.configs.values())).base,\n        base_differs",
         ),
     ),
     Mutation(
@@ -463,8 +463,8 @@ MUTATIONS = (
         "whole/test_hostile_models.py::test_a_config_names_models_only",
         (
             "integrations/architecture.py",
-            "isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)",
-            "found is not None",
+            "    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None",
+            "    return found",
         ),
     ),
     Mutation(

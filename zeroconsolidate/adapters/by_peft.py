@@ -1,4 +1,4 @@
-"""Asks PEFT, in a process of its own, for a module with its adapter merged (`integrations/peft_modules.py`)."""
+"""A module and its adapter -> the merged tensors, computed by PEFT in a process of its own."""
 
 from __future__ import annotations
 
@@ -45,11 +45,19 @@ class Peft:
 
     def merge(self, job: ModuleJob, inputs: Inputs) -> dict[str, NDArray[np.generic]]:
         """The module's own tensors, flat, by name."""
+        return self._asked(job, inputs, {})
+
+    def answers(self, job: ModuleJob, inputs: Inputs, most: int) -> dict[str, NDArray[np.generic]]:
+        """`answers`: what the module, not merged, makes of at most so many unit vectors, less what it makes of nothing;
+        and `rows` or `columns`: which of its weight's those are. Nothing for a module that is not linear."""
+        return self._asked(job, inputs, {"vectors": most})
+
+    def _asked(self, job: ModuleJob, inputs: Inputs, more: dict[str, int]) -> dict[str, NDArray[np.generic]]:
         listed = [[t.name, t.factor.recipe.dtype.torch_name, list(t.factor.shape)] for t in job.tensors]
         if self._process.stdin is None:
             raise PlanBroken("the process was started without a pipe")
         try:
-            self._process.stdin.write(json.dumps({"module": job.module, "tensors": listed}).encode() + b"\n")
+            self._process.stdin.write(json.dumps({"module": job.module, "tensors": listed, **more}).encode() + b"\n")
             for tensor in job.tensors:
                 elements = read_all(tensor.factor.recipe, inputs)
                 self._process.stdin.write(elements.view("u1").data)
@@ -59,7 +67,7 @@ class Peft:
         return self._answer()
 
     def close(self) -> None:
-        """End the process; again is no harm."""
+        """End the process. It can be called again."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -123,7 +131,7 @@ class _Merges:
         return merged
 
     def close(self) -> None:
-        """End the process; again is no harm."""
+        """End the process. It can be called again."""
         self._last = None
         if self._peft is not None:
             self._peft.close()

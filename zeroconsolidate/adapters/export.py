@@ -1,4 +1,4 @@
-"""The files of PEFT adapters: which tensors belong to one, and what PEFT calls them.
+"""The adapters of a checkpoint -> the files that PEFT would save: which tensors, under which names.
 
 Mirrors `get_peft_model_state_dict` in `peft/utils/save_and_load.py`, from names alone: the adapter's own name goes,
 PEFT's wrapping stays, and what the trainer wrapped around the model goes too.
@@ -14,6 +14,8 @@ from ..archive.model_files import ADAPTER_WEIGHTS
 from ..errors import BadOption, UnsupportedLayout
 from ..plan.build import ModelPlan, tensor_plans
 from ..plan.layout import lay_out
+from . import prompts
+from .beside import put
 from .wrapping import PEFT_MODEL, Kind, Part
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..dtypes import DType
     from ..plan.build import Source
+    from ..plan.layout import FilePlan
     from .peft_config import PeftConfig
 
 
@@ -29,9 +32,20 @@ EMBEDDINGS = ("embed_tokens", "lm_head")
 
 SAVED_BY_NAME = frozenset(
     """LORA ADALORA IA3 LOHA LOKR OFT BOFT LN_TUNING FOURIERFT HRA MISS RANDLORA C3A ROAD WAVEFT DELORA GRALORA
-    TRAINABLE_TOKENS HIRA GLORA DEFT""".split()
+    TRAINABLE_TOKENS HIRA GLORA DEFT PEANUT VERA PVERA VBLORA TINYLORA LILY BEFT PSOFT OSF POLY""".split()
 )
-"""The kinds of adapters whose file holds their parameters as they are. Others write something computed, or shared."""
+"""The kinds of adapters whose file holds their parameters as they are. Others write something computed."""
+
+SHARED_ONCE: Mapping[str, tuple[str, ...]] = {
+    "VERA": ("vera_A", "vera_B"),
+    "PVERA": ("pvera_A", "pvera_B"),
+    "VBLORA": ("vblora_vector_bank",),
+    "TINYLORA": ("tinylora_v",),
+}
+"""What all modules of an adapter share and each has in its state: the file has it once."""
+
+PROJECTIONS = ("vera_A", "vera_B", "pvera_A", "pvera_B", "tinylora_P")
+"""Random numbers that the file has unless `save_projection` says otherwise; PEFT then draws them anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,32 +72,67 @@ def adapter_files(
     files: list[AdapterFile] = []
     used: set[str] = set()
     for adapter, config in configs.items():
-        if config.peft_type not in SAVED_BY_NAME or (config.content.get("rank_pattern") and config.peft_type != "LORA"):
+        own = [part for part in parts.values() if part.adapter == adapter]
+        if _is_computed(config, own):
             raise UnsupportedLayout(
-                f"the adapter {adapter!r} is of kind {config.peft_type}, whose file holds more than its parameters",
-                remedy="--lora keep writes them under their raw names",
+                f"the adapter {adapter!r} is of kind {config.peft_type}, whose file holds what PEFT computes from its "
+                "parameters",
+                remedy="--lora keep writes its tensors under their names in the checkpoint",
             )
         tensors: dict[str, Source] = {}
         for name, part in parts.items():
             key = _key(part, adapter, config, ties)
             if key is not None and name in named:
-                tensors[key] = named[name]
+                put(tensors, key, named[name])
                 used.add(name)
         if not tensors:
             raise BadOption(f"the checkpoint holds no parameter of the adapter {adapter!r}")
+        _refuse_without_shared(config, tensors)
         folder = "" if adapter == "default" or len(configs) == 1 else adapter
         files.append(AdapterFile(adapter=adapter, folder=folder, tensors=tensors))
-    outside = [
-        name
-        for name, part in parts.items()
-        if name in named and name not in used and named[name].role == "trainable"
-        and (part.adapter is None or part.adapter in configs) and ties.get(name, name) not in used
-    ]  # fmt: skip
-    return tuple(files), tuple(outside)
+    owners = {ties.get(name, name) for name in used}
+    outside: dict[str, str] = {}
+    for name, part in parts.items():
+        owner = ties.get(name, name)
+        if (
+            name in named
+            and owner not in owners
+            and named[name].role == "trainable"
+            and (part.adapter is None or part.adapter in configs)
+            and part.attribute != "ranknum"
+            and (owner not in outside or parts[outside[owner]].kind is Kind.BESIDE)
+        ):
+            outside[owner] = name  # of several names rather one of the model
+    return tuple(files), tuple(outside.values())
+
+
+def _is_computed(config: PeftConfig, own: Sequence[Part]) -> bool:
+    """Whether the adapter's file holds something else than its parameters."""
+    if config.peft_type in prompts.PROMPTS:
+        return prompts.is_computed(config, own)
+    # AdaLoRA writes the ranks that its pattern leaves; VB-LoRA can write the largest weights only.
+    computed = {"ADALORA": "rank_pattern", "VBLORA": "save_only_topk_weights"}.get(config.peft_type)
+    return config.peft_type not in SAVED_BY_NAME or bool(computed and config.content.get(computed))
+
+
+def _refuse_without_shared(config: PeftConfig, tensors: Mapping[str, Source]) -> None:
+    """PEFT refuses a file without what all modules share, or draws other numbers. Raises UnsupportedLayout."""
+    needed = [name for name in SHARED_ONCE.get(config.peft_type, ()) if name not in PROJECTIONS or _projects(config)]
+    lacking = [name for name in needed if not any(key.startswith(f"base_model.{name}") for key in tensors)]
+    if lacking:
+        raise UnsupportedLayout(
+            f"the checkpoint does not have what all modules of a {config.peft_type} adapter share: {lacking[0]}"
+        )
+
+
+def _projects(config: PeftConfig) -> bool:
+    return config.content.get("save_projection") is not False
 
 
 def in_a_file(part: Part, adapter: str) -> str:
     """The name in the adapter's file for a parameter of `adapter` (`_remove_adapter_name_from_state_dict_key`)."""
+    if part.kind is Kind.SHARED:
+        return f"base_model.{part.attribute}{'.' if part.rest else ''}{part.rest}"
     inner = part.inner.replace(f".modules_to_save.{adapter}.", ".", 1) if part.kind is Kind.SAVED else part.inner
     if part.attribute == "lora_magnitude_vector":
         # DoRA's magnitudes were a parameter once and became a module: the file did not follow.
@@ -98,7 +147,13 @@ def _key(part: Part, adapter: str, config: PeftConfig, ties: Mapping[str, str]) 
     """The name in the file of `adapter`; None for what does not belong there."""
     if part.kind is Kind.BESIDE or part.attribute == "ranknum":
         return None
+    if config.peft_type in prompts.PROMPTS:
+        return prompts.in_a_file(part, adapter, config)
     if part.adapter == adapter:
+        if part.attribute in PROJECTIONS and not _projects(config):
+            return None
+        if part.kind is Kind.TUNER and part.attribute in SHARED_ONCE.get(config.peft_type, ()):
+            return None
         # The head of a tied model has the embedding's own rows: they are saved once.
         tied_tokens = part.attribute == "trainable_tokens_delta" and part.name in ties
         return None if tied_tokens else in_a_file(part, adapter)
@@ -126,11 +181,16 @@ def _targets_embedding(part: Part, config: PeftConfig) -> bool:
 
 
 def build_adapters(
-    adapters: Sequence[AdapterFile], *, left_out: tuple[str, ...], dtype: DType | None, padding_bytes: int
+    adapters: Sequence[AdapterFile],
+    *,
+    beside: Sequence[FilePlan] = (),
+    left_out: tuple[str, ...],
+    dtype: DType | None,
+    padding_bytes: int,
 ) -> ModelPlan:
-    """Plan the weights of adapters, each in the one file that PEFT expects."""
+    """Plan the weights of adapters, each in the one file that PEFT expects. `beside`: files of other weights."""
     files = [
         lay_out(f"{a.folder}/{ADAPTER_WEIGHTS}" if a.folder else ADAPTER_WEIGHTS, tensor_plans(a.tensors, dtype))
         for a in adapters
     ]
-    return ModelPlan(files=tuple(files), index=None, left_out=left_out, padding_bytes=padding_bytes)
+    return ModelPlan(files=(*files, *beside), index=None, left_out=left_out, padding_bytes=padding_bytes)

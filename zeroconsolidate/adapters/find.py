@@ -1,4 +1,4 @@
-"""Adapter runs: which adapters a checkpoint has, and where their configurations are."""
+"""A checkpoint's names and folder -> its adapters and their configurations."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from ..archive.regular import Fence
 from ..archive.weights import read_weights
 from ..catalog.plain import plain_names
 from ..errors import BadOption, NotACheckpoint, UnsupportedLayout, at
+from . import prompts
+from .beside import of_one_model
 from .peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
 from .wrapping import Kind, Part, adapters_in, is_wrapped, take_apart
 
@@ -20,6 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ..catalog.facts import Catalog
+
+
+NOT_WRITTEN = {
+    "SHIRA": "which elements its values belong to is kept outside of the model's state, so no checkpoint has it",
+    "UNILORA": "its modules share one vector, and how is not in the checkpoint",
+    "ADAPTION_PROMPT": "its names do not say which adapter they belong to",
+}
+"""Kinds whose files cannot be made of a checkpoint, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +79,22 @@ def find_adapters(
         prefixes = TUNER_PREFIXES.get(first.peft_type, prefixes)
     held = any(".module." in name for name in names)
     base_names = read_weights(base).tensors if held and base is not None and lora != "keep" else None
-    parts = take_apart(names, prefixes, base_names=base_names) if wrapped or first is not None else {}
+    if first is not None and first.peft_type in prompts.PROMPTS:
+        parts = prompts.take_apart(names)
+    else:
+        parts = take_apart(names, prefixes, base_names=base_names) if wrapped or first is not None else {}
+    ties = {**catalog.ties, **catalog.unsaved_ties}
+    if lora != "keep":
+        parts = of_one_model(parts, ties)
     present = adapters_in(parts.values())
+    if first is not None and lora != "keep":
+        _refuse_unknown(first.peft_type, present)
     if lora == "keep" or not present:
         if lora in ("adapter", "merge") or (chosen and lora != "keep"):
-            kind = f"; {ADAPTER_CONFIG} says {first.peft_type}, whose parameters are none of its" if first else ""
-            raise BadOption(f"the checkpoint has no adapters that --lora could work on{kind}")
+            raise BadOption("the checkpoint has no PEFT adapters, which --lora is for")
         if chosen:
             raise BadOption(
-                "--adapter chooses adapters to write or merge", consequence="with --lora keep there is no choice"
+                "--adapter does not go with --lora keep", consequence="--lora keep writes the tensors of all adapters"
             )
         return None
     for name in chosen:
@@ -97,8 +114,25 @@ def find_adapters(
         present=present,
         configs={name: _read(root, path) for name, path in files.items()},
         files=files,
-        ties={**catalog.ties, **catalog.unsaved_ties},
+        ties=ties,
     )
+
+
+def _refuse_unknown(kind: str, present: Sequence[str]) -> None:
+    """A configuration whose adapter cannot be told from the rest: written as a model, it would be nothing that loads.
+    Raises UnsupportedLayout."""
+    keep = "--lora keep writes the tensors under their names in the checkpoint"
+    if kind not in TUNER_PREFIXES and kind not in prompts.PROMPTS:
+        raise UnsupportedLayout(
+            f"{ADAPTER_CONFIG} says {kind}",
+            consequence=NOT_WRITTEN.get(kind, "which parameters such an adapter has is not known here"),
+            remedy=keep,
+        )
+    if not present:
+        raise UnsupportedLayout(
+            f"{ADAPTER_CONFIG} says {kind}, and the checkpoint has no parameter of such an adapter",
+            remedy=(f"take {ADAPTER_CONFIG} away if it is of another run", keep),
+        )
 
 
 def _refuse_modules(parts: Iterable[Part]) -> None:
@@ -107,10 +141,10 @@ def _refuse_modules(parts: Iterable[Part]) -> None:
     if held:
         raise UnsupportedLayout(
             f"{counted(len(held), 'parameter')} of the adapter lie in a module called 'module', such as {held[0]}",
-            consequence="that may be a wrapper, or part of the base model's own names, and nothing here tells which",
+            consequence="that may be a wrapper, or part of the base model's own names, and it is not known which",
             remedy=(
                 "name the base model with --base: its names decide",
-                "write them under their raw names with --lora keep",
+                "write them under their names in the checkpoint with --lora keep",
             ),
         )
 
@@ -134,5 +168,5 @@ def _config_file(root: str, adapter: str, *, alone: bool) -> str:
     raise NotACheckpoint(
         f"the names are those of a PEFT model, but the configuration of its adapter {adapter!r} is missing",
         expected=places[0],
-        remedy="put it there, or write the raw names with --lora keep",
+        remedy="put it there, or write all tensors under their names in the checkpoint with --lora keep",
     )

@@ -1,4 +1,4 @@
-"""What an `adapter_config.json` says (mirrors PEFT's `PeftConfig` and `LoraConfig`), as far as weights depend on it."""
+"""`adapter_config.json` -> typed settings that weights depend on (mirrors PEFT's `PeftConfig` and `LoraConfig`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ TUNER_PREFIXES: Mapping[str, tuple[str, ...]] = {
     "HRA": ("hra_",), "MISS": ("miss_",), "RANDLORA": ("randlora_",), "C3A": ("c3a_",), "ROAD": ("road_",),
     "WAVEFT": ("waveft_",), "DELORA": ("delora_",), "GRALORA": ("gralora_",), "LN_TUNING": ("ln_tuning_",),
     "TRAINABLE_TOKENS": ("trainable_tokens_",), "HIRA": ("hira_",), "PVERA": ("pvera_",), "TINYLORA": ("tinylora_",),
-    "GLORA": ("glora_",), "PEANUT": ("peanut_",), "DEFT": ("deft_",),
+    "GLORA": ("glora_",), "PEANUT": ("peanut_",), "DEFT": ("deft_",), "LILY": ("lily_",), "BEFT": ("beft_",),
+    "PSOFT": ("psoft_",), "OSF": ("osf_",), "POLY": ("poly_",),
 }  # fmt: skip
 """peft_type -> how the attributes begin in which a wrapped module keeps its adapters (`BaseTuner.prefix` in PEFT)."""
 

@@ -1,4 +1,4 @@
-"""From the adapters of a run to planned weights: written for PEFT, or merged into the model they belong to."""
+"""The adapters of a run -> planned weights: files for PEFT, or the merged model."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from ..errors import UnsupportedLayout, WitnessMismatch, WrongNames, at
 from ..plan.build import ModelPlan, Selection, padding_bytes, select
 from ..plan.witness import SAMPLED_NUMEL, Comparison, spread
 from .base import agreed, base_remedy
+from .beside import Beside, beside_adapter, beside_model
 from .export import adapter_files, build_adapters
 from .merge import BY_FORMULA, BY_PEFT, Merger, MergeResult
 from .original import Original
+from .task import AUTO_CLASSES, TrainedAs, task_of, trained_as
 from .vocabulary import resize_first, vocabulary
 from .wrapped import collect
 from .wrapping import Kind
@@ -46,6 +48,8 @@ class Adapted:
     """Output name -> path of an adapter's configuration."""
     files: tuple[str, ...]
     """Those outside of the checkpoint's own that decide what is written."""
+    adapter_files: Mapping[str, str]
+    """Adapter -> the path of its configuration, in the order in which they are merged."""
     folders: tuple[str, ...]
     """Entries of the checkpoint that belong to its adapters."""
     ties: Mapping[str, str]
@@ -56,6 +60,8 @@ class Adapted:
     """The original model against its frozen copy in the checkpoint."""
     notes: tuple[str, ...]
     """What was decided and why, for the report."""
+    trained_as: TrainedAs | None = None
+    """Of a merge into a base model: the class that the output is for."""
     rows: int | None = None
     """What the model's configuration must say of its vocabulary, if it says something else."""
     warnings: tuple[str, ...] = ()
@@ -74,27 +80,40 @@ def plan_export(
         for name, part in adapters.parts.items()
         if part.adapter is not None and part.adapter not in adapters.configs and name in named
     )
-    warnings: tuple[str, ...] = ()
-    if outside:
-        warnings = (f"trained, but not part of a PEFT adapter, so not written: {listed(outside, 4)}",)
+    beside = beside_adapter(outside, named, adapters.parts)
     bases = dict.fromkeys(config.base for config in adapters.configs.values() if config.base)
     adapted = Adapted(
         is_adapter=True,
         is_wrapped=adapters.is_wrapped,
         config_files={os.path.join(file.folder, ADAPTER_CONFIG): adapters.files[file.adapter] for file in files},
         files=tuple(adapters.files.values()),
+        adapter_files=adapters.files,
         folders=adapters.present,
         ties={},
         untied=False,
         comparisons=(),
         notes=(
+            *_how_to_load(adapters),
             f"PEFT adapter {adapters.kinds} for the base model {', '.join(bases) or 'unknown'}; "
             "--lora merge writes a full model",
             *(note for file in files for note in resize_first(_shapes(file.tensors), base)),
         ),
     )
-    plan = build_adapters(files, left_out=left_out, dtype=dtype, padding_bytes=padding_bytes(catalog))
-    return plan, adapted, warnings
+    plan = build_adapters(
+        files,
+        beside=beside.files(dtype),
+        left_out=left_out,
+        dtype=dtype,
+        padding_bytes=padding_bytes(catalog),
+    )
+    return plan, adapted, beside.warnings
+
+
+def _how_to_load(adapters: Adapters) -> list[str]:
+    task = task_of(adapters.configs.values())
+    if task is None:
+        return []
+    return [f"the base model is to be loaded by {AUTO_CLASSES.get(task, task)}, whose head was trained"]
 
 
 def _shapes(tensors: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
@@ -107,6 +126,8 @@ class Merge:
 
     selection: Selection
     adapted: Adapted
+    beside: Beside
+    """What was trained around the model."""
 
 
 def plan_merge(
@@ -133,6 +154,8 @@ def plan_merge(
             _refuse(config)
     named = select(catalog, stored, copy_ties=True, wanted=lambda _name, _source: True).named
     model = collect(named, adapters.parts, adapters.ties, adapters.configs)
+    model.beside, beside, unused = beside_model(model.beside, adapters.parts, adapters.ties)
+    model.left_out += unused
     agreement = None if base is None else agreed(catalog, adapters, model.tied, base, insisted=base_differs)
     original = _original(base, adapters, model.own, architecture[0])
     directories = _directories(catalog.origin.root, base, adapters)
@@ -148,16 +171,20 @@ def plan_merge(
         is_wrapped=adapters.is_wrapped,
         config_files={},
         files=(*adapters.files.values(), *base_files),
+        adapter_files=adapters.files,
         folders=adapters.present,
         ties=result.ties,
         untied=bool(result.untied),
+        trained_as=None
+        if original is None or original.target is None or architecture[0] is None
+        else trained_as(result.selection.named, architecture[0]),
         comparisons=() if base_differs else _comparisons(result),
         notes=(*_notes(adapters, result, original, model.quantized), *tokens.notes),
         rows=tokens.rows,
-        warnings=(*(() if agreement is None else agreement.warnings), *tokens.warnings),
+        warnings=(*(() if agreement is None else agreement.warnings), *tokens.warnings, *beside.warnings),
         not_checked=() if agreement is None or result.unproven else agreement.untold(base or ""),
     )
-    return Merge(selection=result.selection, adapted=adapted)
+    return Merge(selection=result.selection, adapted=adapted, beside=beside)
 
 
 def _without_a_place(unknown: Sequence[str], original: Original, unasked: str) -> WrongNames:
@@ -166,12 +193,12 @@ def _without_a_place(unknown: Sequence[str], original: Original, unasked: str) -
         why = f"{original.target} expects none of them"
     else:
         told = unasked or "its names are not those of its config.json"
-        why = f"whether its class expects them cannot be told: {told}"
+        why = f"it is not known whether its class expects them: {told}"
     found = f"{counted(len(unknown), 'trained tensor')} {'has' if len(unknown) == 1 else 'have'} no place"
     return WrongNames(
         f"{found} in the base model {original.directory}: {listed(unknown, 4)}",
         consequence=f"{why}; a loader would ignore them",
-        remedy=("name the model that was trained with --base", "write them all the same with --allow-missing"),
+        remedy=("name the model that was trained with --base", "write them anyway with --allow-missing"),
     )
 
 
@@ -199,8 +226,8 @@ def _original(
             method = quantization.get("quant_method") if isinstance(quantization, dict) else None
             raise UnsupportedLayout(
                 f"the base model in {base} is quantized ({method or 'quantization_config'})",
-                consequence="adapters are merged into the weights it was made from",
-                remedy="name that model instead",
+                consequence="adapters are merged into weights that are not quantized",
+                remedy="name the model it was quantized from with --base",
             )
     targets = [f"{part.module}.weight" for part in adapters.parts.values() if part.kind is Kind.TUNER]
     return Original(read_weights(base).tensors, base, list(dict.fromkeys([*targets, *own])), architecture)
@@ -231,7 +258,7 @@ def prove_base(comparisons: Sequence[Comparison], inputs: Inputs) -> int:
             ),
             remedy=(
                 "name the model it was trained on, or leave --base out to merge into the frozen copy",
-                "--base-differs merges all the same",
+                "--base-differs merges anyway",
             ),
             address=error.address,
         ) from None

@@ -1,4 +1,4 @@
-"""The names of a PEFT model, sorted by what they are to the model that was wrapped.
+"""The names of a PEFT model -> what each is to the model that was wrapped: its own tensor, a copy, a factor.
 
 A *path* is a tensor's name in the model as it was before PEFT wrapped it.
 """
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..catalog.quantized import companions
-from ..errors import Disagreement
 from .wrapping import Kind
 
 if TYPE_CHECKING:
@@ -48,8 +47,6 @@ def collect(
 ) -> PeftModel:
     """Sort the names. `ties`: alias -> name, those of tensors that were not saved included."""
     wrappers = {part.wrapper for part in parts.values() if part.kind is Kind.TUNER}
-    if len(wrappers) > 1:
-        raise Disagreement(f"the checkpoint holds several PEFT models, behind {', '.join(sorted(wrappers))}")
     model = PeftModel(wrapper=next(iter(wrappers), ""))
     model.quantized |= companions(dict.fromkeys(part.module for part in parts.values()))
     for name, part in parts.items():

@@ -1,4 +1,4 @@
-"""From the path people have in hand to the files of one tag."""
+"""A path and a tag -> the files of a checkpoint, by kind and rank."""
 
 from __future__ import annotations
 

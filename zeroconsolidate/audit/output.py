@@ -1,4 +1,4 @@
-"""Checks a model directory: headers, index, sizes, config against shapes, digests against the manifest."""
+"""A model directory -> what is wrong with it: headers, index, sizes, config, names, digests."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..archive.regular import read_small
 from ..archive.weights import Weights, read_weights
 from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, reason
 from ..outputs.gate import examine
+from ..outputs.gate_finding import Kind
 from ..outputs.modules import has_own_weights, modules_in
 from ..run.digest import digest_of
 from ..run.local import LocalFiles
@@ -50,7 +51,6 @@ def audit_output(directory: str, findings: Findings, *, base: str | None = None)
     if manifest is None:
         findings.notes.append(f"values not checked: there is no {MANIFEST_NAME} to compare with")
     elif manifest:
-        findings.notes += _partial(manifest["options"])
         if weights is not None:
             _tensors(weights, manifest["tensors"], findings)
         _files(directory, manifest, findings)
@@ -63,11 +63,13 @@ def _loading(directory: str, manifest: Mapping[str, Any], base: str | None, find
     found = examine(directory, base=base, is_merged=is_merged)
     findings.checks += found.checked
     findings.notes += [f"not checked: {text}" for text in found.unchecked]
+    if found.unchecked or any(finding.kind is Kind.MISSING for finding in found.findings):
+        findings.notes += _partial(manifest.get("options") or {})
     known = manifest.get("excused")
     excused = known if isinstance(known, list) else []
     for finding in found.findings:
         if finding.text in excused:
-            findings.notes.append(f"written all the same, as asked: {finding.text}")
+            findings.notes.append(f"allowed by an option when it was written: {finding.text}")
         elif finding.text not in findings.problems:
             findings.problems.append(finding.text)
 
@@ -118,7 +120,7 @@ def _tensors(weights: Weights, listed: Mapping[str, Any], findings: Findings) ->
         expected = (entry.get("file"), entry.get("dtype"), entry.get("shape"))
         got = tensor and (os.path.basename(tensor.file), tensor.dtype.code, list(tensor.shape))
         if got != expected:
-            findings.problems.append(f"{name}: not as written; expected {expected}, got {got or 'nothing'}")
+            findings.problems.append(f"{name}: not as in the manifest; expected {expected}, got {got or 'nothing'}")
     extra = [name for name in weights.tensors if name not in listed]
     findings.problems += [f"{name}: the manifest has no such tensor" for name in extra]
     findings.checks.append("names, dtypes and shapes against the manifest")

@@ -1,4 +1,4 @@
-"""From the results of the verbs to the text that the command prints, at most 100 columns wide."""
+"""Results -> the text that the command prints, at most 100 columns wide."""
 
 from __future__ import annotations
 
@@ -120,6 +120,7 @@ def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
         *((role, f"{counted(info.parameters[key], 'parameter')} in {counted(info.counts[key], 'tensor')}")
           for role, key in (("trainable", "trainable"), ("frozen", "frozen")) if info.counts[key]),
     ]  # fmt: skip
+    rows += [("modules" if not n else "", part.text) for n, part in enumerate(info.modules)]
     if info.counts["buffer"]:
         elements = counted(info.parameters["buffer"], "element")
         rows.append(("buffers", f"{elements} in {counted(info.counts['buffer'], 'tensor')}"))
@@ -176,7 +177,7 @@ _SOURCES = {
     "checkpoint": "as trained",
     "module": "in 16 bits, from the second copy of the weights",
     "fill": "from the models given with --fill",
-    "zeros": "zeros",
+    "zeros": "lost, written as zeros",
     "nowhere": "lost, so not written",
 }
 

@@ -1,4 +1,4 @@
-"""Merges adapters other than LoRA with PEFT's own code, one module at a time.
+"""A module with an adapter other than LoRA -> its tensors after PEFT's own merge. Runs in a process of its own.
 
     python -m zeroconsolidate.integrations.peft_modules MODEL_DIRECTORY ADAPTER_DIRECTORY ADAPTER DTYPE
 
@@ -37,7 +37,10 @@ def main(model_directory: str, adapter_directory: str, adapter: str, dtype: str)
         header = json.loads(line)
         tensors = {name: _receive(requests, dtype, shape) for name, dtype, shape in header["tensors"]}
         try:
-            merged = merge(model, header["module"], tensors, adapter)
+            if "vectors" in header:
+                merged = answered(model, header["module"], tensors, adapter, header["vectors"])
+            else:
+                merged = merge(model, header["module"], tensors, adapter)
         except Exception as error:  # noqa: BLE001
             _send(answers, {"error": f"{type(error).__name__}: {error!s:.500}"}, {})
             return 1
@@ -71,20 +74,10 @@ def _module(model: Any, path: str) -> Any:
 
 
 def merge(model: Any, path: str, tensors: dict[str, torch.Tensor], adapter: str) -> dict[str, torch.Tensor]:
-    """The module's own tensors after PEFT's `merge`.
-
-    Each of `tensors` is cast to what PEFT would keep it in: base and copies of it as the base, adapters as float32.
-    """
+    """The module's own tensors after PEFT's `merge`."""
     import torch
 
-    module = _module(model, path)
-    dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
-    kept = {name: tensor.to(dtypes.get(name, tensor.dtype)) for name, tensor in tensors.items()}
-    result = module.load_state_dict(kept, strict=False, assign=True)
-    if result.unexpected_keys or result.missing_keys:
-        odd = [*result.unexpected_keys, *result.missing_keys]
-        raise KeyError(f"the module's parameters are not those of this version of PEFT: {', '.join(odd[:4])}")
-    _fill_constants(module, model.peft_config[adapter], adapter)
+    module = _filled(model, path, tensors, adapter)
     with torch.no_grad():
         module.merge(safe_merge=False, adapter_names=[adapter])
     merged = {
@@ -93,6 +86,53 @@ def merge(model: Any, path: str, tensors: dict[str, torch.Tensor], adapter: str)
     module.merged_adapters.clear()
     module.to("meta")
     return merged
+
+
+def answered(
+    model: Any, path: str, tensors: dict[str, torch.Tensor], adapter: str, most: int
+) -> dict[str, torch.Tensor]:
+    """What the module, its adapter beside it, makes of unit vectors, less what it makes of nothing; and which rows or
+    columns of its weight those are. Nothing for a module that is not linear."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    module = _filled(model, path, tensors, adapter)
+    base = module.get_base_layer()
+    module.eval()
+    found: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        if isinstance(base, (torch.nn.Linear, Conv1D)):
+            width = base.in_features if isinstance(base, torch.nn.Linear) else base.weight.shape[0]
+            numbers = torch.tensor(sorted({number * (width - 1) // max(most - 1, 1) for number in range(most)}))
+            vectors = torch.zeros(len(numbers) + 1, width, dtype=base.weight.dtype)
+            vectors[torch.arange(len(numbers)), numbers] = 1
+            answer = module(vectors)
+            axis = "columns" if isinstance(base, torch.nn.Linear) else "rows"
+            found = {axis: numbers, "answers": answer[:-1] - answer[-1]}
+    module.to("meta")
+    return found
+
+
+def _filled(model: Any, path: str, tensors: dict[str, torch.Tensor], adapter: str) -> Any:
+    """The wrapper at `path` with values.
+
+    Each of `tensors` is cast to what PEFT would keep it in: base and copies of it as the base, adapters as float32.
+    """
+    import torch
+
+    module = _module(model, path)
+    dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+    kept = {name: tensor.to(dtypes.get(name, tensor.dtype)) for name, tensor in tensors.items()}
+    ranks, ranked = f"ranknum.{adapter}", kept.get(f"lora_E.{adapter}")
+    if ranks in dtypes and ranks not in kept and ranked is not None:
+        # AdaLoRA's parameter that is never trained, so that a save may lack it: how many ranks there are.
+        kept[ranks] = torch.full((1,), float(len(ranked)), dtype=dtypes[ranks])
+    result = module.load_state_dict(kept, strict=False, assign=True)
+    if result.unexpected_keys or result.missing_keys:
+        odd = [*result.unexpected_keys, *result.missing_keys]
+        raise KeyError(f"the module's parameters are not those of this version of PEFT: {', '.join(odd[:4])}")
+    _fill_constants(module, model.peft_config[adapter], adapter)
+    return module
 
 
 def _fill_constants(module: Any, config: Any, adapter: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether a loader would find its parameters under the names that were decided: what is an error, what a warning."""
+"""Output names and expected names -> warnings, or an error if a loader would not find its parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from ..archive.model_config import has_config
 from ..errors import WrongNames
 from .config_fields import rules_to_try
 from .decision import VALUE_HEAD, judge
-from .expectation import complaint, is_related
+from .expectation import IS_DIFFUSERS, complaint, is_related
+from .several import several_models
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,21 +23,28 @@ if TYPE_CHECKING:
 
 
 def check_names(
-    naming: Naming, selection: Selection, options: Options, sources: NameSources, *, partial: bool
+    naming: Naming,
+    selection: Selection,
+    options: Options,
+    sources: NameSources,
+    *,
+    ties: Mapping[str, str],
+    partial: bool,
 ) -> list[str]:
     """Warnings about names that do not fit what was expected.
 
-    `partial`: tensors were left out on purpose, so that missing names are no surprise. Raises WrongNames where names
-    do not fit and the user has not insisted on them.
+    `ties`: alias -> owner, in the checkpoint. `partial`: tensors were left out on purpose, so that missing names are no
+    surprise. Raises WrongNames where names do not fit and the user has not insisted on them.
     """
     expectation, insisted = naming.expectation, options.allow_missing or options.rename is not None
     unasked = "" if sources.architecture is not None else sources.unasked
     if expectation is None:
         if not has_config(sources.directory):
             return []  # no model that could be loaded by its config: nothing to compare is nothing amiss
+        install = "" if unasked == IS_DIFFUSERS else "install transformers, or "
         return [
-            f"names could not be compared with what the model expects: {unasked or 'no weights are at hand'}; "
-            "install transformers, or name the original model with --base"
+            f"names not compared with those the model expects: {unasked or 'no weights are at hand'}; "
+            f"{install}name the original model with --base"
         ]
     buffers = {naming.mapping.get(n, n) for n, source in selection.named.items() if source.role == "buffer"}
     extra = [name for name in naming.unexpected if name.startswith(VALUE_HEAD)]
@@ -51,20 +59,31 @@ def check_names(
         raise WrongNames(
             (
                 f"config.json ties {untied[0]!r} to {expectation.ties[untied[0]]!r}, but the checkpoint "
-                "has two tensors, and loaders do not agree which they take"
+                "has a tensor for each, and loaders disagree on which to use"
             ),
-            remedy='set "tie_word_embeddings" to false in config.json, or insist with --allow-missing',
+            remedy=('set "tie_word_embeddings" to false in config.json', "write it anyway with --allow-missing"),
         )
     if wrong.fits:
         return warnings
     if expectation.exact:
         if not insisted:
-            raise _config_disagrees(naming, selection, sources) or complaint(wrong, _hint(wrong, sources) or unasked)
+            raise (
+                _config_disagrees(naming, selection, sources)
+                or (None if naming.rivals else several_models(naming, *_with_aliases(selection, ties)))
+                or complaint(wrong, _hint(wrong, sources) or unasked)
+            )
         error = complaint(wrong)
         return [*warnings, f"{error.message}; {error.consequence}"]
     if not insisted and not is_related(wrong):
         raise complaint(wrong, unasked)
     return [*warnings, *_against_base(wrong)]
+
+
+def _with_aliases(selection: Selection, ties: Mapping[str, str]) -> tuple[dict[str, Shape], dict[str, str]]:
+    """(stored name -> shape, aliases included; alias -> owner, as far as selected)."""
+    shapes = {source.name: source.shape for source in selection.named.values()}
+    own = {alias: owner for alias, owner in ties.items() if owner in shapes}
+    return shapes | {alias: shapes[owner] for alias, owner in own.items()}, own
 
 
 def _config_disagrees(naming: Naming, selection: Selection, sources: NameSources) -> WrongNames | None:
@@ -79,7 +98,7 @@ def _config_disagrees(naming: Naming, selection: Selection, sources: NameSources
                 "config.json does not agree with the weights",
                 expected=f"{' and '.join(rules)}, by {_by_what(naming, stored)}",
                 found=" and ".join(_as_it_is(sources.config, rule) for rule in rules),
-                consequence="a loader would refuse them, or leave random weights",
+                consequence="a loader would refuse them, or use random weights",
                 remedy=" ".join(f"--set-config {rule}" for rule in rules),
             )
     return None

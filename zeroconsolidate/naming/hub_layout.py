@@ -1,4 +1,4 @@
-"""Tensors made of rows of others: how the hub's layout is cut out of what transformers 5 holds in memory."""
+"""Tensors in the layout that transformers 5 has in memory -> tensors in the hub's layout, made of their rows."""
 
 from __future__ import annotations
 
@@ -39,6 +39,10 @@ class Architecture:
     """The names its files have. The same, but for what transformers 5 changes on loading."""
     conversions: tuple[Conversion, ...]
     """From the one to the other."""
+    class_name: str = ""
+    """What transformers calls the class."""
+    labels: int = 0
+    """How many labels its config has, by which the shapes of a classifier's head go."""
 
 
 def to_hub(selection: Selection, conversions: Sequence[Conversion]) -> Selection:
@@ -80,8 +84,8 @@ def refuse_opaque(conversion: Conversion) -> None:
         with at(conversion.output):
             raise UnsupportedLayout(
                 (
-                    "transformers keeps this tensor in memory with its elements in another order than the "
-                    "hub's files, which cannot be streamed"
+                    "transformers has the elements of this tensor in another order in memory than in the hub's files, "
+                    "and reordering them is not supported"
                 ),
                 remedy="write transformers 5's own layout with --names in-memory",
             )

@@ -1,4 +1,4 @@
-"""From the paths people give to a catalog; and where that fails, what is lost and what can still be done."""
+"""Paths and a tag -> a catalog, or an error that says what is lost and what can be done."""
 
 from __future__ import annotations
 

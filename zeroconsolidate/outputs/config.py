@@ -1,4 +1,4 @@
-"""Edits config.json where it must change, and nowhere else: every other byte stays."""
+"""config.json and tokenizer files -> the same with single values edited. Every other byte stays."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import json
 import re
 
 from ..archive.model_config import parse
+from ..archive.phrases import counted
 from ..errors import DamagedFile
 
 _NEW_TOKENIZER = re.compile(r'("tokenizer_class"\s*:\s*")TokenizersBackend(")')
 _TIED = re.compile(r'("tie_word_embeddings"\s*:\s*)true')
+_BETWEEN = re.compile(r"[\s:,]*")
 _DTYPE = re.compile(
     r'("(?:torch_)?dtype"\s*:\s*")(float16|bfloat16|float32|float64|half|float|double)(")',
 )
@@ -40,6 +42,64 @@ def without_ties(text: bytes) -> bytes:
     if not found and "tie_word_embeddings" not in parse(text):
         decoded = decoded.replace("{", '{\n  "tie_word_embeddings": false,', 1)
     return decoded.encode()
+
+
+def as_trained(text: bytes, class_name: str, labels: int | None) -> tuple[bytes, list[str]]:
+    """config.json for the class that was trained and the labels of its head, and what had to be changed, in words.
+
+    `labels`: None if those it states are right.
+
+    >>> as_trained(b'{"architectures": ["LlamaForCausalLM"], "vocab_size": 8}', "LlamaForSequenceClassification", None)
+    (b'{"architectures": ["LlamaForSequenceClassification"], "vocab_size": 8}', ['LlamaForSequenceClassification'])
+    >>> as_trained(b'{"architectures": ["A"]}', "A", 1)[0]
+    b'{"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "architectures": ["A"]}'
+    """
+    config = parse(text)
+    if not isinstance(config, dict):
+        return text, []
+    decoded, changed = text.decode("utf-8"), list[str]()
+    stated = config.get("architectures")
+    if not (isinstance(stated, list) and stated[:1] == [class_name]):
+        decoded = with_member(decoded, "architectures", [class_name])
+        changed.append(class_name)
+    if labels is not None:
+        # As transformers writes it for labels without names.
+        decoded = with_member(decoded, "label2id", {f"LABEL_{n}": n for n in range(labels)})
+        decoded = with_member(decoded, "id2label", {str(n): f"LABEL_{n}" for n in range(labels)})
+        if "num_labels" in config:
+            decoded = with_member(decoded, "num_labels", labels)
+        changed.append(counted(labels, "label"))
+    return decoded.encode(), changed
+
+
+def with_member(text: str, key: str, value: object) -> str:
+    """A JSON object with `key` set to `value`; every other byte stays. A new one is put first.
+
+    >>> with_member('{"a": 1, "b": {"a": 2}}', "a", 3), with_member('{"a": 1}', "b", [])
+    ('{"a": 3, "b": {"a": 2}}', '{"b": [], "a": 1}')
+    """
+    decoder, opening = json.JSONDecoder(), re.compile(r"\s*\{(\s*)").match(text)
+    if opening is None:
+        raise DamagedFile("config.json is not a JSON object")
+    indent = opening[1] if "\n" in opening[1] else ""
+    written = json.dumps(value, indent=len(indent.replace("\n", "")) if indent else None)
+    written = written.replace("\n", indent) if indent else written
+    here, first = opening.end(), opening.end()
+    while text[here] != "}":
+        name, here = decoder.raw_decode(text, here)
+        here = _next(text, here)
+        _, stop = decoder.raw_decode(text, here)
+        if name == key:
+            return text[:here] + written + text[stop:]
+        here = _next(text, stop)
+    separator = "" if text[first] == "}" else f",{indent}" if indent else ", "
+    return f"{text[:first]}{json.dumps(key)}: {written}{separator}{text[first:]}"
+
+
+def _next(text: str, here: int) -> int:
+    """Where what follows begins, behind colon, comma and blanks."""
+    found = _BETWEEN.match(text, here)
+    return here if found is None else found.end()
 
 
 def with_vocabulary(text: bytes, rows: int) -> bytes:

@@ -1,4 +1,4 @@
-"""config.json against the weights beside it, as far as names that many architectures share allow."""
+"""config.json and the shapes of weights -> where they contradict each other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..archive.model_config import MAX_CONFIG_BYTES, parse, short_int
+from ..archive.phrases import counted
 from ..archive.regular import read_small
 from ..errors import DamagedFile
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "shared.weight")
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "embedding_size", "word_embed_proj_dim", "dim", "emb_dim")
+MAX_LAYERS = 1 << 16
+"""No model has so many: a number without sense is not counted up to."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.([0-9]+)\.")
 
 
@@ -27,9 +30,11 @@ class Problem(NamedTuple):
     text: str
     rule: str | None = None
     """The `FIELD=VALUE` that would not."""
+    is_lack: bool = False
+    """Whether it is that weights are not there."""
 
 
-def config_problems(directory: str, tensors: Mapping[str, LocatedTensor]) -> tuple[list[str], list[str]]:
+def config_problems(directory: str, tensors: Mapping[str, LocatedTensor]) -> tuple[list[Problem], list[str]]:
     """(problems, checks done). A model without config.json, or one too unusual to judge, has neither."""
     path = os.path.join(directory, "config.json")
     if not os.path.lexists(path):
@@ -37,13 +42,13 @@ def config_problems(directory: str, tensors: Mapping[str, LocatedTensor]) -> tup
     try:
         config = parse(read_small(path, MAX_CONFIG_BYTES), parse_int=short_int)
     except DamagedFile as error:
-        return [f"config.json: {error.sentence}"], []
+        return [Problem(f"config.json: {error.sentence}")], []
     if not isinstance(config, dict):
-        return ["config.json: expected an object"], []
+        return [Problem("config.json: expected an object")], []
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
-    problems: list[str] = []
+    problems: list[Problem] = []
     vocabulary, found = vocabulary_problems(config, {name: tensor.shape for name, tensor in tensors.items()})
-    problems += [problem.text for problem in vocabulary]
+    problems += vocabulary
     checks = [
         *_dtype(config, tensors, problems),
         *found,
@@ -52,13 +57,14 @@ def config_problems(directory: str, tensors: Mapping[str, LocatedTensor]) -> tup
     return problems, [f"config.json: {', '.join(checks)}"] if checks else []
 
 
-def _dtype(config: Mapping[str, Any], tensors: Mapping[str, LocatedTensor], problems: list[str]) -> list[str]:
+def _dtype(config: Mapping[str, Any], tensors: Mapping[str, LocatedTensor], problems: list[Problem]) -> list[str]:
     stated = config.get("dtype", config.get("torch_dtype"))
     written = {tensor.dtype.torch_name for tensor in tensors.values() if tensor.dtype.is_floating}
     if not isinstance(stated, str) or not written:
         return []
     if stated.removeprefix("torch.") not in written:
-        problems.append(f"config.json: 'dtype' is {stated!r}, but the weights are {', '.join(sorted(written))}")
+        text = f"config.json: 'dtype' is {stated!r}, but the weights are {', '.join(sorted(written))}"
+        problems.append(Problem(text))
     return ["dtype"]
 
 
@@ -85,7 +91,7 @@ def vocabulary_problems(config: Any, shapes: Mapping[str, Shape]) -> tuple[list[
     return problems, ["vocabulary and width"] if widths or isinstance(vocabulary, int) else []
 
 
-def _layers(config: Any, tensors: Mapping[str, LocatedTensor], problems: list[str]) -> list[str]:
+def _layers(config: Any, tensors: Mapping[str, LocatedTensor], problems: list[Problem]) -> list[str]:
     stated = config.get("num_hidden_layers", config.get("n_layer"))
     if not isinstance(stated, int):
         return []
@@ -97,9 +103,10 @@ def _layers(config: Any, tensors: Mapping[str, LocatedTensor], problems: list[st
     if len(towers) != 1:
         return []  # encoder and decoder, or vision and text: `num_hidden_layers` speaks of one of them
     (layers,) = towers.values()
-    if layers != set(range(stated)):
-        problems.append(
-            f"config.json: 'num_hidden_layers' is {stated}, but the weights have {len(layers)} layers "
+    if len(layers) != stated or max(layers) >= stated:
+        text = (
+            f"config.json: 'num_hidden_layers' is {stated}, but the weights have {counted(len(layers), 'layer')} "
             f"({min(layers)} to {max(layers)})"
         )
+        problems.append(Problem(text, is_lack=layers < set(range(min(stated, MAX_LAYERS)))))
     return ["number of layers"]

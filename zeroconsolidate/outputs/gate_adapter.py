@@ -1,4 +1,4 @@
-"""A PEFT adapter on disk, held against what PEFT would look for with that adapter_config.json.
+"""A PEFT adapter on disk -> what PEFT would not find in it.
 
 PEFT puts the adapter's name into each key and loads with `strict=False` (`set_peft_model_state_dict`): a key it does
 not know is dropped, and a parameter it does not find stays as it was initialised, which for LoRA means no effect.
@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..adapters.peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
+from ..adapters.prompts import PROMPTS
 from ..adapters.wrapping import PEFT_MODEL
 from ..archive.json_file import read_json
 from ..archive.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
@@ -19,13 +20,14 @@ from ..archive.safetensors import read_file
 from ..archive.weights import read_pickled
 from ..catalog.plain import WRAPPERS
 from ..errors import ZeroConsolidateError, at
-from ..naming.sources import architecture
+from ..naming.sources import architecture, in_table
 from .gate_finding import Finding, GateResult, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ..catalog.facts import Shape
+    from ..naming.hub_layout import Architecture
 
 _CLASSIFIERS = {"classifier", "score"}
 """`PeftModelForSequenceClassification` in `peft/peft_model.py`."""
@@ -39,10 +41,12 @@ _NARROWED_BY = (
 )
 """Settings by which not every module of a targeted name has an adapter."""
 
+_BASE = "base_model."
+_PROMPT_NAMES = ("prompt_embeddings", "prefix_task_cols", "prefix_task_rows")
 _PAIRS = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))
 
 
-def examine(folder: str, directory: str, base: str | None) -> GateResult:
+def examine(folder: str, directory: str, base: str | None, *, remember: bool) -> GateResult:
     """The adapter in `folder`, which is `directory` or lies in it. `base`: directory of the model it belongs to."""
     where = os.path.relpath(folder, directory)
     prefix = "" if where == "." else f"{where}/"
@@ -54,7 +58,8 @@ def examine(folder: str, directory: str, base: str | None) -> GateResult:
     except ZeroConsolidateError as error:
         return GateResult(findings=(Finding(kind=Kind.FILE, text=str(error)),))
     findings = [
-        *_foreign_names(shapes),
+        *_foreign_names(shapes, config),
+        *_prompts(shapes, config),
         *_empty(shapes),
         *(_halves(shapes, config) if config.peft_type == "LORA" else ()),
         *_targets(shapes, config),
@@ -62,11 +67,11 @@ def examine(folder: str, directory: str, base: str | None) -> GateResult:
     ]
     checked = [f"{prefix}{ADAPTER_WEIGHTS}: {counted(len(shapes), 'tensor')} against {ADAPTER_CONFIG}"]
     unchecked = []
-    known, why = _base_modules(directory, base, config)
-    if known is None:
+    against, why = _held_against(directory, base, shapes, config, remember=remember)
+    if against is None:
         unchecked.append(f"modules of the adapter: {why}")
     else:
-        findings += _against_base(shapes, config, known)
+        findings += against
         checked.append("modules of the adapter against those of the base model")
     named = tuple(Finding(kind=finding.kind, text=f"{prefix}{finding.text}") for finding in findings)
     return GateResult(findings=named, checked=tuple(checked), unchecked=tuple(unchecked))
@@ -78,15 +83,36 @@ def _shapes(folder: str) -> dict[str, Shape]:
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 
-def _foreign_names(shapes: Mapping[str, Shape]) -> Iterator[Finding]:
+def _is_of_the_whole(name: str, config: PeftConfig) -> bool:
+    """Whether a tensor belongs to no module: a prompt, or what all modules of the adapter share."""
+    if config.peft_type in PROMPTS:
+        return name in _PROMPT_NAMES or name.startswith(_BASE)
+    return name.startswith(_BASE) and name.removeprefix(_BASE).startswith(TUNER_PREFIXES.get(config.peft_type, ()))
+
+
+def _prompts(shapes: Mapping[str, Shape], config: PeftConfig) -> Iterator[Finding]:
+    """PEFT makes an embedding of as many tokens as the config says."""
+    if config.peft_type not in PROMPTS:
+        return
+    tokens = config.content.get("num_virtual_tokens")
+    shape = shapes.get("prompt_embeddings")
+    if shape is None:
+        yield Finding(kind=Kind.MISSING, text="the file has no 'prompt_embeddings': PEFT would not load it")
+    elif isinstance(tokens, int) and tokens > 0 and shape[0] % tokens:
+        yield Finding(
+            kind=Kind.SHAPE,
+            text=f"prompt_embeddings is {list(shape)}; {ADAPTER_CONFIG} says {tokens} virtual tokens",
+        )
+
+
+def _foreign_names(shapes: Mapping[str, Shape], config: PeftConfig) -> Iterator[Finding]:
     """Names that PEFT would drop: without its own prefix, or with a wrapper's inside."""
     for name in shapes:
         wrapper = next((w for w in WRAPPERS if f".{w}" in f".{name}"), None)
         if wrapper is not None:
             yield Finding(kind=Kind.UNEXPECTED, text=f"{name} has the wrapper {wrapper!r} in its name: PEFT drops it")
             return
-        # Prompt learning keeps one tensor for the whole model.
-        if not name.startswith(PEFT_MODEL) and name != "prompt_embeddings":
+        if not name.startswith(PEFT_MODEL) and not _is_of_the_whole(name, config):
             yield Finding(kind=Kind.UNEXPECTED, text=f"{name} does not begin with {PEFT_MODEL!r}: PEFT drops it")
             return
 
@@ -102,6 +128,8 @@ def _modules(shapes: Mapping[str, Shape], config: PeftConfig) -> dict[str, dict[
     found: dict[str, dict[str, Shape]] = {}
     prefixes = TUNER_PREFIXES.get(config.peft_type, ())
     for name, shape in shapes.items():
+        if _is_of_the_whole(name, config):
+            continue
         parts = name.removeprefix(PEFT_MODEL).split(".")
         index = next((i for i, part in enumerate(parts) if part.startswith(tuple(prefixes) or ("\0",))), None)
         if index is not None:
@@ -172,18 +200,26 @@ def _saved_modules(shapes: Mapping[str, Shape], config: PeftConfig) -> Iterator[
             )
 
 
-def _base_modules(directory: str, base: str | None, config: PeftConfig) -> tuple[set[str] | None, str]:
-    """The modules of the base model, and if they are not known, why.
+def _held_against(
+    directory: str, base: str | None, shapes: Mapping[str, Shape], config: PeftConfig, *, remember: bool
+) -> tuple[list[Finding] | None, str]:
+    """What is wrong by the base model's modules, and if those are not known, why.
 
     The path in adapter_config.json is not followed: it comes from outside.
     """
     for place in dict.fromkeys((base, directory)):
         if place is not None and os.path.isfile(os.path.join(place, CONFIG)):
-            found, why = architecture(place)
-            if found is None:
-                return None, why
-            return {name.rpartition(".")[0] for name in found.expectation.shapes}, ""
+            known = in_table(place)
+            # The built-in table confirms; only transformers itself can say that something is wrong.
+            if known is not None and not [*_against_base(shapes, config, _modules_of(known))]:
+                return [], ""
+            found, why = architecture(place, remember=remember)
+            return (None, why) if found is None else ([*_against_base(shapes, config, _modules_of(found))], "")
     return None, f"the config.json of {config.base or 'the base model'} is not here; name its directory with --base"
+
+
+def _modules_of(known: Architecture) -> set[str]:
+    return {name.rpartition(".")[0] for name in known.expectation.shapes}
 
 
 def _ends(module: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Writes an output: everything is made aside, compared and checked, and only then given its final name."""
+"""A planned output -> files on disk: staged, compared, checked, and only then given their final names."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..write.stage import Stage
 from .checks import checked
 from .gate import Excuses, examine, pass_or_refuse
 from .manifest import manifest
+from .output import Recomputed
 from .preview import preview
 from .weights import make_side_files, make_weights
 
@@ -31,26 +32,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """What came of writing an output."""
+    """The result of writing an output."""
 
     sizes: Mapping[str, int]
     """Name -> bytes of every file, weights first."""
     cost: Cost
     resumed_bytes: int
-    """Of the bytes written, those an earlier, interrupted run had written already."""
+    """Bytes of weights that an earlier, interrupted run had written."""
     checks: Checks
     overflows: Mapping[str, int]
     """Tensor -> finite elements that became infinite in the cast."""
     side_files: SideFiles
+    recomputed: Recomputed
+    """What came of computing values anew."""
     gate: GateResult
-    """What came of holding the output against its loader."""
+    """The result of the last check (`gate.py`)."""
     excused_warnings: tuple[str, ...]
-    """What is wrong with it and was written all the same, as asked, where the plan's warnings do not say it."""
+    """What is wrong with it and was allowed by an option, unless the plan's warnings say it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rehearsal:
-    """What would come of writing an output."""
+    """The result of a dry run."""
 
     cost: Cost
     missing: tuple[str, ...]
@@ -88,12 +91,14 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
                 _refuse_what_would_not_load(stage.folder, output, side_files, opened, options)
             options.doing("comparing values")
             checks = checked(output, opened, inputs, stage, check=options.check, replicas=options.replicas)
+            recomputed = Recomputed(checks=(), not_checked=())
             if stage.is_publishing:
                 sizes = stage.finish()
                 found = _examined(directory, options)
                 excused = tuple(finding.text for finding in found.findings)
             else:
                 make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
+                recomputed = output.recomputed(opened, stage.path)
                 around = make_side_files(side_files, stage)
                 found = _examined(stage.path(""), options)
                 excused = pass_or_refuse(found, excuses)
@@ -122,6 +127,7 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
         checks=checks,
         overflows=overflows,
         side_files=side_files,
+        recomputed=recomputed,
         gate=found,
         excused_warnings=() if options.partial or output.warnings else excused,
     )
@@ -137,7 +143,7 @@ def _refuse_what_would_not_load(
 
 
 def _examined(directory: str, options: Options) -> GateResult:
-    return examine(directory, base=options.base_directory, is_merged=options.lora == "merge")
+    return examine(directory, base=options.base_directory, is_merged=options.lora == "merge", remember=options.cache)
 
 
 def _excuses(opened: Opened, options: Options) -> Excuses:

@@ -1,21 +1,22 @@
-"""The kinds of output: a model directory, or adapters for PEFT. From planned weights to all that is written."""
+"""A checkpoint and options -> the planned output: a model directory, or adapters for PEFT."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..archive.model_files import ADAPTER_CONFIG, CONFIG, INDEX_NAME
+from ..archive.model_files import ADAPTER_CONFIG, BESIDE_FOLDER, CONFIG
+from ..archive.phrases import counted
 from . import remarks
 from .assets import assets_beside, of_adapters
 from .modules import modules_of
-from .output import Output, SideFiles
+from .output import Output, Recomputed, SideFiles
 from .planned import plan_weights
 from .side_files import side_files
 from .usage import load_adapter, load_model, load_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ..opening.opened import Opened
     from ..options import Options
@@ -38,6 +39,29 @@ class _Directory(Output):
         """The index, config, tokenizer, heads and whatever else belongs to the model."""
         return side_files(self.weights, self.assets, self.options, inputs)
 
+    def recomputed(self, opened: Opened, path: Callable[[str], str]) -> Recomputed:
+        """A sample of what adapters were merged into."""
+        adapted = self.weights.adapted
+        if adapted is None or self.options.check == "none":
+            return Recomputed(checks=(), not_checked=())
+        # Only who has adapters pays for the imports.
+        if adapted.is_adapter:
+            from .exported import compare_adapters
+
+            found, count = compare_adapters(self.plan, opened, path, adapted.adapter_files)
+            text = f"{found} of {counted(count, 'tensor')} of the adapter against the parameters they are: equal"
+            return Recomputed(checks=(text,) if found else (), not_checked=())
+        from .recomputed import recompute
+
+        base = self.options.base_directory
+        found, count = recompute(self.plan, opened, path, base=base, adapters=adapted.adapter_files)
+        if not count:
+            return Recomputed(checks=(), not_checked=())
+        if not found:
+            return Recomputed(checks=(), not_checked=("merged values: nothing computed them by another route",))
+        text = f"{found} of {counted(count, 'merged tensor')} against base and adapter, computed anew: they agree"
+        return Recomputed(checks=(text,), not_checked=())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDirectory(_Directory):
@@ -45,7 +69,7 @@ class ModelDirectory(_Directory):
 
     def load_line(self, directory: str, side_files: SideFiles) -> str:
         """Its class in transformers or FlagEmbedding, or where that would not find its weights, safetensors."""
-        weights = [file.name for file in self.plan.files]
+        weights = [file.name for file in self.plan.files if not file.name.startswith(f"{BESIDE_FOLDER}/")]
         if not self.loads:
             return load_tensors(directory, weights)
         return load_model(directory, weights=weights, side_files=side_files.made, copies=side_files.copies)
@@ -53,7 +77,7 @@ class ModelDirectory(_Directory):
     @property
     def published_last(self) -> Sequence[str]:
         """transformers begins with the config, and with the index of a model in shards."""
-        return (INDEX_NAME, CONFIG)
+        return (self.plan.index_name, CONFIG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,20 +117,24 @@ def plan_output(opened: Opened, options: Options) -> Output:
         left_behind=assets.left_behind,
         missing=assets.missing,
         notes=(*(adapted.notes if adapted else ()), *remarks.notes(options, weights.plan)),
-        warnings=(
-            *named.warnings,
-            # What a base model does not have matters only if something is missing.
-            *(() if named.complete else additions.warnings),
-            *(adapted.warnings if adapted else ()),
-            *assets.warnings,
-            *remarks.warnings(opened, options, weights.plan, assets.copies),
+        warnings=tuple(
+            dict.fromkeys(
+                (
+                    *named.warnings,
+                    # What a base model does not have matters only if something is missing.
+                    *(() if named.complete else additions.warnings),
+                    *(adapted.warnings if adapted else ()),
+                    *assets.warnings,
+                    *remarks.warnings(opened, options, weights.plan, assets.copies, complete=named.complete),
+                )
+            )
         ),
         not_checked=adapted.not_checked if adapted else (),
         assets=assets,
         weights=weights,
         options=options,
         loads=named.loads
-        and not options.partial
+        and (not options.partial or named.complete)
         and options.names != "stored"
         and options.lora != "keep"
         and not (opened.report and opened.report.not_written),

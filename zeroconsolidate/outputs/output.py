@@ -1,4 +1,4 @@
-"""What an output consists of, whatever its kind, and what must hold before it gets its final name."""
+"""What an output consists of, whatever its kind, and what must be true before it gets its final name."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ..dtypes import DType
+    from ..opening.opened import Opened
     from ..plan.build import ModelPlan
     from ..plan.witness import Comparison
     from ..run.inputs import Inputs
@@ -26,6 +27,15 @@ class SideFiles:
     notes: tuple[str, ...]
     """What was changed or decided."""
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recomputed:
+    """Values of an output that were computed anew."""
+
+    checks: tuple[str, ...]
+    """What was found right, in words."""
+    not_checked: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +71,13 @@ class Output(ABC):
     @abstractmethod
     def side_files(self, inputs: Inputs) -> SideFiles:
         """Everything beside the weights, read, edited or made anew, but for the manifest."""
+
+    def recomputed(self, _opened: Opened, _path: Callable[[str], str]) -> Recomputed:
+        """What the staged files say, against the sources by another route than the plan's. `_path`: of a staged file.
+
+        Nothing for what is only copied: that is checked byte by byte of the plan. Raises WitnessMismatch.
+        """
+        return Recomputed(checks=(), not_checked=())
 
     @abstractmethod
     def load_line(self, directory: str, side_files: SideFiles) -> str:

@@ -1,4 +1,4 @@
-"""What the options did to an output that its reader may not expect: notes and warnings."""
+"""Options and what they left out -> notes and warnings for the report."""
 
 from __future__ import annotations
 
@@ -38,8 +38,13 @@ def refuse_fieldless(options: Options, copies: Mapping[str, str]) -> None:
         raise BadOption("there is no config.json to set fields of", remedy="add one with --base DIR")
 
 
-def warnings(opened: Opened, options: Options, plan: ModelPlan, copies: Mapping[str, str]) -> tuple[str, ...]:
-    """What was left out of a model that a loader would then fill with random values, and what was not."""
+def warnings(
+    opened: Opened, options: Options, plan: ModelPlan, copies: Mapping[str, str], *, complete: bool
+) -> tuple[str, ...]:
+    """Notes and warnings about tensors that were left out: whether a loader would use random values for them.
+
+    `complete`: every parameter that the model's class expects is written nevertheless: it is one of several models.
+    """
     names = list(opened.catalog.order)
     found = [
         f"--exclude {glob!r} matches no tensor of the checkpoint"
@@ -52,7 +57,7 @@ def warnings(opened: Opened, options: Options, plan: ModelPlan, copies: Mapping[
         "--exclude-frozen": options.exclude_frozen,
     }
     written, held = sum(1 for _ in plan.tensors()), len(opened.stored)
-    if options.partial and "config.json" in copies and written < held:
+    if options.partial and "config.json" in copies and written < held and not complete:
         used = " and ".join(flag for flag, value in flags.items() if value)
         found.append(
             f"{written} of {counted(held, 'tensor')} are written, because of {used}: from_pretrained will give the "
@@ -62,7 +67,7 @@ def warnings(opened: Opened, options: Options, plan: ModelPlan, copies: Mapping[
 
 
 def notes(options: Options, plan: ModelPlan) -> tuple[str, ...]:
-    """That a large model was split though nobody asked for it."""
+    """A note that a large model was split by default."""
     if plan.index is None or options.max_shard_size != Options.max_shard_size:
         return ()
     total, most = size_text(sum(file.size_bytes for file in plan.files)), options.max_shard_size

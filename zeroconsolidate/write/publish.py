@@ -1,18 +1,27 @@
-"""Staged files get their final names. Whoever is interrupted here can begin again: what is renamed stays renamed."""
+"""Staged files -> final names. If it is interrupted, it can be done again."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
-from ..archive.model_files import ADAPTER_CONFIG, INDEX_NAME, MANIFEST_NAME, PICKLE_INDEX_NAME, is_weights
+from ..archive.model_files import (
+    ADAPTER_CONFIG,
+    BESIDE_FOLDER,
+    DIFFUSERS_WEIGHTS,
+    INDEX_NAME,
+    MANIFEST_NAME,
+    NON_LORA_WEIGHTS,
+    PICKLE_INDEX_NAME,
+    is_weights,
+)
 from ..errors import OutputFailed
 from .system import remove, sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_INDICES = (INDEX_NAME, PICKLE_INDEX_NAME)
+_INDICES = (INDEX_NAME, PICKLE_INDEX_NAME, f"{DIFFUSERS_WEIGHTS}.index.json")
 # What describes a set of weights must never stand beside weights of another set, not even between two renames.
 _DESCRIBES = (*_INDICES, MANIFEST_NAME)
 
@@ -36,9 +45,12 @@ def rename(
             os.makedirs(os.path.dirname(target), exist_ok=True)
             os.replace(staged(name), target)
         elif not os.path.isfile(target) or os.path.getsize(target) != sizes[name]:
-            raise OutputFailed(f"the finished file {name} has been taken away", remedy="start over with --restart")
+            raise OutputFailed(f"the finished file {name} has been removed", remedy="start over with --restart")
         folders.add(os.path.dirname(target))
     if overwrite:
+        beside = f"{BESIDE_FOLDER}/{NON_LORA_WEIGHTS}"
+        if beside not in sizes:
+            remove(os.path.join(output, beside))
         for old in os.listdir(output):
             if old not in sizes and (is_weights(old) or old in (*_INDICES, ADAPTER_CONFIG)):
                 remove(os.path.join(output, old))
