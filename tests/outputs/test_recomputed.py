@@ -204,6 +204,14 @@ class TestContradiction:
         assert told
         assert wrong
 
+    def test_a_factor_that_no_element_shows(self) -> None:
+        """Each is within what rounding may do; all of them together are not."""
+        base = as_written(np.where(self.base < 0, -0.05, 0.05), DType.BF16)
+        change = np.random.default_rng(1).normal(0, 3e-4, base.shape)
+        right, wrong = (as_written(base + by * change, DType.BF16) for by in (1, 2))
+        assert formulas.contradiction(right, right, base, np.abs(base), BF16) == (True, "")
+        assert "times what it should be" in formulas.contradiction(wrong, right, base, np.abs(base), BF16)[1]
+
     def test_what_rounding_takes_is_not_told(self) -> None:
         assert self.judged(1e-9, 2) == (False, "")
         assert self.judged(1e-4, 1, is_coherent=True) == (False, "")
