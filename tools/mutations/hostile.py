@@ -121,7 +121,7 @@ MUTATIONS = (
     Mutation(
         "tuples are counted",
         f"{PICKLES}::test_containers_are_bounded_by_the_bytes_that_make_them",
-        ("archive/interpreter.py", "                if made > most:\n", "                if False:\n"),
+        ("archive/interpreter.py", "self.nest, CONTAINERS, 0, self.most\n", "self.nest, CONTAINERS, 0, 1 << 60\n"),
     ),
     Mutation(
         "opcodes are counted",

@@ -65,7 +65,7 @@ def find_adapters(
 
     `lora`: `adapter`, `merge`, `keep` or None. `chosen`: names of adapters; by default all that were trained. `base`:
     directory of the original model. Raises BadOption for options that go against each other, NotACheckpoint if
-    adapter_config.json is missing, UnsupportedLayout for adapters whose names may be other modules'.
+    adapter_config.json is missing, UnsupportedLayout for adapters that are not recognised.
     """
     root = catalog.origin.root
     names = list(

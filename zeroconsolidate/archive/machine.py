@@ -83,7 +83,7 @@ class Machine:
 
     def nest(self, target: object, items: Iterable[object]) -> None:
         """`target` holds `items` now, and they are few, or have just been on the stack: a pickle must not have the same
-        many things read again and again. Raises DamagedFile if it is too deep."""
+        many items examined again and again. Raises DamagedFile if it is too deep."""
         depth = 1
         for item in items:
             if type(item) in CONTAINERS:

@@ -61,8 +61,8 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
     adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters, base=options.base_directory)
     if adapters is not None and opened.report is not None:
         _refuse_broken(adapters, opened.report)
-    told = options.base_directory is not None or (options.lora == "merge" and has_config(catalog.origin.root))
-    if adapters is not None and not told:
+    known = options.base_directory is not None or (options.lora == "merge" and has_config(catalog.origin.root))
+    if adapters is not None and not known:
         refuse_modules(adapters.parts.values())
     if adapters is not None and catalog.unsaved:
         _refuse_unsaved_adapter(adapters, catalog.unsaved)
