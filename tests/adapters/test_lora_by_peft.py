@@ -103,6 +103,25 @@ def test_convert_merges_into_the_original_model(kind: str, dtype: str, tmp_path:
     assert differing(ours, {name: tensor for name, tensor in untouched.items() if name != "lm_head.weight"}) != []
 
 
+def test_a_number_of_ranks_that_was_not_saved(tmp_path: Path):
+    """AdaLoRA keeps it in a frozen parameter, which trainers leave out with the base."""
+    tuned = tune(qwen2, default=CONFIGS["ADALORA"]())
+    ranks = [name for name in tuned.masters if "ranknum" in name]
+    assert ranks
+    with torch.no_grad():
+        for name, parameter in tuned.model.named_parameters():
+            if name in ranks:
+                parameter.fill_(4)
+                tuned.masters[name] = parameter.detach().clone()
+    truth = tuned.merged(torch.float32).state_dict()
+    for name in ranks:
+        del tuned.masters[name]
+    source = tuned.save(tmp_path / "in", stage=3, frozen=False, dtype=torch.bfloat16)
+    zeroconsolidate.consolidate(source, tmp_path / "out", lora="merge", base=tuned.save_base(tmp_path / "base"))
+    ours = load_file(tmp_path / "out" / "model.safetensors")
+    assert differing(ours, {name: tensor for name, tensor in truth.items() if name != "lm_head.weight"}) == []
+
+
 @pytest.mark.parametrize("kind", ["LOHA", "IA3", "LN_TUNING"])
 def test_the_adapter_is_the_one_peft_saves(kind: str, tmp_path: Path):
     tuned = tune(llama, default=CONFIGS[kind]())

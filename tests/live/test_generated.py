@@ -119,29 +119,12 @@ WRONG_TODAY = frozenset(
     one encoder under two names
     the embedding under a name of the wrapper, which comes first
     the same, of a tied model
-    one PEFT model under two names
-    an adapter, the embedding under a name of the wrapper
-    two encoders that were both trained
-    two encoders with layer norms tuned
     checkpoint_wrapper, stage 1
     checkpoint_wrapper, stage 3
     checkpoint_wrapper, an adapter, stage 3
     modules called module inside
     modules called module inside, an adapter
-    resized, frozen rows in the save
-    resized, only the head trained
-    resized, LoRA on the embedding
-    resized and tied, embedding trained
     not given to the optimizer, stage 3
-    a value head beside an adapter
-    a projection beside an adapter
-    RandLoRA
-    SHiRA
-    VeRA
-    AdaLoRA
-    prompt tuning
-    prefix tuning
-    P-tuning
     """.strip().split("\n    ")
 )
 """Pinned cases that come out wrong, or are refused though they could be done."""

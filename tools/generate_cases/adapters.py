@@ -52,6 +52,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """Kind -> arguments that suit tiny models."""
 NO_CONV1D = ("SHIRA", "HRA", "MISS", "OFT", "BOFT", "C3A", "ROAD", "DELORA", "GRALORA", "LOHA", "LOKR")
 """Kinds that PEFT does not put on GPT-2's layers."""
+UNWRITTEN = ("SHIRA", "UNILORA", "P_TUNING")
+"""Kinds whose files cannot be made of a checkpoint."""
 PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 
 

@@ -72,13 +72,15 @@ def refusable(case: Case, way: str) -> str:
     if case.adapter is not None:
         if case.adapter["kind"] in adapters.PROMPTS and way != "adapter":
             return "prompts cannot be merged"
+        if case.adapter["kind"] in adapters.UNWRITTEN:
+            return "what PEFT's file holds is in no checkpoint, or computed"
         if case.adapter.get("init_lora_weights") in ("pissa", "olora") and case.exclude_frozen and way != "adapter":
             return "the base the adapter belongs to is lost"
         if way == "merge" and case.config == "none":
             return "there is no config.json"
         trained = (*case.adapter.get("modules_to_save", ()), *case.adapter.get("extra_targets", ()))
-        if way != "adapter" and case.added_rows and case.exclude_frozen and case.config == "own":
-            return "" if models.MODELS[case.model].embedding in trained else "new rows of a frozen embedding are lost"
+        if way != "adapter" and case.added_rows and case.exclude_frozen and _lacks_rows(case, trained):
+            return "new rows of a frozen embedding are lost"
         return ""
     if not with_base and case.exclude_frozen and case.freeze != "none":
         return "frozen parameters are lost"
@@ -91,6 +93,14 @@ def refusable(case: Case, way: str) -> str:
     if {"projection", "value_head", "dense"} & set(case.outer):
         return "trained beside the model"
     return "fused experts without config.json" if case.config == "none" and "mo" in case.model else ""
+
+
+def _lacks_rows(case: Case, trained: tuple[str, ...]) -> bool:
+    """Whether rows that the run added to embedding or head were frozen and not saved, and something shows it."""
+    model = models.MODELS[case.model]
+    saved = case.adapter.get("modules_to_save", ()) if case.adapter else ()
+    grown = {model.embedding, *(name for name in model.heads.get(case.head, ()) if name == "lm_head")} - {None, ""}
+    return not grown <= set(saved) and (bool(grown & set(trained)) or case.config == "own")
 
 
 def outcomes(case: Case, folder: Path, scratch: Path) -> list[Outcome]:

@@ -66,6 +66,10 @@ class Known:
         _, info = trained_class(self.case).from_pretrained(self.folder / "base", output_loading_info=True)
         return set(info["missing_keys"])
 
+    def is_of_grown_rows(self, value: torch.Tensor) -> bool:
+        """Whether a value has a row for each token of the grown vocabulary."""
+        return value.shape[:1] == (models.VOCABULARY + self.case.added_rows,)
+
     def rows_of_base(self, value: torch.Tensor) -> torch.Tensor:
         """A value without the rows a vocabulary grew by: they are lost if nothing in the checkpoint tells of them."""
         grown = models.VOCABULARY + self.case.added_rows
@@ -118,7 +122,9 @@ def merged_values(known: Known, options: dict[str, Any]) -> dict[str, torch.Tens
     with_base = "base" in options and known.case.adapter.get("init_lora_weights") not in ("pissa", "olora")
     with torch.no_grad():
         for name, parameter in plain.model.named_parameters(remove_duplicate=False):
-            if name in known.optimized or not with_base:
+            # Of a frozen embedding that grew, the save has rows that the base does not have.
+            is_grown = known.case.added_rows and not known.case.exclude_frozen and known.is_of_grown_rows(parameter)
+            if name in known.optimized or not with_base or is_grown:
                 parameter.copy_(known.values[name])
     adapters = list(plain.model.peft_config)  # type: ignore[arg-type]
     try:

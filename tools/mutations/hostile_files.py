@@ -463,8 +463,8 @@ MUTATIONS = (
         "whole/test_hostile_models.py::test_a_config_names_models_only",
         (
             "integrations/architecture.py",
-            "found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None",
-            "found",
+            "    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None",
+            "    return found",
         ),
     ),
     Mutation(

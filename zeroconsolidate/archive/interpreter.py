@@ -1,4 +1,4 @@
-"""An interpreter for pickles that are not trusted, written so that every step is one we chose.
+"""The bytes of a pickle that is not trusted -> the object in it, without running anything.
 
 Python's own unpicklers cannot be made safe by answering for the names a pickle imports: they let a pickle size
 the memo (one opcode allocates gigabytes), hash what it likes (a tuple nested 100,000 deep overflows the C stack,
@@ -90,7 +90,7 @@ class Interpreter(Machine):
                 stack[-1] = (stack[-1], last)
             elif opcode == 0x2E:  # STOP
                 if marks or len(stack) != 1:
-                    raise DamagedFile("the pickle stops in the middle of something")
+                    raise DamagedFile("the pickle ends before its object is complete")
                 return stack[0], position
             else:
                 position = TABLE[opcode](self, position)

@@ -1,4 +1,4 @@
-"""The state of a pickle that is being read: stack, marks and memo, and reads that stay within its bytes."""
+"""The state of a pickle while it is read: stack, marks, memo, and reads that stay inside its bytes."""
 
 from __future__ import annotations
 
@@ -73,4 +73,8 @@ class Machine:
 
 def beyond(stop: int, data: bytes | mmap) -> DamagedFile:
     """The error for a length that is more than there is."""
-    return DamagedFile("the pickle announces more than it holds", expected=f"{stop} bytes", found=len(data))
+    return DamagedFile(
+        "the pickle is cut off: it says that more bytes follow than there are",
+        expected=f"{stop} bytes",
+        found=len(data),
+    )

@@ -1,4 +1,4 @@
-"""Reads the config.json of a model, which comes from outside: bounded, and as it stands."""
+"""A directory -> the content of its config.json, which is not trusted."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ def is_bare(config: object) -> bool:
     """
     names = config.get("architectures") if isinstance(config, dict) else None
     return isinstance(names, list) and bool(names) and all(str(name).endswith("Model") for name in names)
+
+
+def is_diffusers(config: object) -> bool:
+    """Whether a config is of a model of diffusers, which names its class and no type of transformers' models.
+
+    >>> is_diffusers({"_class_name": "UNet2DModel"}), is_diffusers({"model_type": "llama"})
+    (True, False)
+    """
+    return isinstance(config, dict) and isinstance(config.get("_class_name"), str) and "model_type" not in config
 
 
 def short_int(text: str) -> int | str:

@@ -1,4 +1,4 @@
-"""Names of the files that a model directory, or an adapter for PEFT, consists of."""
+"""Names of the files in a model directory or an adapter."""
 
 import re
 
@@ -8,6 +8,8 @@ WEIGHTS = "model.safetensors"
 """The weights of a model in one file."""
 INDEX_NAME = "model.safetensors.index.json"
 """Which shard holds which tensor."""
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+"""The same of a model of diffusers (`SAFETENSORS_WEIGHTS_NAME` in diffusers `utils/constants.py`)."""
 PICKLE_NAME = "pytorch_model.bin"
 PICKLE_INDEX_NAME = f"{PICKLE_NAME}.index.json"
 """The same for weights that are pickled."""
@@ -27,7 +29,7 @@ MAX_HEADER_BYTES = 100_000_000
 """Readers of safetensors refuse a longer header (`MAX_HEADER_SIZE` in safetensors `src/tensor.rs`), and so do we."""
 
 _WEIGHTS = re.compile(
-    r"(?:model|pytorch_model|adapter_model)(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)"
+    r"(?:model|pytorch_model|adapter_model|diffusion_pytorch_model)(?:-[0-9]{5}-of-[0-9]{5})?\.(?:safetensors|bin)"
     r"|non_lora_trainables\.safetensors"
 )
 

@@ -1,4 +1,4 @@
-"""The pickle opcodes a checkpoint is made of, one small function each, and those that are refused.
+"""The pickle opcodes that torch writes, a function for each, and those that are refused.
 
 Each takes the machine and the position behind the opcode, and returns the position behind its arguments.
 """

@@ -1,4 +1,4 @@
-"""Merges adapters other than LoRA with PEFT's own code, one module at a time.
+"""A module with an adapter other than LoRA -> its tensors after PEFT's own merge. Runs in a process of its own.
 
     python -m zeroconsolidate.integrations.peft_modules MODEL_DIRECTORY ADAPTER_DIRECTORY ADAPTER DTYPE
 
@@ -118,9 +118,15 @@ def _filled(model: Any, path: str, tensors: dict[str, torch.Tensor], adapter: st
 
     Each of `tensors` is cast to what PEFT would keep it in: base and copies of it as the base, adapters as float32.
     """
+    import torch
+
     module = _module(model, path)
     dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
     kept = {name: tensor.to(dtypes.get(name, tensor.dtype)) for name, tensor in tensors.items()}
+    ranks, ranked = f"ranknum.{adapter}", kept.get(f"lora_E.{adapter}")
+    if ranks in dtypes and ranks not in kept and ranked is not None:
+        # AdaLoRA's parameter that is never trained, so that a save may lack it: how many ranks there are.
+        kept[ranks] = torch.full((1,), float(len(ranked)), dtype=dtypes[ranks])
     result = module.load_state_dict(kept, strict=False, assign=True)
     if result.unexpected_keys or result.missing_keys:
         odd = [*result.unexpected_keys, *result.missing_keys]

@@ -1,4 +1,4 @@
-"""Which files stand beside the weights: what is copied, left behind, made anew, or reported as unknown."""
+"""The checkpoint's and the base model's folders -> which files are copied with the weights, and which are not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from ..archive.model_config import read_config
+from ..archive.model_config import is_diffusers, read_config
 from ..archive.regular import Fence, open_regular, read_errors, read_small, scan
 from ..errors import BadOption, DamagedFile, at, reason
 from .known_files import group_of, is_left_behind, is_of_deepspeed
@@ -108,8 +108,15 @@ def choose(checkpoint: str, base: str | None, *, tags: Iterable[str], is_tag: bo
         from_base=tuple(from_base),
         left_behind=left,
         unknown=unknown,
-        missing=missing(grouped, checkpoint, base, is_tag=is_tag) if has_own_weights(modules_of(copies)) else (),
+        missing=missing({*grouped, *_not_needed(copies.get("config.json"))}, checkpoint, base, is_tag=is_tag)
+        if has_own_weights(modules_of(copies))
+        else (),
     )
+
+
+def _not_needed(config: str | None) -> tuple[str, ...]:
+    """Groups of files that a model of this config has no use for."""
+    return ("tokenizer",) if config is not None and is_diffusers(read_config(config)) else ()
 
 
 def _of_modules(copies: Mapping[str, str]) -> dict[str, str]:
@@ -134,7 +141,7 @@ def _refuse_unfit(path: str) -> None:
     os.close(fd)
     if size_bytes > MAX_COPY_BYTES:
         raise DamagedFile(
-            "the file is too large to belong beside the weights",
+            "the file is too large to be copied with the weights",
             expected=f"at most {MAX_COPY_BYTES} bytes",
             found=size_bytes,
         )
@@ -171,7 +178,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _few(entries: Iterable[Entry]) -> list[Entry]:
     listed = list(islice(entries, MAX_ASSETS + 1))
     if len(listed) > MAX_ASSETS:
-        raise DamagedFile("there are too many files beside the weights", expected=f"at most {MAX_ASSETS}")
+        raise DamagedFile("there are too many files to copy with the weights", expected=f"at most {MAX_ASSETS}")
     return listed
 
 

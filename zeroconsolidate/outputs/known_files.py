@@ -1,7 +1,7 @@
-"""The names of files beside a checkpoint: which belong to a model, which to training, which are DeepSpeed's.
+"""Name of a file next to a checkpoint -> whether it belongs to the model, to training, or to DeepSpeed.
 
-They come from transformers (`tokenization_utils_base.py`, `utils/__init__.py`, `utils/hub.py`), sentence-transformers
-(`modules.json` and the folders it names) and from checkpoints of both. Names of folders end in `/`.
+The names come from transformers (`tokenization_utils_base.py`, `utils/__init__.py`, `utils/hub.py`), from
+sentence-transformers (`modules.json` and the folders it names) and from checkpoints of both. Folders end in `/`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Copied byte for byte. A group the checkpoint has nothing of is taken from the base model as a whole."""
 
 _MADE_ANEW = ("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*", "adapter_model.*",
-               "adapter_config.json", "colbert_linear.pt", "sparse_linear.pt")  # fmt: skip
+               "adapter_config.json", "colbert_linear.pt", "sparse_linear.pt", "diffusion_pytorch_model*")  # fmt: skip
 
 _LEFT_BEHIND = (
     "global_step*", "latest*", "zero_to_fp32.py", "zero_to_torch.py", "optimizer*", "scheduler*", "scaler*",

@@ -1,11 +1,11 @@
-"""The kinds of output: a model directory, or adapters for PEFT. From planned weights to all that is written."""
+"""A checkpoint and options -> the planned output: a model directory, or adapters for PEFT."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..archive.model_files import ADAPTER_CONFIG, BESIDE_FOLDER, CONFIG, INDEX_NAME
+from ..archive.model_files import ADAPTER_CONFIG, BESIDE_FOLDER, CONFIG
 from ..archive.phrases import counted
 from . import remarks
 from .assets import assets_beside, of_adapters
@@ -77,7 +77,7 @@ class ModelDirectory(_Directory):
     @property
     def published_last(self) -> Sequence[str]:
         """transformers begins with the config, and with the index of a model in shards."""
-        return (INDEX_NAME, CONFIG)
+        return (self.plan.index_name, CONFIG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
-"""Plans the weights of an output: which tensors, merged with which adapters, under which names, in which files."""
+"""A checkpoint and options -> planned weights: which tensors, adapters, names and files."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -10,10 +11,11 @@ from ..adapters.base import recorded_base
 from ..adapters.find import find_adapters
 from ..adapters.plan import plan_export, plan_merge
 from ..adapters.task import task_of
-from ..archive.model_files import BESIDE_FOLDER
+from ..archive.model_config import has_config, is_diffusers, read_config
+from ..archive.model_files import BESIDE_FOLDER, CONFIG, DIFFUSERS_WEIGHTS, WEIGHTS
 from ..archive.phrases import counted, listed
 from ..catalog.facts import Unsaved
-from ..errors import BadOption
+from ..errors import BadOption, ZeroConsolidateError
 from ..naming.fit import Named, fit
 from ..naming.sources import NameSources
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base, refuse_unsaved
@@ -83,9 +85,20 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
         max_shard_bytes=options.max_shard_bytes,
         padding_bytes=padding_bytes(catalog),
         folders=folders,
+        name=_file_name(catalog.origin.root, options.base_directory),
     )
     plan = replace(plan, files=(*plan.files, *beside))
     return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=adapted, additions=additions)
+
+
+def _file_name(root: str, base: str | None) -> str:
+    """What the loader of the config.json that will lie beside the weights looks for."""
+    directory = next((place for place in (root, base) if place is not None and has_config(place)), None)
+    try:
+        config = None if directory is None else read_config(os.path.join(directory, CONFIG))
+    except (ZeroConsolidateError, OSError):
+        config = None  # said when it is written
+    return DIFFUSERS_WEIGHTS if is_diffusers(config) else WEIGHTS
 
 
 def with_recorded_base(opened: Opened, options: Options) -> Options:
@@ -100,7 +113,10 @@ def with_recorded_base(opened: Opened, options: Options) -> Options:
 def _exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType) -> PlannedWeights:
     """The adapters as PEFT would save them."""
     if options.include or options.exclude:
-        raise BadOption("an adapter is written whole: --include and --exclude go with --lora keep or merge")
+        raise BadOption(
+            "--include and --exclude do not go with an adapter, which is written whole",
+            remedy="add --lora keep or --lora merge",
+        )
     plan, adapted, warnings = plan_export(
         opened.catalog, opened.stored, adapters, base=options.base_directory, dtype=dtype
     )
@@ -140,12 +156,18 @@ def _merged(
 ) -> tuple[Selection, Adapted, list[FilePlan]]:
     """The model with its adapters merged into it, and the file of what was trained around it."""
     if options.exclude_frozen:
-        raise BadOption("a merged model needs its frozen weights: --exclude-frozen goes with --lora adapter or keep")
+        raise BadOption(
+            "--exclude-frozen does not go with a merged model, which needs its frozen weights",
+            remedy="use --lora adapter or --lora keep",
+        )
     base = options.base_directory
-    sources = NameSources(opened.catalog.origin.root, base, options.set_config, task=task_of(adapters.configs.values()))
+    task = task_of(adapters.configs.values())
+    sources = NameSources(opened.catalog.origin.root, base, options.set_config, task=task, remember=options.cache)
     # Only the base's files need their names told; without them the merged model is named like any.
     asked = base is not None and options.names != "stored"
-    architecture = (sources.architecture, sources.unasked) if asked else (None, "names as stored, as asked")
+    architecture = (
+        (sources.architecture, sources.unasked) if asked else (None, "names as in the checkpoint (--names stored)")
+    )
     merge = plan_merge(
         opened.catalog,
         opened.stored,
@@ -200,7 +222,7 @@ def _refuse_unsaved_adapter(adapters: Adapters, unsaved: Mapping[str, Unsaved]) 
         raise BadOption(
             f"{counted(len(lacking), 'parameter')} of the adapter without values in the checkpoint",
             consequence=f"{listed(lacking, 2)}: {unsaved[lacking[0]].value}",
-            remedy="write what is there under its raw names with --lora keep --allow-missing",
+            remedy="write what is there under its names in the checkpoint with --lora keep --allow-missing",
         )
 
 
@@ -214,7 +236,11 @@ def _refuse_broken(adapters: Adapters, report: RescueReport) -> None:
     ]
     if broken:
         raise BadOption(
-            f"{len(broken)} tensors of the adapter have lost a part, such as {broken[0]}, and an adapter is of use "
-            "only whole: fill it (--fill) with an earlier step that was written with --lora keep, take zeros "
-            "(--rescue=zeros), or write what is whole under its raw names (--lora keep)"
+            f"{counted(len(broken), 'tensor')} of the adapter cannot be rescued, such as {broken[0]}",
+            consequence="PEFT would put random values in their place",
+            remedy=(
+                "take them from an earlier step that was written with --lora keep: --fill DIR",
+                "put zeros in the place of lost values: --rescue=zeros",
+                "write the tensors that are whole, under their names in the checkpoint: --lora keep",
+            ),
         )

@@ -1,4 +1,4 @@
-"""The line of Python that loads an output: the last line of the report, to be pasted."""
+"""An output -> the line of Python that loads it, the last line of the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..archive.json_file import read_json
-from ..archive.model_config import parse
+from ..archive.model_config import is_diffusers, parse
 from ..archive.model_files import CONFIG
 from ..errors import DamagedFile, ZeroConsolidateError
 
@@ -70,13 +70,16 @@ def load_tensors(directory: str, weights: Sequence[str]) -> str:
 
 
 def _class_of(config_text: bytes) -> tuple[str, bool]:
-    """(the class of transformers, whether its code is the model's own)."""
+    """(the class of transformers or diffusers, whether its code is the model's own)."""
     try:
         config = parse(config_text)
     except DamagedFile:
         config = None
     if not isinstance(config, dict):
         return "AutoModel", False
+    if is_diffusers(config):
+        own = config["_class_name"]
+        return (own if _PLAIN.fullmatch(own) else "ModelMixin"), False
     auto_map = config.get("auto_map")
     own = [key for key in auto_map if key.startswith("AutoModel")] if isinstance(auto_map, dict) else []
     if own and _PLAIN.fullmatch(own[-1]):

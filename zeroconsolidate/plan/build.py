@@ -1,4 +1,4 @@
-"""Catalog + options -> ModelPlan: names, ties, dtypes and shards are decided here, before a byte is read."""
+"""Catalog and options -> the plan of the weights: names, ties, dtypes and shards, before a byte is read."""
 
 from __future__ import annotations
 
@@ -48,18 +48,29 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What executing a plan will take."""
+    """What a conversion would read, write and need.
+
+    :func:`zeroconsolidate.estimate` returns it.
+
+    Attributes
+    ----------
+    input_bytes : int
+        Tensor data that is read.
+    output_bytes : int
+        Size of the weights: all of their files, and the index.
+    peak_memory_bytes : int
+        An upper bound for the memory that copying allocates. Python itself takes 30 MB more.
+    files : int
+        Files of weights, the index included.
+    tensors : int
+        Tensors that are written.
+    """
 
     input_bytes: int
-    """Tensor data to be read."""
     output_bytes: int
-    """Size of all files of weights, with the index."""
     peak_memory_bytes: int
-    """An upper bound for what the executor allocates; the interpreter's own 30 MB come on top."""
     files: int
-    """Files of weights, the index counted."""
     tensors: int
-    """Tensors to be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +79,18 @@ class ModelPlan:
 
     files: tuple[FilePlan, ...]
     index: bytes | None
-    """Content of `model.safetensors.index.json`, for a model in several shards."""
+    """Content of the index, for a model in several shards."""
     left_out: tuple[str, ...]
     """Names that the checkpoint has and the output has not: dropped ties, excluded tensors."""
     padding_bytes: int
     """Bytes of flat groups that belong to no parameter."""
+    name: str = WEIGHTS
+    """Of the model's file, whether or not it is split."""
+
+    @property
+    def index_name(self) -> str:
+        """What the index is called: as the model's file would be."""
+        return f"{self.name}.index.json"
 
     def tensors(self) -> Iterator[TensorPlan]:
         """All tensors, file by file."""
@@ -121,22 +139,24 @@ def build(
     max_shard_bytes: int | None,
     padding_bytes: int,
     folders: Mapping[str, Mapping[str, Source]] = MappingProxyType({}),
+    name: str = WEIGHTS,
 ) -> ModelPlan:
     """Plan the output.
 
     `dtype`: what floating-point parameters are cast to, None to keep each as it is stored. `folders`: tensors of parts
-    of the model that lie in folders of their own, one file each. Raises BadOption if there is nothing to write.
+    of the model that lie in folders of their own, one file each. `name`: of the model's own file. Raises BadOption if
+    there is nothing to write.
     """
     if not folders:
         refuse_empty(selection)
-    files = tuple(split(tensor_plans(selection.named, dtype), max_shard_bytes)) if selection.named else ()
+    files = tuple(split(tensor_plans(selection.named, dtype), max_shard_bytes, name=name)) if selection.named else ()
     index = index_of(files) if files else None
     files += tuple(lay_out(f"{folder}/{WEIGHTS}", tensor_plans(named, dtype)) for folder, named in folders.items())
-    return ModelPlan(files=files, index=index, left_out=selection.left_out, padding_bytes=padding_bytes)
+    return ModelPlan(files=files, index=index, left_out=selection.left_out, padding_bytes=padding_bytes, name=name)
 
 
 def refuse_empty(selection: Selection) -> None:
-    """Raises BadOption."""
+    """Refuse a selection without tensors. Raises BadOption."""
     if not selection.named:
         raise BadOption("nothing is left to write: the options exclude every tensor of the checkpoint")
 

@@ -1,4 +1,4 @@
-"""The output's shape: how tensors are spread over shards and laid out in a safetensors file.
+"""Planned tensors -> shards, and their place and header in each safetensors file.
 
 A safetensors file is an 8-byte little-endian header length, a JSON header padded with spaces to a multiple of 8,
 and the tensors' bytes. The order of tensors, of keys and the padding follow the reference implementation
@@ -100,8 +100,9 @@ def lay_out(name: str, tensors: Sequence[TensorPlan]) -> FilePlan:
     )
 
 
-def split(tensors: Sequence[TensorPlan], max_shard_bytes: int | None) -> list[FilePlan]:
-    """Spread tensors over shards in their given order, each filled until the next tensor would not fit.
+def split(tensors: Sequence[TensorPlan], max_shard_bytes: int | None, *, name: str = WEIGHTS) -> list[FilePlan]:
+    """Spread tensors over shards in their given order, each filled until the next tensor would not fit. `name`: of the
+    file if there is one; shards are numbered.
 
     A tensor larger than a shard gets a shard to itself, which stands *before* the one being filled, as in
     huggingface_hub `serialization/_base.py`, `split_state_dict_into_shards_factory`.
@@ -128,9 +129,10 @@ def split(tensors: Sequence[TensorPlan], max_shard_bytes: int | None) -> list[Fi
     if filling or not shards:
         shards.append(filling)
     if len(shards) == 1:
-        return [lay_out(WEIGHTS, shards[0])]
+        return [lay_out(name, shards[0])]
+    stem = name.removesuffix(".safetensors")
     return [
-        lay_out(f"model-{number:05d}-of-{len(shards):05d}.safetensors", shard)
+        lay_out(f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors", shard)
         for number, shard in enumerate(shards, start=1)
     ]
 

@@ -1,4 +1,4 @@
-"""Staged files get their final names. Whoever is interrupted here can begin again: what is renamed stays renamed."""
+"""Staged files -> final names. If it is interrupted, it can be done again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..archive.model_files import (
     ADAPTER_CONFIG,
     BESIDE_FOLDER,
+    DIFFUSERS_WEIGHTS,
     INDEX_NAME,
     MANIFEST_NAME,
     NON_LORA_WEIGHTS,
@@ -20,7 +21,7 @@ from .system import remove, sync_directory
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_INDICES = (INDEX_NAME, PICKLE_INDEX_NAME)
+_INDICES = (INDEX_NAME, PICKLE_INDEX_NAME, f"{DIFFUSERS_WEIGHTS}.index.json")
 # What describes a set of weights must never stand beside weights of another set, not even between two renames.
 _DESCRIBES = (*_INDICES, MANIFEST_NAME)
 
@@ -44,7 +45,7 @@ def rename(
             os.makedirs(os.path.dirname(target), exist_ok=True)
             os.replace(staged(name), target)
         elif not os.path.isfile(target) or os.path.getsize(target) != sizes[name]:
-            raise OutputFailed(f"the finished file {name} has been taken away", remedy="start over with --restart")
+            raise OutputFailed(f"the finished file {name} has been removed", remedy="start over with --restart")
         folders.add(os.path.dirname(target))
     if overwrite:
         beside = f"{BESIDE_FOLDER}/{NON_LORA_WEIGHTS}"
