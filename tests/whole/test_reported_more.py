@@ -150,7 +150,6 @@ def test_a_config_of_ten_million_layers(tmp_path: Path, out: Path, monkeypatch: 
         consolidate(checkpoint, out)
 
 
-@wrong_today("one-tuples in one-tuples are not counted as depth")
 def test_a_pickle_of_nested_tuples(tmp_path: Path, out: Path) -> None:
     checkpoint = shutil.copytree(FIXTURES / "z2_bf16" / "checkpoint", tmp_path / "ckpt")
     (path,) = checkpoint.glob("*/mp_rank_00_model_states.pt")

@@ -141,6 +141,7 @@ FIELDS: dict[str, Any] = {
     "output_past": "bool",
     "tie_weights_": ["in", True],
     "use_mrope": ["in", False],
+    "max_window_layers": ["int", 0, 256],
     "attention_bias": ["in", False],
     "hidden_act": ["in", "gelu", "gelu_pytorch_tanh"],
     "hidden_activation": ["or", "null", ["in", "gelu_pytorch_tanh"]],

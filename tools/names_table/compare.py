@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def asked(answer: Mapping[str, Any]) -> dict[str, Any]:
     """What transformers said, without the words for people."""
     return {
-        "class": [answer["class"], answer["labels"]],
+        "class": answer["class"],
         "names": [(name, tuple(shape)) for name, shape in answer["names"].items()],
         "integers": sorted(answer["integers"]),
         "ties": [*answer["ties"].items()],
@@ -34,7 +34,7 @@ def asked(answer: Mapping[str, Any]) -> dict[str, Any]:
 def known(architecture: Architecture) -> dict[str, Any]:
     """What the table said."""
     return {
-        "class": [architecture.class_name, architecture.labels],
+        "class": architecture.class_name,
         "names": [*architecture.expectation.shapes.items()],
         "integers": sorted(architecture.expectation.integers | architecture.hub.integers),
         "ties": [*architecture.expectation.ties.items()],
@@ -51,6 +51,8 @@ def difference(table: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """The first difference, for people; empty if there is none."""
     for which, said in table.items():
         if said != other[which]:
+            if which == "class":
+                return f"the table says {said}, transformers {other[which]}"
             more = [entry for entry in said if entry not in other[which]][:3]
             less = [entry for entry in other[which] if entry not in said][:3]
             return (

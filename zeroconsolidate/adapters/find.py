@@ -65,7 +65,7 @@ def find_adapters(
 
     `lora`: `adapter`, `merge`, `keep` or None. `chosen`: names of adapters; by default all that were trained. `base`:
     directory of the original model. Raises BadOption for options that go against each other, NotACheckpoint if
-    adapter_config.json is missing, UnsupportedLayout for names that may be a wrapper's.
+    adapter_config.json is missing, UnsupportedLayout for adapters whose names may be other modules'.
     """
     root = catalog.origin.root
     names = list(
@@ -101,8 +101,6 @@ def find_adapters(
         if name not in present:
             raise BadOption(f"the checkpoint has no adapter {name!r}", consequence=f"it has {', '.join(present)}")
     wanted = tuple(dict.fromkeys(chosen)) or present
-    if lora != "merge" and base is None:
-        _refuse_modules(parts.values())
     if lora == "merge" and len(wanted) > 1 and not chosen:
         raise BadOption(
             f"the checkpoint has several adapters ({', '.join(present)})",
@@ -135,8 +133,9 @@ def _refuse_unknown(kind: str, present: Sequence[str]) -> None:
         )
 
 
-def _refuse_modules(parts: Iterable[Part]) -> None:
-    """PEFT finds no module under a name that a holder changed, and says so in a warning at most."""
+def refuse_modules(parts: Iterable[Part]) -> None:
+    """PEFT finds no module under a name that a holder changed, and says so in a warning at most; a merged model has no
+    such modules either. For where neither a base model nor a config.json tells the names. Raises UnsupportedLayout."""
     held = [part.name for part in parts if part.kind is Kind.TUNER and ".module." in f".{part.module}."]
     if held:
         raise UnsupportedLayout(

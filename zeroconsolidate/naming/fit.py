@@ -9,6 +9,7 @@ from ..archive.phrases import counted
 from ..archive.weights import read_weights
 from ..errors import BadOption, WrongNames, ZeroConsolidateError
 from ..plan.build import Selection, Source
+from .auto_ep import as_before_auto_ep
 from .base import filled
 from .by_class import of_class
 from .check import check_names, is_fused
@@ -63,6 +64,8 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
     if options.names == "stored":
         return _as_stored(catalog, selection)
     sources = NameSources(catalog.origin.root, options.base_directory, options.set_config, remember=options.cache)
+    if isinstance(sources.config, dict) and "model_type" in sources.config:
+        selection = as_before_auto_ep(selection)
     if sources.lacks_class and not partial and options.rename is None:
         found = of_class(sources, *_stored(catalog, selection))
         if found is not None:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ..adapters.base import recorded_base
-from ..adapters.find import find_adapters
+from ..adapters.find import find_adapters, refuse_modules
 from ..adapters.plan import plan_export, plan_merge
 from ..adapters.task import task_of
 from ..archive.model_config import has_config, is_diffusers, read_config
@@ -61,6 +61,9 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
     adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters, base=options.base_directory)
     if adapters is not None and opened.report is not None:
         _refuse_broken(adapters, opened.report)
+    told = options.base_directory is not None or (options.lora == "merge" and has_config(catalog.origin.root))
+    if adapters is not None and not told:
+        refuse_modules(adapters.parts.values())
     if adapters is not None and catalog.unsaved:
         _refuse_unsaved_adapter(adapters, catalog.unsaved)
     if adapters is not None and options.lora != "merge":
