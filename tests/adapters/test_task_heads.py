@@ -119,3 +119,14 @@ def test_labels_are_the_rows_of_the_head() -> None:
     assert trained_as(body | {"score.weight": trained(2, 8)}, architecture).labels is None
     with pytest.raises(Disagreement, match="different numbers of rows"):
         trained_as({"score.weight": trained(5, 8), "score.bias": trained(4)}, architecture)
+
+
+def test_a_task_that_such_models_have_no_class_for() -> None:
+    """A classifier of pictures, which PEFT was told is one of sequences: its own class it is."""
+    from zeroconsolidate.integrations.architecture import class_for
+
+    assert class_for(transformers.ViTConfig(), "SEQ_CLS") is None
+    assert class_for(transformers.BertConfig(), "SEQ_CLS") is transformers.BertForSequenceClassification
+    assert class_for(transformers.BertConfig(), None) is None
+    with pytest.raises(LookupError, match="no class of bert for XForSequenceClassification"):
+        class_for(transformers.BertConfig(), "XForSequenceClassification")

@@ -131,9 +131,10 @@ def _ties(model: Any) -> dict[str, str]:
 
 
 def class_for(config: Any, task: str | None) -> Any:
-    """The class that models like `config` have for a task, or that is called so; None without a task.
+    """The class that models like `config` have for a task, or that is called so; None without a task, or if it is none
+    that such models are trained for.
 
-    Raises LookupError if transformers has none.
+    Raises LookupError if transformers has no class of that name.
     """
     import transformers
 
@@ -141,9 +142,9 @@ def class_for(config: Any, task: str | None) -> Any:
         return None
     if task in CLASSES:
         found = getattr(transformers, CLASSES[task]).get(type(config), None)
-        found = found[0] if isinstance(found, tuple) and found else found
-    else:
-        found = _named(task)
+        # PEFT's tasks are those of texts; models of pictures are trained for them too, as the class they are.
+        return found[0] if isinstance(found, tuple) and found else found
+    found = _named(task)
     if found is None:
         raise LookupError(f"transformers {transformers.__version__} has no class of {config.model_type} for {task}")
     return found
