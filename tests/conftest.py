@@ -26,6 +26,9 @@ with suppress(ImportError):  # environments that only load models have no hypoth
     settings.register_profile("untimed", deadline=None)
     settings.load_profile("untimed")
 
+# Whatever tests ask transformers is neither looked up in the user's cache directory nor kept there.
+os.environ["XDG_CACHE_HOME"] = os.devnull
+
 
 @pytest.fixture(params=fixture_cases())
 def fixture(request: pytest.FixtureRequest) -> Fixture:

@@ -3,15 +3,21 @@
     python tools/bench.py make  --dir DIR              trains the checkpoints with DeepSpeed (needs the extra)
     python tools/bench.py run   --dir DIR [--repeat 5] prints the table of the README
 
+The model is a Llama with its config.json, and transformers is installed, as people have it. The names of a Llama are in
+the built-in table, so that transformers is not started. What it costs where it is ("asked") is measured on the same
+files next to a config.json with a key that the table does not have: cold, with no answer kept, and warm, with it kept.
+
 Every command is a process of its own. In a round each command runs once, in turn, so that a drift of the
 machine's speed meets all of them alike; the first round warms the page cache and is not counted. Wall, CPU and
-peak memory are the operating system's figures for the finished process (`wait4`); quoted are medians, and
-ratios are medians of the ratios within a round. Timings are never asserted, here or in tests.
+peak memory are the operating system's figures for the finished process (`wait4`), CPU with the processes that it
+started, memory of the largest of them; quoted are medians, and ratios are medians of the ratios within a round.
+Timings are never asserted, here or in tests.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
@@ -25,7 +31,8 @@ from pathlib import Path
 
 RANKS = 4
 SIZES = {
-    # name: (vocabulary, width, layers); the large model is four times the small one
+    # name: (vocabulary, width, layers); the large model is four times the small one, the tiny one all overhead
+    "tiny": (64, 64, 1),
     "small": (16_000, 512, 18),
     "large": (32_000, 1024, 20),
 }
@@ -74,38 +81,19 @@ def train(target: Path, size: str, stage: int) -> None:
     """What each rank runs."""
     import deepspeed
     import torch
-    from torch import nn
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     vocabulary, width, layers = SIZES[size]
-
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm = nn.LayerNorm(width)
-            self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-            self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            h = self.norm(x)
-            q, k, v = self.qkv(h).chunk(3, -1)
-            return x + self.out(q * k + v) + self.down(torch.relu(self.up(h)))
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed = nn.Embedding(vocabulary, width)
-            self.layers = nn.ModuleList(Block() for _ in range(layers))
-            self.head = nn.Linear(width, vocabulary, bias=False)
-
-        def forward(self, ids: torch.Tensor) -> torch.Tensor:
-            x = self.embed(ids)
-            for layer in self.layers:
-                x = layer(x)
-            return self.head(x).float().logsumexp(-1).mean()
-
     deepspeed.init_distributed("gloo")
     torch.manual_seed(0)
-    model = Model()
+    shape = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=8 * width // 3 // 16 * 16,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        architectures=["LlamaForCausalLM"],
+    )
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "bf16": {"enabled": True},
@@ -113,21 +101,27 @@ def train(target: Path, size: str, stage: int) -> None:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
+    model = LlamaForCausalLM(shape)
     engine, *_ = deepspeed.initialize(
         model=model, config=config, optimizer=torch.optim.AdamW(model.parameters(), lr=1e-4)
     )
-    engine.backward(engine(torch.randint(0, vocabulary, (1, 8))))
+    ids = torch.randint(0, vocabulary, (1, 8))
+    engine.backward(engine(input_ids=ids, labels=ids).loss)
     engine.step()
     engine.save_checkpoint(str(target))
     torch.distributed.barrier()
+    if torch.distributed.get_rank() == 0:
+        shape.save_pretrained(target)
     os._exit(0)  # gloo's threads may outlive the interpreter's shutdown otherwise
 
 
-def measure(command: list[str]) -> Run:
-    """Run a command to its end. Raises if it fails."""
+def measure(command: list[str], more: dict[str, str] | None = None) -> Run:
+    """Run a command to its end, with `more` in its environment. Raises if it fails."""
     began = time.perf_counter()
     # As installed: with compiled modules, which the first round leaves behind.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | (
+        more or {}
+    )
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
     assert process.stderr is not None
     noise = process.stderr.read()
@@ -139,19 +133,36 @@ def measure(command: list[str]) -> Run:
     return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
+COPY = "cp + sync of the fp32 output"
+ASKED, WARM = "zeroconsolidate, fp32, transformers asked", "zeroconsolidate, fp32, its answer kept"
+
+
 def commands(checkpoint: Path, scratch: Path, reference: Path) -> dict[str, list[str]]:
     """What is compared, by label."""
     ours = [sys.executable, "-m", "zeroconsolidate"]
-    convert = [*ours, "convert", str(checkpoint), str(scratch / "out"), "--quiet"]
+    out = [str(scratch / "out"), "--quiet"]
+    convert = [*ours, "convert", str(checkpoint), *out]
+    asked = [*ours, "convert", str(scratch / "asked"), *out]
     theirs = [sys.executable, str(checkpoint / "zero_to_fp32.py"), str(checkpoint), str(scratch / "out")]
     copy = f"cp {reference} {scratch}/out.safetensors && sync {scratch}/out.safetensors"
     return {
-        "cp + sync of the fp32 output": ["sh", "-c", copy],
+        COPY: ["sh", "-c", copy],
         "zeroconsolidate, fp32": convert,
         "zeroconsolidate, bf16": [*convert, "--dtype", "bf16"],
+        ASKED: [*asked, "--no-cache"],
+        WARM: asked,
         "DeepSpeed zero_to_fp32.py": [*theirs, "--safe_serialization", "--max_shard_size", "100GB"],
         "zeroconsolidate inspect": [*ours, "inspect", str(checkpoint)],
     }
+
+
+def unknown_to_the_table(checkpoint: Path, scratch: Path) -> None:
+    """The same files beside a config that the built-in table does not know, although it means the same."""
+    shutil.rmtree(scratch / "asked", ignore_errors=True)
+    shutil.copytree(checkpoint, scratch / "asked", copy_function=os.link)
+    config = json.loads((checkpoint / "config.json").read_text())
+    (scratch / "asked" / "config.json").unlink()
+    (scratch / "asked" / "config.json").write_text(json.dumps(config | {"not_in_the_table": True}))
 
 
 def clear(scratch: Path) -> None:
@@ -166,13 +177,15 @@ def compare(checkpoint: Path, scratch: Path, repeat: int) -> dict[str, list[Run]
     scratch.mkdir(parents=True, exist_ok=True)
     reference = scratch / "reference.safetensors"
     clear(scratch)
+    unknown_to_the_table(checkpoint, scratch)
+    cache = {"XDG_CACHE_HOME": str(scratch / "cache")}
     measure([sys.executable, "-m", "zeroconsolidate", "convert", str(checkpoint), str(scratch / "out"), "--quiet"])
     shutil.move(scratch / "out" / "model.safetensors", reference)
     runs: dict[str, list[Run]] = {}
     for number in range(repeat + 1):
         for label, command in commands(checkpoint, scratch, reference).items():
             clear(scratch)
-            run = measure(command)
+            run = measure(command, cache)
             if number:
                 runs.setdefault(label, []).append(run)
             print(f"  round {number}  {label:<30} {run.wall:6.2f} s  {run.peak_mib:7.0f} MiB", file=sys.stderr)
@@ -183,7 +196,7 @@ def compare(checkpoint: Path, scratch: Path, repeat: int) -> dict[str, list[Run]
 
 def table(checkpoint: Path, runs: dict[str, list[Run]]) -> str:
     """Markdown."""
-    copies = runs["cp + sync of the fp32 output"]
+    copies = runs[COPY]
     lines = [
         f"**{checkpoint.name}**",
         "",
@@ -214,9 +227,11 @@ def main() -> None:
         train(options.dir, options.size, options.stage)
     else:
         names = options.only or [f"{size}_z{stage}" for size in SIZES for stage in STAGES]
+        packages = ", ".join(
+            f"{name} {version(name)}" for name in ("deepspeed", "torch", "transformers", "safetensors")
+        )
         print(f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}, "
-              f"Python {platform.python_version()}, deepspeed {version('deepspeed')}, torch {version('torch')}, "
-              f"safetensors {version('safetensors')}; medians of {options.repeat}")  # fmt: skip
+              f"Python {platform.python_version()}, {packages}; medians of {options.repeat}")  # fmt: skip
         for name in names:
             print(
                 "\n" + table(options.dir / name, compare(options.dir / name, options.dir / "scratch", options.repeat))

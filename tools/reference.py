@@ -34,9 +34,10 @@ VERBS = {
 HEAD = """\
 # Options
 
-Every option of the command and of Python's functions. Written by `python tools/reference.py` from the declarations in
-`zeroconsolidate/options/`, which also make the flags, the keywords and `help()`. Without a flag an option is for Python
-only, without a keyword for the command only. A flag that can be repeated is a sequence in Python, or one value alone.
+Every option of the command and of Python's functions. An option without a flag exists only in Python, one without a
+keyword only on the command line. For a flag that can be repeated, Python takes one value or a sequence of values.
+
+Written by `python tools/reference.py` from the declarations in `zeroconsolidate/options/`.
 """
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from dataclasses import fields
 
 from zeroconsolidate.audit.findings import Verification
+from zeroconsolidate.naming.several import Part
 from zeroconsolidate.opening.info import CheckpointInfo, TensorInfo
 from zeroconsolidate.opening.losses import Loss
 from zeroconsolidate.opening.rescue_report import Extent, RescueReport
@@ -19,24 +21,26 @@ from zeroconsolidate.plan.build import Cost
 HEAD = """\
 # Fields of `--json`
 
-With `--json` each command prints one JSON object on stdout, in one line. It has these fields, and two more: `ok` says
-whether the exit code is 0, `kind` what it is: `conversion`, `dry run`, `checkpoint`, `verification` or `error`. In
-Python the fields are attributes of what the functions return; `to_dict()` gives the object. Warnings go to stderr.
+With `--json` each command prints one JSON object on stdout, in one line. It has the fields below, and two more: `ok`
+says whether the exit code is 0, and `kind` says what the object is: `conversion`, `dry run`, `checkpoint`,
+`verification` or `error`. In Python the fields are attributes of what the functions return, and `to_dict()` gives them
+all. Warnings go to stderr.
 
 An error has one field, `error`, with an object in it: `kind` (the class, such as `MissingFiles`), `message`,
 `expected`, `found`, `consequence`, `remedy` (what to do; null where there is nothing), `address` (a list: file, rank,
 tensor), `files` (those that are missing) and `exit_code`.
 
-Keys change only where they must, and the [changelog](../CHANGELOG.md) says so; new ones may be added. Sizes are bytes
-and counts are elements, unless it says otherwise. Written by `python tools/reference.py` from the code.
+Keys change only where they must, and the [changelog](../CHANGELOG.md) says so. New ones may be added. Sizes are bytes
+and counts are elements, unless a line says otherwise. Written by `python tools/reference.py` from the code.
 """
 
-RATE = "Gigabytes (10^9) per second."
+RATE = "Gigabytes (10^9 bytes) per second."
 PARTS: tuple[tuple[str, str, type, dict[str, tuple[str, str]]], ...] = (
     ("`convert --json`", "Python: `consolidate`.", Report, {"gb_per_second": ("number", RATE)}),
     ("`convert --dry-run --json`", "Python: `estimate`.", Cost, {}),
     ("`inspect --json`", "Python: `inspect`.", CheckpointInfo, {}),
     ("An entry of `tensors`", "Of `inspect`.", TensorInfo, {}),
+    ("An entry of `modules`", "Of `inspect`, where a checkpoint has several models or towers.", Part, {}),
     ("An entry of `losses`", "Of `inspect`, where files are missing.", Loss, {}),
     (
         "`verify --json`",
@@ -49,9 +53,9 @@ PARTS: tuple[tuple[str, str, type, dict[str, tuple[str, str]]], ...] = (
     ),
     (
         "`rescue-report.json`",
-        "The file that `--rescue` writes beside the weights; also the value of `rescue` in the report of `convert`.",
+        "The file that `--rescue` writes next to the weights. The report of `convert` has the same as `rescue`.",
         RescueReport,
-        {"percent": ("object: text → number", "Source → its share of all elements.")},
+        {"percent": ("object: text → number", "Share of all elements in percent, by source.")},
     ),
     ("An entry of `tensors` in `rescue-report.json`", "A list of these for each tensor.", Extent, {}),
 )
@@ -65,7 +69,7 @@ _WORDS = {
     "None": "null",
     "TensorInfo": "tensor",
     "Loss": "loss",
-    "Part": "object (`prefix`, `tensors`, `parameters`)",
+    "Part": "module",
     "Extent": "extent",
     "RescueReport": "rescue report",
 }
@@ -83,20 +87,14 @@ def page() -> str:
 
 def _plain(docstring: str) -> str:
     """A docstring as a cell of a table, in the words of JSON."""
-    return " ".join(docstring.split()).replace("->", "→").replace("None", "null").replace(":class:", "")
+    return " ".join(docstring.split()).replace("None", "null").replace(":class:", "")
 
 
 def _documented(kind: type) -> list[tuple[str, str, str]]:
-    """(name, type in words, docstring) of each field."""
-    (tree,) = ast.parse(inspect.cleandoc(inspect.getsource(kind))).body
-    assert isinstance(tree, ast.ClassDef)
-    found = {}
-    for statement, following in zip(tree.body, [*tree.body[1:], None], strict=True):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            match following:
-                case ast.Expr(value=ast.Constant(value=str(text))):
-                    found[statement.target.id] = (_in_words(statement.annotation), text)
-    return [(field.name, *found[field.name]) for field in fields(kind)]
+    """(name, type in words, description) of each field, from the section `Attributes` of the docstring (numpydoc)."""
+    _, _, section = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes\n----------\n")
+    found = dict(re.findall(r"^(\w+) : .*\n((?:    .*\n?)+)", section.partition("\n\n")[0], re.MULTILINE))
+    return [(each.name, _in_words(ast.parse(str(each.type)).body[0].value), found[each.name]) for each in fields(kind)]  # type: ignore[attr-defined]
 
 
 def _in_words(annotation: ast.expr) -> str:

@@ -4,21 +4,22 @@
 >>> zeroconsolidate.inspect("tests/fixtures/z3_bf16/checkpoint").counts["trainable"] > 0
 True
 
-What is below is all a caller needs. Inside there is a room for each step, in which direction CONTRIBUTING.md says:
+Callers need only the names in `__all__`. Inside there is a subpackage for each step; CONTRIBUTING.md says which imports
+which:
 
-    archive        files -> located storages, without running pickled code
-    catalog        what the files say -> facts
+    archive        files -> where their tensors are, without running pickled code
+    catalog        contents of the files of all ranks -> facts that agree
     opening        paths -> one checkpoint to plan from, complete or with substitutes
     naming         stored names -> the names that a loader expects
     adapters       PEFT: find, export, merge
     plan           facts -> for each tensor of the output, which bytes of which files
     run            recipes -> bytes, through a storage
-    write          staging, journal, lock, sync, final names
-    outputs        what is made: a model directory, an adapter; the report
-    audit          is an output, or a checkpoint, right
+    write          bytes -> files that are safe on disk before they get their final names
+    outputs        a checkpoint and options -> a model directory or adapter, and the report
+    audit          an output or a checkpoint -> what is wrong with it
     options        every option, declared once
-    integrations   other people's programs, each in its own process or imported only when asked for
-    cli            arguments, printing, exit codes
+    integrations   transformers, PEFT and the hub, in their own process or imported only when needed
+    cli            command line -> calls of the functions, printed results, exit codes
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """A public name on its first use. Raises AttributeError if there is none such."""
+    """A public name, imported when it is first used. Raises AttributeError for any other."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
@@ -90,5 +91,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Public names only: the rooms are no part of the interface."""
+    """Public names only: the subpackages are no part of the interface."""
     return sorted(__all__)

@@ -1,4 +1,4 @@
-"""The verbs: they wire the stages together."""
+"""The functions that convert and read: they take paths and options, call one stage after the other, give results."""
 
 from __future__ import annotations
 
@@ -30,12 +30,42 @@ if TYPE_CHECKING:
 
 @takes(Opening)
 def inspect(src: Roots, options: Opening) -> CheckpointInfo:
-    """What a checkpoint holds, from metadata alone: a moment, whatever the model's size.
+    """Describe what a checkpoint holds, from metadata alone.
 
-    `src` may be several directories that hold one checkpoint together. Files that are missing or damaged are listed
-    with what is lost, not an error. Raises NotACheckpoint, DamagedFile, Disagreement, UnsupportedLayout.
+    No value is read, so that it takes a moment for a model of any size. Files that are missing or damaged are no error:
+    they are listed, with what is lost.
 
-    >>> info = inspect("tests/fixtures/z3_bf16/checkpoint")
+    Parameters
+    ----------
+    src : str, os.PathLike, or sequence of these
+        The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
+        Several directories are read as one checkpoint, for nodes that saved to their own disks.
+
+    Returns
+    -------
+    CheckpointInfo
+        Its tags, layout, optimizer settings and tensors, and what is lost of it.
+
+    Raises
+    ------
+    NotACheckpoint
+        If `src` leads to no checkpoint, or a file of it may not be read.
+    DamagedFile
+        If a file is truncated, or not what its name says. UnsafePickle and UnsafePath, for what may be an attack, are
+        kinds of it.
+    Disagreement
+        If files of the checkpoint contradict each other.
+    UnsupportedLayout
+        If the files do not say for certain where each parameter is.
+    MissingFiles
+        If no file is left that says which parameters there are.
+    BadOption
+        If a keyword is unknown, or its value makes no sense.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> info = zeroconsolidate.inspect("tests/fixtures/z3_bf16/checkpoint")
     >>> info.stage, info.world_size, info.training_dtype, info.missing_files
     (3, 2, 'bfloat16', ())
     """
@@ -47,11 +77,50 @@ def inspect(src: Roots, options: Opening) -> CheckpointInfo:
 
 @takes(Opening)
 def open_checkpoint(src: Roots, options: Opening) -> Checkpoint:
-    """A lazy mapping from parameter and buffer names to tensors; each is read when its `load()` is called.
+    """Open a checkpoint as a mapping from names to tensors that are read one at a time.
 
-    Raises what `inspect` raises, and MissingFiles.
+    A tensor is read when its `load()` is called. Names are those of the checkpoint; `consolidate` writes those that
+    the model's class expects.
 
-    >>> checkpoint = open_checkpoint("tests/fixtures/z3_bf16/checkpoint")
+    Parameters
+    ----------
+    src : str, os.PathLike, or sequence of these
+        The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
+        Several directories are read as one checkpoint, for nodes that saved to their own disks.
+
+    Returns
+    -------
+    Checkpoint
+        Name to tensor, in the order of the module. Tied weights are under each of their names.
+
+    Raises
+    ------
+    NotACheckpoint
+        If `src` leads to no checkpoint, or a file of it may not be read.
+    DamagedFile
+        If a file is truncated, or not what its name says. UnsafePickle and UnsafePath, for what may be an attack, are
+        kinds of it.
+    Disagreement
+        If files of the checkpoint contradict each other.
+    UnsupportedLayout
+        If the files do not say for certain where each parameter is.
+    MissingFiles
+        If files are missing or damaged. The error's `losses` say what is lost of each tensor.
+    WitnessMismatch
+        If master weights that were saved without names (stage 0) are no parameter's.
+    BadOption
+        If a keyword is unknown, or its value makes no sense.
+
+    Notes
+    -----
+    Trained parameters have the dtype of their master weights, which is float32 but for runs that keep masters in
+    bfloat16. Frozen parameters and buffers have the dtype they were saved in. Shapes are those of the whole tensor,
+    whatever the number of ranks.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> checkpoint = zeroconsolidate.open_checkpoint("tests/fixtures/z3_bf16/checkpoint")
     >>> weight = checkpoint["embed.weight"]
     >>> weight.dtype, weight.load().shape == weight.shape
     (torch.float32, True)
@@ -61,19 +130,63 @@ def open_checkpoint(src: Roots, options: Opening) -> Checkpoint:
 
 @takes(Options)
 def consolidate(src: Roots, out: Path, options: Options) -> Report:
-    """Turn the checkpoint `src` into the model directory `out`.
+    """Write the model directory, or the adapter, that a checkpoint holds.
 
-    `src` may be several directories that hold one checkpoint together (node-local disks). The output is complete or
-    not there. A conversion that was stopped, killed included, goes on where it was when the same call is made again.
-    What a rescue took from where is in the report's `rescue`. Decisions, notes and warnings also go to the logger
-    `zeroconsolidate` (`logging`), which is silent unless it, or the root logger, has a handler.
+    The output appears when it is complete, or not at all. If the conversion is interrupted, even killed, the same call
+    continues where it stopped.
 
-    Raises what `open_checkpoint` raises, WitnessMismatch, WrongNames, OutputExists (also: in use), OutputFailed,
-    BadOption (also: what is staged is another conversion).
+    Parameters
+    ----------
+    src : str, os.PathLike, or sequence of these
+        The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
+        Several directories are read as one checkpoint, for nodes that saved to their own disks.
+    out : str or os.PathLike
+        The directory to write. It must not exist, or be empty; see `overwrite`.
 
-    >>> import tempfile
+    Returns
+    -------
+    Report
+        What was written, what was checked and what could not be, and the line of Python that loads the result.
+
+    Raises
+    ------
+    NotACheckpoint
+        If `src` leads to no checkpoint, or a file of it may not be read.
+    DamagedFile
+        If a file is truncated, or not what its name says. UnsafePickle and UnsafePath, for what may be an attack, are
+        kinds of it.
+    Disagreement
+        If files of the checkpoint contradict each other.
+    UnsupportedLayout
+        If the files do not say for certain where each parameter is.
+    MissingFiles
+        If files are missing or damaged and `rescue` is not given. The error's `losses` say what is lost of each tensor.
+    WitnessMismatch
+        If a master weight does not round to its 16-bit copy, or the base model is not the one an adapter was trained
+        on.
+    WrongNames
+        If a loader would leave parameters random and `allow_missing` is not given.
+    OutputExists
+        If `out` is not empty and `overwrite` is not given, or another process is writing it.
+    OutputFailed
+        If `out` cannot be written, for example because the disk is full.
+    BadOption
+        If an option is unknown or makes no sense for this checkpoint, or `out` has an interrupted conversion with other
+        options or of another checkpoint in it.
+
+    Notes
+    -----
+    By default weights are the float32 master weights, bit for bit, in safetensors. They are copied block by block,
+    which takes about 40 MiB of memory for a model of any size; torch is imported only to merge adapters.
+
+    Decisions, notes and warnings also go to the logger `zeroconsolidate` of the module `logging`. It prints nothing
+    unless it, or the root logger, has a handler.
+
+    Examples
+    --------
+    >>> import tempfile, zeroconsolidate
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     report = consolidate("tests/fixtures/z3_bf16/checkpoint", f"{folder}/model", dtype="bf16")
+    ...     report = zeroconsolidate.consolidate("tests/fixtures/z3_bf16/checkpoint", f"{folder}/model", dtype="bf16")
     >>> report.dtype, report.tensors, report.step
     ('bfloat16', 19, 2)
     """
@@ -89,9 +202,9 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
 
 @takes(Options)
 def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
-    """What `consolidate` with the same arguments would do: its cost, what the model would lack, and warnings.
+    """Say what `consolidate` with the same arguments would do: its cost, what the model would lack, and warnings.
 
-    Raises what `consolidate` would raise before it compares or copies values. Nothing is written.
+    Nothing is written. Raises what `consolidate` would raise before it compares or copies values.
     """
     directory = os.path.normpath(os.fspath(out))
     opened, output, options = _planned(src, directory, options)
@@ -116,9 +229,30 @@ def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Outp
 
 @takes(Options)
 def estimate(src: Roots, options: Options) -> Cost:
-    """What `consolidate` with the same options would read, write and need. Nothing is written.
+    """Say what `consolidate` with the same options would read, write and need.
 
-    >>> estimate("tests/fixtures/z3_bf16/checkpoint", names="stored").files
+    Nothing is written, and no value is read.
+
+    Parameters
+    ----------
+    src : str, os.PathLike, or sequence of these
+        The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
+        Several directories are read as one checkpoint, for nodes that saved to their own disks.
+
+    Returns
+    -------
+    Cost
+        Bytes to read and to write, memory, numbers of files and tensors.
+
+    Raises
+    ------
+    ZeroConsolidateError
+        What `consolidate` would raise before it compares or copies values, but for errors about the output directory.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> zeroconsolidate.estimate("tests/fixtures/z3_bf16/checkpoint", names="stored").files
     1
     """
     opened = open_to_convert(src, options)

@@ -1,30 +1,30 @@
-"""Everything that can go wrong, on one page.
+"""Every error that this package raises, on one page.
 
-Each error is also the built-in a caller would think of catching::
+Each is also the built-in error that a caller would think of catching::
 
     ZeroConsolidateError
-    ├── NotACheckpoint        FileNotFoundError    the path, tag or `latest` leads to no checkpoint
-    ├── MissingFiles          FileNotFoundError    a rank's file is not there (`.files`)
-    ├── DamagedFile           ValueError           truncated, empty, not what its name says
-    │   ├── UnsafePickle      ValueError           names code that no checkpoint needs; nothing was run
-    │   └── UnsafePath        ValueError           a link that leads out, a pipe or device in place of a file
-    ├── Disagreement          ValueError           two files disagree
+    ├── NotACheckpoint        FileNotFoundError    the path, the tag or `latest` leads to no checkpoint
+    ├── MissingFiles          FileNotFoundError    files of some ranks are missing (`.files`)
+    ├── DamagedFile           ValueError           a file is truncated, empty, or not what its name says
+    │   ├── UnsafePickle      ValueError           a pickle names code that no checkpoint needs; nothing was run
+    │   └── UnsafePath        ValueError           a link out of its directory, or a pipe or device in place of a file
+    ├── Disagreement          ValueError           two files of one checkpoint contradict each other
     ├── WitnessMismatch       ValueError           a master weight does not round to its 16-bit copy
-    ├── UnsupportedLayout     NotImplementedError  a layout we know of, or do not know, and cannot read
+    ├── UnsupportedLayout     NotImplementedError  the layout is unknown, or known and cannot be read
     ├── WrongNames            ValueError           a loader would not find its parameters under these names
-    ├── BadOption             ValueError           an argument that makes no sense here
-    ├── OutputExists          FileExistsError      the output is there already, or someone is writing it
-    ├── OutputFailed          OSError              the output could not be written (`.errno` kept)
-    └── PlanBroken            ValueError           our own arithmetic contradicts itself: a bug in this library
+    ├── BadOption             ValueError           an option that is unknown, or makes no sense for this checkpoint
+    ├── OutputExists          FileExistsError      the output is not empty, or another process is writing it
+    ├── OutputFailed          OSError              the output could not be written (`.errno` is the system's)
+    └── PlanBroken            ValueError           a bug in this library, noticed before it could do harm
 
-An error has parts, which the command prints on lines of their own and `--json` gives by name::
+An error has parts. The command prints each on a line of its own, and `--json` gives them by name::
 
     >>> error = DamagedFile("the flat group holds too few elements", expected="12", found="10")
     >>> error.message, error.expected, error.found
     ('the flat group holds too few elements', '12', '10')
 
-and an address. Code that knows where it is wraps its work in :func:`at`, and the address grows from the inside out
-while the error unwinds::
+It also has an address: the places it happened at, outermost first. Code that works on a file, a group or a tensor does
+so inside of :func:`at`, which puts that place in front of the address of any error that passes::
 
     >>> with at("bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"), at("group 0"):
     ...     raise error
@@ -45,24 +45,58 @@ if TYPE_CHECKING:
 
 
 class Parts(TypedDict, total=False):
-    """What an error says besides what is wrong."""
+    """What an error says besides what is wrong; `ZeroConsolidateError` documents them."""
 
     expected: object
     found: object
-    """What should be there, and what is; kept as text."""
     consequence: str | None
-    """What follows from it, or why it matters."""
     remedy: str | tuple[str, ...] | None
-    """What to do: an option, a command line, or words; several, if there is a choice. OUTPUT stands for the directory
-    to be written."""
     address: tuple[str, ...]
-    """The places it happened at, outermost first."""
 
 
 class ZeroConsolidateError(Exception):
-    """Base of all errors. `str` of it is one sentence of all its parts, which are attributes too (see :class:`Parts`).
+    """The base of all errors that this package raises.
 
-    `message` says what is wrong.
+    `str(error)` is one sentence with all parts. Each part is an attribute, too.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong.
+    **parts
+        `expected`, `found`, `consequence`, `remedy` and `address`, as below. Several remedies are a tuple.
+
+    Attributes
+    ----------
+    message : str
+        What is wrong.
+    expected : str or None
+        What should be there.
+    found : str or None
+        What is there.
+    consequence : str or None
+        What follows from it, or why it matters.
+    remedies : tuple of str
+        What to do: options, command lines or words, each by itself. OUTPUT stands for the directory to be written.
+    address : tuple of str
+        The places it happened at, outermost first: file, rank, tensor.
+    files : tuple of str
+        Names of the files that are missing or cannot be used, if this is what is wrong.
+    losses : tuple of Loss
+        What is lost of each tensor with these files.
+    comparison
+    finding
+    remedy
+    sentence
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> try:
+    ...     zeroconsolidate.inspect("tests/fixtures/no-such-directory")
+    ... except FileNotFoundError as error:
+    ...     print(type(error).__name__, error.message, error.expected, sep=" | ")
+    NotACheckpoint | there is no such directory | a DeepSpeed checkpoint
     """
 
     def __init__(self, message: str, **parts: Unpack[Parts]) -> None:
@@ -75,29 +109,27 @@ class ZeroConsolidateError(Exception):
         self.remedies = (remedy,) if isinstance(remedy, str) else remedy
         self.address = parts.get("address", ())
         self.files: tuple[str, ...] = ()
-        """Where files of a checkpoint cannot be used: their names."""
         self.losses: tuple[Any, ...] = ()
-        """Where files of a checkpoint cannot be used: a `plan.losses.Loss` for each of its tensors."""
 
     @property
     def comparison(self) -> str:
-        """`expected x, got y`, as far as there is something to compare."""
+        """`expected x, got y`; empty if the error has neither."""
         words = (("expected", self.expected), ("got", self.found))
         return ", ".join(f"{word} {value}" for word, value in words if value)
 
     @property
     def finding(self) -> str:
-        """What is wrong, with what was expected and found."""
+        """Message and comparison."""
         return "; ".join(filter(None, (self.message, self.comparison)))
 
     @property
     def remedy(self) -> str | None:
-        """What to do, in one text."""
+        """All remedies in one text, None if there is none."""
         return "; ".join(self.remedies) or None
 
     @property
     def sentence(self) -> str:
-        """All but the address."""
+        """All parts but the address."""
         return "; ".join(filter(None, (self.finding, self.consequence, self.remedy)))
 
     def __str__(self) -> str:
@@ -109,11 +141,21 @@ def _text(value: object) -> str | None:
 
 
 class NotACheckpoint(ZeroConsolidateError, FileNotFoundError):
-    """The path, the tag or the file `latest` leads to no checkpoint."""
+    """The path, the tag or the file `latest` leads to no checkpoint, or to one that may not be read."""
 
 
 class MissingFiles(ZeroConsolidateError, FileNotFoundError):
-    """Files of some ranks are not there; `files` has their names."""
+    """Files of some ranks are missing, or damaged and therefore of no use.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong.
+    files : tuple of str
+        Names of these files.
+    **parts
+        See `ZeroConsolidateError`.
+    """
 
     def __init__(self, message: str, *, files: tuple[str, ...] = (), **parts: Unpack[Parts]) -> None:
         super().__init__(message, **parts)
@@ -125,15 +167,15 @@ class DamagedFile(ZeroConsolidateError, ValueError):
 
 
 class UnsafePickle(DamagedFile):
-    """A pickle names code that no checkpoint needs. Nothing of it was run."""
+    """A pickle names code that no checkpoint needs: it may be an attack. Nothing of it was run."""
 
 
 class UnsafePath(DamagedFile):
-    """A link or a name that leads out of its directory, or something that is no regular file. It was not read."""
+    """A link or a name leads out of its directory, or to something that is no regular file. It was not read."""
 
 
 class Disagreement(ZeroConsolidateError, ValueError):
-    """Two files of one checkpoint disagree."""
+    """Two files of one checkpoint contradict each other."""
 
 
 class WitnessMismatch(ZeroConsolidateError, ValueError):
@@ -141,23 +183,33 @@ class WitnessMismatch(ZeroConsolidateError, ValueError):
 
 
 class UnsupportedLayout(ZeroConsolidateError, NotImplementedError):
-    """A layout that cannot be read (yet), called by its name."""
+    """The layout of the checkpoint is unknown, or known and cannot be read."""
 
 
 class WrongNames(ZeroConsolidateError, ValueError):
-    """A loader would not find its parameters under these names, and would leave random weights."""
+    """A loader would not find its parameters under these names, and would use random weights."""
 
 
 class BadOption(ZeroConsolidateError, ValueError):
-    """An argument that makes no sense for this checkpoint."""
+    """An option is unknown, or makes no sense for this checkpoint or output."""
 
 
 class OutputExists(ZeroConsolidateError, FileExistsError):
-    """The output is there already, or another process is writing it."""
+    """The output directory is not empty, or another process is writing it."""
 
 
 class OutputFailed(ZeroConsolidateError, OSError):
-    """The output could not be written; `errno` is the system's, where it came from there."""
+    """The output could not be written.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong.
+    errno : int, optional
+        The system's error number, if the system refused.
+    **parts
+        See `ZeroConsolidateError`.
+    """
 
     def __init__(self, message: str, *, errno: int | None = None, **parts: Unpack[Parts]) -> None:
         super().__init__(message, **parts)
@@ -165,7 +217,20 @@ class OutputFailed(ZeroConsolidateError, OSError):
 
     @classmethod
     def from_system(cls, path: str, error: OSError) -> OutputFailed:
-        """The system's refusal to write `path`, in words."""
+        """Make the error for a file that the system refused to write.
+
+        Parameters
+        ----------
+        path : str
+            The file, which becomes the address.
+        error : OSError
+            What the system said.
+
+        Returns
+        -------
+        OutputFailed
+            The error, which says so in words.
+        """
         return cls(f"the output cannot be written: {reason(error)}", errno=error.errno, address=(path,))
 
 
@@ -177,8 +242,20 @@ _REASONS = {
 
 
 def reason(error: OSError) -> str:
-    """Why the system refused, as part of a sentence.
+    """Say why the system refused, as part of a sentence.
 
+    Parameters
+    ----------
+    error : OSError
+        What the system said.
+
+    Returns
+    -------
+    str
+        The reason, without a capital letter.
+
+    Examples
+    --------
     >>> reason(PermissionError(errno.EACCES, "Permission denied"))
     'permission denied'
     """
@@ -187,13 +264,27 @@ def reason(error: OSError) -> str:
 
 
 class PlanBroken(ZeroConsolidateError, ValueError):
-    """A plan does not cover its tensors exactly once: a bug in this library, caught before it cost weights."""
+    """A plan does not cover its tensors exactly once: a bug in this library, noticed before it could do harm."""
 
 
 @contextmanager
 def at(place: str) -> Iterator[None]:
-    """Put `place` in front of the address of any of our errors raised inside, unless a path there begins or ends in it.
+    """Put a place in front of the address of every error of this package that is raised inside.
 
+    If the address begins with a path that has the place at its beginning or end, it stays as it is.
+
+    Parameters
+    ----------
+    place : str
+        A file, a rank, a group or a tensor.
+
+    Yields
+    ------
+    None
+        Nothing.
+
+    Examples
+    --------
     >>> with at("model.safetensors"):
     ...     raise OutputFailed("the disk is full", address=("my-model/model.safetensors",))
     Traceback (most recent call last):

@@ -208,13 +208,13 @@ def test_factors_that_do_not_fit(a: Any, b: Any, shape: Any, embeds: bool):
 
 
 def test_half_of_the_factors():
-    with pytest.raises(Disagreement, match=r"only half of its factors here; expected A and B, got lora_A\.weight"):
+    with pytest.raises(Disagreement, match=r"only one of its two factors here; expected A and B, got lora_A\.weight"):
         low_rank("default", config(), "q", {"lora_A.weight": trained(2, 3)}, (4, 3), of_parameter=False)
 
 
 def test_dora_of_a_stack_of_experts():
     factors = {"lora_A.weight": trained(10, 3), "lora_B.weight": trained(4, 10), "lora_magnitude_vector": trained(4)}
-    with pytest.raises(UnsupportedLayout, match="DoRA of a stack of experts"):
+    with pytest.raises(UnsupportedLayout, match="no DoRA for stacked experts"):
         low_rank("default", config(), "q", factors, (5, 4, 3), of_parameter=True)
 
 

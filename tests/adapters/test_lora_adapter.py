@@ -113,5 +113,5 @@ def test_trained_beside_the_adapters_is_said(tmp_path: Path):
 @pytest.mark.parametrize("lora_option", ["adapter", "merge"])
 def test_a_run_without_adapters(lora_option: str, tmp_path: Path):
     fixture = FIXTURES / "z3_bf16" / "checkpoint"
-    with pytest.raises(BadOption, match="no adapters"):
+    with pytest.raises(BadOption, match="no PEFT adapters"):
         zeroconsolidate.consolidate(fixture, tmp_path / "out", lora=lora_option)

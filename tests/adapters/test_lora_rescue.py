@@ -71,7 +71,7 @@ def test_an_adapter_is_whole_or_not_written(tuned: Tuned, tmp_path: Path, option
     root = without_a_rank(tuned, tmp_path / "in", 3)
     if "base" in options:
         options = options | {"base": tuned.save_base(tmp_path / "base")}
-    with pytest.raises(BadOption, match=r"12 tensors of the adapter have lost a part.*--fill.*--lora keep"):
+    with pytest.raises(BadOption, match=r"12 tensors of the adapter cannot be rescued.*--fill.*--lora keep"):
         consolidate(root, tmp_path / "out", rescue=True, **options)
     assert not (tmp_path / "out").exists()
     # What is whole can be had under its own names, and is what it was.

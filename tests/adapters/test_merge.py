@@ -188,7 +188,7 @@ def test_a_quantized_base_is_refused():
         merge(lora("q", 4, 3) | {f"{PEFT}q.base_layer.weight": stored(4, 3, dtype=DType.I8)})
     with pytest.raises(UnsupportedLayout, match=r"--base; base has no such weight"):
         merge(lora("q", 4, 3) | quantized(), original={"k.weight": tensor(4, 3)})
-    with pytest.raises(UnsupportedLayout, match=r"'loftq' .* the checkpoint holds them quantized"):
+    with pytest.raises(UnsupportedLayout, match=r"'loftq' .* the checkpoint holds the changed ones quantized"):
         configs = {"default": config(init_lora_weights="loftq")}
         merge(lora("q", 4, 3) | quantized(), configs=configs, original={"q.weight": tensor(4, 3)})
 
@@ -203,7 +203,7 @@ def test_a_quantized_copy_gives_way_to_the_original(role: str):
 
 def test_two_adapters_that_trained_the_same_module():
     saved = {f"{PEFT}h.modules_to_save.{adapter}.weight": trained(4, 3) for adapter in ("x", "y")}
-    with pytest.raises(BadOption, match="the adapters x, y have each trained a module of their own here"):
+    with pytest.raises(BadOption, match="the adapters x, y have each trained their own copy of this module"):
         merge(saved, configs={"x": config(), "y": config()})
 
 
@@ -260,7 +260,7 @@ def test_other_kinds_are_left_to_peft_a_module_at_a_time():
 def test_peft_needs_the_models_configuration_and_one_adapter():
     kind = config(peft_type="IA3")
     for how in ({"directories": None, "configs": {"default": kind}}, {"configs": {"default": kind, "x": kind}}):
-        with pytest.raises(UnsupportedLayout, match="adapters of kind IA3 are merged by PEFT, one at a time"):
+        with pytest.raises(UnsupportedLayout, match="adapters of kind IA3 are merged by PEFT one at a time"):
             merge(ia3(), **how)  # type: ignore[arg-type]
 
 
@@ -293,7 +293,7 @@ def test_an_original_that_lacks_the_weight_names_the_nearest():
 
 def test_an_adapter_whose_beginning_altered_the_base():
     """PiSSA takes what it begins with out of the weights: those of the original are not its."""
-    with pytest.raises(BadOption, match="initialised by 'pissa' belongs to what it left of the base weights"):
+    with pytest.raises(BadOption, match="initialised by 'pissa' changes the base weights before training"):
         merge(
             lora("q", 4, 3), configs={"default": config(init_lora_weights="pissa")}, original={"q.weight": tensor(4, 3)}
         )

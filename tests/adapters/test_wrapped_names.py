@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,14 @@ def test_nothing_tells_whether_a_module_called_module_is_the_model_s(tmp_path: P
     checkpoint = save(tmp_path / "in", "module.")
     with pytest.raises(UnsupportedLayout, match=r"called 'module'.*--base"):
         consolidate(checkpoint, tmp_path / "out")
+    with pytest.raises(UnsupportedLayout, match=r"called 'module'.*--base"):
+        consolidate(checkpoint, tmp_path / "out", lora="merge")
     consolidate(checkpoint, tmp_path / "out", lora="keep")
+    shutil.copy(run().save_base(tmp_path / "base") / "config.json", checkpoint)  # transformers tells the names
+    consolidate(checkpoint, tmp_path / "merged", lora="merge")
+    assert (
+        load_file(tmp_path / "merged" / "model.safetensors").keys() == run().merged(torch.float32).state_dict().keys()
+    )
 
 
 def test_modules_of_that_name_stay_where_the_base_has_them() -> None:

@@ -90,7 +90,7 @@ FILES = {
     "cut in the end record": (truncated(1), "truncated"),
     "cut in the directory": (truncated(60), "truncated"),
     "cut in the data": (truncated(300), "truncated"),
-    "bytes behind the end": (Zip(good(), tail=b"x").build(), "goes on behind"),
+    "bytes behind the end": (Zip(good(), tail=b"x").build(), "bytes after its zip directory"),
     "second end in a comment": (
         Zip(good(), comment_bytes=22, tail=struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0, 0, 0, 0, 0)).build(),
         "expected one data.pkl, got 0",
@@ -239,7 +239,7 @@ def legacy(
 LEGACY = {
     "cut": (legacy()[:-1], "truncated"),
     "cut in a count": (legacy(data=b"")[:-4], "ends too early"),
-    "goes on": (legacy() + b"x", "goes on behind its end"),
+    "goes on": (legacy() + b"x", "has bytes after its end"),
     "count differs": (legacy(count=5), "not of the size the pickle says"),
     "negative count": (legacy(count=-4), "not of the size the pickle says"),
     "huge count": (legacy(count=1 << 62), "not of the size the pickle says"),
@@ -254,7 +254,7 @@ LEGACY = {
     "keys are no list": (legacy(keys=text("0")), "list of storages"),
     "code": (legacy(value=name("os", "system")), "which no checkpoint needs"),
     "code in the magic": (legacy(magic=name("os", "system")), "which no checkpoint needs"),
-    "ends in a pickle": (legacy()[:40], "damaged|announces more"),
+    "ends in a pickle": (legacy()[:40], "damaged|is cut off"),
 }
 
 

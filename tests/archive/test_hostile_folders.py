@@ -260,7 +260,7 @@ def test_directories_are_read_to_a_limit(good, monkeypatch):
     monkeypatch.setattr(regular, "MAX_ENTRIES", 3)
     for number in range(4):
         (good / f"x{number}").mkdir()
-    assert "too full" in convert(good)
+    assert "too many entries" in convert(good)
 
 
 def test_folders_beside_the_tags_are_looked_into_to_a_limit(good, monkeypatch):
@@ -294,7 +294,7 @@ def tag_of_copy(good: Path) -> Path:
 
 def test_configs_nested_to_overflow(good):
     (good / "config.json").write_text("[" * 200_000)
-    assert "nested too deep" in convert(good)
+    assert "nested too deeply" in convert(good)
 
 
 def test_configs_of_a_terabyte(good):
@@ -316,7 +316,7 @@ def test_long_numbers_in_configs_cost_nothing(good, tmp_path):
 def test_tokenizers_of_a_terabyte(good):
     (good / "tokenizer.json").touch()
     os.truncate(good / "tokenizer.json", 1 << 40)
-    assert "too large to belong beside the weights" in convert(good)
+    assert "too large to be copied with the weights" in convert(good)
 
 
 def test_large_tokenizers_are_copied_in_blocks(good, tmp_path):
@@ -334,7 +334,7 @@ def test_files_beside_the_weights_are_counted(good, monkeypatch):
     monkeypatch.setattr(assets, "MAX_ASSETS", 5)
     for number in range(6):
         (good / f"x{number}").touch()
-    assert "too many files beside the weights" in convert(good)
+    assert "too many files to copy with the weights" in convert(good)
 
 
 def test_files_in_folders_are_counted(good, monkeypatch):
@@ -342,7 +342,7 @@ def test_files_in_folders_are_counted(good, monkeypatch):
     (good / "1_Pooling").mkdir()
     for number in range(21):
         (good / "1_Pooling" / f"x{number}").touch()
-    assert "too many files beside the weights" in convert(good)
+    assert "too many files to copy with the weights" in convert(good)
 
 
 @pytest.mark.parametrize("reference", ["{}.Model", "../secret.Model", "a/../../secret.Model", "", ".", "--.x"])

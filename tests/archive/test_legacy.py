@@ -137,7 +137,7 @@ def test_a_storage_of_another_size_than_the_pickle_says(tmp_path: Path):
         read(forged(tmp_path / "f.pt", content=[torch.zeros(3)], storages=storages))
 
 
-@pytest.mark.parametrize(("end", "message"), [(-1, "the file is truncated"), (1, "the file goes on behind its end")])
+@pytest.mark.parametrize(("end", "message"), [(-1, "the file is truncated"), (1, "the file has bytes after its end")])
 def test_every_byte_is_accounted_for(end: int, message: str, tmp_path: Path):
     data = written(tmp_path / "f.pt", [torch.zeros(3)]).read_bytes()
     (tmp_path / "f.pt").write_bytes(data[:end] if end < 0 else data + bytes(end))

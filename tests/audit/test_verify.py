@@ -144,7 +144,7 @@ class TestOutput:
                 "outside of its folder",
             ),
             (lambda d: half_done(d), "was interrupted"),
-            (lambda d: (d / "zeroconsolidate.json").write_text("{}"), "no manifest of a version"),
+            (lambda d: (d / "zeroconsolidate.json").write_text("{}"), "a version that this library does not know"),
             (
                 lambda d: shutil.copy(d / "model-00001-of-00003.safetensors", d / "model-00002-of-00003.safetensors"),
                 "is also in model-00001",
@@ -166,9 +166,9 @@ class TestOutput:
         weights["layers.2.norm.weight"] = weights["layers.2.norm.weight"][None]
         safetensors.torch.save_file(weights, out / "model.safetensors")
         problems = "\n".join(verify(out).problems)
-        assert re.search(r"layers\.0\.norm\.weight: not as written; expected .*, got nothing", problems)
-        assert re.search(r"layers\.1\.norm\.weight: not as written; expected .*'F32'.*, got .*'BF16'", problems)
-        assert re.search(r"layers\.2\.norm\.weight: not as written; expected .*, got .*\[1, ", problems)
+        assert re.search(r"layers\.0\.norm\.weight: not as in the manifest; expected .*, got nothing", problems)
+        assert re.search(r"layers\.1\.norm\.weight: not as in the manifest; expected .*'F32'.*, got .*'BF16'", problems)
+        assert re.search(r"layers\.2\.norm\.weight: not as in the manifest; expected .*, got .*\[1, ", problems)
         assert "extra: the manifest has no such tensor" in problems
 
     def test_sizes_are_compared_where_there_are_no_digests(self, checkpoint: Path, tmp_path: Path) -> None:
@@ -309,13 +309,13 @@ class TestSource:
         file = copy / "global_step5/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"
         flip(file, file.stat().st_size // 2)
         problems = verify_source(copy).problems
-        assert any(re.search(r"rank_1.*: record data/0 is damaged: it does not have its CRC-32", p) for p in problems)
+        assert any(re.search(r"rank_1.*: record data/0 is damaged: its CRC-32 is wrong", p) for p in problems)
 
     def test_one_bit_of_a_model_file_is_found(self, copy: Path) -> None:
         file = copy / "global_step5/mp_rank_00_model_states.pt"
         flip(file, file.stat().st_size // 2)
         problems = verify_source(copy).problems
-        assert any("does not have its CRC-32" in p for p in problems)
+        assert any("its CRC-32 is wrong" in p for p in problems)
         assert any("do not round to the copy" in p for p in problems)
 
     @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ class TestSource:
         file = copy / "global_step5" / name
         flip(file, file.read_bytes().index(key))
         (problem,) = verify_source(copy).problems
-        assert problem.startswith(f"{name}: record data.pkl is damaged: it does not have its CRC-32")
+        assert problem.startswith(f"{name}: record data.pkl is damaged: its CRC-32 is wrong")
 
     def test_one_master_among_many_is_found_by_the_witness(self, copy: Path) -> None:
         """In the middle of a large tensor, which a sample passes over, and saved with its right checksum."""

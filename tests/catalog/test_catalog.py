@@ -330,7 +330,7 @@ def test_model_files_that_make_no_sense(changes: dict[str, Any], error: type[Exc
         (
             {"partition_count": [1]},
             UnsupportedLayout,
-            r"cut over 1 ranks of 2, and its parameters are no experts .*group 0",
+            r"cut over 1 ranks of 2, and its parameters are not known to be experts .*group 0",
         ),
         ({"param_alignment_paddings": 7}, DamagedFile, "'param_alignment_paddings' is not a list of lists"),
         ({"param_alignment_paddings": [[-1, 0]]}, DamagedFile, "'param_alignment_paddings' is not a list of lists"),
@@ -527,7 +527,9 @@ def test_what_is_lost_of_files_that_describe_different_models():
 
 def test_what_is_lost_of_more_partitions_than_there_can_be():
     shapes = [{f"p{i}": (1,)} for i in range(20)]
-    with pytest.raises(DamagedFile, match=r"too much would have to be made up .* got 100000 ranks of 20 groups"):
+    with pytest.raises(
+        DamagedFile, match=r"too many files are missing to say what they held; .* got 100000 ranks of 20 groups"
+    ):
         catalog([model(dp_world_size=100_000, param_shapes=shapes, module={})], [], incomplete=True)
 
 
@@ -620,7 +622,7 @@ def test_the_training_dtype_of_stage_0_is_not_that_of_buffers():
 def test_without_masters_the_module_is_the_truth():
     found = stage0({"state": {}, "param_groups": [{"lr": 0.1}]})
     assert found.unnamed == ()
-    assert found.notes == ("no master weights were saved beside the module: its own values are written (stage 0)",)
+    assert found.notes == ("stage 0 without master weights: the values of the module are written",)
     assert stage0(None).notes == found.notes
 
 

@@ -340,4 +340,4 @@ def test_ranks_and_groups_that_are_only_claimed(tmp_path):
     folder = forge(tmp_path, change)
     for path in folder.rglob("*optim_states.pt"):
         path.unlink()
-    assert "too much would have to be made up" in refusal("inspect", str(folder))
+    assert "too many files are missing to say what they held" in refusal("inspect", str(folder))

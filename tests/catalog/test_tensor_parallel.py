@@ -160,7 +160,7 @@ PIECE = {"shape": [3, 4], "source": [0, [4, 1]], "dest": [0, [4, 1]]}
         ({"logical_shape": [6, 4], "ranks": {0: {"pieces": [7]}, 1: {}}}, DamagedFile, "a piece .* is not a mapping"),
         ({"logical_shape": 7, "ranks": {0: {}, 1: {}}}, DamagedFile, "a list of sizes is unusable; got 7"),
         ({"logical_shape": [6, 4], "ranks": {0: {"pieces": [PIECE | {"scale": 0.5}]}, 1: {}}},
-         UnsupportedLayout, "scaled by 0.5, which would not be exact to undo"),
+         UnsupportedLayout, "scaled by 0.5, which cannot be undone exactly"),
         ({"logical_shape": [6, 4], "ranks": {0: {"pieces": [PIECE | {"source": 7}]}, 1: {}}},
          DamagedFile, r"is no \(offset, strides\); got 7"),
         ({"logical_shape": [6, 4], "ranks": {0: {"pieces": [PIECE | {"source": [-1, [4, 1]]}]}, 1: {}}},

@@ -50,7 +50,7 @@ def refused(root: Path, out: Path, *options: object) -> str:
 OPTIMIZER, MODEL = r"bf16_zero_pp_rank_1_mp_rank_00_optim_states\.pt", r"zero_pp_rank_1_mp_rank_00_model_states\.pt"
 FIRST_MODEL = r"mp_rank_00_model_states\.pt"
 
-RANK_1_MISSING = rf"1 of 2 ranks is incomplete: {OPTIMIZER} is missing; .* % of the bytes; .*--rescue"
+RANK_1_MISSING = rf"1 of 2 ranks is incomplete: {OPTIMIZER} is missing; .* % of all bytes are lost; .*--rescue"
 TOO_MANY_RANKS = r"left from a save with more ranks; expected ranks 0 to 1 of 2, got rank 2.*pp_rank_2_mp"
 
 BROKEN = [

@@ -69,7 +69,7 @@ class TestSpellings:
             (["convert", "c", "o", "-f"], "convert has no option -f; did you mean --overwrite?"),
             (["convert", "c", "o", "--force"], "convert has no option --force; did you mean --overwrite?"),
             (["convert", "c", "o", "--froce"], "convert has no option --froce; did you mean --overwrite?"),
-            (["convert", "c", "o", "--debug"], "convert has no option --debug; leave it out: "),
+            (["convert", "c", "o", "--debug"], "convert has no option --debug; leave it out; "),
             (["convert", "c", "-o", "o"], "convert has no option -o; OUTPUT is the last argument, without an option"),
             (["convert", "c", "o", "--shard-size", "5GB"], "no option --shard-size; did you mean --max-shard-size?"),
             (["convert", "c", "o", "--max_shard_sizes", "5GB"], "--max-shard-sizes; did you mean --max-shard-size?"),
@@ -172,7 +172,7 @@ class TestVerify:
     def test_two_outputs(self, run: Any, tmp_path: Path, output: Path) -> None:
         done = run("verify", output, tmp_path)
         assert done.code == 2
-        assert "verify takes one OUTPUT; got several that are no checkpoints" in done.err.replace("\n  ", "; ")
+        assert "verify takes one OUTPUT; got several directories that are no" in done.err.replace("\n  ", "; ")
 
     def test_a_path_that_leads_nowhere(self, run: Any, tmp_path: Path, output: Path) -> None:
         done = run("verify", output, tmp_path / "nowhere")
@@ -266,7 +266,7 @@ class TestWhereItGoes:
                 "message": "1 of 2 ranks is incomplete: bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt is missing",
                 "expected": None,
                 "found": None,
-                "consequence": "6 of 19 tensors are lost, 1 partly lost, 12 whole: 48.2 % of the bytes",
+                "consequence": "6 of 19 tensors are lost, 1 partly lost, 12 whole; 48.2 % of all bytes are lost",
                 "remedy": "--rescue writes all tensors: 51.9 % of the values exactly, 48.1 % in 16 bits",
                 "address": [],
                 "files": ["bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"],

@@ -65,7 +65,7 @@ class TestReport:
         ("case", "options", "expected"),
         [
             ("z3_bf16", {}, "values: ZeRO stage 3 saves no second copy of the weights"),
-            ("z2_bf16", {"check": "none"}, "values: not compared, as asked"),
+            ("z2_bf16", {"check": "none"}, "values: not compared (--no-check)"),
             ("layouts/z0_fp32", {}, "values: the checkpoint has no second copy of the weights"),
         ],
     )

@@ -54,9 +54,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
      r"are model\.embed_tokens\.weight and"),
     ({"exclude": "*"}, "nothing is left to write: the options exclude every tensor"),
     ({"max_shard_size": "5"}, "a size needs a unit"),
-    ({"lora": "merge"}, "the checkpoint has no adapters that --lora could work on"),
-    ({"adapters": "default"}, "the checkpoint has no adapters"),
-    ({"rename": "no rule"}, "a renaming rule is FROM=TO"),
+    ({"lora": "merge"}, "the checkpoint has no PEFT adapters, which --lora is for"),
+    ({"adapters": "default"}, "the checkpoint has no PEFT adapters"),
+    ({"rename": "no rule"}, "--rename takes FROM=TO"),
     ({"base": "no/such/base/model"}, "no such directory: no/such/base/model"),
     ({"digest": "xxh3"}, "the digest xxh3 needs the package xxhash"),
 ]  # fmt: skip
@@ -181,7 +181,7 @@ class TestDryRun:
             with pytest.raises(BadOption) as refused:
                 verb(checkpoint, out, dtype="bf16")
             said = str(refused.value)
-            assert "of something else: --dtype was 'fp32', is 'bf16'; start over with --restart" in said
+            assert "with other options or input: --dtype was 'fp32', is 'bf16'; start over with --restart" in said
             assert "header" not in said
         assert dry_run(checkpoint, out, dtype="bf16", restart=True).cost.tensors == 19
         (out / "mine.txt").touch()

@@ -116,27 +116,7 @@ def test_done_cases_are_not_done_again(results: Path) -> None:
 
 WRONG_TODAY = frozenset(
     """
-    one encoder under two names
-    the embedding under a name of the wrapper, which comes first
-    the same, of a tied model
-    compiled layers, an adapter
-    compiled layers, an adapter, the base in the save
-    checkpoint_wrapper, stage 1
-    checkpoint_wrapper, stage 3
-    checkpoint_wrapper, an adapter, stage 2
-    checkpoint_wrapper, an adapter, stage 3
-    names of FSDP inside, an adapter
-    modules called module inside
     modules called module inside, an adapter
-    a classifier on a causal base
-    a token classifier on a causal base
-    question answering on a bare base
-    a head in modules_to_save without a task type
-    the language model of a LLaVA
-    Qwen2-VL
-    not given to the optimizer, stage 3
-    a tied base in the save and named
-    modules_to_save of a shared embedding
     """.strip().split("\n    ")
 )
 """Pinned cases that come out wrong, or are refused though they could be done."""

@@ -78,7 +78,7 @@ class TestOfRealRuns:
         assert not (tmp_path / "out").exists()
 
         report = consolidate(root, tmp_path / "out", set_config=rule)
-        assert f"config.json: {rule}, as asked" in report.notes
+        assert f"config.json: {rule} (--set-config)" in report.notes
         assert verify(tmp_path / "out").ok
         assert verify(tmp_path / "out", against=root).ok
         manifest = json.loads((tmp_path / "out/zeroconsolidate.json").read_text())

@@ -18,6 +18,7 @@ from zeroconsolidate import consolidate
 from zeroconsolidate.errors import UnsupportedLayout
 from zeroconsolidate.integrations import architecture
 from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming.answers import of_answer
 from zeroconsolidate.naming.hub_layout import Conversion, to_hub
 from zeroconsolidate.plan.build import Selection, Source
 
@@ -218,6 +219,6 @@ def test_any_cut_into_rows_is_found_and_written(data: st.DataObject, tmp_path_fa
     save(Run(stage=2, world_size=2, groups=[values]), root / "in")
     (root / "in/config.json").write_text(json.dumps({"model_type": "one of a test"}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evidence, "_ask", lambda _: (evidence._architecture(answer), ""))
+        patch.setattr(evidence, "_ask", lambda _: (of_answer(answer), ""))
         consolidate(root / "in", root / "out")
     assert_equal(load_file(root / "out/model.safetensors"), truth)

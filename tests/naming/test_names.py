@@ -90,8 +90,9 @@ def edit_config(root: Path, **changes: object) -> None:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if transformers were not installed."""
+    """As if transformers were not installed, and the built-in table had no such model."""
     monkeypatch.setattr(evidence, "find_spec", lambda _: None)
+    monkeypatch.setattr(evidence, "looked_up", lambda _: None)
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ class TestWrappers:
         undone = prefix.replace("_orig_mod.", "")
         said = "wrappers inside names removed; " if prefix and not undone else f"prefix {undone!r} removed"
         assert report.names.startswith(said if prefix else "names match ")
-        assert re.search(r"names match \w+ \(transformers 5[.\d]+\)$", report.names)
+        assert re.search(r"names match \w+ \(transformers 5[.\d]+(, built-in table)?\)$", report.names)
         assert report.checks[0].startswith("names and shapes match ")
 
     @pytest.mark.parametrize("model", MODELS)
@@ -146,7 +147,7 @@ class TestWrappers:
         known = prefix in ("module.", "_forward_module.", "_orig_mod.", "module._orig_mod.", "pretrained_model.")
         assert_equal(written(report), {name if known else prefix + name: tensor for name, tensor in truth.items()})
         (warning,) = report.warnings
-        assert "could not be compared" in warning and "transformers is not installed" in warning
+        assert "not compared with those the model expects" in warning and "transformers is not installed" in warning
 
     def test_without_expectation_model_is_a_wrapper_around_a_model_without_a_head(
         self, alone: None, tmp_path: Path
@@ -407,7 +408,7 @@ class TestRename:
         truth = trained(tmp_path / "in", "xlmr", lambda name: "a.b." + name)
         report = consolidate(tmp_path / "in", tmp_path / "out", rename=["a.b.="])
         assert_equal(written(report), truth)
-        assert report.names.startswith("renamed as asked; names match XLMRobertaModel (transformers 5")
+        assert report.names.startswith("renamed with --rename; names match XLMRobertaModel (transformers 5")
         assert report.warnings == ()
 
     def test_by_the_command(self, alone: None, tmp_path: Path) -> None:
@@ -421,7 +422,7 @@ class TestRename:
         lower = {name.upper(): name for name in truth}
         report = consolidate(tmp_path / "in", tmp_path / "out", rename=lower.__getitem__, base=BASES / "llama")
         assert_equal(written(report), truth)
-        assert report.names.startswith("renamed as asked; names match the base model")
+        assert report.names.startswith("renamed with --rename; names match the base model")
 
     def test_it_overrides_the_evidence_but_is_told_what_that_means(self, asked: None, tmp_path: Path) -> None:
         truth = trained(tmp_path / "in", "llama")
@@ -444,7 +445,7 @@ class TestRename:
             (["/(/=x"], "no regular expression"),
             ([r"/model/=\1"], "no regular expression"),
             (["/^.*$/=one"], "the same name 'one'"),
-            (["/^.*$/="], "no name; got ''"),
+            (["/^.*$/="], "without a name; got ''"),
         ],
     )
     def test_rules_that_make_no_sense(self, rules: list[str], said: str, tmp_path: Path) -> None:
@@ -455,7 +456,7 @@ class TestRename:
 
     def test_a_callable_must_give_names(self, tmp_path: Path) -> None:
         trained(tmp_path / "in", "llama", config=False)
-        with pytest.raises(BadOption, match="no name; got None"):
+        with pytest.raises(BadOption, match="without a name; got None"):
             consolidate(tmp_path / "in", tmp_path / "out", rename=lambda _: None)  # type: ignore[arg-type,return-value]
 
 
@@ -474,7 +475,7 @@ class TestLayouts:
         assert "MixtralForCausalLM" in memory.names
         as_stored = consolidate(self.CASE, tmp_path / "stored", names="stored")
         assert set(written(as_stored)) == stored
-        assert as_stored.names == "names as stored, as asked"
+        assert as_stored.names == "names as in the checkpoint (--names stored)"
         assert as_stored.checks[0].startswith("names and shapes match MixtralForCausalLM")
 
     def test_in_memory_undoes_wrappers_and_stored_does_not(self, asked: None, tmp_path: Path) -> None:
@@ -484,7 +485,7 @@ class TestLayouts:
         assert set(stored) == {"module." + name for name in truth}
 
     def test_without_transformers_it_says_what_to_install(self, alone: None, tmp_path: Path) -> None:
-        with pytest.raises(WrongNames, match="install transformers 5, or write them as they are with --names in-memo"):
+        with pytest.raises(WrongNames, match="install transformers 5, or write them fused with --names in-memo"):
             consolidate(self.CASE, tmp_path / "out")
         consolidate(self.CASE, tmp_path / "out", names="in-memory")
 
@@ -499,9 +500,9 @@ class TestTheReport:
         done = command("convert", tmp_path / "in", tmp_path / "out", "--base", BASES / "xlmr", "--rename", "net.=")
         (line,) = [line for line in done.stdout.splitlines() if "names and shapes match" in line]
         assert line.split()[:6] == "checked names and shapes match XLMRobertaModel".split()
-        assert "renamed as asked" in done.stdout
+        assert "renamed with --rename" in done.stdout
         as_json = command("convert", tmp_path / "in", tmp_path / "json", "--names", "stored", "--json")
-        assert json.loads(as_json.stdout)["names"] == "names as stored, as asked"
+        assert json.loads(as_json.stdout)["names"] == "names as in the checkpoint (--names stored)"
 
 
 class TestFrozenFromBase:

@@ -192,10 +192,10 @@ def test_rules_are_prefixes_or_expressions():
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ([("^(", "x")], r"the renaming rule \^\(=x is no regular expression"),
+        ([("^(", "x")], r"--rename \^\(=x is no regular expression"),
         ([("/a/", r"\9")], "is no regular expression"),
         ([("/a|b/", "x")], "gives 'a' and 'b' the same name 'x'"),
-        ([("a", "")], "gives 'a' no name; got ''"),
+        ([("a", "")], "leaves 'a' without a name; got ''"),
     ],
 )
 def test_rules_that_do_not_work(rules: list[tuple[str, str]], message: str):
@@ -204,7 +204,7 @@ def test_rules_that_do_not_work(rules: list[tuple[str, str]], message: str):
 
 
 def test_a_name_is_text():
-    with pytest.raises(BadOption, match="gives 'a' no name; got 7"):
+    with pytest.raises(BadOption, match="leaves 'a' without a name; got 7"):
         unique({"a": 7})
 
 
@@ -284,7 +284,7 @@ def test_without_all_of_its_pieces_a_tensor_is_written_as_it_is():
 
 def test_a_conversion_that_rows_cannot_say_is_refused():
     with pytest.raises(
-        UnsupportedLayout, match=r"elements in another order than the hub's .*--names in-memory \(at ab\)"
+        UnsupportedLayout, match=r"in another order in memory than in the hub's files.*--names in-memory \(at ab\)"
     ):
         to_hub(stacked(), [conversion("ab", ("a", "b"), opaque=True)])
 

@@ -54,6 +54,7 @@ def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
         monkeypatch.setattr(evidence, "_ask", ask_in_this_process)
     else:
         monkeypatch.setattr(evidence, "find_spec", lambda _: None)
+        monkeypatch.setattr(evidence, "looked_up", lambda _: None)
     return request.param
 
 

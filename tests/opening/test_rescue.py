@@ -197,15 +197,17 @@ class TestDiagnosis:
         assert error.files == (name,)
         assert {loss.fate for loss in error.losses} >= {"whole", "partly lost"}
         lost, held = (sum(getattr(loss, size) for loss in error.losses) for size in ("lost_bytes", "nbytes"))
-        assert f"{100 * lost / held:.1f} % of the bytes;" in said
+        assert f"{100 * lost / held:.1f} % of all bytes are lost;" in said
         assert error.remedies[0] == "--tag last-complete takes global_step5, the newest complete tag"
         if inspect(run).stage == 2:
-            assert error.consequence.endswith("3 of 14 tensors are lost, 2 partly lost, 9 whole: 25.0 % of the bytes")
+            assert error.consequence.endswith(
+                "3 of 14 tensors are lost, 2 partly lost, 9 whole; 25.0 % of all bytes are lost"
+            )
             assert error.remedies[1:] == (
                 "--rescue writes all tensors: 75.0 % of the values exactly, 25.0 % in 16 bits",
             )
         else:
-            assert error.consequence.endswith("13 of 14 tensors are partly lost, 1 whole: 25.0 % of the bytes")
+            assert error.consequence.endswith("13 of 14 tensors are partly lost, 1 whole; 25.0 % of all bytes are lost")
             assert error.remedies[1:] == ("--rescue=zeros writes all that is left, with zeros where values are lost",)
         assert not (tmp_path / "out").exists()
         info = inspect(run)
@@ -310,7 +312,7 @@ class TestDiagnosis:
         assert done.returncode == 2
         first, cost, *rest = done.stderr.splitlines()
         assert first.startswith("zeroconsolidate: 1 of 4 ranks is incomplete: ")
-        assert cost.startswith("  ") and cost.endswith(": 25.0 % of the bytes")
+        assert cost.startswith("  ") and cost.endswith("; 25.0 % of all bytes are lost")
         assert rest[0].startswith("  --tag last-complete takes")
         rows = [line for line in rest if line.startswith("    ")]
         assert re.match(r"    \S.* +(partly )?lost +[0-9.]+ %  [0-9.]+ KB of ", rows[0]), done.stderr
@@ -437,7 +439,7 @@ class TestRescue:
 
     def test_options_that_make_no_sense(self, tmp_path: Path) -> None:
         root = FIXTURES / "z3_w4/checkpoint"
-        with pytest.raises(BadOption, match="only used in a rescue"):
+        with pytest.raises(BadOption, match="used only with --rescue"):
             consolidate(root, tmp_path / "out", fill=tmp_path)
         with pytest.raises(BadOption, match="rescue is False, True or 'zeros'; got"):
             consolidate(root, tmp_path / "out", rescue="ones")  # type: ignore[arg-type]
@@ -586,7 +588,7 @@ class TestFrozenFromBase:
             consolidate(source, tmp_path / "out", base=base)
         report = consolidate(source, tmp_path / "out", base=base, names="stored")
         assert report.from_base == 0
-        (warning,) = [w for w in report.warnings if "the base model's weights were not used" in w]
+        (warning,) = [w for w in report.warnings if "the weights in --base were not used" in w]
         assert "layers.0.norm.weight" in warning
 
     def test_a_complete_checkpoint_takes_nothing(self, stage: int, base: Path, tmp_path: Path) -> None:

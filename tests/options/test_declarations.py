@@ -116,7 +116,7 @@ class TestOnePlace:
         shown = pydoc.plain(pydoc.render_doc(painted))
         assert "paint: 'str' = 'red'" in shown
         assert "paint : str, default 'red'" in shown
-        assert "what the model is painted, such as `blue`, at most `coats` times" in shown
+        assert "What the model is painted, such as `blue`, at most `coats` times." in shown
 
     def test_it_is_recorded_if_it_decides_bytes(self) -> None:
         options = Extended(paint="blue", coats=("thick",))
@@ -198,7 +198,7 @@ def test_exit_codes_are_in_the_help_and_in_the_reference() -> None:
     for code, meaning in (
         (0, "done"),
         (1, "verify found something wrong"),
-        (3, "convert --rescue wrote a model with losses;"),
+        (3, "convert --rescue wrote a model, but not every value exactly;"),
     ):
         assert f" {code} {meaning}" in shown
     assert "| 143 | terminated (SIGTERM)" in reference.page()

@@ -64,7 +64,7 @@ class TestValues:
             ({"exclude": [5]}, r"exclude is one text or several; got \[5\]"),
             ({"max_shard_size": "big"}, "a size is a number with B, KB, MB, GB or TB"),
             ({"max_shard_size": "5"}, "a size needs a unit"),
-            ({"fill": "model"}, "a model to fill with is only used in a rescue"),
+            ({"fill": "model"}, "--fill is used only with --rescue"),
         ],
     )
     def test_what_is_none_is_refused_before_anything_is_read(self, given: dict[str, Any], message: str) -> None:

@@ -132,6 +132,7 @@ class TestModel:
 
     def test_without_transformers_it_says_so(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sources, "find_spec", lambda _: None)
+        monkeypatch.setattr(sources, "looked_up", lambda _: None)
         found = examine(str(model))
         assert found.findings == ()
         assert found.unchecked == ("names: transformers is not installed",)
@@ -156,6 +157,61 @@ class TestModel:
         empty = {"linear.weight": torch.zeros(0)}
         save_file(empty, model / name) if name.endswith("safetensors") else torch.save(empty, model / name)
         assert kinds(model) == {Kind.EMPTY}
+
+
+class TestBuiltInTable:
+    """It may say that all is well, and nothing else."""
+
+    @pytest.fixture
+    def questions(self, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+        """What transformers is asked."""
+        seen: list[bytes] = []
+        ask = sources._ask
+        monkeypatch.setattr(sources, "_ask", lambda config: (seen.append(config), ask(config))[1])
+        return seen
+
+    def test_what_it_confirms_nobody_is_asked(self, model: Path, questions: list[bytes]) -> None:
+        found = examine(str(model))
+        assert found.findings == found.unchecked == ()
+        assert "names and shapes match LlamaForCausalLM" in found.checked[0]
+        assert "built-in table" in found.checked[0]
+        assert questions == []
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda t: t.pop(NORM),
+            lambda t: t.update({f"wrapper.{NORM}": t.pop(NORM)}),
+            lambda t: t.update({"student.extra": torch.ones(2)}),
+            lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)}),
+            lambda t: t.update({"v_head.summary.weight": torch.ones(1, 4)}),
+            lambda t: t.update({NORM: t[NORM][:-1].clone()}),
+            lambda t: t.update({NORM: t[NORM].to(torch.int8)}),
+        ],
+        ids=["missing", "wrapped", "extra", "buffer", "value head", "shape", "integers"],
+    )
+    def test_of_all_else_transformers_is_asked(
+        self,
+        model: Path,
+        change: Callable[[dict[str, torch.Tensor]], object],
+        questions: list[bytes],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        change_weights(model / "model.safetensors", change)
+        found = examine(str(model))
+        assert len(questions) == 1
+        monkeypatch.setattr(sources, "looked_up", lambda _: None)
+        assert examine(str(model)) == found
+
+    def test_an_adapter_of_modules_that_are_there(self, adapter: Path, questions: list[bytes]) -> None:
+        assert examine(str(adapter), base=str(LLAMA)).findings == ()
+        assert questions == []
+        change_weights(
+            adapter / "adapter_model.safetensors",
+            lambda t: t.update({name.replace(".0.", ".7."): t.pop(name) for name in [*t] if ".0." in name}),
+        )
+        assert examine(str(adapter), base=str(LLAMA)).findings
+        assert len(questions) == 1
 
 
 class TestAdapter:
@@ -271,7 +327,9 @@ def test_a_part_of_a_model_is_called_one(tmp_path: Path) -> None:
     report = consolidate(TIED, tmp_path / "out", include=["*embed*"])
     assert any("1 of 26 tensors" in text for text in report.warnings)
     found = verify(tmp_path / "out")
-    assert any("written all the same, as asked" in text and "which is in no file" in text for text in found.notes)
+    assert any(
+        "allowed by an option when it was written" in text and "which is in no file" in text for text in found.notes
+    )
 
 
 def test_what_was_insisted_on_is_in_report_and_manifest(tmp_path: Path) -> None:
@@ -281,6 +339,6 @@ def test_what_was_insisted_on_is_in_report_and_manifest(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out/zeroconsolidate.json").read_text())["excused"]
     found = verify(tmp_path / "out")
     assert found.ok
-    assert any(text.startswith("written all the same, as asked: ") for text in found.notes)
+    assert any(text.startswith("allowed by an option when it was written: ") for text in found.notes)
     (tmp_path / "out/zeroconsolidate.json").unlink()
     assert not verify(tmp_path / "out").ok

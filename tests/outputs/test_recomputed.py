@@ -37,9 +37,20 @@ BY_PEFT: dict[str, Callable[[], Any]] = {
     "IA3": lambda: peft.IA3Config(target_modules=["q_proj", "down_proj"], feedforward_modules=["down_proj"]),
     "LOHA": lambda: peft.LoHaConfig(**TARGETS, r=2),
     "VERA": lambda: peft.VeraConfig(**TARGETS, r=4),
+    "LN_TUNING": lambda: peft.LNTuningConfig(target_modules=["input_layernorm"]),
     "HIRA": lambda: peft.HiraConfig(**TARGETS, r=2),
 }
-FORMULAS = ["lora", "patterns", "dora", "conv1d", "conv1d_dora", "embedding", "lora_bias", "convolutions"]
+FORMULAS = [
+    "lora",
+    "patterns",
+    "dora",
+    "conv1d",
+    "conv1d_dora",
+    "embedding",
+    "lora_bias",
+    "convolutions",
+    "experts_mixtral",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -192,6 +203,14 @@ class TestContradiction:
         told, wrong = self.judged(added, factor)
         assert told
         assert wrong
+
+    def test_a_factor_that_no_element_shows(self) -> None:
+        """Each is within what rounding may do; all of them together are not."""
+        base = as_written(np.where(self.base < 0, -0.05, 0.05), DType.BF16)
+        change = np.random.default_rng(1).normal(0, 3e-4, base.shape)
+        right, wrong = (as_written(base + by * change, DType.BF16) for by in (1, 2))
+        assert formulas.contradiction(right, right, base, np.abs(base), BF16) == (True, "")
+        assert "times what it should be" in formulas.contradiction(wrong, right, base, np.abs(base), BF16)[1]
 
     def test_what_rounding_takes_is_not_told(self) -> None:
         assert self.judged(1e-9, 2) == (False, "")

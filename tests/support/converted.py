@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import zeroconsolidate
 from zeroconsolidate.integrations import architecture
-from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming.answers import of_answer
 
 if TYPE_CHECKING:
     from model_cases import ModelCase
 
+    from zeroconsolidate.naming.hub_layout import Architecture
 
-def ask_in_this_process(config: bytes) -> tuple[evidence.Architecture | None, str]:
+
+def ask_in_this_process(config: bytes) -> tuple[Architecture | None, str]:
     """In place of `evidence._ask`, where transformers is loaded anyway: saves starting a process for each config."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_bytes(config)
@@ -24,7 +26,7 @@ def ask_in_this_process(config: bytes) -> tuple[evidence.Architecture | None, st
             answer = architecture.expectation(folder)
         except Exception as error:  # noqa: BLE001  (as the process does)
             return None, f"transformers could not build the model: {error}"
-    return evidence._architecture(json.loads(json.dumps(answer))), ""
+    return of_answer(json.loads(json.dumps(answer))), ""
 
 
 def convert(case: ModelCase, where: Path, dtype: str, **options: Any) -> Path:

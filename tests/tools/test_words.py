@@ -46,16 +46,16 @@ def test_each_kind_is_collected(collected: list[Text]) -> None:
     ("kind", "place", "beginning"),
     [
         ("help", "cli/convert --help", "usage: zeroconsolidate convert"),
-        ("module", "cli/printing.py", "From the results of the verbs"),
-        ("docstring", "outputs/report.py", "The line of Python that loads the output."),
-        ("docstring", "opening/info.py", "The result of :func:`zeroconsolidate.inspect`"),
+        ("module", "cli/printing.py", "Results -> the text that the command prints"),
+        ("docstring", "outputs/report.py", "What a conversion wrote, what was checked"),
+        ("docstring", "catalog/facts.py", "How many ranks share the work along each axis."),
         ("report", "cli/printing.py", "DeepSpeed {_known(info.ds_version)}, "),
         ("message", "outputs/side_files.py", "sentence-transformers needs the size of an embedding"),
         ("message", "outputs/side_files.py", "config.json: rope_theta added"),
         ("message", "outputs/side_files.py", "{lone[0]} was not found, and without it"),
         ("message", "adapters/plan.py", "PEFT adapter {adapters.kinds} for the base model"),
         ("message", "audit/source.py", "metadata of all {files} files agrees"),
-        ("message", "naming/fit.py", "names as stored, as asked"),
+        ("message", "naming/fit.py", "names as in the checkpoint (--names stored)"),
     ],
 )
 def test_what_is_collected(collected: list[Text], kind: str, place: str, beginning: str) -> None:

@@ -101,7 +101,6 @@ def test_a_diffusers_model(tmp_path: Path, out: Path) -> None:
     assert [path.name for path in out.glob("*.safetensors")] == ["diffusion_pytorch_model.safetensors"]
 
 
-@wrong_today("the one that `latest` names is written without a word of the other")
 def test_two_models_of_one_accelerate_run(tmp_path: Path, out: Path) -> None:
     for tag, fixture in (("pytorch_model", "z2_bf16"), ("pytorch_model_1", "z2_groups")):
         (source,) = (FIXTURES / fixture / "checkpoint").glob("global_step*")
@@ -109,6 +108,8 @@ def test_two_models_of_one_accelerate_run(tmp_path: Path, out: Path) -> None:
     (tmp_path / "ckpt" / "latest").write_text("pytorch_model_1")
     with pytest.raises(ZeroConsolidateError, match=r"--tag.*pytorch_model"):
         consolidate(tmp_path / "ckpt", out)
+    with pytest.raises(ZeroConsolidateError, match=r"--tag pytorch_model.*--tag pytorch_model_1"):
+        consolidate(tmp_path / "ckpt", out, tag="last-complete")
     for tag in ("pytorch_model", "pytorch_model_1"):
         consolidate(tmp_path / "ckpt", tmp_path / tag, tag=tag)
 
@@ -149,7 +150,6 @@ def test_a_config_of_ten_million_layers(tmp_path: Path, out: Path, monkeypatch: 
         consolidate(checkpoint, out)
 
 
-@wrong_today("one-tuples in one-tuples are not counted as depth")
 def test_a_pickle_of_nested_tuples(tmp_path: Path, out: Path) -> None:
     checkpoint = shutil.copytree(FIXTURES / "z2_bf16" / "checkpoint", tmp_path / "ckpt")
     (path,) = checkpoint.glob("*/mp_rank_00_model_states.pt")

@@ -365,7 +365,7 @@ def test_a_published_file_that_was_taken_away_is_noticed(
         consolidate(checkpoint, tmp_path / "out", **OPTIONS)
     monkeypatch.undo()
     (tmp_path / "out/tokenizer.json").unlink()
-    with pytest.raises(OutputFailed, match=r"tokenizer\.json has been taken away"):
+    with pytest.raises(OutputFailed, match=r"tokenizer\.json has been removed"):
         consolidate(checkpoint, tmp_path / "out", **OPTIONS)
     consolidate(checkpoint, tmp_path / "out", restart=True, **OPTIONS)
     assert contents(tmp_path / "out") == straight
@@ -410,7 +410,7 @@ def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
     def train_on(done: int, total: int) -> None:
         os.utime(folder / "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt")
 
-    with pytest.raises(DamagedFile, match="changed while it was being converted; nothing was published"):
+    with pytest.raises(DamagedFile, match="changed while it was being converted; no output was written"):
         consolidate(root, tmp_path / "out", progress=train_on)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".zeroconsolidate"]
 
@@ -452,7 +452,7 @@ def test_terminated_from_outside_says_that_it_goes_on(checkpoint: Path, tmp_path
     command = [sys.executable, "-c", script, str(checkpoint), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=signals())
     assert done.returncode == 143, done.stderr
-    assert "goes on from here" in done.stderr
+    assert "continues from here" in done.stderr
     command = [sys.executable, "-m", "zeroconsolidate", "convert", "--json", *command[3:]]
     report = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert report["resumed_bytes"] > 3 * MB

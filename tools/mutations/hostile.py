@@ -109,6 +109,21 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "containers in containers are bounded",
+        f"{PICKLES}::test_what_is_built_is_bounded_in_depth",
+        ("archive/machine.py", "        if depth > self.limits.open_marks:\n", "        if False:\n"),
+    ),
+    Mutation(
+        "containers that the table makes are counted",
+        f"{PICKLES}::test_containers_are_bounded_by_the_bytes_that_make_them",
+        ("archive/machine.py", "        if self.made > self.most:\n", "        if False:\n"),
+    ),
+    Mutation(
+        "tuples are counted",
+        f"{PICKLES}::test_containers_are_bounded_by_the_bytes_that_make_them",
+        ("archive/interpreter.py", "                if made > most:\n", "                if False:\n"),
+    ),
+    Mutation(
         "opcodes are counted",
         f"{PICKLES}::test_steps_are_bounded",
         ("archive/interpreter.py", "        for _ in range(self.limits.steps):\n", "        while True:\n"),

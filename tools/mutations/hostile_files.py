@@ -463,8 +463,8 @@ MUTATIONS = (
         "whole/test_hostile_models.py::test_a_config_names_models_only",
         (
             "integrations/architecture.py",
-            "        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):",
-            "        if found is not None:",
+            "    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None",
+            "    return found",
         ),
     ),
     Mutation(

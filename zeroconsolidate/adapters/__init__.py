@@ -1,3 +1,3 @@
-"""PEFT: adapters are found, written as PEFT would, or merged into the weights they belong to."""
+"""PEFT adapters: names and `adapter_config.json` -> an adapter's files, or recipes of a merged model."""
 
 from . import registered  # noqa: F401  (whoever has one of our recipes, from a pickle too, can have it read)

@@ -1,4 +1,4 @@
-"""What the parameters of one LoRA wrapper add to one weight."""
+"""The parameters of one LoRA wrapper -> what they add to one weight."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def low_rank(
     b = factors.get("lora_embedding_B" if embeds else "lora_B.weight")
     if a is None or b is None:
         raise Disagreement(
-            f"the adapter {adapter!r} has only half of its factors here",
+            f"the adapter {adapter!r} has only one of its two factors here",
             expected="A and B",
             found=", ".join(factors),
         )
@@ -68,7 +68,7 @@ def low_rank(
             found=f"{a.shape} and {b.shape}",
         )
     if magnitude is not None and lie in (Lie.EXPERTS, Lie.EXPERTS_TRANSPOSED):
-        raise UnsupportedLayout("DoRA of a stack of experts is not known to PEFT")
+        raise UnsupportedLayout("PEFT has no DoRA for stacked experts")
     rounds_first = (
         of_parameter or lie is Lie.EMBEDDING or lie.name.startswith("EXPERTS") or config.initialization == "mica"
     )
@@ -90,7 +90,7 @@ def _refuse_resized(adapter: str, rows: int, shape: Shape) -> None:
             f"the adapter {adapter!r} is of {rows} rows, and the weight it belongs to has {shape[0]}",
             consequence="if the run resized its vocabulary, the rows that were added were frozen, and are in neither "
             "the save nor the base",
-            remedy="write the adapter (--lora adapter), and put it on a base that is resized as it was for training",
+            remedy="write the adapter (--lora adapter), and load it on a base that is resized as for training",
         )
 
 

@@ -33,7 +33,7 @@ def agreed(catalog: Catalog, adapters: Adapters, tied: Mapping[str, str], base: 
         raise Disagreement(
             f"the adapter was trained on another base than --base: {'; '.join(found.contradictions)}",
             consequence="merged into this one, it would give wrong answers",
-            remedy=(base_remedy(adapters), "--base-differs merges all the same"),
+            remedy=(base_remedy(adapters), "--base-differs merges anyway"),
         )
     return found
 

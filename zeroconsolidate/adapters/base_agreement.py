@@ -68,11 +68,13 @@ class Agreement:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the merge should know."""
-        found = [f"merged into another base than it was trained on, as asked: {text}" for text in self.contradictions]
+        found = [
+            f"merged into another base than it was trained on (--base-differs): {text}" for text in self.contradictions
+        ]
         if self.quantized is not None:
             found.append(
-                f"the adapter was trained on quantized weights ({self.quantized}), and is merged into those they were "
-                "made from: the model answers a little differently"
+                f"the adapter was trained on quantized weights ({self.quantized}), and is merged into the original "
+                "ones: the model's answers differ a little from those in training"
             )
         return tuple(found)
 
@@ -81,7 +83,7 @@ class Agreement:
         if self.contradictions or self.confirmed_by:
             return ()
         named = f"the checkpoint names {', '.join(self.records)}" if self.records else "the checkpoint names none"
-        return (f"base: nothing tells whether the adapter was trained on {base}; {named}",)
+        return (f"base: it is not known whether the adapter was trained on {base}; {named}",)
 
 
 @dataclass(frozen=True, slots=True)

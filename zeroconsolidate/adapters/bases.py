@@ -1,4 +1,4 @@
-"""The weights that adapters are added to: from the original model, from the checkpoint's frozen copies, or trained.
+"""Path of a tensor -> the weight that adapters are added to: the original's, the checkpoint's frozen copy, or trained.
 
 Paths are as in `wrapped.py`.
 """
@@ -41,8 +41,8 @@ class Bases:
         saved = self._model.saved.get(path, {})
         if len(saved) > 1:
             raise BadOption(
-                f"the adapters {', '.join(saved)} have each trained a module of their own here (modules_to_save)",
-                remedy="merge one of them",
+                f"the adapters {', '.join(saved)} have each trained their own copy of this module (modules_to_save)",
+                remedy="choose one of them with --adapter",
             )
         trained = next(iter(saved.values()), None) or (own if own is not None and own.role == "trainable" else None)
         if trained is not None:
@@ -73,8 +73,8 @@ class Bases:
     def _only_quantized(self, own: Source) -> UnsupportedLayout:
         if self._altered is not None:
             return UnsupportedLayout(
-                f"an adapter initialised by {self._altered!r} belongs to what it left of the base weights, and the "
-                f"checkpoint holds them quantized ({own.recipe.dtype.torch_name})",
+                f"an adapter initialised by {self._altered!r} changes the base weights before training, and the "
+                f"checkpoint holds the changed ones quantized ({own.recipe.dtype.torch_name})",
                 remedy="write the adapter, and merge it with PEFT",
             )
         remedy = self._remedy
@@ -82,7 +82,7 @@ class Bases:
             remedy = f"name the original model with --base; {self._original.directory} has no such weight"
         return UnsupportedLayout(
             f"the base weight in the checkpoint is quantized ({own.recipe.dtype.torch_name})",
-            consequence="adapters are merged into the weights it was made from",
+            consequence="adapters are merged into weights that are not quantized",
             remedy=remedy,
         )
 
@@ -119,11 +119,12 @@ class Bases:
         return self._model.wrapper + path if self._original is None else self._original.name_of(path)
 
     def is_nowhere(self, path: str) -> ZeroConsolidateError:
-        """The error for a weight that an adapter belongs to and that nothing has."""
+        """The error for a weight that an adapter belongs to and that was not found."""
         if self._altered is not None:
             return BadOption(
-                f"an adapter initialised by {self._altered!r} belongs to what it left of the base weights, and the "
-                "checkpoint does not hold them: merge it with PEFT into the model as it was at the beginning"
+                f"an adapter initialised by {self._altered!r} changes the base weights before training, and the "
+                "checkpoint does not hold the changed ones",
+                remedy="merge it with PEFT, into the base model as it was when training began",
             )
         if self._original is None:
             return BadOption(

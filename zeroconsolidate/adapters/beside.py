@@ -126,7 +126,7 @@ def _several(wrappers: Sequence[str]) -> Disagreement:
         f"the checkpoint holds several PEFT models, behind {' and '.join(sorted(shown))}",
         consequence="their adapters have the same names, and one would be written over the other",
         remedy=tuple(
-            f"--lora keep --include '{wrapper}*' writes one of them under its raw names"
+            f"--lora keep --include '{wrapper}*' writes one of them under its names in the checkpoint"
             for wrapper in wrappers
             if wrapper
         ),

@@ -1,4 +1,4 @@
-"""Asks PEFT, in a process of its own, for a module with its adapter merged (`integrations/peft_modules.py`)."""
+"""A module and its adapter -> the merged tensors, computed by PEFT in a process of its own."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Peft:
         return self._answer()
 
     def close(self) -> None:
-        """End the process; again is no harm."""
+        """End the process. It can be called again."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -131,7 +131,7 @@ class _Merges:
         return merged
 
     def close(self) -> None:
-        """End the process; again is no harm."""
+        """End the process. It can be called again."""
         self._last = None
         if self._peft is not None:
             self._peft.close()

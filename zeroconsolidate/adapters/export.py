@@ -1,4 +1,4 @@
-"""The files of PEFT adapters: which tensors belong to one, and what PEFT calls them.
+"""The adapters of a checkpoint -> the files that PEFT would save: which tensors, under which names.
 
 Mirrors `get_peft_model_state_dict` in `peft/utils/save_and_load.py`, from names alone: the adapter's own name goes,
 PEFT's wrapping stays, and what the trainer wrapped around the model goes too.
@@ -77,7 +77,7 @@ def adapter_files(
             raise UnsupportedLayout(
                 f"the adapter {adapter!r} is of kind {config.peft_type}, whose file holds what PEFT computes from its "
                 "parameters",
-                remedy="--lora keep writes them under their raw names",
+                remedy="--lora keep writes its tensors under their names in the checkpoint",
             )
         tensors: dict[str, Source] = {}
         for name, part in parts.items():

@@ -1,4 +1,4 @@
-"""Adapter runs: which adapters a checkpoint has, and where their configurations are."""
+"""A checkpoint's names and folder -> its adapters and their configurations."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def find_adapters(
 
     `lora`: `adapter`, `merge`, `keep` or None. `chosen`: names of adapters; by default all that were trained. `base`:
     directory of the original model. Raises BadOption for options that go against each other, NotACheckpoint if
-    adapter_config.json is missing, UnsupportedLayout for names that may be a wrapper's.
+    adapter_config.json is missing, UnsupportedLayout for adapters whose names may be other modules'.
     """
     root = catalog.origin.root
     names = list(
@@ -91,18 +91,16 @@ def find_adapters(
         _refuse_unknown(first.peft_type, present)
     if lora == "keep" or not present:
         if lora in ("adapter", "merge") or (chosen and lora != "keep"):
-            raise BadOption("the checkpoint has no adapters that --lora could work on")
+            raise BadOption("the checkpoint has no PEFT adapters, which --lora is for")
         if chosen:
             raise BadOption(
-                "--adapter chooses adapters to write or merge", consequence="with --lora keep there is no choice"
+                "--adapter does not go with --lora keep", consequence="--lora keep writes the tensors of all adapters"
             )
         return None
     for name in chosen:
         if name not in present:
             raise BadOption(f"the checkpoint has no adapter {name!r}", consequence=f"it has {', '.join(present)}")
     wanted = tuple(dict.fromkeys(chosen)) or present
-    if lora != "merge" and base is None:
-        _refuse_modules(parts.values())
     if lora == "merge" and len(wanted) > 1 and not chosen:
         raise BadOption(
             f"the checkpoint has several adapters ({', '.join(present)})",
@@ -121,7 +119,7 @@ def find_adapters(
 def _refuse_unknown(kind: str, present: Sequence[str]) -> None:
     """A configuration whose adapter cannot be told from the rest: written as a model, it would be nothing that loads.
     Raises UnsupportedLayout."""
-    keep = "--lora keep writes the tensors under their raw names"
+    keep = "--lora keep writes the tensors under their names in the checkpoint"
     if kind not in TUNER_PREFIXES and kind not in prompts.PROMPTS:
         raise UnsupportedLayout(
             f"{ADAPTER_CONFIG} says {kind}",
@@ -135,16 +133,17 @@ def _refuse_unknown(kind: str, present: Sequence[str]) -> None:
         )
 
 
-def _refuse_modules(parts: Iterable[Part]) -> None:
-    """PEFT finds no module under a name that a holder changed, and says so in a warning at most."""
+def refuse_modules(parts: Iterable[Part]) -> None:
+    """PEFT finds no module under a name that a holder changed, and says so in a warning at most; a merged model has no
+    such modules either. For where neither a base model nor a config.json tells the names. Raises UnsupportedLayout."""
     held = [part.name for part in parts if part.kind is Kind.TUNER and ".module." in f".{part.module}."]
     if held:
         raise UnsupportedLayout(
             f"{counted(len(held), 'parameter')} of the adapter lie in a module called 'module', such as {held[0]}",
-            consequence="that may be a wrapper, or part of the base model's own names, and nothing here tells which",
+            consequence="that may be a wrapper, or part of the base model's own names, and it is not known which",
             remedy=(
                 "name the base model with --base: its names decide",
-                "write them under their raw names with --lora keep",
+                "write them under their names in the checkpoint with --lora keep",
             ),
         )
 
@@ -168,5 +167,5 @@ def _config_file(root: str, adapter: str, *, alone: bool) -> str:
     raise NotACheckpoint(
         f"the names are those of a PEFT model, but the configuration of its adapter {adapter!r} is missing",
         expected=places[0],
-        remedy="put it there, or write the raw names with --lora keep",
+        remedy="put it there, or write all tensors under their names in the checkpoint with --lora keep",
     )

@@ -1,4 +1,4 @@
-"""The arithmetic of merging adapters, bit for bit that of PEFT's `merge_and_unload()` on a CPU.
+"""A weight and the factors of adapters -> the merged weight, bit for bit as PEFT's `merge_and_unload()` on a CPU.
 
 Each expression here has the operands, the order and the dtypes of the one it mirrors (`merge` and
 `get_delta_weight` of `peft/tuners/lora/layer.py`, `merge_unsafe` of `variants.py`, `get_weight_norm` of `dora.py`),

@@ -1,4 +1,4 @@
-"""Adapters into the weights they belong to: which recipe makes each tensor of the merged model.
+"""Adapters and the weights they belong to -> a recipe for each tensor of the merged model.
 
 Mirrors what `merge_and_unload()` does to a PEFT model (`peft/tuners/tuners_utils.py`,
 `_unload_and_optionally_merge`): each wrapper gives way to its module, with the adapters added to it in order.
@@ -181,8 +181,8 @@ class Merger:
         if len(self._configs) > 1 or self._directories is None:
             raise UnsupportedLayout(
                 (
-                    f"adapters of kind {self._configs[adapter].peft_type} are merged by PEFT, one at a time, "
-                    "into a model whose config.json is at hand"
+                    f"adapters of kind {self._configs[adapter].peft_type} are merged by PEFT one at a time, "
+                    "and it needs the config.json of the model"
                 ),
                 remedy="choose one with --adapter, and name the original model with --base",
             )

@@ -1,4 +1,4 @@
-"""The original model's weights, found by the names of the model that was trained.
+"""The files of `--base` -> its tensors, by the names of the model that was trained.
 
 transformers says how the two differ (`naming/base_layout.py`). Where it cannot be asked, what is known here serves: a
 constant prefix where the model was trained through another class than it was saved from (`layers.0…` of a Qwen2Model,

@@ -1,4 +1,4 @@
-"""What an `adapter_config.json` says (mirrors PEFT's `PeftConfig` and `LoraConfig`), as far as weights depend on it."""
+"""`adapter_config.json` -> typed settings that weights depend on (mirrors PEFT's `PeftConfig` and `LoraConfig`)."""
 
 from __future__ import annotations
 

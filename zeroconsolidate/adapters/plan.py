@@ -1,4 +1,4 @@
-"""From the adapters of a run to planned weights: written for PEFT, or merged into the model they belong to."""
+"""The adapters of a run -> planned weights: files for PEFT, or the merged model."""
 
 from __future__ import annotations
 
@@ -193,12 +193,12 @@ def _without_a_place(unknown: Sequence[str], original: Original, unasked: str) -
         why = f"{original.target} expects none of them"
     else:
         told = unasked or "its names are not those of its config.json"
-        why = f"whether its class expects them cannot be told: {told}"
+        why = f"it is not known whether its class expects them: {told}"
     found = f"{counted(len(unknown), 'trained tensor')} {'has' if len(unknown) == 1 else 'have'} no place"
     return WrongNames(
         f"{found} in the base model {original.directory}: {listed(unknown, 4)}",
         consequence=f"{why}; a loader would ignore them",
-        remedy=("name the model that was trained with --base", "write them all the same with --allow-missing"),
+        remedy=("name the model that was trained with --base", "write them anyway with --allow-missing"),
     )
 
 
@@ -226,8 +226,8 @@ def _original(
             method = quantization.get("quant_method") if isinstance(quantization, dict) else None
             raise UnsupportedLayout(
                 f"the base model in {base} is quantized ({method or 'quantization_config'})",
-                consequence="adapters are merged into the weights it was made from",
-                remedy="name that model instead",
+                consequence="adapters are merged into weights that are not quantized",
+                remedy="name the model it was quantized from with --base",
             )
     targets = [f"{part.module}.weight" for part in adapters.parts.values() if part.kind is Kind.TUNER]
     return Original(read_weights(base).tensors, base, list(dict.fromkeys([*targets, *own])), architecture)
@@ -258,7 +258,7 @@ def prove_base(comparisons: Sequence[Comparison], inputs: Inputs) -> int:
             ),
             remedy=(
                 "name the model it was trained on, or leave --base out to merge into the frozen copy",
-                "--base-differs merges all the same",
+                "--base-differs merges anyway",
             ),
             address=error.address,
         ) from None

@@ -1,4 +1,4 @@
-"""Readers of tensors that adapters were merged into: they give any interval of elements, and hold a block at a time.
+"""Recipes of merged tensors -> their elements, any interval of them, one block in memory at a time.
 
 Element by element and row by row computing only some rows changes nothing; matrix products of many rows sum in the
 same order as the whole. So blocks are always the same, however they are asked for.

@@ -1,4 +1,4 @@
-"""Recipes whose elements are computed: adapters added to weights. Pure facts; `readers.py` does the arithmetic.
+"""Recipes of computed tensors: adapters added to weights. They hold facts; `readers.py` does the arithmetic.
 
 All of them can be asked for any interval of elements, like a recipe that copies, and have no copies of their own.
 """

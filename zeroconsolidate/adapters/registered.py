@@ -1,4 +1,4 @@
-"""Which reader reads which of the recipes of this room. torch is imported by the readers, when one is made."""
+"""Recipe class -> its reader, for the recipes of this package. torch is imported when a reader is made."""
 
 from __future__ import annotations
 

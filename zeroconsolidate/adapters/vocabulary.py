@@ -54,7 +54,7 @@ def vocabulary(
         raise Disagreement(
             f"the run had {own} tokens, as config.json beside the checkpoint says, and the base has {rows}",
             consequence="the rows that were added were frozen and left out of the save, so nothing has their values",
-            remedy="write the adapter (--lora adapter), and put it on a base that is resized as it was for training",
+            remedy="write the adapter (--lora adapter), and load it on a base that is resized as for training",
         )
     if rows == stated:
         return Vocabulary(rows=None, notes=(), warnings=_lost(checkpoint, rows, found))
@@ -102,7 +102,7 @@ def _refuse_parted(found: Mapping[str, Source]) -> None:
         f"embedding and head have different numbers of rows: {told}",
         consequence=f"the run resized both, and of {' and '.join(fewer)} only the base's rows are left: those that "
         "were added were frozen, and left out of the save",
-        remedy="write the adapter (--lora adapter), and put it on a base that is resized as it was for training",
+        remedy="write the adapter (--lora adapter), and load it on a base that is resized as for training",
     )
 
 

@@ -1,4 +1,4 @@
-"""The names of a PEFT model, sorted by what they are to the model that was wrapped.
+"""The names of a PEFT model -> what each is to the model that was wrapped: its own tensor, a copy, a factor.
 
 A *path* is a tensor's name in the model as it was before PEFT wrapped it.
 """

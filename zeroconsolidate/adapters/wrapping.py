@@ -1,4 +1,4 @@
-"""What PEFT's names mean: how it wraps a model's modules, undone one name at a time.
+"""A name of a PEFT model -> module, adapter and kind, with PEFT's wrapping undone.
 
 PEFT puts the model under `base_model.model.` and replaces each module it adapts by a wrapper, so that one Linear
 becomes several names (`peft/tuners/tuners_utils.py`, `peft/utils/other.py`)::

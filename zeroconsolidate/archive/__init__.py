@@ -1,1 +1,1 @@
-"""FILES: a directory and a tag become files, a `.pt` container becomes located storages. Never runs pickled code."""
+"""Files: a directory and a tag -> files; a `.pt` container -> located storages. Pickled code is never run."""

@@ -1,4 +1,4 @@
-"""torch's zip container, read by its own directory: where each record's bytes begin, and the pickle.
+"""torch's zip container -> its pickle, and the byte at which each record begins.
 
 A `.pt` file written by `torch.save` since torch 1.6 is a zip archive of stored (never deflated) records:
 

@@ -1,4 +1,4 @@
-"""From the path people have in hand to the files of one tag."""
+"""A path and a tag -> the files of a checkpoint, by kind and rank."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .raw import CheckpointFiles, SwapFile
 from .regular import MAX_ENTRIES, Fence, read_small, scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 def discover(path: str | os.PathLike[str], tag: str | None = None) -> CheckpointFiles:
@@ -134,7 +134,22 @@ MAX_LATEST_BYTES = 4096
 """A longer `latest` is refused; file names have at most 255 bytes."""
 
 
+def refuse_several_models(tags: Sequence[str]) -> None:
+    """accelerate saves each model of a run under a tag of its own, and `latest` names the last of them
+    (`save_state` in `accelerate/accelerator.py`): they are not steps of one model. Raises NotACheckpoint."""
+    models = [tag for tag in tags if _MODEL_OF_ACCELERATE.fullmatch(tag)]
+    if len(models) > 1:
+        raise NotACheckpoint(
+            f"these are {len(models)} models of one run, as accelerate saves them, not steps of one",
+            remedy=tuple(f"convert one with --tag {tag}" for tag in models[:12]),
+        )
+
+
+_MODEL_OF_ACCELERATE = re.compile(r"pytorch_model(_[0-9]{1,6})?")
+
+
 def _choose(root: str, entries: list[str], tags: tuple[str, ...], latest: str | None) -> str:
+    refuse_several_models(tags)
     if latest is not None:
         return latest
     if len(tags) == 1:

@@ -1,4 +1,4 @@
-"""One checkpoint from several directories: what each node saved on its own disk."""
+"""Several directories, such as nodes' own disks -> the files of one checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that only an attack would put into a checkpoint.
+"""Names of functions and classes that only an attack would put into a checkpoint.
 
 Nothing depends on this list: what is not on it is not run either. It is here so that the error can say so.
 """

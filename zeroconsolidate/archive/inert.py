@@ -1,4 +1,4 @@
-"""What the unpickler puts in place of objects that are not tensors."""
+"""Objects that stand for the classes and functions that a pickle names. They do nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An interpreter for pickles that are not trusted, written so that every step is one we chose.
+"""The bytes of a pickle that is not trusted -> the object in it, without running anything.
 
 Python's own unpicklers cannot be made safe by answering for the names a pickle imports: they let a pickle size
 the memo (one opcode allocates gigabytes), hash what it likes (a tuple nested 100,000 deep overflows the C stack,
@@ -6,7 +6,8 @@ tuples made to collide turn a dict quadratic) and set the state of objects that 
 
 * knows the opcodes that picklers of protocol 2 to 5 write, and refuses the others;
 * never allocates what a pickle merely announces: every length is compared with the bytes that are there;
-* makes at most one object a step, and takes at most `machine.Limits.steps` of them;
+* makes at most one object a step, and takes at most `machine.Limits.steps` of them; containers are bounded by the
+  pickle's size and in depth, whatever opcode makes or fills them;
 * uses as dict keys only text, bytes and small integers, whose hashes cannot be steered;
 * imports and calls nothing: names, calls and persistent ids are handed to a :class:`.machine.World`.
 
@@ -19,7 +20,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import DamagedFile, ZeroConsolidateError
-from .machine import Machine, beyond
+from .inert import Inert
+from .machine import CONTAINERS, INERT, Machine, beyond
 from .opcodes import TABLE
 
 if TYPE_CHECKING:
@@ -36,9 +38,10 @@ class Interpreter(Machine):
 
     def run(self, start: int = 0) -> tuple[object, int]:
         """The object of the pickle that begins at byte `start`, and the byte behind its end."""
-        self.stack, self.marks, self.memo = [], [], {}
+        self.begin(start)
         stack, marks, memo, data, world = self.stack, self.marks, self.memo, self.data, self.world
         push, position = stack.append, start
+        nest, containers, made, most = self.nest, CONTAINERS, 0, self.most
         for _ in range(self.limits.steps):
             opcode = data[position]
             position += 1
@@ -57,9 +60,18 @@ class Interpreter(Machine):
                 arguments = stack.pop()
                 if type(arguments) is not tuple:
                     raise DamagedFile("a call's arguments are not a tuple")
-                stack[-1] = world.call(stack[-1], arguments)
+                stack[-1] = result = world.call(stack[-1], arguments)
+                if type(result) is Inert:
+                    self.count(INERT)
+                    self.wrap(result, arguments)
             elif opcode == 0x85:  # TUPLE1
-                stack[-1] = (stack[-1],)
+                item = stack[-1]
+                stack[-1] = made_of_one = (item,)
+                made += 1
+                if made > most:
+                    raise self.too_many()
+                if type(item) in containers:
+                    nest(made_of_one, made_of_one)
             elif opcode == 0x58:  # BINUNICODE
                 stop = position + 4 + int.from_bytes(data[position : position + 4], "little")
                 if stop > len(data):
@@ -78,6 +90,11 @@ class Interpreter(Machine):
                 items = tuple(stack[mark:])
                 del stack[mark:]
                 push(items)
+                made += 1
+                if made > most:
+                    raise self.too_many()
+                if len(items) <= 3:
+                    nest(items, items)
             elif opcode == 0x6A:  # LONG_BINGET
                 push(memo[int.from_bytes(data[position : position + 4], "little")])
                 position += 4
@@ -87,10 +104,16 @@ class Interpreter(Machine):
                 stack[-1] = world.persistent(stack[-1])
             elif opcode == 0x86:  # TUPLE2
                 last = stack.pop()
-                stack[-1] = (stack[-1], last)
+                item = stack[-1]
+                stack[-1] = pair = (item, last)
+                made += 1
+                if made > most:
+                    raise self.too_many()
+                if type(item) in containers or type(last) in containers:
+                    nest(pair, pair)
             elif opcode == 0x2E:  # STOP
                 if marks or len(stack) != 1:
-                    raise DamagedFile("the pickle stops in the middle of something")
+                    raise DamagedFile("the pickle ends before its object is complete")
                 return stack[0], position
             else:
                 position = TABLE[opcode](self, position)

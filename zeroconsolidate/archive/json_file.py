@@ -1,4 +1,4 @@
-"""JSON that comes from outside: small files beside a checkpoint or a model, headers and indices."""
+"""JSON that is not trusted (configurations, headers, indices) -> its value, within limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parse(
     except ValueError as error:
         raise DamagedFile(f"{what} is not JSON: {error}") from None
     except RecursionError:
-        raise DamagedFile(f"{what} is nested too deep") from None
+        raise DamagedFile(f"{what} is nested too deeply") from None
 
 
 def parse_object(text: bytes, what: str) -> dict[str, Any]:

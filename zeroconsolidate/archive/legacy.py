@@ -1,4 +1,4 @@
-"""torch's container from before 1.6, which DeepSpeed still writes with `checkpoint_serialization: false`.
+"""torch's container from before 1.6, written with `checkpoint_serialization: false` -> its pickle and storages.
 
 Five pickles one after another, then the storages, nothing aligned:
 
@@ -81,7 +81,7 @@ class LegacyContainer(OpenFile):
             starts[key] = here + 8
             here += 8 + count * storage.dtype.itemsize
         if here != self.size_bytes:
-            what = "the file is truncated" if here > self.size_bytes else "the file goes on behind its end"
+            what = "the file is truncated" if here > self.size_bytes else "the file has bytes after its end"
             raise DamagedFile(f"{what}", expected=f"{here} bytes", found=self.size_bytes)
         return big_endian, (first, stop), starts
 

@@ -1,4 +1,4 @@
-"""Opens the files of a tag, one at a time."""
+"""The files of a tag -> their contents, one file at a time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load(files: CheckpointFiles, kind: FileKind) -> Iterator[RawFile]:
 class LoadReadable:
     """`load`, but files that cannot be read are left out and remembered: `reasons` has what is wrong, by name.
 
-    A file that may be an attack is an error all the same.
+    A file that may be an attack is an error nevertheless.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes,
         except PermissionError:
             raise NotACheckpoint("the file cannot be read: permission denied") from None
         except FileNotFoundError:
-            raise NotACheckpoint("the file has gone while it was being read") from None
+            raise NotACheckpoint("the file disappeared while it was being read") from None
         if kind is FileKind.UNIVERSAL and isinstance(content, LocatedTensor):
             content = {"param": content}  # stage 3 saves the tensor alone, the other stages a dict around it
         if not isinstance(content, dict):

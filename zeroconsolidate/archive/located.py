@@ -1,4 +1,4 @@
-"""What stands in place of a tensor after reading: where its bytes are, not the bytes."""
+"""What stands for a tensor after reading: in which bytes of which file it is."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class LocatedTensor:
                 numel *= n
                 last += (n - 1) * step
         if not possible:
-            raise DamagedFile("a tensor's geometry is impossible", found=self._geometry())
+            raise DamagedFile("a tensor's shape, strides or offset are impossible", found=self._geometry())
         if numel and last >= self.storage.numel:
             raise DamagedFile(
                 f"a tensor reaches past its storage {self.storage.key[:80]!r}",

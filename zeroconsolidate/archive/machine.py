@@ -1,4 +1,4 @@
-"""The state of a pickle that is being read: stack, marks and memo, and reads that stay within its bytes."""
+"""The state of a pickle while it is read: stack, marks, memo, and reads that stay inside its bytes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import DamagedFile
+from .inert import Inert, PlainDict
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from mmap import mmap
 
 
@@ -18,9 +20,18 @@ class Limits:
     steps: int = 1 << 24
     """Opcodes that are carried out. A tensor takes about 40, so this is a model of 400,000 tensors in one file."""
     open_marks: int = 1000
-    """Containers that are begun and not ended: real pickles have a dozen."""
+    """Containers that are begun and not ended, and containers in containers: real pickles have a dozen."""
+    free_containers: int = 4096
+    """So many are made whatever the pickle's size; of more, each takes bytes, as :meth:`Machine.begin` says."""
     integer_bytes: int = 255
     """Integers longer than this are refused: what is done with them later takes quadratic time."""
+
+
+INERT = 3
+"""An object and what it needs are as large as so many containers, and take as many bytes in a pickle."""
+CONTAINERS = frozenset((tuple, list, dict, PlainDict, Inert))
+"""The types of what a pickle can put things in."""
+_FLAT = (1, None)
 
 
 class World(Protocol):
@@ -46,6 +57,61 @@ class Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.most = self.made = 0
+        """How many containers there may be, and how many there are of those that the table of opcodes makes."""
+        self._depths: dict[int, tuple[int, object]] = {}
+        """By id, how deep a container is that holds others. The object is kept, so that its id stays its own."""
+
+    def begin(self, start: int) -> None:
+        """For the pickle that begins at byte `start`.
+
+        A pickler gives every container a place in its memo, behind it: six bytes in all from the 257th on, in protocols
+        4 and 5 two. Containers cost fifty bytes and more, so those of protocol 4, too, are to have some content.
+        """
+        self.stack, self.marks, self.memo, self._depths = [], [], {}, {}
+        is_old = self.data[start + 1 : start + 2] < b"\x04"
+        self.made, self.most = 0, self.limits.free_containers + (len(self.data) - start) // (6 if is_old else 4)
+
+    def count(self, many: int = 1) -> None:
+        """One more container, or one that is as large as `many`. Raises DamagedFile if they are too many."""
+        self.made += many
+        if self.made > self.most:
+            raise self.too_many()
+
+    def too_many(self) -> DamagedFile:
+        return DamagedFile(f"the pickle makes more than {self.most} containers", expected="fewer for its size")
+
+    def nest(self, target: object, items: Iterable[object]) -> None:
+        """`target` holds `items` now, and they are few, or have just been on the stack: a pickle must not have the same
+        many things read again and again. Raises DamagedFile if it is too deep."""
+        depth = 1
+        for item in items:
+            if type(item) in CONTAINERS:
+                depth = max(depth, 1 + self._depth(item))
+        self.lay(target, depth)
+
+    def wrap(self, target: object, arguments: tuple[object, ...]) -> None:
+        """`target` is what a call with these arguments has made. Raises DamagedFile if it is too deep."""
+        self.lay(target, self._depth(arguments))
+
+    def lay(self, target: object, depth: int) -> None:
+        """`target` is at least so deep."""
+        if depth > self.limits.open_marks:
+            raise DamagedFile(f"the pickle is nested deeper than {self.limits.open_marks} levels")
+        if depth > (2 if type(target) is tuple else 1) and depth > self._depths.get(id(target), _FLAT)[0]:
+            self._depths[id(target)] = (depth, target)
+
+    def _depth(self, item: object) -> int:
+        """Nearly all tuples of a checkpoint are sizes and arguments: they are not written down before the third level.
+
+        Those of more than three items are taken for nested. A pickler writes them with a mark, and with what they hold
+        they take ten bytes each: they cannot make a small file deep.
+        """
+        known = self._depths.get(id(item))
+        if known is not None:
+            return known[0]
+        is_flat = type(item) is not tuple or (len(item) <= 3 and CONTAINERS.isdisjoint(map(type, item)))
+        return 1 if is_flat else 2
 
     def skip(self, position: int, size_bytes: int) -> int:
         """The end of `size_bytes` bytes from `position`, which must be there."""
@@ -73,4 +139,8 @@ class Machine:
 
 def beyond(stop: int, data: bytes | mmap) -> DamagedFile:
     """The error for a length that is more than there is."""
-    return DamagedFile("the pickle announces more than it holds", expected=f"{stop} bytes", found=len(data))
+    return DamagedFile(
+        "the pickle is cut off: it says that more bytes follow than there are",
+        expected=f"{stop} bytes",
+        found=len(data),
+    )

@@ -1,4 +1,4 @@
-"""Reads `zeroconsolidate.json`, our own record of an output, which may have come from anywhere since."""
+"""A directory -> the content of its `zeroconsolidate.json`, which is not trusted."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ def read_manifest(directory: str) -> dict[str, Any] | None:
     with at(path):
         manifest = parse_object(read_small(path, MAX_MANIFEST_BYTES), "the manifest")
         if manifest.get("manifest") != 1:
-            raise DamagedFile("the file is no manifest of a version this library knows")
+            raise DamagedFile("the manifest is of a version that this library does not know")
         if not all(isinstance(manifest.get(key), dict) for key in ("files", "tensors", "options", "source")):
             raise DamagedFile("the manifest lacks a part", expected="files, tensors, options and source")
         for entry in (*manifest["files"].values(), *manifest["tensors"].values()):
             if not isinstance(entry, dict) or not isinstance(entry.get("bytes", 0), int):
-                raise DamagedFile("the manifest has an entry that describes nothing", found=described(entry))
+                raise DamagedFile(
+                    "an entry of the manifest is no description of a file or tensor", found=described(entry)
+                )
     return manifest

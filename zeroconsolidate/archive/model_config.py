@@ -1,4 +1,4 @@
-"""Reads the config.json of a model, which comes from outside: bounded, and as it stands."""
+"""A directory -> the content of its config.json, which is not trusted."""
 
 from __future__ import annotations
 

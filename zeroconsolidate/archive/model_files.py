@@ -1,4 +1,4 @@
-"""Names of the files that a model directory, or an adapter for PEFT, consists of."""
+"""Names of the files in a model directory or an adapter."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The grammar of DeepSpeed's file names (mirrors `deepspeed/runtime/engine.py`, `_get_ckpt_name` and its siblings).
+"""A file name of DeepSpeed -> what it holds, for which ranks (mirrors `deepspeed/runtime/engine.py`, `_get_ckpt_name`).
 
 `pp_rank` in these names is the data-parallel rank; `mp_rank` is the combined model-parallel rank. The prefix
 `bf16_` stands in front of optimizer files when bf16 is enabled in the config, whatever the optimizer's class.

@@ -1,4 +1,4 @@
-"""The pickle opcodes a checkpoint is made of, one small function each, and those that are refused.
+"""The pickle opcodes that torch writes, a function for each, and those that are refused.
 
 Each takes the machine and the position behind the opcode, and returns the position behind its arguments.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DamagedFile, UnsafePickle
 from .inert import Inert, PlainDict
+from .machine import CONTAINERS, INERT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +83,7 @@ def _constant(value: object) -> Callable[[Machine, int], int]:
 
 def _new(make: Callable[[], object]) -> Callable[[Machine, int], int]:
     def push(machine: Machine, position: int) -> int:
+        machine.count()
         machine.stack.append(make())
         return position
 
@@ -136,45 +138,50 @@ def _bytes(width: int) -> Callable[[Machine, int], int]:
 
 def _tuple3(machine: Machine, position: int) -> int:
     stack = machine.stack
-    stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
+    items = (stack[-3], stack[-2], stack[-1])
+    stack[-3:] = [items]
+    machine.count()
+    machine.nest(items, items)
     return position
 
 
 def _append(machine: Machine, position: int) -> int:
     item = machine.stack.pop()
-    _extend(machine.stack[-1], [item])
+    _extend(machine, machine.stack[-1], [item])
     return position
 
 
 def _appends(machine: Machine, position: int) -> int:
     items = machine.above_mark()
-    _extend(machine.stack[-1], items)
+    _extend(machine, machine.stack[-1], items)
     return position
 
 
-def _extend(target: object, items: list[Any]) -> None:
+def _extend(machine: Machine, target: object, items: list[Any]) -> None:
     if type(target) is list:
         target.extend(items)
     elif type(target) is Inert:
         target.items.extend(items)
     else:
         raise _wrong_target(target)
+    if not CONTAINERS.isdisjoint(map(type, items)):
+        machine.nest(target, items)
 
 
 def _setitem(machine: Machine, position: int) -> int:
     value = machine.stack.pop()
     key = machine.stack.pop()
-    _set_items(machine.stack[-1], [key, value])
+    _set_items(machine, machine.stack[-1], [key, value])
     return position
 
 
 def _setitems(machine: Machine, position: int) -> int:
     items = machine.above_mark()
-    _set_items(machine.stack[-1], items)
+    _set_items(machine, machine.stack[-1], items)
     return position
 
 
-def _set_items(target: object, items: list[Any]) -> None:
+def _set_items(machine: Machine, target: object, items: list[Any]) -> None:
     if len(items) % 2:
         raise DamagedFile("a dict's last key has no value")
     pairs = zip(items[::2], items[1::2], strict=True)
@@ -185,6 +192,8 @@ def _set_items(target: object, items: list[Any]) -> None:
         target.items.extend(pairs)
     else:
         raise _wrong_target(target)
+    if not CONTAINERS.isdisjoint(map(type, items)):
+        machine.nest(target, items)
 
 
 def _wrong_target(target: object) -> DamagedFile:
@@ -195,6 +204,8 @@ def _frozenset(machine: Machine, position: int) -> int:
     # A list, because members such as tensors need not be hashable, and order is kept.
     items = machine.above_mark()
     machine.stack.append(items)
+    machine.count()
+    machine.nest(items, items)
     return position
 
 
@@ -226,7 +237,10 @@ def _newobj(machine: Machine, position: int) -> int:
     arguments = machine.stack.pop()
     if type(arguments) is not tuple:
         raise DamagedFile("an object's arguments are not a tuple")
-    machine.stack[-1] = machine.world.call(machine.stack[-1], arguments)
+    machine.stack[-1] = result = machine.world.call(machine.stack[-1], arguments)
+    if type(result) in CONTAINERS:
+        machine.count(INERT)
+        machine.wrap(result, arguments)
     return position
 
 
@@ -243,6 +257,7 @@ def _build(machine: Machine, position: int) -> int:
     target = machine.stack[-1]
     if type(target) is Inert:
         target.state = state
+        machine.nest(target, (state,))
     elif type(target) is not PlainDict:
         raise UnsafePickle("the pickle tries to alter an object that has no state", found=type(target).__name__)
     return position

@@ -1,4 +1,4 @@
-"""Counts and lists as they are phrased in reports and errors."""
+"""Counts and lists -> phrases for reports and errors."""
 
 from __future__ import annotations
 

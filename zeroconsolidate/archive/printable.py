@@ -1,4 +1,4 @@
-"""How values and names that a file made up look where they are printed."""
+"""Values and names from files -> short printable text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stages behind `archive` see of files: names, and plain dicts with located tensors in them."""
+"""What `archive` gives: file names by kind and rank, and plain dicts with located tensors."""
 
 from __future__ import annotations
 

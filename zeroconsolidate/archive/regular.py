@@ -1,4 +1,4 @@
-"""Opening files of a directory that someone else made: regular files only, and only those that lie in it.
+"""A path that is not trusted -> an open file, if it is a regular file inside its directory.
 
 A folder from the internet can hold a pipe (opening it waits for ever), a device, or a link to a private key
 (copied beside the weights, it is published with them).
@@ -118,7 +118,7 @@ def scan(directory: str) -> Iterator[os.DirEntry[str]]:
     with os.scandir(directory) as entries:
         for count, entry in enumerate(entries):
             if count >= MAX_ENTRIES:
-                raise DamagedFile("the directory is too full", expected=f"at most {MAX_ENTRIES} entries")
+                raise DamagedFile("the directory has too many entries", expected=f"at most {MAX_ENTRIES} entries")
             yield entry
 
 

@@ -1,4 +1,4 @@
-"""safetensors files by their own header: what tensors they hold and where their bytes are.
+"""safetensors files -> which tensors they hold, and where their bytes are.
 
 The layout is 8 bytes of header length, a JSON header, then the tensors' bytes. What the reference reader checks is
 checked here (safetensors `safetensors/src/tensor.rs`, `Metadata::validate`): offsets follow one another without gap
@@ -179,7 +179,8 @@ def _tensor(path: str, name: str, entry: object, data_start: int) -> tuple[int, 
         raise DamagedFile("the tensor's dtype is not known", found=described(entry.get("dtype")))
     if not _sizes(shape, MAX_DIMENSIONS) or not _sizes(offsets, 2) or len(offsets) != 2:
         raise DamagedFile(
-            "the tensor's geometry is impossible", found=f"shape {described(shape)}, bytes {described(offsets)}"
+            "the tensor's shape or offsets are impossible",
+            found=f"shape {described(shape)}, bytes {described(offsets)}",
         )
     numel = math.prod(shape)
     start, stop = offsets

@@ -1,4 +1,4 @@
-"""Reads the pickle inside a `.pt` container without running any of it.
+"""The pickle of a `.pt` container -> its object, with located tensors, without running any of it.
 
 A :class:`~.interpreter.Interpreter` decodes the opcodes; what lies outside of the pickle is answered here, from a table
 by (module, name):
@@ -81,7 +81,7 @@ def unpickle_placeless(data: bytes, container: Container) -> tuple[object, bool]
     with broken_pickles("data.pkl"):
         value, stop = Interpreter(data, world, Limits()).run()
     if stop != len(data):
-        raise DamagedFile("data.pkl goes on behind its end", expected=f"{stop} bytes", found=len(data))
+        raise DamagedFile("data.pkl has bytes after its end", expected=f"{stop} bytes", found=len(data))
     return value, world.placeless
 
 
@@ -115,7 +115,7 @@ class World:
         if type(function) is _Constructor:
             return function.make(*arguments)
         if not isinstance(function, Name):
-            raise DamagedFile("the pickle calls what is no function or class", found=described(function))
+            raise DamagedFile("the pickle calls something that is no function or class", found=described(function))
         return Inert(function.qualified_name, arguments)
 
     def persistent(self, pid: object) -> LocatedStorage:
@@ -152,7 +152,7 @@ class World:
             raise DamagedFile("a tensor's description is impossible")
         for value in (offset, *size, *stride):
             if type(value) is not int:
-                raise DamagedFile("a tensor's geometry is impossible: it is not made of integers")
+                raise DamagedFile("a tensor's shape, strides or offset are impossible: they are not integers")
         tensor = LocatedTensor(storage, offset, size, stride)
         if size == ():
             return LocatedTensor(storage, offset, size, stride, self._item(tensor))

@@ -1,4 +1,4 @@
-"""The weights of a model directory, whatever tool wrote it: safetensors, or pickles read without running them."""
+"""A model directory, whatever tool wrote it -> located tensors by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The directory at the end of a zip file: which records there are, where they begin and where they have to end.
+"""The directory at the end of a zip file -> its records, where they begin and must end.
 
 Read more strictly than zip allows, because two readers must not see two archives in one file: nothing follows the
 directory, records do not overlap, none has two entries. torch writes no other files.
@@ -135,7 +135,7 @@ def _no_end(fd: int, size_bytes: int) -> DamagedFile:
         return DamagedFile("the file is not a torch checkpoint: it is no zip archive")
     tail_bytes = min(size_bytes, _END.size + _MAX_COMMENT_BYTES)
     if b"PK\x05\x06" in read_exactly(fd, tail_bytes, size_bytes - tail_bytes)[: 4 - _END.size]:
-        return DamagedFile("the file goes on behind its zip directory: something was appended to it")
+        return DamagedFile("the file has bytes after its zip directory: something was appended to it")
     return DamagedFile(
         "the file is truncated",
         expected="the zip directory that torch writes last",

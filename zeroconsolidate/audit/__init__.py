@@ -1,1 +1,1 @@
-"""IS IT RIGHT: reads outputs and checkpoints back and reports what is wrong with them. Writes nothing."""
+"""Verification: an output, a checkpoint or both -> what is wrong with them. Writes nothing."""

@@ -1,4 +1,4 @@
-"""Compares the weights in a directory with a checkpoint, every byte, whatever tool wrote them."""
+"""Weights and a checkpoint -> where they differ, byte for byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The result of a verification, finished or in the making."""
+"""The result of a verification, while it is made and when it is finished."""
 
 from __future__ import annotations
 
@@ -11,26 +11,43 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """The result of :func:`zeroconsolidate.verify` and :func:`zeroconsolidate.verify_source`."""
+    """What was checked, and what is wrong.
+
+    :func:`zeroconsolidate.verify` and :func:`zeroconsolidate.verify_source` return it.
+
+    Attributes
+    ----------
+    subject : str
+        The directory that was checked.
+    checks : tuple[str, ...]
+        What was checked, in words.
+    problems : tuple[str, ...]
+        What is wrong; empty if nothing is.
+    notes : tuple[str, ...]
+        What could not be checked, and what is unusual without being wrong.
+    files : int
+        Files that were read.
+    tensors : int
+        Tensors in them.
+    bytes_read : int
+        Bytes that were read or compared.
+    seconds : float
+        How long it took.
+    nonfinite : dict[str, tuple[int, int]]
+        Number of NaN and of infinite elements, by tensor, for tensors that have any.
+    ok
+    gb_per_second
+    """
 
     subject: str
-    """The directory that was checked."""
     checks: tuple[str, ...]
-    """What was checked, in words."""
     problems: tuple[str, ...]
-    """What is wrong; empty if nothing is."""
     notes: tuple[str, ...]
-    """What could not be checked, and what is unusual without being wrong."""
     files: int
-    """Files read."""
     tensors: int
-    """Tensors in them."""
     bytes_read: int
-    """Bytes read, or compared."""
     seconds: float
-    """How long it took."""
     nonfinite: dict[str, tuple[int, int]]
-    """Tensor -> (NaNs, infinities), for those that have any."""
 
     @property
     def ok(self) -> bool:
@@ -39,11 +56,17 @@ class Verification:
 
     @property
     def gb_per_second(self) -> float:
-        """Bytes read a second, in units of 10**9."""
+        """Gigabytes (10**9 bytes) read per second."""
         return self.bytes_read / max(self.seconds, 1e-9) / 1e9
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values, ready for JSON."""
+        """Return the fields as plain values, ready for JSON.
+
+        Returns
+        -------
+        dict
+            The fields by name, and those within them.
+        """
         return asdict(self) | {"ok": self.ok, "gb_per_second": round(self.gb_per_second, 3)}
 
 

@@ -1,4 +1,4 @@
-"""Checks a model directory: headers, index, sizes, config against shapes, digests against the manifest."""
+"""A model directory -> what is wrong with it: headers, index, sizes, config, names, digests."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _loading(directory: str, manifest: Mapping[str, Any], base: str | None, find
     excused = known if isinstance(known, list) else []
     for finding in found.findings:
         if finding.text in excused:
-            findings.notes.append(f"written all the same, as asked: {finding.text}")
+            findings.notes.append(f"allowed by an option when it was written: {finding.text}")
         elif finding.text not in findings.problems:
             findings.problems.append(finding.text)
 
@@ -120,7 +120,7 @@ def _tensors(weights: Weights, listed: Mapping[str, Any], findings: Findings) ->
         expected = (entry.get("file"), entry.get("dtype"), entry.get("shape"))
         got = tensor and (os.path.basename(tensor.file), tensor.dtype.code, list(tensor.shape))
         if got != expected:
-            findings.problems.append(f"{name}: not as written; expected {expected}, got {got or 'nothing'}")
+            findings.problems.append(f"{name}: not as in the manifest; expected {expected}, got {got or 'nothing'}")
     extra = [name for name in weights.tensors if name not in listed]
     findings.problems += [f"{name}: the manifest has no such tensor" for name in extra]
     findings.checks.append("names, dtypes and shapes against the manifest")

@@ -1,4 +1,4 @@
-"""Checks a checkpoint: checksums of what is used of it, masters against their copies, values that are not finite."""
+"""A checkpoint -> what is wrong with it: checksums, second copies of master weights, NaN and infinity."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _checksums(used: Mapping[str, array[int]], findings: Findings) -> None:
                 "with torch.serialization.set_crc32_options(False), which writes none"
             )
         else:
-            findings.problems += [f"{name}: record {record} is damaged: it does not have its CRC-32" for record in bad]
+            findings.problems += [f"{name}: record {record} is damaged: its CRC-32 is wrong" for record in bad]
     findings.checks.append(f"CRC-32 of {counted(records, 'record')}")
 
 

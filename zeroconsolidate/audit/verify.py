@@ -1,4 +1,4 @@
-"""The verbs that check: an output by itself, an output against a checkpoint, a checkpoint."""
+"""The functions that check: they take an output, a checkpoint or both, and give a `Verification` of what is wrong."""
 
 from __future__ import annotations
 
@@ -20,12 +20,32 @@ if TYPE_CHECKING:
 
 @takes(VerifyOptions)
 def verify(output: Path, options: VerifyOptions) -> Verification:
-    """Check the model directory `output`: by itself and its manifest, or byte for byte with a checkpoint.
+    """Check a model directory, by itself or byte for byte against a checkpoint.
 
-    By itself: headers, index, sizes, config against shapes, digests. What is wrong is in `.problems`, not raised.
-    Raises NotACheckpoint if there is nothing to check, and with `against` what `open_checkpoint` raises.
+    By itself: headers, index, sizes, config against shapes, names that the model's class expects, and the digests of
+    its manifest. What is wrong is listed in the result, not raised.
 
-    >>> verify("tests/fixtures/models/_bases/llama").ok
+    Parameters
+    ----------
+    output : str or os.PathLike
+        The model directory, whatever tool wrote it.
+
+    Returns
+    -------
+    Verification
+        What was checked, what could not be, and what is wrong.
+
+    Raises
+    ------
+    NotACheckpoint
+        If there is no such directory or, with `against`, no weights in it.
+    ZeroConsolidateError
+        With `against`, what `open_checkpoint` raises.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> zeroconsolidate.verify("tests/fixtures/models/_bases/llama").ok
     True
     """
     from ..archive.manifest_file import read_manifest
@@ -68,13 +88,31 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
 
 @takes(Working)
 def verify_source(src: Roots, options: Working) -> Verification:
-    """Check a checkpoint: CRC-32 of every record used, agreement of ranks, every master weight against its 16-bit
-    copy (stages 1 and 2), NaN and infinity counts by tensor.
+    """Check a checkpoint, all of its values included.
 
-    What is wrong is in `.problems`, not raised; what keeps the checkpoint from being read at all is raised, as by
-    `open_checkpoint`.
+    Checked are the CRC-32 of every record that is used, whether the ranks agree, every master weight against its 16-bit
+    copy (stages 1 and 2), and every value for NaN and infinity. What is wrong is listed in the result, not raised.
 
-    >>> verify_source("tests/fixtures/z3_bf16/checkpoint").ok
+    Parameters
+    ----------
+    src : str, os.PathLike, or sequence of these
+        The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
+        Several directories are read as one checkpoint, for nodes that saved to their own disks.
+
+    Returns
+    -------
+    Verification
+        What was checked, what could not be, and what is wrong.
+
+    Raises
+    ------
+    ZeroConsolidateError
+        If the checkpoint cannot be read at all: what `open_checkpoint` raises.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> zeroconsolidate.verify_source("tests/fixtures/z3_bf16/checkpoint").ok
     True
     """
     from .source import audit_source, work_bytes

@@ -1,1 +1,1 @@
-"""WHAT IT SAYS: raw dicts become frozen, typed, cross-checked facts. No arithmetic, no IO."""
+"""Facts: raw dicts of all ranks -> frozen, typed facts that agree with each other. No arithmetic, no IO."""

@@ -1,4 +1,4 @@
-"""Checks that all ranks' files are of one save. Every way in which they can be of several is an error here."""
+"""The facts of all ranks' files -> an error if they are not of one save."""
 
 from __future__ import annotations
 

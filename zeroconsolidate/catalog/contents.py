@@ -1,4 +1,4 @@
-"""All files' content, typed and compared: what the catalog is made of."""
+"""The contents of all files, typed and compared: what a catalog is made of."""
 
 from __future__ import annotations
 

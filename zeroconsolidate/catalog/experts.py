@@ -1,4 +1,4 @@
-"""Experts that are spread over expert-parallel ranks.
+"""Names and files of expert-parallel ranks -> names in the whole model, and which rank has which expert.
 
 Expert-parallel rank e is data-parallel rank r with r mod ep == e (`deepspeed/utils/groups.py`). A group of experts is
 partitioned over the ranks of one e only; there are ep such groups, and `partition_count` tells: ranks / ep.

@@ -1,4 +1,4 @@
-"""The facts a checkpoint states, as types. Later stages read only these."""
+"""The facts of a checkpoint, as types. Everything after `catalog` reads only these."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class FlatGroup:
     partitions: tuple[LocatedTensor, ...]
     """By rank of the set that shares the group: 1-D and contiguous."""
     holder: str = "all ranks"
-    """The set of ranks, for people: `pipeline stage 1`, `expert rank 0`."""
+    """The set of ranks, in words: `pipeline stage 1`, `expert rank 0`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +148,7 @@ class Join:
     rows: int | None = None
     """Keep so many rows of dimension 0: the rest pads a vocabulary to a multiple of the ranks."""
     is_default: bool = False
-    """Whether nothing says so: it is what is done with tensors that no list has."""
+    """Whether this is an assumption, for a tensor that no list names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +263,7 @@ class Catalog:
     missing: tuple[str, ...]
     """Files that should be there and are not. Unless empty, partitions are incomplete and nothing can be placed."""
     notes: tuple[str, ...]
-    """What a person should know: things left out or decided without proof."""
+    """Notes for the report: what was left out, or decided without proof."""
     unsaved_ties: Mapping[str, str]
     """alias -> name, where neither is among `order`: frozen parameters that their trainer left out, and `unsaved`."""
     unsaved: Mapping[str, Unsaved]

@@ -1,4 +1,4 @@
-"""Typed look-ups in raw dicts: what is missing or of the wrong kind is an error that says so."""
+"""A raw dict and a key -> a typed value, or an error that says what is wrong with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frozen parameters of stage 3 (mirrors `DeepSpeedEngine._get_zero_frozen_param_attributes`)."""
+"""Model files of stage 3 -> frozen parameters (mirrors `DeepSpeedEngine._get_zero_frozen_param_attributes`)."""
 
 from __future__ import annotations
 

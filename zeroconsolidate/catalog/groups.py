@@ -1,4 +1,4 @@
-"""Flat groups: which parameters each holds, and which sets of ranks share it."""
+"""Model and optimizer files -> flat groups: which parameters each holds, and which ranks share it."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _sharers(
             for s in range(sets_count)
         ]
     raise UnsupportedLayout(
-        f"the flat group is cut over {count} ranks of {world_size}, and its parameters are no experts that are known"
+        f"the flat group is cut over {count} ranks of {world_size}, and its parameters are not known to be experts"
     )
 
 

@@ -1,4 +1,4 @@
-"""How the tensors of a checkpoint's tensor-parallel ranks join: the rules, asked for every name that ranks hold."""
+"""`universal_checkpoint_info` and the ranks' tensors -> how the tensors of tensor-parallel ranks join."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keys DeepSpeed writes, so that one it does not write today is noticed instead of ignored.
+"""The keys of a raw dict -> an error for a key that DeepSpeed is not known to write.
 
 In an optimizer file every key is DeepSpeed's: an unknown one may change what the others mean, and is refused.
 A model file also has the client's own keys (`save_checkpoint(client_state=…)`) at its top level, and nothing tells

@@ -1,4 +1,4 @@
-"""What a `*_model_states.pt` says (mirrors `DeepSpeedEngine.save_checkpoint` in `deepspeed/runtime/engine.py`)."""
+"""A `*_model_states.pt` -> typed facts (mirrors `DeepSpeedEngine.save_checkpoint` in `deepspeed/runtime/engine.py`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sorts the entries of a module's state dict into parameters, buffers and ties."""
+"""A module's state dict -> which entries are parameters, buffers and ties."""
 
 from __future__ import annotations
 

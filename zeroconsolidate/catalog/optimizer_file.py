@@ -1,4 +1,4 @@
-"""What a `*_optim_states.pt` says about master weights.
+"""A `*_optim_states.pt` -> typed facts about master weights.
 
 Dialects are distinguished by the key of the flat groups, so that a file without `zero_stage` is read as well:
 

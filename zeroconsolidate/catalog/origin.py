@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from, summed up from all files."""
+"""The files of a checkpoint -> its origin: step, version, optimizer, degrees of parallelism."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was read, brought together: the parts of the model, how they join, what each name is."""
+"""Typed contents of all files -> the catalog: the parts of the model, how they join, what each name is."""
 
 from __future__ import annotations
 
@@ -91,18 +91,18 @@ def _notes(contents: Contents) -> list[str]:
     notes = []
     if contents.universal and contents.grid.pp > 1 and not contents.layers:
         notes.append(
-            "the universal checkpoint of a pipeline has no layer files: buffers, and which layer a tie is, are lost"
+            "a pipeline's universal checkpoint has no layer files: its buffers and ties between layers are lost"
         )
     if _is_ahead(contents):
         notes.append(
-            "ZenFlow's 16-bit weights run ahead of the masters between updates: masters are written, unchecked"
+            "ZenFlow updates 16-bit weights before their masters: the masters are written, and not compared with them"
         )
     if contents.sharers < contents.world_size:
         notes.append(
-            f"the {contents.sharers} ranks of the first shard group saved the model, of {contents.world_size} (MiCS)"
+            f"MiCS: of {contents.world_size} ranks, the {contents.sharers} of the first shard group saved the model"
         )
     if contents.all_wholes and not any(whole.groups for whole in contents.all_wholes):
-        notes.append("no master weights were saved beside the module: its own values are written (stage 0)")
+        notes.append("stage 0 without master weights: the values of the module are written")
     return [*notes, *_steps_apart(contents)]
 
 

@@ -1,4 +1,4 @@
-"""Pipelines (`PipelineModule`): one model file a stage without a module, and the layers in files of their own.
+"""The layer files of a `PipelineModule` -> its layers, and which of them are tied.
 
 `layer_LL-model_states.pt` is the state dict of layer LL without a prefix; the model calls its parameters `LL.name`
 (mirrors `PipelineModule.save_state_dict` in `deepspeed/runtime/pipe/module.py`). A tied layer is saved once, under

@@ -1,4 +1,4 @@
-"""What bitsandbytes keeps beside a quantized weight, by its names.
+"""Names of a state dict -> weights that bitsandbytes quantized, and the tensors that belong to them.
 
 `Params4bit` and `Int8Params` are integers; what they stand for is in tensors that a state dict has beside them
 (`bitsandbytes/functional.py`, `QuantState.as_dict`; `nn/modules.py`, `Linear8bitLt._save_to_state_dict`).

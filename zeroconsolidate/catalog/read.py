@@ -1,4 +1,4 @@
-"""Raw files -> Catalog: reads each rank's files, compares them, keeps what they share."""
+"""Raw files of all ranks -> the catalog."""
 
 from __future__ import annotations
 

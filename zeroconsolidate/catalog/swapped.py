@@ -1,4 +1,4 @@
-"""Optimizers on NVMe (`offload_optimizer: {device: nvme}`, stage 3): flat groups that are not in the optimizer file.
+"""Swap files on NVMe (`offload_optimizer`, stage 3) -> the flat groups that optimizer files lack.
 
 Where a sub-group is large enough to be swapped, the file holds an empty tensor, and the master lies in
 `offloaded_tensors/rank<N>/<first>_<last>.tensor.swp`: raw fp32 elements, padded at the end. `first` and `last` are the

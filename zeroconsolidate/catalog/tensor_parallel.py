@@ -1,4 +1,4 @@
-"""How tensors are cut over tensor-parallel ranks: what `universal_checkpoint_info` says about each name.
+"""`universal_checkpoint_info` -> how each tensor is cut over tensor-parallel ranks.
 
 AutoTP writes it, Megatron-DeepSpeed hands it to `save_checkpoint` as client state. The order of precedence is that
 of `merge_tp_slices` in `deepspeed/checkpoint/ds_to_universal.py`: map, replicated, averaged, two sub-parameters,
@@ -209,7 +209,7 @@ def _piece(piece: object) -> AffinePiece:
     scale = piece.get("scale")
     if scale is not None and scale != 1:
         raise UnsupportedLayout(
-            f"a piece of the tensor is scaled by {described(scale)}, which would not be exact to undo"
+            f"a piece of the tensor is scaled by {described(scale)}, which cannot be undone exactly"
         )
     shape, source, dest = _ints(piece.get("shape")), _view(piece.get("source")), _view(piece.get("dest"))
     if not len(shape) == len(source[1]) == len(dest[1]):

@@ -1,4 +1,4 @@
-"""Universal checkpoints (`ds_to_universal`): one folder a parameter, merged over all ranks.
+"""The folder of a universal checkpoint (`ds_to_universal`) -> its parameters, which are merged over all ranks.
 
 Stages 0 to 2 save `{param: tensor in full shape, cat_dim: …}`, stage 3 the bare tensor, flat. What is no trained
 parameter (buffers, frozen parameters, ties) is only in the model files, which are those of the original

@@ -1,4 +1,4 @@
-"""Stage 0: the optimizer's state in one piece, inside the model file (or, with experts, in `expp_rank_*` files).
+"""A stage-0 optimizer, in the model file or in `expp_rank_*` files -> its master weights.
 
 Master weights have no names there. Three dialects, distinguished by their keys:
 

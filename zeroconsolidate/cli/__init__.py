@@ -1,4 +1,4 @@
-"""ARGUMENTS AND PRINTING: the command, what it prints and its exit codes. The only place that prints."""
+"""The command: arguments -> calls of Python's functions, printed results, exit codes. Only this package prints."""
 
 from .command import main
 

@@ -1,4 +1,4 @@
-"""The command's arguments: flags are made of the declarations in `options`, and of the few below that Python lacks."""
+"""From the options declared in `options`, and the few below that only the command has, to the argument parser."""
 
 from __future__ import annotations
 
@@ -23,49 +23,43 @@ Flags = TypeVar("Flags")
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertFlags:
-    """What `convert` takes beside `Options`."""
+    """Flags of `convert` that Python does not have."""
 
     dry_run: bool = option(
         False,
-        "print what the conversion would read, write and need, refuse what it would refuse, and write nothing",
+        "print what the conversion would read, write and need, or the error it would end with; write nothing",
         group=Group.PRINTING,
     )
     quiet: bool = option(
         False,
-        "print no report and no progress; warnings and errors come all the same",
+        "print no report and no progress; warnings and errors are still printed",
         group=Group.PRINTING,
         short="-q",
     )
-    json: bool = option(
-        False, "print the report, or the error if there is one, as one JSON object", group=Group.PRINTING
-    )
+    json: bool = option(False, "print the report, or the error, as one JSON object", group=Group.PRINTING)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectFlags:
-    """What `inspect` takes beside `Opening`."""
+    """Flags of `inspect` that Python does not have."""
 
     tensors: bool = option(False, "list every tensor", group=Group.PRINTING)
-    json: bool = option(
-        False, "print what there is, or the error if there is one, as one JSON object", group=Group.PRINTING
-    )
+    json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyFlags:
-    """What `verify` takes beside `VerifyOptions`."""
+    """Flags of `verify` that Python does not have."""
 
     source: str | PathLike[str] | Sequence[str | PathLike[str]] | None = option(
         None,
-        "check this checkpoint, even if it could be taken for an output",
+        "check this directory as a checkpoint, even if it has an output's files as well",
         group=Group.CHECKING,
         metavar="CHECKPOINT",
         repeatable=True,
     )
-    quiet: bool = option(False, "print problems only, and no progress", group=Group.PRINTING, short="-q")
-    json: bool = option(
-        False, "print the result, or the error if there is one, as one JSON object", group=Group.PRINTING
-    )
+    quiet: bool = option(False, "print only problems, and no progress", group=Group.PRINTING, short="-q")
+    json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
 
 
 VERBS: dict[str, tuple[type, type]] = {
@@ -73,14 +67,14 @@ VERBS: dict[str, tuple[type, type]] = {
     "inspect": (Opening, InspectFlags),
     "verify": (VerifyOptions, VerifyFlags),
 }
-"""What each verb of the command takes."""
+"""Command -> its options: those that Python has too, and its own."""
 
 USAGE = {
     "convert": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
     "inspect": ("CHECKPOINT [CHECKPOINT ...]",),
     "verify": ("OUTPUT", "OUTPUT CHECKPOINT [CHECKPOINT ...]", "CHECKPOINT [CHECKPOINT ...]"),
 }
-"""What each verb is given besides options: its forms."""
+"""Command -> the forms of its arguments."""
 
 _EXAMPLES = {
     "convert": (
@@ -93,15 +87,15 @@ _EXAMPLES = {
         "zeroconsolidate inspect checkpoint-500 --tensors",
     ),
     "verify": (
-        "zeroconsolidate verify my-model                   headers, index, sizes, config, digests",
+        "zeroconsolidate verify my-model                   headers, index, sizes, config, names, digests",
         "zeroconsolidate verify my-model checkpoint-500    byte for byte, whatever tool wrote my-model",
-        "zeroconsolidate verify checkpoint-500             checksums, ranks, NaN, masters and 16-bit copies",
+        "zeroconsolidate verify checkpoint-500             checksums, ranks, NaN, 16-bit copies",
     ),
 }
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command; what is parsed has `verb`, and an attribute for every flag that was given."""
+    """The parser. Its result has `verb`, and an attribute for every flag that was given."""
     width = max(len(str(code.value)) for code in ExitCode)
     codes = "\n".join(f"  {code.value:>{width}}  {code.meaning.replace('`', '')}" for code in ExitCode)
     whole = _Parser(
@@ -126,21 +120,34 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
-    convert = add("convert", "write the model", "Write the model of a checkpoint.")
+    convert = add(
+        "convert",
+        "write the model of a checkpoint, to load or upload it",
+        "Write the model of a checkpoint into a directory that loads.\n"
+        "If the conversion is interrupted, run the same command again: it continues where it stopped.",
+    )
     _checkpoint(convert)
-    convert.add_argument("output", metavar="OUTPUT", nargs="?", help="directory to write; must not exist, or be empty")
+    convert.add_argument(
+        "output", metavar="OUTPUT", nargs="?", help="directory to write; it must not exist, or be empty"
+    )
     add_options(convert, *VERBS["convert"])
 
-    inspect = add("inspect", "tell what a checkpoint holds", "Read metadata only.")
+    inspect = add(
+        "inspect",
+        "print what a checkpoint holds, and whether it is complete",
+        "Print what a checkpoint holds, and whether it is complete.\n"
+        "Only metadata is read, which takes a moment for a model of any size.",
+    )
     _checkpoint(inspect)
     add_options(inspect, *VERBS["inspect"])
 
     verify = add(
         "verify",
-        "check an output, an output against a checkpoint, or a checkpoint",
-        "Check a model directory (headers, index, sizes, config, digests of the manifest),\n"
-        "a model directory byte for byte against a checkpoint,\n"
-        "or a checkpoint (checksums, agreement of ranks, NaN, master weights against 16-bit copies).",
+        "check a model, a checkpoint, or a model against its checkpoint",
+        "Check one of these:\n"
+        "  a model directory: headers, index, sizes, config, names, digests of the manifest;\n"
+        "  a model directory against its checkpoint, byte for byte;\n"
+        "  a checkpoint: checksums, agreement of ranks, NaN, master weights against 16-bit copies.",
     )
     verify.add_argument(
         "paths",
@@ -153,14 +160,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises what it would print."""
+    """A parser that raises errors and does not print them."""
 
     def error(self, message: str) -> NoReturn:
         raise Misuse(message, usage=self.format_usage())
 
 
 class Misuse(BadOption):
-    """A command line that cannot be understood."""
+    """The command line cannot be understood."""
 
     def __init__(self, message: str, *, usage: str = "", **parts: Unpack[Parts]) -> None:
         super().__init__(message, **parts)
@@ -174,7 +181,7 @@ def _checkpoint(verb: argparse.ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         nargs="*",
-        help="checkpoint-N, or a folder global_stepN; several for nodes' own disks",
+        help="a Trainer's checkpoint-N, or a folder global_stepN; several, if nodes saved to their own disks",
     )
 
 
@@ -225,10 +232,10 @@ def _spell(group: argparse._ActionsContainer, declared: Declaration, flag: str, 
 
 
 def given_of(kind: type, given: argparse.Namespace) -> dict[str, Any]:
-    """Those of the options that `kind` declares which were given, as the keywords that a verb takes in Python."""
+    """The options of `kind` that were given, as Python's keywords."""
     return {each.name: getattr(given, each.name) for each in fields(kind) if hasattr(given, each.name)}
 
 
 def flags_of(kind: type[Flags], given: argparse.Namespace) -> Flags:
-    """What the command alone was given."""
+    """The flags that only the command has, as a dataclass of `kind`."""
     return kind(**given_of(kind, given))

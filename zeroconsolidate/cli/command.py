@@ -1,4 +1,4 @@
-"""The command: its verbs, signals and exit codes. The only place that prints."""
+"""The command line -> exit code: runs the command, prints, ends in order at a signal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _ENDING = {
     signal.SIGTERM: ("terminated", ExitCode.TERMINATED),
-    signal.SIGHUP: ("hung up", ExitCode.HUNG_UP),
+    signal.SIGHUP: ("the terminal was closed", ExitCode.HUNG_UP),
 }
 """Signals that would end the process at once, and what is said of them. Python itself sees to SIGINT."""
 
@@ -87,7 +87,7 @@ def _failed(error: ZeroConsolidateError, *, as_json: bool, given: argparse.Names
 
 def _ended(how: str, code: ExitCode, verb: str, *, as_json: bool) -> ExitCode:
     """The exit code, after a sentence for whoever is still there to read it: a terminal that hung up is not."""
-    message = how + ("; the same command goes on from here" if verb == "convert" else "")
+    message = how + ("; the same command continues from here" if verb == "convert" else "")
     with suppress(OSError):
         print(f"zeroconsolidate: {message}", file=sys.stderr, flush=True)
         if as_json:

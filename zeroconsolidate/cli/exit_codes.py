@@ -1,4 +1,4 @@
-"""What the command's exit code says, in one table: scripts depend on it."""
+"""The exit codes of the command, and what each of them means. Scripts depend on them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import Self
 
 
 class ExitCode(IntEnum):
-    """Each code, and in `meaning` what it says."""
+    """The exit codes; `meaning` has a phrase for each."""
 
     meaning: str
 
     DONE = 0, "done"
     WRONG = 1, "`verify` found something wrong"
-    ERROR = 2, "an error: stderr says what is wrong; nothing was published"
-    LOSSES = 3, "`convert --rescue` wrote a model with losses; `inspect`: the newest save is not complete"
-    HUNG_UP = 128 + signal.SIGHUP, "the terminal hung up (SIGHUP); the same command goes on from there"
-    INTERRUPTED = 128 + signal.SIGINT, "interrupted (Ctrl-C); the same command goes on from there"
-    UNREAD = 128 + signal.SIGPIPE, "whoever read the output has gone (as `head` does); what was to be done is done"
-    TERMINATED = 128 + signal.SIGTERM, "terminated (SIGTERM); the same command goes on from there"
+    ERROR = 2, "an error: stderr says what is wrong; no output was written"
+    LOSSES = (
+        3,
+        "`convert --rescue` wrote a model, but not every value exactly; `inspect`: the newest save is not complete",
+    )
+    HUNG_UP = 128 + signal.SIGHUP, "the terminal was closed (SIGHUP); run the same command again to continue"
+    INTERRUPTED = 128 + signal.SIGINT, "interrupted (Ctrl-C); run the same command again to continue"
+    UNREAD = 128 + signal.SIGPIPE, "stdout was closed by its reader, such as `head`; the work itself is done"
+    TERMINATED = 128 + signal.SIGTERM, "terminated (SIGTERM); run the same command again to continue"
 
     def __new__(cls, code: int, meaning: str) -> Self:
         """A number that knows its meaning."""

@@ -1,4 +1,4 @@
-"""Which of its three forms `verify` was given: an output, an output and a checkpoint, or a checkpoint."""
+"""The paths that `verify` was given -> what to check: an output, a checkpoint, or one against the other."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def form_of(paths: Sequence[str], *, against: Roots | None, source: Roots | None
     checkpoints = [path for path in paths if _is_only_checkpoint(path)]
     outputs = [path for path in paths if path not in checkpoints]
     if len(outputs) > 1:
-        raise Misuse("verify takes one OUTPUT", found=f"several that are no checkpoints: {', '.join(outputs)}")
+        raise Misuse(
+            "verify takes one OUTPUT", found=f"several directories that are no checkpoints: {', '.join(outputs)}"
+        )
     return Form(output=outputs[0] if outputs else None, checkpoints=checkpoints)
 
 

@@ -1,4 +1,4 @@
-"""From the results of the verbs to the text that the command prints, at most 100 columns wide."""
+"""Results -> the text that the command prints, at most 100 columns wide."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ _SOURCES = {
     "checkpoint": "as trained",
     "module": "in 16 bits, from the second copy of the weights",
     "fill": "from the models given with --fill",
-    "zeros": "zeros",
+    "zeros": "lost, written as zeros",
     "nowhere": "lost, so not written",
 }
 

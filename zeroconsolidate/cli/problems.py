@@ -1,4 +1,4 @@
-"""Errors and warnings as the command prints them: what is wrong first, then each part on a line of its own."""
+"""Errors and warnings -> their text: what is wrong first, then each part on a line of its own."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ WIDTH = 120
 """An error that fits into so many columns is printed on one line."""
 MOST_ROWS = 12
 _FOLDED = 4
-"""So many tensors that fare alike are one row."""
+"""From this many on, tensors with equal losses share a row."""
 
 
 def error_text(error: ZeroConsolidateError, *, checkpoint: Sequence[str] = (), output: str | None = None) -> str:
-    """The error on one line if it is short, else by its parts; with what is lost of each tensor, if files are.
+    """The text of an error: one line if it is short, else its parts on lines of their own, and what is lost.
 
     `checkpoint` and `output`: as they were given to the command, for the command lines that are proposed.
     """
@@ -44,29 +44,29 @@ def error_text(error: ZeroConsolidateError, *, checkpoint: Sequence[str] = (), o
 
 
 class Warned(Protocol):
-    """What comes of a verb that writes, or would write, an output."""
+    """The result of a conversion or of a dry run."""
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What a loader will miss."""
+        """What a loader will not find."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What may be wrong."""
+        """What may be wrong with the output."""
 
 
 def warnings_text(result: Warned) -> list[str]:
-    """What may be wrong with an output and what it lacks, a line each: for stderr, whatever else is printed."""
+    """The warnings of a conversion or a dry run, one a line. They are always printed on stderr."""
     return [folded(f"warning: {printable(text)}", " " * 9) for text in once((*result.missing, *result.warnings))]
 
 
 def with_output(remedy: str, output: str | None) -> str:
-    """A command line with the directory that is to be written, as far as it is known."""
+    """A command line with the output directory in place of OUTPUT, if it is known."""
     return remedy if output is None else remedy.replace("OUTPUT", shlex.quote(output))
 
 
 def error_dict(error: ZeroConsolidateError, exit_code: int, *, output: str | None = None) -> dict[str, object]:
-    """The error as `--json` prints it: always the same keys, None where there is nothing to say."""
+    """The error as `--json` prints it: always the same keys, None for parts that it does not have."""
     public = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
     return _dict(
         public.__name__,
@@ -96,9 +96,9 @@ def _dict(kind: str, exit_code: int, **parts: object) -> dict[str, object]:
 
 
 def loss_rows(losses: Sequence[Loss], checkpoint: Sequence[str]) -> list[str]:
-    """What is lost of each tensor, the worst first; tensors that fare alike share a row.
+    """Rows of what is lost of each tensor, the worst first; tensors with equal losses share a row.
 
-    None if all do: then the sentence above says it.
+    There are none if all losses are equal: then the error's sentence says it.
     """
     alike: dict[tuple[str, str], list[Loss]] = {}
     for loss in sorted(losses, key=lambda loss: -loss.lost_bytes):

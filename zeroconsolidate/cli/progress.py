@@ -1,5 +1,7 @@
-"""Says on stderr what is being done and how far it is: on a terminal in a line that is redrawn, elsewhere in a line
-now and then, so that a log shows that something still happens."""
+"""Calls of `progress` and `status` -> lines on stderr: what is being done, and how far it is.
+
+On a terminal it is one line that is redrawn. Elsewhere it is a line now and then, so that a log shows that it goes on.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FIRST_SECONDS = 0.5
-"""What is done sooner leaves no trace on a terminal."""
+"""Work that takes less time prints nothing on a terminal."""
 REDRAW_SECONDS = 0.1
 LINE_SECONDS = 30.0
-"""Where stderr is no terminal, one line in so many seconds."""
+"""Seconds between two lines where stderr is no terminal."""
 _STACK_BYTES = 1 << 19
 """A thread has a stack of 8 MiB by default, a fifth of all that a conversion takes."""
 _COLUMNS = 80
-"""Of a terminal that does not say how wide it is."""
+"""Width of a terminal that does not state it."""
 
 
 class Display:

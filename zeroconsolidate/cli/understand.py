@@ -1,5 +1,7 @@
-"""From the words of a command line to a verb, its paths and its options; other programs' spellings are understood,
-and where something is not, the nearest that would be is named."""
+"""The words of a command line -> the command, its paths and its options.
+
+Spellings of other programs are understood too. For an unknown word the error names the nearest known one.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,15 @@ _ASKED_ANYWAY = ("--safe-serialization",)
 _INSTEAD = {
     "-f": "did you mean --overwrite?",
     "--force": "did you mean --overwrite?",
-    "-d": "leave it out: --json prints all that there is to know",
-    "--debug": "leave it out: --json prints all that there is to know",
+    "-d": "leave it out; --json prints everything",
+    "--debug": "leave it out; --json prints everything",
     "-o": "OUTPUT is the last argument, without an option",
     "--out": "OUTPUT is the last argument, without an option",
     "--output": "OUTPUT is the last argument, without an option",
     "--output-dir": "OUTPUT is the last argument, without an option",
-    "--no-quiet": "leave it out: it is what happens without options",
-    "--verbose": "leave it out: --json prints all that there is to know",
-    "-v": "leave it out: --json prints all that there is to know",
+    "--no-quiet": "leave it out; that is the default",
+    "--verbose": "leave it out; --json prints everything",
+    "-v": "leave it out; --json prints everything",
 }
 """What other programs have, and what to do here."""
 

@@ -1,1 +1,1 @@
-"""OTHER PEOPLE'S SYSTEMS: the callback of a Trainer, a live engine, drop-ins. Imported only when asked for."""
+"""Other programs: transformers, PEFT, the hub. Imported only when needed."""

@@ -1,4 +1,4 @@
-"""How other people's programs are started in a process of their own."""
+"""A module -> the command that runs it in a process of its own."""
 
 from __future__ import annotations
 

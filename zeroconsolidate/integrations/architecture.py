@@ -1,4 +1,4 @@
-"""What transformers expects of a model: names, shapes, ties, and how in-memory names become the hub's.
+"""A config.json -> what transformers expects: names, shapes, ties, and how names in memory become the hub's.
 
     python zeroconsolidate/integrations/architecture.py DIRECTORY      (reads DIRECTORY/config.json, prints JSON)
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 TASK = "zeroconsolidate_task"
 """A key that a config may have here: which of PEFT's tasks the model was trained for, or the name of its class. It
 then says more than `architectures`."""
+EVERY = "every"
+"""In the place of a task: all classes of such models are asked for, because the config names none."""
 CLASSES = {
     "SEQ_CLS": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
     "TOKEN_CLS": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
@@ -55,15 +57,44 @@ def main(directory: str) -> int:
 
 
 def expectation(directory: str) -> dict[str, Any]:
-    """Names, shapes, ties and conversions of the architecture that `directory`/config.json names."""
-    import torch
+    """Names, shapes, ties and conversions of the architecture that `directory`/config.json names; for EVERY a list of
+    those of each class, in `all`."""
     import transformers
 
     config = read_config(directory)
-    build: Any = class_for(config, getattr(config, TASK, None)) or model_class(config)
+    task = getattr(config, TASK, None)
+    if task == EVERY:
+        return {"all": [found for build in _every_class(config) if (found := _unless_it_fails(build, config))]}
+    build: Any = class_for(config, task) or model_class(config)
     if build is None and config.architectures:
         raise LookupError(f"transformers {transformers.__version__} has no {config.architectures[0]}")
-    build = build or transformers.AutoModel.from_config
+    return _expectation(build or transformers.AutoModel.from_config, config)
+
+
+def _every_class(config: Any) -> list[Any]:
+    """The classes that transformers has for such a config, the model without a head first."""
+    import transformers
+
+    kinds = [name for name in dir(transformers) if name.startswith("MODEL_FOR_") and name.endswith("_MAPPING")]
+    found: dict[str, Any] = {}
+    for kind in ["MODEL_MAPPING", "MODEL_FOR_CAUSAL_LM_MAPPING", *kinds]:
+        several = getattr(transformers, kind).get(type(config), None) or ()
+        for each in several if isinstance(several, (tuple, list)) else (several,):
+            found.setdefault(each.__name__, each)
+    return list(found.values())
+
+
+def _unless_it_fails(build: Any, config: Any) -> dict[str, Any] | None:
+    try:
+        return _expectation(build, config)
+    except Exception:  # noqa: BLE001  (a class that cannot be built of this config is none of those that were trained)
+        return None
+
+
+def _expectation(build: Any, config: Any) -> dict[str, Any]:
+    import torch
+    import transformers
+
     with torch.device("meta"):
         model: Any = build(config)
     state = model.state_dict()
@@ -109,25 +140,27 @@ def class_for(config: Any, task: str | None) -> Any:
     if task is None:
         return None
     if task in CLASSES:
-        mapping = getattr(transformers, CLASSES[task])
-        found = mapping.get(type(config), None)
+        found = getattr(transformers, CLASSES[task]).get(type(config), None)
         found = found[0] if isinstance(found, tuple) and found else found
     else:
-        found = getattr(transformers, task, None)
-    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        found = _named(task)
+    if found is None:
         raise LookupError(f"transformers {transformers.__version__} has no class of {config.model_type} for {task}")
     return found
 
 
-def model_class(config: Any) -> Any:
-    """The first of transformers' own model classes that a configuration names, None if it names none."""
+def _named(name: str) -> Any:
+    """One of transformers' own model classes by its name, None if it is none."""
     import transformers
 
-    for name in getattr(config, "architectures", None) or []:
-        found = getattr(transformers, str(name), None)
-        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
-            return found
-    return None
+    found = getattr(transformers, name, None)
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
+
+
+def model_class(config: Any) -> Any:
+    """The first of transformers' own model classes that a configuration names, None if it names none."""
+    names = getattr(config, "architectures", None) or []
+    return next((found for name in names if (found := _named(str(name))) is not None), None)
 
 
 def _hub(model: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

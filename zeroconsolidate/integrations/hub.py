@@ -1,4 +1,4 @@
-"""The original model by its name on the hub: huggingface_hub finds or downloads it, if it is installed."""
+"""A hub id -> the directory of the model, which huggingface_hub finds or downloads."""
 
 from __future__ import annotations
 

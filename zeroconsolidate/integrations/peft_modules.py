@@ -1,4 +1,4 @@
-"""Merges adapters other than LoRA with PEFT's own code, one module at a time.
+"""A module with an adapter other than LoRA -> its tensors after PEFT's own merge. Runs in a process of its own.
 
     python -m zeroconsolidate.integrations.peft_modules MODEL_DIRECTORY ADAPTER_DIRECTORY ADAPTER DTYPE
 

@@ -1,1 +1,1 @@
-"""WHOSE NAMES: stored names in, the names that a loader expects out; where they come from, the decision, its check."""
+"""Names: stored names and expected names -> output names, and a check that a loader finds all."""

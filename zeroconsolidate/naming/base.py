@@ -1,4 +1,4 @@
-"""Frozen parameters that were left out of a save on purpose come from the model they were frozen in."""
+"""The weights of `--base` -> frozen parameters that were left out of the save."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a loader would find its parameters under the names that were decided: what is an error, what a warning."""
+"""Output names and expected names -> warnings, or an error if a loader would not find its parameters."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_names(
             return []  # no model that could be loaded by its config: nothing to compare is nothing amiss
         install = "" if unasked == IS_DIFFUSERS else "install transformers, or "
         return [
-            f"names could not be compared with what the model expects: {unasked or 'no weights are at hand'}; "
+            f"names not compared with those the model expects: {unasked or 'no weights are at hand'}; "
             f"{install}name the original model with --base"
         ]
     buffers = {naming.mapping.get(n, n) for n, source in selection.named.items() if source.role == "buffer"}
@@ -59,9 +59,9 @@ def check_names(
         raise WrongNames(
             (
                 f"config.json ties {untied[0]!r} to {expectation.ties[untied[0]]!r}, but the checkpoint "
-                "has two tensors, and loaders do not agree which they take"
+                "has a tensor for each, and loaders disagree on which to use"
             ),
-            remedy='set "tie_word_embeddings" to false in config.json, or insist with --allow-missing',
+            remedy=('set "tie_word_embeddings" to false in config.json', "write it anyway with --allow-missing"),
         )
     if wrong.fits:
         return warnings
@@ -98,7 +98,7 @@ def _config_disagrees(naming: Naming, selection: Selection, sources: NameSources
                 "config.json does not agree with the weights",
                 expected=f"{' and '.join(rules)}, by {_by_what(naming, stored)}",
                 found=" and ".join(_as_it_is(sources.config, rule) for rule in rules),
-                consequence="a loader would refuse them, or leave random weights",
+                consequence="a loader would refuse them, or use random weights",
                 remedy=" ".join(f"--set-config {rule}" for rule in rules),
             )
     return None

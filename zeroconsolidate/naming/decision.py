@@ -1,4 +1,4 @@
-"""Which name each tensor gets, judged by the names and shapes that the target expects.
+"""Stored names and shapes, expected names and shapes -> the output name of each tensor.
 
 Training code wraps models, and every wrapper leaves its prefix: `module.`, `_forward_module.`, FlagEmbedding's
 `model.` beside heads that have none. A file with such names loads without an exception and gives random weights.
@@ -118,11 +118,11 @@ def judge(
     mapping: Mapping[str, str], stored: Mapping[str, Shape], ties: Mapping[str, str], expectation: Expectation
 ) -> Naming:
     """Compare names that a user chose with what is expected."""
-    return compare(mapping, stored, ties, expectation, "renamed as asked")
+    return compare(mapping, stored, ties, expectation, "renamed with --rename")
 
 
 def without_expectation(stored: Mapping[str, Shape], *, bare: bool) -> Naming:
-    """Undo what is a wrapper's in any model, and leave all else as it is: there is nothing to compare names with.
+    """Names without the prefixes that are a wrapper's in any model, for a model without expected names.
 
     `bare`: config.json names a model without a head (`XLMRobertaModel`). Those have several children, so a `model.`
     around all of them is a wrapper's. It also is beside the heads of BGE-M3, which are FlagEmbedding's.
@@ -162,7 +162,7 @@ def renamed(stored: Iterable[str], rules: Sequence[tuple[str, str]]) -> dict[str
                 elif current.startswith(old):
                     names[name] = new + current[len(old) :]
         except (re.error, IndexError) as error:
-            raise BadOption(f"the renaming rule {old}={new} is no regular expression: {error}") from None
+            raise BadOption(f"--rename {old}={new} is no regular expression: {error}") from None
     return unique(names)
 
 
@@ -171,9 +171,9 @@ def unique(names: Mapping[str, object]) -> dict[str, str]:
     owners: dict[str, str] = {}
     for name, new in names.items():
         if not isinstance(new, str) or not new:
-            raise BadOption(f"the renaming gives {name!r} no name", found=repr(new))
+            raise BadOption(f"--rename leaves {name!r} without a name", found=repr(new))
         if owners.setdefault(new, name) != name:
-            raise BadOption(f"the renaming gives {owners[new]!r} and {name!r} the same name {new!r}")
+            raise BadOption(f"--rename gives {owners[new]!r} and {name!r} the same name {new!r}")
     return {name: new for new, name in owners.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a target expects, and how far names satisfy it.
+"""Expected names, and how output names compare with them.
 
 There are two kinds of expectation. An exact one is the target itself (its architecture, or weights that were saved
 from it): every name must be there, and nothing else. The other is a base model, whose heads may have been replaced
@@ -188,11 +188,15 @@ def complaint(naming: Naming, unasked: str = "") -> WrongNames:
         shape = f", expected in {list(wanted)}" if wanted is not None else ""
         parts.append(f"{len(naming.mismatched)} have another shape, such as {name!r}{shape}")
     first, *others = parts
-    follows = "a loader would leave random weights" + (f" ({unasked})" if unasked else "")
+    follows = "a loader would use random weights" + (f" ({unasked})" if unasked else "")
     return WrongNames(
         f"the names do not fit {origin}: {first}",
         consequence="; ".join([*others, follows]),
-        remedy=("rename with --rename FROM=TO", "name the right model with --base", "insist with --allow-missing"),
+        remedy=(
+            "rename with --rename FROM=TO",
+            "name the right model with --base",
+            "write it anyway with --allow-missing",
+        ),
     )
 
 
@@ -200,7 +204,7 @@ def _undecided(naming: Naming, origin: str) -> WrongNames:
     prefixes = " and ".join(map(repr, naming.rivals))
     return WrongNames(
         f"{len(naming.rivals)} models with the names of {origin} are in the checkpoint, under {prefixes}",
-        consequence="nothing tells which of them is meant",
+        consequence="it is not known which of them is meant",
         remedy=tuple(f"write the one under {prefix!r} with --include '{prefix}*'" for prefix in naming.rivals),
     )
 

@@ -1,4 +1,4 @@
-"""Gives the selected tensors the names and the layout that a loader expects, and checks that it would find all."""
+"""Selected tensors -> the same under output names and in the output's layout, checked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from ..archive.phrases import counted
 from ..archive.weights import read_weights
 from ..errors import BadOption, WrongNames, ZeroConsolidateError
 from ..plan.build import Selection, Source
+from .auto_ep import as_before_auto_ep
 from .base import filled
+from .by_class import of_class
 from .check import check_names, is_fused
 from .decision import best_mapping, decide, judge, renamed, unique, without_expectation
 from .expectation import Naming, compare, outcome
@@ -49,6 +51,8 @@ class Named:
     """Output names that the base model's weights supply."""
     files: tuple[str, ...] = ()
     """The base model's files that are read for them."""
+    class_name: str = ""
+    """The class that was found by names and shapes, where config.json names none."""
 
 
 def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bool) -> Named:
@@ -59,7 +63,40 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
     """
     if options.names == "stored":
         return _as_stored(catalog, selection)
-    sources = NameSources(catalog.origin.root, options.base_directory, options.set_config)
+    sources = NameSources(catalog.origin.root, options.base_directory, options.set_config, remember=options.cache)
+    if isinstance(sources.config, dict) and "model_type" in sources.config:
+        selection = as_before_auto_ep(selection)
+    if sources.lacks_class and not partial and options.rename is None:
+        found = of_class(sources, *_stored(catalog, selection))
+        if found is not None:
+            named, _ = _fitted(catalog, selection, options, sources.knowing(found.architecture), partial=partial)
+            return replace(named, class_name=found.class_name)
+    confirmed = _confirmed(catalog, selection, options, sources, partial=partial)
+    return confirmed or _fitted(catalog, selection, options, sources, partial=partial)[0]
+
+
+def _confirmed(
+    catalog: Catalog, selection: Selection, options: Options, sources: NameSources, *, partial: bool
+) -> Named | None:
+    """What is found by the built-in table, if names and shapes are exactly what it says: then nobody is asked."""
+    known = sources.by_table()
+    if known is None or known.architecture is None:
+        return None
+    try:
+        named, naming = _fitted(catalog, selection, options, known, partial=partial)
+    except ZeroConsolidateError:
+        return None
+    if naming.expectation not in (known.architecture.expectation, known.architecture.hub):
+        return None
+    # Once more, and of all names: weights beside the checkpoint may have more of them than the architecture.
+    judged = judge({**naming.mapping, **naming.heads}, *_stored(catalog, selection), naming.expectation)
+    return named if naming.fits and judged.fits and not named.warnings and not named.from_base else None
+
+
+def _fitted(
+    catalog: Catalog, selection: Selection, options: Options, sources: NameSources, *, partial: bool
+) -> tuple[Named, Naming]:
+    """The tensors under the names that `sources` decide, and the decision."""
     naming = _names(catalog, selection, options, sources)
     selection = _as_expected(catalog, selection, naming, options, config_ties=sources.ties_embeddings)
     named, heads, dropped = _apply(selection, naming)
@@ -74,7 +111,7 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
     unchecked = "" if naming.expectation is not None else sources.unasked or "there is nothing to compare them with"
     compared = outcome(naming, ignored=[naming.mapping.get(name, name) for name in dropped], partial=partial)
     compared += f": {unchecked}" if unchecked else ""
-    return Named(
+    named_so = Named(
         selection=fitted,
         heads=heads,
         reason="; ".join(filter(None, (naming.change, compared, note))),
@@ -87,16 +124,17 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
         from_base=from_base,
         files=files,
     )
+    return named_so, naming
 
 
 def _as_stored(catalog: Catalog, selection: Selection) -> Named:
     return Named(
         selection=selection,
         heads={},
-        reason="names as stored, as asked",
+        reason="names as in the checkpoint (--names stored)",
         warnings=(),
         unwrapped=False,
-        change="as stored, as asked",
+        change="as in the checkpoint (--names stored)",
         ties=written_once(catalog, selection, {}),
     )
 
@@ -115,12 +153,7 @@ def written_once(catalog: Catalog, selection: Selection, mapping: Mapping[str, s
 
 def _names(catalog: Catalog, selection: Selection, options: Options, sources: NameSources) -> Naming:
     """The decision, over all names that are selected or tied to a selected one."""
-    shapes = {name: source.shape for name, source in selection.named.items()}
-    owners = {source.name: source.shape for source in selection.named.values()}
-    ties = {alias: owner for alias, owner in catalog.ties.items() if owner in owners}
-    # A name that was dropped as a tie still says which model this is.
-    shapes |= {alias: owners[owner] for alias, owner in ties.items()}
-    shapes |= {owner: owners[owner] for owner in ties.values()}
+    shapes, ties = _stored(catalog, selection)
     if options.rename is not None:
         return _as_asked(shapes, ties, options.rename, sources)
     own = sources.own()
@@ -130,6 +163,17 @@ def _names(catalog: Catalog, selection: Selection, options: Options, sources: Na
         if agreed is not None:
             return agreed
     return decide(shapes, ties, sources) or without_expectation(shapes, bare=sources.is_bare)
+
+
+def _stored(catalog: Catalog, selection: Selection) -> tuple[dict[str, Shape], dict[str, str]]:
+    """The shapes of all names that are selected or tied to a selected one, and these ties."""
+    shapes = {name: source.shape for name, source in selection.named.items()}
+    owners = {source.name: source.shape for source in selection.named.values()}
+    ties = {alias: owner for alias, owner in catalog.ties.items() if owner in owners}
+    # A name that was dropped as a tie still says which model this is.
+    shapes |= {alias: owners[owner] for alias, owner in ties.items()}
+    shapes |= {owner: owners[owner] for owner in ties.values()}
+    return shapes, ties
 
 
 def _agreed(
@@ -166,14 +210,20 @@ def _as_asked(
     if expectation is not None:
         return judge(mapping, shapes, ties, expectation)
     return Naming(
-        mapping=mapping, heads={}, change="renamed as asked", missing=(), unexpected=(), mismatched=(), expectation=None
+        mapping=mapping,
+        heads={},
+        change="renamed with --rename",
+        missing=(),
+        unexpected=(),
+        mismatched=(),
+        expectation=None,
     )
 
 
 def _rule(text: str) -> tuple[str, str]:
     old, equals, new = text.partition("=")
     if not equals or not old:
-        raise BadOption("a renaming rule is FROM=TO", found=repr(text))
+        raise BadOption("--rename takes FROM=TO", found=repr(text))
     return old, new
 
 
@@ -240,10 +290,10 @@ def _hub(selection: Selection, sources: NameSources, naming: Naming) -> tuple[Se
     if sources.architecture is None and any(map(is_fused, selection.named)):
         raise WrongNames(
             (
-                "the names are those transformers 5 gives fused experts in memory, which other loaders "
-                f"do not know, and the hub's layout cannot be asked for: {sources.unasked}"
+                "the experts are fused as transformers 5 has them in memory, and how the hub's layout splits them is "
+                f"not known: {sources.unasked}"
             ),
-            remedy="install transformers 5, or write them as they are with --names in-memory",
+            remedy="install transformers 5, or write them fused with --names in-memory",
         )
     if sources.architecture is None or not sources.architecture.conversions:
         return selection, ""

@@ -1,4 +1,4 @@
-"""Tensors made of rows of others: how the hub's layout is cut out of what transformers 5 holds in memory."""
+"""Tensors in the layout that transformers 5 has in memory -> tensors in the hub's layout, made of their rows."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def refuse_opaque(conversion: Conversion) -> None:
         with at(conversion.output):
             raise UnsupportedLayout(
                 (
-                    "transformers keeps this tensor in memory with its elements in another order than the "
-                    "hub's files, which cannot be streamed"
+                    "transformers has the elements of this tensor in another order in memory than in the hub's files, "
+                    "and reordering them is not supported"
                 ),
                 remedy="write transformers 5's own layout with --names in-memory",
             )

@@ -26,17 +26,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One of several models, or one tower of a model, that are side by side."""
+    """One of several models, or one tower of a model, in a checkpoint.
+
+    Attributes
+    ----------
+    prefix : str
+        The prefix of its names, such as `student.`.
+    tensors : int
+        Its tensors.
+    parameters : int
+        Their elements.
+    text
+    """
 
     prefix: str
-    """Of its names, such as `student.`."""
     tensors: int
     parameters: int
-    """Elements."""
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Its name and size, in words."""
         return (
             f"{self.prefix.rstrip('.')}: {counted(self.parameters, 'parameter')} in {counted(self.tensors, 'tensor')}"
         )

@@ -1,6 +1,7 @@
-"""Gathers what a target expects, cheapest first: weights of the same model, the architecture, the base model.
+"""A checkpoint's folder -> expected names: from saved weights, the architecture, or the base model.
 
-Headers are read here; the architecture is asked in a process of its own (`integrations/architecture.py`), so that
+Headers are read here. The architecture is looked up in the built-in table (`table/`), which confirms names that are
+exactly those it has; else transformers is asked, in a process of its own (`integrations/architecture.py`), so that
 neither torch nor transformers enters this one.
 """
 
@@ -8,23 +9,26 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
+from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, is_diffusers, parse, read_config
+from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, is_diffusers, parse, read_config, short_int
 from ..archive.regular import read_small
 from ..archive.safetensors import read_model
 from ..errors import ZeroConsolidateError
 from ..integrations import apart
-from ..integrations.architecture import TASK
+from ..integrations.architecture import EVERY, TASK
+from .answers import as_answer, of_answer
 from .config_fields import with_fields
 from .expectation import HEADS, IS_DIFFUSERS, Expectation
-from .hub_layout import Architecture, Conversion
+from .table.lookup import looked_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from .hub_layout import Architecture
 
 ARCHITECTURE_SECONDS = 300
 """How long building a model on the meta device may take. 671 billion parameters take half a minute."""
@@ -36,16 +40,40 @@ _LEGACY = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNo
 class NameSources:
     """What is known of the target of the checkpoint in `root`, gathered as it is asked for.
 
-    Iterating yields what names are held against: the architecture, or else its relatives, nearest first.
+    Iterating yields what names are compared with: the architecture, or else its relatives, nearest first.
     """
 
-    def __init__(self, root: str, base: str | None, set_config: Sequence[str] = (), *, task: str | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        base: str | None,
+        set_config: Sequence[str] = (),
+        *,
+        task: str | None = None,
+        remember: bool = False,
+        known: Architecture | None = None,
+    ) -> None:
         """`task`: PEFT's name of what the model was trained for, or the name of its class, where config.json may be of
-        a model with another head."""
+        a model with another head. `remember`: what transformers answers is kept for the next time. `known`: the
+        architecture, if it need not be asked."""
         self._root, self._base, self._rules, self._task = root, base, tuple(set_config), task
+        self._remember = remember
         self.directory = root if has_config(root) or base is None else base
         """Where config.json is, if anywhere."""
-        self._asked: tuple[Architecture | None, str] | None = None
+        self._asked: tuple[Architecture | None, str] | None = None if known is None else (known, "")
+        self._is_confirming = known is not None
+
+    def by_table(self) -> NameSources | None:
+        """The same with the architecture that the built-in table knows, None if it knows none."""
+        # Of the classes that a config without one may mean, the table has not all.
+        known = in_table(self.directory, self._rules) if self._task is None and not self.lacks_class else None
+        if known is None:
+            return None
+        return self.knowing(known)
+
+    def knowing(self, known: Architecture) -> NameSources:
+        """The same with an architecture that need not be asked."""
+        return NameSources(self._root, self._base, self._rules, remember=self._remember, known=known)
 
     def own(self) -> Expectation | None:
         """The names of weights that were saved beside the checkpoint."""
@@ -55,12 +83,24 @@ class NameSources:
     def architecture(self) -> Architecture | None:
         """What transformers says, if it can be asked."""
         if self._asked is None:
-            self._asked = architecture(self.directory, self._rules, task=self._task)
+            self._asked = architecture(self.directory, self._rules, task=self._task, remember=self._remember)
         return self._asked[0]
 
     def with_fields(self, rules: Sequence[str]) -> Architecture | None:
         """What transformers says if fields of config.json are set besides."""
-        return architecture(self.directory, (*self._rules, *rules), task=self._task)[0]
+        if self._is_confirming:
+            return None  # the table does not find out what is wrong
+        return architecture(self.directory, (*self._rules, *rules), task=self._task, remember=self._remember)[0]
+
+    @property
+    def lacks_class(self) -> bool:
+        """Whether config.json says what kind of model it is, and not of which class."""
+        config = self.config
+        return self._task is None and isinstance(config, dict) and "model_type" in config and not stated_class(config)
+
+    def every_class(self) -> tuple[Architecture, ...]:
+        """What transformers says of each of its classes of such models; empty if it cannot be asked."""
+        return every_class(self.directory, self._rules)
 
     @property
     def config(self) -> Any:
@@ -83,7 +123,7 @@ class NameSources:
 
     @property
     def unasked(self) -> str:
-        """Why transformers says nothing."""
+        """Why transformers gave no answer."""
         return "" if self._asked is None else self._asked[1]
 
     def __iter__(self) -> Iterator[Expectation]:
@@ -129,12 +169,25 @@ def _config(directory: str, rules: Sequence[str]) -> bytes:
     return with_fields(read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES), rules)
 
 
+def in_table(directory: str, rules: Sequence[str] = ()) -> Architecture | None:
+    """What the built-in table says of `directory`/config.json, fields set by `rules`, None if it does not know.
+
+    It may confirm names that are exactly these, and decides nothing else.
+    """
+    try:
+        config = parse(_config(directory, rules), parse_int=short_int)
+    except (ZeroConsolidateError, OSError):
+        return None
+    return looked_up(config)
+
+
 def architecture(
-    directory: str, rules: Sequence[str] = (), *, task: str | None = None
+    directory: str, rules: Sequence[str] = (), *, task: str | None = None, remember: bool = False
 ) -> tuple[Architecture | None, str]:
     """What transformers expects for `directory`/config.json, fields set by `rules`, and if it says nothing, why.
 
-    `task`: what the model was trained for, if it has another head than that config says.
+    `task`: what the model was trained for, if it has another head than that config says. `remember`: the answer is kept
+    in the user's cache directory, and looked for there.
     """
     if not has_config(directory):
         return None, "no config.json"
@@ -148,7 +201,48 @@ def architecture(
         return None, f"config.json cannot be read: {error}"
     if not _names_a_model(config):
         return None, "config.json has no model_type"
-    return _ask(canonical(config if task is None else _for_task(config, task)))
+    question = canonical(config if task is None else _for_task(config, task))
+    return _recalled(question) if remember else _ask(question)
+
+
+def _recalled(config: bytes) -> tuple[Architecture | None, str]:
+    """What transformers once said, or says now."""
+    from .remembered import Remembered, cache_directory, installed
+
+    asked = installed()
+    if asked is None:
+        return _ask(config)
+    answers = Remembered(cache_directory(), asked)
+    answer = answers.get(config)
+    if answer is not None:
+        with suppress(LookupError, TypeError, ValueError):
+            return of_answer(answer), ""
+    found, why = _ask(config)
+    if found is not None:
+        answers.put(config, as_answer(found))
+    return found, why
+
+
+def stated_class(config: Mapping[str, Any]) -> bool:
+    """Whether a config names its class, or code of its own."""
+    return bool(config.get("architectures")) or bool(config.get("auto_map"))
+
+
+def every_class(directory: str, rules: Sequence[str] = ()) -> tuple[Architecture, ...]:
+    """What transformers says of each of its classes for a config; empty if it cannot be asked."""
+    if not has_config(directory) or find_spec("transformers") is None:
+        return ()
+    try:
+        config = _config(directory, rules)
+    except (ZeroConsolidateError, OSError):
+        return ()
+    return _ask_every(canonical(_for_task(config, EVERY)))
+
+
+@lru_cache(maxsize=4)
+def _ask_every(config: bytes) -> tuple[Architecture, ...]:
+    answer, _ = _answer(config)
+    return () if answer is None else tuple(of_answer(each) for each in answer.get("all", ()))
 
 
 def _is_of_diffusers(directory: str) -> bool:
@@ -201,6 +295,12 @@ def _without_indifferent(value: Any) -> Any:
 
 @lru_cache(maxsize=16)
 def _ask(config: bytes) -> tuple[Architecture | None, str]:
+    """What transformers says of a config, and if it says nothing, why."""
+    answer, why = _answer(config)
+    return (None if answer is None else of_answer(answer)), why
+
+
+def _answer(config: bytes) -> tuple[dict[str, Any] | None, str]:
     """One process for each config, which sees nothing but that file.
 
     It is started by its path: nothing of ours is imported there.
@@ -222,38 +322,11 @@ def _ask(config: bytes) -> tuple[Architecture | None, str]:
                 check=False,
                 text=True,
             )
-            answer = json.loads(done.stdout.strip().rpartition("\n")[2])
+            answer: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
         except subprocess.TimeoutExpired:
             return None, f"transformers took more than {ARCHITECTURE_SECONDS} s to build the model"
         except ValueError:
             return None, "transformers could not build the model"
     if "error" in answer:
         return None, f"transformers could not build the model: {answer['error'].replace(alone, 'config.json')}"
-    return _architecture(answer), ""
-
-
-def _architecture(answer: Mapping[str, Any]) -> Architecture:
-    def expectation(origin: str, names: Mapping[str, Sequence[int]], ties: Mapping[str, str]) -> Expectation:
-        shapes = {name: tuple(shape) for name, shape in names.items()}
-        integers = frozenset(answer.get("integers", ()))
-        return Expectation(origin=origin, shapes=shapes, ties=ties, exact=True, integers=integers)
-
-    return Architecture(
-        class_name=answer["class"],
-        labels=int(answer["labels"]),
-        expectation=expectation(answer["origin"], answer["names"], answer["ties"]),
-        hub=replace(
-            expectation(f"{answer['origin']}, in the hub's layout", answer["hub"], answer["hub_ties"]), layout="hub"
-        ),
-        conversions=tuple(
-            Conversion(
-                output=entry["output"],
-                shape=tuple(entry["shape"]),
-                inputs=tuple(entry["inputs"]),
-                row_numel=entry.get("row_numel", 1),
-                runs=tuple(tuple(run) for run in entry.get("runs", ())),
-                opaque=entry["opaque"],
-            )
-            for entry in answer["conversions"]
-        ),
-    )
+    return answer, ""

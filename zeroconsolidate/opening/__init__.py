@@ -1,1 +1,1 @@
-"""ONE CHECKPOINT: from paths to one checkpoint to plan from: which tag, which roots, what stands in for lost files."""
+"""Opening: paths -> one checkpoint to plan from, with substitutes for lost files."""

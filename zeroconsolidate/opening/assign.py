@@ -1,10 +1,10 @@
-"""Which parameter a master without a name is: decided by shape, rounded value and order.
+"""Master weights without names -> which parameter each is, by shape, rounded value and order.
 
-Looks come first: a master whose look only one name has is that name. What remains looks alike (norm weights that
-all round to 1, biases that all round to 0); there order decides. A param group lists its parameters in the order of
-the module, so a master lies between the names of its neighbours in the group:
+Values come first: if a rounded master equals the copy of one name only, it is that name. Others equal several copies
+(norm weights that all round to 1, biases that all round to 0); for them order decides. A param group lists its
+parameters in the order of the module, so a master lies between the names of its neighbours in the group:
 
-    group   … q.weight   n?   up.weight …        n? looks like norm1.weight and norm2.weight
+    group   … q.weight   n?   up.weight …        n? equals norm1.weight and norm2.weight
     module  … q.weight   norm1.weight   up.weight   norm2.weight …
             n? is norm1.weight: no other that looks like it lies between q.weight and up.weight
 
@@ -128,8 +128,8 @@ class _Assignment:
                 raise WitnessMismatch(f"{len(run)} masters of group {g} round to the copies of {len(free)} parameters")
             if len(left) < len(run):
                 raise UnsupportedLayout(
-                    f"{len(run)} masters of group {g} look alike, and it is not in the order of the module: master "
-                    f"{index} may be any of {', '.join(free[:4])}"
+                    f"{len(run)} masters of group {g} have equal copies, and it is not in the order of the module: "
+                    f"master {index} may be any of {', '.join(free[:4])}"
                 )
             if len(left) == len(run) and (len(run) == 1 or in_order or self._equal(g, run)):
                 for master, name in zip(run, left, strict=True):

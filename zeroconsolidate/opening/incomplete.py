@@ -1,4 +1,4 @@
-"""The facts of a checkpoint that has holes: a save that died, a node whose disk is gone, a file that was cut off.
+"""The files that are left of a checkpoint -> its catalog, and why the others cannot be used.
 
 A rank's file that cannot be used gets a stand-in: the same groups and stripes of the same sizes, located in the file
 LOST. Where everything lies then follows by the same arithmetic as for a whole checkpoint, and a plan can tell exactly

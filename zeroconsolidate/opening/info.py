@@ -1,4 +1,4 @@
-"""From the facts of a checkpoint to what `inspect` prints."""
+"""A catalog -> what `inspect` returns."""
 
 from __future__ import annotations
 
@@ -25,95 +25,148 @@ _WRAPPERS = {"none": "no DeepSpeed optimizer"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
-    """One tensor of the checkpoint."""
+    """One tensor of a checkpoint.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the checkpoint.
+    shape : tuple[int, ...]
+        Shape of the whole tensor, whatever the number of ranks.
+    dtype : str
+        The dtype it is stored in, as torch spells it: float32 for master weights.
+    role : str
+        `trainable`, `frozen`, `buffer` or `tie`.
+    tied_to : str | None
+        For a tie, the name that its parameter is stored under.
+    numel
+    """
 
     name: str
-    """As stored."""
     shape: tuple[int, ...]
-    """Of the whole tensor, whatever the number of ranks."""
     dtype: str
-    """As stored, in torch's spelling: float32 for masters."""
     role: str
-    """`trainable`, `frozen`, `buffer` or `tie`."""
     tied_to: str | None
-    """For a tie, the name its parameter is stored under."""
 
     @property
     def numel(self) -> int:
+        """Number of elements."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointInfo:
-    """The result of :func:`zeroconsolidate.inspect`: what a checkpoint holds, from metadata alone."""
+    """What a checkpoint holds, from metadata alone.
+
+    :func:`zeroconsolidate.inspect` returns it. Sizes are bytes, counts are elements.
+
+    Attributes
+    ----------
+    root : str
+        The checkpoint's directory.
+    tag : str
+        The folder in it that was read, such as `global_step500`.
+    tags : tuple[str, ...]
+        All tags of the checkpoint.
+    complete : Mapping[str, bool]
+        Whether every file of a tag is there and agrees with the others, by tag. Of many tags only the newest are
+        checked.
+    latest : str | None
+        The tag that the file `latest` names.
+    stage : int
+        The ZeRO stage.
+    layout : str
+        Stage, degrees of parallelism and DeepSpeed's optimizer class, in words.
+    world_size : int
+        Data-parallel ranks.
+    degrees : Mapping[str, int]
+        Ranks along each axis of parallelism: `dp`, `tp`, `pp` and `ep`.
+    wrapper : str
+        DeepSpeed's class around the optimizer, recognised by what it saves.
+    writer : str
+        The file format, such as `torch zip`.
+    missing_files : tuple[str, ...]
+        Files of ranks that are missing or cannot be used; empty for a complete checkpoint.
+    reasons : Mapping[str, str]
+        Why each of the missing files cannot be used, by file.
+    losses : tuple[Loss, ...]
+        What is lost of each tensor with the missing files; empty for a complete checkpoint.
+    step : int | None
+        The training step, None if the checkpoint does not say.
+    ds_version : str | None
+        The release of DeepSpeed that saved it.
+    training_dtype : str
+        The dtype of the forward pass, as torch spells it.
+    optimizer : str | None
+        The optimizer that DeepSpeed built, None if the training script made it.
+    optimizer_state : tuple[str, ...]
+        Names of what the optimizer keeps for each element, such as `exp_avg`.
+    param_groups : tuple[Mapping[str, object], ...]
+        Settings of each of the optimizer's groups, such as `lr`.
+    flat_groups : tuple[int, ...]
+        Elements of the parameters in each flat group.
+    parameters : Mapping[str, int]
+        Elements by role: `trainable`, `frozen` and `buffer`.
+    counts : Mapping[str, int]
+        Number of tensors by role: `trainable`, `frozen`, `buffer` and `tie`.
+    output_bytes : Mapping[str, int]
+        Estimated size of the weights, by dtype.
+    tensors : tuple[TensorInfo, ...]
+        Every tensor, in the order of the module.
+    modules : tuple[Part, ...]
+        Modules next to each other that have layers of their own: several models, or the towers of one. Empty for a
+        single model.
+    not_saved : Mapping[str, str]
+        Why no file has the values of a parameter, by its name, for parameters that were not saved.
+    notes : tuple[str, ...]
+        What is unusual.
+    """
 
     root: str
-    """The checkpoint's directory."""
     tag: str
-    """The folder in it that was read, such as `global_step500`."""
     tags: tuple[str, ...]
-    """All tags of the checkpoint."""
     complete: Mapping[str, bool]
-    """By tag: whether every file is there and agrees with the others. Of many tags only the newest are checked."""
     latest: str | None
-    """The tag that the file `latest` names."""
     stage: int
-    """The ZeRO stage."""
     layout: str
-    """In words: stage, degrees of parallelism, DeepSpeed's optimizer class."""
     world_size: int
-    """Data-parallel ranks."""
     degrees: Mapping[str, int]
-    """`dp`, `tp`, `pp`, `ep`: ranks along each axis of parallelism."""
     wrapper: str
-    """DeepSpeed's class around the optimizer, by what it saves."""
     writer: str
-    """The container of the files."""
     missing_files: tuple[str, ...]
-    """Files of ranks that are not there or cannot be used; empty for a complete checkpoint."""
     reasons: Mapping[str, str]
-    """Why, by missing file."""
     losses: tuple[Loss, ...]
-    """What is lost of each tensor with the missing files; empty for a complete checkpoint."""
     step: int | None
-    """The training step, None if the checkpoint does not say."""
     ds_version: str | None
-    """The release of DeepSpeed that saved it."""
     training_dtype: str
-    """What the forward pass computed in, in torch's spelling."""
     optimizer: str | None
-    """The optimizer DeepSpeed built, None if it was handed one."""
     optimizer_state: tuple[str, ...]
-    """What the optimizer keeps for each element."""
     param_groups: tuple[Mapping[str, object], ...]
-    """Settings of the optimizer's groups, such as `lr`."""
     flat_groups: tuple[int, ...]
-    """Elements of each flat group's parameters."""
     parameters: Mapping[str, int]
-    """Role -> elements, for `trainable`, `frozen` and `buffer`."""
     counts: Mapping[str, int]
-    """Role -> tensors, for `trainable`, `frozen`, `buffer` and `tie`."""
     output_bytes: Mapping[str, int]
-    """Estimated size of the weights for each dtype."""
     tensors: tuple[TensorInfo, ...]
-    """Every tensor, in the order of the module."""
     modules: tuple[Part, ...]
-    """Modules side by side that have layers of their own: several models, or the towers of one; empty for a single."""
     not_saved: Mapping[str, str]
-    """Parameters of the model whose values no file has -> why."""
     notes: tuple[str, ...]
-    """What is unusual."""
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values, ready for JSON."""
+        """Return the fields as plain values, ready for JSON.
+
+        Returns
+        -------
+        dict
+            The fields by name, and those within them.
+        """
         return asdict(self)
 
 
 def describe(
     catalog: Catalog, reasons: Mapping[str, str] | None = None, complete: Mapping[str, bool] | None = None
 ) -> CheckpointInfo:
-    """Sum the facts up. `reasons`: why each of the catalog's missing files cannot be used; `complete`: of other tags
-    beside the catalog's, whether they are."""
+    """What `inspect` returns of a catalog. `reasons`: why each of its missing files cannot be used. `complete`: by tag,
+    for other tags than the catalog's, whether they are complete."""
     origin = catalog.origin
     tensors = _tensors(catalog)
     counts = dict.fromkeys(("trainable", "frozen", "buffer", "tie"), 0)

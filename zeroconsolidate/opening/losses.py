@@ -1,4 +1,4 @@
-"""How much of an incomplete checkpoint is lost: tensor by tensor, and in all."""
+"""The catalog of an incomplete checkpoint -> how much of each tensor is lost."""
 
 from __future__ import annotations
 
@@ -19,20 +19,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What has become of one tensor. Sizes are as stored: masters have four bytes an element."""
+    """How much of one tensor is lost with the files that are missing.
+
+    Sizes are those in the checkpoint: master weights take four bytes an element.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the checkpoint.
+    role : str
+        `trainable`, `frozen` or `buffer`.
+    numel : int
+        Elements of the tensor.
+    lost_numel : int
+        Elements that are lost.
+    nbytes : int
+        Bytes of the tensor.
+    lost_bytes : int
+        Bytes that are lost.
+    fate
+    """
 
     name: str
-    """As stored."""
     role: str
-    """`trainable`, `frozen` or `buffer`."""
     numel: int
-    """Elements of the tensor."""
     lost_numel: int
-    """Elements that are lost."""
     nbytes: int
-    """Bytes of the tensor."""
     lost_bytes: int
-    """Bytes that are lost."""
 
     @property
     def fate(self) -> str:
@@ -76,16 +89,16 @@ def _loss(source: Source) -> Loss:
 
 
 def in_words(found: Sequence[Loss]) -> str:
-    """What is lost in all, in one clause.
+    """What is lost in all, in words.
 
     >>> in_words([Loss(name="a", role="trainable", numel=4, lost_numel=2, nbytes=16, lost_bytes=8)])
-    '1 of 1 tensor is partly lost: 50.0 % of the bytes'
+    '1 of 1 tensor is partly lost; 50.0 % of all bytes are lost'
     """
     counts = {fate: sum(loss.fate == fate for loss in found) for fate in ("lost", "partly lost")}
     lost, held = sum(loss.lost_bytes for loss in found), sum(loss.nbytes for loss in found)
     hit = {fate: count for fate, count in counts.items() if count}
     if not hit:
-        return "no tensor has lost anything: only padding was in them"
+        return "no tensor has lost values: only padding was in these files"
     (first, count), *others = hit.items()
     total, whole = len(found), len(found) - sum(hit.values())
     clauses = [
@@ -94,4 +107,4 @@ def in_words(found: Sequence[Loss]) -> str:
         *(f"{n} {fate}" for fate, n in others),
         *([f"{whole} whole"] if whole else []),
     ]
-    return f"{', '.join(clauses)}: {100 * lost / max(held, 1):.1f} % of the bytes"
+    return f"{', '.join(clauses)}; {100 * lost / max(held, 1):.1f} % of all bytes are lost"

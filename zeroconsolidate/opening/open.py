@@ -1,4 +1,4 @@
-"""From the paths people give to a catalog; and where that fails, what is lost and what can still be done."""
+"""Paths and a tag -> a catalog, or an error that says what is lost and what can be done."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..archive.discover import natural, tags_in
+from ..archive.discover import natural, refuse_several_models, tags_in
 from ..archive.gather import gather
 from ..archive.load import LoadReadable, load
 from ..catalog.agree import incomplete_ranks
@@ -46,6 +46,7 @@ def find(src: Roots, tag: str | None) -> CheckpointFiles:
     if not roots:
         raise NotACheckpoint("no checkpoint was given")
     if tag == LAST_COMPLETE:
+        refuse_several_models(_tags(roots))
         newest = newest_complete(roots)
         if newest is not None:
             return gather(roots, newest)

@@ -1,4 +1,4 @@
-"""One checkpoint to plan an output from: whole, or with substitutes for what it has lost."""
+"""Paths and options -> one checkpoint to plan an output from, with substitutes for what is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to do about an incomplete checkpoint: the commands that apply to it, and only those."""
+"""An incomplete checkpoint -> the commands that apply to it."""
 
 from __future__ import annotations
 

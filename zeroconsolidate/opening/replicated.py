@@ -1,4 +1,4 @@
-"""Split tensors that no list has: cut by rows, or the same on every rank? Their values tell."""
+"""Split tensors that no list names -> whether ranks hold parts or copies, found by their values."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""From an incomplete checkpoint to sources for each tensor: other sources stand in for what is lost.
+"""An incomplete checkpoint and models to fill with -> where each element of each tensor comes from.
 
-The executor needs to know nothing of it. A tensor with a hole gets a recipe that patches the hole with the elements of
-another tensor of the same shape, in this order: the copy in 16 bits that stages 0 to 2 save beside the masters, a
-model given to fill with, zeros if they were asked for. What nothing stands in for is not written.
+The executor needs to know nothing of it. A tensor with lost elements gets a recipe that takes them from another tensor
+of the same shape, in this order: the copy in 16 bits that stages 0 to 2 save next to the masters, a model given with
+`--fill`, zeros with `--rescue=zeros`. A tensor that stays incomplete is not written.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filler:
-    """A model to fill holes with."""
+    """A model to take lost values from."""
 
     label: str
     """Its directory, as the user gave it."""

@@ -1,4 +1,4 @@
-"""`rescue-report.json`: for every tensor of a rescued model, which of its elements came from where."""
+"""The sources of a rescued model's elements -> `rescue-report.json`."""
 
 from __future__ import annotations
 
@@ -15,52 +15,99 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """Elements `[start, stop)` of a tensor, counted in row-major order, and where they are from."""
+    """Consecutive elements of a tensor, in row-major order, and where they came from.
+
+    Attributes
+    ----------
+    start : int
+        The first element.
+    stop : int
+        The element after the last.
+    source : str
+        `checkpoint`: the checkpoint's master weights, frozen parameters and buffers. `module`: the 16-bit copy of a
+        master weight in the model file. `fill`: a model given with `fill`. `zeros`: nothing had the values, so zeros
+        were written. `nowhere`: nothing had the values, and the tensor was not written.
+    dtype : str
+        The dtype of the values before any cast to the output's dtype, as torch spells it.
+    step : int | None
+        The training step of the values, None if it is not known.
+    directory : str | None
+        For `fill`, the directory of that model.
+    """
 
     start: int
-    """The first element."""
     stop: int
-    """The element after the last."""
     source: str
-    """`checkpoint`: its own master weights, frozen parameters and buffers. `module`: the copy in 16 bits beside the
-    masters. `fill`: a model given to fill with. `zeros`. `nowhere`: the tensor was not written."""
     dtype: str
-    """Of the values before any cast to the output's dtype, in torch's spelling."""
     step: int | None
-    """The training step of the values, None if it is not known."""
     directory: str | None
-    """For `fill`: of which model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RescueReport:
-    """What became of an incomplete checkpoint. Counts are elements."""
+    """Where every value of a rescued model came from.
+
+    It is the content of `rescue-report.json`. Counts are elements.
+
+    Attributes
+    ----------
+    tag : str
+        The folder of the checkpoint that was read.
+    step : int | None
+        The training step, None if the checkpoint does not say.
+    lost_files : Mapping[str, str]
+        Why each of the lost files could not be used, by file.
+    numel : int
+        Elements of all tensors together; a tied parameter counts once.
+    by_source : Mapping[str, int]
+        Elements by source; :class:`Extent` lists the sources.
+    not_written : tuple[str, ...]
+        Tensors that were not written, because nothing had the values that are lost of them.
+    tensors : Mapping[str, tuple[Extent, ...]]
+        Where the elements of each tensor came from, also of tensors that have lost nothing.
+    """
 
     tag: str
-    """The checkpoint's folder that was read."""
     step: int | None
-    """The training step."""
     lost_files: Mapping[str, str]
-    """File -> why it could not be used."""
     numel: int
-    """Of all tensors together, ties counted once."""
     by_source: Mapping[str, int]
-    """Source (see :class:`Extent`) -> elements from there."""
     not_written: tuple[str, ...]
-    """Tensors that nothing stood in for."""
     tensors: Mapping[str, tuple[Extent, ...]]
-    """Every tensor, those that are whole included."""
 
     def percent(self, source: str) -> float:
-        """The share of all elements that came from `source`."""
+        """Return the share of all elements that came from a source.
+
+        Parameters
+        ----------
+        source : str
+            One of the keys of `by_source`.
+
+        Returns
+        -------
+        float
+            0 to 100.
+        """
         return 100 * self.by_source.get(source, 0) / max(self.numel, 1)
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values, ready for JSON."""
+        """Return the fields as plain values, ready for JSON.
+
+        Returns
+        -------
+        dict
+            The fields by name, and those within them.
+        """
         return asdict(self) | {"percent": {source: round(self.percent(source), 3) for source in self.by_source}}
 
     def to_json(self) -> bytes:
-        """The file's text, one tensor a line."""
+        """Return the content of `rescue-report.json`.
+
+        Returns
+        -------
+        bytes
+            JSON with one line for each tensor.
+        """
         content = self.to_dict()
         tensors = content.pop("tensors")
         head = json.dumps(content, indent=2)[:-2]
@@ -69,7 +116,7 @@ class RescueReport:
 
 
 def rescue_report(origin: CheckpointOrigin, reasons: Mapping[str, str], rescued: Sequence[Rescued]) -> RescueReport:
-    """Sum a rescue up."""
+    """The report of a rescue."""
     by_source = dict.fromkeys(("checkpoint", "module", "fill", "zeros", "nowhere"), 0)
     for tensor in rescued:
         for part in tensor.origins:

@@ -1,4 +1,4 @@
-"""What a lost file would say, as far as the other ranks' files let it be known: sizes, not values."""
+"""The files of other ranks -> what a lost file would say of sizes and names. Values are not among it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def optimizer_stand_ins(
             )
     if world_size * len(groups) > MAX_STAND_INS:
         raise DamagedFile(
-            "too much would have to be made up for what is missing",
+            "too many files are missing to say what they held",
             expected=f"at most {MAX_STAND_INS} partitions",
             found=f"{world_size} ranks of {len(groups)} groups",
         )

@@ -1,4 +1,4 @@
-"""Other models stand in: for what an incomplete checkpoint has lost, and for frozen parameters it never had."""
+"""Models given with `--fill` and `--base` -> tensors in place of lost or unsaved ones."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def rescued(
     found = rescue(incomplete.catalog, fillers, zeros=zeros)
     if all(tensor.source is None for tensor in found):
         raise BadOption(
-            "nothing can be rescued: every tensor has lost a part, and nothing stands in for it",
-            remedy="give a model to fill with (--fill), or take zeros (--rescue=zeros)",
+            "nothing can be rescued: every tensor has lost values, and nothing else has them",
+            remedy=("name a model to take lost values from: --fill DIR", "write zeros for lost values: --rescue=zeros"),
         )
     report = rescue_report(incomplete.catalog.origin, incomplete.reasons, found)
     files = {tensor.file: None for filler in fillers for tensor in filler.tensors.values()}
@@ -59,7 +59,7 @@ def filler(directory: str) -> Filler:
     try:
         weights = read_weights(directory)
     except NotACheckpoint as error:
-        raise BadOption(f"the model to fill with cannot be used: {error}") from None
+        raise BadOption(f"the model in --fill cannot be used: {error}") from None
     return Filler(label=directory, step=_step(directory), tensors=weights.tensors)
 
 
@@ -73,7 +73,7 @@ def frozen_of_base(catalog: Catalog, stored: Mapping[str, Source], base: str | N
     except NotACheckpoint:
         return NO_ADDITIONS  # config and tokenizer are all it has
     except ZeroConsolidateError as error:
-        return Additions(sources={}, files=(), warnings=(f"the base model's weights cannot be read: {error}",))
+        return Additions(sources={}, files=(), warnings=(f"the weights in --base cannot be read: {error}",))
     supplied: dict[str, LocatedTensor] = {}
     reasons: list[str | None] = []
     if catalog.unsaved:
@@ -88,7 +88,7 @@ def frozen_of_base(catalog: Catalog, stored: Mapping[str, Source], base: str | N
     return Additions(
         sources=sources,
         files=tuple(dict.fromkeys(tensor.file for tensor in supplied.values())),
-        warnings=tuple(f"the base model's weights were not used: {reason}" for reason in reasons if reason is not None),
+        warnings=tuple(f"the weights in --base were not used: {reason}" for reason in reasons if reason is not None),
     )
 
 

@@ -1,4 +1,4 @@
-"""Ties that are recorded nowhere: two names with the same values, which cannot be a coincidence."""
+"""Tensors that no list names -> second names of parameters, found by equal values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers the questions a catalog leaves open: reads masters without names, and the copies that can name them."""
+"""A catalog with open questions -> one without, after values were read."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""EVERY OPTION, ONCE: `verbs` declares them; flags, keywords, checks, the manifest's record and the reference are made
-of the declarations."""
+"""Options: each is declared once, in `verbs.py`.
+
+Flags, keywords, checks, the manifest's record and the reference are made of the declarations.
+"""
 
 from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
 from .globs import matches, refuse_unmatched

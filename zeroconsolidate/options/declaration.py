@@ -1,4 +1,4 @@
-"""What is said of an option where it is declared: as a field of a dataclass, with `option(...)` for its default.
+"""How an option is declared: a field of a dataclass, with `option(...)` as its default.
 
     ties: str = option(
         "drop",

@@ -1,4 +1,4 @@
-"""Patterns for names, as a shell has them for files."""
+"""Patterns such as `*.weight` -> the names that match."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verbs take their options as one frozen value, callers give them as keywords. `takes` is what lies between.
+"""`takes`: from a function that takes its options as one dataclass to one that takes them as keywords.
 
     @takes(Options)
     def consolidate(src: Roots, out: Path, options: Options) -> Report: ...
@@ -6,7 +6,8 @@
     consolidate("checkpoint-500", "my-model", dtype="bf16")
 
 Type checkers and editors see a keyword for every field of `Options`, with its type: they are the parameters of its
-constructor (PEP 612). So do `inspect.signature` and `help`, and the docstring gets a section with their help.
+constructor (PEP 612). So do `inspect.signature` and `help`: the docstring's section `Parameters` gets an entry for
+each, after those that are written in it.
 """
 
 from __future__ import annotations
@@ -46,26 +47,27 @@ class _Checks(Protocol[O_contra, R_co]):
 
 
 class Reads(Protocol[P, R_co]):
-    """A verb that reads a checkpoint."""
+    """A function that reads a checkpoint."""
 
     def __call__(self, src: Roots, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 class Writes(Protocol[P, R_co]):
-    """A verb that makes something of a checkpoint."""
+    """A function that writes something made of a checkpoint."""
 
     def __call__(self, src: Roots, out: Path, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 class Checks(Protocol[P, R_co]):
-    """A verb that checks an output."""
+    """A function that checks an output."""
 
     def __call__(self, output: Path, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 class takes(Generic[P, O]):  # noqa: N801  (a decorator)
-    """Give a verb, which takes a set of options last, the keywords that the set declares. An unknown one is a
-    BadOption that names the nearest."""
+    """A decorator: the last argument of a function, a dataclass of options, becomes a keyword for each option.
+
+    Another keyword is a BadOption that names the nearest one."""
 
     def __init__(self, kind: Callable[P, O]) -> None:
         self._kind = kind
@@ -105,17 +107,23 @@ def _with_keywords(verb: Callable[..., Any], kind: type) -> Callable[..., Any]:
     called.__annotations__ = (
         types | {each.name: each.type for each in declared.values()} | {"return": signature.return_annotation}
     )
-    called.__doc__ = f"{inspect.cleandoc(verb.__doc__ or '')}\n\n{parameters_section(declared.values())}"
+    called.__doc__ = with_options(inspect.cleandoc(verb.__doc__ or ""), declared.values())
     return called
 
 
-def parameters_section(declared: Iterable[Declaration]) -> str:
-    """The options as a docstring lists them."""
-    lines = ["Parameters", "----------"]
+_PARAMETERS = "\n\nParameters\n----------\n"
+
+
+def with_options(docstring: str, declared: Iterable[Declaration]) -> str:
+    """The docstring (numpydoc) with the options at the end of its section `Parameters`, which is added if need be."""
+    lines = []
     for each in declared:
         lines.append(f"{each.name} : {each.type}, default {each.default!r}")
-        lines += _wrapped(read_as(each.help, _in_python))
-    return "\n".join(lines)
+        text = read_as(each.help, _in_python)
+        lines += _wrapped(f"{text[:1].upper()}{text[1:]}.")
+    before, start, after = docstring.partition(_PARAMETERS)
+    written, blank, rest = after.partition("\n\n")
+    return f"{before}{start or _PARAMETERS}{written}{chr(10) if written else ''}{chr(10).join(lines)}{blank}{rest}"
 
 
 def _wrapped(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the values of options mean: directories, sizes, dtypes."""
+"""The values of options -> directories, sizes, dtypes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of each verb, one after the other. To add one, add a field: this is the only place."""
+"""The options of each command and function, as dataclasses. To add an option, add a field: this is the only place."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """What can be said of a checkpoint that is opened. Every set of options checks its values. Raises BadOption."""
+    """The options of opening a checkpoint. Every set of options checks its values. Raises BadOption."""
 
     tag: str | None = option(
         None,
-        "which save to read where there are several: a tag such as `global_step500`, or `last-complete` for the "
-        "newest whole one; left out, the one that the file `latest` names",
+        "which save to read: a tag such as `global_step500`, or `last-complete` for the newest complete one; without "
+        "this option, the one that the file `latest` names",
         group=Group.CHECKPOINT,
         short="-t",
         metavar="TAG",
@@ -42,17 +42,17 @@ class Opening:
 
 @dataclass(frozen=True, kw_only=True)
 class Working(Opening):
-    """What can be said besides if it may take a while."""
+    """Options of what may take a while."""
 
     progress: Callable[[int, int], None] | None = option(
         None,
-        "a function that is called with (bytes done so far, bytes in all)",
+        "a function that is called with the bytes done so far and the bytes in all",
         group=Group.PRINTING,
         flag=None,
     )
     status: Callable[[str], None] | None = option(
         None,
-        "a function that is called with what is being done from now on, such as `copying`",
+        "a function that is called at the beginning of each step with its name, such as `copying`",
         group=Group.PRINTING,
         flag=None,
     )
@@ -69,8 +69,8 @@ class VerifyOptions(Working):
 
     against: str | PathLike[str] | Sequence[str | PathLike[str]] | None = option(
         None,
-        "the checkpoint that the output must be made of, byte for byte, whatever tool made it; the output's manifest "
-        "says which options were used, and without one every tensor is expected",
+        "compare the output with this checkpoint, byte for byte, whatever tool wrote it; which options it was written "
+        "with is read from its manifest, and without a manifest every tensor is expected",
         group=Group.CHECKING,
         metavar="CHECKPOINT",
         repeatable=True,
@@ -78,7 +78,7 @@ class VerifyOptions(Working):
     )
     base: str | PathLike[str] | None = option(
         None,
-        "with {against}: the original model that the output was made with, a directory or a hub id",
+        "with {against}: the original model that the output was written with, a directory or a hub id",
         group=Group.CHECKING,
         metavar="DIR|ID",
         is_path=True,
@@ -105,25 +105,24 @@ class Options(Working):
 
     dtype: str | torch.dtype = option(
         "fp32",
-        "what parameters are written as: `fp32` (the master weights, bit for bit), `bf16`, `fp16`, or `auto` for the "
-        "dtype of training; buffers keep theirs",
+        "dtype of the parameters: `fp32` (the master weights, bit for bit), `bf16`, `fp16`, or `auto` for the dtype of "
+        "training; buffers keep their own",
         group=Group.OUTPUT,
         metavar="fp32|bf16|fp16|auto",
         decides="bytes",
     )
     max_shard_size: str | int | None = option(
         "50GB",
-        "split larger weights into files of at most this size, such as `5GB` or `5GiB`, with the index that Hugging "
-        "Face's loaders read; `none` for one file of any size",
+        "split the weights into files of at most this size, such as `5GB` or `5GiB`, with an index; `none` writes one "
+        "file of any size",
         group=Group.OUTPUT,
         metavar="SIZE",
         decides="bytes",
     )
     base: str | PathLike[str] | None = option(
         None,
-        "the original model, a directory or a hub id such as `BAAI/bge-m3`: gives config, tokenizer and the like where "
-        "the checkpoint has none, weights that were not saved, those that adapters are merged into, and the names "
-        "that a loader expects",
+        "the original model, a directory or a hub id such as `BAAI/bge-m3`; what the checkpoint lacks is taken from "
+        "it: config, tokenizer, frozen weights that were not saved, weights to merge adapters into, expected names",
         group=Group.OUTPUT,
         metavar="DIR|ID",
         decides="bytes",
@@ -131,15 +130,17 @@ class Options(Working):
     )
     lora: Literal["adapter", "merge", "keep"] | None = option(
         None,
-        "what becomes of PEFT adapters: a directory that PEFT loads (`adapter`, which is what happens without this "
-        "option), the full model with them merged in (`merge`), or all tensors under their raw names (`keep`)",
+        "what to write of a run with PEFT adapters: the adapters, for PEFT to load (`adapter`, also without this "
+        "option), the full model with the adapters merged (`merge`), or all tensors under their names in the "
+        "checkpoint (`keep`)",
         group=Group.ADAPTERS,
         choices=("adapter", "merge", "keep"),
         decides="tensors",
     )
     adapters: Sequence[str] = option(
         (),
-        "which of several adapters, by name, such as `default`, in the order in which they are merged",
+        "name of an adapter to write or merge, such as `default`, where there are several; they are merged in the "
+        "order given",
         group=Group.ADAPTERS,
         flag="--adapter",
         metavar="NAME",
@@ -184,16 +185,16 @@ class Options(Working):
     )
     names: Literal["hub", "in-memory", "stored"] = option(
         "hub",
-        "which names and layout tensors get: those of models on the hub, wrappers undone (`hub`), those that "
-        "transformers 5 has in memory (`in-memory`), or those of the checkpoint, unchanged (`stored`)",
+        "names and layout of the tensors: those of models on the hub, without prefixes of wrappers (`hub`), those that "
+        "transformers 5 has in memory (`in-memory`), or those of the checkpoint, unchanged and unchecked (`stored`)",
         group=Group.NAMES,
         choices=("hub", "in-memory", "stored"),
         decides="tensors",
     )
     rename: Sequence[str] | Callable[[str], str] | None = option(
         None,
-        "replace the beginning FROM of names by TO, such as `model.=encoder.`, or with slashes what a regular "
-        r"expression matches, such as `'/\.h\.(\d+)\./=.layers.\1.'`; in Python also a function of the name",
+        "replace the prefix FROM of names by TO, such as `model.=encoder.`; between slashes, FROM is a regular "
+        r"expression, such as `'/\.h\.(\d+)\./=.layers.\1.'`; in Python also a function from old to new name",
         group=Group.NAMES,
         metavar="FROM=TO",
         repeatable=True,
@@ -201,9 +202,20 @@ class Options(Working):
     )
     allow_missing: bool = option(
         False,
-        "write even if a loader would miss parameters under these names, which is an error otherwise",
+        "write the output even if a loader would not find all parameters; without this option, that is an error",
         group=Group.NAMES,
         decides="tensors",
+    )
+    cache: bool = option(
+        True,
+        "keep what transformers says of a config in the user's cache directory, and look there before it is started",
+        group=Group.NAMES,
+        switches=(
+            Switch(
+                "--no-cache", False, "neither look up nor keep what transformers says in the user's cache directory"
+            ),
+        ),
+        choices=(True, False),
     )
     set_config: Sequence[str] = option(
         (),
@@ -216,32 +228,32 @@ class Options(Working):
     )
     sentence_transformers: Literal["cls", "mean", "last"] | None = option(
         None,
-        "also write what SentenceTransformer needs to load the model, with this pooling",
+        "also write the files that SentenceTransformer needs to load the model, with this pooling",
         group=Group.OUTPUT,
         choices=("cls", "mean", "last"),
         decides="bytes",
     )
     rescue: bool | Literal["zeros"] = option(
         False,
-        "write what can be had of an incomplete checkpoint, which is an error otherwise, and leave out tensors that "
-        "are still incomplete; with `zeros`, put those where values are lost",
+        "write what is left of an incomplete checkpoint, with 16-bit copies in place of lost values where there are "
+        "any; tensors that stay incomplete are left out, or with `zeros` written with zeros for lost values",
         group=Group.INCOMPLETE,
         switches=(
             Switch(
                 "--rescue",
                 True,
-                "write what can be had of an incomplete checkpoint, which is an error otherwise, and leave out "
-                "tensors that are still incomplete",
+                "write what is left of an incomplete checkpoint, with 16-bit copies in place of lost values where "
+                "there are any; tensors that stay incomplete are left out",
             ),
             # A flag of its own: as an optional value of the one above, it would swallow CHECKPOINT.
-            Switch("--rescue=zeros", "zeros", "the same, with zeros where values are lost"),
+            Switch("--rescue=zeros", "zeros", "the same, but write incomplete tensors too, with zeros for lost values"),
         ),
         choices=(False, True, "zeros"),
         decides="bytes",
     )
     fill: str | PathLike[str] | Sequence[str | PathLike[str]] = option(
         (),
-        "with {rescue}: a model directory, such as an earlier step's, whose values stand in for lost ones",
+        "with {rescue}: take lost values from this model directory, such as one converted from an earlier step",
         group=Group.INCOMPLETE,
         metavar="DIR",
         repeatable=True,
@@ -250,35 +262,41 @@ class Options(Working):
     )
     weights_only: bool = option(
         False,
-        "write the weights even if the optimizer's state is laid out in a way that is not understood",
+        "write the weights even if the layout of the optimizer's state is not understood",
         group=Group.CHECKPOINT,
     )
     overwrite: bool = option(
-        False, "replace the model in the output directory, once the new one is complete", group=Group.OUTPUT
+        False, "replace the model in the output directory once the new one is complete", group=Group.OUTPUT
     )
-    restart: bool = option(False, "begin anew where an interrupted conversion would be continued", group=Group.OUTPUT)
+    restart: bool = option(
+        False, "start from the beginning, do not continue an interrupted conversion", group=Group.OUTPUT
+    )
     digest: Literal["sha256", "xxh3"] | None = option(
         None,
-        "put a digest of every file and tensor into the manifest `zeroconsolidate.json`, for `verify` to compare",
+        "write a digest of every file and tensor into `zeroconsolidate.json`, for `verify` to compare",
         group=Group.CHECKING,
         choices=("sha256", "xxh3"),
         decides="bytes",
     )
     check: Literal["sample", "all", "none"] = option(
         "sample",
-        "compare master weights with the 16-bit copies that were saved beside them, and the base model with the "
-        "frozen copies of an adapter run: a sample, all or none of them",
+        "before writing, compare master weights with their 16-bit copies, and the base model with the frozen copies of "
+        "an adapter run: a sample, all or none of them",
         group=Group.CHECKING,
         switches=(
-            Switch("--check", "all", "compare every master weight with its 16-bit copy; left out, a sample of them"),
+            Switch(
+                "--check",
+                "all",
+                "before writing, compare all master weights with their 16-bit copies; without this option, a sample",
+            ),
             Switch("--no-check", "none", "compare none"),
         ),
         choices=("sample", "all", "none"),
     )
     replicas: Literal["equal", "first"] = option(
         "equal",
-        "what several ranks hold copies of must be the same (`equal`), or the first copy is taken, with a warning that "
-        "names those that differ (`first`)",
+        "if ranks hold different copies of a tensor: refuse to convert (`equal`), or write the first copy, with a "
+        "warning (`first`)",
         group=Group.CHECKING,
         choices=("equal", "first"),
     )
@@ -291,7 +309,7 @@ class Options(Working):
         if self.max_shard_size is not None:
             parse_size(self.max_shard_size)
         if not self.rescue and roots_of(self.fill):
-            raise BadOption("a model to fill with is only used in a rescue", expected="--rescue as well")
+            raise BadOption("--fill is used only with --rescue", expected="--rescue as well")
 
     @cached_property
     def base_directory(self) -> str | None:

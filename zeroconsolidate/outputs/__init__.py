@@ -1,1 +1,1 @@
-"""WHAT IS MADE: a model directory or an adapter: its tensors, the files beside them, checks, report."""
+"""Outputs: a checkpoint and options -> a model directory or an adapter, checked, and a report."""

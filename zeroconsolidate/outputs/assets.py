@@ -1,4 +1,4 @@
-"""Which files stand beside the weights: what is copied, left behind, made anew, or reported as unknown."""
+"""The checkpoint's and the base model's folders -> which files are copied with the weights, and which are not."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _refuse_unfit(path: str) -> None:
     os.close(fd)
     if size_bytes > MAX_COPY_BYTES:
         raise DamagedFile(
-            "the file is too large to belong beside the weights",
+            "the file is too large to be copied with the weights",
             expected=f"at most {MAX_COPY_BYTES} bytes",
             found=size_bytes,
         )
@@ -178,7 +178,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _few(entries: Iterable[Entry]) -> list[Entry]:
     listed = list(islice(entries, MAX_ASSETS + 1))
     if len(listed) > MAX_ASSETS:
-        raise DamagedFile("there are too many files beside the weights", expected=f"at most {MAX_ASSETS}")
+        raise DamagedFile("there are too many files to copy with the weights", expected=f"at most {MAX_ASSETS}")
     return listed
 
 

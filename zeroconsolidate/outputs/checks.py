@@ -1,4 +1,4 @@
-"""What is compared before writing: masters with their 16-bit copies, ranks with each other, a base with its copy."""
+"""What exists twice (master weights, replicas, a base) -> an error if the two differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edits config.json where it must change, and nowhere else: every other byte stays."""
+"""config.json and tokenizer files -> the same with single values edited. Every other byte stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""config.json against the weights beside it, as far as names that many architectures share allow."""
+"""config.json and the shapes of weights -> where they contradict each other."""
 
 from __future__ import annotations
 

@@ -29,15 +29,16 @@ def plain(name: str) -> str:
 
 def factors(
     stored: Mapping[str, Source], adapters: Iterable[str], prefixes: tuple[str, ...]
-) -> dict[str, dict[str, dict[str, Source]]]:
-    """Module -> adapter -> `lora_A.weight` and so on -> where it is. Modules with wrappers inside of wrappers are left
-    out: their names do not tell which parameter is whose.
+) -> tuple[dict[str, dict[str, dict[str, Source]]], dict[str, dict[str, dict[str, Source]]]]:
+    """Module -> adapter -> `lora_A.weight` and so on -> where it is; and the same for modules with wrappers inside of
+    wrappers, each for itself: their names do not tell which parameter of the module is whose.
 
     `prefixes`: how the attributes begin that hold a parameter of an adapter.
     """
     begins, names = "|".join(map(re.escape, prefixes)), "|".join(map(re.escape, adapters))
     pattern = re.compile(rf"^(?P<module>.+?)\.(?P<key>(?:{begins})[^.]*)\.(?P<adapter>{names})(?P<rest>\..+)?$")
     found: dict[str, dict[str, dict[str, Source]]] = {}
+    wrapped: dict[str, dict[str, dict[str, Source]]] = {}
     nested = set()
     for name, source in stored.items():
         match = pattern.match(name)
@@ -48,7 +49,8 @@ def factors(
             nested.add(module)
         key = match["key"] + (match["rest"] or "")
         found.setdefault(module, {}).setdefault(match["adapter"], {})[key] = source
-    return {module: held for module, held in found.items() if module not in nested}
+        wrapped.setdefault(match["module"], {}).setdefault(match["adapter"], {})[key] = source
+    return {module: held for module, held in found.items() if module not in nested}, wrapped
 
 
 def pairs(paths: Iterable[str], names: Iterable[str]) -> dict[str, str]:
@@ -56,7 +58,7 @@ def pairs(paths: Iterable[str], names: Iterable[str]) -> dict[str, str]:
 
     Nearest is who shares the longest end, down to the first numbered layer at least, or all of the path.
     """
-    by_end: dict[str, list[str]] = {}
+    by_end: dict[tuple[object, ...], list[str]] = {}
     for name in names:
         by_end.setdefault(_end(name), []).append(name)
     best: dict[str, tuple[int, str | None]] = {}
@@ -76,8 +78,10 @@ def _better(held: tuple[int, T | None] | None, common: int, other: T) -> tuple[i
     return (common, None) if common == held[0] else held
 
 
-def _end(name: str) -> str:
-    return ".".join(name.split(".")[-2:])
+def _end(name: str) -> tuple[object, ...]:
+    """What nearest names have in common at least: the module's last part, and every number."""
+    parts = name.split(".")
+    return (*parts[-2:], *(part for part in parts if part.isdigit()))
 
 
 def _common(path: str, name: str) -> int:

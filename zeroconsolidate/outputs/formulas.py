@@ -56,13 +56,19 @@ def product(a: Floats, b: Floats, shape: Sequence[int], rows: Sequence[int], *, 
         point = b.reshape(b.shape[0], b.shape[1]) if b.size == b.shape[0] * b.shape[1] else None
         if point is None or tuple(shape) != (b.shape[0], *a.shape[1:]):
             return None
-        return point[taken] @ a.reshape(a.shape[0], -1)
+        return _multiplied(point[taken], a.reshape(a.shape[0], -1))
     if len(shape) != 2:
         return None
     outputs, inputs = b.shape[0], a.shape[1]
     if tuple(shape) == (outputs, inputs) and not (turned and outputs == inputs):
-        return b[taken] @ a
-    return a[:, taken].T @ b.T if tuple(shape) == (inputs, outputs) else None
+        return _multiplied(b[taken], a)
+    return _multiplied(a[:, taken].T, b.T) if tuple(shape) == (inputs, outputs) else None
+
+
+def _multiplied(one: Floats, other: Floats) -> Floats:
+    """A product without a library for it, which would take memory of its own."""
+    made: Floats = np.einsum("or,ri->oi", one, other)
+    return made
 
 
 def turned_to_length(total: Floats, magnitude: Floats, rows: Sequence[int], *, by_row: bool) -> tuple[Floats, Floats]:
@@ -98,14 +104,14 @@ def contradiction(
         index = int(np.argmax(off))
         return True, f"expected {expected.flat[index]:.6g}, got {written.flat[index]:.6g}"
     change, found = (expected - base).ravel(), (written - base).ravel()
-    total = float(change @ change)
+    total = float(np.sum(change * change))
     if not total:
         return False, ""
     doubt = _FLIPPED * float(np.sqrt(np.sum((error.ravel() * change) ** 2))) / total
     is_coarse = is_coherent and total < (_COARSE * epsilon) ** 2 * float(np.sum(expected**2))
     if doubt > _SEEN or is_coarse:
         return False, ""
-    ratio = float(change @ found) / total
+    ratio = float(np.sum(change * found)) / total
     if abs(ratio - 1) > _SIGMAS * doubt + (_COHERENTLY_OFF if is_coherent else _OFF):
         return True, f"what was added is {ratio:.4g} times what it should be"
     return True, ""

@@ -1,4 +1,4 @@
-"""The last gate: a directory as it is on disk, held against what the program that loads it expects.
+"""A directory on disk -> what the program that loads it would not find. The last check before files get their names.
 
 Every output passes it before anything gets its final name, whatever was planned and however names were decided:
 files are opened anew, and only their headers, the index and the configs beside them count. `verify` asks the same of
@@ -30,20 +30,21 @@ MAX_DEPTH = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Excuses:
-    """What the caller has asked for, so that finding it is no surprise."""
+    """Findings that the caller has allowed."""
 
     insisted: str | None = None
-    """The option that says: write it all the same. Every finding is then a warning."""
+    """The option with which every finding is a warning."""
     is_partial: bool = False
     """Tensors were left out on purpose, or are lost: those that are missing are a warning, and no error."""
 
 
-def examine(directory: str, *, base: str | None = None, is_merged: bool = False) -> GateResult:
-    """Hold a model directory, or one of adapters, against what its loader expects.
+def examine(directory: str, *, base: str | None = None, is_merged: bool = False, remember: bool = False) -> GateResult:
+    """Compare a directory of a model or of adapters with what its loader expects.
 
     `base`: directory of the original model that an adapter belongs to, or that adapters were merged into. What cannot
     be read is a finding too. `is_merged`: adapters were merged into the base: the model then has the base's names.
-    Asks transformers where the config names an architecture and it is installed.
+    Asks transformers where the config names an architecture and it is installed, unless the built-in table confirms
+    that all is as it should be. `remember`: what it answers is kept, and looked for, in the user's cache directory.
     """
     weights, findings, modules = None, list[Finding](), tuple[Module, ...]()
     try:
@@ -53,13 +54,13 @@ def examine(directory: str, *, base: str | None = None, is_merged: bool = False)
         findings.append(Finding(kind=Kind.FILE, text=str(error)))
     adapters = [folder for folder in _folders(directory) if os.path.lexists(os.path.join(folder, ADAPTER_CONFIG))]
     if adapters:
-        results = [gate_adapter.examine(folder, directory, base) for folder in adapters]
+        results = [gate_adapter.examine(folder, directory, base, remember=remember) for folder in adapters]
         findings = []  # weights in the directory itself are those of the adapter in it
     elif weights is not None:
-        results = [gate_model.examine(directory, weights, base if is_merged else None)]
+        results = [gate_model.examine(directory, weights, base if is_merged else None, remember=remember)]
     else:
         results = []
-    results.append(gate_modules.examine(directory, modules))
+    results.append(gate_modules.examine(directory, modules, remember=remember))
     results.append(GateResult(findings=(*findings, *_other_weights(directory, weights, adapters))))
     return GateResult.all_of(results)
 
@@ -73,8 +74,8 @@ def pass_or_refuse(result: GateResult, excuses: Excuses) -> tuple[str, ...]:
         can_insist = all(_is_excused(finding, Excuses(insisted="--allow-missing")) for finding in wrong)
         raise WrongNames(
             f"the output would not load as it should: {wrong[0].text}{more}",
-            consequence="nothing was published",
-            remedy="--allow-missing writes it all the same" if can_insist else None,
+            consequence="no output was written",
+            remedy="--allow-missing writes it anyway" if can_insist else None,
         )
     return tuple(finding.text for finding in excused)
 

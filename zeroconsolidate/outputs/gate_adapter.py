@@ -1,4 +1,4 @@
-"""A PEFT adapter on disk, held against what PEFT would look for with that adapter_config.json.
+"""A PEFT adapter on disk -> what PEFT would not find in it.
 
 PEFT puts the adapter's name into each key and loads with `strict=False` (`set_peft_model_state_dict`): a key it does
 not know is dropped, and a parameter it does not find stays as it was initialised, which for LoRA means no effect.
@@ -20,13 +20,14 @@ from ..archive.safetensors import read_file
 from ..archive.weights import read_pickled
 from ..catalog.plain import WRAPPERS
 from ..errors import ZeroConsolidateError, at
-from ..naming.sources import architecture
+from ..naming.sources import architecture, in_table
 from .gate_finding import Finding, GateResult, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ..catalog.facts import Shape
+    from ..naming.hub_layout import Architecture
 
 _CLASSIFIERS = {"classifier", "score"}
 """`PeftModelForSequenceClassification` in `peft/peft_model.py`."""
@@ -45,7 +46,7 @@ _PROMPT_NAMES = ("prompt_embeddings", "prefix_task_cols", "prefix_task_rows")
 _PAIRS = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))
 
 
-def examine(folder: str, directory: str, base: str | None) -> GateResult:
+def examine(folder: str, directory: str, base: str | None, *, remember: bool) -> GateResult:
     """The adapter in `folder`, which is `directory` or lies in it. `base`: directory of the model it belongs to."""
     where = os.path.relpath(folder, directory)
     prefix = "" if where == "." else f"{where}/"
@@ -66,11 +67,11 @@ def examine(folder: str, directory: str, base: str | None) -> GateResult:
     ]
     checked = [f"{prefix}{ADAPTER_WEIGHTS}: {counted(len(shapes), 'tensor')} against {ADAPTER_CONFIG}"]
     unchecked = []
-    known, why = _base_modules(directory, base, config)
-    if known is None:
+    against, why = _held_against(directory, base, shapes, config, remember=remember)
+    if against is None:
         unchecked.append(f"modules of the adapter: {why}")
     else:
-        findings += _against_base(shapes, config, known)
+        findings += against
         checked.append("modules of the adapter against those of the base model")
     named = tuple(Finding(kind=finding.kind, text=f"{prefix}{finding.text}") for finding in findings)
     return GateResult(findings=named, checked=tuple(checked), unchecked=tuple(unchecked))
@@ -199,18 +200,26 @@ def _saved_modules(shapes: Mapping[str, Shape], config: PeftConfig) -> Iterator[
             )
 
 
-def _base_modules(directory: str, base: str | None, config: PeftConfig) -> tuple[set[str] | None, str]:
-    """The modules of the base model, and if they are not known, why.
+def _held_against(
+    directory: str, base: str | None, shapes: Mapping[str, Shape], config: PeftConfig, *, remember: bool
+) -> tuple[list[Finding] | None, str]:
+    """What is wrong by the base model's modules, and if those are not known, why.
 
     The path in adapter_config.json is not followed: it comes from outside.
     """
     for place in dict.fromkeys((base, directory)):
         if place is not None and os.path.isfile(os.path.join(place, CONFIG)):
-            found, why = architecture(place)
-            if found is None:
-                return None, why
-            return {name.rpartition(".")[0] for name in found.expectation.shapes}, ""
+            known = in_table(place)
+            # The built-in table confirms; only transformers itself can say that something is wrong.
+            if known is not None and not [*_against_base(shapes, config, _modules_of(known))]:
+                return [], ""
+            found, why = architecture(place, remember=remember)
+            return (None, why) if found is None else ([*_against_base(shapes, config, _modules_of(found))], "")
     return None, f"the config.json of {config.base or 'the base model'} is not here; name its directory with --base"
+
+
+def _modules_of(known: Architecture) -> set[str]:
+    return {name.rpartition(".")[0] for name in known.expectation.shapes}
 
 
 def _ends(module: str) -> set[str]:

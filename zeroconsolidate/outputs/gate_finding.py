@@ -1,4 +1,4 @@
-"""What the gate found, and what it could not look at."""
+"""The result of the last check: what is wrong, what was compared, what could not be."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
-    """What came of holding a directory against its loader."""
+    """The result of comparing a directory with what its loader expects."""
 
     findings: tuple[Finding, ...] = ()
     checked: tuple[str, ...] = ()

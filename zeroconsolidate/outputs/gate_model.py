@@ -1,4 +1,4 @@
-"""A full model on disk, held against the class that its config names, or against the base model's own names."""
+"""A model on disk -> where its names and shapes are not those that its class, or the base model, expects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..archive.weights import read_weights
 from ..errors import DamagedFile, ZeroConsolidateError
 from ..naming.decision import VALUE_HEAD
 from ..naming.expectation import Expectation
-from ..naming.sources import architecture
+from ..naming.sources import NameSources, architecture, every_class, in_table
 from .config_check import config_problems
 from .gate_finding import Finding, GateResult, Kind
 
@@ -29,16 +29,21 @@ _NOT_PARAMETERS = (
 _SHOWN = 3
 
 
-def examine(directory: str, weights: Weights, base: str | None) -> GateResult:
+def examine(directory: str, weights: Weights, base: str | None, *, remember: bool) -> GateResult:
     """Names, shapes and dtypes of the headers against what a loader of this directory expects."""
     problems, checks = config_problems(directory, weights.tensors)
     by_config = GateResult(
         findings=tuple(Finding(kind=Kind.MISSING if p.is_lack else Kind.CONFIG, text=p.text) for p in problems),
         checked=tuple(checks),
     )
-    found, why = architecture(directory)
+    confirmed = _confirmed(directory, weights.tensors)
+    if confirmed is not None:
+        return GateResult.all_of([confirmed, by_config])
+    found, why = architecture(directory, remember=remember)
     if found is not None:
-        candidates = [_compare(weights.tensors, expected) for expected in (found.expectation, found.hub)]
+        several = [found, *(every_class(directory) if _lacks_class(directory) else ())]
+        expected = [each for one in several for each in (one.expectation, one.hub)]
+        candidates = [_compare(weights.tensors, each) for each in expected]
         # A file has the hub's names, or with `--names in-memory` those that transformers 5 has in memory.
         by_names = min(candidates, key=lambda result: len(result.findings))
         if by_names.findings and by_config.findings:
@@ -53,6 +58,16 @@ def examine(directory: str, weights: Weights, base: str | None) -> GateResult:
     quantized = _integers(weights.tensors) if not _is_quantized(directory) else []
     doubtful = GateResult(findings=tuple(_dtype_finding(name, weights.tensors[name]) for name in quantized[:_SHOWN]))
     return GateResult.all_of([by_config, doubtful, unchecked])
+
+
+def _confirmed(directory: str, tensors: Mapping[str, LocatedTensor]) -> GateResult | None:
+    """What the built-in table says, if these are exactly the names that it has: then transformers is not started."""
+    known = in_table(directory)
+    for expected in () if known is None else (known.expectation, known.hub):
+        result = _compare(tensors, expected)
+        if not result.findings and tensors.keys() <= expected.shapes.keys():
+            return result
+    return None
 
 
 def _compare(tensors: Mapping[str, LocatedTensor], expected: Expectation) -> GateResult:
@@ -118,6 +133,10 @@ def _integers(tensors: Mapping[str, LocatedTensor]) -> list[str]:
         for name, tensor in tensors.items()
         if not tensor.dtype.is_floating and len(tensor.shape) > 1 and name.endswith(".weight") and tensor.numel
     ]
+
+
+def _lacks_class(directory: str) -> bool:
+    return NameSources(directory, None).lacks_class
 
 
 def _is_quantized(directory: str) -> bool:

@@ -43,13 +43,15 @@ _EXPECTED: dict[str, Callable[[Mapping[str, Any]], dict[str, Shape]]] = {"Dense"
 _WITHOUT_WEIGHTS = ("Pooling", "Normalize", "Dropout", "SpladePooling", "BoW", "LogitScore")
 
 
-def examine(directory: str, modules: Sequence[Module]) -> GateResult:
+def examine(directory: str, modules: Sequence[Module], *, remember: bool) -> GateResult:
     """Hold every module that lies in a folder of its own against its config."""
     folders = {module.folder: module for module in modules if module.folder}
-    return GateResult.all_of([_one(os.path.join(directory, folder), module) for folder, module in folders.items()])
+    return GateResult.all_of(
+        [_one(os.path.join(directory, folder), module, remember=remember) for folder, module in folders.items()]
+    )
 
 
-def _one(path: str, module: Module) -> GateResult:
+def _one(path: str, module: Module, *, remember: bool) -> GateResult:
     if module.kind in _WITHOUT_WEIGHTS:
         return GateResult()
     try:
@@ -60,7 +62,7 @@ def _one(path: str, module: Module) -> GateResult:
             return GateResult(findings=(Finding(kind=Kind.MISSING, text=text),))
         return GateResult()
     if module.is_transformer:
-        return _in_folder(module.folder, gate_model.examine(path, weights, None))
+        return _in_folder(module.folder, gate_model.examine(path, weights, None, remember=remember))
     if module.kind not in _EXPECTED:
         return GateResult(unchecked=(f"{module.folder}: nothing says which weights a {module.kind} has",))
     try:

@@ -1,4 +1,4 @@
-"""Heads of BGE-M3 in the form FlagEmbedding loads: `colbert_linear.pt` and `sparse_linear.pt`.
+"""The heads of BGE-M3 -> `colbert_linear.pt` and `sparse_linear.pt`, as FlagEmbedding loads them.
 
 Each is what `torch.save(linear.state_dict())` writes, with the keys `weight` and `bias`
 (FlagEmbedding `inference/embedder/encoder_only/m3.py` reads both or neither; without them it takes random heads).

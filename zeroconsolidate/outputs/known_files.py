@@ -1,7 +1,7 @@
-"""The names of files beside a checkpoint: which belong to a model, which to training, which are DeepSpeed's.
+"""Name of a file next to a checkpoint -> whether it belongs to the model, to training, or to DeepSpeed.
 
-They come from transformers (`tokenization_utils_base.py`, `utils/__init__.py`, `utils/hub.py`), sentence-transformers
-(`modules.json` and the folders it names) and from checkpoints of both. Names of folders end in `/`.
+The names come from transformers (`tokenization_utils_base.py`, `utils/__init__.py`, `utils/hub.py`), from
+sentence-transformers (`modules.json` and the folders it names) and from checkpoints of both. Folders end in `/`.
 """
 
 from __future__ import annotations

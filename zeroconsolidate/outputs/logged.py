@@ -1,4 +1,4 @@
-"""A report's decisions, notes and warnings for those who route them with `logging`: the logger `zeroconsolidate`."""
+"""A report -> records of the logger `zeroconsolidate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes an output: everything is made aside, compared and checked, and only then given its final name."""
+"""A planned output -> files on disk: staged, compared, checked, and only then given their final names."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """What came of writing an output."""
+    """The result of writing an output."""
 
     sizes: Mapping[str, int]
     """Name -> bytes of every file, weights first."""
     cost: Cost
     resumed_bytes: int
-    """Of the bytes written, those an earlier, interrupted run had written already."""
+    """Bytes of weights that an earlier, interrupted run had written."""
     checks: Checks
     overflows: Mapping[str, int]
     """Tensor -> finite elements that became infinite in the cast."""
@@ -46,14 +46,14 @@ class Made:
     recomputed: Recomputed
     """What came of computing values anew."""
     gate: GateResult
-    """What came of holding the output against its loader."""
+    """The result of the last check (`gate.py`)."""
     excused_warnings: tuple[str, ...]
-    """What is wrong with it and was written all the same, as asked, where the plan's warnings do not say it."""
+    """What is wrong with it and was allowed by an option, unless the plan's warnings say it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rehearsal:
-    """What would come of writing an output."""
+    """The result of a dry run."""
 
     cost: Cost
     missing: tuple[str, ...]
@@ -143,7 +143,7 @@ def _refuse_what_would_not_load(
 
 
 def _examined(directory: str, options: Options) -> GateResult:
-    return examine(directory, base=options.base_directory, is_merged=options.lora == "merge")
+    return examine(directory, base=options.base_directory, is_merged=options.lora == "merge", remember=options.cache)
 
 
 def _excuses(opened: Opened, options: Options) -> Excuses:

@@ -1,4 +1,4 @@
-"""`zeroconsolidate.json`: what a model directory was made of, and what is in it. Written last of all.
+"""A finished output -> `zeroconsolidate.json`: what it was made of, and what is in it. Written last.
 
     {
       "manifest": 1,                                    version of this format
@@ -6,7 +6,7 @@
       "source": {"tag": …, "step": …, "stage": …, "world_size": …, "ds_version": …},
       "options": {"dtype": "fp32", …},                  as given to `consolidate`
       "digest": "sha256",                               of weights; null if none was asked for
-      "excused": ["…"],                                 what a loader would miss, written all the same, as asked
+      "excused": ["…"],                                 findings that an option allowed
       "noted": {"…": ["…"]},                            notes about several tensors -> all of their names
       "files": {"model.safetensors": {"bytes": …, "sha256": …}, "config.json": {"bytes": …, "sha256": …}, …},
       "tensors": {"embed.weight": {"file": …, "dtype": "F32", "shape": […], "sha256": …}, …}

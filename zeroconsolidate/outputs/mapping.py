@@ -1,4 +1,4 @@
-"""A checkpoint as a mapping from names to tensors that are read when asked for."""
+"""A catalog -> a mapping from names to tensors that are read when asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,26 @@ if TYPE_CHECKING:
 
 
 class TensorView:
-    """A tensor of a checkpoint that has not been read. Shape and dtype are known, bytes are read by :meth:`load`."""
+    """A tensor of a checkpoint that has not been read yet.
+
+    Its name, shape and dtype are known from metadata. :meth:`load` reads the values.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the checkpoint.
+    shape
+    role
+    numel
+    dtype
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> checkpoint = zeroconsolidate.open_checkpoint("tests/fixtures/z3_bf16/checkpoint")
+    >>> checkpoint["embed.weight"]
+    TensorView('embed.weight', [13, 7], float32, trainable)
+    """
 
     def __init__(self, name: str, source: Source) -> None:
         self.name = name
@@ -24,7 +43,7 @@ class TensorView:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Full shape, whatever the number of ranks."""
+        """Shape of the whole tensor, whatever the number of ranks."""
         return self._source.shape
 
     @property
@@ -39,16 +58,33 @@ class TensorView:
 
     @property
     def dtype(self) -> torch.dtype:
-        """As stored: torch.float32 for master weights, the training dtype for frozen ones. Imports torch."""
+        """The dtype it is stored in: torch.float32 for master weights. Imports torch."""
         import torch
 
         dtype: torch.dtype = getattr(torch, self._source.recipe.dtype.torch_name)
         return dtype
 
     def load(self, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Read the tensor into memory, as `dtype` if given. Memory: the tensor itself, twice if it is cast.
+        """Read the tensor into memory.
 
-        Raises DamagedFile if a file has become shorter since the checkpoint was opened.
+        Parameters
+        ----------
+        dtype : torch.dtype, optional
+            Cast the tensor to it. Left out, the tensor keeps the dtype it is stored in.
+
+        Returns
+        -------
+        torch.Tensor
+            The whole tensor, contiguous, on the CPU.
+
+        Raises
+        ------
+        DamagedFile
+            If a file cannot be read any more, or has become shorter since the checkpoint was opened.
+
+        Notes
+        -----
+        Memory: the tensor itself, and a second one while it is cast.
         """
         from ..run.elements import read_all
         from ..run.tensors import to_torch
@@ -63,10 +99,24 @@ class TensorView:
 
 
 class Checkpoint(Mapping[str, TensorView]):
-    """All names of a checkpoint's model, ties included, in the order of its state dict.
+    """A mapping from names to tensors that are read when they are asked for.
 
-    >>> checkpoint = open_checkpoint("tests/fixtures/z3_bf16/checkpoint")  # doctest: +SKIP
-    >>> checkpoint["embed.weight"].load()                                  # doctest: +SKIP
+    It has all names of the module's state dict, second names of tied weights included, in the module's order.
+    :func:`zeroconsolidate.open_checkpoint` returns it.
+
+    Attributes
+    ----------
+    info
+    ties : Mapping[str, str]
+        Second names of tied weights: second name to the name that the weight is stored under.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> checkpoint = zeroconsolidate.open_checkpoint("tests/fixtures/z3_bf16/checkpoint")
+    >>> state_dict = {name: tensor.load() for name, tensor in checkpoint.items()}
+    >>> state_dict["embed.weight"].shape
+    torch.Size([13, 7])
     """
 
     def __init__(self, catalog: Catalog) -> None:
@@ -79,7 +129,7 @@ class Checkpoint(Mapping[str, TensorView]):
 
     @property
     def info(self) -> CheckpointInfo:
-        """What `inspect` tells."""
+        """What :func:`zeroconsolidate.inspect` returns of this checkpoint."""
         return self._info
 
     def __getitem__(self, name: str) -> TensorView:

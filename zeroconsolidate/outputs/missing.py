@@ -1,4 +1,4 @@
-"""What a loader will miss of an output, and the option that adds it."""
+"""The files of an output -> what a loader will miss, and the option that adds it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of output: a model directory, or adapters for PEFT. From planned weights to all that is written."""
+"""A checkpoint and options -> the planned output: a model directory, or adapters for PEFT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an output consists of, whatever its kind, and what must hold before it gets its final name."""
+"""What an output consists of, whatever its kind, and what must be true before it gets its final name."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 MOST_VECTORS = 8
+BLOCK_NUMEL = 1 << 18
 MOST_NUMEL = 1 << 26
 """A larger weight would take long to answer."""
 
@@ -83,11 +84,15 @@ class Prober:
         taken = [int(number) for number in numbers]
         expected = answers["answers"].astype(np.float64).reshape(len(taken), -1)
         written, base = (
-            _along(rows_of(recipe, shape, range(shape[0]), inputs), taken, axis)
-            for recipe in (View(merge.written), merge.base["weight"])
+            _along(recipe, shape, taken, axis, inputs) for recipe in (View(merge.written), merge.base["weight"])
         )
         return (written, expected, base) if written.shape == expected.shape else None
 
 
-def _along(matrix: Floats, taken: list[int], axis: str) -> Floats:
-    return matrix[taken] if axis == "rows" else matrix[:, taken].T
+def _along(recipe: Recipe, shape: Shape, taken: list[int], axis: str, inputs: Inputs) -> Floats:
+    """Rows or columns of a matrix, one a line; it is never in memory as a whole."""
+    if axis == "rows":
+        return rows_of(recipe, shape, taken, inputs)
+    step = max(BLOCK_NUMEL // shape[1], 1)
+    blocks = [range(first, min(first + step, shape[0])) for first in range(0, shape[0], step)]
+    return np.concatenate([rows_of(recipe, shape, block, inputs)[:, taken] for block in blocks]).T

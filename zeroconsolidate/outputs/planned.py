@@ -1,4 +1,4 @@
-"""Plans the weights of an output: which tensors, merged with which adapters, under which names, in which files."""
+"""A checkpoint and options -> planned weights: which tensors, adapters, names and files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ..adapters.base import recorded_base
-from ..adapters.find import find_adapters
+from ..adapters.find import find_adapters, refuse_modules
 from ..adapters.plan import plan_export, plan_merge
 from ..adapters.task import task_of
 from ..archive.model_config import has_config, is_diffusers, read_config
@@ -61,6 +61,9 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
     adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters, base=options.base_directory)
     if adapters is not None and opened.report is not None:
         _refuse_broken(adapters, opened.report)
+    told = options.base_directory is not None or (options.lora == "merge" and has_config(catalog.origin.root))
+    if adapters is not None and not told:
+        refuse_modules(adapters.parts.values())
     if adapters is not None and catalog.unsaved:
         _refuse_unsaved_adapter(adapters, catalog.unsaved)
     if adapters is not None and options.lora != "merge":
@@ -113,7 +116,10 @@ def with_recorded_base(opened: Opened, options: Options) -> Options:
 def _exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType) -> PlannedWeights:
     """The adapters as PEFT would save them."""
     if options.include or options.exclude:
-        raise BadOption("an adapter is written whole: --include and --exclude go with --lora keep or merge")
+        raise BadOption(
+            "--include and --exclude do not go with an adapter, which is written whole",
+            remedy="add --lora keep or --lora merge",
+        )
     plan, adapted, warnings = plan_export(
         opened.catalog, opened.stored, adapters, base=options.base_directory, dtype=dtype
     )
@@ -153,12 +159,18 @@ def _merged(
 ) -> tuple[Selection, Adapted, list[FilePlan]]:
     """The model with its adapters merged into it, and the file of what was trained around it."""
     if options.exclude_frozen:
-        raise BadOption("a merged model needs its frozen weights: --exclude-frozen goes with --lora adapter or keep")
+        raise BadOption(
+            "--exclude-frozen does not go with a merged model, which needs its frozen weights",
+            remedy="use --lora adapter or --lora keep",
+        )
     base = options.base_directory
-    sources = NameSources(opened.catalog.origin.root, base, options.set_config, task=task_of(adapters.configs.values()))
+    task = task_of(adapters.configs.values())
+    sources = NameSources(opened.catalog.origin.root, base, options.set_config, task=task, remember=options.cache)
     # Only the base's files need their names told; without them the merged model is named like any.
     asked = base is not None and options.names != "stored"
-    architecture = (sources.architecture, sources.unasked) if asked else (None, "names as stored, as asked")
+    architecture = (
+        (sources.architecture, sources.unasked) if asked else (None, "names as in the checkpoint (--names stored)")
+    )
     merge = plan_merge(
         opened.catalog,
         opened.stored,
@@ -213,7 +225,7 @@ def _refuse_unsaved_adapter(adapters: Adapters, unsaved: Mapping[str, Unsaved]) 
         raise BadOption(
             f"{counted(len(lacking), 'parameter')} of the adapter without values in the checkpoint",
             consequence=f"{listed(lacking, 2)}: {unsaved[lacking[0]].value}",
-            remedy="write what is there under its raw names with --lora keep --allow-missing",
+            remedy="write what is there under its names in the checkpoint with --lora keep --allow-missing",
         )
 
 
@@ -227,7 +239,11 @@ def _refuse_broken(adapters: Adapters, report: RescueReport) -> None:
     ]
     if broken:
         raise BadOption(
-            f"{len(broken)} tensors of the adapter have lost a part, such as {broken[0]}, and an adapter is of use "
-            "only whole: fill it (--fill) with an earlier step that was written with --lora keep, take zeros "
-            "(--rescue=zeros), or write what is whole under its raw names (--lora keep)"
+            f"{counted(len(broken), 'tensor')} of the adapter cannot be rescued, such as {broken[0]}",
+            consequence="PEFT would put random values in their place",
+            remedy=(
+                "take them from an earlier step that was written with --lora keep: --fill DIR",
+                "put zeros in the place of lost values: --rescue=zeros",
+                "write the tensors that are whole, under their names in the checkpoint: --lora keep",
+            ),
         )

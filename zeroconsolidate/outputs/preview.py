@@ -1,5 +1,7 @@
-"""An output as it will be, without the bytes of its weights: what a loader would refuse is refused before hours of
-copying."""
+"""A planned output -> a directory with its headers and side files, for the last check.
+
+What a loader would refuse is then refused before hours of copying.
+"""
 
 from __future__ import annotations
 

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..adapters.merge import BY_FORMULA
-from ..adapters.peft_config import TUNER_PREFIXES
 from ..archive.json_file import read_json
 from ..archive.model_config import has_config
-from ..archive.safetensors import read_file
-from ..archive.weights import read_weights
 from ..dtypes import DType
-from ..errors import WitnessMismatch, ZeroConsolidateError, at
+from ..errors import WitnessMismatch, at
 from ..plan.computed import Computed
 from ..plan.pieces import View
+from ..plan.witness import spread
 from ..run.inputs import Inputs
 from . import formulas
-from .factors import factors, pairs, plain
+from .expert_stacks import expert_matrices
+from .factors import pairs
+from .merge_sources import MergeSources
 from .merged_tensor import MergedTensor, as_written, rows_of, whole
 from .peft_probe import Prober
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 MOST_TENSORS = 32
 """Of each kind; large models have hundreds that differ in nothing but their layer."""
 MOST_ROWS = 8
-MOST_NUMEL = 1 << 22
+MOST_NUMEL = 1 << 20
 """Larger weights whose every element must be read are not compared."""
 _ROUNDING = {DType.F32: (2.0**-24, 0.0), DType.F64: (2.0**-24, 0.0), DType.BF16: (2.0**-8, 0.0),
              DType.F16: (2.0**-11, 2.0**-25)}  # fmt: skip
@@ -66,12 +66,17 @@ def recompute(
     if not planned or not adapters:
         return 0, len(planned)
     configs = {name: read_json(file) for name, file in adapters.items()}
-    merges = list(_merges(plan, opened, planned, staged, base, configs, adapters))
+    held = MergeSources(plan, opened, staged, base, configs, planned)
     count = 0
     with Inputs() as inputs:
-        for merge in _sample(merges):
+        for merge in _sample(list(_merges(held, opened.catalog.origin.root, base, configs, adapters))):
             with at(merge.name):
                 count += _agrees(merge, inputs)
+        matrices = expert_matrices(planned, held.wrapped, configs, held.base, held.written)
+        for matrix in spread(list(matrices), MOST_TENSORS):
+            with at(matrix.name):
+                rows = matrix.rows(inputs)
+                count += rows is not None and _judge(matrix.written, *rows)
     return count, len(planned)
 
 
@@ -81,32 +86,22 @@ def _is_computed(tensor: TensorPlan) -> bool:
 
 
 def _merges(
-    plan: ModelPlan,
-    opened: Opened,
-    planned: Mapping[str, TensorPlan],
-    staged: Callable[[str], str],
+    held: MergeSources,
+    root: str,
     base: str | None,
     configs: Mapping[str, Mapping[str, Any]],
     files: Mapping[str, str],
 ) -> Iterator[MergedTensor]:
-    stored = dict(opened.stored) | {
-        alias: opened.stored[o] for alias, o in opened.catalog.ties.items() if o in opened.stored
-    }
-    by_module = factors(stored, configs, _prefixes(configs))
+    written, by_module = held.written, held.factors
     parameters = [f"{module}.{parameter}" for module in by_module for parameter in ("weight", "bias")]
-    own = {plain(name): source for name, source in stored.items()}
-    of_base = _base_tensors(base, configs)
-    written: dict[str, LocatedTensor] = {}
-    for file in plan.files:
-        written |= read_file(staged(file.name)).tensors
-    model = next((d for d in (opened.catalog.origin.root, base) if d is not None and has_config(d)), "")
-    for path, name in pairs(parameters, planned).items():
+    model = next((d for d in (root, base) if d is not None and has_config(d)), "")
+    for path, name in pairs(parameters, held.planned).items():
         module, _, parameter = path.rpartition(".")
         chosen = {adapter: by_module[module][adapter] for adapter in configs if adapter in by_module[module]}
         before: dict[str, Recipe] = {}
         for kind in ("weight", "bias"):
             other = f"{name.rpartition('.')[0]}.{kind}"
-            saved, there = own.get(f"{module}.{kind}"), of_base.get(other)
+            saved, there = held.own.get(f"{module}.{kind}"), held.base.get(other)
             is_trained = saved is not None and saved.role == "trainable"
             if there is not None and not is_trained and other in written and there.shape == written[other].shape:
                 before[kind] = View(there)
@@ -121,27 +116,9 @@ def _merges(
             )  # fmt: skip
 
 
-def _prefixes(configs: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """How the attributes begin that hold parameters of these adapters."""
-    kinds = {str(config.get("peft_type", "")).upper() for config in configs.values()}
-    return ("trainable_tokens_", *(prefix for kind in kinds for prefix in TUNER_PREFIXES.get(kind, ())))
-
-
 def _one(held: Mapping[str, Source], key: str) -> Source | None:
     """A parameter that is one itself, or the weight of a module of that name."""
     return held.get(key) or held.get(f"{key}.weight")
-
-
-def _base_tensors(base: str | None, configs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, LocatedTensor]:
-    """Of the original model, unless an adapter's beginning altered the weights it belongs to."""
-    altering = ("pissa", "olora", "corda", "loftq", "lora_ga")
-    altered = any(str(c.get("init_lora_weights", "")).lower().startswith(altering) for c in configs.values())
-    if base is None or altered:
-        return {}
-    try:
-        return read_weights(base).tensors
-    except ZeroConsolidateError:
-        return {}  # it was read before, and is said there
 
 
 def _sample(merges: Sequence[MergedTensor]) -> Iterator[MergedTensor]:
@@ -155,7 +132,7 @@ def _sample(merges: Sequence[MergedTensor]) -> Iterator[MergedTensor]:
 
 
 def _agrees(merge: MergedTensor, inputs: Inputs) -> bool:
-    """Whether anything could be told. Raises WitnessMismatch."""
+    """Whether the sample decides. Raises WitnessMismatch."""
     if any(config.get("peft_type") not in BY_FORMULA for config in merge.configs.values()):
         return _answers_agree(merge, inputs)
     if merge.name.endswith(".bias"):
@@ -192,18 +169,27 @@ def _agrees(merge: MergedTensor, inputs: Inputs) -> bool:
         expected, factor = formulas.turned_to_length(expected, magnitude, rows, by_row=by_row)
         size = size * factor + np.abs(expected)
     written = rows_of(View(merge.written), shape, rows, inputs)
-    return _judge(merge, written, expected, base, size, is_coherent=bool(lengths))
+    return _judge(merge.written, written, expected, base, size, is_coherent=bool(lengths))
 
 
 def _answers_agree(merge: MergedTensor, inputs: Inputs) -> bool:
     """What PEFT merged, against what it answers unmerged."""
+    for held in merge.adapters.values():
+        trained = held.get(f"ln_tuning_layers.{merge.parameter}")
+        if trained is not None:  # a norm that is trained as a whole
+            shape = (1, merge.written.numel)
+            base, expected, written = (
+                rows_of(recipe, shape, [0], inputs)
+                for recipe in (merge.base[merge.parameter], trained.recipe, View(merge.written))
+            )
+            return _judge(merge.written, written, expected, base, np.abs(expected))
     found = inputs.resource(Prober, Prober).probed(merge, inputs)
     if found is None:
         return False
     written, expected, base = found
     size = np.broadcast_to(np.abs(expected).max(axis=1, keepdims=True), expected.shape)
     rounded = as_written(base, merge.written.dtype)
-    return _judge(merge, written, rounded + (expected - base), rounded, size, is_coherent=True, slack=_BY_PEFT)
+    return _judge(merge.written, written, rounded + (expected - base), rounded, size, is_coherent=True, slack=_BY_PEFT)
 
 
 def _change(
@@ -238,7 +224,7 @@ def _bias_agrees(merge: MergedTensor, inputs: Inputs) -> bool:
         rank = a.shape[0]
         change += formulas.scale(merge.configs[adapter], merge.module, rank) * whole(held["lora_B.bias"], inputs)
     written = rows_of(View(merge.written), base.shape, [0], inputs)
-    return _judge(merge, written, base + change, base, np.abs(base) + np.abs(change))
+    return _judge(merge.written, written, base + change, base, np.abs(base) + np.abs(change))
 
 
 def _tokens_agree(merge: MergedTensor, tokens: Mapping[str, Source], inputs: Inputs) -> bool:
@@ -255,11 +241,11 @@ def _tokens_agree(merge: MergedTensor, tokens: Mapping[str, Source], inputs: Inp
     rows = [int(indices[number]) for number in taken]
     written = rows_of(View(merge.written), merge.written.shape, rows, inputs)
     base = as_written(rows_of(merge.base["weight"], merge.written.shape, rows, inputs), merge.written.dtype)
-    return _judge(merge, written, trained[taken], base, np.abs(trained[taken]))
+    return _judge(merge.written, written, trained[taken], base, np.abs(trained[taken]))
 
 
 def _judge(
-    merge: MergedTensor,
+    tensor: LocatedTensor,
     written: Floats,
     expected: Floats,
     base: Floats,
@@ -268,10 +254,10 @@ def _judge(
     is_coherent: bool = False,
     slack: float = 1,
 ) -> bool:
-    rounding = _ROUNDING.get(merge.written.dtype)
+    rounding = _ROUNDING.get(tensor.dtype)
     if rounding is None:
         return False
-    expected = as_written(expected, merge.written.dtype)
+    expected = as_written(expected, tensor.dtype)
     # What became infinite in both is told as a warning, and what was NaN from the beginning is so.
     same = ~np.isfinite(written) & ((written == expected) | (np.isnan(written) & np.isnan(expected)))
     written, expected, base, size = (np.where(same, 0, values) for values in (written, expected, base, size))

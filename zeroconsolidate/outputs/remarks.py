@@ -1,4 +1,4 @@
-"""What the options did to an output that its reader may not expect: notes and warnings."""
+"""Options and what they left out -> notes and warnings for the report."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def refuse_fieldless(options: Options, copies: Mapping[str, str]) -> None:
 def warnings(
     opened: Opened, options: Options, plan: ModelPlan, copies: Mapping[str, str], *, complete: bool
 ) -> tuple[str, ...]:
-    """What was left out of a model that a loader would then fill with random values, and what was not.
+    """Notes and warnings about tensors that were left out: whether a loader would use random values for them.
 
-    `complete`: every parameter that the model's class expects is written all the same: it is one of several models.
+    `complete`: every parameter that the model's class expects is written nevertheless: it is one of several models.
     """
     names = list(opened.catalog.order)
     found = [
@@ -67,7 +67,7 @@ def warnings(
 
 
 def notes(options: Options, plan: ModelPlan) -> tuple[str, ...]:
-    """That a large model was split though nobody asked for it."""
+    """A note that a large model was split by default."""
     if plan.index is None or options.max_shard_size != Options.max_shard_size:
         return ()
     total, most = size_text(sum(file.size_bytes for file in plan.files)), options.max_shard_size

@@ -1,4 +1,4 @@
-"""The report: what a conversion wrote, what was checked, and what a reader should know."""
+"""What was planned, made and checked -> the report of a conversion."""
 
 from __future__ import annotations
 
@@ -19,76 +19,120 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The result of :func:`zeroconsolidate.consolidate`. Sizes are bytes, counts are elements."""
+    """What a conversion wrote, what was checked, and what deserves attention.
+
+    :func:`zeroconsolidate.consolidate` returns it. Sizes are bytes, counts are elements.
+
+    Attributes
+    ----------
+    output : str
+        The directory that was written.
+    files : dict[str, int]
+        Size of every file that was written, by name; weights first.
+    tensors : int
+        Tensors that were written.
+    parameters : int
+        Elements of all parameters that were written; buffers are not counted. A tied parameter counts once for each
+        name it is written under.
+    dtype : str
+        The dtype of floating-point parameters in the output, as torch spells it.
+    names : str
+        What was decided about names, and how they compare with those that a loader expects.
+    names_change : str
+        How the names of the checkpoint were changed; empty if they were not.
+    tag : str
+        The folder of the checkpoint that was read, such as `global_step500`.
+    step : int | None
+        The training step, None if the checkpoint does not say.
+    stage : int
+        The ZeRO stage.
+    world_size : int
+        Data-parallel ranks that saved the checkpoint.
+    ds_version : str | None
+        The release of DeepSpeed that saved it.
+    seconds : float
+        How long the conversion took.
+    bytes_read : int
+        Tensor data that was read from the checkpoint.
+    bytes_written : int
+        Size of the weights: all of their files, and the index.
+    resumed_bytes : int
+        Those of `bytes_written` that an earlier, interrupted run had written.
+    checked : int
+        Elements that were compared with their second copy before writing.
+    checks : tuple[str, ...]
+        What was checked and found right, in words.
+    not_checked : tuple[str, ...]
+        What could not be checked, and why.
+    overflows : dict[str, int]
+        Finite elements that became infinite in the cast, by tensor.
+    left_out : tuple[str, ...]
+        Names of the checkpoint that were not written: second names of tied weights, and excluded tensors.
+    ties : dict[str, str]
+        Names that were not written because their tensor is written under another name: second name to written name.
+    left_behind : tuple[str, ...]
+        Entries of the checkpoint's folder that were not copied.
+    not_copied : tuple[str, ...]
+        Those of `left_behind` that someone could miss: neither training state nor weights.
+    missing : tuple[str, ...]
+        What a loader will not find in the output.
+    notes : tuple[str, ...]
+        What was changed or decided on the way.
+    from_base : int
+        Tensors that were taken from the base model: frozen parameters that the checkpoint does not have.
+    rescue : RescueReport | None
+        Where every value came from, if the checkpoint was incomplete and rescued.
+    warnings : tuple[str, ...]
+        What may be wrong with the output.
+    load_line : str
+        The line of Python that loads the output.
+    gb_per_second
+    """
 
     output: str
-    """The directory that was written."""
     files: dict[str, int]
-    """Name -> size of every file written, weights first."""
     tensors: int
-    """Tensors written."""
     parameters: int
-    """Elements of parameters (buffers not counted), a tied one once a name it is written under."""
     dtype: str
-    """What floating-point parameters were written as, in torch's spelling."""
     names: str
-    """What was decided about names, and how they compare with what a loader expects."""
     names_change: str
-    """What was done to the names of the checkpoint; empty if nothing."""
     tag: str
-    """The checkpoint's folder that was read, such as `global_step500`."""
     step: int | None
-    """The training step, None if the checkpoint does not say."""
     stage: int
-    """The ZeRO stage."""
     world_size: int
-    """Data-parallel ranks that saved the checkpoint."""
     ds_version: str | None
-    """The release of DeepSpeed that saved it."""
     seconds: float
-    """How long it took."""
     bytes_read: int
-    """Tensor data read from the checkpoint."""
     bytes_written: int
-    """Size of all files of weights, with the index."""
     resumed_bytes: int
-    """Of the bytes written, those an earlier, interrupted run had written already."""
     checked: int
-    """Elements compared with a second copy of them before writing."""
     checks: tuple[str, ...]
-    """What was checked and found right, in words."""
     not_checked: tuple[str, ...]
-    """What could not be checked, and why."""
     overflows: dict[str, int]
-    """Tensor -> finite elements that became infinite in the cast."""
     left_out: tuple[str, ...]
-    """Names of the checkpoint that were not written: those in `ties`, excluded tensors."""
     ties: dict[str, str]
-    """Names that were not written, because their tensor is under another -> that one."""
     left_behind: tuple[str, ...]
-    """Entries of the checkpoint's folder that were not copied."""
     not_copied: tuple[str, ...]
-    """Those of `left_behind` that are neither training state nor weights: what someone could miss."""
     missing: tuple[str, ...]
-    """What a loader will miss."""
     notes: tuple[str, ...]
-    """What was changed or decided on the way."""
     from_base: int
-    """Tensors taken from the base model: frozen parameters that the checkpoint does not have."""
     rescue: RescueReport | None
-    """What came from where, if the checkpoint was incomplete."""
     warnings: tuple[str, ...]
-    """What may be wrong with the output."""
     load_line: str
-    """The line of Python that loads the output."""
 
     @property
     def gb_per_second(self) -> float:
-        """Bytes written a second, in units of 10**9."""
+        """Gigabytes (10**9 bytes) of weights per second."""
         return self.bytes_written / max(self.seconds, 1e-9) / 1e9
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values, ready for JSON."""
+        """Return the fields as plain values, ready for JSON.
+
+        Returns
+        -------
+        dict
+            The fields by name, and those within them.
+        """
         rescue = {"rescue": self.rescue.to_dict() if self.rescue else None}
         return asdict(self) | rescue | {"gb_per_second": round(self.gb_per_second, 3)}
 
@@ -150,7 +194,7 @@ def _checks(output: Output, opened: Opened, made: Made, check: str) -> tuple[tup
         extent = "all that have one" if check == "all" else "a sample"
         checks.append(f"{counted(compared, 'value')} against their second copy in the checkpoint ({extent}): equal")
     elif check == "none":
-        not_checked.append("values: not compared, as asked")
+        not_checked.append("values: not compared (--no-check)")
     elif opened.catalog.origin.stage == 3:
         not_checked.append("values: ZeRO stage 3 saves no second copy of the weights")
     else:

@@ -1,4 +1,4 @@
-"""The files that make a model directory a sentence-transformers model.
+"""A pooling and the size of an embedding -> the files that sentence-transformers needs.
 
 Without them SentenceTransformer takes mean pooling and no normalisation, which for a model trained on the CLS token
 gives other vectors, and says nothing. The formats are sentence-transformers' own

@@ -1,4 +1,4 @@
-"""From planned weights to the files beside them: which are copied, edited or made, and notes on what was changed."""
+"""Planned weights -> the other files of the output: copied, edited or made, with notes on what was changed."""
 
 from __future__ import annotations
 
@@ -67,13 +67,18 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
                     notes.append(f"config.json: {' and '.join(said)}, as trained")
             if planned.adapted is not None and planned.adapted.rows is not None:
                 text = with_vocabulary(text, planned.adapted.rows)
+            if planned.named.class_name:
+                text, _ = as_trained(text, planned.named.class_name, None)
+                notes.append(
+                    f"config.json: architectures added: {planned.named.class_name} is the class of these names"
+                )
             made["config.json"], changed = readable_before_5(text)
             config = parse(text)
             warnings += _wrong_vocabulary(text, planned, insisted=options.allow_missing or options.names == "stored")
         if changed:
             notes.append("config.json: rope_theta added, where transformers 4 reads it")
         if options.set_config:
-            notes.append(f"config.json: {', '.join(options.set_config)}, as asked")
+            notes.append(f"config.json: {', '.join(options.set_config)} (--set-config)")
         hidden_size = config.get("hidden_size") if isinstance(config, dict) else None
         bare = is_bare(config)
     folders = dict.fromkeys(os.path.dirname(file.name) for file in planned.plan.files)
@@ -131,7 +136,7 @@ def _wrong_vocabulary(text: bytes, planned: PlannedWeights, *, insisted: bool) -
             consequence="loaders would refuse these weights",
             remedy=(
                 f"set the field with --set-config {problems[0].rule}" if problems[0].rule else "correct config.json",
-                "write them all the same with --allow-missing",
+                "write them anyway with --allow-missing",
             ),
         )
     return [problem.text for problem in problems]

@@ -1,4 +1,4 @@
-"""The line of Python that loads an output: the last line of the report, to be pasted."""
+"""An output -> the line of Python that loads it, the last line of the report."""
 
 from __future__ import annotations
 

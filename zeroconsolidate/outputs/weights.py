@@ -1,4 +1,4 @@
-"""Between plan and output: makes the files of a plan in the staging folder, beginning where an earlier run stopped."""
+"""The plan of weights -> files in the staging folder, from where an earlier run stopped."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""WHAT TO COPY: pure arithmetic from facts to the pieces of each output tensor, and the layout of the output."""
+"""The plan: facts -> for each output tensor, which bytes of which files. Pure arithmetic."""

@@ -1,4 +1,4 @@
-"""Strided pieces of tensors, brought into a form in which they can be proven to tile the whole and be copied.
+"""Strided pieces of tensors -> boxes, which are proven to tile the whole and can be copied.
 
 A piece says: elements `(i, j, …)` of a box lie at `offset + i * stride_i + j * stride_j + …` of the whole tensor,
 and with other offset and strides in a part. Both sides count elements in row-major order:

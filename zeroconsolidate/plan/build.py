@@ -1,4 +1,4 @@
-"""Catalog + options -> ModelPlan: names, ties, dtypes and shards are decided here, before a byte is read."""
+"""Catalog and options -> the plan of the weights: names, ties, dtypes and shards, before a byte is read."""
 
 from __future__ import annotations
 
@@ -48,18 +48,29 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What executing a plan will take."""
+    """What a conversion would read, write and need.
+
+    :func:`zeroconsolidate.estimate` returns it.
+
+    Attributes
+    ----------
+    input_bytes : int
+        Tensor data that is read.
+    output_bytes : int
+        Size of the weights: all of their files, and the index.
+    peak_memory_bytes : int
+        An upper bound for the memory that copying allocates. Python itself takes 30 MB more.
+    files : int
+        Files of weights, the index included.
+    tensors : int
+        Tensors that are written.
+    """
 
     input_bytes: int
-    """Tensor data to be read."""
     output_bytes: int
-    """Size of all files of weights, with the index."""
     peak_memory_bytes: int
-    """An upper bound for what the executor allocates; the interpreter's own 30 MB come on top."""
     files: int
-    """Files of weights, the index counted."""
     tensors: int
-    """Tensors to be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +156,7 @@ def build(
 
 
 def refuse_empty(selection: Selection) -> None:
-    """Raises BadOption."""
+    """Refuse a selection without tensors. Raises BadOption."""
     if not selection.named:
         raise BadOption("nothing is left to write: the options exclude every tensor of the checkpoint")
 

@@ -1,4 +1,4 @@
-"""What recipes have in common whose elements are computed from other tensors."""
+"""The base class of recipes whose elements are computed from other tensors."""
 
 from __future__ import annotations
 

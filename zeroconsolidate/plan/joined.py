@@ -1,4 +1,4 @@
-"""Recipes made of other recipes: tensors put together from the parts that tensor- or expert-parallel ranks hold."""
+"""Recipes of tensors joined from the parts that tensor- or expert-parallel ranks hold."""
 
 from __future__ import annotations
 

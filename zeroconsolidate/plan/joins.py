@@ -1,4 +1,4 @@
-"""How the parts of a tensor make the whole: every rule becomes boxes, and boxes prove that they tile it."""
+"""Parts of a tensor and a rule -> the whole, in boxes that are proven to tile it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Held:
     """`trainable`, `frozen` or `buffer`."""
     holder: str
     is_spare: bool = False
-    """Whether the checkpoint declares this copy to be of no account."""
+    """Whether the checkpoint declares that this copy does not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Replica:
     other: Recipe
     holders: tuple[str, str]
     is_spare: bool = False
-    """Whether the checkpoint declares the other to be of no account: then a difference is worth telling, no more."""
+    """Whether the checkpoint declares that the other does not count: then a difference is a warning, not an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

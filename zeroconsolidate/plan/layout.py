@@ -1,4 +1,4 @@
-"""The output's shape: how tensors are spread over shards and laid out in a safetensors file.
+"""Planned tensors -> shards, and their place and header in each safetensors file.
 
 A safetensors file is an 8-byte little-endian header length, a JSON header padded with spaces to a multiple of 8,
 and the tensors' bytes. The order of tensors, of keys and the padding follow the reference implementation

@@ -1,4 +1,4 @@
-"""Tensors with holes: elements of another recipe, or zeros, stand in for those that are lost."""
+"""Recipes of tensors with lost intervals, which another recipe or zeros replace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vocabulary of plans: a recipe yields copies, a copy says which elements of a file go where in a tensor."""
+"""Copies and recipes: a recipe yields copies, a copy says which elements of a file go where in a tensor."""
 
 from __future__ import annotations
 

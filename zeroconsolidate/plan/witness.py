@@ -1,7 +1,7 @@
-"""Most layouts save every parameter twice: fp32 masters for the optimizer, and the module in its own dtype.
+"""Catalog -> what to compare: master weights with the copies that most layouts save in the training dtype.
 
-A master, rounded, must equal the module's element bit for bit. That is an independent witness of where we
-think a parameter lies: an order of parameters, an alignment or a rank taken wrongly cannot pass it. Where ranks
+A rounded master must equal the copy in the module bit for bit. That proves where a parameter is, independently of the
+plan: a wrong order of parameters, a wrong alignment or a wrong rank would be noticed. Where ranks
 hold parts of a tensor, each part is compared with its rank's own copy, before anything is joined.
 """
 
@@ -39,7 +39,7 @@ class Comparison:
     holders: tuple[str, str] | None = None
     """For replicas: who holds each."""
     is_spare: bool = False
-    """For replicas: whether a difference is only worth telling (see `Replica`)."""
+    """For replicas: whether a difference is only a warning (see `Replica`)."""
 
 
 def comparisons(catalog: Catalog, stored: Mapping[str, Source], *, everything: bool) -> list[Comparison]:
@@ -71,7 +71,7 @@ def _stacked(catalog: Catalog, stored: Mapping[str, Source]) -> Iterator[tuple[s
 
 
 def replica_comparisons(catalog: Catalog) -> list[Comparison]:
-    """Everything that is held more than once, to be compared in full: which copy is written is not left to luck."""
+    """Everything that is held more than once, to be compared in full: then it does not matter which copy is written."""
     return [
         Comparison(
             name=replica.name,
@@ -85,11 +85,11 @@ def replica_comparisons(catalog: Catalog) -> list[Comparison]:
     ]
 
 
-def spread(pairs: Sequence[T]) -> Sequence[T]:
-    """SAMPLED_TENSORS of them, evenly spread; all if they are no more."""
-    if len(pairs) <= SAMPLED_TENSORS:
+def spread(pairs: Sequence[T], most: int = SAMPLED_TENSORS) -> Sequence[T]:
+    """At most so many of them, evenly spread."""
+    if len(pairs) <= most:
         return pairs
-    return [pairs[i * len(pairs) // SAMPLED_TENSORS] for i in range(SAMPLED_TENSORS)]
+    return [pairs[i * len(pairs) // most] for i in range(most)]
 
 
 def both_ends(numel: int, *, everything: bool) -> tuple[tuple[int, int], ...]:

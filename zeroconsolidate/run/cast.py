@@ -1,4 +1,4 @@
-"""Casts of floating-point elements with numpy, bit for bit those of `torch.Tensor.to` (NaN stays NaN).
+"""Floating-point elements -> another dtype, with numpy, bit for bit as `torch.Tensor.to` (NaN stays NaN).
 
 Every cast goes through float32, as torch's do (`c10/util/BFloat16.h`, `Half.h` construct from float), so a
 float64 is rounded twice where torch rounds it twice. numpy has no bfloat16 or float8; they are handled as

@@ -1,4 +1,4 @@
-"""Compares the elements of two tensors, one of them cast to the dtype of the other, block by block."""
+"""Two tensors, one of them cast to the dtype of the other -> the first element that differs."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def first_difference(
 ) -> Difference | None:
     """Where elements `[start, stop)` of `source`, cast to the dtype of `target`, first differ from it.
 
-    Bytes are compared. Only where a cast took place is one NaN as good as another: which bits it gets is the
-    processor's choice. `progress(n)` after every n bytes read from either.
+    Bytes are compared. Only after a cast all NaNs count as equal: the processor chooses their bits.
+    `progress(n)` is called after every n bytes read from either.
     """
     block_numel = BLOCK_BYTES // max(source.dtype.itemsize, target.dtype.itemsize)
     expected, written = reader(source, inputs), reader(target, inputs)

@@ -1,4 +1,4 @@
-"""Readers of tensors that are made of others, some of which are computed."""
+"""Recipes made of computed tensors -> their elements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Digests of files and of the tensors in them.
+"""Files -> digests of them and of their tensors.
 
 :class:`Follower` computes them while a file is being written, in a thread that reads back what the writer has
 already handed to the page cache: hashing releases the interpreter's lock, so the copy goes on beside it.

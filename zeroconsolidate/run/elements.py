@@ -1,4 +1,4 @@
-"""Elements of tensors, whole or block by block, and their bits after rounding."""
+"""Recipes -> their elements, whole or block by block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one loop: carries out the plan of an output file."""
+"""The plan of an output file -> its bytes. The one loop that does it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fills blocks with elements of a tensor that is copied, whatever copies it is made of."""
+"""A recipe of copies -> its elements, in the caller's block."""
 
 from __future__ import annotations
 

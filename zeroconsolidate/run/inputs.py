@@ -1,4 +1,4 @@
-"""What a run reads from, and what it makes once and shares between tensors."""
+"""The open files of a run, and what is made once and shared between tensors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Resource(Protocol):
-    """Something that is worth keeping while a run goes on."""
+    """Something that is kept open during a run."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
 
 
 R = TypeVar("R", bound=Resource)

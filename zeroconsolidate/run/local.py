@@ -1,4 +1,4 @@
-"""The local file system as storage: exact reads and writes, and copies that the kernel does where it can."""
+"""Local files as storage: exact reads and writes, and copies by the kernel where it can."""
 
 from __future__ import annotations
 

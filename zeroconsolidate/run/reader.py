@@ -1,4 +1,4 @@
-"""From a recipe to what reads its tensor.
+"""A recipe -> the reader of its elements.
 
 A recipe's type brings its reader along: whoever adds a recipe registers a function with `reader.register(Type)`, in a
 module that is always imported with it (see `registered.py`). A recipe whose elements are copies needs none. Nothing

@@ -1,4 +1,4 @@
-"""Which reader reads which of the plan's recipes that are not always copied. numpy is imported by the readers."""
+"""Recipe class -> its reader, for the plan's recipes that are not always copied. numpy is imported by the readers."""
 
 from __future__ import annotations
 

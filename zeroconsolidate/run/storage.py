@@ -1,4 +1,4 @@
-"""Where bytes come from and where they go: what a place must be able to do to be read from, or written to.
+"""What a storage must be able to do, to be read from or written to.
 
 Files are named by strings that only their storage understands. The local file system is `local.py`.
 """

@@ -1,4 +1,4 @@
-"""Elements as numpy holds them (`STORAGE`) and as torch computes with them: the same memory."""
+"""Elements in numpy (`STORAGE`) -> torch tensors on the same memory, and back."""
 
 from __future__ import annotations
 

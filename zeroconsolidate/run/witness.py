@@ -1,4 +1,4 @@
-"""Compares masters with their 16-bit copies."""
+"""Master weights and their copies -> the number of elements compared, or an error where they differ."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def _mismatch(comparison: Comparison, found: Difference) -> ZeroConsolidateError
                 f"the copies that {first} and {other} hold of the same tensor differ (element "
                 f"{found.index}): {found.expected!r} and {found.got!r}"
             ),
-            consequence="they have drifted apart, and no merge of them is exact; nothing was written",
-            remedy="--replicas first takes the first of them",
+            consequence="they drifted apart during training, so that no merge of them is exact; nothing was written",
+            remedy="--replicas first writes the first copy",
         )
     return WitnessMismatch(
         f"the master weights do not round to the copy in 'module' (element {found.index})",
         expected=repr(found.got),
         found=repr(found.expected),
-        consequence="a file may be of another save, or the layout is not what it seems; nothing was written",
-        remedy="--no-check writes it all the same",
+        consequence="a file may be of another save, or the layout was not understood; nothing was written",
+        remedy="--no-check writes it anyway",
     )

@@ -1,1 +1,1 @@
-"""KEEP IT SAFE: staging, journal, lock, fsync and renames, which any output needs."""
+"""Writing: bytes -> files that are safe on disk before they get their names: staging, journal, lock, sync."""

@@ -1,4 +1,4 @@
-"""Opens what was written with the safetensors library and compares it with the plan, before it gets its name."""
+"""A staged file -> an error if the safetensors library does not read in it what was planned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decides an output's bytes, short enough to be compared before a conversion is continued."""
+"""Options, input files and plan -> a fingerprint: an interrupted conversion continues only if it is equal."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def refuse_changed(before: Fingerprint) -> None:
         if _looks(path) != looks:
             raise DamagedFile(
                 "the file was changed while it was being converted",
-                consequence="nothing was published",
-                remedy="when nobody writes to it any more, convert again with --restart",
+                consequence="no output was written",
+                remedy="wait until nobody writes to it, then convert again with --restart",
                 address=(path,),
             )
 

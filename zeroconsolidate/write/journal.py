@@ -1,4 +1,4 @@
-"""The journal of a conversion: what is safely on disk, so that a killed conversion goes on where it stopped.
+"""The journal of a conversion: what is safely on disk, so that a killed conversion continues there.
 
 One record a line, `<crc32 of the JSON> <JSON>`, appended and synced. Whatever a record speaks of has been synced
 *before* it is written, so that a power failure can lose records but never make one a lie; a torn or unreadable line
@@ -43,7 +43,7 @@ class Checks:
     numel: int
     """Elements compared."""
     warnings: tuple[str, ...]
-    """What was found, and is no error."""
+    """What was found and is no error: warnings."""
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ class Journal:
         self.progress.take(record)
 
     def close(self) -> None:
-        """Close the file; again is no harm."""
+        """Close the file. It can be called again."""
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
@@ -142,7 +142,7 @@ def refuse_other(before: Fingerprint, now: Fingerprint, folder: str) -> None:
     if changes:
         more = f", and {counted(len(changes) - 3, 'more change')}" if len(changes) > 3 else ""
         raise BadOption(
-            f"an interrupted conversion lies in {folder}, but of something else: {'; '.join(changes[:3])}{more}",
+            f"{folder} has an interrupted conversion with other options or input: {'; '.join(changes[:3])}{more}",
             remedy="start over with --restart, or run the earlier command again to continue it",
         )
 

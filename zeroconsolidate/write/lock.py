@@ -1,4 +1,4 @@
-"""One conversion at a time into one output."""
+"""A lock: one conversion at a time writes an output."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Lock:
         os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
-        """Let others in."""
+        """Release the lock."""
         os.close(self._fd)
 
     def _take(self, path: str) -> None:

@@ -1,4 +1,4 @@
-"""A weights file in the making: how far it is, how far it is safe."""
+"""A weights file while it is written: how far it is written, and how far it is synced."""
 
 from __future__ import annotations
 

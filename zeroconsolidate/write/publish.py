@@ -1,4 +1,4 @@
-"""Staged files get their final names. Whoever is interrupted here can begin again: what is renamed stays renamed."""
+"""Staged files -> final names. If it is interrupted, it can be done again."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def rename(
             os.makedirs(os.path.dirname(target), exist_ok=True)
             os.replace(staged(name), target)
         elif not os.path.isfile(target) or os.path.getsize(target) != sizes[name]:
-            raise OutputFailed(f"the finished file {name} has been taken away", remedy="start over with --restart")
+            raise OutputFailed(f"the finished file {name} has been removed", remedy="start over with --restart")
         folders.add(os.path.dirname(target))
     if overwrite:
         beside = f"{BESIDE_FOLDER}/{NON_LORA_WEIGHTS}"

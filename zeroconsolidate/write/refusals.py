@@ -1,4 +1,4 @@
-"""Outputs that are not written to: what is refused before anything is read, and what a dry run refuses.
+"""An output path -> an error if it must not be written to, before anything is read. A dry run does the same.
 
 :class:`.stage.Stage` asks some of it again under its lock, when it counts.
 """
@@ -49,7 +49,7 @@ def refuse_taken(output: str, *, overwrite: bool) -> None:
 
 
 def refuse_file(output: str) -> None:
-    """Raises OutputExists."""
+    """Refuse an output that is a file. Raises OutputExists."""
     if os.path.lexists(output) and not os.path.isdir(output):
         raise OutputExists("the output is a file", expected="a directory or nothing")
 

@@ -1,9 +1,9 @@
-"""Nothing incomplete ever has a final name: files are made in a staging folder and renamed when all are done.
+"""The staging folder: files are made in it, and renamed when all are complete. No incomplete file has a final name.
 
 The staging folder lies *inside* the output directory, so that a rename never crosses file systems (an output
 directory is often a mount point) and an output that is a parent's only writable folder works too. Beside the
 staged files it holds the journal (see :mod:`.journal`) and the lock. A conversion that is stopped leaves the folder
-behind if anything in it is worth continuing; the same conversion, run again, goes on from there.
+behind if anything in it is worth continuing; the same conversion, run again, continues there.
 """
 
 from __future__ import annotations

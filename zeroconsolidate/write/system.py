@@ -1,4 +1,4 @@
-"""What the system says when it refuses, and the few calls that make names durable."""
+"""Errors of the system -> OutputFailed; and the few calls that make file names durable."""
 
 from __future__ import annotations
 

@@ -1,0 +1,43 @@
+"""From stored names to the class of the model, where config.json does not name it (written by hand, or by
+`config.save_pretrained`): of the classes that transformers has for its `model_type`, the one whose names fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .decision import best_mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..catalog.facts import Shape
+    from .hub_layout import Architecture
+    from .sources import NameSources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """An architecture whose names and shapes are exactly those of the checkpoint."""
+
+    architecture: Architecture
+    class_name: str
+    """Of the one class that fits; empty if several do, which then differ in nothing that is written."""
+
+
+def of_class(sources: NameSources, stored: Mapping[str, Shape], ties: Mapping[str, str]) -> Found | None:
+    """The class whose names and shapes are exactly those of `stored`, with no name changed if there is such a one.
+
+    None if none is, or nobody can be asked. `stored`: stored name -> shape, aliases included; `ties`: alias -> owner.
+    """
+    fitting: list[tuple[bool, Architecture]] = []
+    for architecture in sources.every_class():
+        namings = [best_mapping(stored, ties, each) for each in (architecture.expectation, architecture.hub)]
+        fits = [naming for naming in namings if naming.fits]
+        if fits:
+            fitting.append((all(naming.change for naming in fits), architecture))
+    if not fitting:
+        return None
+    least = min(changed for changed, _ in fitting)
+    best = [architecture for changed, architecture in fitting if changed == least]
+    return Found(architecture=best[0], class_name=best[0].class_name if len(best) == 1 else "")

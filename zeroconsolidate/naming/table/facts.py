@@ -1,0 +1,81 @@
+"""What a config.json says, in the words of the table; nothing, if it says something the table was not proven with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .expression import UNDECIDED, evaluate
+from .kinds import accepts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .kinds import Kind
+
+NUM_LABELS = "num_labels"
+_LABELS = "id2label"
+
+
+def facts_of(config: Mapping[str, Any], variant: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The value of every field; None if the table does not know what follows from this config.
+
+    `variant`: for each key its kind and maybe its default, the same of a config inside the config, or the key that it
+    is another name of (`fields`); what must hold between fields (`requires`), what classes take for null (`derived`),
+    how many labels there are if the config does not say (`labels`). `common`: keys that no model's names depend on,
+    and kinds that have a name.
+    """
+    found: dict[str, Any] = {}
+    if not _gathered(config, variant["fields"], common["fields"], common["kinds"], "", found):
+        return None
+    labels = _labels(config, variant["labels"])
+    if labels is None:
+        return None
+    found[NUM_LABELS] = labels
+    try:
+        for name, text in variant["derived"].items():
+            found[name] = evaluate(text, found)
+        return found if all(evaluate(condition, found) for condition in variant["requires"]) else None
+    except UNDECIDED:
+        return None
+
+
+def _gathered(
+    config: Mapping[str, Any],
+    fields: Mapping[str, Any],
+    harmless: Mapping[str, Kind],
+    kinds: Mapping[str, Kind],
+    prefix: str,
+    found: dict[str, Any],
+) -> bool:
+    """Put the values of `config` and the defaults of what it leaves out into `found`; false if any is unknown."""
+    for said, value in config.items():
+        key, declared = said, fields.get(said)
+        if isinstance(declared, str):
+            if declared in config:
+                return False  # which of the two counts depends on which comes first
+            key, declared = declared, fields[declared]
+        if isinstance(declared, dict):
+            if not isinstance(value, dict) or not _gathered(value, declared, harmless, kinds, f"{prefix}{key}.", found):
+                return False
+        elif declared is not None:
+            if not accepts(declared[0], value, kinds):
+                return False
+            found[prefix + key] = value
+        elif key not in harmless or not accepts(harmless[key], value, kinds):
+            return False
+    for key, declared in fields.items():
+        if key in config or prefix + key in found or isinstance(declared, str):
+            continue
+        if isinstance(declared, dict):
+            return False
+        if len(declared) > 1:
+            found[prefix + key] = declared[1]
+    return True
+
+
+def _labels(config: Mapping[str, Any], default: int) -> int | None:
+    """How many labels a classifier has, which a config may say in two ways."""
+    labels, number = config.get(_LABELS), config.get(NUM_LABELS)
+    if labels is None:
+        return default if number is None else number
+    return len(labels) if number in (None, len(labels)) else None
