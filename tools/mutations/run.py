@@ -29,12 +29,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from mutations import answered, hostile, hostile_files, incomplete, interrupted, merged, optioned, verified  # noqa: E402
+from mutations import adapted, answered, hostile, hostile_files, incomplete, interrupted, merged, optioned, verified  # noqa: E402
 
 if TYPE_CHECKING:
     from mutations.mutation import Mutation
 
-TABLES = (answered, interrupted, incomplete, verified, merged, optioned, hostile, hostile_files)
+TABLES = (adapted, answered, interrupted, incomplete, verified, merged, optioned, hostile, hostile_files)
 SECONDS = 300
 """A mutation may take the bound from a loop: then this is the bound."""
 MEMORY_BYTES = 16 << 30
