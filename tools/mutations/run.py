@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 from mutations import (  # noqa: E402
+    adapted,
     answered,
     hostile,
     hostile_files,
@@ -44,7 +45,7 @@ from mutations import (  # noqa: E402
 if TYPE_CHECKING:
     from mutations.mutation import Mutation
 
-TABLES = (answered, interrupted, incomplete, verified, merged, optioned, named, hostile, hostile_files)
+TABLES = (adapted, answered, interrupted, incomplete, verified, merged, optioned, named, hostile, hostile_files)
 SECONDS = 300
 """A mutation may take the bound from a loop: then this is the bound."""
 MEMORY_BYTES = 16 << 30
