@@ -143,6 +143,13 @@ def test_a_directory_of_checkpoints_lists_them(tmp_path: Path):
     assert f"; zeroconsolidate convert {tmp_path}/run/checkpoint-1000 {tmp_path}/out (at" in said
 
 
+def test_a_checkpoint_in_a_run_directory_is_no_tag(tmp_path: Path):
+    shutil.copytree(FIXTURES / "z2_bf16" / "checkpoint", tmp_path / "run" / "checkpoint-3")
+    said = refused(tmp_path / "run", tmp_path / "out", "--tag", "checkpoint-3")
+    assert "the folder 'checkpoint-3' is a checkpoint of its own, not a tag" in said
+    assert f"zeroconsolidate convert {tmp_path}/run/checkpoint-3 {tmp_path}/out" in said
+
+
 @pytest.fixture
 def several_tags(tmp_path: Path) -> Path:
     for step in (2, 10, 9):

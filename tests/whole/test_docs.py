@@ -39,15 +39,18 @@ _COMMAND = re.compile(r"^\$ .*(?:\n> .*)*", re.MULTILINE)
 _CHANGES = re.compile(r"^  (time|read) .*|(?<=transformers )5[.\d]+", re.MULTILINE)
 
 
-def clone(folder: Path) -> Path:
-    """A folder in which the commands of a page can be run as in a fresh clone. The command is in `.bin`."""
+def clone(folder: Path, python: str | None = None) -> Path:
+    """A folder in which the commands of a page can be run as in a fresh clone. The command is in `.bin`.
+
+    `python`: what starts other processes; by default one that has transformers imported already.
+    """
     pytest.importorskip("transformers", minversion="5")
     bin_ = folder / ".bin"
     bin_.mkdir()
     (folder / "tests").symlink_to(ROOT / "tests")
     commands = {
         "python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n',
-        "zeroconsolidate": f"#!{sys.executable}{PROGRAM.format(python=preloaded.python())}",
+        "zeroconsolidate": f"#!{sys.executable}{PROGRAM.format(python=python or preloaded.python())}",
     }
     for name, text in commands.items():
         (bin_ / name).write_text(text)
@@ -254,7 +257,8 @@ def test_limits_are_those_of_the_code() -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
-        clone(Path(name))
+        # As slow as for a reader, who has to wait for transformers.
+        clone(Path(name), sys.executable)
         for each in PAGES:
             made, before = run(each, Path(name)), each.read_text()
             if _CHANGES.sub("", made) != _CHANGES.sub("", before):

@@ -181,7 +181,13 @@ def _wrong_tag(tag: str, tags: tuple[str, ...], *, given: bool, directory: str) 
     there = f"the tags here are: {listed(tags, 12)}" if tags else "there are no tags here"
     who = f"there is no tag {tag[:80]!r}" if given else f"the file `latest` names the tag {tag!r}, which is not here"
     if tag and "/" not in tag and os.path.isdir(os.path.join(directory, tag)):
-        _refuse_unreadable(os.path.join(directory, tag))
+        inside = os.path.join(directory, tag)
+        _refuse_unreadable(inside)
+        if is_checkpoint(inside):
+            return NotACheckpoint(
+                f"the folder {tag!r} is a checkpoint of its own, not a tag",
+                remedy=f"zeroconsolidate convert {shlex.quote(inside)} OUTPUT",
+            )
         who = f"the folder {tag!r} holds no checkpoint files"
     return NotACheckpoint(who, consequence=there)
 
