@@ -8,6 +8,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+from command import zeroconsolidate
 from fixtures import FIXTURES
 
 from zeroconsolidate import consolidate, verify
@@ -116,6 +117,8 @@ class TestPartialModels:
         consolidate(TRAINER, tmp_path / "a", include="*embed*")
         notes = verify(tmp_path / "a").notes
         assert "not the whole model: it was written with --include *embed*" in notes
+        printed = zeroconsolidate("verify", tmp_path / "a").stdout
+        assert printed.startswith(f"{tmp_path}/a: nothing is wrong, but it is not the whole model\n")
         consolidate(TRAINER, tmp_path / "b")
         assert not any("whole model" in note for note in verify(tmp_path / "b").notes)
 

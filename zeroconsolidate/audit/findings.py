@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 
 Advance = Callable[[int], None]
 """Called with the number of bytes that have been read since the last call."""
+NOT_WHOLE = "not the whole model"
+"""How a note begins that says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

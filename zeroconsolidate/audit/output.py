@@ -19,6 +19,7 @@ from ..outputs.modules import has_own_weights, modules_in
 from ..run.digest import digest_of
 from ..run.local import LocalFiles
 from ..write.refusals import JOURNAL, STAGING
+from .findings import NOT_WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,7 +111,7 @@ def _partial(options: Mapping[str, Any]) -> list[str]:
     """What was left out on purpose: a loader would not miss a word about it."""
     used = [f"--{key} {glob}" for key in ("include", "exclude") for glob in options.get(key) or ()]
     used += ["--exclude-frozen"] if options.get("exclude_frozen") else []
-    return [f"not the whole model: it was written with {' '.join(used)}"] if used else []
+    return [f"{NOT_WHOLE}: it was written with {' '.join(used)}"] if used else []
 
 
 def _tensors(weights: Weights, listed: Mapping[str, Any], findings: Findings) -> None:

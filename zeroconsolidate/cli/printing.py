@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.model_files import MANIFEST_NAME, RESCUE_REPORT_NAME
 from ..archive.phrases import counted, listed
+from ..audit.findings import NOT_WHOLE
 from ..options import size_text
 
 if TYPE_CHECKING:
@@ -100,7 +101,10 @@ def verification_text(found: Verification) -> str:
         *(("note", text) for text in _at_most(once(found.notes), 20)),
         ("read", f"{size_text(found.bytes_read)} in {_time_row(found.seconds, found.gb_per_second)}"),
     ]
-    return f"{found.subject}: {'all is well' if found.ok else many}\n{_rows(rows)}"
+    well = "all is well"
+    if any(note.startswith(NOT_WHOLE) for note in found.notes):
+        well = f"nothing is wrong, but it is {NOT_WHOLE}"
+    return f"{found.subject}: {well if found.ok else many}\n{_rows(rows)}"
 
 
 def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
