@@ -34,7 +34,7 @@ MUTATIONS = (
     Mutation(
         "a folder that may not be read is not called empty",
         UNREADABLE,
-        ("archive/discover.py", "        _refuse_unreadable(os.path.join(directory, tag))\n", "        pass\n"),
+        ("archive/discover.py", "        _refuse_unreadable(inside)\n", "        pass\n"),
     ),
     Mutation(
         "nor is the checkpoint around it called none",

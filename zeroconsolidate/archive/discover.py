@@ -183,7 +183,7 @@ def _wrong_tag(tag: str, tags: tuple[str, ...], *, given: bool, directory: str) 
     if tag and "/" not in tag and os.path.isdir(os.path.join(directory, tag)):
         inside = os.path.join(directory, tag)
         _refuse_unreadable(inside)
-        if is_checkpoint(inside):
+        if tag.strip(".") and is_checkpoint(inside):
             return NotACheckpoint(
                 f"the folder {tag!r} is a checkpoint of its own, not a tag",
                 remedy=f"zeroconsolidate convert {shlex.quote(inside)} OUTPUT",
