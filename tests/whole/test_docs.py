@@ -258,6 +258,7 @@ def test_limits_are_those_of_the_code() -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         # As slow as for a reader, who has to wait for transformers.
+        os.environ["XDG_CACHE_HOME"] = os.devnull
         clone(Path(name), sys.executable)
         for each in PAGES:
             made, before = run(each, Path(name)), each.read_text()
