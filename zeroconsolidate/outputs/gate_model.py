@@ -11,6 +11,7 @@ from ..archive.weights import read_weights
 from ..errors import DamagedFile, ZeroConsolidateError
 from ..naming.decision import VALUE_HEAD
 from ..naming.expectation import Expectation
+from ..naming.shared import tied_together
 from ..naming.sources import NameSources, architecture, every_class, in_table
 from .config_check import config_problems
 from .gate_finding import Finding, GateResult, Kind
@@ -72,10 +73,7 @@ def _confirmed(directory: str, tensors: Mapping[str, LocatedTensor]) -> GateResu
 
 def _compare(tensors: Mapping[str, LocatedTensor], expected: Expectation) -> GateResult:
     """Every expected parameter there once, in its shape, in floating point where the loader has floating point."""
-    partners: dict[str, set[str]] = {}
-    for alias, kept in expected.ties.items():
-        partners.setdefault(kept, {kept}).add(alias)
-    tied = {name: group for group in partners.values() for name in group}
+    tied = tied_together(expected.ties)
     missing = [name for name in expected.shapes if name not in tensors and tied.get(name, set()).isdisjoint(tensors)]
     unexpected = [name for name in tensors if name not in expected.shapes and name not in expected.ties]
     extra = [name for name in unexpected if name.startswith(VALUE_HEAD)]
