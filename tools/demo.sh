@@ -4,6 +4,10 @@
 set -eu
 cd "$(dirname "$0")/.."
 . tools/environment.sh
+# FlagEmbedding 1.4.2 imports a module that transformers 5.24 no longer has.
+mkdir -p .venv
+constraints=.venv/demo-constraints.txt
+sed 's/^transformers==.*/transformers==5.23.0/' constraints.txt >"$constraints"
 environment demo . FlagEmbedding sentence-transformers transformers
 
 case=tests/fixtures/models/m3_z3
