@@ -123,7 +123,7 @@ def test_another_weight_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     convert = saved("lora", tmp_path, check="sample")
     find = merge.Bases.find
     monkeypatch.setattr(merge.Bases, "find", lambda bases, path: find(bases, path.replace(".1.", ".0.")))
-    monkeypatch.setattr("zeroconsolidate.outputs.checks.prove_base", lambda *_: 0)
+    monkeypatch.setattr("zeroconsolidate.adapters.plan.prove_base", lambda *_: 0)
     with pytest.raises(WitnessMismatch, match="not what its adapter makes of the base"):
         convert()
 

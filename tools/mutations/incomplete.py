@@ -316,7 +316,7 @@ MUTATIONS = (
     Mutation(
         "an adapter is rescued whole or not at all",
         "adapters/test_lora_rescue.py::test_an_adapter_is_whole_or_not_written",
-        ("outputs/planned.py", "        _refuse_broken(adapters, opened.report)\n", "        pass\n"),
+        ("outputs/adapted.py", "        _refuse_broken(adapters, opened.report)\n", "        pass\n"),
     ),
     Mutation(
         "ranks are gathered across roots",

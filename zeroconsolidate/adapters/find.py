@@ -14,9 +14,8 @@ from ..archive.weights import read_weights
 from ..catalog.plain import plain_names
 from ..errors import BadOption, NotACheckpoint, UnsupportedLayout, at
 from . import prompts
-from .beside import of_one_model
 from .peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
-from .wrapping import Kind, Part, adapters_in, is_wrapped, take_apart
+from .wrapping import Kind, Part, adapters_in, is_wrapped, of_one_model, take_apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
