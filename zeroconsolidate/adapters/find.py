@@ -122,13 +122,13 @@ def _refuse_unknown(kind: str, present: Sequence[str]) -> None:
     if kind not in TUNER_PREFIXES and kind not in prompts.PROMPTS:
         raise UnsupportedLayout(
             f"{ADAPTER_CONFIG} says {kind}",
-            consequence=NOT_WRITTEN.get(kind, "which parameters such an adapter has is not known here"),
+            consequence=NOT_WRITTEN.get(kind, "zeroconsolidate does not know which parameters such an adapter has"),
             remedy=keep,
         )
     if not present:
         raise UnsupportedLayout(
             f"{ADAPTER_CONFIG} says {kind}, and the checkpoint has no parameter of such an adapter",
-            remedy=(f"take {ADAPTER_CONFIG} away if it is of another run", keep),
+            remedy=(f"take {ADAPTER_CONFIG} away if it belongs to another run", keep),
         )
 
 

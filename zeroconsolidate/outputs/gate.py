@@ -1,7 +1,7 @@
 """A directory on disk -> what the program that loads it would not find. The last check before files get their names.
 
 Every output passes it before anything gets its final name, whatever was planned and however names were decided:
-files are opened anew, and only their headers, the index and the configs beside them count. `verify` asks the same of
+files are opened again, and only their headers, the index and the configs beside them count. `verify` asks the same of
 a directory that any tool wrote.
 """
 
