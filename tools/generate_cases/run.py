@@ -23,12 +23,14 @@ import time
 import warnings
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 TOOLS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOOLS))
 
 from generate_cases.case import Case, draw, pinned  # noqa: E402
 from generate_cases.convert import kind, outcomes  # noqa: E402
+from generate_cases.forked import Forked  # noqa: E402
 
 BATCH = 60
 """Cases that the same processes train before they are converted."""
@@ -47,7 +49,8 @@ def train(cases: list[Case], folder: Path) -> subprocess.Popen[bytes]:
 
 
 def prepare() -> None:
-    """Ask transformers about a config in this process, which has it loaded, and not in one of its own each time."""
+    """Ask transformers about a config in this process, which has it loaded, and PEFT in a copy of it."""
+    import peft  # noqa: F401
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -56,8 +59,11 @@ def prepare() -> None:
     sys.path.insert(0, str(TOOLS.parent / "tests" / "support"))
     from converted import ask_in_this_process
 
+    from zeroconsolidate.adapters import by_peft
     from zeroconsolidate.naming import sources
 
+    started = SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
+    by_peft.subprocess = started  # type: ignore[attr-defined]
     answers: dict[bytes, object] = {}
     sources._ask = lambda config: answers.setdefault(config, ask_in_this_process(config))  # type: ignore[assignment]
 
