@@ -122,10 +122,11 @@ def merged_values(known: Known, options: dict[str, Any]) -> dict[str, torch.Tens
     with_base = "base" in options and known.case.adapter.get("init_lora_weights") not in ("pissa", "olora")
     with torch.no_grad():
         for name, parameter in plain.model.named_parameters(remove_duplicate=False):
-            # Of a frozen embedding that grew, the save has rows that the base does not have.
-            is_grown = known.case.added_rows and not known.case.exclude_frozen and known.is_of_grown_rows(parameter)
-            if name in known.optimized or not with_base or is_grown:
+            if name in known.optimized or not with_base:
                 parameter.copy_(known.values[name])
+            elif known.case.added_rows and not known.case.exclude_frozen and known.is_of_grown_rows(parameter):
+                # Of a frozen embedding that grew, the save has rows that the base does not have.
+                parameter[models.VOCABULARY :] = known.values[name][models.VOCABULARY :]
     adapters = list(plain.model.peft_config)  # type: ignore[arg-type]
     try:
         merged = plain.model.merge_and_unload(adapter_names=adapters[:1])  # type: ignore[operator]
