@@ -263,6 +263,24 @@ class TestAdapter:
         shutil.copytree(ROOT / "_bases/xlmr", tmp_path / "other")
         assert Kind.UNEXPECTED in kinds(adapter, base=str(tmp_path / "other"))
 
+    def test_trained_tokens_of_a_tied_model(self, tmp_path: Path) -> None:
+        """PEFT has them in the file under every name of the embedding; under no other, and of no other shape."""
+        prefix = "base_model.model."
+        config = {"peft_type": "TRAINABLE_TOKENS", "token_indices": [1, 2], "target_modules": ["embed_tokens"]}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+        of_target = {f"{prefix}model.embed_tokens.trainable_tokens_delta": torch.ones(2, 4)}
+        for other, expected in {
+            "lm_head.trainable_tokens_delta": set(),
+            "lm_head.trainable_tokens_original": {Kind.UNEXPECTED},
+        }.items():
+            save_file(of_target | {prefix + other: torch.ones(2, 4)}, tmp_path / "adapter_model.safetensors")
+            assert kinds(tmp_path) == expected
+        save_file(
+            of_target | {f"{prefix}lm_head.trainable_tokens_delta": torch.ones(3, 4)},
+            tmp_path / "adapter_model.safetensors",
+        )
+        assert kinds(tmp_path) == {Kind.UNEXPECTED}
+
     def test_a_target_without_an_adapter(self, adapter: Path) -> None:
         change_weights(
             adapter / "adapter_model.safetensors",

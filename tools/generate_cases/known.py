@@ -133,7 +133,11 @@ def merged_values(known: Known, options: dict[str, Any]) -> dict[str, torch.Tens
     except Exception as error:
         raise NoOracleError(f"PEFT does not merge it: {type(error).__name__}: {error}") from None
     own = dict(merged.named_parameters(remove_duplicate=False))
-    expected = {name: value.detach().float() for name, value in merged.state_dict().items() if name in own}
+    kept = {name: value.detach().float() for name, value in merged.state_dict().items() if name in own}
+    # Of some kinds PEFT leaves modules_to_save in their wrappers.
+    trained_whole = f".modules_to_save.{adapters[0]}."
+    expected = {name: value for name, value in kept.items() if ".original_module." not in name}
+    expected = {name.replace(trained_whole, "."): value for name, value in expected.items()}
     if not known.case.exclude_frozen:
         return expected
     trained = {

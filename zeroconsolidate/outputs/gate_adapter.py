@@ -162,12 +162,20 @@ def _targets(shapes: Mapping[str, Shape], config: PeftConfig) -> Iterator[Findin
     modules = _modules(shapes, config)
     if not modules or config.target_parameters or not config.target_modules:
         return
-    stray = next((module for module in modules if not _is_target(module, config)), None)
+    stray = next((m for m in modules if not _is_target(m, config) and not _is_tied_to_tokens(m, modules, config)), None)
     if stray is not None:
         yield Finding(
             kind=Kind.UNEXPECTED,
             text=f"{stray} has an adapter, but {ADAPTER_CONFIG} does not target it: PEFT drops it",
         )
+
+
+def _is_tied_to_tokens(module: str, modules: Mapping[str, Mapping[str, Shape]], config: PeftConfig) -> bool:
+    """Of a tied model, trained tokens are in the file under every name of the embedding, though only one is a target
+    (`TrainableTokensModel.inject_adapter` in `peft/tuners/trainable_tokens/model.py`)."""
+    kept = modules[module]
+    targets = [held for name, held in modules.items() if _is_target(name, config)]
+    return config.peft_type == "TRAINABLE_TOKENS" and list(kept) == ["trainable_tokens_delta"] and kept in targets
 
 
 def _is_target(module: str, config: PeftConfig) -> bool:
