@@ -114,6 +114,12 @@ def _attribute(model: nn.Module, name: str) -> torch.Tensor:
     return getattr(found, last).detach().float()
 
 
+def _in_model(name: str) -> str:
+    """A parameter of a PEFT model as the model before it has it."""
+    parts = name.removeprefix("base_model.model.").split(".")
+    return ".".join(part for part in parts if part not in ("base_layer", "original_module"))
+
+
 def merged_values(known: Known, options: dict[str, Any]) -> dict[str, torch.Tensor]:
     """PEFT's merge of the engine's values; frozen weights are the original's if it is given."""
     plain = build(known.case, known.folder / "base", inner=False, outer=False)
@@ -122,7 +128,7 @@ def merged_values(known: Known, options: dict[str, Any]) -> dict[str, torch.Tens
     with_base = "base" in options and known.case.adapter.get("init_lora_weights") not in ("pissa", "olora")
     with torch.no_grad():
         for name, parameter in plain.model.named_parameters(remove_duplicate=False):
-            if name in known.optimized or not with_base:
+            if name in known.optimized or not with_base or _in_model(name) in known.new:
                 parameter.copy_(known.values[name])
             elif known.case.added_rows and not known.case.exclude_frozen and known.is_of_grown_rows(parameter):
                 # Of a frozen embedding that grew, the save has rows that the base does not have.

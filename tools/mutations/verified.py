@@ -300,4 +300,13 @@ MUTATIONS = (
             "    return True\n",
         ),
     ),
+    Mutation(
+        "a head that the run has, and the file has not, is not taken for one that PEFT lists",
+        "outputs/test_gate.py::TestAdapter::test_a_head_that_peft_lists_and_the_run_has_not",
+        (
+            "outputs/gate.py",
+            "    if finding.module and excuses.modules and finding.module not in excuses.modules:\n",
+            "    if finding.module:\n",
+        ),
+    ),
 )

@@ -15,7 +15,7 @@ from ..archive.model_config import has_config, is_diffusers, read_config
 from ..archive.model_files import BESIDE_FOLDER, CONFIG, DIFFUSERS_WEIGHTS, WEIGHTS
 from ..archive.phrases import counted, listed
 from ..catalog.facts import Unsaved
-from ..errors import BadOption, ZeroConsolidateError
+from ..errors import BadOption, WrongNames, ZeroConsolidateError
 from ..naming.fit import Named, fit
 from ..naming.sources import NameSources
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base, refuse_unsaved
@@ -25,7 +25,7 @@ from ..plan.layout import FilePlan
 from .modules import apart
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from ..adapters.find import Adapters
     from ..adapters.plan import Adapted
@@ -68,11 +68,12 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
         _refuse_unsaved_adapter(adapters, catalog.unsaved)
     if adapters is not None and options.lora != "merge":
         return _exported(opened, adapters, options, dtype)
-    additions, adapted, beside = NO_ADDITIONS, None, list[FilePlan]()
+    additions, adapted, beside, lacking = NO_ADDITIONS, None, list[FilePlan](), None
     if adapters is None:
         additions = frozen_of_base(catalog, opened.stored, options.base_directory)
-        if catalog.unsaved and not options.allow_missing:
-            _refuse_unsaved(catalog.unsaved, additions, options)
+        lacking = _unsaved(catalog.unsaved, additions, options)
+        if lacking is not None and options.base_directory is None:
+            raise lacking
         selection = _selected(opened, additions, options)
     else:
         if options.base_directory is None and not options.allow_missing:
@@ -81,7 +82,14 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
     folders: dict[str, dict[str, Source]] = {}
     if options.names != "stored" and options.rename is None and options.lora != "keep":
         selection, folders = apart(selection, modules)
-    named = _named(opened, selection, adapted, options)
+    try:
+        named = _named(opened, selection, adapted, options, additions.sources)
+    except WrongNames:
+        if lacking is None:
+            raise
+        raise lacking from None
+    if lacking is not None and not (named.complete and named.is_exact):
+        raise lacking
     plan = build(
         named.selection,
         dtype=dtype,
@@ -187,11 +195,13 @@ def _merged(
     return selection, merge.adapted, merge.beside.files(dtype, folder=BESIDE_FOLDER)
 
 
-def _named(opened: Opened, selection: Selection, adapted: Adapted | None, options: Options) -> Named:
+def _named(
+    opened: Opened, selection: Selection, adapted: Adapted | None, options: Options, supplied: Collection[str]
+) -> Named:
     """The tensors under the names their loader expects; what was merged into a base model has the base's."""
     if adapted is None or options.base_directory is None or options.rename is not None:
         partial = options.partial or opened.report is not None
-        named = fit(opened.catalog, selection, options, partial=partial)
+        named = fit(opened.catalog, selection, options, partial=partial, supplied=supplied)
         return named if adapted is None else replace(named, ties=_merged_ties(adapted, named.selection))
     return Named(
         selection=selection,
@@ -211,11 +221,18 @@ def _merged_ties(adapted: Adapted, selection: Selection) -> dict[str, str]:
     return {alias: written[kept] for alias, kept in ties if kept in written and alias not in selection.named}
 
 
-def _refuse_unsaved(unsaved: Mapping[str, Unsaved], additions: Additions, options: Options) -> None:
-    """Raises BadOption for parameters without values that are to be written."""
+def _unsaved(unsaved: Mapping[str, Unsaved], additions: Additions, options: Options) -> BadOption | None:
+    """The error for parameters without values that are to be written, unless the base's files have them after all,
+    under the names of the class: then the model is complete in the end."""
+    if not unsaved or options.allow_missing:
+        return None
     roles = {Unsaved.NOT_OPTIMIZED: "trainable", Unsaved.QUANTIZED: "frozen"}
     wanted = {name: why for name, why in unsaved.items() if _is_wanted(name, roles[why], options)}
-    refuse_unsaved(wanted, additions.sources, options.base_directory, additions.warnings)
+    try:
+        refuse_unsaved(wanted, additions.sources, options.base_directory, additions.warnings)
+    except BadOption as error:
+        return error
+    return None
 
 
 def _refuse_unsaved_adapter(adapters: Adapters, unsaved: Mapping[str, Unsaved]) -> None:
