@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class DType(Enum):
@@ -54,6 +58,18 @@ class DType(Enum):
     def of(cls, torch_name: str) -> DType:
         """The member torch calls `torch_name`. Raises KeyError."""
         return _BY_TORCH_NAME[torch_name]
+
+    @classmethod
+    def holding(cls, dtypes: Iterable[DType]) -> DType:
+        """The narrowest that holds the numbers of each of these: of dtypes that differ, floating-point ones only.
+
+        >>> DType.holding([DType.BF16, DType.F32]), DType.holding([DType.BF16, DType.F16])
+        (DType.F32, DType.F32)
+        """
+        different = set(dtypes)
+        widest = max(different, key=lambda dtype: dtype.itemsize)
+        # Of two 16-bit dtypes, one has the larger numbers and the other the finer ones.
+        return cls.F32 if sum(dtype.itemsize == widest.itemsize for dtype in different) > 1 else widest
 
     def __repr__(self) -> str:
         return f"DType.{self.name}"

@@ -95,6 +95,41 @@ def test_a_tied_base_has_one_of_the_names():
     assert into_both["e.weight"] == into_both["h.weight"]
 
 
+def test_rows_that_the_run_added_come_from_its_frozen_copies():
+    """A bias or a buffer of as many tokens, too; a classifier that has other labels is another one."""
+    named = lora("q", 4, 3) | {
+        f"{PEFT}embed_tokens.weight": stored(9, 3, dtype=BF16),
+        f"{PEFT}predictions.bias": stored(9, dtype=BF16),
+        f"{PEFT}tokens_bias": stored(1, 9, role="buffer"),
+        f"{PEFT}positions": stored(1, 8, role="buffer"),
+        f"{PEFT}classifier.weight": stored(4, 3, dtype=BF16),
+    }
+    original = {
+        "q.weight": tensor(4, 3),
+        "embed_tokens.weight": tensor(6, 3, key="base"),
+        "predictions.bias": tensor(6, key="base bias"),
+        "tokens_bias": tensor(1, 6),
+        "positions": tensor(1, 4),
+        "classifier.weight": tensor(2, 3),
+    }
+    result = merge(named, original=original)
+    made = recipes(result)
+    own = named[f"{PEFT}embed_tokens.weight"].recipe
+    assert made["embed_tokens.weight"] == Rows(
+        (View(original["embed_tokens.weight"]), own), 1, ((0, 0, 18), (1, 18, 9))
+    )
+    assert (made["embed_tokens.weight"].dtype, result.selection.named["embed_tokens.weight"].shape) == (
+        DType.F32,
+        (9, 3),
+    )
+    assert made["predictions.bias"].runs == ((0, 0, 6), (1, 6, 3))
+    assert made["tokens_bias"] == named[f"{PEFT}tokens_bias"].recipe
+    assert made["positions"] == View(original["positions"])
+    assert made["classifier.weight"] == named[f"{PEFT}classifier.weight"].recipe
+    assert set(result.added_rows) == {"embed_tokens.weight", "predictions.bias"}
+    assert result.unproven["embed_tokens.weight"] == (View(original["embed_tokens.weight"]), own)
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_each_name_of_a_shared_embedding_is_written_once_they_part(*, frozen: bool):
     """modules_to_save of T5's `shared`, of which encoder and head have the original: config.json then ties nothing."""

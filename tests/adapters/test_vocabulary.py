@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from peft_runs import ATTENTION, GQA, Tuned, lora, tune
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from zeroconsolidate import consolidate, verify
-from zeroconsolidate.errors import Disagreement
+from zeroconsolidate.errors import Disagreement, WitnessMismatch
 
 pytest.importorskip("peft")
 
@@ -105,11 +106,76 @@ def test_lora_on_rows_that_are_lost(target: str, tmp_path: Path) -> None:
         consolidate(source, tmp_path / "out", lora="merge", base=base)
 
 
-def test_frozen_rows_in_the_save(tmp_path: Path) -> None:
-    tuned = tune(model, default=lora())
+EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
+RESIZED = {
+    "neither": lora(),
+    "embedding": lora(target_modules=[*ATTENTION, "embed_tokens"]),
+    "head": lora(target_modules=[*ATTENTION, "lm_head"]),
+    "both, DoRA": lora(target_modules=[*ATTENTION, "embed_tokens", "lm_head"], use_dora=True),
+    "tokens": lora(trainable_token_indices=[3, 50]),
+    "embedding saved": lora(modules_to_save=["embed_tokens"]),
+    "head saved": lora(modules_to_save=["lm_head"]),
+}
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("is_tied", [False, True])
+@pytest.mark.parametrize("run", RESIZED)
+def test_frozen_rows_in_the_save(run: str, is_tied: bool, stage: int, tmp_path: Path) -> None:
+    """The rows of the base are its own, whose copies the save has rounded; the others are those of the save."""
+    if is_tied and run == "both, DoRA":
+        pytest.skip("refused: two adapters of one weight, each of which sets its length")
+    if stage != 2 and run not in ("neither", "embedding"):
+        pytest.skip("where the frozen copies are is the same for all of them")
+    tuned = tune(tied if is_tied else model, default=RESIZED[run])
+    source = tuned.save(tmp_path / "in", stage=stage, frozen=True, dtype=torch.bfloat16)
+    base = base_of_old_size(tmp_path, is_tied=is_tied)
+    report = consolidate(source, tmp_path / "out", lora="merge", base=base, check="all")
+    truth = merged_with_rounded_rows(tuned)
+    found = loaded(tmp_path / "out")
+    close = [name for name in truth if torch.allclose(truth[name], found[name], rtol=1e-6, atol=1e-7)]
+    assert sorted(close) == sorted(truth)
+    assert stated(tmp_path / "out") == GROWN
+    assert any("rows that the run added, taken from the frozen copies" in note for note in report.notes)
+    assert verify(tmp_path / "out").ok
+
+
+def merged_with_rounded_rows(tuned: Tuned) -> dict[str, torch.Tensor]:
+    """PEFT's merge into a base that has the added rows as the run held them."""
+    run = copy.deepcopy(tuned.model)
+    with torch.no_grad():
+        for parameter in run.parameters():
+            if not parameter.requires_grad and parameter.shape[0] == GROWN:
+                parameter[GQA["vocab_size"] :] = parameter[GQA["vocab_size"] :].bfloat16().float()
+    return dict(run.merge_and_unload().state_dict())
+
+
+def test_a_smaller_vocabulary(tmp_path: Path) -> None:
+    tuned = tune(lambda: model(grown=False), default=lora())
     source = checkpoint(tuned, tmp_path, frozen=True)
-    consolidate(source, tmp_path / "out", lora="merge", base=base_of_old_size(tmp_path))
-    assert (stated(tmp_path / "out"), loaded(tmp_path / "out")["lm_head.weight"].shape[0]) == (GROWN, GROWN)
+    torch.manual_seed(0)
+    base = model(grown=False)
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    base.resize_token_embeddings(GROWN, mean_resizing=False)
+    base.save_pretrained(tmp_path / "base")
+    consolidate(source, tmp_path / "out", lora="merge", base=tmp_path / "base", check="all")
+    found = loaded(tmp_path / "out")
+    for name in EMBEDDINGS:
+        assert torch.equal(found[name], base.state_dict()[name][: GQA["vocab_size"]])
+    assert stated(tmp_path / "out") == GQA["vocab_size"]
+
+
+def test_rows_of_another_base(tmp_path: Path) -> None:
+    """What both have must agree, wherever it differs."""
+    source = checkpoint(tune(model, default=lora()), tmp_path, frozen=True)
+    base = base_of_old_size(tmp_path)
+    weights = load_file(base / "model.safetensors")
+    weights["lm_head.weight"][-1] *= 1.5
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WitnessMismatch, match="not those the adapter was trained on"):
+        consolidate(source, tmp_path / "out", lora="merge", base=base)
 
 
 def test_frozen_rows_that_are_lost(tmp_path: Path) -> None:

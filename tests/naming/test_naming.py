@@ -8,11 +8,11 @@ import pytest
 from catalogs import half, model, stage2, tensor
 
 from zeroconsolidate.errors import BadOption, UnsupportedLayout
-from zeroconsolidate.naming.base import filled, missing_frozen
+from zeroconsolidate.naming.base import filled, missing_frozen, without_parts
 from zeroconsolidate.naming.decision import best_mapping, decide, judge, renamed, unique, without_expectation
 from zeroconsolidate.naming.expectation import Expectation, Naming, complaint, is_related, outcome
 from zeroconsolidate.naming.hub_layout import Conversion, to_hub
-from zeroconsolidate.plan.build import Selection
+from zeroconsolidate.plan.build import Selection, Source
 from zeroconsolidate.plan.sources import sources
 
 BERT = {"embeddings.weight": (9, 4), "encoder.layer.0.weight": (4, 4), "encoder.layer.1.weight": (4, 4)}
@@ -242,6 +242,24 @@ def test_a_base_model_that_has_nothing_new():
 )
 def test_another_model_gives_nothing(base: dict[str, Any], reason: str):
     assert given(base) == ([], reason)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_parts_of_the_base_that_were_not_trained_are_left_out(exact: bool):
+    """T5's encoder alone was trained: the base's decoder is none of its. What the run has is never left out."""
+    stored = {**prefixed("encoder."), **prefixed("decoder."), "projection.weight": (4, 4)}
+    naming = best_mapping(stored, {}, expecting(prefixed("encoder."), exact=exact))
+    named = {name: Source.of_model(name, tensor(*shape)) for name, shape in stored.items()}
+    selection = Selection(named=named, left_out=("lost",))
+    kept, judged = without_parts(selection, naming, prefixed("decoder."))
+    if not exact:  # a relative does not tell what the class has
+        assert (kept, judged) == (selection, naming)
+        return
+    assert list(kept.named) == [*prefixed("encoder."), "projection.weight"]
+    assert kept.left_out == ("lost", *prefixed("decoder."))
+    assert judged.unexpected == ("projection.weight",)
+    assert set(judged.mapping) == set(kept.named)
+    assert without_parts(kept, judged, prefixed("encoder.")) == (kept, judged)
 
 
 def test_what_the_target_lacks_is_filled_from_the_base():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from converted import ask_in_this_process
 from model_cases import ROOT
 from safetensors.torch import load_file
 from zero_model import Run, save
@@ -61,6 +62,45 @@ def test_the_base_has_them(prefix: str, tmp_path: Path) -> None:
     expected = {name: truth[name] if is_trained(name) else value for name, value in weights().items()}
     assert differing(tmp_path / "out", expected) == []
     assert report.from_base == sum(not is_trained(name) for name in truth)
+
+
+def test_the_base_has_them_under_the_names_of_the_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One model under two names: of what has no values only the second name is left, and of the rest the first is the
+    parameter's. No one prefix brings both to the base's names; what the class still lacks in the end tells."""
+    truth = {name: value + 1 if is_trained(name) else value.bfloat16() for name, value in weights().items()}
+    run = Run(
+        stage=3,
+        world_size=2,
+        groups=[{f"q.{name}": value for name, value in truth.items() if is_trained(name)}],
+        frozen={f"p.{name}": value for name, value in truth.items() if not is_trained(name)},
+        ties={f"p.{name}": f"q.{name}" for name in truth if is_trained(name)},
+        extra={"frozen_param_shapes": {}, "frozen_param_fragments": {}},
+    )
+    save(run, tmp_path / "in")
+    shutil.copy(BASE / "config.json", tmp_path / "in")
+    with pytest.raises(BadOption, match=r"--base DIR"):
+        consolidate(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(BadOption, match=r"the base model has no"):  # nobody can be asked for the names of the class
+        consolidate(tmp_path / "in", tmp_path / "out", base=BASE)
+    pytest.importorskip("transformers", minversion="5")
+    monkeypatch.setattr(evidence, "find_spec", lambda _: True)
+    monkeypatch.setattr(evidence, "_ask", ask_in_this_process)
+    report = consolidate(tmp_path / "in", tmp_path / "out", base=BASE)
+    expected = {name: truth[name] if is_trained(name) else value for name, value in weights().items()}
+    assert differing(tmp_path / "out", expected) == []
+    assert report.from_base == sum(not is_trained(name) for name in truth)
+
+
+def test_a_part_of_it_that_has_none_is_missed(tmp_path: Path) -> None:
+    """What the base has in another shape is not made complete by it."""
+    checkpoint(tmp_path / "in", 3)
+    base = shutil.copytree(BASE, tmp_path / "base")
+    from safetensors.torch import save_file
+
+    fewer = {name: value for name, value in weights().items() if not name.endswith("1.self_attn.q_proj.weight")}
+    save_file(fewer, base / "model.safetensors")
+    with pytest.raises(BadOption, match=r"no values.*the base model has no .*q_proj.*is another"):
+        consolidate(tmp_path / "in", tmp_path / "out", base=base)
 
 
 def test_without_it_they_are_missed(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from zeroconsolidate.cli import main
 from zeroconsolidate.errors import WrongNames
 from zeroconsolidate.naming import sources
 from zeroconsolidate.outputs import make as making
-from zeroconsolidate.outputs.gate import examine
+from zeroconsolidate.outputs.gate import Excuses, examine, pass_or_refuse
 from zeroconsolidate.outputs.gate_finding import Finding, GateResult, Kind
 
 if TYPE_CHECKING:
@@ -259,9 +259,53 @@ class TestAdapter:
         )
         assert Kind.MISSING in kinds(tmp_path / "out")
 
+    def test_a_head_that_peft_lists_and_the_run_has_not(self, adapter: Path) -> None:
+        """PEFT takes `qa_outputs` for trained in any QUESTION_ANS, and ModernBERT's is called otherwise."""
+        change_json(adapter / "adapter_config.json", task_type="QUESTION_ANS", modules_to_save=["qa_outputs"])
+        found = examine(str(adapter))
+        assert [finding.module for finding in found.findings] == ["qa_outputs"]
+        assert not verify(adapter).ok
+        (text,) = pass_or_refuse(found, Excuses(modules=frozenset({"layers", "q_proj"})))
+        assert "as PEFT does for any QUESTION_ANS" in text
+        for of_run in (frozenset({"qa_outputs"}), frozenset[str]()):
+            with pytest.raises(WrongNames, match="qa_outputs"):
+                pass_or_refuse(found, Excuses(modules=of_run))
+        change_json(adapter / "adapter_config.json", modules_to_save=["lm_head"])  # listed by the user
+        with pytest.raises(WrongNames, match="lm_head"):
+            pass_or_refuse(examine(str(adapter)), Excuses(modules=frozenset({"layers", "q_proj"})))
+
+    def test_wrappers_in_one_another(self, tmp_path: Path) -> None:
+        """Of two parameters of a module, the wrapper of one is around that of the other."""
+        (tmp_path / "adapter_config.json").write_text(json.dumps(
+            {"peft_type": "LORA", "r": 2, "target_modules": [], "target_parameters": ["mlp.up_proj.weight"]}
+        ))  # fmt: skip
+        for module, expected in {"mlp.up_proj": set(), "mlp.other": {Kind.UNEXPECTED}}.items():
+            where = f"base_model.model.model.layers.0.{module}.base_layer.base_layer"
+            factors = {f"{where}.lora_A.weight": torch.ones(2, 4), f"{where}.lora_B.weight": torch.ones(4, 2)}
+            save_file(factors, tmp_path / "adapter_model.safetensors")
+            assert kinds(tmp_path, base=str(LLAMA)) == expected
+
     def test_modules_that_the_base_does_not_have(self, adapter: Path, tmp_path: Path) -> None:
         shutil.copytree(ROOT / "_bases/xlmr", tmp_path / "other")
         assert Kind.UNEXPECTED in kinds(adapter, base=str(tmp_path / "other"))
+
+    def test_trained_tokens_of_a_tied_model(self, tmp_path: Path) -> None:
+        """PEFT has them in the file under every name of the embedding; under no other, and of no other shape."""
+        prefix = "base_model.model."
+        config = {"peft_type": "TRAINABLE_TOKENS", "token_indices": [1, 2], "target_modules": ["embed_tokens"]}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+        of_target = {f"{prefix}model.embed_tokens.trainable_tokens_delta": torch.ones(2, 4)}
+        for other, expected in {
+            "lm_head.trainable_tokens_delta": set(),
+            "lm_head.trainable_tokens_original": {Kind.UNEXPECTED},
+        }.items():
+            save_file(of_target | {prefix + other: torch.ones(2, 4)}, tmp_path / "adapter_model.safetensors")
+            assert kinds(tmp_path) == expected
+        save_file(
+            of_target | {f"{prefix}lm_head.trainable_tokens_delta": torch.ones(3, 4)},
+            tmp_path / "adapter_model.safetensors",
+        )
+        assert kinds(tmp_path) == {Kind.UNEXPECTED}
 
     def test_a_target_without_an_adapter(self, adapter: Path) -> None:
         change_weights(

@@ -243,6 +243,11 @@ def test_runs_of_rows_are_laid_end_to_end():
     covers_once(rows)
     strided = View(tensor(4, 2, stride=(1, 4)))
     assert not Rows((first, strided), 2, ((0, 0, 1),)).is_plain
+    half = View(tensor(4, 2, dtype=DType.BF16))
+    mixed = Rows((half, first), 2, ((0, 0, 1), (1, 1, 1)))
+    assert (mixed.dtype, mixed.is_plain, [copy.dtype for copy in mixed.copies()]) == (
+        DType.F32, False, [DType.BF16, DType.F32]
+    )  # fmt: skip
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -338,6 +338,11 @@ def test_recipes_made_of_others_take_a_new_one(case: Case):
             assert not made_of.is_copied
             assert made_of.numel == len(expected)
             assert read_all(made_of, inputs).tobytes() == expected.numpy().tobytes()
+        halved = Zeros(numel=columns, dtype=DType.BF16)
+        with pytest.raises(PlanBroken, match="one dtype"):
+            reader(Rows((twice, halved), columns, ((0, 0, 1),)), inputs)
+        mixed = Rows((halved, recipe), columns, ((0, 0, 1), (1, 1, 1)))
+        assert read_all(mixed, inputs).tobytes() == torch.cat([torch.zeros(columns), truth[1]]).numpy().tobytes()
     shares = [made_of.input_bytes for made_of in made]
     assert shares == [8 * columns, 8 * flat.numel(), 8 * columns]
 

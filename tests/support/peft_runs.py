@@ -226,6 +226,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], PeftConfig]] = {
     "tokens_by_module": (llama, lora(trainable_token_indices={"embed_tokens": [3, 40], "lm_head": [1]})),
     "tokens_tied": (qwen2, lora(trainable_token_indices=[3, 40, 7])),
     "tokens_alone": (llama, TrainableTokensConfig(token_indices=[5, 2], target_modules=["embed_tokens"])),
+    "tokens_alone_tied": (qwen2, TrainableTokensConfig(token_indices=[5, 2], target_modules=["embed_tokens"])),
     "experts_mixtral": (mixtral, lora(target_parameters=EXPERTS)),
     "experts_qwen3": (qwen3_moe, lora(target_parameters=EXPERTS, target_modules=["q_proj"])),
     "experts_one": (mixtral, lora(target_parameters=["mlp.experts.down_proj"], rank_pattern={"experts.down_proj": 2})),

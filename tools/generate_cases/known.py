@@ -114,6 +114,12 @@ def _attribute(model: nn.Module, name: str) -> torch.Tensor:
     return getattr(found, last).detach().float()
 
 
+def _in_model(name: str) -> str:
+    """A parameter of a PEFT model as the model before it has it."""
+    parts = name.removeprefix("base_model.model.").split(".")
+    return ".".join(part for part in parts if part not in ("base_layer", "original_module"))
+
+
 def merged_values(known: Known, options: dict[str, Any]) -> dict[str, torch.Tensor]:
     """PEFT's merge of the engine's values; frozen weights are the original's if it is given."""
     plain = build(known.case, known.folder / "base", inner=False, outer=False)
@@ -122,17 +128,22 @@ def merged_values(known: Known, options: dict[str, Any]) -> dict[str, torch.Tens
     with_base = "base" in options and known.case.adapter.get("init_lora_weights") not in ("pissa", "olora")
     with torch.no_grad():
         for name, parameter in plain.model.named_parameters(remove_duplicate=False):
-            # Of a frozen embedding that grew, the save has rows that the base does not have.
-            is_grown = known.case.added_rows and not known.case.exclude_frozen and known.is_of_grown_rows(parameter)
-            if name in known.optimized or not with_base or is_grown:
+            if name in known.optimized or not with_base or _in_model(name) in known.new:
                 parameter.copy_(known.values[name])
+            elif known.case.added_rows and not known.case.exclude_frozen and known.is_of_grown_rows(parameter):
+                # Of a frozen embedding that grew, the save has rows that the base does not have.
+                parameter[models.VOCABULARY :] = known.values[name][models.VOCABULARY :]
     adapters = list(plain.model.peft_config)  # type: ignore[arg-type]
     try:
         merged = plain.model.merge_and_unload(adapter_names=adapters[:1])  # type: ignore[operator]
     except Exception as error:
         raise NoOracleError(f"PEFT does not merge it: {type(error).__name__}: {error}") from None
     own = dict(merged.named_parameters(remove_duplicate=False))
-    expected = {name: value.detach().float() for name, value in merged.state_dict().items() if name in own}
+    kept = {name: value.detach().float() for name, value in merged.state_dict().items() if name in own}
+    # Of some kinds PEFT leaves modules_to_save in their wrappers.
+    trained_whole = f".modules_to_save.{adapters[0]}."
+    expected = {name: value for name, value in kept.items() if ".original_module." not in name}
+    expected = {name.replace(trained_whole, "."): value for name, value in expected.items()}
     if not known.case.exclude_frozen:
         return expected
     trained = {

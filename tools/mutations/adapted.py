@@ -19,6 +19,30 @@ MUTATIONS = (
         ("adapters/vocabulary.py", "    if len(counts) > 1 and is_resized:\n", "    if False:\n"),
     ),
     Mutation(
+        "of a vocabulary that grew, the base's rows are the base's",
+        "adapters/test_vocabulary.py::test_frozen_rows_in_the_save",
+        (
+            "adapters/bases.py",
+            "                return self._of_both(path, found.source, own)\n",
+            "                pass\n",
+        ),
+    ),
+    Mutation(
+        "and they are compared with the run's, at both ends",
+        "adapters/test_vocabulary.py::test_rows_of_another_base",
+        ("adapters/bases.py", "        self.unproven[path] = (original.recipe, own.recipe)\n", "        pass\n"),
+    ),
+    Mutation(
+        "a classifier with more labels is another one",
+        "adapters/test_merge.py::test_rows_that_the_run_added_come_from_its_frozen_copies",
+        ("adapters/bases.py", "            and (original.shape[0], own.shape[0]) in self._vocabularies\n", ""),
+    ),
+    Mutation(
+        "tensors of several dtypes are not copied as they are",
+        "plan/test_plan.py::test_runs_of_rows_are_laid_end_to_end",
+        ("plan/pieces.py", "recipe.is_plain and recipe.dtype is dtype for recipe", "recipe.is_plain for recipe"),
+    ),
+    Mutation(
         "config.json follows the rows",
         "adapters/test_vocabulary.py::test_both_trained",
         ("outputs/side_files.py", "text = with_vocabulary(text, planned.adapted.rows)\n", "pass\n"),

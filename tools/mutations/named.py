@@ -49,8 +49,8 @@ MUTATIONS = (
         f"{UNSAVED}::test_without_it_they_are_missed",
         (
             "outputs/planned.py",
-            "            _refuse_unsaved(catalog.unsaved, additions, options)\n",
-            "            pass\n",
+            "        lacking = _unsaved(catalog.unsaved, additions, options)\n",
+            "        lacking = None\n",
         ),
     ),
     Mutation(
@@ -77,5 +77,32 @@ MUTATIONS = (
         "models of accelerate are not chosen from, though `latest` names one",
         "whole/test_reported_more.py::test_two_models_of_one_accelerate_run",
         ("archive/discover.py", "    refuse_several_models(tags)\n", ""),
+    ),
+    Mutation(
+        "parameters without values are supplied for the class itself, not for a relative of it",
+        f"{UNSAVED}::test_a_part_of_it_that_has_none_is_missed",
+        (
+            "outputs/planned.py",
+            "    if lacking is not None and not (named.complete and named.is_exact):\n",
+            "    if lacking is not None and not named.complete:\n",
+        ),
+    ),
+    Mutation(
+        "or missed",
+        UNSAVED,
+        (
+            "outputs/planned.py",
+            "    if lacking is not None and not (named.complete and named.is_exact):\n",
+            "    if False:\n",
+        ),
+    ),
+    Mutation(
+        "only parts of the base are left out for a class that has fewer",
+        "naming/test_naming.py::test_parts_of_the_base_that_were_not_trained_are_left_out",
+        (
+            "naming/base.py",
+            "    dropped = {name: new for name in supplied if",
+            "    dropped = {name: new for name in naming.mapping if",
+        ),
     ),
 )

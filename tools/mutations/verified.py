@@ -291,4 +291,22 @@ MUTATIONS = (
         "audit/test_verify.py::TestOutput::test_an_index_and_its_files_must_fit",
         ("archive/safetensors.py", "        if extra is not None:\n", "        if False:\n"),
     ),
+    Mutation(
+        "only trained tokens are in a file beyond the config's targets",
+        "outputs/test_gate.py::TestAdapter::test_trained_tokens_of_a_tied_model",
+        (
+            "outputs/gate_adapter.py",
+            '    return config.peft_type == "TRAINABLE_TOKENS" and list(kept) == ["trainable_tokens_delta"] and kept in targets\n',
+            "    return True\n",
+        ),
+    ),
+    Mutation(
+        "a head that the run has, and the file has not, is not taken for one that PEFT lists",
+        "outputs/test_gate.py::TestAdapter::test_a_head_that_peft_lists_and_the_run_has_not",
+        (
+            "outputs/gate.py",
+            "    if finding.module and excuses.modules and finding.module not in excuses.modules:\n",
+            "    if finding.module:\n",
+        ),
+    ),
 )

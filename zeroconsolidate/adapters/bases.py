@@ -5,10 +5,13 @@ Paths are as in `wrapped.py`.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ..errors import BadOption, UnsupportedLayout, ZeroConsolidateError
 from ..plan.build import Source
+from ..plan.pieces import Rows
+from .additions import has_row_per_token
 from .original import Found
 
 if TYPE_CHECKING:
@@ -28,7 +31,10 @@ class Bases:
         self.from_checkpoint: dict[str, str] = {}
         """Names of the tensors of the original model that are the checkpoint's frozen copies, and their dtypes."""
         self.unproven: dict[str, tuple[Recipe, Recipe]] = {}
-        """Path -> (the original's tensor, the frozen copy in the checkpoint), which should be the same."""
+        """Path -> (the original's tensor, the frozen copy in the checkpoint): as far as both go, they should be the
+        same."""
+        self.added_rows: dict[str, str] = {}
+        """Names of the tensors that have the rows the run added from its frozen copies, and the dtypes of those."""
 
     def owner(self, path: str) -> str:
         """The path that stands for a shared tensor. A name that modules_to_save gave a tensor of its own is no longer
@@ -55,8 +61,10 @@ class Bases:
                 if own is not None and own.role == "frozen":
                     self.unproven[path] = (found.source.recipe, own.recipe)
                 return found
-            if own is not None and own.role == "buffer":
-                return None  # the original's files do without it
+            if found is not None and own is not None and self._is_resized(found.source, own):
+                return self._of_both(path, found.source, own)
+            if own is not None and own.role == "buffer" and not (found is not None and self._has_tokens(found, own)):
+                return None  # the original's files do without it, or have another
             if self._original.is_opaque(path):
                 return None  # it stays as it is in the original's files
         if own is None:
@@ -65,6 +73,48 @@ class Bases:
             raise self._only_quantized(own)
         self.from_checkpoint[self.name(path)] = own.recipe.dtype.torch_name
         return self._as_stored(path, own, own.role)
+
+    @cached_property
+    def _vocabularies(self) -> set[tuple[int, int]]:
+        """(tokens of the original, tokens of the run), where the run resized an embedding or a head."""
+        run = self._model.own | {path: next(iter(held.values())) for path, held in self._model.saved.items()}
+        found = [(self._of_original(path), source) for path, source in run.items() if has_row_per_token(path)]
+        sizes = {(its.source.shape[0], source.shape[0]) for its, source in found if its is not None and source.shape}
+        return {(before, after) for before, after in sizes if before != after}
+
+    def _has_tokens(self, found: Found, own: Source) -> bool:
+        """Whether a buffer has a number for each token, of which the run has more or fewer."""
+        before, after = found.source.shape, own.shape
+        return before[:-1] == after[:-1] and (before[-1:], after[-1:]) in {((b,), (a,)) for b, a in self._vocabularies}
+
+    def _is_resized(self, original: Source, own: Source) -> bool:
+        """Whether two tensors differ in nothing but the number of tokens. Where labels differ in number, say, the
+        first of them are others."""
+        return (
+            own.role == "frozen"
+            and original.shape[1:] == own.shape[1:]
+            and bool(own.shape)
+            and (original.shape[0], own.shape[0]) in self._vocabularies
+            and original.recipe.dtype.is_floating
+            and original.recipe.is_copied
+            and own.recipe.is_copied
+        )
+
+    def _of_both(self, path: str, original: Source, own: Source) -> Found:
+        """The original's rows, as far as the run has them, and of the run's frozen copy those that it added."""
+        self.unproven[path] = (original.recipe, own.recipe)
+        name, kept = self.name(path), min(original.recipe.numel, own.recipe.numel)
+        runs = ((0, 0, kept), (1, kept, own.recipe.numel - kept))
+        recipe = Rows((original.recipe, own.recipe), 1, runs)
+        if own.recipe.numel > kept:
+            self.added_rows[name] = own.recipe.dtype.torch_name
+        else:
+            recipe = Rows((original.recipe,), 1, runs[:1])
+        return Found(
+            source=Source(name=name, shape=own.shape, recipe=recipe, role=own.role),
+            pieces=((name, own.shape),),
+            is_original=False,
+        )
 
     def _is_quantized(self, path: str, own: Source) -> bool:
         """Whether the checkpoint's copy of a weight is in a few bits: never what adapters are merged into."""

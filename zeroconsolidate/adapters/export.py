@@ -154,8 +154,8 @@ def _key(part: Part, adapter: str, config: PeftConfig, ties: Mapping[str, str]) 
             return None
         if part.kind is Kind.TUNER and part.attribute in SHARED_ONCE.get(config.peft_type, ()):
             return None
-        # The head of a tied model has the embedding's own rows: they are saved once.
-        tied_tokens = part.attribute == "trainable_tokens_delta" and part.name in ties
+        # The head of a tied model has the embedding's own rows: where they go with a LoRA, they are saved once.
+        tied_tokens = ".token_adapter.trainable_tokens_delta." in part.inner and part.name in ties
         return None if tied_tokens else in_a_file(part, adapter)
     if part.kind is not Kind.OWN:
         return None

@@ -55,7 +55,11 @@ class MergeResult:
     untied: tuple[str, ...]
     """Names that shared one tensor in the original model and have their own now."""
     unproven: Mapping[str, tuple[Recipe, Recipe]]
-    """Name -> (the original's tensor, the frozen copy in the checkpoint); they should be the same."""
+    """Name -> (the original's tensor, the frozen copy in the checkpoint); as far as both go, they should be the
+    same."""
+    added_rows: Mapping[str, str]
+    """Names of the tensors whose rows that the run added are the checkpoint's frozen copies, and the dtypes of
+    those."""
     unknown: tuple[str, ...]
     """Names that the original has not, and that its class does not expect."""
     ignored: tuple[str, ...]
@@ -124,6 +128,7 @@ class Merger:
             from_checkpoint=self._bases.from_checkpoint,
             untied=tuple(untied),
             unproven=self._bases.unproven,
+            added_rows=self._bases.added_rows,
             unknown=unknown,
             ignored=ignored,
         )

@@ -13,7 +13,7 @@ from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
 from ..errors import UnsupportedLayout, WitnessMismatch, WrongNames, at
 from ..plan.build import ModelPlan, Selection, padding_bytes, select
-from ..plan.witness import SAMPLED_NUMEL, Comparison, spread
+from ..plan.witness import Comparison, both_ends, spread
 from .base import agreed, base_remedy
 from .beside import Beside, beside_adapter, beside_model
 from .export import adapter_files, build_adapters
@@ -236,7 +236,12 @@ def _original(
 def _comparisons(result: MergeResult) -> tuple[Comparison, ...]:
     pairs = [pair for pair in result.unproven.items() if pair[1][0].dtype.is_floating and pair[1][1].numel]
     return tuple(
-        Comparison(name=name, master=original, copy=copy, intervals=((0, min(copy.numel, SAMPLED_NUMEL)),))
+        Comparison(
+            name=name,
+            master=original,
+            copy=copy,
+            intervals=both_ends(min(original.numel, copy.numel), everything=False),
+        )
         for name, (original, copy) in spread(pairs)
     )
 
@@ -287,6 +292,10 @@ def _notes(
     elif result.from_checkpoint:
         some = listed(list(result.from_checkpoint), 4)
         notes.append(f"not taken from the base model but from the checkpoint: {some}")
+    if result.added_rows:
+        dtypes = ", ".join(sorted(set(result.added_rows.values())))
+        some = listed(list(result.added_rows), 4)
+        notes.append(f"rows that the run added, taken from the frozen copies in the checkpoint ({dtypes}): {some}")
     if quantized:
         notes.append(
             f"the quantized copy of {counted(len(set(quantized.values())), 'weight')} in the checkpoint was not used; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..archive.phrases import listed
@@ -10,11 +11,12 @@ from .decision import best_mapping
 from .expectation import Expectation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from ..archive.located import LocatedTensor
     from ..catalog.facts import Catalog
     from ..plan.build import Selection
+    from .expectation import Naming
 
 
 def missing_frozen(
@@ -92,3 +94,18 @@ def filled(selection: Selection, expected: Expectation, base: Mapping[str, Locat
         if name in there and name not in selection.named and name not in tied and shape in (None, shapes[there[name]]):
             found[name] = Source.of_model(there[name], base[there[name]])
     return found
+
+
+def without_parts(selection: Selection, naming: Naming, supplied: Collection[str]) -> tuple[Selection, Naming]:
+    """Both without those of the base model that the class which was trained does not have: of T5 with a decoder, say,
+    only the encoder may have been trained."""
+    if naming.expectation is None or not naming.expectation.exact:
+        return selection, naming
+    unexpected = set(naming.unexpected)
+    dropped = {name: new for name in supplied if (new := naming.mapping.get(name, name)) in unexpected}
+    if not dropped:
+        return selection, naming
+    left = tuple(name for name in naming.unexpected if name not in dropped.values())
+    mapping = {name: new for name, new in naming.mapping.items() if name not in dropped}
+    kept = selection.only(lambda name, _source: name not in dropped)
+    return kept, replace(naming, mapping=mapping, unexpected=left)

@@ -10,7 +10,7 @@ from ..archive.weights import read_weights
 from ..errors import BadOption, WrongNames, ZeroConsolidateError
 from ..plan.build import Selection, Source
 from .auto_ep import as_before_auto_ep
-from .base import filled
+from .base import filled, without_parts
 from .by_class import of_class
 from .check import check_names, is_fused
 from .decision import best_mapping, decide, judge, renamed, unique, without_expectation
@@ -20,7 +20,7 @@ from .shared import landed, names_to_write, tied_together
 from .sources import NameSources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from ..catalog.facts import Catalog, Shape
     from ..options import Options
@@ -47,6 +47,8 @@ class Named:
     """Whether nothing is known that a loader would miss."""
     complete: bool = False
     """Whether every parameter that was expected is there."""
+    is_exact: bool = False
+    """Whether the model itself expects them, and not only a relative."""
     from_base: tuple[str, ...] = ()
     """Output names that the base model's weights supply."""
     files: tuple[str, ...] = ()
@@ -55,11 +57,14 @@ class Named:
     """The class that was found by names and shapes, where config.json names none."""
 
 
-def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bool) -> Named:
+def fit(
+    catalog: Catalog, selection: Selection, options: Options, *, partial: bool, supplied: Collection[str] = ()
+) -> Named:
     """Name the tensors of `selection` for their loader.
 
-    `partial`: some were left out on purpose, or are lost, and need not be found. Raises WrongNames if a loader would
-    not find its parameters.
+    `partial`: some were left out on purpose, or are lost, and need not be found. `supplied`: those that are the base
+    model's, which may be of a class with more parts than was trained. Raises WrongNames if a loader would not find its
+    parameters.
     """
     if options.names == "stored":
         return _as_stored(catalog, selection)
@@ -72,7 +77,7 @@ def fit(catalog: Catalog, selection: Selection, options: Options, *, partial: bo
             named, _ = _fitted(catalog, selection, options, sources.knowing(found.architecture), partial=partial)
             return replace(named, class_name=found.class_name)
     confirmed = _confirmed(catalog, selection, options, sources, partial=partial)
-    return confirmed or _fitted(catalog, selection, options, sources, partial=partial)[0]
+    return confirmed or _fitted(catalog, selection, options, sources, partial=partial, supplied=supplied)[0]
 
 
 def _confirmed(
@@ -94,10 +99,17 @@ def _confirmed(
 
 
 def _fitted(
-    catalog: Catalog, selection: Selection, options: Options, sources: NameSources, *, partial: bool
+    catalog: Catalog,
+    selection: Selection,
+    options: Options,
+    sources: NameSources,
+    *,
+    partial: bool,
+    supplied: Collection[str] = (),
 ) -> tuple[Named, Naming]:
     """The tensors under the names that `sources` decide, and the decision."""
     naming = _names(catalog, selection, options, sources)
+    selection, naming = without_parts(selection, naming, supplied)
     selection = _as_expected(catalog, selection, naming, options, config_ties=sources.ties_embeddings)
     named, heads, dropped = _apply(selection, naming)
     fitted = Selection(named=named, left_out=(*selection.left_out, *dropped))
@@ -121,6 +133,7 @@ def _fitted(
         ties=written_once(catalog, fitted, naming.mapping),
         loads=naming.loads or naming.expectation is None or not naming.expectation.exact,
         complete=naming.loads and naming.expectation is not None,
+        is_exact=naming.expectation is not None and naming.expectation.exact,
         from_base=from_base,
         files=files,
     )

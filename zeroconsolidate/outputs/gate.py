@@ -36,6 +36,8 @@ class Excuses:
     """The option with which every finding is a warning."""
     is_partial: bool = False
     """Tensors were left out on purpose, or are lost: those that are missing are a warning, and no error."""
+    modules: frozenset[str] = frozenset()
+    """Every part of the names of an adapter run: what PEFT lists as trained, and is none of them, nobody trained."""
 
 
 def examine(directory: str, *, base: str | None = None, is_merged: bool = False, remember: bool = False) -> GateResult:
@@ -85,6 +87,8 @@ def pass_or_refuse(result: GateResult, excuses: Excuses) -> tuple[str, ...]:
 def _is_excused(finding: Finding, excuses: Excuses) -> bool:
     if finding.kind in (Kind.FILE, Kind.EMPTY):
         return False  # nobody asks for a file that cannot be read
+    if finding.module and excuses.modules and finding.module not in excuses.modules:
+        return True
     return excuses.insisted is not None or (excuses.is_partial and finding.kind is Kind.MISSING)
 
 

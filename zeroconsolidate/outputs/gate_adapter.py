@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..adapters.peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
@@ -30,7 +31,13 @@ if TYPE_CHECKING:
     from ..naming.hub_layout import Architecture
 
 _CLASSIFIERS = {"classifier", "score"}
-"""`PeftModelForSequenceClassification` in `peft/peft_model.py`."""
+LISTED_BY_PEFT: Mapping[str, frozenset[str]] = {
+    "SEQ_CLS": frozenset(_CLASSIFIERS),
+    "TOKEN_CLS": frozenset(_CLASSIFIERS),
+    "QUESTION_ANS": frozenset({"qa_outputs"}),
+}
+"""Task -> the heads that PEFT takes for trained, whether or not the model has one of that name
+(`PeftModelForSequenceClassification` and others in `peft/peft_model.py`)."""
 
 _NARROWED_BY = (
     "exclude_modules",
@@ -73,7 +80,7 @@ def examine(folder: str, directory: str, base: str | None, *, remember: bool) ->
     else:
         findings += against
         checked.append("modules of the adapter against those of the base model")
-    named = tuple(Finding(kind=finding.kind, text=f"{prefix}{finding.text}") for finding in findings)
+    named = tuple(replace(finding, text=f"{prefix}{finding.text}") for finding in findings)
     return GateResult(findings=named, checked=tuple(checked), unchecked=tuple(unchecked))
 
 
@@ -162,12 +169,20 @@ def _targets(shapes: Mapping[str, Shape], config: PeftConfig) -> Iterator[Findin
     modules = _modules(shapes, config)
     if not modules or config.target_parameters or not config.target_modules:
         return
-    stray = next((module for module in modules if not _is_target(module, config)), None)
+    stray = next((m for m in modules if not _is_target(m, config) and not _is_tied_to_tokens(m, modules, config)), None)
     if stray is not None:
         yield Finding(
             kind=Kind.UNEXPECTED,
             text=f"{stray} has an adapter, but {ADAPTER_CONFIG} does not target it: PEFT drops it",
         )
+
+
+def _is_tied_to_tokens(module: str, modules: Mapping[str, Mapping[str, Shape]], config: PeftConfig) -> bool:
+    """Of a tied model, trained tokens are in the file under every name of the embedding, though only one is a target
+    (`TrainableTokensModel.inject_adapter` in `peft/tuners/trainable_tokens/model.py`)."""
+    kept = modules[module]
+    targets = [held for name, held in modules.items() if _is_target(name, config)]
+    return config.peft_type == "TRAINABLE_TOKENS" and list(kept) == ["trainable_tokens_delta"] and kept in targets
 
 
 def _is_target(module: str, config: PeftConfig) -> bool:
@@ -190,14 +205,19 @@ def _saved_modules(shapes: Mapping[str, Shape], config: PeftConfig) -> Iterator[
     saved = config.content.get("modules_to_save")
     named = [module for module in saved if isinstance(module, str)] if isinstance(saved, list) else []
     there = {module for module in named if any(f".{module}." in f".{name}" for name in shapes)}
+    task = str(config.content.get("task_type"))
+    listed = LISTED_BY_PEFT.get(task, frozenset())
     for module in named:
         # PEFT adds both names that classifiers have to the list, whichever the model has.
-        if module not in there and not (module in _CLASSIFIERS and there & _CLASSIFIERS):
-            yield Finding(
-                kind=Kind.MISSING,
-                text=f"{ADAPTER_CONFIG} says that {module!r} was trained (modules_to_save), but the file has nothing "
-                "of it: it would be random, or the base's",
-            )
+        if module in there or (module in _CLASSIFIERS and there & _CLASSIFIERS):
+            continue
+        by = f"as PEFT does for any {task}" if module in listed else "modules_to_save"
+        yield Finding(
+            kind=Kind.MISSING,
+            text=f"{ADAPTER_CONFIG} says that {module!r} was trained ({by}), but the file has nothing of it: if the "
+            "model has such a module, it would be random, or the base's",
+            module=module if module in listed else "",
+        )
 
 
 def _held_against(
@@ -232,7 +252,8 @@ def _against_base(shapes: Mapping[str, Shape], config: PeftConfig, known: set[st
     """Adapters of modules that the base model does not have, and targets in it that have no adapter."""
     modules = _modules(shapes, config)
     ends = {end for module in known for end in _ends(module)}
-    stray = [module for module in modules if module and ends.isdisjoint(_ends(module))]
+    # Of a module with several parameters that were targeted, all wrappers but the last are in one another.
+    stray = [m for m in modules if m and ends.isdisjoint(_ends(re.sub(r"(\.base_layer)+$", "", m)))]
     if stray:
         more = f" (and {len(stray) - 1} more)" if len(stray) > 1 else ""
         yield Finding(

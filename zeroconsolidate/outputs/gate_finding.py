@@ -28,6 +28,8 @@ class Finding:
 
     kind: Kind
     text: str
+    module: str = ""
+    """Of an adapter: the module that PEFT itself has put into its configuration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -155,7 +155,13 @@ def _excuses(opened: Opened, options: Options) -> Excuses:
         insisted = "--rename"
     elif options.names == "stored" or options.lora == "keep":
         insisted = "--names stored" if options.names == "stored" else "--lora keep"
-    return Excuses(insisted=insisted, is_partial=options.partial or opened.report is not None)
+    catalog = opened.catalog
+    names = (*catalog.order, *catalog.unsaved, *catalog.unsaved_ties)
+    return Excuses(
+        insisted=insisted,
+        is_partial=options.partial or opened.report is not None,
+        modules=frozenset(part for name in names for part in name.split(".")),
+    )
 
 
 def _prepared(output: Output, opened: Opened, options: Options, inputs: Inputs) -> tuple[SideFiles, Fingerprint]:

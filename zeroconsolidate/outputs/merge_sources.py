@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.additions import has_row_per_token
 from ..adapters.peft_config import TUNER_PREFIXES
 from ..archive.safetensors import read_file
 from ..archive.weights import read_weights
 from ..errors import ZeroConsolidateError
+from ..plan.pieces import Rows, View
 from .factors import factors, pairs, plain
 
 if TYPE_CHECKING:
@@ -15,8 +17,9 @@ if TYPE_CHECKING:
 
     from ..archive.located import LocatedTensor
     from ..opening.opened import Opened
-    from ..plan.build import ModelPlan
+    from ..plan.build import ModelPlan, Source
     from ..plan.layout import TensorPlan
+    from ..plan.pieces import Recipe
 
 
 class MergeSources:
@@ -43,6 +46,19 @@ class MergeSources:
         lacking = [name for name in planned if name not in tensors]
         # A base of a class with another head may have another prefix.
         self.base = {name: tensors[its] for its, name in pairs(tensors, lacking).items()} | dict(tensors)
+
+    def with_added_rows(self, base: LocatedTensor | None, saved: Source) -> Recipe:
+        """What the run saved of a weight, with the rows that the base has of it: a vocabulary that grew or shrank."""
+        is_frozen = saved.role == "frozen" and saved.recipe.dtype.is_floating
+        if base is None or not is_frozen or base.shape[1:] != saved.shape[1:] or not self._resized_to(base, saved):
+            return saved.recipe
+        kept = min(base.numel, saved.recipe.numel)
+        return Rows((View(base), saved.recipe), 1, ((0, 0, kept), (1, kept, saved.recipe.numel - kept)))
+
+    def _resized_to(self, base: LocatedTensor, saved: Source) -> bool:
+        sizes = (base.shape[:1], saved.shape[:1])
+        return any((self.base[name].shape[:1], self.written[name].shape[:1]) == sizes for name in self.base
+                   if name in self.written and has_row_per_token(name))  # fmt: skip
 
 
 def _prefixes(configs: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:

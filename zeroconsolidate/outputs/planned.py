@@ -11,7 +11,7 @@ from ..adapters.find import find_adapters
 from ..archive.model_config import has_config, is_diffusers, read_config
 from ..archive.model_files import CONFIG, DIFFUSERS_WEIGHTS, WEIGHTS
 from ..catalog.facts import Unsaved
-from ..errors import ZeroConsolidateError
+from ..errors import BadOption, WrongNames, ZeroConsolidateError
 from ..naming.fit import Named, fit
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base, refuse_unsaved
 from ..options import parse_dtype, refuse_unmatched
@@ -54,11 +54,12 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
     adapters = find_adapters(catalog, lora=options.lora, chosen=options.adapters, base=options.base_directory)
     if adapters is not None:
         from . import adapted  # a run without adapters does not pay for it
-    additions, peft, beside = NO_ADDITIONS, None, list[FilePlan]()
+    additions, peft, beside, lacking = NO_ADDITIONS, None, list[FilePlan](), None
     if adapters is None:
         additions = frozen_of_base(catalog, opened.stored, options.base_directory)
-        if catalog.unsaved and not options.allow_missing:
-            _refuse_unsaved(catalog.unsaved, additions, options)
+        lacking = _unsaved(catalog.unsaved, additions, options)
+        if lacking is not None and options.base_directory is None:
+            raise lacking
         selection = _selected(opened, additions, options)
     else:
         adapted.refuse_unusable(opened, adapters, options)
@@ -70,7 +71,7 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
     if options.names != "stored" and options.rename is None and options.lora != "keep":
         selection, folders = apart(selection, modules)
     if peft is None:
-        named = fit(catalog, selection, options, partial=options.partial or opened.report is not None)
+        named = _fitted(opened, selection, options, additions, lacking)
     else:
         named = adapted.name_merged(opened, selection, peft, options)
     plan = build(
@@ -129,8 +130,32 @@ def _selected(opened: Opened, additions: Additions, options: Options) -> Selecti
     return selection
 
 
-def _refuse_unsaved(unsaved: Mapping[str, Unsaved], additions: Additions, options: Options) -> None:
-    """Raises BadOption for parameters without values that are to be written."""
+def _fitted(
+    opened: Opened, selection: Selection, options: Options, additions: Additions, lacking: BadOption | None
+) -> Named:
+    """The tensors under the names their loader expects. Raises WrongNames, and `lacking` unless the base supplied all
+    that the class expects."""
+    partial = options.partial or opened.report is not None
+    try:
+        named = fit(opened.catalog, selection, options, partial=partial, supplied=additions.sources)
+    except WrongNames:
+        if lacking is None:
+            raise
+        raise lacking from None
+    if lacking is not None and not (named.complete and named.is_exact):
+        raise lacking
+    return named
+
+
+def _unsaved(unsaved: Mapping[str, Unsaved], additions: Additions, options: Options) -> BadOption | None:
+    """The error for parameters without values that are to be written, unless the base's files have them after all,
+    under the names of the class: then the model is complete in the end."""
+    if not unsaved or options.allow_missing:
+        return None
     roles = {Unsaved.NOT_OPTIMIZED: "trainable", Unsaved.QUANTIZED: "frozen"}
     wanted = {name: why for name, why in unsaved.items() if _is_wanted(name, roles[why], options)}
-    refuse_unsaved(wanted, additions.sources, options.base_directory, additions.warnings)
+    try:
+        refuse_unsaved(wanted, additions.sources, options.base_directory, additions.warnings)
+    except BadOption as error:
+        return error
+    return None

@@ -106,7 +106,7 @@ def _merges(
             if there is not None and not is_trained and other in written and there.shape == written[other].shape:
                 before[kind] = View(there)
             elif saved is not None:
-                before[kind] = saved.recipe
+                before[kind] = held.with_added_rows(there, saved)
         below = before.get(parameter)
         if below is not None and below.dtype.is_floating and below.numel == written[name].numel and chosen:
             yield MergedTensor(

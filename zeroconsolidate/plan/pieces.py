@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from ..dtypes import DType
 from ..errors import DamagedFile, PlanBroken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ..archive.located import LocatedTensor
-    from ..dtypes import DType
 
 ZEROS = "<zeros>"
 """The name of an input that holds zeros only, without end."""
@@ -177,7 +177,10 @@ class View(Copied):
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Runs of rows of other tensors, end to end. A run is (tensor, first row, number of rows)."""
+    """Runs of rows of other tensors, end to end. A run is (tensor, first row, number of rows).
+
+    Tensors of different dtypes are copied in one that holds the numbers of each.
+    """
 
     of: tuple[Recipe, ...]
     row_numel: int
@@ -189,11 +192,12 @@ class Rows:
 
     @property
     def dtype(self) -> DType:
-        return self.of[0].dtype
+        return DType.holding(recipe.dtype for recipe in self.of)
 
     @property
     def is_plain(self) -> bool:
-        return all(recipe.is_plain for recipe in self.of)
+        dtype = self.dtype
+        return all(recipe.is_plain and recipe.dtype is dtype for recipe in self.of)
 
     @property
     def is_copied(self) -> bool:

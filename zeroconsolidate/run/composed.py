@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import PlanBroken
 from .reader import reader
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class RowsReader:
 
     def __init__(self, recipe: Rows, inputs: Inputs) -> None:
         self._recipe = recipe
+        if len({of.dtype for of in recipe.of}) > 1:
+            raise PlanBroken("rows of computed tensors are of one dtype")
         last = inputs.resource(_LastReaders, _LastReaders)
         self._of = [last.get(of, inputs) for of in recipe.of]
 
