@@ -304,8 +304,8 @@ MUTATIONS = (
         "whole/test_hostile_models.py::test_an_adapters_config_names_a_base_that_is_not_opened",
         (
             "outputs/adapted.py",
-            "        base=base,\n        base_differs",
-            "        base=base or next(iter(adapters.configs.values())).base,\n        base_differs",
+            "            base=base,\n            base_differs",
+            "            base=base or next(iter(adapters.configs.values())).base,\n            base_differs",
         ),
     ),
     Mutation(

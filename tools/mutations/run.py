@@ -39,13 +39,14 @@ from mutations import (  # noqa: E402
     merged,
     named,
     optioned,
+    tabled,
     verified,
 )
 
 if TYPE_CHECKING:
     from mutations.mutation import Mutation
 
-TABLES = (adapted, answered, interrupted, incomplete, verified, merged, optioned, named, hostile, hostile_files)
+TABLES = (adapted, answered, interrupted, incomplete, verified, merged, optioned, named, tabled, hostile, hostile_files)
 SECONDS = 300
 """A mutation may take the bound from a loop: then this is the bound."""
 MEMORY_BYTES = 16 << 30

@@ -15,6 +15,7 @@ from ..errors import Disagreement
 from ..plan.build import Source
 from ..plan.pieces import Rows, View
 from .decision import best_change, best_mapping, moved
+from .expectation import compare
 from .hub_layout import converted, refuse_opaque
 
 if TYPE_CHECKING:
@@ -175,3 +176,9 @@ def base_layout(architecture: Architecture, shapes: Mapping[str, Shape], paths: 
         change=change.prefixes,
         made_of={name: tuple(conversions) for name, conversions in made_of.items()},
     )
+
+
+def is_exactly(architecture: Architecture, shapes: Mapping[str, Shape]) -> bool:
+    """Whether the base's files have the names and shapes of a class, and no others. `shapes`: theirs."""
+    names = {name: name for name in shapes}
+    return any(compare(names, shapes, {}, each, "").fits for each in (architecture.hub, architecture.expectation))

@@ -5,6 +5,7 @@ Imported only where there are adapters: a run without them does not pay for it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,9 @@ from ..adapters.task import task_of
 from ..archive.model_config import has_config
 from ..archive.model_files import BESIDE_FOLDER
 from ..archive.phrases import counted, listed
-from ..errors import BadOption
+from ..archive.weights import read_weights
+from ..errors import BadOption, ZeroConsolidateError
+from ..naming.base_layout import is_exactly
 from ..naming.fit import Named, fit
 from ..naming.sources import NameSources
 from ..opening.substitutes import refuse_unsaved
@@ -25,9 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ..adapters.find import Adapters
-    from ..adapters.plan import Adapted
+    from ..adapters.plan import Adapted, Merge
     from ..catalog.facts import Unsaved
     from ..dtypes import DType
+    from ..naming.hub_layout import Architecture
     from ..opening.opened import Opened
     from ..opening.rescue_report import RescueReport
     from ..options import Options
@@ -81,25 +85,42 @@ def merged(
     base = options.base_directory
     task = task_of(adapters.configs.values())
     sources = NameSources(opened.catalog.origin.root, base, options.set_config, task=task, remember=options.cache)
-    # Only the base's files need their names told; without them the merged model is named like any.
-    asked = base is not None and options.names != "stored"
-    architecture = (
-        (sources.architecture, sources.unasked) if asked else (None, "names as in the checkpoint (--names stored)")
-    )
-    merge = plan_merge(
-        opened.catalog,
-        opened.stored,
-        adapters,
-        base=base,
-        base_differs=options.base_differs,
-        dtype=dtype,
-        copy_ties=options.ties == "copy",
-        architecture=architecture,
-        insisted=options.allow_missing or options.names == "stored" or options.rename is not None,
-    )
+    insisted = options.allow_missing or options.names == "stored" or options.rename is not None
+
+    def planned(architecture: tuple[Architecture | None, str]) -> Merge:
+        return plan_merge(
+            opened.catalog,
+            opened.stored,
+            adapters,
+            base=base,
+            base_differs=options.base_differs,
+            dtype=dtype,
+            copy_ties=options.ties == "copy",
+            architecture=architecture,
+            insisted=insisted,
+        )
+
+    if base is None or options.names == "stored":
+        # Names are needed for the base's files only; without a base the merged model is named like any.
+        merge = planned((None, "names as in the checkpoint (--names stored)"))
+    else:
+        known, merge_of_table = None if insisted else _in_table(sources, base), None
+        if known is not None:
+            with suppress(ZeroConsolidateError):
+                merge_of_table = planned((known, ""))
+        merge = merge_of_table or planned((sources.architecture, sources.unasked))
     refuse_unmatched(options.include, merge.selection.named)
     selection = merge.selection.only(wanted)
     return selection, merge.adapted, merge.beside.files(dtype, folder=BESIDE_FOLDER)
+
+
+def _in_table(sources: NameSources, base: str) -> Architecture | None:
+    """What the built-in table says of the base model, if its files are exactly so: then transformers is not asked."""
+    known = sources.by_table()
+    if known is None or known.architecture is None:
+        return None
+    shapes = {name: tensor.shape for name, tensor in read_weights(base).tensors.items()}
+    return known.architecture if is_exactly(known.architecture, shapes) else None
 
 
 def name_merged(opened: Opened, selection: Selection, adapted: Adapted, options: Options) -> Named:

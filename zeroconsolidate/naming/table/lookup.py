@@ -12,7 +12,7 @@ from ..expectation import Expectation
 from ..hub_layout import Architecture, Conversion
 from .expand import Listing
 from .expression import UNDECIDED
-from .facts import facts_of
+from .facts import NUM_LABELS, facts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,6 +75,7 @@ def answered(name: str, classes: Mapping[str, Any], facts: Mapping[str, Any], ve
         return None
     return Architecture(
         class_name=name,
+        labels=facts[NUM_LABELS],
         expectation=Expectation(origin=origin, shapes=names, ties=ties, exact=True),
         hub=Expectation(origin=f"{origin}, in the hub's layout", shapes=hub, ties=hub_ties, exact=True, layout="hub"),
         conversions=conversions,
