@@ -79,7 +79,9 @@ def test_one_trained(saved: str, tmp_path: Path) -> None:
     tuned = tune(model, default=lora(modules_to_save=[saved]))
     source, base = checkpoint(tuned, tmp_path), base_of_old_size(tmp_path)
     other = "lm_head.weight" if saved == "embed_tokens" else "model.embed_tokens.weight"
-    with pytest.raises(Disagreement, match=rf"{saved}.weight has 54, .*the rows added to {other} were frozen and not saved"):
+    with pytest.raises(
+        Disagreement, match=rf"{saved}.weight has 54, .*the rows added to {other} were frozen and not saved"
+    ):
         consolidate(source, tmp_path / "out", lora="merge", base=base)
     assert not (tmp_path / "out").exists()
     whole = tuned.save(tmp_path / "whole", stage=2, frozen=True, dtype=torch.bfloat16)

@@ -48,8 +48,8 @@ class Peft:
         return self._asked(job, inputs, {})
 
     def answers(self, job: ModuleJob, inputs: Inputs, most: int) -> dict[str, NDArray[np.generic]]:
-        """`answers`: what the module, not merged, makes of at most so many unit vectors, less what it makes of nothing;
-        and `rows` or `columns`: which of its weight's those are. Nothing for a module that is not linear."""
+        """`answers`: the unmerged module's outputs for at most so many unit vectors, minus its output for zeros; and
+        `rows` or `columns`: which rows or columns of its weight these are. Empty for a module that is not linear."""
         return self._asked(job, inputs, {"vectors": most})
 
     def _asked(self, job: ModuleJob, inputs: Inputs, more: dict[str, int]) -> dict[str, NDArray[np.generic]]:

@@ -38,7 +38,7 @@ NO_ADDITIONS = Additions(sources={}, files=(), warnings=())
 def rescued(
     incomplete: Incomplete, fill: Sequence[str], *, zeros: bool
 ) -> tuple[dict[str, Source], RescueReport, tuple[str, ...]]:
-    """What can be written of an incomplete checkpoint, what was done for it, and the files used to fill with.
+    """What can be written of an incomplete checkpoint, what it was completed with, and the files that this is in.
 
     Raises BadOption if that is nothing, or if a model to fill with has no weights.
     """
@@ -95,7 +95,7 @@ def frozen_of_base(catalog: Catalog, stored: Mapping[str, Source], base: str | N
 def refuse_unsaved(
     unsaved: Mapping[str, Unsaved], sources: Container[str], base: str | None, warnings: Sequence[str] = ()
 ) -> None:
-    """Parameters that no file has the values of, and the base does not supply: a loader would make them up. `sources`:
+    """Refuse parameters whose values are in no file and not in the base: a loader would use random ones. `sources`:
     names that have one. Raises BadOption."""
     lacking = [name for name in unsaved if name not in sources]
     if not lacking:

@@ -42,7 +42,7 @@ class Opening:
 
 @dataclass(frozen=True, kw_only=True)
 class Working(Opening):
-    """Options of what may take a while."""
+    """Options of functions that may take a while."""
 
     progress: Callable[[int, int], None] | None = option(
         None,
@@ -58,7 +58,7 @@ class Working(Opening):
     )
 
     def doing(self, what: str) -> None:
-        """Report that `what` begins, if anyone listens."""
+        """Report that `what` begins, if there is a `status` function."""
         if self.status is not None:
             self.status(what)
 

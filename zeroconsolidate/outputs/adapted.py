@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def refuse_unusable(opened: Opened, adapters: Adapters, options: Options) -> None:
-    """Raises BadOption or UnsupportedLayout for adapters that are not whole, or whose modules nobody can name."""
+    """Raises BadOption or UnsupportedLayout for adapters that are incomplete, or whose modules have unknown names."""
     if opened.report is not None:
         _refuse_broken(adapters, opened.report)
     known = options.base_directory is not None or (options.lora == "merge" and has_config(opened.catalog.origin.root))

@@ -35,7 +35,7 @@ class Excuses:
     insisted: str | None = None
     """The option with which every finding is a warning."""
     is_partial: bool = False
-    """Tensors were left out on purpose, or are lost: those that are missing are a warning, and no error."""
+    """Tensors were left out on purpose, or are lost: that they are missing is a warning, not an error."""
 
 
 def examine(directory: str, *, base: str | None = None, is_merged: bool = False, remember: bool = False) -> GateResult:
@@ -44,7 +44,7 @@ def examine(directory: str, *, base: str | None = None, is_merged: bool = False,
     `base`: directory of the original model that an adapter belongs to, or that adapters were merged into. What cannot
     be read is a finding too. `is_merged`: adapters were merged into the base: the model then has the base's names.
     Asks transformers where the config names an architecture and it is installed, unless the built-in table confirms
-    that all is as it should be. `remember`: what it answers is kept, and looked for, in the user's cache directory.
+    that all is as it should be. `remember`: the user's cache directory is searched for its answer, and keeps it.
     """
     weights, findings, modules = None, list[Finding](), tuple[Module, ...]()
     try:
@@ -68,7 +68,7 @@ def examine(directory: str, *, base: str | None = None, is_merged: bool = False,
 
 
 def pass_or_refuse(result: GateResult, excuses: Excuses) -> tuple[str, ...]:
-    """Warnings about what was found and excused. Raises WrongNames for the rest."""
+    """Warnings about what was found and allowed. Raises WrongNames for the rest."""
     excused = [finding for finding in result.findings if _is_excused(finding, excuses)]
     wrong = [finding for finding in result.findings if finding not in excused]
     if wrong:

@@ -1,4 +1,4 @@
-"""The modules of a sentence-transformers model on disk, each held against its own config.
+"""The modules of a sentence-transformers model on disk, each compared with its own config.
 
 Without a file of weights, or with one of other names, sentence-transformers gives a module random weights or leaves it
 as it was built, and does not always say so (`base/modules/module.py`, `load_torch_weights`: strict=False).
@@ -44,7 +44,7 @@ _WITHOUT_WEIGHTS = ("Pooling", "Normalize", "Dropout", "SpladePooling", "BoW", "
 
 
 def examine(directory: str, modules: Sequence[Module], *, remember: bool) -> GateResult:
-    """Hold every module that lies in a folder of its own against its config."""
+    """Compare every module in a folder of its own with its config."""
     folders = {module.folder: module for module in modules if module.folder}
     return GateResult.all_of(
         [_one(os.path.join(directory, folder), module, remember=remember) for folder, module in folders.items()]
