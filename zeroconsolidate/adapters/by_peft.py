@@ -67,7 +67,7 @@ class Peft:
         return self._answer()
 
     def close(self) -> None:
-        """End the process. It can be called again."""
+        """End the process. Calling this again does no harm."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -131,7 +131,7 @@ class _Merges:
         return merged
 
     def close(self) -> None:
-        """End the process. It can be called again."""
+        """End the process. Calling this again does no harm."""
         self._last = None
         if self._peft is not None:
             self._peft.close()

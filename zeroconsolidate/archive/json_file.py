@@ -35,7 +35,7 @@ def parse(
 
 
 def parse_object(text: bytes, what: str) -> dict[str, Any]:
-    """The object in `text`. Raises DamagedFile, calling it `what`, if it is none or names a key twice."""
+    """The object in `text`. Raises DamagedFile, calling it `what`, if it is not an object or has a key twice."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)

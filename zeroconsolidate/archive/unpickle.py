@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Container(Protocol):
-    """Where storages lie: what the pickle of a file needs to know of the file."""
+    """Where storages lie: what must be known of a file to read its pickle."""
 
     @property
     def path(self) -> str:
@@ -41,7 +41,7 @@ class Container(Protocol):
         """Whether elements are stored with the most significant byte first."""
 
     def storage(self, key: str, size_bytes: int) -> int:
-        """The byte at which the elements of storage `key` begin. Raises DamagedFile if they are fewer bytes."""
+        """The byte at which the elements of storage `key` begin. Raises DamagedFile if there are fewer bytes."""
 
     def pread(self, size_bytes: int, start: int) -> bytes:
         """Exactly so many bytes from byte `start`. Raises DamagedFile."""

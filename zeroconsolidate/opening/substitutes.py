@@ -38,9 +38,9 @@ NO_ADDITIONS = Additions(sources={}, files=(), warnings=())
 def rescued(
     incomplete: Incomplete, fill: Sequence[str], *, zeros: bool
 ) -> tuple[dict[str, Source], RescueReport, tuple[str, ...]]:
-    """What can be written of an incomplete checkpoint, what it was completed with, and the files that this is in.
+    """What can be written of an incomplete checkpoint, a report of it, and the files of the models to fill with.
 
-    Raises BadOption if that is nothing, or if a model to fill with has no weights.
+    Raises BadOption if nothing can be written, or if a model to fill with has no weights.
     """
     fillers = [filler(directory) for directory in fill]
     found = rescue(incomplete.catalog, fillers, zeros=zeros)
