@@ -141,7 +141,7 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
         The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
         Several directories are read as one checkpoint, for nodes that saved to their own disks.
     out : str or os.PathLike
-        The directory to write. It must not exist, or be empty; see `overwrite`.
+        The directory to write. It must be empty, or not exist; see `overwrite`.
 
     Returns
     -------

@@ -68,7 +68,7 @@ def low_rank(
             found=f"{a.shape} and {b.shape}",
         )
     if magnitude is not None and lie in (Lie.EXPERTS, Lie.EXPERTS_TRANSPOSED):
-        raise UnsupportedLayout("PEFT has no DoRA for stacked experts")
+        raise UnsupportedLayout("PEFT does not support DoRA for stacked experts")
     rounds_first = (
         of_parameter or lie is Lie.EMBEDDING or lie.name.startswith("EXPERTS") or config.initialization == "mica"
     )
@@ -90,7 +90,7 @@ def _refuse_resized(adapter: str, rows: int, shape: Shape) -> None:
             f"the adapter {adapter!r} has {rows} rows, the weight it belongs to has {shape[0]}",
             consequence="if the run resized its vocabulary, the added rows were frozen: neither the save nor the base "
             "has their values",
-            remedy="write the adapter (--lora adapter), and load it on a base model resized as for the training",
+            remedy="write the adapter (--lora adapter), and load it on a base model resized as in training",
         )
 
 

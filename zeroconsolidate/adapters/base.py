@@ -31,7 +31,7 @@ def agreed(catalog: Catalog, adapters: Adapters, tied: Mapping[str, str], base: 
     found = base_contradictions(run, base)
     if found.contradictions and not insisted:
         raise Disagreement(
-            f"the adapter was trained on another base than --base: {'; '.join(found.contradictions)}",
+            f"the adapter was not trained on the model in --base: {'; '.join(found.contradictions)}",
             consequence="merged into this one, it would give wrong answers",
             remedy=(base_remedy(adapters), "--base-differs merges anyway"),
         )

@@ -69,7 +69,7 @@ class Agreement:
     def warnings(self) -> tuple[str, ...]:
         """What users of the merged model should know."""
         found = [
-            f"merged into another base than it was trained on (--base-differs): {text}" for text in self.contradictions
+            f"merged into a base that it was not trained on (--base-differs): {text}" for text in self.contradictions
         ]
         if self.quantized is not None:
             found.append(

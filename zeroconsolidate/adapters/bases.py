@@ -136,7 +136,7 @@ class Bases:
             )
         if self._original.is_opaque(path):
             return UnsupportedLayout(
-                "the base model's files have the elements of this weight in another order than transformers in memory",
+                "the elements of this weight are in another order in the base model's files than in memory",
                 remedy="write the adapter, and merge it with PEFT",
             )
         return BadOption(

@@ -50,13 +50,14 @@ def beside_adapter(names: Iterable[str], named: Mapping[str, Source], parts: Map
     warnings = []
     if own:
         warnings.append(
-            f"trained beside the adapter, so in {NON_LORA_WEIGHTS}: {listed(list(own), 4)}; after from_pretrained: "
+            f"trained beside the adapter, so written to {NON_LORA_WEIGHTS}: {listed(list(own), 4)}; after "
+            "from_pretrained: "
             f'model.load_state_dict(safetensors.torch.load_file(".../{NON_LORA_WEIGHTS}"), strict=False)'
         )
     if around:
         warnings.append(
-            f"trained around the PEFT model, so in {NON_LORA_WEIGHTS}: {listed(list(around), 4)}; they belong to the "
-            "module that the training code put around it"
+            f"trained around the PEFT model, so written to {NON_LORA_WEIGHTS}: {listed(list(around), 4)}; they belong "
+            "to the module that the training code put around it"
         )
     return Beside(tensors=own | around, warnings=tuple(warnings))
 
@@ -83,8 +84,8 @@ def beside_model(
         warnings.append(f"{', '.join(kept)}: TRL reads them, transformers ignores them")
     if around:
         warnings.append(
-            f"trained around the model, so in {BESIDE_FOLDER}/{NON_LORA_WEIGHTS}: {listed(list(around), 4)}; they "
-            "belong to the module that the training code put around it"
+            f"trained around the model, so written to {BESIDE_FOLDER}/{NON_LORA_WEIGHTS}: {listed(list(around), 4)}; "
+            "they belong to the module that the training code put around it"
         )
     return kept, Beside(tensors=around, warnings=tuple(warnings)), tuple(left_out)
 

@@ -101,7 +101,7 @@ class OfModuleReader:
             name = f"base_layer.{recipe.tensor}"
             merged = inputs.resource(_Merges, _Merges).merged(recipe.job, inputs)
             if name not in merged or len(merged[name]) != recipe.numel:
-                raise UnsupportedLayout(f"PEFT gave back {', '.join(merged)}", expected=f"{name} of {recipe.numel}")
+                raise UnsupportedLayout(f"PEFT returned {', '.join(merged)}", expected=f"{name} of {recipe.numel}")
             self._elements = merged[name]
 
     def fill(self, start: int, stop: int, block: NDArray[np.generic]) -> None:

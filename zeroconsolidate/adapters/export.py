@@ -121,7 +121,7 @@ def _refuse_without_shared(config: PeftConfig, tensors: Mapping[str, Source]) ->
     lacking = [name for name in needed if not any(key.startswith(f"base_model.{name}") for key in tensors)]
     if lacking:
         raise UnsupportedLayout(
-            f"the checkpoint does not have what all modules of a {config.peft_type} adapter share: {lacking[0]}"
+            f"the checkpoint lacks what all modules of a {config.peft_type} adapter share: {lacking[0]}"
         )
 
 

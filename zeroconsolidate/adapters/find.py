@@ -90,10 +90,11 @@ def find_adapters(
         _refuse_unknown(first.peft_type, present)
     if lora == "keep" or not present:
         if lora in ("adapter", "merge") or (chosen and lora != "keep"):
-            raise BadOption("the checkpoint has no PEFT adapters, which --lora is for")
+            raise BadOption("--lora is for checkpoints with PEFT adapters, and this one has none")
         if chosen:
             raise BadOption(
-                "--adapter does not go with --lora keep", consequence="--lora keep writes the tensors of all adapters"
+                "--adapter cannot be used with --lora keep",
+                consequence="--lora keep writes the tensors of all adapters",
             )
         return None
     for name in chosen:
@@ -128,7 +129,7 @@ def _refuse_unknown(kind: str, present: Sequence[str]) -> None:
     if not present:
         raise UnsupportedLayout(
             f"{ADAPTER_CONFIG} says {kind}, and the checkpoint has no parameter of such an adapter",
-            remedy=(f"take {ADAPTER_CONFIG} away if it belongs to another run", keep),
+            remedy=(f"remove {ADAPTER_CONFIG} if it belongs to another run", keep),
         )
 
 

@@ -254,7 +254,7 @@ class Merger:
         for indices in additions.rows:
             if len(base.shape) != 2 or max(indices, default=0) >= base.shape[0]:
                 raise Disagreement(
-                    "the trained tokens are beyond the embedding", consequence=f"its shape is {base.shape}"
+                    "a trained token is not a row of the embedding", consequence=f"its shape is {base.shape}"
                 )
         if additions.rows:
             replacements = tuple(additions.rows.items())
@@ -267,4 +267,4 @@ class Merger:
 def _refuse_mixture(parts: tuple[LowRank, ...]) -> None:
     lies = {part.lie for part in parts if part.magnitude is not None}
     if Lie.ROWS in lies and len(lies) > 1:
-        raise UnsupportedLayout("DoRA of an embedding and of a head that share one weight cannot be merged")
+        raise UnsupportedLayout("DoRA of an embedding and a head that share one weight cannot be merged")

@@ -277,7 +277,7 @@ def _notes(
             notes.append(original.prefix_note)
         if result.ignored:
             some = listed(result.ignored, 4)
-            notes.append(f"left out of the base model, because {original.target} does not load them: {some}")
+            notes.append(f"not taken from the base model, because {original.target} does not load them: {some}")
     if original is None and result.from_checkpoint:
         stored = ", ".join(sorted(set(result.from_checkpoint.values())))
         notes.append(
@@ -286,7 +286,7 @@ def _notes(
         )
     elif result.from_checkpoint:
         some = listed(list(result.from_checkpoint), 4)
-        notes.append(f"not taken from the base model but from the checkpoint: {some}")
+        notes.append(f"taken from the checkpoint, not from the base model: {some}")
     if quantized:
         notes.append(
             f"the quantized copy of {counted(len(set(quantized.values())), 'weight')} in the checkpoint was not used; "

@@ -54,7 +54,7 @@ def vocabulary(
         raise Disagreement(
             f"config.json beside the checkpoint says {own} tokens, the base model has {rows}",
             consequence="the added rows were frozen and not saved, so their values are lost",
-            remedy="write the adapter (--lora adapter), and load it on a base model resized as for the training",
+            remedy="write the adapter (--lora adapter), and load it on a base model resized as in training",
         )
     if rows == stated:
         return Vocabulary(rows=None, notes=(), warnings=_lost(checkpoint, rows, found))
@@ -102,7 +102,7 @@ def _refuse_parted(found: Mapping[str, Source]) -> None:
         f"embedding and head have different numbers of rows: {told}",
         consequence=f"the run resized both; the rows added to {' and '.join(fewer)} were frozen and not saved, so "
         "their values are lost",
-        remedy="write the adapter (--lora adapter), and load it on a base model resized as for the training",
+        remedy="write the adapter (--lora adapter), and load it on a base model resized as in training",
     )
 
 

@@ -117,7 +117,7 @@ def _part(name: str, text: str, prefixes: tuple[str, ...], *, wrapped: bool) -> 
             if "parametrizations" in segments:
                 with at(name):
                     raise UnsupportedLayout(
-                        "the adapter's parameter is parametrized, and PEFT's file has what is computed of it",
+                        "the adapter's parameter is parametrized, and PEFT's file has what is computed from it",
                         remedy="--lora keep writes what is stored, under its own names",
                     )
             break

@@ -40,7 +40,7 @@ def parse_object(text: bytes, what: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            raise DamagedFile(f"{what} names an entry twice")
+            raise DamagedFile(f"{what} has an entry twice")
         return found
 
     value = parse(text, what, make=unique)

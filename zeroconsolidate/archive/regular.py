@@ -38,7 +38,7 @@ def open_regular(path: str) -> int:
     if stat.S_ISREG(mode):
         return fd
     os.close(fd)
-    raise UnsafePath(f"this is {_KINDS.get(stat.S_IFMT(mode), 'no file')}", expected="a regular file")
+    raise UnsafePath(f"this is {_KINDS.get(stat.S_IFMT(mode), 'not a file')}", expected="a regular file")
 
 
 @contextmanager

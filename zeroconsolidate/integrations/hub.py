@@ -92,7 +92,7 @@ def resolved(base: str) -> str:
     if find_spec("huggingface_hub") is None:
         raise BadOption(
             f"no such directory: {base}",
-            consequence="to look for it on the hub huggingface_hub is needed",
+            consequence="huggingface_hub is needed to look for it on the hub",
             remedy=(*([near] if near else []), 'pip install "zeroconsolidate[hub]"'),
         )
     from huggingface_hub import snapshot_download
@@ -103,7 +103,7 @@ def resolved(base: str) -> str:
     except Exception as error:  # noqa: BLE001  (network, permissions, names: huggingface_hub has a class for each)
         reason = str(error).strip().partition("\n")[0]
         raise BadOption(
-            f"no such directory: {base}", consequence=f"nor does huggingface_hub find it: {reason}", remedy=near
+            f"no such directory: {base}", consequence=f"huggingface_hub does not find it either: {reason}", remedy=near
         ) from None
     return str(directory)
 

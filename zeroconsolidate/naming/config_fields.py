@@ -58,9 +58,7 @@ def _parsed(rule: str) -> tuple[Path, Any]:
     field, equals, written = rule.partition("=")
     path = tuple(field.split("."))
     if not equals or not all(path):
-        raise BadOption(
-            "a field of config.json is set by FIELD=VALUE", expected="vocab_size=70, for example", found=rule
-        )
+        raise BadOption("--set-config takes FIELD=VALUE", expected="vocab_size=70, for example", found=rule)
     try:
         return path, json.loads(written)
     except (ValueError, RecursionError):

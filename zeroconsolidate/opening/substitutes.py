@@ -110,7 +110,7 @@ def refuse_unsaved(
             *(
                 ["name the model that training began with, which has them: --base DIR"]
                 if base is None
-                else [f"name the model that training began with as --base: {base} is another"]
+                else [f"name the model that training began with as --base: {base} is a different one"]
             ),
             "write the model without them with --allow-missing",
         ),

@@ -106,7 +106,7 @@ class Declaration:
             return self._several(value)
         if self.choices and value not in self.choices:
             *others, last = map(repr, self.choices)
-            raise BadOption(f"{self.name} is {', '.join(others)} or {last}", found=repr(value))
+            raise BadOption(f"{self.name} must be {', '.join(others)} or {last}", found=repr(value))
         return value
 
     def _several(self, value: object) -> tuple[object, ...]:
@@ -114,7 +114,7 @@ class Declaration:
             return (value,)  # A text is a sequence too, of letters; nobody means that.
         several = tuple(value) if isinstance(value, Iterable) else (value,)
         if not all(isinstance(each, (str, os.PathLike)) for each in several):
-            raise BadOption(f"{self.name} is one text or several", found=repr(value))
+            raise BadOption(f"{self.name} must be a string or several", found=repr(value))
         return several
 
 

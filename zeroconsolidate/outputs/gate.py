@@ -75,7 +75,7 @@ def pass_or_refuse(result: GateResult, excuses: Excuses) -> tuple[str, ...]:
         more = f" ({len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
         can_insist = all(_is_excused(finding, Excuses(insisted="--allow-missing")) for finding in wrong)
         raise WrongNames(
-            f"the output would not load as it should: {wrong[0].text}{more}",
+            f"the output would not load correctly: {wrong[0].text}{more}",
             consequence="no output was written",
             remedy="--allow-missing writes it anyway" if can_insist else None,
         )

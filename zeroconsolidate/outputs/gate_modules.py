@@ -64,7 +64,7 @@ def _one(path: str, module: Module, *, remember: bool) -> GateResult:
     if module.is_transformer:
         return _in_folder(module.folder, gate_model.examine(path, weights, None, remember=remember))
     if module.kind not in _EXPECTED:
-        return GateResult(unchecked=(f"{module.folder}: nothing says which weights a {module.kind} has",))
+        return GateResult(unchecked=(f"{module.folder}: it is not known which weights a {module.kind} has",))
     try:
         expected = _EXPECTED[module.kind](read_json(os.path.join(path, CONFIG)))
     except (ZeroConsolidateError, KeyError) as error:
