@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 def inspect(src: Roots, options: Opening) -> CheckpointInfo:
     """Describe what a checkpoint holds, from metadata alone.
 
-    No value is read, so that it takes a moment for a model of any size. Files that are missing or damaged are no error:
-    they are listed, with what is lost.
+    No value is read, so it takes only a moment for a model of any size. Missing or damaged files are not an error: they
+    are listed, with what is lost.
 
     Parameters
     ----------
@@ -49,10 +49,10 @@ def inspect(src: Roots, options: Opening) -> CheckpointInfo:
     Raises
     ------
     NotACheckpoint
-        If `src` leads to no checkpoint, or a file of it may not be read.
+        If there is no checkpoint at `src`, or permission to read one of its files is denied.
     DamagedFile
         If a file is truncated, or not what its name says. UnsafePickle and UnsafePath, for what may be an attack, are
-        kinds of it.
+        subclasses of it.
     Disagreement
         If files of the checkpoint contradict each other.
     UnsupportedLayout
@@ -96,10 +96,10 @@ def open_checkpoint(src: Roots, options: Opening) -> Checkpoint:
     Raises
     ------
     NotACheckpoint
-        If `src` leads to no checkpoint, or a file of it may not be read.
+        If there is no checkpoint at `src`, or permission to read one of its files is denied.
     DamagedFile
         If a file is truncated, or not what its name says. UnsafePickle and UnsafePath, for what may be an attack, are
-        kinds of it.
+        subclasses of it.
     Disagreement
         If files of the checkpoint contradict each other.
     UnsupportedLayout
@@ -107,13 +107,13 @@ def open_checkpoint(src: Roots, options: Opening) -> Checkpoint:
     MissingFiles
         If files are missing or damaged. The error's `losses` say what is lost of each tensor.
     WitnessMismatch
-        If master weights that were saved without names (stage 0) are no parameter's.
+        If master weights that were saved without names (stage 0) match no parameter.
     BadOption
         If a keyword is unknown, or its value makes no sense.
 
     Notes
     -----
-    Trained parameters have the dtype of their master weights, which is float32 but for runs that keep masters in
+    Trained parameters have the dtype of their master weights, which is float32, except for runs that keep masters in
     bfloat16. Frozen parameters and buffers have the dtype they were saved in. Shapes are those of the whole tensor,
     whatever the number of ranks.
 
@@ -141,7 +141,7 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
         The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
         Several directories are read as one checkpoint, for nodes that saved to their own disks.
     out : str or os.PathLike
-        The directory to write. It must not exist, or be empty; see `overwrite`.
+        The directory to write. It must be empty, or not exist; see `overwrite`.
 
     Returns
     -------
@@ -151,10 +151,10 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
     Raises
     ------
     NotACheckpoint
-        If `src` leads to no checkpoint, or a file of it may not be read.
+        If there is no checkpoint at `src`, or permission to read one of its files is denied.
     DamagedFile
         If a file is truncated, or not what its name says. UnsafePickle and UnsafePath, for what may be an attack, are
-        kinds of it.
+        subclasses of it.
     Disagreement
         If files of the checkpoint contradict each other.
     UnsupportedLayout
@@ -171,12 +171,12 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
     OutputFailed
         If `out` cannot be written, for example because the disk is full.
     BadOption
-        If an option is unknown or makes no sense for this checkpoint, or `out` has an interrupted conversion with other
-        options or of another checkpoint in it.
+        If an option is unknown or makes no sense for this checkpoint, or `out` has an interrupted conversion in it,
+        with other options or of another checkpoint.
 
     Notes
     -----
-    By default weights are the float32 master weights, bit for bit, in safetensors. They are copied block by block,
+    By default the weights are the float32 master weights, bit for bit, in safetensors. They are copied block by block,
     which takes about 40 MiB of memory for a model of any size; torch is imported only to merge adapters.
 
     Decisions, notes and warnings also go to the logger `zeroconsolidate` of the module `logging`. It prints nothing
@@ -247,7 +247,7 @@ def estimate(src: Roots, options: Options) -> Cost:
     Raises
     ------
     ZeroConsolidateError
-        What `consolidate` would raise before it compares or copies values, but for errors about the output directory.
+        What `consolidate` would raise before it compares or copies values, except errors about the output directory.
 
     Examples
     --------

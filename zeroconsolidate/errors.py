@@ -141,11 +141,11 @@ def _text(value: object) -> str | None:
 
 
 class NotACheckpoint(ZeroConsolidateError, FileNotFoundError):
-    """The path, the tag or the file `latest` leads to no checkpoint, or to one that may not be read."""
+    """There is no checkpoint at the path, under the tag, or where the file `latest` points; or it may not be read."""
 
 
 class MissingFiles(ZeroConsolidateError, FileNotFoundError):
-    """Files of some ranks are missing, or damaged and therefore of no use.
+    """Files of some ranks are missing, or too damaged to be used.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ class DamagedFile(ZeroConsolidateError, ValueError):
 
 
 class UnsafePickle(DamagedFile):
-    """A pickle names code that no checkpoint needs: it may be an attack. Nothing of it was run."""
+    """A pickle names code that no checkpoint needs: it may be an attack. Nothing in it was run."""
 
 
 class UnsafePath(DamagedFile):
@@ -179,11 +179,11 @@ class Disagreement(ZeroConsolidateError, ValueError):
 
 
 class WitnessMismatch(ZeroConsolidateError, ValueError):
-    """A master weight, rounded to the training dtype, is not the 16-bit copy that was saved with it."""
+    """A master weight, rounded to the training dtype, does not equal the 16-bit copy that was saved with it."""
 
 
 class UnsupportedLayout(ZeroConsolidateError, NotImplementedError):
-    """The layout of the checkpoint is unknown, or known and cannot be read."""
+    """The layout of the checkpoint is unknown, or known to be one that cannot be read."""
 
 
 class WrongNames(ZeroConsolidateError, ValueError):
@@ -269,7 +269,7 @@ class PlanBroken(ZeroConsolidateError, ValueError):
 
 @contextmanager
 def at(place: str) -> Iterator[None]:
-    """Put a place in front of the address of every error of this package that is raised inside.
+    """Put a place in front of the address of every error of this package that is raised inside the `with` block.
 
     If the address begins with a path that has the place at its beginning or end, it stays as it is.
 

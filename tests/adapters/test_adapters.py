@@ -214,7 +214,7 @@ def test_half_of_the_factors():
 
 def test_dora_of_a_stack_of_experts():
     factors = {"lora_A.weight": trained(10, 3), "lora_B.weight": trained(4, 10), "lora_magnitude_vector": trained(4)}
-    with pytest.raises(UnsupportedLayout, match="no DoRA for stacked experts"):
+    with pytest.raises(UnsupportedLayout, match="not support DoRA for stacked experts"):
         low_rank("default", config(), "q", factors, (5, 4, 3), of_parameter=True)
 
 

@@ -157,9 +157,7 @@ class TestConversion:
             consolidate(checkpoint, tmp_path / "out", lora="merge", base=other)
         assert not (tmp_path / "out").exists()
         report = consolidate(checkpoint, tmp_path / "out", lora="merge", base=other, base_differs=True)
-        assert any(
-            "another base than it was trained on (--base-differs): model_type" in text for text in report.warnings
-        )
+        assert any("a base that it was not trained on (--base-differs): model_type" in text for text in report.warnings)
         assert verify(tmp_path / "out", against=checkpoint, base=other).problems == ()
 
     def test_insisted_against_values(self, tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ def test_what_altered_the_base(initialization: str, tmp_path: Path):
     report = zeroconsolidate.consolidate(whole, tmp_path / "out", lora="merge", base=base)
     truth = tuned.model.merge_and_unload().state_dict()
     assert differing(written(tmp_path / "out"), truth) == []
-    assert any("not taken from the base model but from the checkpoint" in text for text in report.notes)
+    assert any("taken from the checkpoint, not from the base model" in text for text in report.notes)
 
 
 @pytest.mark.parametrize("setting", [{"layer_replication": [[0, 1]]}, {"use_bdlora": {"x": 1}}, {"kasa_config": {}}])

@@ -187,7 +187,7 @@ def test_trained_tokens_take_the_places_of_rows():
         merge(named, configs={"default": config(trainable_token_indices=[1])})
     with pytest.raises(Disagreement, match="expected 0 rows, got 2"):
         merge(named)
-    with pytest.raises(Disagreement, match=r"the trained tokens are beyond the embedding; its shape is \(9, 3\)"):
+    with pytest.raises(Disagreement, match=r"a trained token is not a row of the embedding; its shape is \(9, 3\)"):
         merge(named, configs={"default": config(trainable_token_indices=[1, 9])})
 
 
@@ -258,7 +258,7 @@ def test_dora_of_an_embedding_and_a_head_that_share_a_weight():
         f"{PEFT}e.base_layer.weight": stored(9, 3),
     }
     ties = {f"{PEFT}h.base_layer.weight": f"{PEFT}e.base_layer.weight"}
-    with pytest.raises(UnsupportedLayout, match="DoRA of an embedding and of a head that share one weight"):
+    with pytest.raises(UnsupportedLayout, match="DoRA of an embedding and a head that share one weight"):
         merge(named, ties=ties)
 
 

@@ -120,9 +120,9 @@ def test_the_forger_writes_what_torch_writes(tmp_path: Path):
     [
         ({"magic": 7}, DamagedFile, "not a torch checkpoint: it is neither a zip archive nor torch's older container"),
         ({"protocol": 1002}, UnsupportedLayout, "torch's older container has the protocol 1002; expected 1001"),
-        ({"keys": ["x"]}, DamagedFile, "the list of storages is not that of the storages in the pickle"),
-        ({"keys": 7}, DamagedFile, "the list of storages is not that of the storages in the pickle"),
-        ({"keys": [7]}, DamagedFile, "the list of storages is not that of the storages in the pickle"),
+        ({"keys": ["x"]}, DamagedFile, "the list of storages does not match the storages in the pickle"),
+        ({"keys": 7}, DamagedFile, "the list of storages does not match the storages in the pickle"),
+        ({"keys": [7]}, DamagedFile, "the list of storages does not match the storages in the pickle"),
         ({"storages": b""}, DamagedFile, r"the file ends too early; expected \d+ bytes"),
     ],
 )
@@ -133,7 +133,7 @@ def test_files_that_are_none(changes: dict[str, Any], error: type[ZeroConsolidat
 
 def test_a_storage_of_another_size_than_the_pickle_says(tmp_path: Path):
     storages = struct.pack("<q", 4) + bytes(16)
-    with pytest.raises(DamagedFile, match=r"is not of the size the pickle says; expected 3 elements, got 4"):
+    with pytest.raises(DamagedFile, match=r"does not have the size that the pickle says; expected 3 elements, got 4"):
         read(forged(tmp_path / "f.pt", content=[torch.zeros(3)], storages=storages))
 
 

@@ -45,7 +45,7 @@ def test_a_model_in_the_offline_cache(snapshot: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_there(snapshot: Path) -> None:
-    with pytest.raises(BadOption, match="no such directory: owner/other; nor does huggingface_hub find it: "):
+    with pytest.raises(BadOption, match="no such directory: owner/other; huggingface_hub does not find it either: "):
         hub.resolved("owner/other")
 
 

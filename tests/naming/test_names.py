@@ -490,7 +490,7 @@ class TestLayouts:
         consolidate(self.CASE, tmp_path / "out", names="in-memory")
 
     def test_no_other_layouts(self, tmp_path: Path) -> None:
-        with pytest.raises(BadOption, match="names is 'hub', 'in-memory' or 'stored'; got 'v4'"):
+        with pytest.raises(BadOption, match="names must be 'hub', 'in-memory' or 'stored'; got 'v4'"):
             consolidate(self.CASE, tmp_path / "out", names="v4")
 
 

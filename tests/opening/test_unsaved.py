@@ -126,7 +126,7 @@ def test_another_model_is_no_base(change: str, tmp_path: Path) -> None:
 
         halves = {n: v[: len(v) // 2].clone() if is_trained(n) else v for n, v in weights().items()}
         save_file(halves, base / "model.safetensors")
-    with pytest.raises(BadOption, match=r"no values.*base model.*as --base: .* is another"):
+    with pytest.raises(BadOption, match=r"no values.*base model.*as --base: .* is a different one"):
         consolidate(tmp_path / "in", tmp_path / "out", base=base)
 
 

@@ -50,9 +50,9 @@ class TestValues:
     @pytest.mark.parametrize(
         ("given", "message"),
         [
-            ({"ties": "both"}, "ties is 'drop' or 'copy'; got 'both'"),
-            ({"lora": "yes"}, "lora is 'adapter', 'merge' or 'keep'; got 'yes'"),
-            ({"check": True}, "check is 'sample', 'all' or 'none'; got True"),
+            ({"ties": "both"}, "ties must be 'drop' or 'copy'; got 'both'"),
+            ({"lora": "yes"}, "lora must be 'adapter', 'merge' or 'keep'; got 'yes'"),
+            ({"check": True}, "check must be 'sample', 'all' or 'none'; got True"),
             ({"replicas": None}, "replicas is 'equal' or 'first'; got None"),
             ({"digest": "md5"}, "digest is 'sha256' or 'xxh3'; got 'md5'"),
             ({"sentence_transformers": "max"}, "sentence_transformers is 'cls', 'mean' or 'last'; got 'max'"),
@@ -60,8 +60,8 @@ class TestValues:
             ({"exclude_frozen": "false"}, "exclude_frozen is False or True; got 'false'"),
             ({"overwrite": "no"}, "overwrite is False or True; got 'no'"),
             ({"rescue": "zero"}, "rescue is False, True or 'zeros'; got 'zero'"),
-            ({"include": 5}, "include is one text or several; got 5"),
-            ({"exclude": [5]}, r"exclude is one text or several; got \[5\]"),
+            ({"include": 5}, "include must be a string or several; got 5"),
+            ({"exclude": [5]}, r"exclude must be a string or several; got \[5\]"),
             ({"max_shard_size": "big"}, "a size is a number with B, KB, MB, GB or TB"),
             ({"max_shard_size": "5"}, "a size needs a unit"),
             ({"fill": "model"}, "--fill is used only with --rescue"),

@@ -129,7 +129,7 @@ def test_modules_of_other_kinds_are_said_to_be_unchecked(tmp_path: Path) -> None
     text = (tmp_path / "c/modules.json").read_text().replace("layer_norm.LayerNorm", "mine.MyOwn")
     (tmp_path / "c/modules.json").write_text(text)
     report = consolidate(tmp_path / "c", tmp_path / "out")
-    assert "3_LayerNorm: nothing says which weights a MyOwn has" in report.not_checked
+    assert "3_LayerNorm: it is not known which weights a MyOwn has" in report.not_checked
     assert set(load_file(tmp_path / "out/3_LayerNorm/model.safetensors")) == {"norm.weight", "norm.bias"}
 
 

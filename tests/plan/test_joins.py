@@ -215,7 +215,7 @@ def test_a_padded_vocabulary_is_cut(tmp_path: Path):
         (Concatenated(0, ((2, 2),), (4, -1, -1)), [(2, 4), (2, 4)], "the sub-parameters' shape does not fit"),
         (Concatenated(0, ((2, 2),), (4, 2, 2)), [(2, 4), (2, 4)], "does not fit the parts'"),
         (Affine((4,), (((AffinePiece((4,), (0, (1,)), (0, (1,)))),),)), [(4,), (4,)], "the affine map is of 1 ranks"),
-        (Affine((4,), ((AffinePiece((4,), (0, (1,)), (0, (1,))),),)), [(2,)], "wants 4 elements of a part of 2"),
+        (Affine((4,), ((AffinePiece((4,), (0, (1,)), (0, (1,))),),)), [(2,)], "needs 4 elements of a part of 2"),
         (Affine((4,), ((AffinePiece((2,), (0, (1,)), (0, (1,))),),)), [(2,)], "the parts do not add up"),
         (Affine((4,), ((AffinePiece((4,), (1, (1,)), (0, (1,))),),)), [(4,)], "reaches past the tensor"),
         (Affine((4,), ((AffinePiece((2, 2), (0, (1, 1)), (0, (2, 1))),),)), [(4,)], "overlaps itself"),

@@ -34,7 +34,7 @@ def has_row_per_token(name: str) -> bool:
 
 
 def target_parameters(config: PeftConfig, module: str) -> tuple[str, ...]:
-    """The parameters of `module` that `target_parameters` names, which it may do by the end of their paths."""
+    """The parameters of `module` that `target_parameters` names, by their whole path or its end."""
     names = dict.fromkeys(target.rpartition(".")[2] for target in config.target_parameters)
     return tuple(name for name in names if any(f".{module}.{name}".endswith(f".{t}") for t in config.target_parameters))
 
@@ -68,7 +68,7 @@ def low_rank(
             found=f"{a.shape} and {b.shape}",
         )
     if magnitude is not None and lie in (Lie.EXPERTS, Lie.EXPERTS_TRANSPOSED):
-        raise UnsupportedLayout("PEFT has no DoRA for stacked experts")
+        raise UnsupportedLayout("PEFT does not support DoRA for stacked experts")
     rounds_first = (
         of_parameter or lie is Lie.EMBEDDING or lie.name.startswith("EXPERTS") or config.initialization == "mica"
     )
@@ -90,7 +90,7 @@ def _refuse_resized(adapter: str, rows: int, shape: Shape) -> None:
             f"the adapter {adapter!r} has {rows} rows, the weight it belongs to has {shape[0]}",
             consequence="if the run resized its vocabulary, the added rows were frozen: neither the save nor the base "
             "has their values",
-            remedy="write the adapter (--lora adapter), and load it on a base model resized as for the training",
+            remedy="write the adapter (--lora adapter), and load it on a base model resized as in training",
         )
 
 
@@ -128,10 +128,10 @@ def _lie(a: Shape, b: Shape, shape: Shape, config: PeftConfig, rank: int, *, emb
 def in_order(
     depths: Mapping[int, Mapping[str, Factors]], parameters: Sequence[str], shapes: Mapping[str, Shape]
 ) -> dict[str, int]:
-    """Which of nested wrappers belongs to which parameter: parameter -> depth.
+    """Which of the nested wrappers belongs to which parameter: parameter -> depth.
 
     PEFT wraps the parameters of a module one after the other, so that the first is innermost. `parameters` are in the
-    module's order. Raises Disagreement if the shapes contradict.
+    module's order. Raises Disagreement if the shapes contradict this.
     """
     if len(depths) != len(parameters):
         raise Disagreement(

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def agreed(catalog: Catalog, adapters: Adapters, tied: Mapping[str, str], base: str, *, insisted: bool) -> Agreement:
-    """What speaks for and against `base`. `tied`: the run's ties by the names of the model. Raises Disagreement if
-    something tells that it is another than the adapters were trained on, unless the caller has `insisted`."""
+    """What speaks for and against `base`. `tied`: the run's ties, by the model's names. Raises Disagreement if
+    something shows that the adapters were trained on a different model, unless the caller has `insisted`."""
     run = Run(
         directory=catalog.origin.root,
         configs=adapters.configs,
@@ -31,7 +31,7 @@ def agreed(catalog: Catalog, adapters: Adapters, tied: Mapping[str, str], base: 
     found = base_contradictions(run, base)
     if found.contradictions and not insisted:
         raise Disagreement(
-            f"the adapter was trained on another base than --base: {'; '.join(found.contradictions)}",
+            f"the adapter was not trained on the model in --base: {'; '.join(found.contradictions)}",
             consequence="merged into this one, it would give wrong answers",
             remedy=(base_remedy(adapters), "--base-differs merges anyway"),
         )
@@ -39,8 +39,8 @@ def agreed(catalog: Catalog, adapters: Adapters, tied: Mapping[str, str], base: 
 
 
 def recorded_base(catalog: Catalog, adapters: Adapters) -> str | None:
-    """The base that the adapters' own configurations name, where the checkpoint lacks weights and the base is in the
-    offline cache of the hub. A directory that a checkpoint names is not opened unless the caller names it too."""
+    """The base that the adapters' own configurations name, if the checkpoint lacks weights and the base is in the hub's
+    offline cache. A directory that a checkpoint names is not opened unless the caller names it too."""
     parts = adapters.parts.values()
     saved = set(catalog.order)
     own = {part.module.rpartition(".")[0] for part in parts if part.kind is Kind.OWN and part.name in saved}
@@ -54,7 +54,7 @@ def recorded_base(catalog: Catalog, adapters: Adapters) -> str | None:
 
 
 def base_remedy(adapters: Adapters) -> str:
-    """How to name the original model: as the adapters' own configurations do, if that leads anywhere from here."""
+    """What to do to name the original model: with the name in the adapters' own configurations, if it can be found."""
     recorded = list(dict.fromkeys(config.base for config in adapters.configs.values() if config.base))
     if len(recorded) != 1:
         return "name the original model with --base"

@@ -1,4 +1,4 @@
-"""Whether a base model is the one that adapters were trained on: everything that can tell is asked.
+"""Whether a base model is the one that adapters were trained on: everything that can show it is checked.
 
 Shapes do not tell: models of one size have factors of one shape, and a merge into the wrong one goes through. Nor do
 names of directories, which people choose. What tells are names on the hub, the kind of model, its ties, its tokenizer,
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from .peft_config import PeftConfig
 
 MAX_TOKENIZER_BYTES = 1 << 28
-"""A larger tokenizer.json is not asked. Vocabularies of a quarter million entries take some 20 MB."""
+"""A larger tokenizer.json is not read. Vocabularies of a quarter million entries take some 20 MB."""
 _KINDS = (
     "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
     "intermediate_size", "hidden_act",
 )  # fmt: skip
-"""What a run does not change of a config."""
+"""Fields of a config that a run does not change."""
 _QUANTIZED = re.compile(r"-(?:(?:unsloth-)?bnb-[48]bit|[48]bit|int[48]|fp8|gptq|awq)(?:-.*)?$", re.IGNORECASE)
-"""How repositories of quantized copies are called after the model they were made from."""
+"""What the name of a quantized copy's repository adds to the name of the model it was made from."""
 _OUTPUT_EMBEDDINGS = ("lm_head", "embed_out", "lm_head.decoder", "cls.predictions.decoder")
 """Modules that `tie_word_embeddings` ties to the input embedding."""
 _CLASS_END = re.compile(r"(?:For[A-Z]\w*|LMHeadModel|DoubleHeadsModel|Model)$")
 _ANY_NAME = {"", ".", "base", "base_model", "model", "models", "checkpoint", "output", "out", "final", "merged"}
-"""Names of directories that say nothing of what is in them."""
+"""Names of directories that say nothing about what is in them."""
 _FEW_TOKENS = 0.5
-"""A tokenizer that shares fewer of its entries is another one: tokens that were added or reserved are a few."""
+"""A tokenizer that shares fewer of its entries is a different one: a run adds or reserves only a few tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +63,13 @@ class Agreement:
     records: tuple[str, ...]
     """The bases that the checkpoint names."""
     quantized: str | None
-    """Where the base was quantized in training: what tells."""
+    """What shows that the base was quantized in training; None if nothing does."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader of the merge should know."""
+        """What users of the merged model should know."""
         found = [
-            f"merged into another base than it was trained on (--base-differs): {text}" for text in self.contradictions
+            f"merged into a base that it was not trained on (--base-differs): {text}" for text in self.contradictions
         ]
         if self.quantized is not None:
             found.append(
@@ -79,7 +79,7 @@ class Agreement:
         return tuple(found)
 
     def untold(self, base: str) -> tuple[str, ...]:
-        """That nothing tells whether `base` is right, if nothing does."""
+        """A note that it is not known whether `base` is right, if nothing speaks for or against it."""
         if self.contradictions or self.confirmed_by:
             return ()
         named = f"the checkpoint names {', '.join(self.records)}" if self.records else "the checkpoint names none"
@@ -96,7 +96,7 @@ class _Record:
 
 
 def base_contradictions(run: Run, base: str) -> Agreement:
-    """Ask everything that can tell whether `base`, a directory, is what the adapters of `run` were trained on."""
+    """Check everything that can show whether the directory `base` is what the adapters of `run` were trained on."""
     records = _records(run)
     ours, theirs = _config(run.directory), _config(base)
     against, confirmed = list[str](), list[str]()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Bases:
-    """Finds the tensor under the adapters by its path, and keeps account of where it was taken from."""
+    """Finds the tensor that adapters are added to by its path, and records where it was taken from."""
 
     def __init__(self, model: PeftModel, original: Original | None, altered: str | None, remedy: str) -> None:
         """`altered`: how an adapter was initialised if that changed the weights it belongs to: then they are not the
@@ -42,7 +42,7 @@ class Bases:
         return self._model.tied.get(path, path) if path not in self._model.saved else path
 
     def find(self, path: str) -> Found | None:
-        """The tensor that is under the adapters, from where it is best taken from."""
+        """The tensor that adapters are added to, from the best source there is."""
         own = self._model.own.get(path) or self._model.own.get(self.owner(path))
         saved = self._model.saved.get(path, {})
         if len(saved) > 1:
@@ -137,7 +137,7 @@ class Bases:
         )
 
     def names_of(self, path: str) -> list[str]:
-        """Every path of a shared tensor, this one first; of one that has a tensor of its own, this one."""
+        """Every path of a shared tensor, this one first; only this one if it has a tensor of its own."""
         owner = self.owner(path)
         if path in self._model.saved:
             return [path]
@@ -169,7 +169,7 @@ class Bases:
         return self._model.wrapper + path if self._original is None else self._original.name_of(path)
 
     def is_nowhere(self, path: str) -> ZeroConsolidateError:
-        """The error for a weight that an adapter belongs to and that was not found."""
+        """The error for an adapter whose weight was not found."""
         if self._altered is not None:
             return BadOption(
                 f"an adapter initialised by {self._altered!r} changes the base weights before training, and the "
@@ -186,7 +186,7 @@ class Bases:
             )
         if self._original.is_opaque(path):
             return UnsupportedLayout(
-                "the base model's files have the elements of this weight in another order than transformers in memory",
+                "the elements of this weight are in another order in the base model's files than in memory",
                 remedy="write the adapter, and merge it with PEFT",
             )
         return BadOption(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beside:
-    """Tensors for a file of their own, and what is said of them."""
+    """Tensors for a file of their own, and notes about them."""
 
     tensors: Mapping[str, Source]
     """By their names in the file."""
@@ -41,7 +41,7 @@ class Beside:
 
 
 def beside_adapter(names: Iterable[str], named: Mapping[str, Source], parts: Mapping[str, Part]) -> Beside:
-    """What of `names` goes into the file beside an adapter. Raises Disagreement for two tensors of one name."""
+    """Those of `names` that go into the file beside an adapter. Raises Disagreement for two tensors of one name."""
     own, around = dict[str, Source](), dict[str, Source]()
     for name in names:
         part = parts[name]
@@ -50,13 +50,14 @@ def beside_adapter(names: Iterable[str], named: Mapping[str, Source], parts: Map
     warnings = []
     if own:
         warnings.append(
-            f"trained beside the adapter, so in {NON_LORA_WEIGHTS}: {listed(list(own), 4)}; after from_pretrained: "
+            f"trained beside the adapter, so written to {NON_LORA_WEIGHTS}: {listed(list(own), 4)}; after "
+            "from_pretrained: "
             f'model.load_state_dict(safetensors.torch.load_file(".../{NON_LORA_WEIGHTS}"), strict=False)'
         )
     if around:
         warnings.append(
-            f"trained around the PEFT model, so in {NON_LORA_WEIGHTS}: {listed(list(around), 4)}; they belong to the "
-            "module that the training code put around it"
+            f"trained around the PEFT model, so written to {NON_LORA_WEIGHTS}: {listed(list(around), 4)}; they belong "
+            "to the module that the training code put around it"
         )
     return Beside(tensors=own | around, warnings=tuple(warnings))
 
@@ -66,8 +67,8 @@ def beside_model(
 ) -> tuple[dict[str, Source], Beside, tuple[str, ...]]:
     """(what stays in a merged model's file, what goes into a file of its own, names that are left out).
 
-    `tensors`: those around the model, by their names in the checkpoint. TRL reads value heads from the model's file. A
-    second name of one of the model's own tensors is none of them.
+    `tensors`: those around the model, by their names in the checkpoint. TRL reads value heads from the model's file.
+    Second names of the model's own tensors are not included.
     """
     inside = {ties.get(name, name) for name, part in parts.items() if part.kind is not Kind.BESIDE}
     kept, around, left_out = dict[str, Source](), dict[str, Source](), []
@@ -83,14 +84,14 @@ def beside_model(
         warnings.append(f"{', '.join(kept)}: TRL reads them, transformers ignores them")
     if around:
         warnings.append(
-            f"trained around the model, so in {BESIDE_FOLDER}/{NON_LORA_WEIGHTS}: {listed(list(around), 4)}; they "
-            "belong to the module that the training code put around it"
+            f"trained around the model, so written to {BESIDE_FOLDER}/{NON_LORA_WEIGHTS}: {listed(list(around), 4)}; "
+            "they belong to the module that the training code put around it"
         )
     return kept, Beside(tensors=around, warnings=tuple(warnings)), tuple(left_out)
 
 
 def put(tensors: dict[str, Source], name: str, source: Source) -> None:
-    """Add a tensor under a name that none has yet. Raises Disagreement: one of two would be lost."""
+    """Add a tensor. Raises Disagreement if its name is taken: one of the two would be lost."""
     known = tensors.setdefault(name, source)
     if known.name != source.name:
         raise Disagreement(

@@ -48,8 +48,8 @@ class Peft:
         return self._asked(job, inputs, {})
 
     def answers(self, job: ModuleJob, inputs: Inputs, most: int) -> dict[str, NDArray[np.generic]]:
-        """`answers`: what the module, not merged, makes of at most so many unit vectors, less what it makes of nothing;
-        and `rows` or `columns`: which of its weight's those are. Nothing for a module that is not linear."""
+        """`answers`: the unmerged module's outputs for at most so many unit vectors, minus its output for zeros; and
+        `rows` or `columns`: which rows or columns of its weight these are. Empty for a module that is not linear."""
         return self._asked(job, inputs, {"vectors": most})
 
     def _asked(self, job: ModuleJob, inputs: Inputs, more: dict[str, int]) -> dict[str, NDArray[np.generic]]:
@@ -67,7 +67,7 @@ class Peft:
         return self._answer()
 
     def close(self) -> None:
-        """End the process. It can be called again."""
+        """End the process. Calling this again does no harm."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -101,7 +101,7 @@ class OfModuleReader:
             name = f"base_layer.{recipe.tensor}"
             merged = inputs.resource(_Merges, _Merges).merged(recipe.job, inputs)
             if name not in merged or len(merged[name]) != recipe.numel:
-                raise UnsupportedLayout(f"PEFT gave back {', '.join(merged)}", expected=f"{name} of {recipe.numel}")
+                raise UnsupportedLayout(f"PEFT returned {', '.join(merged)}", expected=f"{name} of {recipe.numel}")
             self._elements = merged[name]
 
     def fill(self, start: int, stop: int, block: NDArray[np.generic]) -> None:
@@ -131,7 +131,7 @@ class _Merges:
         return merged
 
     def close(self) -> None:
-        """End the process. It can be called again."""
+        """End the process. Calling this again does no harm."""
         self._last = None
         if self._peft is not None:
             self._peft.close()

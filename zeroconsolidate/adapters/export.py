@@ -42,7 +42,7 @@ SHARED_ONCE: Mapping[str, tuple[str, ...]] = {
     "VBLORA": ("vblora_vector_bank",),
     "TINYLORA": ("tinylora_v",),
 }
-"""What all modules of an adapter share and each has in its state: the file has it once."""
+"""What all modules of an adapter share. Each has it in its state dict; the file has it once."""
 
 PROJECTIONS = ("vera_A", "vera_B", "pvera_A", "pvera_B", "tinylora_P")
 """Random numbers that the file has unless `save_projection` says otherwise; PEFT then draws them again."""
@@ -65,7 +65,7 @@ def adapter_files(
     ties: Mapping[str, str],
     configs: Mapping[str, PeftConfig],
 ) -> tuple[tuple[AdapterFile, ...], tuple[str, ...]]:
-    """The adapters in `configs` as PEFT would save them, and the trained tensors that go into none of them.
+    """The adapters in `configs` as PEFT would save them, and the trained tensors that belong to none of them.
 
     Raises UnsupportedLayout for kinds of adapters whose file is more than their parameters.
     """
@@ -121,7 +121,7 @@ def _refuse_without_shared(config: PeftConfig, tensors: Mapping[str, Source]) ->
     lacking = [name for name in needed if not any(key.startswith(f"base_model.{name}") for key in tensors)]
     if lacking:
         raise UnsupportedLayout(
-            f"the checkpoint does not have what all modules of a {config.peft_type} adapter share: {lacking[0]}"
+            f"the checkpoint lacks what all modules of a {config.peft_type} adapter share: {lacking[0]}"
         )
 
 

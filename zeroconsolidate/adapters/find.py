@@ -28,7 +28,7 @@ NOT_WRITTEN = {
     "UNILORA": "its modules share one vector, and how is not in the checkpoint",
     "ADAPTION_PROMPT": "its names do not say which adapter they belong to",
 }
-"""Kinds whose files cannot be made of a checkpoint, and why."""
+"""Kinds whose files cannot be made from a checkpoint, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Adapters:
     """The adapters of a checkpoint that were chosen, in order."""
 
     parts: Mapping[str, Part]
-    """Every name of the checkpoint, taken apart."""
+    """Every name of the checkpoint, parsed."""
     present: tuple[str, ...]
     """Every adapter of the checkpoint."""
     configs: Mapping[str, PeftConfig]
@@ -44,7 +44,7 @@ class Adapters:
     files: Mapping[str, str]
     """By adapter: the path of its adapter_config.json."""
     ties: Mapping[str, str]
-    """alias -> name, those of tensors that were not saved included."""
+    """alias -> name, including those of tensors that were not saved."""
 
     @property
     def is_wrapped(self) -> bool:
@@ -63,7 +63,7 @@ def find_adapters(
     """The adapters of the checkpoint; None if it has none, or if they are to be kept as they are.
 
     `lora`: `adapter`, `merge`, `keep` or None. `chosen`: names of adapters; by default all that were trained. `base`:
-    directory of the original model. Raises BadOption for options that go against each other, NotACheckpoint if
+    directory of the original model. Raises BadOption for options that contradict each other, NotACheckpoint if
     adapter_config.json is missing, UnsupportedLayout for adapters that are not recognised.
     """
     root = catalog.origin.root
@@ -90,10 +90,11 @@ def find_adapters(
         _refuse_unknown(first.peft_type, present)
     if lora == "keep" or not present:
         if lora in ("adapter", "merge") or (chosen and lora != "keep"):
-            raise BadOption("the checkpoint has no PEFT adapters, which --lora is for")
+            raise BadOption("--lora is for checkpoints with PEFT adapters, and this one has none")
         if chosen:
             raise BadOption(
-                "--adapter does not go with --lora keep", consequence="--lora keep writes the tensors of all adapters"
+                "--adapter cannot be used with --lora keep",
+                consequence="--lora keep writes the tensors of all adapters",
             )
         return None
     for name in chosen:
@@ -128,13 +129,14 @@ def _refuse_unknown(kind: str, present: Sequence[str]) -> None:
     if not present:
         raise UnsupportedLayout(
             f"{ADAPTER_CONFIG} says {kind}, and the checkpoint has no parameter of such an adapter",
-            remedy=(f"take {ADAPTER_CONFIG} away if it belongs to another run", keep),
+            remedy=(f"remove {ADAPTER_CONFIG} if it belongs to another run", keep),
         )
 
 
 def refuse_modules(parts: Iterable[Part]) -> None:
-    """PEFT finds no module under a name that a holder changed, and says so in a warning at most; a merged model has no
-    such modules either. For where neither a base model nor a config.json tells the names. Raises UnsupportedLayout."""
+    """Refuse names that a wrapper may have changed, where neither a base model nor a config.json has the true ones:
+    PEFT would find no module under them, with a warning at most, and a merged model would not load. Raises
+    UnsupportedLayout."""
     held = [part.name for part in parts if part.kind is Kind.TUNER and ".module." in f".{part.module}."]
     if held:
         raise UnsupportedLayout(

@@ -106,7 +106,7 @@ def merge(
     """Add the adapters in order. Overwrites `weight`.
 
     `taken`: which outputs of the module `weight` holds. `known`: the lengths DoRA divides by, in the order in which
-    they are asked for, where these rows do not tell them. `found`: a list to put those into that were computed.
+    they are needed, where these rows alone do not give them. `found`: a list to which computed lengths are appended.
     """
     told = None if known is None else iter(known)
 

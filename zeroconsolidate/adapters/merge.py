@@ -35,8 +35,8 @@ BY_PEFT = frozenset(
     """ADALORA IA3 LOHA LOKR OFT BOFT VERA VBLORA FOURIERFT HRA MISS RANDLORA C3A ROAD WAVEFT DELORA GRALORA LN_TUNING
     HIRA PVERA TINYLORA GLORA PEANUT DEFT""".split()
 )
-"""The kinds that PEFT merges rightly module by module, found by comparing with the merge of the whole model. UniLoRA
-is not among them: its modules share a vector whose parts differ then, silently."""
+"""The kinds that PEFT merges correctly module by module: compared with its merge of the whole model. UniLoRA is not
+among them: its modules share a vector, and parts of it would silently differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +45,13 @@ class MergeResult:
 
     selection: Selection
     ties: Mapping[str, str]
-    """Names that are not written, because their tensor is under another -> that one."""
+    """Names that are not written, because their tensor is written under another name -> that name."""
     merged: int
     """Tensors to which adapters add something."""
     replaced: int
-    """Tensors that were trained in the place of the original's: modules_to_save, biases."""
+    """Tensors that were trained in place of the original's: modules_to_save, biases."""
     from_checkpoint: Mapping[str, str]
-    """Names of the tensors of the original model that are the checkpoint's frozen copies, and the dtypes of those."""
+    """Tensors of the original model that are taken from the checkpoint's frozen copies: name -> dtype of the copy."""
     untied: tuple[str, ...]
     """Names that shared one tensor in the original model and have their own now."""
     unproven: Mapping[str, tuple[Recipe, Recipe]]
@@ -61,7 +61,7 @@ class MergeResult:
     """Names of the tensors whose rows that the run added are the checkpoint's frozen copies, and the dtypes of
     those."""
     unknown: tuple[str, ...]
-    """Names that the original has not, and that its class does not expect."""
+    """Names that the original does not have and its class does not expect."""
     ignored: tuple[str, ...]
     """Names of the original that the class does not expect: they are left out."""
 
@@ -79,7 +79,7 @@ class _Additions:
 
 
 class Merger:
-    """Finds the base of each tensor and puts the additions on it."""
+    """Finds the base of each tensor and adds the adapters to it."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Merger:
         self._bases = Bases(model, original, altered, remedy)
 
     def result(self, *, copy_ties: bool) -> MergeResult:
-        """Plan every tensor. Raises BadOption if a weight is nowhere, Disagreement if an adapter does not fit."""
+        """Plan every tensor. Raises BadOption if a weight is not found, Disagreement if an adapter does not fit."""
         additions = self._additions()
         made: dict[str, tuple[Found, Source]] = {}
         tied = () if self._original is None else (*self._model.tied, *self._model.tied.values())
@@ -259,7 +259,7 @@ class Merger:
         for indices in additions.rows:
             if len(base.shape) != 2 or max(indices, default=0) >= base.shape[0]:
                 raise Disagreement(
-                    "the trained tokens are beyond the embedding", consequence=f"its shape is {base.shape}"
+                    "a trained token is not a row of the embedding", consequence=f"its shape is {base.shape}"
                 )
         if additions.rows:
             replacements = tuple(additions.rows.items())
@@ -272,4 +272,4 @@ class Merger:
 def _refuse_mixture(parts: tuple[LowRank, ...]) -> None:
     lies = {part.lie for part in parts if part.magnitude is not None}
     if Lie.ROWS in lies and len(lies) > 1:
-        raise UnsupportedLayout("DoRA of an embedding and of a head that share one weight cannot be merged")
+        raise UnsupportedLayout("DoRA of an embedding and a head that share one weight cannot be merged")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def once(
     made: Made, model: PeftModel, bases: Bases, *, copy_ties: bool
 ) -> tuple[dict[str, tuple[Found, Source]], dict[str, str]]:
-    """What is to be written, by path, and the names that are not -> the one their tensor is written under."""
+    """The tensors to write, by path; and names that are not written -> the name that their tensor is written under."""
     kept: dict[str, tuple[Found, Source]] = {}
     ties: dict[str, str] = {}
     first: dict[str, str] = {}
@@ -43,8 +43,8 @@ def once(
 def named_as_in(
     original: Original | None, kept: Made, model: PeftModel
 ) -> tuple[dict[str, Source], tuple[str, ...], tuple[str, ...]]:
-    """(the output by name, names of the run that the original has not and its class does not expect, names of the
-    original that its class does not expect)."""
+    """(the output by name, names of the run that neither the original has nor its class expects, names of the original
+    that its class does not expect)."""
     if original is None:
         spread = [found.spread(source.recipe, source.role) for found, source in kept.values()]
         return {name: source for parts in spread for name, source in parts.items()} | model.beside, (), ()
@@ -71,7 +71,7 @@ def named_as_in(
 
 
 def names_that_part(made: Made, model: PeftModel, bases: Bases) -> list[str]:
-    """Names of one tensor in the original model whose values part here."""
+    """Names that share one tensor in the original model and have different values here."""
 
     def value(path: str) -> Recipe | None:
         return made[path][1].recipe if path in made else None

@@ -31,7 +31,7 @@ STACKS = (
 """(module in memory, module in the file, parameter -> the matrices of an expert, end to end): Mixtral's names, and
 those of Qwen, OLMoE, DeepSeek and others (transformers `conversion_mapping.py`)."""
 RENAMED = (("mlp.", "block_sparse_moe."),)
-"""Modules that are called otherwise in files (Mixtral's router)."""
+"""Modules that have another name in files (Mixtral's router)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +41,9 @@ class Found:
     source: Source
     pieces: tuple[tuple[str, Shape], ...]
     """The names in the files, in the order in which they make up the tensor, and their shapes; none where the
-    conversions of transformers tell."""
+    conversions of transformers give them."""
     is_original: bool = True
-    """Whether it is of the original's files."""
+    """Whether it is in the original's files."""
 
     def spread(self, recipe: Recipe, role: str) -> dict[str, Source]:
         """`recipe`, which makes the whole tensor, under the names in the files."""
@@ -90,7 +90,7 @@ class Original:
 
     @property
     def target(self) -> str | None:
-        """The class that the output is for, in words; None if nobody could be asked."""
+        """The class that the output is for, in words; None if it is not known."""
         return None if self._layout is None else self._layout.files.origin
 
     def expects(self, name: str) -> bool:
@@ -102,14 +102,15 @@ class Original:
         return None if self._layout is None else self._layout.name_of(path)
 
     def is_opaque(self, path: str) -> bool:
-        """Whether the files have the elements of a tensor in an order that cannot be turned around."""
+        """Whether the files have a tensor's elements in another order, from which there is no way back."""
         name = self.in_memory(path)
         return self._layout is not None and name is not None and self._layout.is_opaque(name)
 
     def in_files(self, made: Mapping[str, tuple[Found, Source]]) -> dict[str, Source]:
-        """Tensors of the merged model by path, each with what it was found as, as the files have them.
+        """The merged model's tensors, given by path with where each was found, in the layout of the files.
 
-        Raises Disagreement if two are the same tensor there, UnsupportedLayout for what has another order there.
+        Raises Disagreement if two are the same tensor there, UnsupportedLayout for one whose elements have another
+        order there.
         """
         known: dict[str, Source] = {}
         files: dict[str, Source] = {}
@@ -126,7 +127,7 @@ class Original:
         return files if self._layout is None else files | self._layout.in_files(known, self.tensors)
 
     def name_of(self, path: str) -> str:
-        """What the file calls, or would call, a tensor of the trained model."""
+        """The name that a tensor of the trained model has, or would have, in the file."""
         memory = self.in_memory(path)
         if memory is not None and self._layout is not None:
             return self._layout.file_name(memory)
@@ -166,7 +167,7 @@ class Original:
         return [name for name in ordered if self.find(f"{module}.{name}") is not None]
 
     def nearest(self, path: str) -> str:
-        """Names like `path`, for an error."""
+        """Names that resemble `path`, for an error."""
         from difflib import get_close_matches
 
         close = get_close_matches(self.name_of(path), list(self.tensors)[:5000], n=3, cutoff=0.4)

@@ -24,7 +24,7 @@ TUNER_PREFIXES: Mapping[str, tuple[str, ...]] = {
     "GLORA": ("glora_",), "PEANUT": ("peanut_",), "DEFT": ("deft_",), "LILY": ("lily_",), "BEFT": ("beft_",),
     "PSOFT": ("psoft_",), "OSF": ("osf_",), "POLY": ("poly_",),
 }  # fmt: skip
-"""peft_type -> how the attributes begin in which a wrapped module keeps its adapters (`BaseTuner.prefix` in PEFT)."""
+"""peft_type -> prefix of the attributes in which a wrapped module keeps its adapters (`BaseTuner.prefix` in PEFT)."""
 
 ALTERS_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """`init_lora_weights` that subtract something from the base weights when training begins (`LoraLayer.update_layer`)."""
@@ -33,7 +33,8 @@ UNMERGEABLE = (
     "arrow_config", "use_bdlora", "alora_invocation_tokens", "velora_config", "monteclora_config", "kasa_config",
     "use_qalora",
 )  # fmt: skip
-"""LoRA variants, by the setting that asks for them, whose merge is impossible, or is not known to be right here."""
+"""LoRA variants, by the setting that asks for them, that cannot be merged, or are not known to be merged correctly
+here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class PeftConfig:
     bias: str
     """`none`, `all` or `lora_only`."""
     initialization: str
-    """`init_lora_weights`, a bool as its text."""
+    """`init_lora_weights`; a bool as text."""
     target_modules: tuple[str, ...] | str
     target_parameters: tuple[str, ...]
     token_indices: Mapping[str, tuple[int, ...]] | tuple[int, ...] | None
@@ -65,7 +66,7 @@ class PeftConfig:
 
     @property
     def alters_base(self) -> bool:
-        """Whether the weights the adapter belongs to are not the original model's."""
+        """Whether the adapter belongs to weights that are not the original model's."""
         return self.initialization.startswith(ALTERS_BASE)
 
     def rank_of(self, module: str) -> int:
@@ -79,7 +80,7 @@ class PeftConfig:
         return alpha / math.sqrt(rank) if self.rank_stabilized else alpha / rank
 
     def tokens_of(self, module: str) -> tuple[int, ...] | None:
-        """The rows of `module` that are trained for themselves; the module may be named by the end of its path."""
+        """The rows of `module` that are trained individually; the module may be named by the end of its path."""
         if not isinstance(self.token_indices, dict):
             return self.token_indices if isinstance(self.token_indices, tuple) else None
         for name, indices in self.token_indices.items():

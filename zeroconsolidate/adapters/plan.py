@@ -47,13 +47,13 @@ class Adapted:
     config_files: Mapping[str, str]
     """Output name -> path of an adapter's configuration."""
     files: tuple[str, ...]
-    """Those outside of the checkpoint's own that decide what is written."""
+    """Files outside of the checkpoint that decide what is written."""
     adapter_files: Mapping[str, str]
     """Adapter -> the path of its configuration, in the order in which they are merged."""
     folders: tuple[str, ...]
     """Entries of the checkpoint that belong to its adapters."""
     ties: Mapping[str, str]
-    """Names that are not written, because their tensor is under another -> that one."""
+    """Names that are not written, because their tensor is written under another name -> that name."""
     untied: bool
     """Whether the model's configuration must say that the embeddings are no longer tied."""
     comparisons: tuple[Comparison, ...]
@@ -61,12 +61,12 @@ class Adapted:
     notes: tuple[str, ...]
     """What was decided and why, for the report."""
     trained_as: TrainedAs | None = None
-    """Of a merge into a base model: the class that the output is for."""
+    """For a merge into a base model: the class that the output is for."""
     rows: int | None = None
-    """What the model's configuration must say of its vocabulary, if it says something else."""
+    """The vocabulary size that the model's configuration must state, if it states another."""
     warnings: tuple[str, ...] = ()
     not_checked: tuple[str, ...] = ()
-    """What nothing could tell."""
+    """What could not be checked, and why."""
 
 
 def plan_export(
@@ -142,11 +142,11 @@ def plan_merge(
     architecture: tuple[Architecture | None, str],
     insisted: bool,
 ) -> Merge:
-    """The model with its adapters merged. `base`: directory of the original model. `base_differs`: it may be another
-    than the adapters were trained on. `architecture`: what transformers says of its class, or why it says nothing.
-    `insisted`: names that nobody expects are written anyway.
+    """The model with its adapters merged. `base`: directory of the original model. `base_differs`: it may differ from
+    the one that the adapters were trained on. `architecture`: what transformers says of its class, or why it says
+    nothing. `insisted`: names that are not expected are written anyway.
 
-    Raises UnsupportedLayout for adapters that cannot be merged, BadOption if weights are nowhere, WrongNames for
+    Raises UnsupportedLayout for adapters that cannot be merged, BadOption if weights are not found, WrongNames for
     trained tensors that have no place in the original model, Disagreement for another base or lost rows.
     """
     for name, config in adapters.configs.items():
@@ -282,7 +282,7 @@ def _notes(
             notes.append(original.prefix_note)
         if result.ignored:
             some = listed(result.ignored, 4)
-            notes.append(f"left out of the base model, because {original.target} does not load them: {some}")
+            notes.append(f"not taken from the base model, because {original.target} does not load them: {some}")
     if original is None and result.from_checkpoint:
         stored = ", ".join(sorted(set(result.from_checkpoint.values())))
         notes.append(
@@ -291,7 +291,7 @@ def _notes(
         )
     elif result.from_checkpoint:
         some = listed(list(result.from_checkpoint), 4)
-        notes.append(f"not taken from the base model but from the checkpoint: {some}")
+        notes.append(f"taken from the checkpoint, not from the base model: {some}")
     if result.added_rows:
         dtypes = ", ".join(sorted(set(result.added_rows.values())))
         some = listed(list(result.added_rows), 4)

@@ -1,4 +1,4 @@
-"""Prompt learning: what is trained stands before the model, and wraps none of its modules.
+"""Prompt learning: the trained parameters stand before the model, and wrap none of its modules.
 
 PEFT's names of such a model, and those in its file (`peft/peft_model.py`, `PromptLearningTuner` in
 `peft/tuners/tuners_utils.py`)::
@@ -34,11 +34,12 @@ _IN_A_FILE = {
         "prefix_task_rows": "prefix_task_rows",
     },
 }
-"""peft_type -> the encoder's parameter -> its name in the file. What is not here is computed from the parameters."""
+"""peft_type -> the encoder's parameter -> its name in the file. A file of any other kind has values computed from the
+parameters."""
 
 
 def take_apart(names: Iterable[str]) -> dict[str, Part]:
-    """Every name, by itself."""
+    """Parse every name."""
     plain = plain_names(names)
     named = [f".{text}" for text in plain.values() if f".{_ENCODER}." in f".{text}"]
     wrapper = f"{named[0].partition(f'.{_ENCODER}.')[0]}.".lstrip(".") if named else ""
@@ -69,7 +70,7 @@ def _part(name: str, text: str, wrapper: str) -> Part:
 
 
 def is_computed(config: PeftConfig, parts: Iterable[Part]) -> bool:
-    """Whether PEFT's file has what an encoder makes of the parameters, not the parameters."""
+    """Whether PEFT's file has the outputs of an encoder, not its parameters."""
     known = _IN_A_FILE.get(config.peft_type, {})
     encoder = [part.rest for part in parts if part.attribute == _ENCODER]
     return bool(config.content.get("prefix_projection")) or any(rest not in known for rest in encoder)

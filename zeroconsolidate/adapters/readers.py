@@ -45,7 +45,8 @@ class MergedReader:
         return max(stop - start for start, stop in pairs) * self.recipe.row_numel
 
     def fill(self, start: int, stop: int, block: NDArray[np.generic]) -> None:
-        """Elements `[start, stop)`. Always computed on the same blocks, so that asking differently changes no bit."""
+        """Elements `[start, stop)`. Always computed on the same blocks, so that no bit depends on which interval is
+        asked for."""
         row_numel = self.recipe.row_numel
         here = int(np.searchsorted(self._starts, start // row_numel, side="right")) - 1
         while start < stop:
@@ -100,7 +101,7 @@ class MergedReader:
 
 
 class RowsReplacedReader:
-    """Reads a matrix some of whose rows come from elsewhere. Nothing is computed but casts."""
+    """Reads a matrix in which some rows come from elsewhere. Nothing is computed but casts."""
 
     def __init__(self, recipe: RowsReplaced, inputs: Inputs) -> None:
         self.recipe = recipe

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 ROW_BLOCK_BYTES = 2 << 20
 """Rows of a weight are merged in blocks of about this size, counted in float32."""
 FEWEST_ROWS = 64
-"""But of no fewer rows: a matrix product of very few rows may take another path and round otherwise."""
+"""But blocks have at least this many rows: a matrix product of very few rows may take another path and round
+differently."""
 BLOCKS_HELD = 8
 """Blocks in memory at a time: the weight, the product, their sum, and what torch makes in between."""
 
 
 class Lie(Enum):
-    """How the product B A lies in the weight."""
+    """How the product B A is laid out in the weight."""
 
     ROWS = "W[o, i]: nn.Linear"
     COLUMNS = "W[i, o]: transformers' Conv1D (fan_in_fan_out)"
@@ -97,7 +98,7 @@ class Merged(Computed):
 
     @property
     def memory_bytes(self) -> int:
-        """An upper bound for what evaluating it takes."""
+        """An upper bound for the memory that evaluating it takes."""
         starts = self.blocks()
         rows = max(stop - start for start, stop in itertools.pairwise(starts))
         factors = [f for part in self.parts for f in (part.a, part.b, part.magnitude) if f is not None]
@@ -113,7 +114,7 @@ class Merged(Computed):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowsReplaced(Computed):
-    """A matrix some of whose rows come from elsewhere: trained tokens in an embedding."""
+    """A matrix in which some rows come from elsewhere: trained tokens in an embedding."""
 
     base: Recipe
     shape: Shape
@@ -183,5 +184,5 @@ class OfModule(Computed):
 
     @property
     def memory_bytes(self) -> int:
-        """Of both processes, those PEFT needs in between not counted."""
+        """Of both processes, not counting what PEFT allocates in between."""
         return 4 * sum(4 * tensor.factor.recipe.numel for tensor in self.job.tensors)

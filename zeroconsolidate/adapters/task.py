@@ -22,16 +22,16 @@ AUTO_CLASSES = {
 }
 """PEFT's tasks (`peft/utils/peft_types.py`) whose model has a head of its own -> what loads it."""
 _HEADED = re.compile(r"For(?:\w*Classification|QuestionAnswering|MultipleChoice|NextSentencePrediction|\w*Regression)$")
-"""How classes with such a head are called."""
+"""How the names of classes with such a head end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedAs:
-    """The class that was trained, as config.json must say it."""
+    """The class that was trained, as config.json must state it."""
 
     class_name: str
     labels: int | None
-    """How many its head has, where config.json says another number."""
+    """How many labels its head has, if config.json states another number."""
 
 
 def task_of(configs: Iterable[PeftConfig]) -> str | None:

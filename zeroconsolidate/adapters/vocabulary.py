@@ -27,7 +27,7 @@ class Vocabulary:
     """How many rows a merged model has."""
 
     rows: int | None
-    """What config.json must say; None if it says so, or nothing is known."""
+    """The number that config.json must state; None if it does already, or nothing is known."""
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -38,7 +38,7 @@ def vocabulary(
     """Compare the rows of a merged model with what the config.json beside it says: the checkpoint's, or the base's.
 
     `of_base`: the base's own tensors, empty without one. Raises Disagreement where rows that the run added are neither
-    trained nor saved, so that nobody has them.
+    trained nor saved, so lost.
     """
     found = {name: source for name, source in named.items() if has_row_per_token(name) and len(source.shape) == 2}
     own, at_base = _stated(checkpoint), None if base is None else _stated(base)
@@ -54,7 +54,7 @@ def vocabulary(
         raise Disagreement(
             f"config.json beside the checkpoint says {own} tokens, the base model has {rows}",
             consequence="the added rows were frozen and not saved, so their values are lost",
-            remedy="write the adapter (--lora adapter), and load it on a base model resized as for the training",
+            remedy="write the adapter (--lora adapter), and load it on a base model resized as in training",
         )
     if rows == stated:
         return Vocabulary(rows=None, notes=(), warnings=_lost(checkpoint, rows, found))
@@ -64,7 +64,7 @@ def vocabulary(
 
 
 def resize_first(shapes: Mapping[str, Shape], base: str | None) -> tuple[str, ...]:
-    """That an adapter belongs to a resized base. `shapes`: of its tensors, by their names in the file."""
+    """A warning that an adapter belongs to a resized base. `shapes`: of its tensors, by their names in the file."""
     rows = {
         shape[0 if name.endswith(".weight") else 1]: name
         for name, shape in shapes.items()
@@ -102,7 +102,7 @@ def _refuse_parted(found: Mapping[str, Source]) -> None:
         f"embedding and head have different numbers of rows: {told}",
         consequence=f"the run resized both; the rows added to {' and '.join(fewer)} were frozen and not saved, so "
         "their values are lost",
-        remedy="write the adapter (--lora adapter), and load it on a base model resized as for the training",
+        remedy="write the adapter (--lora adapter), and load it on a base model resized as in training",
     )
 
 

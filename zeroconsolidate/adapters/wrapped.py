@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class PeftModel:
-    """The names of a PEFT model, sorted by what they are to which tensor."""
+    """The names of a PEFT model, sorted by the tensor they belong to, and their role for it."""
 
     wrapper: str = ""
     own: dict[str, Source] = field(default_factory=dict)
     """Path -> the tensor the wrapped model has there; frozen, or trained beside the adapters."""
     saved: dict[str, dict[str, Source]] = field(default_factory=dict)
-    """Path -> adapter -> what modules_to_save trained in its stead."""
+    """Path -> adapter -> what modules_to_save trained in its place."""
     wrappers: dict[str, dict[int, dict[str, Factors]]] = field(default_factory=dict)
     """Module -> depth -> adapter -> its factors, in the order of the model."""
     beside: dict[str, Source] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class PeftModel:
     tied: dict[str, str] = field(default_factory=dict)
     """Path -> the path whose tensor it shares."""
     quantized: dict[str, str] = field(default_factory=dict)
-    """Path of what is kept beside a quantized weight -> that weight's."""
+    """Path of a tensor that belongs to a quantized weight -> path of that weight."""
 
 
 def collect(
@@ -45,7 +45,7 @@ def collect(
     ties: Mapping[str, str],
     configs: Mapping[str, PeftConfig],
 ) -> PeftModel:
-    """Sort the names. `ties`: alias -> name, those of tensors that were not saved included."""
+    """Sort the names. `ties`: alias -> name, including those of tensors that were not saved."""
     wrappers = {part.wrapper for part in parts.values() if part.kind is Kind.TUNER}
     model = PeftModel(wrapper=next(iter(wrappers), ""))
     model.quantized |= companions(dict.fromkeys(part.module for part in parts.values()))

@@ -45,14 +45,14 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One name, taken apart."""
+    """One name, parsed."""
 
     name: str
     """As stored."""
     wrapper: str
-    """What stands before PEFT's own prefix. Here and below, wrappers inside of the name are undone."""
+    """What precedes PEFT's own prefix. Here and below, wrappers inside of the name are removed."""
     inner: str
-    """What stands behind it, PEFT's wrapping included."""
+    """What follows it, including PEFT's wrapping."""
     kind: Kind
     module: str
     """Path of the module in the model as it was before PEFT; for OWN, ORIGINAL and SAVED, of its tensor."""
@@ -66,18 +66,18 @@ class Part:
 
     @property
     def in_model(self) -> str:
-        """The name with PEFT's wrapping undone, and wrappers inside of it."""
+        """The name without PEFT's wrapping, and without wrappers inside of it."""
         return self.module if self.kind is Kind.BESIDE else self.wrapper + self.module
 
 
 def take_apart(
     names: Iterable[str], prefixes: tuple[str, ...], *, base_names: Iterable[str] | None = None
 ) -> dict[str, Part]:
-    """Every name, by itself. `prefixes`: of the attributes that hold adapters. `base_names`: of the original model,
-    if it is known.
+    """Parse every name. `prefixes`: of the attributes that hold adapters. `base_names`: of the original model, if it is
+    known.
 
-    Wrappers inside of names are undone: PEFT's file, and the base model, are without them. Raises UnsupportedLayout
-    for parameters of an adapter that are saved as what they are computed from.
+    Wrappers inside of names are removed: neither PEFT's file nor the base model has them. Raises UnsupportedLayout for
+    parametrized parameters of an adapter: what is saved is not their value.
     """
     plain = plain_names(names)
     if base_names is not None:
@@ -117,7 +117,7 @@ def _part(name: str, text: str, prefixes: tuple[str, ...], *, wrapped: bool) -> 
             if "parametrizations" in segments:
                 with at(name):
                     raise UnsupportedLayout(
-                        "the adapter's parameter is parametrized, and PEFT's file has what is computed of it",
+                        "the adapter's parameter is parametrized, and PEFT's file has what is computed from it",
                         remedy="--lora keep writes what is stored, under its own names",
                     )
             break

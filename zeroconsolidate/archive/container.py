@@ -27,8 +27,8 @@ MAX_PICKLE_BYTES = 1 << 28
 class ZipContainer(OpenFile):
     """An open zip container; use it as a context manager.
 
-    Raises DamagedFile if the file is empty, truncated, no zip, or if a record lies outside of it, and UnsafePath
-    if it is not a regular file.
+    Raises DamagedFile if the file is empty, truncated, not a zip, or if a record lies outside of it, and UnsafePath if
+    it is not a regular file.
     """
 
     def _begin(self) -> None:
@@ -67,7 +67,7 @@ class ZipContainer(OpenFile):
         return [(name, record.size_bytes, record.crc32) for name, record in self._records.items()]
 
     def checksum(self, name: str) -> tuple[int, int, int]:
-        """Where the data of record `name` begins and how many bytes they are, and their CRC-32 as the zip says it."""
+        """Where the data of record `name` begins, its size in bytes, and its CRC-32 as the zip directory states it."""
         record = self._record(name)
         return self.start(name), record.size_bytes, record.crc32
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def discover(path: str | os.PathLike[str], tag: str | None = None) -> CheckpointFiles:
     """Find the checkpoint in `path`: a directory with `latest` and tags, or a tag directory itself.
 
-    Without `tag`, `latest` decides, or the only tag there is. Raises NotACheckpoint, naming what was found instead,
+    Without `tag`, `latest` decides, or the only tag there is. Raises NotACheckpoint, with what was found instead,
     UnsafePath for links that lead out of the directory, DamagedFile for a directory of too many entries.
     """
     root = os.path.normpath(os.fspath(path))
@@ -60,7 +60,7 @@ def is_checkpoint(path: str | os.PathLike[str]) -> bool:
 
 
 def natural(strings: list[str]) -> list[str]:
-    """Sorted with numbers inside compared as numbers: `global_step9` before `global_step10`."""
+    """Sorted, with the numbers in them compared as numbers: `global_step9` before `global_step10`."""
     return sorted(strings, key=lambda s: [(int(p), "") if p[:1] in _DIGITS else (-1, p) for p in _NUMBERS.split(s)])
 
 

@@ -83,7 +83,7 @@ def _same(one: str, other: str) -> None:
         if not _equal(one, other):
             raise Disagreement(
                 f"two directories have this file, and they differ: {one} and {other}",
-                remedy="move the one that belongs to another save away",
+                remedy="move away the one that belongs to another save",
             )
 
 

@@ -10,7 +10,7 @@ _HOSTILE_MODULES = frozenset(
     "asyncio pickle _pickle marshal code codeop inspect pdb bdb timeit webbrowser http urllib ftplib smtplib "
     "pkgutil zipimport gc atexit builtin_function_or_method pip setuptools distutils cffi venv".split()
 )
-"""Not in the list is what people do keep in `client_state`: paths, namespaces, partial functions."""
+"""What people really keep in `client_state` is not in the list: paths, namespaces, partial functions."""
 _HOSTILE_BUILTINS = frozenset(
     "eval exec compile open input breakpoint getattr setattr delattr __import__ globals locals vars execfile "
     "exit quit memoryview map filter apply reduce file".split()

@@ -35,12 +35,12 @@ def parse(
 
 
 def parse_object(text: bytes, what: str) -> dict[str, Any]:
-    """The object in `text`. Raises DamagedFile, calling it `what`, if it is none or names a key twice."""
+    """The object in `text`. Raises DamagedFile, calling it `what`, if it is not an object or has a key twice."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            raise DamagedFile(f"{what} names an entry twice")
+            raise DamagedFile(f"{what} has an entry twice")
         return found
 
     value = parse(text, what, make=unique)

@@ -71,14 +71,14 @@ class LegacyContainer(OpenFile):
         keys, here = machine.run(stop)
         named = isinstance(keys, list) and all(type(key) is str for key in keys)
         if not isinstance(keys, list) or not named or sorted(keys) != sorted(world.storages):
-            raise DamagedFile("the list of storages is not that of the storages in the pickle")
+            raise DamagedFile("the list of storages does not match the storages in the pickle")
         starts = {}
         for key in keys:
             count = int.from_bytes(self.pread(8, here), "big" if big_endian else "little", signed=True)
             storage = world.storages[key]
             if count != storage.numel:
                 raise DamagedFile(
-                    f"the storage {described(key)} is not of the size the pickle says",
+                    f"the storage {described(key)} does not have the size that the pickle says",
                     expected=f"{storage.numel} elements",
                     found=count,
                 )

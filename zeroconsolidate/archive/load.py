@@ -21,7 +21,7 @@ MAX_REMEMBERED = 16
 """Pickles that are kept while the files of one kind are read, to recognise equal ones.
 
 At stage 3 the model files of all ranks hold the same empty placeholders; they differ by the device (`cuda:0` to
-`cuda:7`) and between the first rank and the rest. A thousand files are ten to decode.
+`cuda:7`) and between the first rank and the rest. Of a thousand files, about ten are decoded.
 """
 
 

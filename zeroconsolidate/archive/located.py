@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 MAX_DIMENSIONS = 64
 """Tensors of more dimensions are refused, as numpy does."""
 MAX_NUMEL = 1 << 56
-"""Shapes, strides and offsets beyond it are refused: no byte position or size then leaves 64 bits."""
+"""Larger shapes, strides and offsets are refused, so that every byte position and size fits into 64 bits."""
 MAX_REPEATED_NUMEL = 1 << 24
 """A view may repeat the elements of its storage (`expand`) up to this size: small buffers are saved that way,
 but four bytes that expand to terabytes are an attack."""
 
 LOST = "<lost>"
-"""The `file` of a storage that was saved, as all ranks' files together show, but whose file is not there any more."""
+"""The `file` of a storage whose file is missing. That it was saved is known from the files of other ranks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

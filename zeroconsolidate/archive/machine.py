@@ -22,13 +22,14 @@ class Limits:
     open_marks: int = 1000
     """Containers that are begun and not ended, and containers in containers: real pickles have a dozen."""
     free_containers: int = 4096
-    """So many are made whatever the pickle's size; of more, each takes bytes, as :meth:`Machine.begin` says."""
+    """So many are allowed for a pickle of any size; more only if it has bytes for each of them
+    (:meth:`Machine.begin`)."""
     integer_bytes: int = 255
     """Integers longer than this are refused: what is done with them later takes quadratic time."""
 
 
 INERT = 3
-"""An object and what it needs are as large as so many containers, and take as many bytes in a pickle."""
+"""An object counts as so many containers: it takes as much memory, and as many bytes in a pickle."""
 CONTAINERS = frozenset((tuple, list, dict, PlainDict, Inert))
 """The types of what a pickle can put things in."""
 _FLAT = (1, None)
@@ -95,7 +96,7 @@ class Machine:
         self.lay(target, self._depth(arguments))
 
     def lay(self, target: object, depth: int) -> None:
-        """`target` is at least so deep."""
+        """Record that `target` is at least so deep."""
         if depth > self.limits.open_marks:
             raise DamagedFile(f"the pickle is nested deeper than {self.limits.open_marks} levels")
         if depth > (2 if type(target) is tuple else 1) and depth > self._depths.get(id(target), _FLAT)[0]:

@@ -32,7 +32,7 @@ def is_bare(config: object) -> bool:
 
 
 def is_diffusers(config: object) -> bool:
-    """Whether a config is of a model of diffusers, which names its class and no type of transformers' models.
+    """Whether a config is a diffusers model's: it names a class, and no model type of transformers.
 
     >>> is_diffusers({"_class_name": "UNet2DModel"}), is_diffusers({"model_type": "llama"})
     (True, False)
@@ -41,7 +41,7 @@ def is_diffusers(config: object) -> bool:
 
 
 def short_int(text: str) -> int | str:
-    """For `parse_int`: the number, unless it is longer than any size is."""
+    """For `parse_int`: the number, unless it has more digits than any size."""
     return int(text) if len(text) < 20 else text
 
 

@@ -77,8 +77,8 @@ _GRAMMAR: tuple[tuple[FileKind, re.Pattern[str]], ...] = tuple(
 UNIVERSAL_FOLDER = "zero"
 UNIVERSAL_WEIGHTS = "fp32.pt"
 UNIVERSAL_STATE = "optimizer_state.pt"
-"""A universal checkpoint (`ds_to_universal`) is model files and a folder: `zero/<parameter>/fp32.pt` beside moments,
-and one file for what is not by parameter."""
+"""A universal checkpoint (`ds_to_universal`) is model files and a folder: `zero/<parameter>/fp32.pt` next to its
+moments, and one file for state that belongs to no parameter."""
 
 
 SWAP_FOLDER = "offloaded_tensors"
@@ -103,7 +103,7 @@ def parse(name: str) -> tuple[FileKind, FileName] | None:
 
 
 def file_name(path: str) -> str:
-    """The last part of a path: what errors call a file. For those who do no IO and know nothing of `os`.
+    """The last part of a path: what errors call a file. For modules that do no IO and must not import `os`.
 
     >>> file_name("checkpoint-500/global_step500/mp_rank_00_model_states.pt")
     'mp_rank_00_model_states.pt'
@@ -112,9 +112,9 @@ def file_name(path: str) -> str:
 
 
 def one_of_each(found: Iterable[FileName]) -> tuple[FileName, ...]:
-    """The files by rank, of the copies that several writers left only the first.
+    """The files by rank. If several writers each wrote a copy, only the first copy.
 
-    Two files of one rank that are no such copies both stay: they are of two saves, which is an error elsewhere.
+    Two files of one rank that are not such copies both stay: they are of two saves, which is an error elsewhere.
     """
     firsts: dict[tuple[int, ...], FileName] = {}
     kept = []

@@ -18,7 +18,7 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
 
 def listed(items: Sequence[str], most: int = 6, rest: str = "") -> str:
-    """The first `most` items and the number of the others, with `rest` behind it: where the others can be seen.
+    """The first `most` items and the number of the others, followed by `rest`, which says where to find those.
 
     >>> listed(["a", "b"]), listed(["a", "b", "c", "d"], 2, ", see zeroconsolidate.json")
     ('a, b', 'a, b and 2 more, see zeroconsolidate.json')

@@ -6,7 +6,7 @@ from .inert import Inert, Name
 
 
 def described(value: object) -> str:
-    r"""A value out of a pickle, for an error: short, printable, and never walking into containers.
+    r"""A value from a pickle, for an error: short, printable, and without what containers hold.
 
     >>> described("weight"), described(["x"] * 3), described(7)
     ("'weight'", 'list of 3', '7')
@@ -21,7 +21,7 @@ def described(value: object) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` without what steers a terminal: names in it come from files that others made.
+    """`text` with control characters escaped, because names in it may come from untrusted files.
 
     >>> printable("global_step1\\x1b[2J")
     'global_step1\\\\x1b[2J'

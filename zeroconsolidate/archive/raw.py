@@ -34,7 +34,7 @@ class CheckpointFiles:
     tags: tuple[str, ...]
     """Every tag found in `root`, in natural order."""
     latest: str | None
-    """What the file `latest` says, or None without one."""
+    """What the file `latest` says; None if there is none."""
     files: dict[FileKind, tuple[FileName, ...]]
     """Files by kind; kinds without files are absent."""
     elsewhere: Mapping[str, str] = field(default_factory=dict)

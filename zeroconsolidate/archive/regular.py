@@ -38,12 +38,12 @@ def open_regular(path: str) -> int:
     if stat.S_ISREG(mode):
         return fd
     os.close(fd)
-    raise UnsafePath(f"this is {_KINDS.get(stat.S_IFMT(mode), 'no file')}", expected="a regular file")
+    raise UnsafePath(f"this is {_KINDS.get(stat.S_IFMT(mode), 'not a file')}", expected="a regular file")
 
 
 @contextmanager
 def read_errors(*address: str) -> Iterator[None]:
-    """The system's errors while a file is read, as DamagedFile. Our own pass: some are OSErrors as well."""
+    """The system's errors while a file is read, as DamagedFile. Our own errors pass through: some are OSErrors too."""
     try:
         yield
     except ZeroConsolidateError:
@@ -130,7 +130,7 @@ def is_within(path: str, directory: str) -> bool:
 class Fence:
     """The directories that links may lead to: the given ones and, in the Hugging Face cache, its blobs.
 
-    There a snapshot is made of links: `models--x/snapshots/<revision>/config.json -> ../../blobs/<digest>`.
+    There, a snapshot consists of links: `models--x/snapshots/<revision>/config.json -> ../../blobs/<digest>`.
     """
 
     def __init__(self, *directories: str) -> None:
@@ -141,7 +141,7 @@ class Fence:
                 self._inside.add(f"{repository}/blobs")
 
     def check(self, path: str) -> None:
-        """Raise UnsafePath if `path` leads out."""
+        """Raise UnsafePath if `path` leads out of these directories."""
         real = os.path.realpath(path)
         if not any(is_within(real, inside) for inside in self._inside):
             raise UnsafePath(

@@ -84,7 +84,7 @@ def read_file(path: str) -> SafetensorsFile:
 
 
 def read_model(directory: str) -> SafetensorsModel:
-    """The weights in `directory`: the shards of an index, else its only safetensors file, else all of them.
+    """The weights in `directory`: the shards of an index; without an index, all safetensors files.
 
     Raises NotACheckpoint if there are none, DamagedFile if index and shards disagree.
     """
@@ -117,7 +117,7 @@ def read_model(directory: str) -> SafetensorsModel:
 
 
 def entries_of(directory: str) -> list[str]:
-    """What is in a model's directory, sorted. Raises NotACheckpoint if that cannot be said."""
+    """The entries of a model's directory, sorted. Raises NotACheckpoint if it cannot be listed."""
     try:
         return sorted(os.listdir(directory))
     except OSError as error:
@@ -125,7 +125,7 @@ def entries_of(directory: str) -> list[str]:
 
 
 def read_weight_map(path: str) -> dict[str, str]:
-    """Which file holds which tensor, as the index of a model in shards says it. Raises DamagedFile."""
+    """Which file holds which tensor, according to the index of a model in shards. Raises DamagedFile."""
     with at(os.path.basename(path)):
         found = parse_object(read_small(path, MAX_HEADER_BYTES), "the index").get("weight_map")
         if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):

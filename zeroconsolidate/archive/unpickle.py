@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Container(Protocol):
-    """Where storages lie: what the pickle of a file needs to know of the file."""
+    """Where storages lie: what must be known of a file to read its pickle."""
 
     @property
     def path(self) -> str:
@@ -41,7 +41,7 @@ class Container(Protocol):
         """Whether elements are stored with the most significant byte first."""
 
     def storage(self, key: str, size_bytes: int) -> int:
-        """The byte at which the elements of storage `key` begin. Raises DamagedFile if they are fewer bytes."""
+        """The byte at which the elements of storage `key` begin. Raises DamagedFile if there are fewer bytes."""
 
     def pread(self, size_bytes: int, start: int) -> bytes:
         """Exactly so many bytes from byte `start`. Raises DamagedFile."""
@@ -102,7 +102,7 @@ class World:
         if is_hostile(module, name):
             raise UnsafePickle(
                 f"the pickle names {described(module + '.' + name)}, which no checkpoint needs",
-                consequence="the file may be an attack, nothing in it was run",
+                consequence="the file may be an attack; nothing in it was run",
             )
         own = _OWN.get((module, name))
         qualified = f"{module}.{name}"
@@ -230,14 +230,14 @@ def _dict(*arguments: object) -> dict[Any, Any]:
 
 def _tuple(items: object) -> tuple[object, ...]:
     if type(items) is not tuple:
-        raise DamagedFile("a size is not made of a tuple", found=described(items))
+        raise DamagedFile("a size is not made from a tuple", found=described(items))
     return items
 
 
 def _set(items: object) -> list[object]:
     # A list, because members such as tensors need not be hashable, and order is kept.
     if type(items) is not list:
-        raise DamagedFile("a set is not made of a list", found=described(items))
+        raise DamagedFile("a set is not made from a list", found=described(items))
     return items
 
 

@@ -37,9 +37,9 @@ class Record(NamedTuple):
 
 
 def read_directory(fd: int, size_bytes: int) -> dict[str, Record]:
-    """The records by name, from the central directory. Like torch's, it must have them in the order of the file.
+    """The records by name, from the central directory. As torch writes it, they must be in the order of the file.
 
-    Raises DamagedFile if the file is empty, truncated, or no zip, or if a record lies outside of it.
+    Raises DamagedFile if the file is empty, truncated, or not a zip, or if a record lies outside of it.
     """
     if size_bytes == 0:
         raise DamagedFile("the file is empty", expected="a torch checkpoint", found="0 bytes")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 Advance = Callable[[int], None]
 """Called with the number of bytes that have been read since the last call."""
 NOT_WHOLE = "not the whole model"
-"""How a note begins that says so."""
+"""How a note about missing parts of a model begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

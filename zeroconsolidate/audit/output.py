@@ -76,7 +76,7 @@ def _loading(directory: str, manifest: Mapping[str, Any], base: str | None, find
 
 
 def work_bytes(directory: str) -> int:
-    """How many bytes `audit_output` will look at, for a progress bar."""
+    """How many bytes `audit_output` will read, for a progress bar."""
     try:
         manifest = read_manifest(directory) or {}
     except DamagedFile:

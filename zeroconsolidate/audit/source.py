@@ -42,7 +42,7 @@ def audit_source(catalog: Catalog, stored: Mapping[str, Source], inputs: Inputs,
 
 
 def work_bytes(catalog: Catalog, stored: Mapping[str, Source]) -> int:
-    """About how many bytes `audit_source` will look at, for a progress bar."""
+    """About how many bytes `audit_source` will read, for a progress bar."""
     tensors = sum(source.recipe.numel * source.recipe.dtype.itemsize for source in stored.values())
     copies = sum(tensor.numel * tensor.dtype.itemsize for tensor in catalog.module.values())
     return 2 * tensors + (tensors + 2 * copies if catalog.module else 0)

@@ -88,9 +88,9 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
 
 @takes(Working)
 def verify_source(src: Roots, options: Working) -> Verification:
-    """Check a checkpoint, all of its values included.
+    """Check a checkpoint, including all of its values.
 
-    Checked are the CRC-32 of every record that is used, whether the ranks agree, every master weight against its 16-bit
+    This checks the CRC-32 of every record that is used, whether the ranks agree, every master weight against its 16-bit
     copy (stages 1 and 2), and every value for NaN and infinity. What is wrong is listed in the result, not raised.
 
     Parameters

@@ -87,7 +87,7 @@ def grid_of(files: CheckpointFiles, first: ModelFile) -> Grid:
 
 
 def missing_ranks(files: CheckpointFiles, kind: FileKind, world_size: int, grid: Grid) -> list[str]:
-    """The names of the files that `world_size` data-parallel ranks of a grid should have and have not.
+    """The names of the files that `world_size` data-parallel ranks of a grid should have and do not have.
 
     Raises Disagreement if a rank has two files or there are more ranks.
     """
@@ -131,7 +131,7 @@ def are_missing(files: list[str], world_size: int) -> MissingFiles:
 
 
 def incomplete_ranks(reasons: Mapping[str, str], world_size: int) -> str:
-    """Which ranks lack a file, and why; a reason that several files share is said once. `reasons`: file -> why.
+    """Which ranks lack a file, and why; a reason that several files share appears once. `reasons`: file -> why.
 
     >>> incomplete_ranks({"zero_pp_rank_2_mp_rank_00_optim_states.pt": MISSING}, 4)
     '1 of 4 ranks is incomplete: zero_pp_rank_2_mp_rank_00_optim_states.pt is missing'

@@ -26,7 +26,7 @@ class Cut(Enum):
 
 def stripe_numel(numel: int, ranks: int) -> int:
     """Elements of the stripe that each of so many ranks holds of a parameter at stage 3 (`_partition_numel` in
-    `deepspeed/runtime/zero/partition_parameters.py`); the last ones may be filling."""
+    `deepspeed/runtime/zero/partition_parameters.py`); the last ones may be padding."""
     return -(-numel // ranks)
 
 
@@ -39,7 +39,8 @@ class Member:
     padding_numel: int = 0
     """Elements of padding behind it (`param_alignment_paddings`; contiguous groups only)."""
     is_spare: bool = False
-    """Whether the client declares this copy to be one of several, which only the first pipeline stage's stands for."""
+    """Whether the training code declares this to be one of several copies, of which only the first pipeline stage's
+    counts."""
 
     @property
     def numel(self) -> int:
@@ -78,8 +79,8 @@ Frozen: TypeAlias = "LocatedTensor | FrozenStripes"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """What one slice of the model's ranks holds: everything, unless tensors are cut over tensor-parallel ranks
-    or experts stacked over expert-parallel ranks. Then there is one part a rank of that axis, and a name that
-    several parts hold is joined as `Catalog.joins` says.
+    or experts stacked over expert-parallel ranks. Then each rank of that axis has one part, and a name that several
+    parts hold is joined as `Catalog.joins` says.
 
     Within a part, a name that is held several times (a tie over pipeline stages, a shard group smaller than the
     world) has replicas, which must be equal.
@@ -110,7 +111,7 @@ class Rule(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Concatenated:
-    """The parts laid side by side along a dimension; several sub-parameters (a fused q, k, v) each for itself."""
+    """The parts laid side by side along a dimension; several sub-parameters (a fused q, k, v) separately."""
 
     dim: int
     widths: tuple[tuple[int, ...], ...] | None = None
@@ -182,7 +183,7 @@ class MaybeTie:
     name: str
     copy: LocatedTensor
     unlisted: bool
-    """Frozen parameters are listed in this checkpoint, and this is none."""
+    """Frozen parameters are listed in this checkpoint, and this is not one of them."""
 
 
 class Unsaved(Enum):
@@ -251,7 +252,7 @@ class Catalog:
     unnamed: tuple[Unnamed, ...]
     """Questions that only values can answer; until they are, the 16-bit copies stand in for the masters."""
     doubts: tuple[str, ...]
-    """Names of split tensors that no list has, and that may be replicated: their values tell."""
+    """Names of split tensors that are in no list, and that may be replicated: only their values show it."""
     maybe_ties: tuple[MaybeTie, ...]
     """More questions for values: until they are answered, each is a parameter of its own."""
     ties: Mapping[str, str]
@@ -261,7 +262,7 @@ class Catalog:
     unplaced: tuple[str, ...]
     """Names of optimizer state that is not laid out like the parameters; weights do not need it."""
     missing: tuple[str, ...]
-    """Files that should be there and are not. Unless empty, partitions are incomplete and nothing can be placed."""
+    """Files that should be there and are not. If there are any, partitions are incomplete and nothing can be placed."""
     notes: tuple[str, ...]
     """Notes for the report: what was left out, or decided without proof."""
     unsaved_ties: Mapping[str, str]
@@ -269,7 +270,7 @@ class Catalog:
     unsaved: Mapping[str, Unsaved]
     """Parameters that the module lists and no file has the values of; none is among `order`."""
     noted: Mapping[str, tuple[str, ...]]
-    """Of notes that are about several tensors: the note -> all of their names."""
+    """For notes about several tensors: the note -> all of their names."""
 
     @property
     def groups(self) -> tuple[FlatGroup, ...]:

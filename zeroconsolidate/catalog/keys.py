@@ -63,7 +63,7 @@ _CLAIMS = (
 
 
 def check_model_keys(content: Mapping[str, Any]) -> None:
-    """Refuse a model file with an unknown key that claims to be a layout's."""
+    """Refuse a model file with an unknown key that is spelled like one of a layout."""
     for key in content:
         if key not in MODEL_KEYS and (key in _UNREADABLE or str(key).startswith(_CLAIMS)):
             raise _unknown(str(key))

@@ -45,7 +45,7 @@ class ModelFile:
     """The optimizer's own state dict, where it is not partitioned over files of its own (stage 0)."""
     step: int | None
     skipped_steps: int
-    """Those of them in which gradients overflowed and the optimizer did nothing."""
+    """Those of these steps in which gradients overflowed and the optimizer did nothing."""
     world_size: int | None
     """Data-parallel."""
     mp_world_size: int | None

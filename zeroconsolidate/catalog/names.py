@@ -35,7 +35,8 @@ class ModuleNames:
     maybe_ties: tuple[str, ...]
     """Floating-point tensors that nothing lists: frozen, or second names that were given storages of their own."""
     not_optimized: tuple[str, ...]
-    """Those of `frozen` that are listed as no frozen parameters: they were trainable, and the optimizer has none."""
+    """Those of `frozen` that are not listed as frozen parameters: they were trainable, and the optimizer does not have
+    them."""
     unsaved: Mapping[str, Unsaved]
     noted: Noted
 
@@ -43,7 +44,7 @@ class ModuleNames:
 def sort_names(
     first: ModelFile, trainable: set[str], *, whole: bool, apart: frozenset[str] = frozenset(), merged: bool = False
 ) -> ModuleNames:
-    """Tell the names of rank 0's module apart.
+    """Sort the names of rank 0's module by what they are.
 
     `whole`: the module holds values (stages 1 and 2), not placeholders (stage 3). Then a frozen parameter is
     what is neither buffer, alias nor trainable: stage 1 does not list them (DeepSpeed's own converter therefore

@@ -16,7 +16,7 @@ SHOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What is said of a tensor, and of several."""
+    """The note about one tensor, and the note about several."""
 
     one: str
     several: str
@@ -45,7 +45,7 @@ UNKNOWN_TIE = Remark(
 )
 
 Noted: TypeAlias = "Mapping[Remark, tuple[str, ...]]"
-"""Remark -> the names of which it is true."""
+"""Remark -> the names for which it is true."""
 
 
 def merged(noted: Iterable[Noted]) -> dict[Remark, tuple[str, ...]]:

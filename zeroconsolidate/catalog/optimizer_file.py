@@ -60,7 +60,7 @@ DIALECTS = {
 """By the key of the flat groups."""
 
 Slices = Mapping[str, tuple[int, int]]
-"""Parameter -> (first element, elements) in a rank's partition of a group."""
+"""Parameter -> (first element, number of elements) in a rank's partition of a group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,7 +51,7 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
 def without_modules(names: Mapping[str, str], expected: Iterable[str]) -> dict[str, str] | None:
     """`names` (stored -> name so far) without `module.` inside, which holders like those of data parallelism leave
     around single layers. None if there is none, if two would become one, or if the target, whose names are `expected`,
-    has modules of that name itself.
+    has modules of that name.
     """
     bare = {name: re.sub(r"\.(module\.)+", ".", new) for name, new in names.items()}
     if bare == names or len(set(bare.values())) < len(bare) or any(".module." in f".{name}" for name in expected):
@@ -60,7 +60,7 @@ def without_modules(names: Mapping[str, str], expected: Iterable[str]) -> dict[s
 
 
 def with_module_names(contents: Contents) -> Contents:
-    """The same content, with the module's names for what is listed under others of the same tensors."""
+    """The same content, with the module's names in place of other names that it lists for the same tensors."""
     module = {name for models in contents.models.values() for name in models[0].module}
     module |= {name for layers in contents.layers.values() for name in layers.module}
     listed = {name for models in contents.models.values() for name in _listed(models[0])}

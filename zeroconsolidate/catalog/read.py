@@ -72,7 +72,7 @@ def read(files: CheckpointFiles, load: Load) -> Catalog:
 
 
 def model_kind_of(files: CheckpointFiles) -> FileKind:
-    """Whether one file holds the model or one a rank. Raises MissingFiles if there is neither."""
+    """Whether one file holds the model, or each rank has one. Raises MissingFiles if there is none."""
     for kind in (FileKind.PARTITIONED_MODEL, FileKind.MODEL):
         if files.of(kind):
             return kind

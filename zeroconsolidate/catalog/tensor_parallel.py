@@ -35,8 +35,8 @@ KEYS = frozenset(
 _RANK = re.compile(r"[0-9]{1,7}")
 _PIECE = re.compile(r"\\[^A-Za-z0-9]|\\d[+*]?|\.[+*]?|\[[A-Za-z0-9]+\]|[A-Za-z0-9_\-: /]")
 MAX_WILDCARDS = 2
-"""Patterns come from the file. With a few wildcards matching a name is quick whatever the name; with many a pattern
-can be made that takes for ever."""
+"""Patterns come from the file. With few wildcards, matching is quick for any name; a pattern with many can take
+forever."""
 
 MAX_SUB_PARAMETERS = 1 << 12
 """A tensor of more sub-parameters is refused; query, key and value are three."""
@@ -67,7 +67,7 @@ def is_terse(info: Mapping[str, Any]) -> bool:
 
 
 def spares(info: Mapping[str, Any], names: Iterable[str]) -> set[str]:
-    """Names of which the client says that only the first pipeline stage's copy counts (tied embeddings)."""
+    """Names for which the training code says that only the first pipeline stage's copy counts (tied embeddings)."""
     patterns = _patterns(info, "pipeline_replicated_parameter_patterns")
     return {name for name in names if any(pattern.match(name) for pattern in patterns)}
 

@@ -66,8 +66,8 @@ def read_universal(
 
 
 def all_there(universal: Universal, names: Iterable[str]) -> None:
-    """Every trained parameter has a folder: else its 16-bit copy in the model file would be taken for a frozen
-    parameter's. Raises MissingFiles."""
+    """Every trained parameter must have a folder; otherwise its 16-bit copy in the model file would be taken for a
+    frozen parameter. Raises MissingFiles."""
     missing = tuple(f"zero/{name}/fp32.pt" for name in names if name not in universal.masters)
     if missing:
         raise MissingFiles(

@@ -53,7 +53,7 @@ class VerifyFlags:
 
     source: str | PathLike[str] | Sequence[str | PathLike[str]] | None = option(
         None,
-        "check this directory as a checkpoint, even if it has an output's files as well",
+        "check this directory as a checkpoint, even if it also has the files of an output",
         group=Group.CHECKING,
         metavar="CHECKPOINT",
         repeatable=True,
@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _checkpoint(convert)
     convert.add_argument(
-        "output", metavar="OUTPUT", nargs="?", help="directory to write; it must not exist, or be empty"
+        "output", metavar="OUTPUT", nargs="?", help="directory to write; it must be empty, or not exist"
     )
     add_options(convert, *VERBS["convert"])
 

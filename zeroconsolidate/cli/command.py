@@ -30,7 +30,7 @@ _ENDING = {
     signal.SIGTERM: ("terminated", ExitCode.TERMINATED),
     signal.SIGHUP: ("the terminal was closed", ExitCode.HUNG_UP),
 }
-"""Signals that would end the process at once, and what is said of them. Python itself sees to SIGINT."""
+"""Signals that would end the process at once, and what is printed about them. Python itself handles SIGINT."""
 
 
 class _Ended(BaseException):

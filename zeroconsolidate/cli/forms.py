@@ -25,15 +25,15 @@ class Form:
     """What to check."""
 
     output: str | None
-    """The model directory; None if it is the checkpoint that is checked."""
+    """The model directory; None if a checkpoint is checked."""
     checkpoints: list[str]
-    """The checkpoint, or the directories that hold it together; none if the output is checked by itself."""
+    """The checkpoint, or the directories that it is spread over; empty if the output is checked by itself."""
 
 
 def form_of(paths: Sequence[str], *, against: Roots | None, source: Roots | None) -> Form:
-    """Sort the paths by what lies there. `against` and `source`: as the options say it.
+    """Sort the paths by what is there. `against` and `source`: the values of these options.
 
-    Raises Misuse, and NotACheckpoint for a path that leads nowhere.
+    Raises Misuse, and NotACheckpoint for a path that does not exist.
     """
     if source is not None:
         if paths or against is not None:

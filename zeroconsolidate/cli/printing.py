@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from ..plan.build import Cost
 
 COLUMNS = 100
-"""Lines are folded at words to be no longer. A single longer word, such as a path, is kept whole."""
+"""Longer lines are folded between words. A single longer word, such as a path, is kept whole."""
 NOTES = 12
-"""No more are printed."""
+"""No more notes are printed."""
 _RATED_SECONDS = 1.0
 _RATED_GB_PER_SECOND = 0.01
 """Below these a rate says nothing about the disk."""
@@ -227,7 +227,7 @@ def _known(value: object) -> str:
 
 
 def once(texts: Iterable[str]) -> list[str]:
-    """Texts without repetitions: those that differ in nothing but the name they begin with are one with a count.
+    """Texts without repetitions: those that differ only in the name they begin with become one, with a count.
 
     >>> once(["a is odd", "b is odd", "a is odd", "else"])
     ['a is odd (1 more like it)', 'else']
@@ -248,7 +248,7 @@ def _rows(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def folded(line: str, indent: str) -> str:
-    """A line in as many as it needs, those after the first indented."""
+    """A line, folded into as many as it needs; all but the first are indented."""
     if len(line) <= COLUMNS:
         return line
     # Blanks of the label are kept: `wrap` works on what stands behind it.

@@ -26,7 +26,7 @@ _FOLDED = 4
 def error_text(error: ZeroConsolidateError, *, checkpoint: Sequence[str] = (), output: str | None = None) -> str:
     """The text of an error: one line if it is short, else its parts on lines of their own, and what is lost.
 
-    `checkpoint` and `output`: as they were given to the command, for the command lines that are proposed.
+    `checkpoint` and `output`: as they were given to the command, for the command lines that the text proposes.
     """
     remedies = [with_output(remedy, output) for remedy in error.remedies]
     short = "; ".join(filter(None, (error.finding, error.consequence, *remedies)))
@@ -56,7 +56,7 @@ class Warned(Protocol):
 
 
 def warnings_text(result: Warned) -> list[str]:
-    """The warnings of a conversion or a dry run, one a line. They are always printed on stderr."""
+    """The warnings of a conversion or a dry run, each on its own line. They are always printed on stderr."""
     return [folded(f"warning: {printable(text)}", " " * 9) for text in once((*result.missing, *result.warnings))]
 
 
@@ -82,7 +82,7 @@ def error_dict(error: ZeroConsolidateError, exit_code: int, *, output: str | Non
 
 
 def ended_dict(message: str, exit_code: int) -> dict[str, object]:
-    """The end by a signal, as `--json` prints it."""
+    """The end of the process by a signal, as `--json` prints it."""
     return _dict("Interrupted", exit_code, message=message)
 
 

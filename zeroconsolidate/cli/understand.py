@@ -32,7 +32,7 @@ _INSTEAD = {
     "--verbose": "leave it out; --json prints everything",
     "-v": "leave it out; --json prints everything",
 }
-"""What other programs have, and what to do here."""
+"""Options of other programs -> what to do instead."""
 
 
 def understand(words: Sequence[str]) -> argparse.Namespace:

@@ -10,13 +10,13 @@ _OURS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__
 
 
 def command(*arguments: str) -> list[str]:
-    """A call of this interpreter. -P: a checkpoint may be the working directory, and nothing in it is imported."""
+    """A call of this interpreter. -P: the working directory may be a checkpoint, and nothing in it must be imported."""
     return [sys.executable, "-P", *arguments]
 
 
 def environment(*, with_us: bool = False) -> dict[str, str]:
-    """Ours, in which transformers and PEFT are quiet and stay off network and GPU. `with_us`: the package can be
-    imported there, from where it is imported here."""
+    """The environment of this process, with transformers and PEFT quiet, and without network and GPU. `with_us`: this
+    package can be imported in it, from the same place as here."""
     quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     if with_us:
         places = [_OURS, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]

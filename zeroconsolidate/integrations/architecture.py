@@ -29,7 +29,7 @@ TASK = "zeroconsolidate_task"
 """A key that a config may have here: which of PEFT's tasks the model was trained for, or the name of its class. It
 then says more than `architectures`."""
 EVERY = "every"
-"""In the place of a task: all classes of such models are asked for, because the config names none."""
+"""In place of a task: asks for all classes of such models, because the config names none."""
 CLASSES = {
     "SEQ_CLS": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
     "TOKEN_CLS": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
@@ -114,7 +114,7 @@ def _expectation(build: Any, config: Any) -> dict[str, Any]:
 
 
 def read_config(directory: str) -> Any:
-    """The configuration in `directory`/config.json, no code of it run and nothing fetched."""
+    """The configuration in `directory`/config.json, without running its code or downloading anything."""
     import transformers
 
     return transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
@@ -131,8 +131,8 @@ def _ties(model: Any) -> dict[str, str]:
 
 
 def class_for(config: Any, task: str | None) -> Any:
-    """The class that models like `config` have for a task, or that is called so; None without a task, or if it is none
-    that such models are trained for.
+    """The class that models like `config` have for a task, or the class of that name; None without a task, or if such
+    models have no class for it.
 
     Raises LookupError if transformers has no class of that name.
     """
@@ -146,7 +146,7 @@ def class_for(config: Any, task: str | None) -> Any:
         return found[0] if isinstance(found, tuple) and found else found
     found = _named(task)
     if found is None:
-        raise LookupError(f"transformers {transformers.__version__} has no class of {config.model_type} for {task}")
+        raise LookupError(f"transformers {transformers.__version__} has no class for {task} with {config.model_type}")
     return found
 
 

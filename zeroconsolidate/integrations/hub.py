@@ -13,7 +13,7 @@ _ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 """`owner/name`, and after `@` a branch, tag or commit."""
 
 FILES = ("*.safetensors", "*.bin", "*.pt", "*.json", "*.txt", "*.model", "*.py", "*.jinja", "*.spm", "*.tiktoken")
-"""What is fetched: weights, config, tokenizer, remote code. Other frameworks' weights are not."""
+"""What is downloaded: weights, config, tokenizer, remote code; not the weights of other frameworks."""
 
 
 def is_hub_id(base: str) -> bool:
@@ -27,7 +27,7 @@ def is_hub_id(base: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """A snapshot in the cache of huggingface_hub, as its place tells."""
+    """A snapshot in the cache of huggingface_hub, as its path shows."""
 
     name: str
     """`owner/name`."""
@@ -47,7 +47,8 @@ class Cached:
 
 
 def cached_as(directory: str) -> Cached | None:
-    """Which model of the hub a directory is a snapshot of, by its place in the cache; None if it is none.
+    """The model of the hub that a directory is a snapshot of, by its place in the cache; None if it is not in the
+    cache.
 
     >>> cached_as("hub/models--BAAI--bge-m3/snapshots/5617").name
     'BAAI/bge-m3'
@@ -61,7 +62,7 @@ def cached_as(directory: str) -> Cached | None:
 
 
 def in_cache(base: str, revision: str | None) -> str | None:
-    """The snapshot of a hub id in the offline cache; None if it is not there. Nothing is fetched."""
+    """The snapshot of a hub id in the offline cache; None if it is not there. Nothing is downloaded."""
     if not is_hub_id(base) or os.path.lexists(base) or find_spec("huggingface_hub") is None:
         return None
     from huggingface_hub import snapshot_download
@@ -91,7 +92,7 @@ def resolved(base: str) -> str:
     if find_spec("huggingface_hub") is None:
         raise BadOption(
             f"no such directory: {base}",
-            consequence="to look for it on the hub huggingface_hub is needed",
+            consequence="huggingface_hub is needed to look for it on the hub",
             remedy=(*([near] if near else []), 'pip install "zeroconsolidate[hub]"'),
         )
     from huggingface_hub import snapshot_download
@@ -102,7 +103,7 @@ def resolved(base: str) -> str:
     except Exception as error:  # noqa: BLE001  (network, permissions, names: huggingface_hub has a class for each)
         reason = str(error).strip().partition("\n")[0]
         raise BadOption(
-            f"no such directory: {base}", consequence=f"nor does huggingface_hub find it: {reason}", remedy=near
+            f"no such directory: {base}", consequence=f"huggingface_hub does not find it either: {reason}", remedy=near
         ) from None
     return str(directory)
 

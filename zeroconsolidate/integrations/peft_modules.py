@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def main(model_directory: str, adapter_directory: str, adapter: str, dtype: str) -> int:
-    """Answer until the input ends."""
+    """Answer requests until the input ends."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # what libraries print must not come between
     try:
@@ -91,8 +91,8 @@ def merge(model: Any, path: str, tensors: dict[str, torch.Tensor], adapter: str)
 def answered(
     model: Any, path: str, tensors: dict[str, torch.Tensor], adapter: str, most: int
 ) -> dict[str, torch.Tensor]:
-    """What the module, its adapter beside it, makes of unit vectors, less what it makes of nothing; and which rows or
-    columns of its weight those are. Nothing for a module that is not linear."""
+    """The outputs of the module with its unmerged adapter for unit vectors, minus its output for zeros; and which rows
+    or columns of its weight these are. Empty for a module that is not linear."""
     import torch
     from transformers.pytorch_utils import Conv1D
 

@@ -1,4 +1,4 @@
-"""From the names of DeepSpeed's AutoEP to those that transformers 5 has in memory, for experts that it replaced.
+"""The names of DeepSpeed's AutoEP -> those that transformers 5 has in memory, for the experts that AutoEP replaced.
 
 `deepspeed/moe/ep_repack.py` cuts the experts of a known model into three stacks, and `module_inject/auto_ep_layer.py`
 puts the router under a name of its own:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def missing_frozen(
     catalog: Catalog, stored: Mapping[str, Source], base: Mapping[str, LocatedTensor]
 ) -> tuple[dict[str, Source], str | None]:
-    """The tensors of the base model that the checkpoint has under no name, and why they are not to be used.
+    """The tensors of the base model that the checkpoint does not have under any name, or why they are not used.
 
     They are used only if the base is the same model: every parameter of the checkpoint is in it, under one of its
     names and in its shape. The checkpoint itself cannot tell: with `exclude_frozen_parameters`, DeepSpeed leaves no
@@ -49,10 +49,11 @@ def missing_frozen(
 def unsaved_in_base(
     catalog: Catalog, stored: Mapping[str, Source], base: Mapping[str, LocatedTensor]
 ) -> tuple[dict[str, LocatedTensor], str | None]:
-    """The base model's tensors for what no file has the values of, by the checkpoint's names; or why they are not used.
+    """The base model's tensors for parameters whose values are in no file, by the checkpoint's names; or why they are
+    not used.
 
-    Such parameters were not trained: the base has their values, if it is the model that training began with. Then what
-    was trained has the shape it has there.
+    Such parameters were not trained: the base has their values, if it is the model that training began with. Trained
+    parameters must have the same shapes in it.
     """
     saved = {name: source.shape for name, source in stored.items() if source.role != "buffer"}
     shapes = {
@@ -82,7 +83,7 @@ def unsaved_in_base(
 
 
 def filled(selection: Selection, expected: Expectation, base: Mapping[str, LocatedTensor]) -> dict[str, Source]:
-    """What `expected` names, `selection` lacks, and the base model has in the same shape, by its output name.
+    """Tensors that are `expected`, not in `selection`, and in the base model with the same shape, by output name.
 
     The base model may have been saved with or without the prefix of a head's model.
     """

@@ -37,9 +37,9 @@ class BaseLayout:
     memory: Expectation
     """Its names in memory, or those of its files if the run had these."""
     renamed: Mapping[str, str]
-    """Name in the base's files -> the class' name for it, where they differ: a class without a head has no prefix."""
+    """Name in the base's files -> the class's name for it, where they differ: a class without a head has no prefix."""
     change: tuple[str, str]
-    """Prefix to take from the run's names, and prefix to put before them, to get those of `memory`."""
+    """Prefix to remove from the run's names, and prefix to add to them, to get those of `memory`."""
     made_of: Mapping[str, tuple[Conversion, ...]]
     """Name in memory -> what its files make of it, where it is not that tensor itself."""
 
@@ -54,7 +54,7 @@ class BaseLayout:
         return conversions[0].output if self._is_rename(name, conversions) else name
 
     def is_opaque(self, name: str) -> bool:
-        """Whether its files have the elements in an order that cannot be turned around."""
+        """Whether its files have the elements in another order, from which there is no way back."""
         return any(conversion.opaque for conversion in self.made_of.get(name, ()))
 
     def source(self, name: str, tensors: Mapping[str, LocatedTensor]) -> Source | None:
@@ -148,7 +148,7 @@ def base_layout(architecture: Architecture, shapes: Mapping[str, Shape], paths: 
 
     `shapes`: of the base's files. `paths`: names of the run, or of modules in it that must be there. The base may have
     been saved from a class with another head, and the run may have been one of transformers 4, which has the names of
-    files in memory. Raises Disagreement if it could be either of two like modules of the base that was trained.
+    files in memory. Raises Disagreement if either of two similar modules of the base could be the one that was trained.
     """
     candidates = [best_mapping(shapes, {}, expected) for expected in (architecture.hub, architecture.expectation)]
     there = min(candidates, key=lambda naming: naming.wrong)

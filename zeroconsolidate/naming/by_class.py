@@ -22,13 +22,14 @@ class Found:
 
     architecture: Architecture
     class_name: str
-    """Of the one class that fits; empty if several do, which then differ in nothing that is written."""
+    """Name of the one class that fits; empty if several do, in which case nothing that is written depends on it."""
 
 
 def of_class(sources: NameSources, stored: Mapping[str, Shape], ties: Mapping[str, str]) -> Found | None:
-    """The class whose names and shapes are exactly those of `stored`, with no name changed if there is such a one.
+    """The class whose names and shapes are exactly those of `stored`, if possible without changing a name.
 
-    None if none is, or nobody can be asked. `stored`: stored name -> shape, aliases included; `ties`: alias -> owner.
+    None if there is none, or transformers cannot be asked. `stored`: stored name -> shape, aliases included; `ties`:
+    alias -> owner.
     """
     fitting: list[tuple[bool, Architecture]] = []
     for architecture in sources.every_class():

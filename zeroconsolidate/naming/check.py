@@ -146,6 +146,6 @@ def _against_base(naming: Naming) -> list[str]:
 
 
 def is_fused(name: str) -> bool:
-    """Whether this is one tensor of all experts, where files have one an expert."""
+    """Whether this is one tensor of all experts, where files have one for each expert."""
     _, experts, rest = name.rpartition(".experts.")
     return bool(experts) and not any(part.isdigit() for part in rest.split("."))

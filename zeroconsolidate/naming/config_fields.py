@@ -27,14 +27,14 @@ LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_lay
 _NUMBERED = re.compile(r"^(.*?\.)?([0-9]+)\.")
 _LABELS = ("id2label", "label2id")
 _MOST_CANDIDATES = 4
-"""Each costs a question to transformers."""
+"""Each one costs a call of transformers."""
 
 
 def with_fields(text: bytes, rules: Sequence[str]) -> bytes:
     """config.json with the fields of `rules` set, each `FIELD=VALUE` or `OUTER.FIELD=VALUE`.
 
-    VALUE is JSON; what is none is a string. Labels of another number than `num_labels` go. Without rules not a byte
-    changes. Raises BadOption for a rule that cannot be followed, DamagedFile if `text` is not JSON.
+    VALUE is JSON; anything else is taken as a string. Labels are removed if their number is not `num_labels`. Without
+    rules no byte changes. Raises BadOption for a rule that cannot be followed, DamagedFile if `text` is not JSON.
 
     >>> with_fields(b'{"vocab_size": 64, "text_config": {"n": 1}}', ["vocab_size=70", "text_config.n=2"])
     b'{\\n  "vocab_size": 70,\\n  "text_config": {\\n    "n": 2\\n  }\\n}\\n'
@@ -58,9 +58,7 @@ def _parsed(rule: str) -> tuple[Path, Any]:
     field, equals, written = rule.partition("=")
     path = tuple(field.split("."))
     if not equals or not all(path):
-        raise BadOption(
-            "a field of config.json is set by FIELD=VALUE", expected="vocab_size=70, for example", found=rule
-        )
+        raise BadOption("--set-config takes FIELD=VALUE", expected="vocab_size=70, for example", found=rule)
     try:
         return path, json.loads(written)
     except (ValueError, RecursionError):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .expectation import Expectation
 
 WRAPPERS = ("module.", "_forward_module.", "_orig_mod.", "pretrained_model.")
-"""Prefixes that are a wrapper's whatever the model: data parallelism, Lightning, torch.compile, TRL's value head."""
+"""Prefixes that belong to a wrapper in any model: data parallelism, Lightning, torch.compile, TRL's value head."""
 
 VALUE_HEAD = "v_head."
 """TRL's head beside a wrapped causal model, which transformers ignores and TRL reads from the same file
@@ -42,17 +42,17 @@ class Change:
     """A change of prefix."""
 
     prefixes: tuple[str, str]
-    """What is taken off, and what is put on."""
+    """The prefix that is removed, and the one that is added."""
     hits: int
-    """How many names it brings to expected ones."""
+    """How many names it turns into expected ones."""
     rival: tuple[str, str] | None
-    """Where it brings one of the names, and where another change that is as good would."""
+    """What it makes of one of the names, and what another, equally good change would make of it."""
 
 
 def decide(stored: Mapping[str, Shape], ties: Mapping[str, str], expectations: Iterable[Expectation]) -> Naming | None:
     """Choose names for the stored tensors, aliases (`ties`: alias -> owner) included.
 
-    If no expectation is satisfied, the one that came nearest is returned, with what it misses (`Naming.fits`); None
+    If no expectation is satisfied, the names that come nearest are returned, with what is missing (`Naming.fits`); None
     if there is no expectation.
     """
     best: Naming | None = None
@@ -66,7 +66,7 @@ def decide(stored: Mapping[str, Shape], ties: Mapping[str, str], expectations: I
 
 
 def best_mapping(stored: Mapping[str, Shape], ties: Mapping[str, str], expectation: Expectation) -> Naming:
-    """The change of prefix that brings most names to where they are expected, and no two tensors to one."""
+    """The change of prefix that turns most names into expected ones, and gives no two tensors the same name."""
     clean = plain_names(stored)
     best = _best(clean, stored, ties, expectation)
     bare = None if best.fits else without_modules(clean, expectation.shapes)
@@ -122,10 +122,10 @@ def judge(
 
 
 def without_expectation(stored: Mapping[str, Shape], *, bare: bool) -> Naming:
-    """Names without the prefixes that are a wrapper's in any model, for a model without expected names.
+    """Names without the prefixes that belong to a wrapper in any model, for a model without expected names.
 
     `bare`: config.json names a model without a head (`XLMRobertaModel`). Those have several children, so a `model.`
-    around all of them is a wrapper's. It also is beside the heads of BGE-M3, which are FlagEmbedding's.
+    around all of them belongs to a wrapper. So does a `model.` next to the heads of BGE-M3, which are FlagEmbedding's.
     """
     names = plain_names(stored)
     has_heads = any(name.startswith(HEADS) for name in names.values())
@@ -167,7 +167,7 @@ def renamed(stored: Iterable[str], rules: Sequence[tuple[str, str]]) -> dict[str
 
 
 def unique(names: Mapping[str, object]) -> dict[str, str]:
-    """`names` (stored -> output) if all are names, and no two tensors get the same one. Raises BadOption."""
+    """`names` (stored -> output), if none is empty and no two tensors get the same one. Raises BadOption."""
     owners: dict[str, str] = {}
     for name, new in names.items():
         if not isinstance(new, str) or not new:
@@ -210,7 +210,7 @@ def _cuts(name: str) -> list[tuple[str, str]]:
 
 
 def best_change(names: Sequence[str], expected: Mapping[str, object]) -> Change:
-    """The change of prefix that brings most `names` to expected ones."""
+    """The change of prefix that turns most `names` into expected ones."""
     best = Change(prefixes=("", ""), hits=-1, rival=None)
     for prefixes in _candidates(names, expected):
         hits = sum(1 for name in names if moved(name, prefixes) in expected)
@@ -225,7 +225,7 @@ def best_change(names: Sequence[str], expected: Mapping[str, object]) -> Change:
 
 
 def moved(name: str, change: tuple[str, str]) -> str:
-    """`name` with one prefix in the place of another, as it is if it does not begin with it."""
+    """`name` with one prefix in place of another; unchanged if it does not begin with that."""
     taken, put = change
     return put + name.removeprefix(taken) if name.startswith(taken) else name
 

@@ -54,14 +54,15 @@ class Naming:
     change: str
     """What was done to the stored names, in words; empty if nothing was."""
     missing: tuple[str, ...]
-    """Expected names that nothing has."""
+    """Expected names that no tensor has."""
     unexpected: tuple[str, ...]
     """Output names that the target does not expect."""
     mismatched: tuple[str, ...]
     """Output names that the target expects in another shape."""
     expectation: Expectation | None
     rivals: tuple[str, ...] = ()
-    """Prefixes of several models of the expected names, each of tensors of its own: nothing tells which is meant."""
+    """Prefixes of several models that have the expected names, each with its own tensors: it is not known which is
+    meant."""
 
     @property
     def fits(self) -> bool:

@@ -38,13 +38,13 @@ class Named:
     """What was decided about names, and how they compare with what the loader expects."""
     warnings: tuple[str, ...]
     unwrapped: bool
-    """Whether a wrapper around the model was undone."""
+    """Whether a wrapper around the model was removed."""
     change: str = ""
     """What was done to the names of the checkpoint; empty if nothing."""
     ties: Mapping[str, str] = field(default_factory=dict)
-    """Names that are not written, because their tensor is under another -> that one."""
+    """Names that are not written, because their tensor is written under another name -> that name."""
     loads: bool = True
-    """Whether nothing is known that a loader would miss."""
+    """Whether a loader would miss nothing, as far as is known."""
     complete: bool = False
     """Whether every parameter that was expected is there."""
     is_exact: bool = False

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """How one tensor of the hub's layout is made of tensors in memory."""
+    """How one tensor of the hub's layout is made from tensors in memory."""
 
     output: str
     shape: Shape
@@ -26,7 +26,8 @@ class Conversion:
     row_numel: int
     runs: tuple[tuple[int, int, int], ...]
     opaque: bool
-    """Whether rows cannot say how: it reorders elements inside them, or computes. `inputs` are then what is known."""
+    """Whether it is more than copying rows: it reorders elements inside them, or computes. Then only `inputs` is
+    known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,22 +35,22 @@ class Architecture:
     """What transformers says of a config."""
 
     expectation: Expectation
-    """The names a model of it has in memory."""
+    """The names that its model has in memory."""
     hub: Expectation
-    """The names its files have. The same, but for what transformers 5 changes on loading."""
+    """The names in its files: the same, except for what transformers 5 changes on loading."""
     conversions: tuple[Conversion, ...]
-    """From the one to the other."""
+    """How the tensors in memory become those in files."""
     class_name: str = ""
     """What transformers calls the class."""
     labels: int = 0
-    """How many labels its config has, by which the shapes of a classifier's head go."""
+    """How many labels its config has, which decides the shapes of a classifier's head."""
 
 
 def to_hub(selection: Selection, conversions: Sequence[Conversion]) -> Selection:
-    """Replace tensors by what the hub's layout makes of them, where the first of them stood.
+    """Replace tensors by those of the hub's layout that are made from them, in the place of the first.
 
-    A tensor is written as it is if another that it would be joined with is not selected. Raises UnsupportedLayout for
-    what an opaque conversion would have to make.
+    A tensor is written as it is if one that it would be joined with is not selected. Raises UnsupportedLayout if an
+    opaque conversion would be needed.
     """
     by_input: dict[str, list[Conversion]] = {}
     for conversion in conversions:
@@ -68,7 +69,7 @@ def to_hub(selection: Selection, conversions: Sequence[Conversion]) -> Selection
 
 
 def converted(conversion: Conversion, named: Mapping[str, Source]) -> Source:
-    """A tensor of the hub's layout, made of those `named` that it has rows of."""
+    """A tensor of the hub's layout, made from rows of tensors in `named`."""
     sources = [named[name] for name in conversion.inputs]
     return Source(
         name=sources[0].name,
@@ -79,7 +80,7 @@ def converted(conversion: Conversion, named: Mapping[str, Source]) -> Source:
 
 
 def refuse_opaque(conversion: Conversion) -> None:
-    """Raises UnsupportedLayout for a conversion that rows cannot tell."""
+    """Raises UnsupportedLayout for a conversion that is more than copying rows."""
     if conversion.opaque:
         with at(conversion.output):
             raise UnsupportedLayout(

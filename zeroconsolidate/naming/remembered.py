@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_ANSWER_BYTES = 16 << 20
-"""Of one answer. That of a model of 671 billion parameters, expert by expert, takes ten million bytes."""
+"""Size of one answer. That for a model of 671 billion parameters, expert by expert, takes ten million bytes."""
 MAX_BYTES = 64 << 20
-"""Of all of them; the oldest go first."""
+"""Size of all of them; the oldest are removed first."""
 
 _SUFFIX = ".json"
 
 
 class Remembered:
-    """The answers in one directory, of one transformers."""
+    """The answers in one directory, of one version of transformers."""
 
     def __init__(self, directory: str, asked: str) -> None:
         """`asked`: what tells this transformers from every other."""
@@ -87,14 +87,14 @@ class Remembered:
 
 
 def cache_directory() -> str:
-    """Where answers are kept: as the XDG base directory specification has it, which ignores relative paths."""
+    """Where answers are kept, by the XDG base directory specification, which ignores relative paths."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     home = named if os.path.isabs(named) else os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(home, "zeroconsolidate", "names")
 
 
 def installed() -> str | None:
-    """What tells the installed transformers from every other; None if nothing does, as between two commits."""
+    """What identifies the installed transformers; None if nothing does, as between two commits."""
     from importlib.metadata import PackageNotFoundError, version
     from importlib.util import find_spec
 

@@ -52,7 +52,7 @@ class Part:
 
 
 def parts_of(shapes: Mapping[str, Shape]) -> tuple[Part, ...]:
-    """The modules side by side that have numbered layers; none if there are fewer than two. `shapes`: stored name ->
+    """Sibling modules that have numbered layers; none if there are fewer than two. `shapes`: stored name ->
     shape, ties left out.
 
     >>> [part.prefix for part in parts_of({"m.a.h.0.w": (2,), "m.b.h.0.w": (2,), "m.c": (1,)})]

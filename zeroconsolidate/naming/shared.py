@@ -27,8 +27,8 @@ def landed(
     expected: Mapping[str, Shape | None],
     target_ties: Mapping[str, str],
 ) -> dict[str, list[str]]:
-    """Owner -> those of its names that `mapping` (stored -> output) brings to an expected one; in the expected shape,
-    if there are such. `target_ties`: alias -> kept name, in the target."""
+    """Owner -> those of its names that `mapping` (stored -> output) turns into expected ones; only those of the
+    expected shape, if there are any. `target_ties`: alias -> kept name, in the target."""
     found: dict[str, list[str]] = {}
     for name, new in mapping.items():
         names = found.setdefault(ties.get(name, name), [])
@@ -49,8 +49,8 @@ def names_to_write(
     *,
     all_names: bool,
 ) -> dict[str, str]:
-    """Stored names to write -> owner. `selected`: stored name -> owner, as far as chosen by now; `places`: of `landed`;
-    `partners`: every name that the target ties -> all names of that parameter.
+    """Stored names to write -> owner. `selected`: stored name -> owner, as far as chosen by now; `places`: what
+    `landed` returns; `partners`: every name that the target ties -> all names of that parameter.
 
     `all_names`: the target expects each name that it does not tie to another.
     """
@@ -85,9 +85,9 @@ def rivals(
     stored: Mapping[str, Shape], ties: Mapping[str, str], moved: Iterable[tuple[str, Mapping[str, str]]],
     expected: Mapping[str, Shape | None],
 ) -> tuple[str, ...]:  # fmt: skip
-    """Prefixes of models of the same names and shapes, if there are several of other tensors.
+    """Prefixes of models that have the same names and shapes but no tensor in common, if there are several.
 
-    `moved`: prefix -> names without it, for each that brings as many names to expected ones as any other.
+    `moved`: prefix -> names without it, for each of the prefixes that turn most names into expected ones.
     """
     found: dict[frozenset[str], str] = {}
     for prefix, names in moved:
@@ -103,12 +103,12 @@ def rivals(
 
 
 def agree(shape: Shape, expected: Shape | None) -> bool:
-    """Whether a tensor has the expected shape; None: any will do."""
+    """Whether a tensor has the expected shape; None: any shape is accepted."""
     return expected is None or shape == expected
 
 
 def is_one_to_one(mapping: Mapping[str, str], ties: Mapping[str, str]) -> bool:
-    """Whether no two tensors get one name; two names of one tensor may."""
+    """Whether no two tensors get the same name; two names of one tensor may."""
     return len({(new, ties.get(name, name)) for name, new in mapping.items()}) == len(set(mapping.values()))
 
 

@@ -87,14 +87,14 @@ class NameSources:
         return self._asked[0]
 
     def with_fields(self, rules: Sequence[str]) -> Architecture | None:
-        """What transformers says if fields of config.json are set besides."""
+        """What transformers says if more fields of config.json are set."""
         if self._is_confirming:
             return None  # the table does not find out what is wrong
         return architecture(self.directory, (*self._rules, *rules), task=self._task, remember=self._remember)[0]
 
     @property
     def lacks_class(self) -> bool:
-        """Whether config.json says what kind of model it is, and not of which class."""
+        """Whether config.json says what type of model it is, but not which class."""
         config = self.config
         return self._task is None and isinstance(config, dict) and "model_type" in config and not stated_class(config)
 
@@ -141,10 +141,10 @@ class NameSources:
 
 
 def reference(directory: str, origin: str, *, exact: bool) -> Expectation | None:
-    """The names in the header of the weights in `directory`, or None if there are none that can tell.
+    """The names in the header of the weights in `directory`; None if there are none that can be trusted.
 
-    Empty weights, which ZeRO-3 runs leave behind, still tell names. A file that has heads of BGE-M3 in it was written
-    by no trainer: it is what a converter made of the shards, wrong names included.
+    Empty weights, which ZeRO-3 runs leave behind, still tell names. A file with heads of BGE-M3 in it was not written
+    by a trainer: a converter made it from the shards, with the wrong names.
     """
     if not any(
         name.endswith(".safetensors") and name.startswith(("model", "diffusion_pytorch_model"))
@@ -170,9 +170,9 @@ def _config(directory: str, rules: Sequence[str]) -> bytes:
 
 
 def in_table(directory: str, rules: Sequence[str] = ()) -> Architecture | None:
-    """What the built-in table says of `directory`/config.json, fields set by `rules`, None if it does not know.
+    """What the built-in table says of `directory`/config.json with fields set by `rules`; None if it does not know.
 
-    It may confirm names that are exactly these, and decides nothing else.
+    It can confirm names that match exactly, and decides nothing else.
     """
     try:
         config = parse(_config(directory, rules), parse_int=short_int)
@@ -184,10 +184,10 @@ def in_table(directory: str, rules: Sequence[str] = ()) -> Architecture | None:
 def architecture(
     directory: str, rules: Sequence[str] = (), *, task: str | None = None, remember: bool = False
 ) -> tuple[Architecture | None, str]:
-    """What transformers expects for `directory`/config.json, fields set by `rules`, and if it says nothing, why.
+    """What transformers expects for `directory`/config.json with fields set by `rules`; if it says nothing, why.
 
-    `task`: what the model was trained for, if it has another head than that config says. `remember`: the answer is kept
-    in the user's cache directory, and looked for there.
+    `task`: what the model was trained for, if its head is not the one that config says. `remember`: the user's cache
+    directory is searched for the answer, and keeps it.
     """
     if not has_config(directory):
         return None, "no config.json"
@@ -271,9 +271,10 @@ def _names_a_model(config: bytes) -> bool:
 
 
 def canonical(config: bytes) -> bytes:
-    """A config without what no name and no shape depends on, so that one answer serves it before and after our edits.
+    """A config without the fields that no name or shape depends on, so that one answer is right before and after our
+    edits.
 
-    These are the dtype, who wrote it, and the `rope_theta` that is put beside `rope_parameters`.
+    These are the dtype, who wrote it, and the `rope_theta` that is added next to `rope_parameters`.
 
     >>> canonical(b'{"model_type": "llama", "torch_dtype": "bfloat16"}')
     b'{"model_type": "llama"}'

@@ -41,13 +41,14 @@ class Master:
     bits: bytes
     """Digest of its own elements."""
     is_copy: bool
-    """Whether rounding lost nothing: then it makes no difference whether it or the copy is written."""
+    """Whether rounding changed nothing: then it makes no difference whether the master or the copy is written."""
 
 
 def assign(groups: Sequence[Sequence[Master]], names: Sequence[Mapping[str, Look]]) -> list[list[str]]:
     """By group, the name of each master. `names`: by group, its candidates in the order of the module.
 
-    Raises WitnessMismatch if a master is no candidate's, UnsupportedLayout if two masters cannot be distinguished.
+    Raises WitnessMismatch if a master belongs to no candidate, UnsupportedLayout if two masters cannot be
+    distinguished.
     """
     return _Assignment(groups, names).solve()
 

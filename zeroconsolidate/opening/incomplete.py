@@ -49,7 +49,7 @@ def read_incomplete(
     load: Callable[[CheckpointFiles, FileKind], Iterable[RawFile]],
     reasons: dict[str, str],
 ) -> Incomplete:
-    """Like `read`, for what is there. `load` leaves files out that cannot be read and says why in `reasons`.
+    """Like `read`, for what is there. `load` leaves out files that cannot be read, and says why in `reasons`.
 
     Raises MissingFiles if no file is left that says what the parameters are, and what `read` raises for files
     that are whole but contradict each other.

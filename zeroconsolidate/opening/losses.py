@@ -54,7 +54,7 @@ class Loss:
 
 
 def gaps(recipe: Recipe) -> list[tuple[int, int]]:
-    """The half-open element intervals of a tensor whose copies are of a lost file, in order and as long as can be."""
+    """The half-open intervals of a tensor's elements that were in lost files, in order, neighbours joined."""
     found: list[tuple[int, int]] = []
     runs = sorted(
         (copy.start + i * copy.step, copy.start + i * copy.step + copy.run_numel)

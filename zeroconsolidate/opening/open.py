@@ -75,11 +75,11 @@ def open_catalog(src: Roots, tag: str | None) -> Catalog:
 
 
 def open_files(files: CheckpointFiles, src: Roots, *, before: Callable[[Catalog], None] = lambda _: None) -> Catalog:
-    """The facts of a whole checkpoint, whose files have been found in `src`. `before` is called with what metadata
-    alone says, before any value is read.
+    """The facts of a whole checkpoint, whose files have been found in `src`. `before` is called with the facts that
+    metadata gives, before any value is read.
 
-    Raises what `read` raises. If it is because files cannot be used, the error says what is lost with them, and its
-    `losses` say it of every tensor.
+    Raises what `read` raises. If files cannot be used, the error says what is lost with them, and its `losses` list it
+    for every tensor.
     """
     try:
         catalog = read(files, load)
@@ -93,12 +93,12 @@ def open_files(files: CheckpointFiles, src: Roots, *, before: Callable[[Catalog]
 
 
 def open_incomplete(src: Roots, tag: str | None) -> Incomplete:
-    """The facts of what is there of a checkpoint, whole or not."""
+    """The facts of a checkpoint, whole or not, from the files that are there."""
     return open_files_incomplete(find(src, tag))
 
 
 def open_files_incomplete(files: CheckpointFiles) -> Incomplete:
-    """The facts of what is there, of files that have been found."""
+    """The same, of files that have been found."""
     left = _incomplete(files)
     try:
         return replace(left, catalog=answered(left.catalog))
@@ -108,7 +108,8 @@ def open_files_incomplete(files: CheckpointFiles) -> Incomplete:
 
 
 def answered(catalog: Catalog) -> Catalog:
-    """With the questions answered that only values can answer; only then are they read, and numpy imported."""
+    """The catalog with those questions answered that only values can answer. Without such questions no value is read,
+    and numpy is not imported."""
     if catalog.missing or not (catalog.unnamed or catalog.maybe_ties or catalog.doubts):
         return catalog
     from .unnamed import answer

@@ -37,8 +37,8 @@ class Opened:
 
 
 def open_to_convert(src: Roots, options: Options, files: CheckpointFiles | None = None) -> Opened:
-    """Open a checkpoint; with `options.rescue`, complete it as far as that can be done. `files`: what `find` has found
-    of it, if it was asked before.
+    """Open a checkpoint; with `options.rescue`, complete it as far as possible. `files`: what `find` returned, if it
+    was called before.
 
     Raises what `open_catalog` raises, and BadOption if nothing can be rescued or an `include` matches nothing.
     """

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from .losses import Loss
 
 LAST_COMPLETE = "last-complete"
-"""As a tag: the newest one of which every file is there and agrees."""
+"""As a tag: the newest one whose files are all there and agree."""
 
 _MAX_SIBLINGS = 8
-"""So many older checkpoints are read to find one that is complete."""
+"""At most so many older checkpoints are read to find one that is complete."""
 
 
 def of_a_tag(newest: str | None) -> tuple[str, ...]:
-    """`newest`: the newest complete tag beside the one that is not."""
+    """`newest`: the newest complete tag, next to the incomplete one."""
     return () if newest is None else (f"--tag {LAST_COMPLETE} takes {newest}, the newest complete tag",)
 
 

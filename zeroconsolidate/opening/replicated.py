@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def settle(catalog: Catalog, inputs: Inputs) -> Catalog:
     """The catalog with the joins of doubtful tensors decided, and no doubts left.
 
-    Parts that differ are parts of a whole. Equal parts are copies: of rows of weights no two are alike. What is equal
-    because it is constant (a bias that is all zeros) goes the way of its weight, or is a copy if it has none, as in a
+    Parts that differ are parts of a whole. Equal parts are copies: no two rows of a weight are equal. A tensor that is
+    equal because it is constant (a bias of zeros) is treated like its weight, or as a copy if it has none, as in a
     norm. Raises UnsupportedLayout for constant matrices, which may be either.
     """
     if not catalog.doubts:

@@ -64,7 +64,7 @@ class RescueReport:
     not_written : tuple[str, ...]
         Tensors that were not written, because nothing had the values that are lost of them.
     tensors : Mapping[str, tuple[Extent, ...]]
-        Where the elements of each tensor came from, also of tensors that have lost nothing.
+        Where the elements of each tensor came from, including tensors that have lost nothing.
     """
 
     tag: str

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 MAX_STAND_INS = 1 << 20
-"""A file can claim any number of ranks and groups; what is missing of more partitions than this is not worked out."""
+"""A file can claim any number of ranks and groups; with more partitions than this, it is not computed what is
+missing."""
 
 
 def _lost(key: str, numel: int, dtype: DType, *, big_endian: bool) -> LocatedTensor:
@@ -31,7 +32,7 @@ def _lost(key: str, numel: int, dtype: DType, *, big_endian: bool) -> LocatedTen
 
 
 def model_stand_in(first: ModelFile, rank: int, world_size: int) -> ModelFile:
-    """A lost model file of stage 3: its stripes of frozen parameters are as long as everyone's."""
+    """A lost model file of stage 3: its stripes of frozen parameters are as long as those of other ranks."""
     fragments = {}
     for name, shape in (first.frozen_shapes or {}).items():
         known = first.frozen_fragments.get(name)

@@ -38,9 +38,9 @@ NO_ADDITIONS = Additions(sources={}, files=(), warnings=())
 def rescued(
     incomplete: Incomplete, fill: Sequence[str], *, zeros: bool
 ) -> tuple[dict[str, Source], RescueReport, tuple[str, ...]]:
-    """What can be written of an incomplete checkpoint, what was done for it, and the files used to fill with.
+    """What can be written of an incomplete checkpoint, a report of it, and the files of the models to fill with.
 
-    Raises BadOption if that is nothing, or if a model to fill with has no weights.
+    Raises BadOption if nothing can be written, or if a model to fill with has no weights.
     """
     fillers = [filler(directory) for directory in fill]
     found = rescue(incomplete.catalog, fillers, zeros=zeros)
@@ -95,7 +95,7 @@ def frozen_of_base(catalog: Catalog, stored: Mapping[str, Source], base: str | N
 def refuse_unsaved(
     unsaved: Mapping[str, Unsaved], sources: Container[str], base: str | None, warnings: Sequence[str] = ()
 ) -> None:
-    """Parameters that no file has the values of, and the base does not supply: a loader would make them up. `sources`:
+    """Refuse parameters whose values are in no file and not in the base: a loader would use random ones. `sources`:
     names that have one. Raises BadOption."""
     lacking = [name for name in unsaved if name not in sources]
     if not lacking:
@@ -110,7 +110,7 @@ def refuse_unsaved(
             *(
                 ["name the model that training began with, which has them: --base DIR"]
                 if base is None
-                else [f"name the model that training began with as --base: {base} is another"]
+                else [f"name the model that training began with as --base: {base} is a different one"]
             ),
             "write the model without them with --allow-missing",
         ),

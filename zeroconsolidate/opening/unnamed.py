@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..run.inputs import Inputs
 
 _HEAD_NUMEL = 8
-"""So many elements tell most parameters of a flat master apart, before whole ones are compared."""
+"""So many elements are enough to distinguish most parameters of a flat master; only then are whole ones compared."""
 
 
 def answer(catalog: Catalog, inputs: Inputs) -> Catalog:
@@ -36,7 +36,7 @@ def answer(catalog: Catalog, inputs: Inputs) -> Catalog:
 
     Reads a few elements of each master and each copy, and all of those that may be equal.
 
-    Raises WitnessMismatch if a master is no parameter's, UnsupportedLayout if two cannot be distinguished.
+    Raises WitnessMismatch if a master belongs to no parameter, UnsupportedLayout if two cannot be distinguished.
     """
     parts = list(catalog.parts)
     for question in catalog.unnamed:

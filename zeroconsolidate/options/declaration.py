@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Decides: TypeAlias = Literal["nothing", "bytes", "tensors"]
-"""What of the output follows from an option: nothing, its bytes, or even which tensors it has and what they are called.
+"""What an option decides about the output: nothing, its bytes, or even which tensors it has and their names.
 What decides bytes goes into the fingerprint and the manifest."""
 
 _KEY = "option"
@@ -37,7 +37,7 @@ _OTHER = re.compile(r"\{(\w+)\}")
 
 
 class Group(Enum):
-    """Under which heading an option is listed, in this order."""
+    """The headings under which options are listed, in this order."""
 
     CHECKPOINT = "which checkpoint"
     OUTPUT = "output"
@@ -55,7 +55,7 @@ class Switch:
 
     flag: str
     value: object
-    """What the option then is."""
+    """The option's value when this flag is given."""
     help: str
 
 
@@ -78,10 +78,10 @@ class Declaration:
     short: str | None
     """A flag of one letter that does the same."""
     also: tuple[str, ...]
-    """What other programs call it: understood, but not listed."""
+    """Its spellings in other programs: understood, but not listed."""
     metavar: str | None
     choices: tuple[object, ...]
-    """All values there are, if they can be listed; None besides, if it is the default."""
+    """All allowed values, if they can be listed; also None, if that is the default."""
     repeatable: bool
     """Whether it has several values: the flag may be repeated, the keyword takes a sequence, or one value alone."""
     decides: Decides
@@ -99,14 +99,14 @@ class Declaration:
         return (*([self.short] if self.short else []), *self.also)
 
     def normal(self, value: object) -> object:
-        """`value` in the form it is kept in. Raises BadOption if it is none of the choices."""
+        """`value` in the form it is kept in. Raises BadOption if it is not one of the choices."""
         if value is None and self.default is None:
             return None
         if self.repeatable and not callable(value):
             return self._several(value)
         if self.choices and value not in self.choices:
             *others, last = map(repr, self.choices)
-            raise BadOption(f"{self.name} is {', '.join(others)} or {last}", found=repr(value))
+            raise BadOption(f"{self.name} must be {', '.join(others)} or {last}", found=repr(value))
         return value
 
     def _several(self, value: object) -> tuple[object, ...]:
@@ -114,7 +114,7 @@ class Declaration:
             return (value,)  # A text is a sequence too, of letters; nobody means that.
         several = tuple(value) if isinstance(value, Iterable) else (value,)
         if not all(isinstance(each, (str, os.PathLike)) for each in several):
-            raise BadOption(f"{self.name} is one text or several", found=repr(value))
+            raise BadOption(f"{self.name} must be a string or several", found=repr(value))
         return several
 
 

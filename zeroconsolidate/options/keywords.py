@@ -115,7 +115,8 @@ _PARAMETERS = "\n\nParameters\n----------\n"
 
 
 def with_options(docstring: str, declared: Iterable[Declaration]) -> str:
-    """The docstring (numpydoc) with the options at the end of its section `Parameters`, which is added if need be."""
+    """The docstring (numpydoc) with the options at the end of its section `Parameters`, which is added if it is
+    missing."""
     lines = []
     for each in declared:
         lines.append(f"{each.name} : {each.type}, default {each.default!r}")

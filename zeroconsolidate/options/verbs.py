@@ -42,7 +42,7 @@ class Opening:
 
 @dataclass(frozen=True, kw_only=True)
 class Working(Opening):
-    """Options of what may take a while."""
+    """Options of functions that may take a while."""
 
     progress: Callable[[int, int], None] | None = option(
         None,
@@ -58,7 +58,7 @@ class Working(Opening):
     )
 
     def doing(self, what: str) -> None:
-        """Report that `what` begins, if anyone listens."""
+        """Report that `what` begins, if there is a `status` function."""
         if self.status is not None:
             self.status(what)
 
@@ -69,8 +69,8 @@ class VerifyOptions(Working):
 
     against: str | PathLike[str] | Sequence[str | PathLike[str]] | None = option(
         None,
-        "compare the output with this checkpoint, byte for byte, whatever tool wrote it; which options it was written "
-        "with is read from its manifest, and without a manifest every tensor is expected",
+        "compare the output with this checkpoint, byte for byte, whatever tool wrote it; the options it was written "
+        "with are read from its manifest; without a manifest, every tensor is expected",
         group=Group.CHECKING,
         metavar="CHECKPOINT",
         repeatable=True,
@@ -130,9 +130,9 @@ class Options(Working):
     )
     lora: Literal["adapter", "merge", "keep"] | None = option(
         None,
-        "what to write of a run with PEFT adapters: the adapters, for PEFT to load (`adapter`, also without this "
-        "option), the full model with the adapters merged (`merge`), or all tensors under their names in the "
-        "checkpoint (`keep`)",
+        "what to write after training with PEFT adapters: the adapters, for PEFT to load (`adapter`, which is what "
+        "happens without this option), the full model with the adapters merged (`merge`), or all tensors under "
+        "their names in the checkpoint (`keep`)",
         group=Group.ADAPTERS,
         choices=("adapter", "merge", "keep"),
         decides="tensors",
@@ -193,8 +193,8 @@ class Options(Working):
     )
     rename: Sequence[str] | Callable[[str], str] | None = option(
         None,
-        "replace the prefix FROM of names by TO, such as `model.=encoder.`; between slashes, FROM is a regular "
-        r"expression, such as `'/\.h\.(\d+)\./=.layers.\1.'`; in Python also a function from old to new name",
+        "replace the prefix FROM of names with TO, such as `model.=encoder.`; between slashes, FROM is a regular "
+        r"expression, such as `'/\.h\.(\d+)\./=.layers.\1.'`; in Python, a function from old to new name works too",
         group=Group.NAMES,
         metavar="FROM=TO",
         repeatable=True,
@@ -208,19 +208,17 @@ class Options(Working):
     )
     cache: bool = option(
         True,
-        "keep what transformers says of a config in the user's cache directory, and look there before it is started",
+        "keep what transformers says about a config in the user's cache directory, and read it there the next time",
         group=Group.NAMES,
         switches=(
-            Switch(
-                "--no-cache", False, "neither look up nor keep what transformers says in the user's cache directory"
-            ),
+            Switch("--no-cache", False, "neither read nor keep what transformers says in the user's cache directory"),
         ),
         choices=(True, False),
     )
     set_config: Sequence[str] = option(
         (),
         "set a field of config.json that does not agree with the weights, such as `vocab_size=70` or "
-        "`text_config.num_hidden_layers=12`; the value is JSON, or a text",
+        "`text_config.num_hidden_layers=12`; the value is JSON, or else a string",
         group=Group.OUTPUT,
         metavar="FIELD=VALUE",
         repeatable=True,
@@ -289,7 +287,7 @@ class Options(Working):
                 "all",
                 "before writing, compare all master weights with their 16-bit copies; without this option, a sample",
             ),
-            Switch("--no-check", "none", "compare none"),
+            Switch("--no-check", "none", "compare no values"),
         ),
         choices=("sample", "all", "none"),
     )

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def refuse_unusable(opened: Opened, adapters: Adapters, options: Options) -> None:
-    """Raises BadOption or UnsupportedLayout for adapters that are not whole, or whose modules nobody can name."""
+    """Raises BadOption or UnsupportedLayout for adapters that are incomplete, or whose modules have unknown names."""
     if opened.report is not None:
         _refuse_broken(adapters, opened.report)
     known = options.base_directory is not None or (options.lora == "merge" and has_config(opened.catalog.origin.root))
@@ -54,7 +54,7 @@ def exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType)
     """The adapters as PEFT would save them."""
     if options.include or options.exclude:
         raise BadOption(
-            "--include and --exclude do not go with an adapter, which is written whole",
+            "--include and --exclude cannot be used with an adapter, which is written whole",
             remedy="add --lora keep or --lora merge",
         )
     plan, adapted, warnings = plan_export(
@@ -79,7 +79,7 @@ def merged(
         refuse_unsaved(opened.catalog.unsaved, (), None)
     if options.exclude_frozen:
         raise BadOption(
-            "--exclude-frozen does not go with a merged model, which needs its frozen weights",
+            "--exclude-frozen cannot be used with a merged model, which needs its frozen weights",
             remedy="use --lora adapter or --lora keep",
         )
     base = options.base_directory
@@ -151,7 +151,8 @@ def _refuse_unsaved_adapter(adapters: Adapters, unsaved: Mapping[str, Unsaved]) 
     lacking = [name for name in unsaved if name in adapters.parts and adapters.parts[name].adapter in adapters.configs]
     if lacking:
         raise BadOption(
-            f"{counted(len(lacking), 'parameter')} of the adapter without values in the checkpoint",
+            f"{counted(len(lacking), 'parameter')} of the adapter {'has' if len(lacking) == 1 else 'have'} no values in "
+            "the checkpoint",
             consequence=f"{listed(lacking, 2)}: {unsaved[lacking[0]].value}",
             remedy="write what is there under its names in the checkpoint with --lora keep --allow-missing",
         )

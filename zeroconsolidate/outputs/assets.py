@@ -55,7 +55,7 @@ class Assets:
 
 
 def assets_beside(origin: Origin, base: str | None) -> Assets:
-    """The files that lie beside a checkpoint, filled up from the base model's. Raises what `choose` raises, and
+    """The files next to a checkpoint, completed from the base model's. Raises what `choose` raises, and
     BadOption for a directory that cannot be listed."""
     try:
         return choose(origin.root, base, tags=origin.tags, is_tag=_is_tag(origin))
@@ -70,12 +70,12 @@ def _is_tag(origin: Origin) -> bool:
 
 
 def choose(checkpoint: str, base: str | None, *, tags: Iterable[str], is_tag: bool = False) -> Assets:
-    """Sort the entries of the checkpoint directory, and fill up from the base model's. `is_tag`: the directory is the
-    tag itself, with DeepSpeed's files in it.
+    """Sort the entries of the checkpoint directory, and complete them from the base model's. `is_tag`: the directory is
+    the tag itself, with DeepSpeed's files in it.
 
-    What could not be copied is refused here, before hours are spent on the weights.
-    Raises OSError if a directory cannot be listed, UnsafePath where a file to be copied is a link that leads out of
-    its directory or no file at all, DamagedFile for too many or too large files and for a config.json that is not JSON.
+    Files that cannot be copied are refused here, before hours are spent on the weights.
+    Raises OSError if a directory cannot be listed, UnsafePath for a file to be copied that is a link out of its
+    directory or not a regular file, DamagedFile for too many or too large files and for a config.json that is not JSON.
     """
     copies: dict[str, str] = {}
     grouped, rest = _sorted(checkpoint)

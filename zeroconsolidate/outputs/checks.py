@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def checked(output: Output, opened: Opened, inputs: Inputs, stage: Stage, *, check: str, replicas: str) -> Checks:
-    """Compare what is to be compared, unless an earlier run of the same conversion has.
+    """Compare what should be equal, unless an earlier run of the same conversion did.
 
     `check`: `sample`, `all` or `none`. `replicas`: `equal`, or take the `first`. Raises WitnessMismatch where values
     differ that must be equal, Disagreement where ranks hold different copies.
@@ -35,7 +35,7 @@ def checked(output: Output, opened: Opened, inputs: Inputs, stage: Stage, *, che
 
 
 def refuse_unplaced(catalog: Catalog, *, weights_only: bool) -> None:
-    """An optimizer state that is not laid out like the parameters may mean that nothing is as it seems. Raises
+    """Refuse an optimizer state that is not laid out like the parameters: the whole layout may be another. Raises
     UnsupportedLayout."""
     if catalog.unplaced and not weights_only:
         raise UnsupportedLayout(

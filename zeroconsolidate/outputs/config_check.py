@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "shared.weight")
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "embedding_size", "word_embed_proj_dim", "dim", "emb_dim")
 MAX_LAYERS = 1 << 16
-"""No model has so many: a number without sense is not counted up to."""
+"""No model has so many; a config with a larger number is not checked layer by layer."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.([0-9]+)\.")
 
 
@@ -29,9 +29,9 @@ class Problem(NamedTuple):
 
     text: str
     rule: str | None = None
-    """The `FIELD=VALUE` that would not."""
+    """The `FIELD=VALUE` that would agree with them."""
     is_lack: bool = False
-    """Whether it is that weights are not there."""
+    """Whether the problem is missing weights."""
 
 
 def config_problems(directory: str, tensors: Mapping[str, LocatedTensor]) -> tuple[list[Problem], list[str]]:

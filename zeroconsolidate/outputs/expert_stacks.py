@@ -53,7 +53,7 @@ class ExpertMatrix:
     module: str
 
     def rows(self, inputs: Inputs) -> tuple[Floats, Floats, Floats, Floats] | None:
-        """Some rows: what was written, what is expected, what was below, how large what was rounded is."""
+        """Some rows: what was written, what is expected, the base, and how large the rounded numbers are."""
         experts, height, width = self.shape
         a, b = whole(self.a, inputs), whole(self.b, inputs)
         rank = a.shape[0] // experts
@@ -82,7 +82,7 @@ def expert_matrices(
     base: Mapping[str, LocatedTensor],
     written: Mapping[str, LocatedTensor],
 ) -> Iterator[ExpertMatrix]:
-    """Those whose factors are certain. `stored`: module -> adapter -> factors, wrappers in wrappers each for itself."""
+    """Those whose factors are certain. `stored`: module -> adapter -> factors, nested wrappers separately."""
     if len(configs) != 1:
         return
     ((adapter, config),) = configs.items()

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
-"""What wraps modules inside of a model; never a part of its own names."""
+"""Names of wrappers of modules inside of a model; never part of its own names."""
 _OF_PEFT = WRAPPERS | {"base_layer", "token_adapter", "original_module"}
 _PEFT = "base_model.model."
 
 
 def plain(name: str) -> str:
-    """A stored name as the model has it that PEFT wrapped."""
+    """A stored name, as in the model that PEFT wrapped."""
     _, found, inner = f".{name}".partition(f".{_PEFT}")
     return ".".join(part for part in (inner if found else name).split(".") if part not in _OF_PEFT)
 
@@ -30,10 +30,10 @@ def plain(name: str) -> str:
 def factors(
     stored: Mapping[str, Source], adapters: Iterable[str], prefixes: tuple[str, ...]
 ) -> tuple[dict[str, dict[str, dict[str, Source]]], dict[str, dict[str, dict[str, Source]]]]:
-    """Module -> adapter -> `lora_A.weight` and so on -> where it is; and the same for modules with wrappers inside of
-    wrappers, each for itself: their names do not tell which parameter of the module is whose.
+    """Module -> adapter -> `lora_A.weight` and so on -> where it is; and the same for modules with nested wrappers,
+    separately: their names do not say which wrapper has which parameter of the module.
 
-    `prefixes`: how the attributes begin that hold a parameter of an adapter.
+    `prefixes`: of the attributes that hold a parameter of an adapter.
     """
     begins, names = "|".join(map(re.escape, prefixes)), "|".join(map(re.escape, adapters))
     pattern = re.compile(rf"^(?P<module>.+?)\.(?P<key>(?:{begins})[^.]*)\.(?P<adapter>{names})(?P<rest>\..+)?$")
@@ -54,9 +54,9 @@ def factors(
 
 
 def pairs(paths: Iterable[str], names: Iterable[str]) -> dict[str, str]:
-    """Path of the run -> the name in the output that it is, for those that are each other's nearest.
+    """Path in the run -> its name in the output, for pairs that are each other's nearest.
 
-    Nearest is who shares the longest end, down to the first numbered layer at least, or all of the path.
+    The nearest name shares the longest end: at least down to the first numbered layer, or the whole path.
     """
     by_end: dict[tuple[object, ...], list[str]] = {}
     for name in names:

@@ -27,13 +27,13 @@ _ROUNDINGS = 8
 """An element is rounded a few times on its way: base, product, sum, and what DoRA multiplies by."""
 _SIGMAS = 8
 _FLIPPED = 0.25
-"""Of an element's rounding, what is left where both sides were rounded: seldom, they fall to different sides."""
+"""The part of an element's rounding that remains where both sides were rounded: they rarely go to different sides."""
 _OFF, _COHERENTLY_OFF = 0.02, 0.3
-"""By how much a scale may seem to be off."""
+"""By how much a scale may seem wrong."""
 _SEEN = 0.05
-"""A direction of which rounding may have made more than this says nothing."""
+"""A change of which rounding may account for more than this is not compared."""
 _COARSE = 16
-"""Nor does one that is not so many times what a single rounded number does to all of a row."""
+"""Nor is one that is less than so many times what a single rounded number does to a whole row."""
 
 
 def scale(config: Mapping[str, Any], module: str, rank: int) -> float:
@@ -47,7 +47,7 @@ def scale(config: Mapping[str, Any], module: str, rank: int) -> float:
 
 
 def product(a: Floats, b: Floats, shape: Sequence[int], rows: Sequence[int], *, turned: bool) -> Floats | None:
-    """Rows of B A as they lie in a weight of `shape`, one a line; None if they do not fit it.
+    """Rows of B A as they lie in a weight of `shape`; None if they do not fit it.
 
     `turned`: of a square weight, whether inputs are its rows.
     """

@@ -35,9 +35,9 @@ class Excuses:
     insisted: str | None = None
     """The option with which every finding is a warning."""
     is_partial: bool = False
-    """Tensors were left out on purpose, or are lost: those that are missing are a warning, and no error."""
+    """Tensors were left out on purpose, or are lost: that they are missing is a warning, not an error."""
     modules: frozenset[str] = frozenset()
-    """Every part of the names of an adapter run: what PEFT lists as trained, and is none of them, nobody trained."""
+    """Every part of the names of an adapter run. A module that PEFT lists as trained but is not among them was not trained."""
 
 
 def examine(directory: str, *, base: str | None = None, is_merged: bool = False, remember: bool = False) -> GateResult:
@@ -46,7 +46,7 @@ def examine(directory: str, *, base: str | None = None, is_merged: bool = False,
     `base`: directory of the original model that an adapter belongs to, or that adapters were merged into. What cannot
     be read is a finding too. `is_merged`: adapters were merged into the base: the model then has the base's names.
     Asks transformers where the config names an architecture and it is installed, unless the built-in table confirms
-    that all is as it should be. `remember`: what it answers is kept, and looked for, in the user's cache directory.
+    that all is as it should be. `remember`: the user's cache directory is searched for its answer, and keeps it.
     """
     weights, findings, modules = None, list[Finding](), tuple[Module, ...]()
     try:
@@ -70,14 +70,14 @@ def examine(directory: str, *, base: str | None = None, is_merged: bool = False,
 
 
 def pass_or_refuse(result: GateResult, excuses: Excuses) -> tuple[str, ...]:
-    """Warnings about what was found and excused. Raises WrongNames for the rest."""
+    """Warnings about what was found and allowed. Raises WrongNames for the rest."""
     excused = [finding for finding in result.findings if _is_excused(finding, excuses)]
     wrong = [finding for finding in result.findings if finding not in excused]
     if wrong:
         more = f" ({len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
         can_insist = all(_is_excused(finding, Excuses(insisted="--allow-missing")) for finding in wrong)
         raise WrongNames(
-            f"the output would not load as it should: {wrong[0].text}{more}",
+            f"the output would not load correctly: {wrong[0].text}{more}",
             consequence="no output was written",
             remedy="--allow-missing writes it anyway" if can_insist else None,
         )

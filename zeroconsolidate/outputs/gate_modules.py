@@ -1,4 +1,4 @@
-"""The modules of a sentence-transformers model on disk, each held against its own config.
+"""The modules of a sentence-transformers model on disk, each compared with its own config.
 
 Without a file of weights, or with one of other names, sentence-transformers gives a module random weights or leaves it
 as it was built, and does not always say so (`base/modules/module.py`, `load_torch_weights`: strict=False).
@@ -44,7 +44,7 @@ _WITHOUT_WEIGHTS = ("Pooling", "Normalize", "Dropout", "SpladePooling", "BoW", "
 
 
 def examine(directory: str, modules: Sequence[Module], *, remember: bool) -> GateResult:
-    """Hold every module that lies in a folder of its own against its config."""
+    """Compare every module in a folder of its own with its config."""
     folders = {module.folder: module for module in modules if module.folder}
     return GateResult.all_of(
         [_one(os.path.join(directory, folder), module, remember=remember) for folder, module in folders.items()]
@@ -64,7 +64,7 @@ def _one(path: str, module: Module, *, remember: bool) -> GateResult:
     if module.is_transformer:
         return _in_folder(module.folder, gate_model.examine(path, weights, None, remember=remember))
     if module.kind not in _EXPECTED:
-        return GateResult(unchecked=(f"{module.folder}: nothing says which weights a {module.kind} has",))
+        return GateResult(unchecked=(f"{module.folder}: it is not known which weights a {module.kind} has",))
     try:
         expected = _EXPECTED[module.kind](read_json(os.path.join(path, CONFIG)))
     except (ZeroConsolidateError, KeyError) as error:

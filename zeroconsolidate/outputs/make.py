@@ -44,7 +44,7 @@ class Made:
     """Tensor -> finite elements that became infinite in the cast."""
     side_files: SideFiles
     recomputed: Recomputed
-    """What came of recomputing values."""
+    """The result of recomputing values."""
     gate: GateResult
     """The result of the last check (`gate.py`)."""
     excused_warnings: tuple[str, ...]
@@ -76,10 +76,10 @@ def rehearse(output: Output, opened: Opened, options: Options, directory: str) -
 
 
 def make(output: Output, opened: Opened, options: Options, directory: str) -> Made:
-    """Write the output into `directory`. What an interrupted run of the same conversion has made is continued.
+    """Write the output into `directory`. An interrupted run of the same conversion is continued.
 
     Raises WitnessMismatch and Disagreement for values that contradict each other, OutputExists, OutputFailed,
-    BadOption where another conversion's work is staged.
+    BadOption if files of another conversion are staged there.
     """
     cost, excuses = output.plan.cost(BLOCK_BYTES), _excuses(opened, options)
     with Inputs() as inputs:

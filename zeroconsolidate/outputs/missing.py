@@ -16,10 +16,11 @@ _NEEDED = {"config": "config.json", "tokenizer": "tokenizer"}
 
 
 def missing(groups: Container[str], checkpoint: str, base: str | None, *, is_tag: bool) -> tuple[str, ...]:
-    """What a loader needs and is not among the `groups` of files that are there, in a sentence, if anything is.
+    """A sentence about files that a loader needs and that are not among the `groups` that are there; empty if there are
+    none.
 
-    `is_tag`: the checkpoint is a tag's own folder. What lies beside it there was not looked for in the folder above,
-    which may be another run's; but it is named.
+    `is_tag`: the checkpoint is a tag's own folder. The folder above was then not searched, because it may belong to
+    another run, but the sentence names it.
     """
     lacking = [group for group in _NEEDED if group not in groups]
     if not lacking:

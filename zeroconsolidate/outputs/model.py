@@ -70,7 +70,8 @@ class ModelDirectory(_Directory):
     """A model in one file or in shards, with its config, tokenizer and the like."""
 
     def load_line(self, directory: str, side_files: SideFiles) -> str:
-        """Its class in transformers or FlagEmbedding, or where that would not find its weights, safetensors."""
+        """With its class in transformers or FlagEmbedding; with safetensors, if that class would not find its
+        weights."""
         weights = [file.name for file in self.plan.files if not file.name.startswith(f"{BESIDE_FOLDER}/")]
         if not self.loads:
             return load_tensors(directory, weights)
@@ -78,7 +79,7 @@ class ModelDirectory(_Directory):
 
     @property
     def published_last(self) -> Sequence[str]:
-        """transformers begins with the config, and with the index of a model in shards."""
+        """transformers begins with the config, and with the index if there are several shards."""
         return (self.plan.index_name, CONFIG)
 
 
@@ -87,7 +88,7 @@ class AdapterDirectory(_Directory):
     """One or several adapters as PEFT saves them: a configuration of their own in the place of the model's."""
 
     def load_line(self, directory: str, side_files: SideFiles) -> str:
-        """PEFT's, which takes the base model."""
+        """With PEFT's class, which takes the base model."""
         return load_adapter(directory, [file.name for file in self.plan.files])
 
     @property

@@ -51,7 +51,7 @@ class Output(ABC):
     names_change: str
     """What was done to the names of the checkpoint; empty if nothing."""
     ties: Mapping[str, str]
-    """Names that are not written, because their tensor is under another -> that one."""
+    """Names that are not written, because their tensor is written under another name -> that name."""
     read_files: tuple[str, ...]
     """Files outside of the checkpoint that decide what is written, those of `side_files` not counted."""
     comparisons: tuple[Comparison, ...]
@@ -66,16 +66,17 @@ class Output(ABC):
     """What was decided on the way."""
     warnings: tuple[str, ...]
     not_checked: tuple[str, ...]
-    """What nothing could tell."""
+    """What could not be checked, and why."""
 
     @abstractmethod
     def side_files(self, inputs: Inputs) -> SideFiles:
-        """Everything beside the weights, read, edited or made again, but for the manifest."""
+        """All files beside the weights, except for the manifest: copied, edited or made."""
 
     def recomputed(self, _opened: Opened, _path: Callable[[str], str]) -> Recomputed:
-        """What the staged files say, against the sources by another route than the plan's. `_path`: of a staged file.
+        """Compare the staged files with values computed from the sources in another way than the plan's.
 
-        Nothing for what is only copied: that is checked byte by byte of the plan. Raises WitnessMismatch.
+        `_path`: of a staged file. Tensors that are only copied are not compared: the plan accounts for each of their
+        bytes. Raises WitnessMismatch.
         """
         return Recomputed(checks=(), not_checked=())
 

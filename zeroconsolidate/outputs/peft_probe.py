@@ -44,8 +44,8 @@ class Prober:
             self._peft.close()
 
     def probed(self, merge: MergedTensor, inputs: Inputs) -> tuple[Floats, Floats, Floats] | None:
-        """(what was written, what PEFT answers, what the base had there), one unit vector a line; None if the module
-        is of a kind that this cannot tell."""
+        """(what was written, what PEFT answers, what the base had there), one row for each unit vector; None if the
+        module is of a kind that cannot be checked in this way."""
         shape = merge.written.shape
         if (
             merge.parameter != "weight"

@@ -25,9 +25,9 @@ MAX_COPY_BYTES = 1 << 26
 @contextmanager
 def preview(folder: str, files: Sequence[FilePlan], side_files: SideFiles) -> Iterator[str | None]:
     """A directory in `folder` with the headers of the weights, in files that are as long as they will be and take no
-    room on the disk, and with the side files. It is taken away at the end.
+    room on the disk, and with the side files. It is removed at the end.
 
-    None where the system refuses to write it: what is wrong then shows when the output itself is written.
+    None if it cannot be written: writing the output itself then says what is wrong.
     """
     directory = os.path.join(folder, "preview")
     shutil.rmtree(directory, ignore_errors=True)

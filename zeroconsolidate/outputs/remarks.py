@@ -43,7 +43,7 @@ def warnings(
 ) -> tuple[str, ...]:
     """Notes and warnings about tensors that were left out: whether a loader would use random values for them.
 
-    `complete`: every parameter that the model's class expects is written nevertheless: it is one of several models.
+    `complete`: every parameter that the model's class expects is written anyway: it is one of several models.
     """
     names = list(opened.catalog.order)
     found = [

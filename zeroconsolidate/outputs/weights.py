@@ -31,9 +31,10 @@ def make_weights(
     *,
     total_bytes: int,
 ) -> None:
-    """Make all weights that an earlier run has not made; `options.progress(done, total_bytes)` as bytes are written.
+    """Write all weights that an earlier run has not written; `options.progress(done, total_bytes)` as bytes are
+    written.
 
-    With `options.digest`, what the stage remembers of a file has its digests.
+    With `options.digest`, the stage also remembers the digests of each file.
     """
     before = 0
     for file in plan.files:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Computed(ABC):
-    """A tensor with as many elements as another, `base`, made of it and of what else the recipe names."""
+    """A tensor with as many elements as another, `base`, computed from it and from what else the recipe names."""
 
     __slots__ = ()
 
@@ -41,7 +41,7 @@ class Computed(ABC):
     @property
     @abstractmethod
     def memory_bytes(self) -> int:
-        """An upper bound for what evaluating it takes."""
+        """An upper bound for the memory that evaluating it takes."""
 
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
         """There are none: raises PlanBroken."""

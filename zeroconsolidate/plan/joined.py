@@ -37,8 +37,8 @@ class Joined(Copied):
         return all(part.is_copied for part in self.parts)
 
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
-        """One strided copy for each box and each extent of its part that the interval touches, and one for each
-        row that an end of the interval or of an extent cuts."""
+        """One strided copy for each box and each extent of its part that the interval touches, and one for each row
+        that is cut by an end of the interval or of an extent."""
         stop = self.numel if stop is None else stop
         for box, part in zip(self.boxes, self.parts, strict=True):
             if box.start < stop and box.start + box.span > start:

@@ -102,7 +102,7 @@ def lay_out(rule: Rule | Concatenated | Affine, shapes: Sequence[Shape]) -> tupl
     for shape, pieces in zip(shapes, rule.pieces, strict=True):
         held = sum(math.prod(piece.shape) for piece in pieces)
         if held > math.prod(shape):
-            raise Disagreement(f"the affine map wants {held} elements of a part of {math.prod(shape)}")
+            raise Disagreement(f"the affine map needs {held} elements of a part of {math.prod(shape)}")
     return rule.shape, [[one for p in pieces for one in boxes_of(p.shape, p.source, p.dest)] for pieces in rule.pieces]
 
 

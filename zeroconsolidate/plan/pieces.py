@@ -75,7 +75,7 @@ class Recipe(Protocol):
 
     @property
     def memory_bytes(self) -> int:
-        """An upper bound for what making it takes beyond the executor's blocks."""
+        """An upper bound for the memory that making it takes, without the executor's blocks."""
 
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
         """The copies that make elements `[start, stop)`; their own `start` counts from element 0 of the tensor.
@@ -134,7 +134,7 @@ class View(Copied):
         return self.tensor.is_contiguous and not self.tensor.storage.big_endian
 
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
-        """One copy for a contiguous tensor, else one a row (the last dimension that is not 1)."""
+        """One copy for a contiguous tensor, else one for each row (the last dimension that is not 1)."""
         stop = self.numel if stop is None else stop
         tensor = self.tensor
         if start >= stop:

@@ -52,7 +52,7 @@ def sources(catalog: Catalog) -> dict[str, Source]:
 
 
 def placed(catalog: Catalog) -> dict[str, Source]:
-    """`sources`, also of an incomplete checkpoint: copies of what is lost are of the file LOST."""
+    """`sources`, also of an incomplete checkpoint: copies of lost elements name LOST as their file."""
     parts_of = place(catalog)
     found: dict[str, Source] = {}
     for name in _names(catalog, parts_of):

@@ -67,7 +67,7 @@ class Window(Copied):
         return not self.buffer.partitions[0].storage.big_endian
 
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
-        """One copy a partition that the window touches."""
+        """One copy for each partition that the window touches."""
         bounds = self.buffer.bounds
         here, end = self.first + start, self.first + (self.numel if stop is None else stop)
         index = bisect_right(bounds, here) - 1

@@ -53,7 +53,7 @@ class Stripes(Copied):
         return not self.partitions[0].storage.big_endian
 
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
-        """One copy a rank whose stripe the interval touches."""
+        """One copy for each rank whose stripe the interval touches."""
         stop = self.numel if stop is None else stop
         for rank, first, last, here in _stripes(stripe_numel(self.numel, len(self.partitions)), start, stop):
             partition = self.partitions[rank]
@@ -83,7 +83,7 @@ class FragmentStripes(Copied):
         return not self.facts.big_endian
 
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
-        """One copy a rank whose stripe the interval touches."""
+        """One copy for each rank whose stripe the interval touches."""
         facts = self.facts
         stop = self.numel if stop is None else stop
         for rank, first, last, here in _stripes(stripe_numel(self.numel, len(facts.files)), start, stop):

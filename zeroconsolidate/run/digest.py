@@ -101,7 +101,7 @@ def file_blocks(files: Readable, file: str, start: int, stop: int) -> Iterator[m
 
 
 class Follower:
-    """Digests a file behind the one who writes it from its first byte to its last; use it as a context manager.
+    """Computes the digests of a file while it is written from its first byte to its last; use it as a context manager.
 
     `spans` are the whole file, in order. :meth:`reached` says how far it is written, :meth:`result` waits for
     the rest. Leaving the block without a result stops the thread.

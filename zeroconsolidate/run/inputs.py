@@ -27,7 +27,7 @@ R = TypeVar("R", bound=Resource)
 class Inputs:
     """The inputs of one thread's run; use it as a context manager.
 
-    `files` may be shared by several runs at a time, and is closed by who made it. None: files of this machine.
+    `files` may be shared by several runs at a time; the caller that made it closes it. None: files of this machine.
     """
 
     def __init__(self, files: Readable | None = None) -> None:
@@ -47,7 +47,8 @@ class Inputs:
         self._closing.close()
 
     def resource(self, key: Hashable, make: Callable[[], R]) -> R:
-        """What was made under this key, or now is. Closed at the end of the run, the last one made first."""
+        """What was made under this key; it is made now if it was not. Closed at the end of the run, the last one made
+        first."""
         if key not in self._resources:
             made = make()
             self._closing.callback(made.close)

@@ -43,7 +43,7 @@ class LocalFiles(Readable):
         self.close()
 
     def close(self) -> None:
-        """Close all files, when nobody reads any more."""
+        """Close all files. Call this when nothing reads them any more."""
         while self._open:
             self._open.popitem()[1].close()
 

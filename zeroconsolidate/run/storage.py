@@ -28,7 +28,7 @@ class Readable(Protocol):
     ) -> None:
         """Fill `buffer` with `count` runs laid end to end, each of which begins `step_bytes` after the one before.
 
-        One read a run, for who cannot do better.
+        By default one read for each run.
         """
         for index in range(count):
             self.read_into(file, start + index * step_bytes, buffer[index * run_bytes : (index + 1) * run_bytes])

@@ -1,4 +1,4 @@
-"""A staged file -> an error if the safetensors library does not read in it what was planned."""
+"""A staged file -> an error if the safetensors library reads anything but what was planned."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Progress:
     upto: dict[str, int] = field(default_factory=dict)
     """File -> bytes that are on disk."""
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """File -> what its newest record says besides."""
+    """File -> what else its newest record says."""
     done: dict[str, int] = field(default_factory=dict)
     """Complete file -> its size."""
     publish: dict[str, Any] | None = None
@@ -108,14 +108,14 @@ class Journal:
             raise
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write a record and sync it. What it speaks of must be synced already."""
+        """Write a record and sync it. What the record states must be synced already."""
         text = json.dumps(record, separators=(",", ":")).encode()
         write_all(self._fd, b"%08x %s\n" % (zlib.crc32(text), text))
         os.fsync(self._fd)
         self.progress.take(record)
 
     def close(self) -> None:
-        """Close the file. It can be called again."""
+        """Close the file. Calling this again does no harm."""
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1

@@ -34,7 +34,8 @@ class Part:
 
     `facts` are plain values that are remembered with every sync and given back to the run that continues.
     Syncs are made by a thread, so that the next bytes are copied while the disk takes the last ones; there is never
-    more than one under way, and who is a whole sync ahead waits. :meth:`close` before the descriptor is closed.
+    more than one under way, and a writer that is a whole sync ahead waits. :meth:`close` before the descriptor is
+    closed.
     """
 
     def __init__(self, path: str, name: str, fd: int, size_bytes: int, *, before: Progress, memory: Memory) -> None:

@@ -31,7 +31,7 @@ def rename(
 ) -> None:
     """Rename the file `staged(name)` to `output/name`, for all names in order, then sync the folders.
 
-    With `overwrite`, weights that stand in `output` and are not among the names are taken away. The system's errors
+    With `overwrite`, weights in `output` that are not among the names are removed. The system's errors
     pass through; raises OutputFailed if a file is neither staged nor, with its size, in place.
     """
     if overwrite:

@@ -40,7 +40,7 @@ def refuse_inside(output: str, *, checkpoint: str) -> None:
 def refuse_taken(output: str, *, overwrite: bool) -> None:
     """The output must be a directory that is new or empty. Raises OutputExists.
 
-    Something that is staged in it may be continued, but by whom only :class:`.stage.Stage` can tell.
+    A conversion that is staged in it may be continued; only :class:`.stage.Stage` can tell which one.
     """
     with at(output), system_errors(output):
         refuse_file(output)
@@ -67,7 +67,7 @@ def refuse_existing(output: str, *, overwrite: bool, ours: Sequence[str] = ()) -
 
 
 def refuse_staged(output: str, fingerprint: Fingerprint, *, overwrite: bool, restart: bool) -> None:
-    """What is staged must be of the same conversion. Raises BadOption, and OutputExists as Stage would."""
+    """Staged files must be of the same conversion. Raises BadOption, and OutputExists as Stage would."""
     folder = os.path.join(output, STAGING)
     with at(output), system_errors(output):
         if not os.path.isfile(os.path.join(folder, JOURNAL)):

@@ -85,7 +85,7 @@ class Stage:
         return self._journal.progress.checks
 
     def note_checks(self, checks: Checks) -> None:
-        """Remember that the witness has been compared, and what came of it."""
+        """Remember that the witness has been compared, and the result."""
         with system_errors(self.output):
             self._journal.append({"checked": checks.numel, "how": checks.how, "warnings": checks.warnings})
 
@@ -168,7 +168,7 @@ class Stage:
         return os.path.join(self.folder, "files", name)
 
     def publish(self, last: Sequence[str]) -> dict[str, int]:
-        """Give every staged file its final name, those in `last` after all others, and take away what they replace.
+        """Give every staged file its final name, those in `last` after all others, and remove what they replace.
 
         Returns sizes by name.
         """

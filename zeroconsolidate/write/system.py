@@ -24,14 +24,14 @@ def system_errors(path: str) -> Iterator[None]:
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write all of `data` where the file stands."""
+    """Write all of `data` at the file's current position."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
 def remove(path: str) -> None:
-    """Take a file away if it is there."""
+    """Remove a file if it is there."""
     try:
         os.unlink(path)
     except FileNotFoundError:

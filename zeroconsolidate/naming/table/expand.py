@@ -29,7 +29,7 @@ COUNTERS = ("i", "j", "k")
 _FIELD = re.compile(r"\{([^}]*)\}")
 _UNKNOWN, _COUNTED = object(), object()
 MAX_ENTRIES = 1 << 20
-"""More names than any model has: a config that asks for more is none the table answers."""
+"""More names than any model has: the table does not answer a config that asks for more."""
 
 
 class Listing:
@@ -45,7 +45,7 @@ class Listing:
     def entries(self, name: str, which: str, prefix: str = "") -> Iterator[tuple[str, list[Any], str]]:
         """(name, what is said of it, prefix of other names in there) for each entry of a class's listing.
 
-        `value` and `named` are to be asked before the next entry is. Raises what is in UNDECIDED.
+        Call `value` and `named` before the next entry is taken. Raises what is in UNDECIDED.
         """
         yield from self._walk(self._classes[name].get(which, []), which, prefix, prefix)
 

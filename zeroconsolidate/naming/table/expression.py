@@ -44,7 +44,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {"len": len, "sum": sum, "min": min,
 
 @lru_cache(maxsize=4096)
 def compiled(text: str) -> Expression:
-    """What computes an expression. Raises ValueError for anything but the part of Python that is meant."""
+    """An expression, compiled. Raises ValueError for anything outside of the part of Python that is supported."""
     try:
         return _compiled(ast.parse(text, mode="eval").body)
     except SyntaxError as error:

@@ -17,12 +17,12 @@ _LABELS = "id2label"
 
 
 def facts_of(config: Mapping[str, Any], variant: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The value of every field; None if the table does not know what follows from this config.
+    """The value of every field; None if the table was not tested with such a config.
 
     `variant`: for each key its kind and maybe its default, the same of a config inside the config, or the key that it
-    is another name of (`fields`); what must hold between fields (`requires`), what classes take for null (`derived`),
-    how many labels there are if the config does not say (`labels`). `common`: keys that no model's names depend on,
-    and kinds that have a name.
+    is another name of (`fields`); what must be true between fields (`requires`), what classes use in place of null
+    (`derived`), how many labels there are if the config does not say (`labels`). `common`: keys that no model's names
+    depend on, and kinds that have a name.
     """
     found: dict[str, Any] = {}
     if not _gathered(config, variant["fields"], common["fields"], common["kinds"], "", found):

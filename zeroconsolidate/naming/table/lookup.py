@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 ENTRIES = os.path.join(os.path.dirname(__file__), "entries")
 COMMON = "_common"
 _MODEL_TYPE = re.compile(r"[a-z0-9][\w-]{0,63}", re.ASCII)
-"""It comes from outside, and names a file."""
+"""It comes from an untrusted file, and is part of a path."""
 
 
 def looked_up(config: object, *, entries: str = ENTRIES) -> Architecture | None:
-    """The architecture of a parsed config.json, None if the table does not know."""
+    """The architecture of a parsed config.json; None if the table does not know it."""
     if not isinstance(config, dict):
         return None
     entry, classes = _entry(entries, config.get("model_type")), config.get("architectures")
