@@ -151,8 +151,8 @@ def _refuse_unsaved_adapter(adapters: Adapters, unsaved: Mapping[str, Unsaved]) 
     lacking = [name for name in unsaved if name in adapters.parts and adapters.parts[name].adapter in adapters.configs]
     if lacking:
         raise BadOption(
-            f"{counted(len(lacking), 'parameter')} of the adapter {'has' if len(lacking) == 1 else 'have'} no values in "
-            "the checkpoint",
+            f"{counted(len(lacking), 'parameter')} of the adapter {'has' if len(lacking) == 1 else 'have'} no values "
+            "in the checkpoint",
             consequence=f"{listed(lacking, 2)}: {unsaved[lacking[0]].value}",
             remedy="write what is there under its names in the checkpoint with --lora keep --allow-missing",
         )

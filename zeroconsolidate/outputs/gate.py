@@ -37,7 +37,7 @@ class Excuses:
     is_partial: bool = False
     """Tensors were left out on purpose, or are lost: that they are missing is a warning, not an error."""
     modules: frozenset[str] = frozenset()
-    """Every part of the names of an adapter run. A module that PEFT lists as trained but is not among them was not trained."""
+    """Every part of the names of an adapter run. What PEFT lists as trained and is not among them was not trained."""
 
 
 def examine(directory: str, *, base: str | None = None, is_merged: bool = False, remember: bool = False) -> GateResult:
