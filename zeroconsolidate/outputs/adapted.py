@@ -130,8 +130,8 @@ def _refuse_unsaved_adapter(adapters: Adapters, unsaved: Mapping[str, Unsaved]) 
     lacking = [name for name in unsaved if name in adapters.parts and adapters.parts[name].adapter in adapters.configs]
     if lacking:
         raise BadOption(
-            f"{counted(len(lacking), 'parameter')} of the adapter {'has' if len(lacking) == 1 else 'have'} no values in "
-            "the checkpoint",
+            f"{counted(len(lacking), 'parameter')} of the adapter {'has' if len(lacking) == 1 else 'have'} no values "
+            "in the checkpoint",
             consequence=f"{listed(lacking, 2)}: {unsaved[lacking[0]].value}",
             remedy="write what is there under its names in the checkpoint with --lora keep --allow-missing",
         )
@@ -151,7 +151,7 @@ def _refuse_broken(adapters: Adapters, report: RescueReport) -> None:
             consequence="PEFT would put random values in their place",
             remedy=(
                 "take them from an earlier step that was written with --lora keep: --fill DIR",
-                "put zeros in the place of lost values: --rescue=zeros",
+                "write zeros for lost values: --rescue=zeros",
                 "write the tensors that are whole, under their names in the checkpoint: --lora keep",
             ),
         )
