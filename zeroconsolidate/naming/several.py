@@ -1,4 +1,4 @@
-"""From stored names to the models among them: a student beside its teacher, an actor beside its critic.
+"""Stored names -> the models among them: a student next to its teacher, an actor next to its critic.
 
 An engine that trains several models has them under names of their own, and config.json describes at most one:
 

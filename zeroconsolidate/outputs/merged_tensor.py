@@ -1,4 +1,4 @@
-"""One merged tensor as its names tell it, and how its elements are read."""
+"""One merged tensor: what its names say it is made of, and how its elements are read."""
 
 from __future__ import annotations
 
