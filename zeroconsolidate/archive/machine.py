@@ -122,7 +122,7 @@ class Machine:
         return stop
 
     def counted(self, position: int, width: int) -> tuple[bytes, int]:
-        """A run of bytes whose length stands in front of it in `width` bytes, and its end."""
+        """A run of bytes that follows its own length, stated in `width` bytes; and its end."""
         start = self.skip(position, width)
         stop = self.skip(start, int.from_bytes(self.data[position:start], "little"))
         return self.data[start:stop], stop
