@@ -128,5 +128,5 @@ def test_a_task_that_such_models_have_no_class_for() -> None:
     assert class_for(transformers.ViTConfig(), "SEQ_CLS") is None
     assert class_for(transformers.BertConfig(), "SEQ_CLS") is transformers.BertForSequenceClassification
     assert class_for(transformers.BertConfig(), None) is None
-    with pytest.raises(LookupError, match="no class for XForSequenceClassification with bert"):
+    with pytest.raises(LookupError, match="no class XForSequenceClassification for bert"):
         class_for(transformers.BertConfig(), "XForSequenceClassification")

@@ -54,7 +54,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
      r"are model\.embed_tokens\.weight and"),
     ({"exclude": "*"}, "nothing is left to write: the options exclude every tensor"),
     ({"max_shard_size": "5"}, "a size needs a unit"),
-    ({"lora": "merge"}, "--lora is for checkpoints with PEFT adapters, and this one has none"),
+    ({"lora": "merge"}, "the checkpoint has no PEFT adapters: --lora and --adapter do not apply"),
     ({"adapters": "default"}, "the checkpoint has no PEFT adapters"),
     ({"rename": "no rule"}, "--rename takes FROM=TO"),
     ({"base": "no/such/base/model"}, "no such directory: no/such/base/model"),

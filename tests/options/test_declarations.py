@@ -107,7 +107,7 @@ class TestOnePlace:
     def test_python_takes_it(self) -> None:
         options = painted("in", out="out", paint="blue", coats="one", dry=True, dtype="bf16")
         assert (options.paint, options.coats, options.dry, options.dtype) == ("blue", ("one",), True, "bf16")
-        with pytest.raises(BadOption, match="paint is 'red' or 'blue'; got 'green'"):
+        with pytest.raises(BadOption, match="paint must be 'red' or 'blue'; got 'green'"):
             painted("in", "out", paint="green")
 
     def test_it_is_in_the_signature_and_in_help(self) -> None:

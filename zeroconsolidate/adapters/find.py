@@ -90,7 +90,7 @@ def find_adapters(
         _refuse_unknown(first.peft_type, present)
     if lora == "keep" or not present:
         if lora in ("adapter", "merge") or (chosen and lora != "keep"):
-            raise BadOption("--lora is for checkpoints with PEFT adapters, and this one has none")
+            raise BadOption("the checkpoint has no PEFT adapters: --lora and --adapter do not apply")
         if chosen:
             raise BadOption(
                 "--adapter cannot be used with --lora keep",

@@ -72,7 +72,8 @@ class Adapted:
 def plan_export(
     catalog: Catalog, stored: Mapping[str, Source], adapters: Adapters, *, base: str | None, dtype: DType | None
 ) -> tuple[ModelPlan, Adapted, tuple[str, ...]]:
-    """The adapters as PEFT would save them, and warnings. Raises UnsupportedLayout for kinds whose file is computed."""
+    """The adapters as PEFT would save them, and warnings. Raises UnsupportedLayout for kinds whose file has computed
+    values."""
     named = select(catalog, stored, copy_ties=True, wanted=lambda _name, _source: True).named
     files, outside = adapter_files(named, adapters.parts, adapters.ties, adapters.configs)
     left_out = tuple(

@@ -66,8 +66,8 @@ class Machine:
     def begin(self, start: int) -> None:
         """For the pickle that begins at byte `start`.
 
-        A pickler gives every container a place in its memo, behind it: six bytes in all from the 257th on, in protocols
-        4 and 5 two. Containers cost fifty bytes and more, so those of protocol 4, too, are to have some content.
+        A pickler stores every container in its memo. A container then takes at least six bytes from the 257th on, in
+        protocols 4 and 5 two. In memory it takes fifty and more, so with protocol 4, too, it must have some content.
         """
         self.stack, self.marks, self.memo, self._depths = [], [], {}, {}
         is_old = self.data[start + 1 : start + 2] < b"\x04"
@@ -122,7 +122,7 @@ class Machine:
         return stop
 
     def counted(self, position: int, width: int) -> tuple[bytes, int]:
-        """A run of bytes whose length stands in front of it in `width` bytes, and its end."""
+        """A run of bytes that follows its own length, stated in `width` bytes; and its end."""
         start = self.skip(position, width)
         stop = self.skip(start, int.from_bytes(self.data[position:start], "little"))
         return self.data[start:stop], stop

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .optimizer_file import OptimizerFile
 
 MAX_PADDING_BYTES = 1 << 20
-"""A swap file ends on a multiple of 1,024 bytes for each of its threads, of which there are a few."""
+"""A swap file is padded to a multiple of 1,024 bytes for each of its threads, and there are only a few."""
 
 
 def swapped_in(
@@ -45,8 +45,8 @@ def swapped_in(
 ) -> list[OptimizerFile]:
     """The optimizer files, with the masters that were swapped out in the places of empty flat groups.
 
-    `is_split`: the model is cut over model-parallel ranks, whose global ranks, by which the folders are named, nothing
-    records. Raises UnsupportedLayout if a swapped group's file is not certain.
+    `is_split`: the model is cut over model-parallel ranks. Folders are named by global rank, and no file says which
+    rank has which. Raises UnsupportedLayout if a swapped group's file is not certain.
     """
     if is_split:
         if swaps:

@@ -1,4 +1,4 @@
-"""The command: arguments -> calls of Python's functions, printed results, exit codes. Only this package prints."""
+"""The command: arguments -> calls of the Python functions, printed results, exit codes. Only this package prints."""
 
 from .command import main
 

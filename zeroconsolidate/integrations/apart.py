@@ -10,7 +10,7 @@ _OURS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__
 
 
 def command(*arguments: str) -> list[str]:
-    """A call of this interpreter. -P: the working directory may be a checkpoint, and nothing in it must be imported."""
+    """A call of this interpreter. -P: the working directory may be a checkpoint, so nothing is imported from it."""
     return [sys.executable, "-P", *arguments]
 
 

@@ -146,7 +146,7 @@ def class_for(config: Any, task: str | None) -> Any:
         return found[0] if isinstance(found, tuple) and found else found
     found = _named(task)
     if found is None:
-        raise LookupError(f"transformers {transformers.__version__} has no class for {task} with {config.model_type}")
+        raise LookupError(f"transformers {transformers.__version__} has no class {task} for {config.model_type}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""How a model in memory lies in the files of the base model that it was trained from.
+"""How the tensors of a model in memory are laid out in the files of the base model it was trained from.
 
 transformers 5 holds some weights under other names and in other shapes than files have them (`hub_layout.py`). What
 it does when it saves is known for each tensor; here it is turned around, so that the weight under an adapter is found

@@ -1,5 +1,8 @@
-"""From stored names to the class of the model, where config.json does not name it (written by hand, or by
-`config.save_pretrained`): of the classes that transformers has for its `model_type`, the one whose names fit."""
+"""Stored names and shapes -> the class of the model, where config.json does not name it.
+
+Such a config was written by hand, or by `config.save_pretrained`. Of the classes that transformers has for its
+`model_type`, it is the one whose names fit.
+"""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def _against_base(naming: Naming) -> list[str]:
     kinds = {
         "are not those of": naming.unexpected,
         "are only in": naming.missing,
-        "have another shape than in": naming.mismatched,
+        "have a different shape in": naming.mismatched,
     }
     warnings = [
         f"{len(names)} parameters {what} the base model, such as {names[0]}" for what, names in kinds.items() if names

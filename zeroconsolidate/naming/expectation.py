@@ -139,7 +139,8 @@ def is_head(name: str, expected: Iterable[str]) -> bool:
 
 def is_related(naming: Naming) -> bool:
     """Whether the expectation, a base model, is recognisable: most of its names are there, what is missing or new is
-    whole modules (a head, a pooler; never one of numbered layers), and shapes agree but for the rows of a vocabulary.
+    whole modules (a head, a pooler; never one of numbered layers), and shapes agree except for the rows of a
+    vocabulary.
     """
     if naming.expectation is None:
         return False

@@ -47,7 +47,7 @@ class Architecture:
 
 
 def to_hub(selection: Selection, conversions: Sequence[Conversion]) -> Selection:
-    """Replace tensors by those of the hub's layout that are made from them, in the place of the first.
+    """Replace tensors by those of the hub's layout that are made from them, at the position of the first.
 
     A tensor is written as it is if one that it would be joined with is not selected. Raises UnsupportedLayout if an
     opaque conversion would be needed.

@@ -1,4 +1,4 @@
-"""From stored names to the models among them: a student beside its teacher, an actor beside its critic.
+"""Stored names -> the models among them: a student next to its teacher, an actor next to its critic.
 
 An engine that trains several models has them under names of their own, and config.json describes at most one:
 
@@ -86,7 +86,7 @@ def _common(names: Iterable[str]) -> str:
 
 
 def several_models(naming: Naming, stored: Mapping[str, Shape], ties: Mapping[str, str]) -> WrongNames | None:
-    """The error where the names do not fit because there are several models, one of which fits at least.
+    """The error where the names do not fit because there are several models, at least one of which fits.
 
     `stored`: stored name -> shape, with its aliases in `ties` (alias -> owner).
     """

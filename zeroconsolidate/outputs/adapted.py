@@ -172,7 +172,7 @@ def _refuse_broken(adapters: Adapters, report: RescueReport) -> None:
             consequence="PEFT would put random values in their place",
             remedy=(
                 "take them from an earlier step that was written with --lora keep: --fill DIR",
-                "put zeros in the place of lost values: --rescue=zeros",
+                "write zeros for lost values: --rescue=zeros",
                 "write the tensors that are whole, under their names in the checkpoint: --lora keep",
             ),
         )

@@ -1,4 +1,4 @@
-"""The second witness of experts, which are one stack in memory and matrices in files.
+"""A second check of merged experts, which are one stack in memory and one matrix each in files.
 
     W'[e] = W[e] + s B[:, :, e] A[e]          A: [experts * r, in], B: [out, r * experts]
 

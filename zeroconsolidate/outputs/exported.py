@@ -1,6 +1,6 @@
-"""The second witness of an adapter: the tensors that were written, against the parameters that their keys name.
+"""A second check of an adapter: the written tensors are compared with the parameters that their keys name.
 
-Which parameter that is, is told by the stored names alone and not by the plan: the adapter's own name is taken out of
+Which parameter that is, follows from the stored names alone, not from the plan: the adapter's own name is removed from
 them, as PEFT does when it saves (`peft/utils/save_and_load.py`).
 """
 

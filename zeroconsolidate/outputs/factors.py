@@ -1,4 +1,4 @@
-"""Finds the parameters of adapters by their stored names, for who recomputes a merge.
+"""Stored names -> the parameters of adapters, for a merge that is recomputed.
 
 Not by `adapters/wrapping.py`, on purpose: what was taken for the wrong factor there must not be so here.
 """

@@ -1,4 +1,4 @@
-"""What adapters make of a weight, by the formulas of their papers, in float64: no product of ours, no code of PEFT.
+"""A weight and its adapters -> the merged weight, by the papers' formulas in float64, without our code or PEFT's.
 
     LoRA             W' = W + s B A                           s = alpha / r, or alpha / sqrt(r)
     DoRA             W' = m (W + s B A) / |W + s B A|          the length of each output's row

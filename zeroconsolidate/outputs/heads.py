@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def files(heads: Mapping[str, tuple[tuple[int, ...], NDArray[Any], DType]]) -> dict[str, bytes]:
     """Output name -> content. `heads`: tensor name such as `colbert_linear.weight` -> (shape, elements, dtype).
 
-    Imports torch, whose format it is; heads are small.
+    Imports torch, because the files have torch's format; heads are small.
     """
     import torch
 

@@ -30,7 +30,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "documents": ("README.md", "LICENSE*", "NOTICE*"),
 }  # fmt: skip
-"""Copied byte for byte. A group the checkpoint has nothing of is taken from the base model as a whole."""
+"""Copied byte for byte. If the checkpoint has no file of a group, the whole group is taken from the base model."""
 
 _MADE_ANEW = ("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*", "adapter_model.*",
                "adapter_config.json", "colbert_linear.pt", "sparse_linear.pt", "diffusion_pytorch_model*")  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a merge is recomputed from: the checkpoint's parameters, the base's tensors and what was written, by names."""
+"""What a merge is recomputed from: the checkpoint's parameters, the base's tensors and what was written, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One merged tensor as its names tell it, and how its elements are read."""
+"""One merged tensor: what its names say it is made of, and how its elements are read."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class MergedTensor:
 
 
 def rows_of(recipe: Recipe, shape: Sequence[int], rows: Sequence[int], inputs: Inputs) -> Floats:
-    """Rows of a tensor, one a line."""
+    """Some rows of a tensor, as a matrix."""
     numel = recipe.numel // shape[0]
     found = blocks(recipe, [(row * numel, (row + 1) * numel) for row in rows], inputs)
     values = np.concatenate([to_single(block, recipe.dtype).astype(np.float64) for block in found])

@@ -85,7 +85,7 @@ class ModelDirectory(_Directory):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterDirectory(_Directory):
-    """One or several adapters as PEFT saves them: a configuration of their own in the place of the model's."""
+    """One or several adapters as PEFT saves them: a configuration of their own in place of the model's."""
 
     def load_line(self, directory: str, side_files: SideFiles) -> str:
         """With PEFT's class, which takes the base model."""

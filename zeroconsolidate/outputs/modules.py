@@ -1,4 +1,4 @@
-"""The modules of a sentence-transformers model: from `modules.json` to which of them each stored tensor belongs to.
+"""`modules.json` of a sentence-transformers model -> its modules, and the module that each stored tensor belongs to.
 
 A checkpoint of its Trainer has one model that is a sequence of modules, `0.model.encoder…`, `2.linear.weight`. On disk
 the transformer lies in the directory itself and every other module that has weights in a folder of its own, as

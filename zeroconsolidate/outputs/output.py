@@ -40,7 +40,7 @@ class Recomputed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output(ABC):
-    """A planned output. Each kind says what lies beside its weights; :func:`.make.make` writes any of them."""
+    """A planned output. Each kind says which files are beside its weights; :func:`.make.make` writes any of them."""
 
     plan: ModelPlan
     """The weights."""

@@ -1,4 +1,4 @@
-"""The second witness of a module that PEFT merges: what it answers while its adapter is not merged.
+"""A second check of a module that PEFT merges: its outputs while the adapter is not merged.
 
 A linear module is what it does to unit vectors. PEFT's `forward` and its `merge` are different code for every kind of
 adapter; both must tell the same weight.

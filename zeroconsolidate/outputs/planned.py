@@ -47,7 +47,7 @@ class PlannedWeights:
 def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] = ()) -> PlannedWeights:
     """Select, merge, name, lay out. `modules`: those of a sentence-transformers model.
 
-    Raises BadOption for options that go against each other or leave nothing, WrongNames if a loader would not find
+    Raises BadOption for options that contradict each other or leave nothing, WrongNames if a loader would not find
     its parameters, UnsupportedLayout or Disagreement for adapters that cannot be merged or do not fit.
     """
     catalog, dtype = opened.catalog, parse_dtype(options.dtype, opened.catalog.origin.training_dtype)

@@ -1,4 +1,4 @@
-"""The second witness of a merge: what was written, against W + delta recomputed from the sources by another route.
+"""A second check of a merge: what was written is compared with W + delta, recomputed from the sources by other code.
 
 Between writing and publishing, some rows of some merged tensors are read back from the staged files. Which parameters
 belong to them is told by their stored names alone (`factors.py`), the scale by adapter_config.json, the weight below by

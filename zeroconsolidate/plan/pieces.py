@@ -215,7 +215,7 @@ class Rows:
         return sum(recipe.memory_bytes for recipe in self.of)
 
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
-        """The copies of each run that the interval touches, moved to where the run stands."""
+        """The copies of each run that the interval touches, shifted to the run's position."""
         stop = self.numel if stop is None else stop
         here = 0
         for number, first_row, rows in self.runs:

@@ -51,7 +51,7 @@ class MeanReader:
 
 
 class RowsReader:
-    """Reads rows of tensors some of which are computed."""
+    """Reads rows of several tensors, some of which are computed."""
 
     block_numel = None
 

@@ -24,8 +24,8 @@ ALGORITHMS = ("sha256", "xxh3")
 
 _BLOCK_BYTES = 1 << 20
 _CACHED_BYTES = 1 << 18
-"""What is read only to be hashed stays in the core's own cache: 1.3 GB/s of SHA-256 were measured, and still when
-others use the cache that all share, where blocks of a megabyte fell to 0.9."""
+"""Blocks that are read only to be hashed fit into the core's own cache. SHA-256 then ran at 1.3 GB/s, even when other
+processes used the shared cache; with blocks of a megabyte it then fell to 0.9."""
 
 
 class Hash(Protocol):

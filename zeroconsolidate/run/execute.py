@@ -28,7 +28,7 @@ def execute(
     overflows: dict[str, int],
     reached: Callable[[int], None],
 ) -> None:
-    """Write one output file from byte `start` on; what lies below is there already.
+    """Write one output file from byte `start` on; the bytes below are there already.
 
     `reached(n)` is called again and again: every byte of the file below n is written. Finite elements that become
     infinite in a cast are counted in `overflows`, by tensor; whenever `reached` is called the counts are right. Raises

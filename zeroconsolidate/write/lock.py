@@ -15,8 +15,8 @@ _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVA
 class Lock:
     """An exclusive `flock` on a file, until :meth:`release` or the end of the process, however that comes.
 
-    Raises OutputExists if someone else has it. On a file system without locks there is none: two conversions at
-    the same time are then the caller's to prevent.
+    Raises OutputExists if someone else has it. On a file system without locks there is none: the caller
+    must then prevent two conversions at the same time.
     """
 
     def __init__(self, path: str) -> None:
