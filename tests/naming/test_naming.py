@@ -9,7 +9,15 @@ from catalogs import half, model, stage2, tensor
 
 from zeroconsolidate.errors import BadOption, UnsupportedLayout
 from zeroconsolidate.naming.base import filled, missing_frozen, without_parts
-from zeroconsolidate.naming.decision import best_mapping, decide, judge, renamed, unique, without_expectation
+from zeroconsolidate.naming.decision import (
+    best_change,
+    best_mapping,
+    decide,
+    judge,
+    renamed,
+    unique,
+    without_expectation,
+)
 from zeroconsolidate.naming.expectation import Expectation, Naming, complaint, is_related, outcome
 from zeroconsolidate.naming.hub_layout import Conversion, to_hub
 from zeroconsolidate.plan.build import Selection, Source
@@ -47,6 +55,25 @@ def test_the_prefix_that_makes_names_expected(stored: dict[str, Any], expected: 
     assert list(naming.mapping.values()) == list(expected)
     assert naming.change == how
     assert outcome(naming) == "names match config.json"
+
+
+MASKED = {**prefixed("bert."), "cls.transform.dense.weight": (4, 4), "cls.bias": (9,)}
+
+
+@pytest.mark.parametrize("by", ["best_mapping", "best_change", "filled"])
+def test_what_is_in_the_place_of_a_pooler_is_no_pooler(by: str):
+    """A change of prefix is a wrapper's, around the layers: the masked head's transform is not brought to the pooler
+    that the class has in its place, though one more name is then expected."""
+    expected = {**prefixed("bert."), "bert.pooler.dense.weight": (4, 4)}
+    if by == "best_mapping":
+        naming = best_mapping(MASKED, {}, expecting(expected))
+        assert naming.missing == ("bert.pooler.dense.weight",)
+        assert set(naming.unexpected) == {"cls.transform.dense.weight", "cls.bias"}
+    elif by == "best_change":
+        assert best_change([*prefixed("bert."), "cls.transform.dense.weight"], expected).prefixes == ("", "")
+    else:
+        base = {name: tensor(*shape) for name, shape in MASKED.items()}
+        assert list(filled(Selection(named={}, left_out=()), expecting(expected), base)) == list(prefixed("bert."))
 
 
 def test_wrappers_inside_of_names_go_too():

@@ -47,6 +47,9 @@ def _loaded(known: Known, out: Path, said: set[str], expected: dict[str, torch.T
     """A model of transformers."""
     import transformers
 
+    made_up = sorted(known.lost & _written(out).keys())
+    if made_up:
+        return f"nobody has the values of: {_some(made_up)}"
     if not (out / "config.json").exists():
         return _plain(known, out, said, expected, dtype)
     stated = json.loads((out / "config.json").read_text()).get("architectures") or []

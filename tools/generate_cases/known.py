@@ -66,6 +66,14 @@ class Known:
         _, info = trained_class(self.case).from_pretrained(self.folder / "base", output_loading_info=True)
         return set(info["missing_keys"])
 
+    @cached_property
+    def lost(self) -> set[str]:
+        """Names of the trained class that neither the original nor the save has: they began as random values, were
+        frozen, and left out."""
+        names = self.facts["names"]
+        kept = {_in_model(name) for name in names if not self.is_absent(name)}
+        return {name for name in self.new if name not in kept}
+
     def is_of_grown_rows(self, value: torch.Tensor) -> bool:
         """Whether a value has a row for each token of the grown vocabulary."""
         return value.shape[:1] == (models.VOCABULARY + self.case.added_rows,)
@@ -116,7 +124,7 @@ def _attribute(model: nn.Module, name: str) -> torch.Tensor:
 
 def _in_model(name: str) -> str:
     """A parameter of a PEFT model as the model before it has it."""
-    parts = name.removeprefix("base_model.model.").split(".")
+    parts = name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".").split(".")
     return ".".join(part for part in parts if part not in ("base_layer", "original_module"))
 
 

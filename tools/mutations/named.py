@@ -105,4 +105,9 @@ MUTATIONS = (
             "    dropped = {name: new for name in naming.mapping if",
         ),
     ),
+    Mutation(
+        "the masked head of a base is not taken for a pooler",
+        "naming/test_naming.py::test_what_is_in_the_place_of_a_pooler_is_no_pooler",
+        ("naming/decision.py", "    return inside != {False}\n", "    return True\n"),
+    ),
 )

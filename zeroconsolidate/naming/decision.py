@@ -90,7 +90,7 @@ def _best(
         there = {name: moved(new, change) for name, new in body.items()}
         hits = [name for name, new in there.items() if new in expected and agree(stored[name], expected[new])]
         reached = (len({there[name] for name in hits}), sum(name not in ties for name in hits))
-        if reached < most or not is_one_to_one(there, ties):
+        if reached < most or not _is_around([body[name] for name in hits], change) or not is_one_to_one(there, ties):
             continue
         equal = [*equal, change] if reached == most else [change]
         if reached > most:
@@ -213,7 +213,10 @@ def best_change(names: Sequence[str], expected: Mapping[str, object]) -> Change:
     """The change of prefix that turns most `names` into expected ones."""
     best = Change(prefixes=("", ""), hits=-1, rival=None)
     for prefixes in _candidates(names, expected):
-        hits = sum(1 for name in names if moved(name, prefixes) in expected)
+        brought = [name for name in names if moved(name, prefixes) in expected]
+        hits = len(brought)
+        if not _is_around(brought, prefixes):
+            continue
         if hits > best.hits:
             best = Change(prefixes=prefixes, hits=hits, rival=None)
         elif hits == best.hits > 0 and best.prefixes != ("", ""):
@@ -222,6 +225,16 @@ def best_change(names: Sequence[str], expected: Mapping[str, object]) -> Change:
                 both = (moved(other, best.prefixes), moved(other, prefixes))
                 best = Change(prefixes=best.prefixes, hits=hits, rival=both)
     return best
+
+
+def _is_around(names: Iterable[str], change: tuple[str, str]) -> bool:
+    """Whether a change of prefix can be that of a wrapper, or of a class with another head: those are around the
+    layers. What is in the place of a pooler in a base model, say the transform of its masked head, is another thing.
+
+    `names`: those it brings to expected ones.
+    """
+    inside = {name.startswith(change[0]) for name in names if any(part.isdigit() for part in name.split("."))}
+    return inside != {False}
 
 
 def moved(name: str, change: tuple[str, str]) -> str:
