@@ -2,7 +2,7 @@
 
     python -m names_table make [TYPE…]                  describes model types anew, asking the transformers installed
     python -m names_table prove [TYPE…] [--configs N]   holds every class against transformers, N random configs each
-    python -m names_table settle [TYPE…]                with transformers 4: takes out defaults that differ
+    python -m names_table settle [TYPE…]                with transformers 4: takes out what differs
 
 Run in `tools/` (or with it on PYTHONPATH). The order is: make with transformers 5, settle with each transformers 4,
 prove with all of them.
@@ -39,9 +39,11 @@ def main() -> int:
         return made(options.types or list(FAMILIES), options.entries, oracle)
     if options.verb == "settle":
         for entry in prove.entries_in(options.entries, options.types):
-            for line in settle.settled(entry):
-                print(line, flush=True)
-            (options.entries / f"{entry['model_type']}.json").write_text(compact.text(entry))
+            path = options.entries / f"{entry['model_type']}.json"
+            for step in (settle.settled(entry), settle.compared(entry, options.entries, oracle)):
+                for line in step:
+                    print(line, flush=True)
+                path.write_text(compact.text(entry))
         return 0
     return proved(options.types, options.entries, oracle, options.configs, options.seed)
 

@@ -28,6 +28,9 @@ SECTIONS = ["or", "null", "@rope_plain", "@rope_sections"]
 TIES = {"tie_word_embeddings": ["with default", "bool"]}
 HEAD = {"head_dim": ["with default", ["int", 2, 1024], None]}
 """Not in the config class, but read by the model if it is there."""
+USUAL_HEAD = "head_dim is None or hidden_size == head_dim * num_attention_heads"
+"""transformers 4.46 reads no head_dim of these models, and no pooler_output_size."""
+USUAL_POOLER = "pooler_output_size is None or hidden_size == pooler_output_size"
 SPARSE = "(i + 1) % decoder_sparse_step == 0 and not (mlp_only_layers is not None and i in mlp_only_layers)"
 POOLED = "hidden_size if pooler_hidden_size is None else pooler_hidden_size"
 RELATIVE = [
@@ -118,9 +121,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     # decoders
     "llama": {},
     "mistral": {},
-    "mixtral": {"fields": PLAIN_ROPE},
-    "qwen2": {"fields": HEAD},
-    "qwen2_moe": {"fields": {"mlp_only_layers": LAYER_LIST} | HEAD, "hints": [SPARSE]},
+    "mixtral": {"fields": PLAIN_ROPE, "requires": [USUAL_HEAD]},
+    "qwen2": {"fields": HEAD, "requires": [USUAL_HEAD]},
+    "qwen2_moe": {"fields": {"mlp_only_layers": LAYER_LIST} | HEAD, "hints": [SPARSE], "requires": [USUAL_HEAD]},
     "qwen3": {},
     "qwen3_moe": {
         "fields": {"mlp_only_layers": LAYER_LIST} | HEAD,
@@ -170,7 +173,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "olmoe": {},
     "starcoder2": {},
     "stablelm": {"fields": PARTIAL_ROPE},
-    "granite": {"fields": HEAD},
+    "granite": {},
     "granitemoe": {},
     "glm": {"fields": PARTIAL_ROPE},
     "glm4": {"fields": PARTIAL_ROPE},
@@ -200,13 +203,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "opt": {},
     "bloom": {},
     "falcon": {
-        "fields": {"num_ln_in_parallel_attn": ["or", "null", ["in", 1, 2]]} | PLAIN_ROPE,
-        "derived": {"groups": "num_attention_heads if num_kv_heads is None else num_kv_heads"},
-        "hints": [
-            "num_ln_in_parallel_attn == 2 or (num_ln_in_parallel_attn is None and new_decoder_architecture)",
-            "(2 * groups + num_attention_heads) * (hidden_size // num_attention_heads)",
-            "hidden_size + 2 * (hidden_size // num_attention_heads)",
-        ],
+        "fields": {"num_ln_in_parallel_attn": ["or", "null", ["in", 1, 2]]}
+        | dict.fromkeys(("alibi", "new_decoder_architecture", "multi_query", "parallel_attn", "bias"), "bool")
+        | PLAIN_ROPE,
+        "derived": {
+            "fused_size": "(hidden_size // num_attention_heads) * (num_attention_heads + 2 * "
+            "(num_attention_heads if num_kv_heads is None else num_kv_heads)) if new_decoder_architecture else "
+            "(hidden_size + 2 * (hidden_size // num_attention_heads) if multi_query else 3 * hidden_size)",
+            "has_two_norms": "num_ln_in_parallel_attn == 2 or "
+            "(num_ln_in_parallel_attn is None and new_decoder_architecture)",
+        },
     },
     "codegen": {},
     # encoders
@@ -281,8 +287,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "vit": {
         "fields": VISION | {"encoder_stride": ["int", 1, 64]},
         "hints": [PATCHES, "hidden_size if pooler_output_size is None else pooler_output_size"],
+        "requires": [USUAL_POOLER],
     },
-    "deit": {"fields": VISION, "hints": [PATCHES]},
+    "deit": {"fields": VISION, "hints": [PATCHES], "requires": [USUAL_POOLER]},
     "vit_mae": {"fields": VISION, "hints": [PATCHES]},
     "dinov2": {"classes": ["Dinov2Model", "Dinov2ForImageClassification"], "hints": [PATCHES], "fields": VISION},
     "clip_text_model": {},
@@ -292,7 +299,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "hints": [INNER_PATCHES],
         "inside": {"text_config": ["clip_text_model"], "vision_config": ["clip_vision_model"]},
     },
-    "siglip_text_model": {},
+    "siglip_text_model": {"requires": ["projection_size is None or hidden_size == projection_size"]},
     "siglip_vision_model": {"fields": VISION, "hints": [PATCHES]},
     "siglip": {
         "hints": [INNER_PATCHES],

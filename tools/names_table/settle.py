@@ -1,14 +1,22 @@
-"""Takes out of an entry the defaults that another transformers has otherwise: a config has to say these values."""
+"""Settles an entry with another transformers: takes out defaults that differ, so that a config has to say these values,
+and writes down of which classes it still says something else. They are then unknown next to that major version.
+"""
 
 from __future__ import annotations
 
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from names_table.oracle import VERSION
+from names_table.oracle import MAJOR, VERSION
+from names_table.prove import proven
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from names_table.oracle import Oracle
+
+CONFIGS = 30
 
 
 def settled(entry: dict[str, Any]) -> Iterator[str]:
@@ -27,6 +35,16 @@ def settled(entry: dict[str, Any]) -> Iterator[str]:
             variant["labels"] = None
     versions = {*entry["transformers"], VERSION}
     entry["transformers"] = sorted(versions, key=lambda version: [int(part) for part in version.split(".")])
+
+
+def compared(entry: dict[str, Any], folder: Path, oracle: Oracle) -> Iterator[str]:
+    """Change `entry`, which is in `folder`, if it disagrees, and say where."""
+    differs = {major: names for major, names in entry.pop("differs", {}).items() if major != str(MAJOR)}
+    wrong = [proof for proof in proven(entry, folder, oracle, CONFIGS, "settle") if proof.wrong]
+    for proof in wrong:
+        yield f"{entry['model_type']}: {proof.name} is another in {VERSION}: {proof.wrong[0]}"[:1500]
+    if differs or wrong:
+        entry["differs"] = differs | ({str(MAJOR): sorted({proof.name for proof in wrong})} if wrong else {})
 
 
 def _without_defaults(fields: dict[str, Any], config_class: Any, where: str) -> Iterator[str]:
