@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,12 +22,13 @@ from model_cases import ROOT, ModelCase, model_cases
 from zeroconsolidate import consolidate
 from zeroconsolidate.api import dry_run
 from zeroconsolidate.errors import ZeroConsolidateError
+from zeroconsolidate.naming import remembered
 from zeroconsolidate.naming import sources as evidence
 from zeroconsolidate.naming.table.expand import Listing
 from zeroconsolidate.naming.table.expression import UNDECIDED, evaluate, names_in
 from zeroconsolidate.naming.table.facts import facts_of
 from zeroconsolidate.naming.table.kinds import accepts
-from zeroconsolidate.naming.table.lookup import ENTRIES, looked_up
+from zeroconsolidate.naming.table.lookup import ENTRIES, differing, looked_up
 from zeroconsolidate.outputs import gate_model
 
 LLAMA = {
@@ -283,6 +285,39 @@ class TestLookup:
     def test_no_value_breaks_it(self, key: str, value: object) -> None:
         found = looked_up(LLAMA | {key: value})
         assert found is None or found.expectation.shapes
+
+    def test_next_to_a_transformers_that_says_something_else_it_knows_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        config = LLAMA | {"model_type": "phi", "architectures": ["PhiForTokenClassification"], "pad_token_id": None}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        other = tmp_path / "other"
+        other.mkdir()
+        (other / "config.json").write_text(json.dumps(config | {"architectures": ["PhiForCausalLM"]}))
+        assert differing(config) == ("4",)
+        for number, known in (("5", True), ("4", False), ("", True)):
+            monkeypatch.setattr(remembered, "major", lambda number=number: number)
+            assert (evidence.in_table(str(tmp_path)) is not None) == known
+            assert evidence.in_table(str(other)) is not None
+        monkeypatch.setattr(evidence, "find_spec", lambda _: None)
+        monkeypatch.setattr(remembered, "major", lambda: "4")
+        assert evidence.in_table(str(tmp_path)) is not None
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            None,
+            {},
+            {"model_type": "llama"},
+            LLAMA,
+            *({"model_type": "phi", "architectures": classes} for classes in (None, [], "x", [1], [{}], ["PhiModel"])),
+        ],
+    )
+    def test_most_are_the_same_in_all(self, config: object) -> None:
+        assert differing(config) == ()
+
+    def test_the_version_that_is_installed(self) -> None:
+        assert remembered.major() == version("transformers").partition(".")[0]
 
     def test_neither_torch_nor_transformers_is_imported(self) -> None:
         code = (

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 TAG = "global_step1"
 
 
-def config(case: Case) -> dict[str, Any]:
+def engine_config(case: Case) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": case.stage}
     if case.stage == 3:
         zero["stage3_param_persistence_threshold"] = 0
@@ -91,9 +91,9 @@ def _train(case: Case, built: Built, folder: Path, dist: Any) -> None:
     from safetensors.torch import save_file
 
     optimizer = torch.optim.AdamW(built.optimized, lr=1e-3)
-    engine, *_ = deepspeed.initialize(model=built.module, optimizer=optimizer, config=config(case))
+    engine, *_ = deepspeed.initialize(model=built.module, optimizer=optimizer, config=engine_config(case))
     try:
-        truth, facts = _set(case, built, engine)
+        truth, facts = set_masters(case, built, engine)
         engine.global_steps = 1
         engine.save_checkpoint(
             str(folder / "ckpt"), tag=TAG, exclude_frozen_parameters=case.exclude_frozen and case.stage > 0
@@ -108,7 +108,7 @@ def _train(case: Case, built: Built, folder: Path, dist: Any) -> None:
     dist.barrier()
 
 
-def _set(case: Case, built: Built, engine: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def set_masters(case: Case, built: Built, engine: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Give every optimized parameter a master that its 16-bit copy is not; (values by name, facts)."""
     import deepspeed
     import torch

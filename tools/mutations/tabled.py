@@ -130,4 +130,9 @@ MUTATIONS = (
             "return known.architecture",
         ),
     ),
+    Mutation(
+        "the table is not used next to a transformers that says something else",
+        f"{TABLE}::TestLookup::test_next_to_a_transformers_that_says_something_else_it_knows_nothing",
+        ("naming/sources.py", "return None if major() in others else found", "return found"),
+    ),
 )

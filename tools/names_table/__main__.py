@@ -2,7 +2,7 @@
 
     python -m names_table make [TYPE…]                  describes model types anew, asking the transformers installed
     python -m names_table prove [TYPE…] [--configs N]   holds every class against transformers, N random configs each
-    python -m names_table settle [TYPE…]                with transformers 4: takes out defaults that differ, and classes
+    python -m names_table settle [TYPE…]                with transformers 4: takes out what differs
 
 Run in `tools/` (or with it on PYTHONPATH). The order is: make with transformers 5, settle with each transformers 4,
 prove with all of them.
@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import zeroconsolidate
@@ -31,15 +32,18 @@ def main() -> int:
     parser.add_argument("--configs", type=int, default=1000)
     parser.add_argument("--seed", default="0")
     parser.add_argument("--entries", type=Path, default=ENTRIES)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
+    warnings.filterwarnings("ignore")  # of odd values, which are drawn on purpose
     oracle = Oracle()
     if options.verb == "make":
         return made(options.types or list(FAMILIES), options.entries, oracle)
     if options.verb == "settle":
         for entry in prove.entries_in(options.entries, options.types):
-            for line in settle.settled(entry, options.entries, oracle):
-                print(line, flush=True)
-            (options.entries / f"{entry['model_type']}.json").write_text(compact.text(entry))
+            path = options.entries / f"{entry['model_type']}.json"
+            for step in (settle.settled(entry), settle.compared(entry, options.entries, oracle)):
+                for line in step:
+                    print(line, flush=True)
+                path.write_text(compact.text(entry))
         return 0
     return proved(options.types, options.entries, oracle, options.configs, options.seed)
 
@@ -64,20 +68,26 @@ def made(types: list[str], folder: Path, oracle: Oracle) -> int:
 
 def proved(types: list[str], folder: Path, oracle: Oracle, configs: int, seed: str) -> int:
     """Print what holds."""
-    wrong = agreed = classes = 0
+    wrong = agreed = refused = classes = 0
     for entry in prove.entries_in(folder, types):
         for proof in prove.proven(entry, folder, oracle, configs, seed):
             classes, agreed, wrong = classes + 1, agreed + proof.agreed, wrong + bool(proof.wrong)
+            refused += proof.refused
             print(
                 f"{entry['model_type']:<20} {proof.name:<40} {proof.agreed:>5} agree, {proof.unknown} unknown, "
-                f"{proof.saved_known}/{proof.saved} saved forms known, {len(proof.wrong)} wrong",
+                f"{proof.refused} not built, {proof.saved_known}/{proof.saved} saved forms known, "
+                f"{len(proof.wrong)} wrong",
                 flush=True,
             )
             for reason, number in proof.reasons.most_common(3):
                 print(f"    unknown: {reason[:200]} ({number} times)")
+            for reason, number in proof.refusals.most_common(3):
+                print(f"    not built: {reason} ({number} times)")
             for problem in proof.wrong[:3]:
                 print(f"    {problem}"[:3000], flush=True)
-    print(f"transformers {VERSION}: {classes} classes, {agreed} configs agree, {wrong} classes wrong")
+    print(
+        f"transformers {VERSION}: {classes} classes, {agreed} configs agree, {refused} not built, {wrong} classes wrong"
+    )
     return 1 if wrong else 0
 
 

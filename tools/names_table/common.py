@@ -49,6 +49,11 @@ KINDS: dict[str, Any] = {
             "truncate": "bool",
         },
     ),
+    "rope_partial": [
+        "object",
+        {"partial_rotary_factor": ["in", 0.25, 0.4, 0.5, 0.75, 1.0]},
+        {"rope_theta": _THETA, "rope_type": ["in", "default"]},
+    ],
     "rope_one": ["or", "@rope_plain", "@rope_linear"],
     "rope_sections": [
         "or",

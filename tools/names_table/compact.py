@@ -140,6 +140,8 @@ def text(entry: dict[str, Any]) -> str:
         f'{{"model_type": {json.dumps(entry["model_type"])},',
         f' "transformers": {json.dumps(entry["transformers"])},',
     ]
+    if "differs" in entry:
+        lines.append(f' "differs": {json.dumps(entry["differs"])},')
     lines.append(' "variants": [{')
     for number, variant in enumerate(entry["variants"]):
         if number:

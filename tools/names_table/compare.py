@@ -14,7 +14,6 @@ def asked(answer: Mapping[str, Any]) -> dict[str, Any]:
     """What transformers said, without the words for people."""
     return {
         "class": answer["class"],
-        "labels": answer["labels"],
         "names": [(name, tuple(shape)) for name, shape in answer["names"].items()],
         "integers": sorted(answer["integers"]),
         "ties": [*answer["ties"].items()],
@@ -36,7 +35,6 @@ def known(architecture: Architecture) -> dict[str, Any]:
     """What the table said."""
     return {
         "class": architecture.class_name,
-        "labels": architecture.labels,
         "names": [*architecture.expectation.shapes.items()],
         "integers": sorted(architecture.expectation.integers | architecture.hub.integers),
         "ties": [*architecture.expectation.ties.items()],
@@ -53,8 +51,8 @@ def difference(table: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """The first difference, for people; empty if there is none."""
     for which, said in table.items():
         if said != other[which]:
-            if which in ("class", "labels"):
-                return f"{which}: the table says {said}, transformers {other[which]}"
+            if which == "class":
+                return f"the table says {said}, transformers {other[which]}"
             more = [entry for entry in said if entry not in other[which]][:3]
             less = [entry for entry in other[which] if entry not in said][:3]
             return (

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 COUNTS_UP_TO = 1024
 """A range that ends below is one of layers, experts, labels: those are drawn small, or building would take all day."""
 
+EQUAL = 0.08
+"""How often a size is one of the others, which by chance it nearly never is."""
+
 _DIVIDES = re.compile(r"(?:.* or )?([\w.]+) % ([\w.]+) == 0$")
 _PARTS = re.compile(r"(?:.* or )?\(([\w.]+) // ([\w.]+)\) % (\d+) == 0$")
 _BELOW = re.compile(r"(?:.* or )?([\w.]+) (<=?) ([\w.]+)$")
@@ -35,6 +38,7 @@ class Drawer:
         for _ in range(tries):
             config = self._drawn(self.fields, large=large, top=True)
             self._repair(config)
+            self._equate(config, self.fields)
             self._call_otherwise(config, self.fields)
             config = {"model_type": self.model_type, "architectures": [name]} | config
             if facts_of(config, self.variant, self.common) is not None:
@@ -148,6 +152,16 @@ class Drawer:
         inner = next(k for k in [kind, *kind[1:]] if k[0] == "list")
         return [self.value(inner[1]) for _ in range(length)]
 
+    def _equate(self, config: dict[str, Any], fields: Mapping[str, Any]) -> None:
+        """Give sizes that are free the size of another: classes may leave out what maps the one to the other."""
+        sizes = [key for key, value in config.items() if type(value) is int and _is_size(fields.get(key, ["null"]))]
+        for key in sizes:
+            if self.random.random() < EQUAL:
+                config[key] = config[self.random.choice(sizes)]
+        for key, declared in fields.items():
+            if isinstance(declared, dict):
+                self._equate(config[key], declared)
+
     def _call_otherwise(self, config: dict[str, Any], fields: Mapping[str, Any]) -> None:
         """Put other names in place of keys that have some."""
         for key, declared in fields.items():
@@ -196,3 +210,12 @@ class Flat:
 def _is_count(kind: Any) -> bool:
     parts: Sequence[Any] = kind[1:] if kind[0] == "or" else [kind]
     return any(part[0] == "int" and part[2] < COUNTS_UP_TO for part in parts if isinstance(part, list))
+
+
+def _is_size(declared: Any) -> bool:
+    """Whether a field is a number in a range that is no count."""
+    if not isinstance(declared, list):
+        return False
+    kind = declared[0]
+    parts = kind[1:] if kind[0] == "or" else [kind]
+    return any(isinstance(part, list) and part[0] == "int" and part[2] >= COUNTS_UP_TO for part in parts)

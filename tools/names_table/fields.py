@@ -34,10 +34,12 @@ def declared(config_class: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
             if field.default is not dataclasses.MISSING
             else (field.default_factory() if field.default_factory is not dataclasses.MISSING else None)
         )
+        default = list(default) if isinstance(default, tuple) else default  # as JSON has it
         if field.name in overrides:
             kind = overrides[field.name]
             if kind is None:
                 continue
+            kind = kind[1] if kind[0] == "with default" else kind
         else:
             kind = kind_of(field.name, str(field.type), default)
         found[field.name] = [kind, default]

@@ -39,6 +39,16 @@ def conversions_of(model: Any) -> list[Any]:
     return [c for c in get_model_conversion_mapping(model, add_legacy=False) if not isinstance(c, PrefixChange)]
 
 
+class Reversed:
+    """A conversion that is turned around once: `revert_weight_conversion` does it anew for each tensor it is given."""
+
+    def __init__(self, conversion: Any) -> None:
+        self._reversed = conversion.reverse_transform()
+
+    def reverse_transform(self) -> Any:
+        return self._reversed
+
+
 class Oracle:
     """Asks transformers in this process. `thorough`: every way the product goes, too."""
 
@@ -87,7 +97,7 @@ class Oracle:
             found = conversions_of(model)
             self._plain = not found
             if found:
-                model._weight_conversions = found
+                model._weight_conversions = [Reversed(conversion) for conversion in found]
         return state if self._plain else self._hub(model, state)
 
     def _quick_conversions(self, model: Any, state: dict[str, Any], hub: dict[str, Any]) -> list[Any]:

@@ -52,7 +52,7 @@ def _fields(model_type: str, variant: dict[str, Any], prefix: str) -> dict[str, 
         if alias in fields or name not in fields:
             raise ValueError(f"{model_type}: {alias} cannot be another name of {name}")
         fields[alias] = name
-    if config_class.__dataclass_fields__["is_encoder_decoder"].default is True:
+    if config_class.__dataclass_fields__["is_encoder_decoder"].default is True and "is_encoder_decoder" not in more:
         fields["is_encoder_decoder"] = [["in", True], True]
     variant["requires"] += [_under(prefix, each, fields) for each in (*_required(fields), *family.get("requires", []))]
     for name, text in (_derived(fields) | family.get("derived", {})).items():

@@ -108,6 +108,16 @@ def installed() -> str | None:
         return None
 
 
+def major() -> str:
+    """The first number of the version of the installed transformers, empty if nothing tells."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("transformers").partition(".")[0]
+    except PackageNotFoundError:
+        return ""
+
+
 def _is_ours(path: str) -> bool:
     """Whether nobody but this user can have written it. Raises OSError."""
     stat = os.stat(path)

@@ -23,7 +23,7 @@ from ..integrations.architecture import EVERY, TASK
 from .answers import as_answer, of_answer
 from .config_fields import with_fields
 from .expectation import HEADS, IS_DIFFUSERS, Expectation
-from .table.lookup import looked_up
+from .table.lookup import differing, looked_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -172,13 +172,19 @@ def _config(directory: str, rules: Sequence[str]) -> bytes:
 def in_table(directory: str, rules: Sequence[str] = ()) -> Architecture | None:
     """What the built-in table says of `directory`/config.json with fields set by `rules`; None if it does not know.
 
-    It can confirm names that match exactly, and decides nothing else.
+    It can confirm names that match exactly, and decides nothing else. It does not know the names where the installed
+    transformers is one that is known to say something else.
     """
     try:
         config = parse(_config(directory, rules), parse_int=short_int)
     except (ZeroConsolidateError, OSError):
         return None
-    return looked_up(config)
+    found, others = looked_up(config), differing(config)
+    if found is not None and others and find_spec("transformers") is not None:
+        from .remembered import major
+
+        return None if major() in others else found
+    return found
 
 
 def architecture(

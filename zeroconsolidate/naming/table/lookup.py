@@ -40,6 +40,16 @@ def looked_up(config: object, *, entries: str = ENTRIES) -> Architecture | None:
     return None
 
 
+def differing(config: object, *, entries: str = ENTRIES) -> tuple[str, ...]:
+    """The major versions of transformers that are known to say something else of the class of such a config."""
+    if not isinstance(config, dict):
+        return ()
+    entry, classes = _entry(entries, config.get("model_type")), config.get("architectures")
+    by_major = {} if entry is None else entry.get("differs", {})
+    named = classes if isinstance(classes, list) else []
+    return tuple(major for major, names in by_major.items() if any(name in names for name in named))
+
+
 def _entry(entries: str, model_type: object) -> Any:
     """The file of a model type, None if there is none."""
     if not isinstance(model_type, str) or not _MODEL_TYPE.fullmatch(model_type):
