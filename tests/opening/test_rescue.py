@@ -441,7 +441,7 @@ class TestRescue:
         root = FIXTURES / "z3_w4/checkpoint"
         with pytest.raises(BadOption, match="used only with --rescue"):
             consolidate(root, tmp_path / "out", fill=tmp_path)
-        with pytest.raises(BadOption, match="rescue is False, True or 'zeros'; got"):
+        with pytest.raises(BadOption, match="rescue must be False, True or 'zeros'; got"):
             consolidate(root, tmp_path / "out", rescue="ones")  # type: ignore[arg-type]
         broken = copied("z3_w4", tmp_path)
         files_of(broken, 1)[0].unlink()

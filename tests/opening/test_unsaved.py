@@ -99,7 +99,7 @@ def test_a_part_of_it_that_has_none_is_missed(tmp_path: Path) -> None:
 
     fewer = {name: value for name, value in weights().items() if not name.endswith("1.self_attn.q_proj.weight")}
     save_file(fewer, base / "model.safetensors")
-    with pytest.raises(BadOption, match=r"no values.*the base model has no .*q_proj.*is another"):
+    with pytest.raises(BadOption, match=r"no values.*the base model has no .*q_proj.*is a different one"):
         consolidate(tmp_path / "in", tmp_path / "out", base=base)
 
 
