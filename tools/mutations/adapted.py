@@ -67,4 +67,18 @@ MUTATIONS = (
         "outputs/test_diffusers.py::test_one_file",
         ("outputs/planned.py", "        name=_file_name(catalog.origin.root, options.base_directory),\n", ""),
     ),
+    Mutation(
+        "trained tokens are in the file, whoever names the embedding first",
+        "adapters/test_export.py::test_trained_tokens_of_an_embedding_that_the_wrapper_names_first",
+        (
+            "adapters/wrapping.py",
+            "    found = {alias: first.get(name, name) for alias, name in ties.items()} | first\n",
+            "    found = dict(ties)\n",
+        ),
+    ),
+    Mutation(
+        "and missed where they are not",
+        "outputs/test_gate.py::TestAdapter::test_tokens_that_were_trained_and_are_not_there",
+        ("outputs/gate_adapter.py", "        *_tokens(shapes, config),\n", ""),
+    ),
 )
