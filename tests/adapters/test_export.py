@@ -39,6 +39,19 @@ def test_trained_tokens_of_an_embedding_that_the_wrapper_names_first():
     assert outside == ()
 
 
+def test_trained_tokens_of_a_head_that_comes_before_its_embedding():
+    """As in XLMRobertaForMaskedLM: PEFT saves those of the input embedding, whichever name the tied tensor has."""
+    rows, where = trained(3, 4), "token_adapter.trainable_tokens_delta.default"
+    head, embedding = f"{PEFT}lm_head.decoder.{where}", f"{PEFT}roberta.word_embeddings.{where}"
+    named = lora("query", 4, 4) | dict.fromkeys((head, embedding), rows)
+    parts = take_apart(named, ("lora_",))
+    configs = {"default": config(trainable_token_indices=[1, 2, 3])}
+    ((file,), outside) = adapter_files(named, parts, {embedding: head}, configs)
+    tokens = [name for name in file.tensors if "tokens" in name]
+    assert tokens == [f"{PEFT}roberta.word_embeddings.token_adapter.trainable_tokens_delta"]
+    assert outside == ()
+
+
 def test_a_tie_inside_of_the_model_stays_as_it_is():
     parts = take_apart([f"{PEFT}a.weight", f"{PEFT}b.weight", f"{PEFT}q.lora_A.default.weight", "outside"], ("lora_",))
     ties = {f"{PEFT}b.weight": f"{PEFT}a.weight", "lost": "outside"}
