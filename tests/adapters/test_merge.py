@@ -130,6 +130,21 @@ def test_rows_that_the_run_added_come_from_its_frozen_copies():
     assert result.unproven["embed_tokens.weight"] == (View(original["embed_tokens.weight"]), own)
 
 
+@pytest.mark.parametrize("kept", ["e.weight", "h.weight"])
+def test_what_is_not_the_base_s_stands_in_the_place_of_the_base_s_own(kept: str):
+    """Of a tied model the base has one of the names, and the run may have stored it under the other: written beside
+    the base's tensor, which a loader takes for both, it would be lost."""
+    h, e = f"{PEFT}h.base_layer.weight", f"{PEFT}e.weight"
+    original = {"q.weight": tensor(4, 3), kept: tensor(9, 3, key="base")}
+    configs = {"default": config(init_lora_weights="olora")}
+    named = lora("q", 4, 3) | {f"{PEFT}q.base_layer.weight": stored(4, 3)}
+    named |= lora("h", 9, 3) | {h: stored(9, 3, key="altered")}
+    result = merge(named, configs=configs, ties={e: h}, original=original)
+    assert set(recipes(result)) == {"q.weight", kept}
+    assert isinstance(recipes(result)[kept], Merged)
+    assert list(result.ties.values()) == [kept]
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_each_name_of_a_shared_embedding_is_written_once_they_part(*, frozen: bool):
     """modules_to_save of T5's `shared`, of which encoder and head have the original: config.json then ties nothing."""

@@ -274,6 +274,13 @@ class TestAdapter:
         with pytest.raises(WrongNames, match="lm_head"):
             pass_or_refuse(examine(str(adapter)), Excuses(modules=frozenset({"layers", "q_proj"})))
 
+    def test_tokens_that_were_trained_and_are_not_there(self, adapter: Path) -> None:
+        change_json(adapter / "adapter_config.json", trainable_token_indices=[1, 2])
+        assert kinds(adapter) == {Kind.MISSING}
+        rows = {"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(2, 16)}
+        change_weights(adapter / "adapter_model.safetensors", lambda tensors: tensors.update(rows))
+        assert kinds(adapter) == set()
+
     def test_wrappers_in_one_another(self, tmp_path: Path) -> None:
         """Of two parameters of a module, the wrapper of one is around that of the other."""
         (tmp_path / "adapter_config.json").write_text(json.dumps(

@@ -62,13 +62,16 @@ def ways(case: Case, *, has_base: bool) -> dict[str, dict[str, Any]]:
     return found
 
 
-def refusable(case: Case, way: str) -> str:
+def refusable(case: Case, way: str, known: Known | None = None) -> str:
     """Why a refusal would be right."""
     with_base = "base" in way
+    is_other = case.head != case.base_head or bool(case.added_rows)
     if {"two", "teacher", "teacher_first"} & set(case.outer):
         return "two models of the same names"
     if case.inner == "parametrize":
         return "parametrized layers"
+    if known is not None and with_base and known.lost:
+        return "a head that began as random values was frozen and left out"
     if case.adapter is not None:
         if case.adapter["kind"] in adapters.PROMPTS and way != "adapter":
             return "prompts cannot be merged"
@@ -78,6 +81,16 @@ def refusable(case: Case, way: str) -> str:
             return "the base the adapter belongs to is lost"
         if way == "merge" and case.config == "none":
             return "there is no config.json"
+        if way == "merge" and case.config == "base" and is_other:
+            return "config.json is another model's"
+        if way == "adapter" and case.inner == "module" and case.config == "none":
+            return "whether a module called 'module' is a wrapper is not known"
+        if way != "adapter" and known is not None and known.has_bias_of_none:
+            return "PEFT merges no bias into a layer that has none"
+        if way == "merge" and _unties(case):
+            return "config.json ties what the run untied"
+        if with_base and case.head == "bare" and case.base_head != "bare" and case.added_rows:
+            return "the head of the base has the rows of the old vocabulary"
         trained = (*case.adapter.get("modules_to_save", ()), *case.adapter.get("extra_targets", ()))
         if way != "adapter" and case.added_rows and case.exclude_frozen and _lacks_rows(case, trained):
             return "new rows of a frozen embedding are lost"
@@ -86,13 +99,23 @@ def refusable(case: Case, way: str) -> str:
         return "frozen parameters are lost"
     if not with_base and case.unoptimized and case.stage == 3:
         return "parameters without optimizer are lost"
-    if case.config == "base" and (case.head != case.base_head or case.added_rows):
+    if is_other and (case.config == "base" or (case.config == "none" and with_base)):
         return "config.json is another model's"
+    if with_base and known is not None and known.has_lost_rows:
+        return "new rows of a frozen embedding are lost"
     if case.untied:
         return "config.json ties what the run untied"
     if {"projection", "value_head", "dense"} & set(case.outer):
         return "trained beside the model"
     return "fused experts without config.json" if case.config == "none" and "mo" in case.model else ""
+
+
+def _unties(case: Case) -> bool:
+    """Whether an adapter trains one name of a tied embedding for itself."""
+    saved = case.adapter.get("modules_to_save", ()) if case.adapter else ()
+    model = models.MODELS[case.model]
+    is_tied = case.tied or case.model in ("t5", "bart", "bloom", "gpt2")
+    return is_tied and bool({model.embedding, "lm_head"} & set(saved))
 
 
 def _lacks_rows(case: Case, trained: tuple[str, ...]) -> bool:
@@ -108,7 +131,7 @@ def outcomes(case: Case, folder: Path, scratch: Path) -> list[Outcome]:
     failed = folder / "failed.txt"
     if failed.exists():
         reason = failed.read_text().strip().splitlines()[-1][:300]
-        return [_outcome(case, "", "not made", reason, None)]
+        return [_outcome(case, "", "not made", reason, None, None)]
     known = Known.read(case, folder)
     has_base = bool(models.MODELS[case.model].config)
     return [
@@ -126,29 +149,29 @@ def _convert(case: Case, folder: Path, scratch: Path, way: str, options: dict[st
     try:
         report = consolidate(folder / "ckpt", out, check="all", **options)
     except ZeroConsolidateError as error:
-        return _outcome(case, way, "refused", f"{type(error).__name__}: {error}", None)
+        return _outcome(case, way, "refused", f"{type(error).__name__}: {error}", None, known)
     except Exception:
-        return _outcome(case, way, "crashed", traceback.format_exc().strip().splitlines()[-1], None)
+        return _outcome(case, way, "crashed", traceback.format_exc().strip().splitlines()[-1], None, known)
     try:
         wrong = judge.judge(known, out, report, options)
     except NoOracleError as error:
-        return _outcome(case, way, "not judged", str(error), None)
+        return _outcome(case, way, "not judged", str(error), None, known)
     except Exception:
-        return _outcome(case, way, "crashed", "the judge: " + traceback.format_exc()[-600:], None)
+        return _outcome(case, way, "crashed", "the judge: " + traceback.format_exc()[-600:], None, known)
     verified = verify(out).ok
     if wrong:
-        return _outcome(case, way, "wrong", wrong, verified)
-    return _outcome(case, way, "right", "" if verified else f"but verify: {verify(out).problems[0]}", verified)
+        return _outcome(case, way, "wrong", wrong, verified, known)
+    return _outcome(case, way, "right", "" if verified else f"but verify: {verify(out).problems[0]}", verified, known)
 
 
-def _outcome(case: Case, way: str, verdict: str, reason: str, verified: bool | None) -> Outcome:
+def _outcome(case: Case, way: str, verdict: str, reason: str, verified: bool | None, known: Known | None) -> Outcome:
     return Outcome(
         number=case.number,
         way=way,
         verdict=verdict,
         reason=reason,
         verified=verified,
-        expected=refusable(case, way),
+        expected=refusable(case, way, known),
         case=str(case),
     )
 

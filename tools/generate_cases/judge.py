@@ -84,10 +84,10 @@ def _who(kind: Any, known: Known) -> str:
 def _plain(known: Known, out: Path, said: set[str], expected: dict[str, torch.Tensor], dtype: torch.dtype) -> str:
     """Nobody but torch loads it: the names are the model's own, or all behind one prefix, or as stored."""
     written = _written(out)
-    if not models.MODELS[known.case.model].config and known.case.exclude_frozen:
+    if known.case.exclude_frozen and known.case.adapter is None:
         # Nobody can know of parameters that a save leaves out.
         names, trainable = known.facts["names"], set(known.facts["trainable"])
-        expected = {name: value for name, value in expected.items() if names[name] in trainable}
+        expected = {name: value for name, value in expected.items() if names.get(name, name) in trainable}
     groups: dict[bytes, list[str]] = {}
     for name, value in expected.items():
         groups.setdefault(repr(value.shape).encode() + value.numpy().tobytes(), []).append(name)
@@ -101,8 +101,11 @@ def _plain(known: Known, out: Path, said: set[str], expected: dict[str, torch.Te
         if not found[prefix]:
             return _lost(known, out, said, dtype)
     stored = {owner: known.truth[owner] for name, owner in known.facts["names"].items() if name in expected}
-    if known.case.adapter is None and not _differing(written, stored, dtype):
-        return _lost(known, out, said, dtype)
+    wrappers = {"", *(name[: place + 1] for name in stored for place, sign in enumerate(name) if sign == ".")}
+    for wrapper in wrappers if known.case.adapter is None else ():
+        unwrapped = {name.removeprefix(wrapper): value for name, value in stored.items()}
+        if len(unwrapped) == len(stored) and not _differing(written, unwrapped, dtype):
+            return _lost(known, out, said, dtype)
     return f"torch alone, without a config.json: {found['']}"
 
 

@@ -74,6 +74,19 @@ class Known:
         kept = {_in_model(name) for name in names if not self.is_absent(name)}
         return {name for name in self.new if name not in kept}
 
+    @property
+    def has_bias_of_none(self) -> bool:
+        """Whether a LoRA has a bias for a layer without one."""
+        names = self.facts["names"]
+        ends = [name.partition(".lora_B.")[0] for name in names if ".lora_B." in name and name.endswith(".bias")]
+        return any(f"{module}.base_layer.bias" not in names for module in ends)
+
+    @property
+    def has_lost_rows(self) -> bool:
+        """Whether a vocabulary grew, and an embedding or a head of it was left out."""
+        absent = [self.truth[owner] for name, owner in self.facts["names"].items() if self.is_absent(name)]
+        return bool(self.case.added_rows) and any(map(self.is_of_grown_rows, absent))
+
     def is_of_grown_rows(self, value: torch.Tensor) -> bool:
         """Whether a value has a row for each token of the grown vocabulary."""
         return value.shape[:1] == (models.VOCABULARY + self.case.added_rows,)
@@ -122,6 +135,17 @@ def _attribute(model: nn.Module, name: str) -> torch.Tensor:
     return getattr(found, last).detach().float()
 
 
+def _as_parametrized(known: Known, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """In the place of weights what they are computed of: without a config.json a model is written as it is stored."""
+    found = dict(expected)
+    for name, value in known.truth.items():
+        module, parametrized, rest = _in_model(name).partition(".parametrizations.")
+        if parametrized:
+            found.pop(f"{module}.{rest.partition('.')[0]}", None)
+            found[f"{module}{parametrized}{rest}"] = value.float()
+    return found
+
+
 def _in_model(name: str) -> str:
     """A parameter of a PEFT model as the model before it has it."""
     parts = name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".").split(".")
@@ -137,7 +161,8 @@ def merged_values(known: Known, options: dict[str, Any]) -> dict[str, torch.Tens
     with torch.no_grad():
         for name, parameter in plain.model.named_parameters(remove_duplicate=False):
             if name in known.optimized or not with_base or _in_model(name) in known.new:
-                parameter.copy_(known.values[name])
+                # What is parametrized has no value of its own.
+                parameter.copy_(known.values.get(name, parameter))
             elif known.case.added_rows and not known.case.exclude_frozen and known.is_of_grown_rows(parameter):
                 # Of a frozen embedding that grew, the save has rows that the base does not have.
                 parameter[models.VOCABULARY :] = known.values[name][models.VOCABULARY :]
@@ -152,12 +177,14 @@ def merged_values(known: Known, options: dict[str, Any]) -> dict[str, torch.Tens
     trained_whole = f".modules_to_save.{adapters[0]}."
     expected = {name: value for name, value in kept.items() if ".original_module." not in name}
     expected = {name.replace(trained_whole, "."): value for name, value in expected.items()}
+    if known.case.inner == "parametrize":
+        expected = _as_parametrized(known, expected)
     if not known.case.exclude_frozen:
         return expected
     trained = {
         name
         for name in expected
-        for key in known.optimized
+        for key in known.optimized - {key for key in known.optimized if ".trainable_tokens_" in key}
         if key.endswith(f"{name.rpartition('.')[0]}.modules_to_save.default.{name.rpartition('.')[2]}")
         or key.startswith(f"base_model.model.{name.rpartition('.')[0]}.")
     }

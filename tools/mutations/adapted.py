@@ -67,4 +67,32 @@ MUTATIONS = (
         "outputs/test_diffusers.py::test_one_file",
         ("outputs/planned.py", "        name=_file_name(catalog.origin.root, options.base_directory),\n", ""),
     ),
+    Mutation(
+        "trained tokens are in the file, whoever names the embedding first",
+        "adapters/test_export.py::test_trained_tokens_of_an_embedding_that_the_wrapper_names_first",
+        (
+            "adapters/wrapping.py",
+            "    found = {alias: first.get(name, name) for alias, name in ties.items()} | first\n",
+            "    found = dict(ties)\n",
+        ),
+    ),
+    Mutation(
+        "and missed where they are not",
+        "outputs/test_gate.py::TestAdapter::test_tokens_that_were_trained_and_are_not_there",
+        ("outputs/gate_adapter.py", "        *_tokens(shapes, config),\n", ""),
+    ),
+    Mutation(
+        "what was trained stands in the place of the base's own, whichever of its names the run stores",
+        "adapters/test_merge.py::test_what_is_not_the_base_s_stands_in_the_place_of_the_base_s_own",
+        (
+            "adapters/merged_names.py",
+            "(not made[path][0].is_original, not bases.is_in_files(path))",
+            "not made[path][0].is_original",
+        ),
+    ),
+    Mutation(
+        "of a tied model, trained tokens are the input embedding's",
+        "adapters/test_export.py::test_trained_tokens_of_a_head_that_comes_before_its_embedding",
+        ("adapters/export.py", "(part for part in several if not part.module.endswith(OUTPUT_EMBEDDINGS))", "iter(())"),
+    ),
 )

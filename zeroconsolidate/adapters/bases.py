@@ -168,6 +168,10 @@ class Bases:
         """What the tensor is called in the output."""
         return self._model.wrapper + path if self._original is None else self._original.name_of(path)
 
+    def is_in_files(self, path: str) -> bool:
+        """Whether the original's files have a tensor of this name."""
+        return self._original is not None and self.name(path) in self._original.tensors
+
     def is_nowhere(self, path: str) -> ZeroConsolidateError:
         """The error for an adapter whose weight was not found."""
         if self._altered is not None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 EMBEDDINGS = ("embed_tokens", "lm_head")
 """`EMBEDDING_LAYER_NAMES` in `peft/utils/constants.py`."""
+OUTPUT_EMBEDDINGS = ("lm_head", "embed_out", "decoder")
+"""How modules end that predict tokens: what is tied to them is the input embedding."""
 
 SAVED_BY_NAME = frozenset(
     """LORA ADALORA IA3 LOHA LOKR OFT BOFT LN_TUNING FOURIERFT HRA MISS RANDLORA C3A ROAD WAVEFT DELORA GRALORA
@@ -71,6 +73,7 @@ def adapter_files(
     """
     files: list[AdapterFile] = []
     used: set[str] = set()
+    repeated = _repeated_tokens(parts, ties)
     for adapter, config in configs.items():
         own = [part for part in parts.values() if part.adapter == adapter]
         if _is_computed(config, own):
@@ -81,7 +84,7 @@ def adapter_files(
             )
         tensors: dict[str, Source] = {}
         for name, part in parts.items():
-            key = _key(part, adapter, config, ties)
+            key = None if name in repeated else _key(part, adapter, config)
             if key is not None and name in named:
                 put(tensors, key, named[name])
                 used.add(name)
@@ -143,7 +146,21 @@ def in_a_file(part: Part, adapter: str) -> str:
     return f"{PEFT_MODEL}{head.removesuffix(f'.{adapter}')}.{last}"
 
 
-def _key(part: Part, adapter: str, config: PeftConfig, ties: Mapping[str, str]) -> str | None:
+def _repeated_tokens(parts: Mapping[str, Part], ties: Mapping[str, str]) -> set[str]:
+    """Names of trained tokens that PEFT saves under another: where they go with a LoRA, those of the input embedding,
+    whichever name of a tied model comes first (`TrainableTokensWrapper.adapter_state_dict`)."""
+    shared: dict[str, list[Part]] = {}
+    for name, part in parts.items():
+        if part.kind is Kind.TUNER and ".token_adapter.trainable_tokens_delta." in part.inner:
+            shared.setdefault(ties.get(name, name), []).append(part)
+    repeated = set()
+    for several in shared.values():
+        saved = next((part for part in several if not part.module.endswith(OUTPUT_EMBEDDINGS)), several[0])
+        repeated |= {part.name for part in several if part is not saved}
+    return repeated
+
+
+def _key(part: Part, adapter: str, config: PeftConfig) -> str | None:
     """The name in the file of `adapter`; None for what does not belong there."""
     if part.kind is Kind.BESIDE or part.attribute == "ranknum":
         return None
@@ -154,9 +171,7 @@ def _key(part: Part, adapter: str, config: PeftConfig, ties: Mapping[str, str]) 
             return None
         if part.kind is Kind.TUNER and part.attribute in SHARED_ONCE.get(config.peft_type, ()):
             return None
-        # The head of a tied model has the embedding's own rows: where they go with a LoRA, they are saved once.
-        tied_tokens = ".token_adapter.trainable_tokens_delta." in part.inner and part.name in ties
-        return None if tied_tokens else in_a_file(part, adapter)
+        return in_a_file(part, adapter)
     if part.kind is not Kind.OWN:
         return None
     if part.inner.endswith(".bias"):

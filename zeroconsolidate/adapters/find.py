@@ -15,7 +15,7 @@ from ..catalog.plain import plain_names
 from ..errors import BadOption, NotACheckpoint, UnsupportedLayout, at
 from . import prompts
 from .peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
-from .wrapping import Kind, Part, adapters_in, is_wrapped, of_one_model, take_apart
+from .wrapping import Kind, Part, adapters_in, is_wrapped, of_one_model, take_apart, ties_of_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -112,7 +112,7 @@ def find_adapters(
         present=present,
         configs={name: _read(root, path) for name, path in files.items()},
         files=files,
-        ties=ties,
+        ties=ties if lora == "keep" else ties_of_model(parts, ties),
     )
 
 

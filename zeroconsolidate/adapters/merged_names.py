@@ -28,8 +28,8 @@ def once(
     kept: dict[str, tuple[Found, Source]] = {}
     ties: dict[str, str] = {}
     first: dict[str, str] = {}
-    # A shared tensor is written under the name that the original has for it.
-    for path in sorted(made, key=lambda path: not made[path][0].is_original):
+    # A shared tensor is written under the name that the original has for it, whose own would be left beside it else.
+    for path in sorted(made, key=lambda path: (not made[path][0].is_original, not bases.is_in_files(path))):
         saved = next(iter(model.saved.get(path, {}).values()), None)
         # A stored name never ends in a space: paths and stored names do not meet.
         shared = bases.owner(path) if saved is None else f"{saved.name} "

@@ -174,6 +174,19 @@ def of_one_model(parts: Mapping[str, Part], ties: Mapping[str, str]) -> dict[str
     }
 
 
+def ties_of_model(parts: Mapping[str, Part], ties: Mapping[str, str]) -> dict[str, str]:
+    """`ties` (alias -> name), where a tensor that a wrapper names first is the PEFT model's by its first name there."""
+    inside: dict[str, list[str]] = {}
+    for alias, part in parts.items():
+        if alias in ties and part.kind is not Kind.BESIDE:
+            inside.setdefault(ties[alias], []).append(alias)
+    first = {
+        name: aliases[0] for name, aliases in inside.items() if name not in parts or parts[name].kind is Kind.BESIDE
+    }
+    found = {alias: first.get(name, name) for alias, name in ties.items()} | first
+    return {alias: name for alias, name in found.items() if alias != name}
+
+
 def _several(wrappers: Sequence[str]) -> Disagreement:
     shown = [repr(wrapper) if wrapper else "no wrapper" for wrapper in wrappers]
     return Disagreement(

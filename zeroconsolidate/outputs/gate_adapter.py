@@ -71,6 +71,7 @@ def examine(folder: str, directory: str, base: str | None, *, remember: bool) ->
         *(_halves(shapes, config) if config.peft_type == "LORA" else ()),
         *_targets(shapes, config),
         *_saved_modules(shapes, config),
+        *_tokens(shapes, config),
     ]
     checked = [f"{prefix}{ADAPTER_WEIGHTS}: {counted(len(shapes), 'tensor')} against {ADAPTER_CONFIG}"]
     unchecked = []
@@ -217,6 +218,15 @@ def _saved_modules(shapes: Mapping[str, Shape], config: PeftConfig) -> Iterator[
             text=f"{ADAPTER_CONFIG} says that {module!r} was trained ({by}), but the file has nothing of it: if the "
             "model has such a module, it would be random, or the base's",
             module=module if module in listed else "",
+        )
+
+
+def _tokens(shapes: Mapping[str, Shape], config: PeftConfig) -> Iterator[Finding]:
+    """Rows of an embedding that were trained beside the adapter: PEFT does not load a file without them."""
+    if config.token_indices and not any(name.endswith("trainable_tokens_delta") for name in shapes):
+        yield Finding(
+            kind=Kind.MISSING,
+            text=f"{ADAPTER_CONFIG} says that single tokens were trained, but the file has none of their rows",
         )
 
 
