@@ -76,6 +76,8 @@ def assemble(contents: Contents) -> Catalog:
         unplaced=unplaced_of(contents),
         missing=contents.missing,
         notes=(*noted, *_notes(contents)),
+        training=next((optimizer.training for optimizer in contents.all_optimizers), None),
+        listed={**contents.listed, **{name: alias for alias, name in tied.items()}},
         noted=noted,
         unsaved={name: why for one in slices for name, why in one.names.unsaved.items()},
     )

@@ -17,7 +17,7 @@ from ..archive.names import FileKind
 from ..archive.phrases import listed
 from ..errors import DamagedFile, Disagreement, MissingFiles, at
 from . import fields
-from .optimizer_file import settings
+from .state import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
