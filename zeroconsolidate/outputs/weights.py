@@ -17,7 +17,7 @@ from ..write.check import check as check_file
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..options import Options
+    from ..options import Writing
     from ..plan.build import ModelPlan
     from ..plan.layout import FilePlan
     from ..run.inputs import Inputs
@@ -30,7 +30,7 @@ def make_weights(
     plan: ModelPlan,
     inputs: Inputs,
     stage: Stage,
-    options: Options,
+    options: Writing,
     *,
     total_bytes: int,
 ) -> None:
@@ -48,7 +48,7 @@ def make_weights(
         before += file.size_bytes
 
 
-def _file(file: FilePlan, inputs: Inputs, stage: Stage, options: Options, progress: Callable[[int], None]) -> None:
+def _file(file: FilePlan, inputs: Inputs, stage: Stage, options: Writing, progress: Callable[[int], None]) -> None:
     digest = options.digest
     options.doing("copying")
     with ExitStack() as stack:
