@@ -16,6 +16,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from .layout import FilePlan, TensorPlan
@@ -100,17 +101,17 @@ def fragment(name: str, tensor: TensorPlan, around: Mapping[str, object] | None)
     return replace(plan, size_bytes=plan.tail_start + len(plan.tail(0)))
 
 
-def plain_file(name: str, content: object) -> bytes:
-    """A file of torch with plain values in it and no tensor."""
-    start, entries = _records(_folder(name), content)
+def plain_file(name: str, content: object, data: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
+    """A file of torch with plain values in it, and with small tensors whose bytes are `data`, by their keys."""
+    start, entries = _records(_folder(name), content, data)
     return start + _directory(entries, len(start))
 
 
-def plain_fragment(name: str, content: object) -> FragmentPlan:
-    """The plan of a file with plain values only: all of it is header."""
-    data = plain_file(name, content)
+def plain_fragment(name: str, content: object, data: Mapping[str, bytes] = MappingProxyType({})) -> FragmentPlan:
+    """The plan of such a file: all of it is header."""
+    whole = plain_file(name, content, data)
     return FragmentPlan(
-        name=name, header=data, tensors=(), starts=(), size_bytes=len(data), entries=(), record_start=len(data)
+        name=name, header=whole, tensors=(), starts=(), size_bytes=len(whole), entries=(), record_start=len(whole)
     )
 
 
@@ -119,10 +120,13 @@ def _folder(name: str) -> str:
     return name.rpartition("/")[2].removesuffix(".pt")
 
 
-def _records(folder: str, content: object) -> tuple[bytes, list[_Entry]]:
+def _records(
+    folder: str, content: object, tensors: Mapping[str, bytes] = MappingProxyType({})
+) -> tuple[bytes, list[_Entry]]:
     """The small records, and how the directory lists them."""
     data, entries = b"", []
     records = {"data.pkl": pickled(content), "byteorder": b"little", "version": b"3\n"}
+    records |= {f"data/{key}": stored for key, stored in tensors.items()}
     for name, record in records.items():
         entry = _Entry(f"{folder}/{name}".encode(), len(data), len(record), zlib.crc32(record))
         data += _local(f"{folder}/{name}", len(data), len(record)) + record + _descriptor(entry)
