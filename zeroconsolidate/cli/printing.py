@@ -202,7 +202,8 @@ def _rescue_rows(rescue: RescueReport) -> list[tuple[str, str]]:
 
 
 def _weights_text(report: Report) -> str:
-    files = [name for name in report.files if name.endswith(".safetensors")]
+    ends = (".safetensors", "/fp32.pt")
+    files = [name for name in report.files if name.endswith(ends)]
     return (
         f"{counted(report.parameters, 'parameter')} in {counted(report.tensors, 'tensor')}, {report.dtype}, "
         f"{size_text(sum(report.files[name] for name in files))} in {counted(len(files), 'file')}"
