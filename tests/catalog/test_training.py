@@ -46,7 +46,7 @@ def test_what_is_not_plain_is_named():
         scaler({"cur_scale": tensor()}),
         scaler({"dtype": Name("torch.nothing")}),
         scaler({3: 3}),
-        scaler(None),
+        scaler((1, 2)),
         scaler({}, args=(3,)),
         3,
     ],
@@ -56,7 +56,9 @@ def test_a_scaler_that_is_not_understood(saved: object):
 
 
 def test_a_scaler_without_attributes():
-    assert training_of({"loss_scaler": scaler({})}, []).scaler == Scaler(name="DynamicLossScaler", attributes={})
+    for state in ({}, None):
+        found = training_of({"loss_scaler": scaler(state)}, [])
+        assert found.scaler == Scaler(name="DynamicLossScaler", attributes={})
 
 
 def test_no_optimizer_file_no_training_state():

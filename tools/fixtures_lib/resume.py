@@ -24,7 +24,7 @@ MORE_STEPS = 3
 
 def save(case: EngineCase, folder: Path) -> None:
     """Train, save checkpoint/, write what the engine holds and the losses of the steps after it."""
-    engine = _engine(case, LEARNING_RATE)
+    engine = _engine(case)
     torch.manual_seed(case.seed + 1 + dist.get_rank())
     _train(engine, case.steps)
     engine.save_checkpoint(str(folder / "checkpoint"), client_state={"epoch": 7})
@@ -37,7 +37,9 @@ def resume(case: EngineCase, universal: Path, folder: Path, own_steps: bool) -> 
 
     `own_steps`: give every flat group a step of its own, which DeepSpeed's loader at stage 3 forgets.
     """
-    engine = _engine(case, 9e-3, noise=0.1)
+    # What all groups have in common must come from the checkpoint. Stage 3 has no place for what differs, so that is
+    # for the program to set.
+    engine = _engine(case, noise=0.1, lr=LEARNING_RATE if len(case.groups) > 1 else 9e-3, eps=1e-5)
     _, client_state = engine.load_checkpoint(str(universal))
     if own_steps:
         for state in engine.optimizer.optimizer.state.values():
@@ -49,7 +51,7 @@ def resume(case: EngineCase, universal: Path, folder: Path, own_steps: bool) -> 
     _record_losses(engine, case, folder / "resumed.json")
 
 
-def _engine(case: EngineCase, lr: float, noise: float = 0.0) -> Any:
+def _engine(case: EngineCase, *, noise: float = 0.0, lr: float = LEARNING_RATE, eps: float = 1e-8) -> Any:
     import deepspeed
 
     from .train import _param_groups
@@ -61,7 +63,10 @@ def _engine(case: EngineCase, lr: float, noise: float = 0.0) -> Any:
         parameter.requires_grad_(not name.startswith(case.freeze))
         if parameter.requires_grad and noise:
             parameter.data += noise * torch.randn(parameter.shape)
-    optimizer = torch.optim.AdamW(_param_groups(model, case.groups), lr=lr)
+    groups = _param_groups(model, case.groups)
+    for index, group in enumerate(groups):
+        group |= {"lr": lr * (1 + 2 * index), "weight_decay": 0.5 * index}
+    optimizer = torch.optim.AdamW(groups, eps=eps)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=case.ds_config)
     return engine
 

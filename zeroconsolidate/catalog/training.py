@@ -73,10 +73,11 @@ def _scaler(value: object) -> Scaler | None:
     """The loss scaler, if it is one of DeepSpeed's and all its attributes have values that are understood."""
     if not isinstance(value, Inert) or value.qualified_name not in SCALERS or value.args or value.items:
         return None
-    if not isinstance(value.state, dict):
+    state = {} if value.state is None else value.state  # an object without attributes is pickled without any
+    if not isinstance(state, dict):
         return None
     attributes = {}
-    for name, attribute in value.state.items():
+    for name, attribute in state.items():
         known = _dtype(attribute) if isinstance(attribute, Name) else attribute
         if not isinstance(name, str) or (known is not attribute and known is None) or not _is_known(known):
             return None

@@ -137,7 +137,7 @@ def plan_universal(opened: Opened) -> UniversalCheckpoint:
         not_checked=(),
         folder=folder,
         small={f"{zero}/optimizer_state.pt": state_file, LATEST: folder.encode()},
-        shapes={name: source.shape or (1,) for name, source in masters.items()},
+        shapes={name: source.shape for name, source in masters.items()},
         states=tuple(by_state),
     )
 
