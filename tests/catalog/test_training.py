@@ -34,7 +34,7 @@ def test_the_settings_flags_and_scaler_of_a_run_in_fp16():
 
 def test_what_is_not_plain_is_named():
     content = {"overflow": tensor(), "loss_scaler": scaler({}, "other.Scaler")}
-    found = training_of(content, [{"lr": tensor(), "eps": 1e-8, "params": [0]}, 3])
+    found = training_of(content, [{"lr": tensor(), "eps": 1e-8, "params": [0]}, 3], {})
     assert found.param_groups == ({"eps": 1e-8}, {})
     assert found.unread == ("'loss_scaler'", "'overflow'", "the setting 'lr' of a param group")
     assert found.flags == {}
@@ -52,12 +52,12 @@ def test_what_is_not_plain_is_named():
     ],
 )
 def test_a_scaler_that_is_not_understood(saved: object):
-    assert training_of({"loss_scaler": saved}, []).unread == ("'loss_scaler'",)
+    assert training_of({"loss_scaler": saved}, [], {}).unread == ("'loss_scaler'",)
 
 
 def test_a_scaler_without_attributes():
     for state in ({}, None):
-        found = training_of({"loss_scaler": scaler(state)}, [])
+        found = training_of({"loss_scaler": scaler(state)}, [], {})
         assert found.scaler == Scaler(name="DynamicLossScaler", attributes={})
 
 
@@ -71,3 +71,16 @@ def test_names_that_optimizer_files_call_otherwise():
     listed = open_catalog("tests/fixtures/layouts/pp2_z1_dp2/checkpoint", None).listed
     assert listed
     assert all(name.startswith("tied_modules.") for name in listed.values())
+
+
+@pytest.mark.parametrize(
+    ("zero", "shuffled"),
+    [
+        ({"round_robin_gradients": True}, True),
+        ({"round_robin_gradients": True, "parameter_alignment": True}, False),
+        ({"round_robin_gradients": False}, False),
+        (None, False),
+    ],
+)
+def test_a_round_robin(zero: object, shuffled: bool):
+    assert training_of({}, [], {"zero_optimization": zero}).is_shuffled is shuffled

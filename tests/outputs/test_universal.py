@@ -225,3 +225,15 @@ def test_states_that_stage_3_does_not_read(tmp_path: Path):
     report = universal(FIXTURES / "layouts" / "adagrad_z2" / "checkpoint", tmp_path / "out")
     assert any("cannot resume from it at stage 3" in warning for warning in report.warnings)
     assert {"fp32", "sum", "step"} == set(next(iter(fragments(tmp_path / "out").values())))
+
+
+def test_several_flat_groups_would_share_a_step_at_stage_3(tmp_path: Path):
+    for case, many in (("z3_subgroups", True), ("z2_groups", True), ("z3_bf16", False)):
+        report = universal(FIXTURES / case / "checkpoint", tmp_path / case)
+        assert any("loads one step for all" in warning for warning in report.warnings) is many
+
+
+def test_a_round_robin_must_not_be_resumed_with(tmp_path: Path):
+    for case, warned in (("z2_round_robin", True), ("z2_aligned_round_robin_w3", False), ("z2_bf16", False)):
+        report = universal(FIXTURES / case / "checkpoint", tmp_path / case)
+        assert any("resume without 'round_robin_gradients'" in warning for warning in report.warnings) is warned

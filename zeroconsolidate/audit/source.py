@@ -73,7 +73,7 @@ def _checksums(used: Mapping[str, array[int]], findings: Findings) -> None:
                 if not isinstance(container, ZipContainer):
                     findings.notes.append(f"{name}: not checked, the file format of torch before 1.6 has no checksums")
                     continue
-                bad, checked = _records(container, starts, findings)
+                bad, checked = damaged_records(container, starts, findings)
         except (ZeroConsolidateError, OSError) as error:
             findings.problems.append(f"{name}: {error}")
             continue
@@ -88,16 +88,19 @@ def _checksums(used: Mapping[str, array[int]], findings: Findings) -> None:
     findings.checks.append(f"CRC-32 of {counted(records, 'record')}")
 
 
-def _records(container: ZipContainer, starts: array[int], findings: Findings) -> tuple[list[str], int]:
+def damaged_records(container: ZipContainer, starts: array[int] | None, findings: Findings) -> tuple[list[str], int]:
+    """(the records whose CRC-32 is wrong, how many were looked at): the pickle, and those in which one of the extents
+    `starts` begins, None for all."""
     bad, checked = [], 0
     with LocalFiles() as files:
         for record in container.names:
             if record != "data.pkl" and not record.startswith("data/"):
                 continue
             start, size_bytes, expected = container.checksum(record)
-            first = bisect_left(starts, start)
-            if record != "data.pkl" and (first == len(starts) or starts[first] >= start + size_bytes):
-                continue
+            if record != "data.pkl" and starts is not None:
+                first = bisect_left(starts, start)
+                if first == len(starts) or starts[first] >= start + size_bytes:
+                    continue
             checked += 1
             crc = 0
             for part in file_blocks(files, container.path, start, start + size_bytes):

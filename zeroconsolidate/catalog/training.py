@@ -43,12 +43,18 @@ class Training:
     scaler: Scaler | None
     flags: Mapping[str, object]
     """`dynamic_loss_scale`, `overflow`, `clip_grad`, as far as they are there."""
+    is_shuffled: bool
+    """Whether `round_robin_gradients` has parameters in another order in flat groups than DeepSpeed's own addresses of
+    them say. Resuming with that setting, it writes them to wrong places (`parameter_alignment` corrects it)."""
     unread: tuple[str, ...]
     """What has a value that is not plain, in words."""
 
 
-def training_of(content: Mapping[str, Any], groups: Sequence[object]) -> Training:
-    """The facts of an optimizer file. `content`: its state dict, `groups`: the wrapped optimizer's param groups."""
+def training_of(content: Mapping[str, Any], groups: Sequence[object], config: Mapping[str, Any]) -> Training:
+    """The facts of an optimizer file. `content`: its state dict, `groups`: the wrapped optimizer's param groups,
+    `config`: DeepSpeed's."""
+    zero = config.get("zero_optimization")
+    zero = zero if isinstance(zero, Mapping) else {}
     unread = {
         f"the setting {key!r} of a param group"
         for group in groups
@@ -65,6 +71,7 @@ def training_of(content: Mapping[str, Any], groups: Sequence[object]) -> Trainin
         param_groups=tuple(settings(group) for group in groups),
         scaler=scaler,
         flags={key: content[key] for key in _FLAGS if key in content and is_plain(content[key])},
+        is_shuffled=bool(zero.get("round_robin_gradients")) and not zero.get("parameter_alignment"),
         unread=tuple(sorted(unread)),
     )
 

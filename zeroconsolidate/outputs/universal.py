@@ -22,6 +22,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..archive.located import LocatedTensor
 from ..archive.names import FileKind, file_name, parse
 from ..archive.phrases import counted, listed
 from ..errors import ZeroConsolidateError
@@ -202,6 +203,17 @@ def _warnings(catalog: Catalog, by_state: Mapping[str, Mapping[str, Source]]) ->
     lacking = [state for state in _STAGE_3_READS if by_state.get(state, {}).keys() != masters.keys()]
     if lacking:
         yield f"not every parameter has {' and '.join(lacking)}: DeepSpeed cannot resume from it at stage 3"
+    is_tensor = isinstance(next(iter(steps(catalog).values()), None), LocatedTensor)
+    if len(catalog.groups) > 1 and is_tensor:
+        yield (
+            f"{counted(len(catalog.groups), 'flat group')}: at stage 3 DeepSpeed loads one step for all of them, which "
+            "each of them then counts up; give each its own after loading, as docs/universal.md shows"
+        )
+    if catalog.training is not None and catalog.training.is_shuffled:
+        yield (
+            "resume without 'round_robin_gradients', which the run had: with it DeepSpeed's loader puts values into the "
+            "places of other parameters"
+        )
     apart = differing(catalog.training.param_groups) if catalog.training is not None else []
     if apart:
         yield (

@@ -46,6 +46,8 @@ def make_weights(
             with at(file.name):
                 _file(file, inputs, stage, options, _shifted(options.progress, before, total_bytes))
         before += file.size_bytes
+    options.doing("syncing")
+    stage.settle()
 
 
 def _file(file: FilePlan, inputs: Inputs, stage: Stage, options: Writing, progress: Callable[[int], None]) -> None:

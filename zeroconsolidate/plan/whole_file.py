@@ -17,7 +17,13 @@ class WholeFilePlan(FilePlan):
 
 def whole_file(name: str, path: str, size_bytes: int) -> WholeFilePlan:
     """The plan of a copy of the file at `path`."""
-    storage = LocatedStorage(file=path, key="", start=0, numel=size_bytes, dtype=DType.U8, big_endian=False)
-    view = View(contiguous(storage, (size_bytes,)))
-    tensor = TensorPlan(name=name, dtype=DType.U8, shape=(size_bytes,), recipe=view, is_parameter=False)
+    tensor = TensorPlan(
+        name=name, dtype=DType.U8, shape=(size_bytes,), recipe=bytes_of(path, size_bytes), is_parameter=False
+    )
     return WholeFilePlan(name=name, header=b"", tensors=(tensor,), starts=(0,), size_bytes=size_bytes)
+
+
+def bytes_of(path: str, size_bytes: int) -> View:
+    """The bytes of a file, as a tensor of them."""
+    storage = LocatedStorage(file=path, key="", start=0, numel=size_bytes, dtype=DType.U8, big_endian=False)
+    return View(contiguous(storage, (size_bytes,)))

@@ -141,6 +141,11 @@ class Stage:
             os.close(fd)
         self._names.append(name)
 
+    def settle(self) -> None:
+        """Sync and remember all that is complete and waits for it: then :meth:`facts` knows it, too."""
+        with system_errors(self.output):
+            self._batch.settle()
+
     def keep(self, name: str) -> None:
         """A file that an earlier run has completed is part of this output."""
         self._names.append(name)
