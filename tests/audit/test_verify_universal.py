@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SOURCE = FIXTURES / "z2_groups" / "checkpoint"
 FRAGMENT = "global_step2_universal/zero/layers.0.up.weight/exp_avg.pt"
+MODEL = "global_step2_universal/mp_rank_00_model_states.pt"
+STATE = "global_step2_universal/zero/optimizer_state.pt"
 STEP = "global_step2_universal/zero/layers.0.up.weight/step.pt"
 
 
@@ -84,21 +86,21 @@ def text(path: Path) -> None:
         (FRAGMENT, lose, "exp_avg.pt: ", "layers.0.up.weight/exp_avg: the output has no such tensor"),
         (STEP, lose, "step.pt: ", "layers.0.up.weight: the step differs; expected 2.0, got None"),
         (STEP, other_step, "step.pt: the size differs", "the step differs; expected 2.0, got 9.0"),
-        ("global_step2_universal/mp_rank_00_model_states.pt", other_bytes, None, "not the checkpoint's model file"),
+        (MODEL, other_bytes, None, "not the checkpoint's model file"),
         (
-            "global_step2_universal/mp_rank_00_model_states.pt",
+            MODEL,
             lose,
             "model_states.pt: ",
             "not the checkpoint's model file",
         ),
         (
-            "global_step2_universal/zero/optimizer_state.pt",
+            STATE,
             other_bytes,
             "optimizer_state.pt: the sha256 differs",
             "optimizer_state.pt: it is not what the checkpoint says",
         ),
         (
-            "global_step2_universal/zero/optimizer_state.pt",
+            STATE,
             lose,
             "optimizer_state.pt: ",
             "is not what the checkpoint says",

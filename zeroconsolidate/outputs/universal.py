@@ -211,8 +211,8 @@ def _warnings(catalog: Catalog, by_state: Mapping[str, Mapping[str, Source]]) ->
         )
     if catalog.training is not None and catalog.training.is_shuffled:
         yield (
-            "resume without 'round_robin_gradients', which the run had: with it DeepSpeed's loader puts values into the "
-            "places of other parameters"
+            "resume without 'round_robin_gradients', which the run had: with it DeepSpeed's loader puts values into "
+            "the places of other parameters"
         )
     apart = differing(catalog.training.param_groups) if catalog.training is not None else []
     if apart:
