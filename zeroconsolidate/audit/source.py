@@ -88,19 +88,18 @@ def _checksums(used: Mapping[str, array[int]], findings: Findings) -> None:
     findings.checks.append(f"CRC-32 of {counted(records, 'record')}")
 
 
-def damaged_records(container: ZipContainer, starts: array[int] | None, findings: Findings) -> tuple[list[str], int]:
-    """(the records whose CRC-32 is wrong, how many were looked at): the pickle, and those in which one of the extents
-    `starts` begins, None for all."""
+def damaged_records(container: ZipContainer, starts: array[int], findings: Findings) -> tuple[list[str], int]:
+    """(the records whose CRC-32 is wrong, how many were read): the pickle, and those in which one of the extents
+    `starts` begins."""
     bad, checked = [], 0
     with LocalFiles() as files:
         for record in container.names:
             if record != "data.pkl" and not record.startswith("data/"):
                 continue
             start, size_bytes, expected = container.checksum(record)
-            if record != "data.pkl" and starts is not None:
-                first = bisect_left(starts, start)
-                if first == len(starts) or starts[first] >= start + size_bytes:
-                    continue
+            first = bisect_left(starts, start)
+            if record != "data.pkl" and (first == len(starts) or starts[first] >= start + size_bytes):
+                continue
             checked += 1
             crc = 0
             for part in file_blocks(files, container.path, start, start + size_bytes):

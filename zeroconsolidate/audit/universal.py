@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,8 @@ def audit_universal(directory: str, findings: Findings) -> None:
             with at(name), read_errors(), open_container(path) as container:
                 _content(container)
                 if isinstance(container, ZipContainer):
-                    bad, checked = damaged_records(container, None, findings)
+                    starts = array("q", sorted(map(container.start, container.names)))
+                    bad, checked = damaged_records(container, starts, findings)
                     records += checked
                     findings.problems += [f"{name}: record {record} is damaged: its CRC-32 is wrong" for record in bad]
         except ZeroConsolidateError as error:

@@ -72,7 +72,7 @@ class UniversalCheckpoint(Output):
 
     @property
     def has_preview(self) -> bool:
-        """What can be told before values are copied has been told by the plan."""
+        """What can be known before values are copied the plan has found."""
         return False
 
     def examined(self, directory: str) -> GateResult:
