@@ -14,7 +14,7 @@ import reference_json
 
 from zeroconsolidate.cli.arguments import ConvertFlags, InspectFlags, VerifyFlags
 from zeroconsolidate.cli.exit_codes import ExitCode
-from zeroconsolidate.options import Opening, Options, VerifyOptions, declarations, read_as
+from zeroconsolidate.options import Opening, Options, UniversalOptions, VerifyOptions, declarations, read_as
 
 if TYPE_CHECKING:
     from zeroconsolidate.options import Declaration
@@ -26,6 +26,7 @@ README = ROOT / "README.md"
 
 VERBS = {
     "convert": (Options, ConvertFlags, "`consolidate` and `estimate`"),
+    "universal": (UniversalOptions, ConvertFlags, "`universal`"),
     "inspect": (Opening, InspectFlags, "`inspect` and `open_checkpoint`"),
     "verify": (VerifyOptions, VerifyFlags, "`verify`; `verify_source` takes `tag`, `progress` and `status`"),
 }

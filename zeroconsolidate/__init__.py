@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api import consolidate, estimate, inspect, open_checkpoint
+    from .api import consolidate, estimate, inspect, open_checkpoint, universal
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
     from .errors import ZeroConsolidateError
@@ -57,6 +57,7 @@ __all__ = [
     "estimate",
     "inspect",
     "open_checkpoint",
+    "universal",
     "verify",
     "verify_source",
 ]
@@ -76,6 +77,7 @@ _HOMES = {
     "estimate": "api",
     "inspect": "api",
     "open_checkpoint": "api",
+    "universal": "api",
     "verify": "audit.verify",
     "verify_source": "audit.verify",
 }

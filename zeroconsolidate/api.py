@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from .opening.info import CheckpointInfo, describe
 from .opening.open import complete_tags, find, open_catalog, open_incomplete
-from .opening.opened import open_to_convert
-from .options import Opening, Options, roots_of, takes
+from .opening.opened import open_to_convert, open_whole
+from .options import Opening, Options, UniversalOptions, roots_of, takes
 from .outputs.checks import refuse_unplaced
 from .outputs.logged import log
 from .outputs.make import Rehearsal, make, rehearse
@@ -17,13 +17,15 @@ from .outputs.mapping import Checkpoint
 from .outputs.model import plan_output
 from .outputs.planned import plan_weights, with_recorded_base
 from .outputs.report import Report, report_of
+from .outputs.universal import plan_universal
 from .run.digest import maker
 from .run.execute import BLOCK_BYTES
 from .write.refusals import refuse_inside, refuse_taken
 
 if TYPE_CHECKING:
+    from .archive.raw import CheckpointFiles
     from .opening.opened import Opened
-    from .options import Path, Roots
+    from .options import Path, Roots, Writing
     from .outputs.output import Output
     from .plan.build import Cost
 
@@ -213,6 +215,16 @@ def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
 
 def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Output, Options]:
     """What is to be made, and with which options. What can be refused at once is, before any file is opened."""
+    files = _found(src, directory, options)
+    opened = open_to_convert(src, options, files)
+    refuse_unplaced(opened.catalog, weights_only=options.weights_only)
+    options.doing("checking names")
+    options = with_recorded_base(opened, options)
+    return opened, plan_output(opened, options), options
+
+
+def _found(src: Roots, directory: str, options: Writing) -> CheckpointFiles:
+    """The files of the checkpoint, if an output of it may be written into `directory`."""
     options.doing("reading metadata")
     files = find(src, options.tag)
     for place in {files.root, files.directory, *roots_of(src)}:
@@ -220,11 +232,67 @@ def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Outp
     refuse_taken(directory, overwrite=options.overwrite)
     if options.digest is not None:
         maker(options.digest)
-    opened = open_to_convert(src, options, files)
-    refuse_unplaced(opened.catalog, weights_only=options.weights_only)
-    options.doing("checking names")
-    options = with_recorded_base(opened, options)
-    return opened, plan_output(opened, options), options
+    return files
+
+
+@takes(UniversalOptions)
+def universal(src: Roots, out: Path, options: UniversalOptions) -> Report:
+    """Write a universal checkpoint, from which DeepSpeed resumes at another world size and ZeRO stage.
+
+    `engine.load_checkpoint(out)` takes it, with `{"checkpoint": {"load_universal": true}}` in DeepSpeed's config. It
+    has the master weights, all that the optimizer keeps of them, step, param groups, scheduler and client state. The
+    output appears when it is complete, or not at all; if it is interrupted, the same call continues where it stopped.
+
+    Parameters
+    ----------
+    src : str, os.PathLike, or sequence of these
+        The checkpoint, of ZeRO stage 1, 2 or 3: a Trainer's `checkpoint-N`, any directory with `global_step*` folders
+        in it, or such a folder. Nothing is written into it.
+    out : str or os.PathLike
+        The directory to write. It must not exist, or be empty.
+
+    Returns
+    -------
+    Report
+        What was written, what was checked and what could not be, and the line of Python that resumes from it.
+
+    Raises
+    ------
+    UnsupportedLayout
+        If the files do not say for certain where each value is, or it is a layout that is not written yet: stage 0,
+        tensor, pipeline and expert parallelism, optimizers with states in a layout of their own.
+    ZeroConsolidateError
+        What `consolidate` raises for checkpoints and outputs.
+
+    Examples
+    --------
+    >>> import tempfile, zeroconsolidate
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = zeroconsolidate.universal("tests/fixtures/z3_bf16/checkpoint", f"{folder}/resume")
+    >>> report.step, [name for name in report.files if name.endswith("embed.weight/exp_avg.pt")]
+    (2, ['global_step2_universal/zero/embed.weight/exp_avg.pt'])
+    """
+    began = time.monotonic()
+    directory = os.path.normpath(os.fspath(out))
+    opened, output = _planned_universal(src, directory, options)
+    made = make(output, opened, options, directory)
+    seconds = time.monotonic() - began
+    report = report_of(output, opened, made, directory=directory, seconds=seconds, check=options.check)
+    log(report)
+    return report
+
+
+@takes(UniversalOptions)
+def dry_run_universal(src: Roots, out: Path, options: UniversalOptions) -> Rehearsal:
+    """Say what `universal` with the same arguments would do: its cost, and warnings. Nothing is written."""
+    directory = os.path.normpath(os.fspath(out))
+    opened, output = _planned_universal(src, directory, options)
+    return rehearse(output, opened, options, directory)
+
+
+def _planned_universal(src: Roots, directory: str, options: UniversalOptions) -> tuple[Opened, Output]:
+    opened = open_whole(src, _found(src, directory, options))
+    return opened, plan_universal(opened)
 
 
 @takes(Options)

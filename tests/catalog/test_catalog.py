@@ -651,7 +651,8 @@ def test_a_partition_where_a_whole_optimizer_should_be():
 def test_facts_know_their_sizes():
     assert Member("a", (3, 4), 2).numel == 12
     assert Member("a", ()).numel == 1
-    assert FlatGroup(index=0, cut=Cut.STRIPED, members=(), partitions=()).members == ()
+    group = FlatGroup(index=0, cut=Cut.STRIPED, members=(), partitions=(), states={}, step=None)
+    assert group.members == ()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from zeroconsolidate import consolidate, verify
 from zeroconsolidate.cli import main
 from zeroconsolidate.errors import WrongNames
 from zeroconsolidate.naming import sources
-from zeroconsolidate.outputs import make as making
+from zeroconsolidate.outputs import model as making
 from zeroconsolidate.outputs.gate import Excuses, examine, pass_or_refuse
 from zeroconsolidate.outputs.gate_finding import Finding, GateResult, Kind
 

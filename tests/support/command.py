@@ -103,3 +103,23 @@ def contents(*folders: Path) -> dict[str, tuple[int, bytes]]:
         for folder in folders
         for path in sorted(folder.rglob("*"))
     }
+
+
+INTERRUPTED = """
+import os, signal, sys
+from zeroconsolidate import cli
+
+function, call, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+before, calls = getattr(os, function), 0
+
+def signalled(*arguments, **how):
+    global calls
+    calls += 1
+    if calls == call:
+        os.kill(os.getpid(), number)
+    return before(*arguments, **how)
+
+setattr(os, function, signalled)
+sys.exit(cli.main(sys.argv[4:]))
+"""
+"""The command, sent a signal by itself when it calls a function of `os` for the n-th time."""

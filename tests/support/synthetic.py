@@ -34,9 +34,17 @@ def values_of(shapes: OrderedDict[str, torch.Size], seed: int = 7) -> OrderedDic
 
 
 def write(
-    root: Path, values: OrderedDict[str, torch.Tensor], *, stage: int, ranks: int, step: int = 5, tag: str | None = None
+    root: Path,
+    values: OrderedDict[str, torch.Tensor],
+    *,
+    stage: int,
+    ranks: int,
+    step: int = 5,
+    tag: str | None = None,
+    moments: bool = False,
 ) -> Path:
-    """Save `values` as the checkpoint `root` of a bf16 run; returns the tag's folder."""
+    """Save `values` as the checkpoint `root` of a bf16 run, on request with an optimizer's moments; returns the tag's
+    folder."""
     tag = tag or f"global_step{step}"
     folder = root / tag
     folder.mkdir(parents=True)
@@ -67,7 +75,9 @@ def write(
         state = {"zero_stage": stage, "partition_count": ranks if stage == 3 else [ranks], "ds_version": VERSION}
         key = "fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"
         base = "optimizer_state_dict" if stage == 3 else "base_optimizer_state"
-        state |= {key: [partition], base: {"state": {0: {"step": torch.tensor(float(step))}}, "param_groups": []}}
+        kept = {"step": torch.tensor(float(step))}
+        kept |= {"exp_avg": partition / 2, "exp_avg_sq": partition * partition} if moments else {}
+        state |= {key: [partition], base: {"state": {0: kept}, "param_groups": []}}
         torch.save(
             {"optimizer_state_dict": state, "ds_config": {}, "ds_version": VERSION},
             folder / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt",

@@ -11,32 +11,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from command import environment, python, signals, zeroconsolidate
+from command import INTERRUPTED, environment, python, signals, zeroconsolidate
 from fixtures import FIXTURES
 from folders import final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-INTERRUPTED = """
-import os, signal, sys
-from zeroconsolidate import cli
-
-function, call, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-before, calls = getattr(os, function), 0
-
-def signalled(*arguments, **how):
-    global calls
-    calls += 1
-    if calls == call:
-        os.kill(os.getpid(), number)
-    return before(*arguments, **how)
-
-setattr(os, function, signalled)
-sys.exit(cli.main(sys.argv[4:]))
-"""
-"""The command, sent a signal by itself when it calls a function of `os` for the n-th time."""
 
 HELD = """
 import os, sys

@@ -16,7 +16,12 @@ MUTATIONS = (
     Mutation(
         "a file is synced before the journal says that it is done",
         SYNCED,
-        ("write/stage.py", "            part.finish()\n", ""),
+        ("write/stage.py", "            part.finish(sync=not together)\n", ""),
+    ),
+    Mutation(
+        "files that are synced together are synced before the journal says that they are done",
+        "write/test_batch.py::test_nothing_is_written_down_before_it_is_synced",
+        ("write/batch.py", "                os.fsync(fd)\n", "                pass\n"),
     ),
     Mutation(
         "small files are synced before the journal says that all is done",

@@ -20,6 +20,7 @@ from ..run.digest import digest_of
 from ..run.local import LocalFiles
 from ..write.refusals import JOURNAL, STAGING
 from .findings import NOT_WHOLE
+from .universal import audit_universal, is_universal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,9 +37,9 @@ def audit_output(directory: str, findings: Findings, *, base: str | None = None)
         raise NotACheckpoint("there is no such directory", address=(directory,))
     if os.path.lexists(os.path.join(directory, STAGING, JOURNAL)):
         findings.problems.append("a conversion into this directory was interrupted; run it again to finish it")
-    weights = None
+    weights, resumes = None, is_universal(directory)
     try:
-        if has_own_weights(modules_in(directory)):
+        if not resumes and has_own_weights(modules_in(directory)):
             weights = read_weights(directory)
     except ZeroConsolidateError as error:
         findings.problems.append(str(error))
@@ -54,8 +55,12 @@ def audit_output(directory: str, findings: Findings, *, base: str | None = None)
     elif manifest:
         if weights is not None:
             _tensors(weights, manifest["tensors"], findings)
-        _files(directory, manifest, findings)
-    _loading(directory, manifest or {}, base, findings)
+        # Fragments have checksums of their own.
+        _files(directory, manifest | ({"digest": "crc32"} if resumes else {}), findings)
+    if resumes:
+        audit_universal(directory, findings)
+    else:
+        _loading(directory, manifest or {}, base, findings)
 
 
 def _loading(directory: str, manifest: Mapping[str, Any], base: str | None, findings: Findings) -> None:

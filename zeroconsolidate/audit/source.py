@@ -73,7 +73,7 @@ def _checksums(used: Mapping[str, array[int]], findings: Findings) -> None:
                 if not isinstance(container, ZipContainer):
                     findings.notes.append(f"{name}: not checked, the file format of torch before 1.6 has no checksums")
                     continue
-                bad, checked = _records(container, starts, findings)
+                bad, checked = damaged_records(container, starts, findings)
         except (ZeroConsolidateError, OSError) as error:
             findings.problems.append(f"{name}: {error}")
             continue
@@ -88,7 +88,9 @@ def _checksums(used: Mapping[str, array[int]], findings: Findings) -> None:
     findings.checks.append(f"CRC-32 of {counted(records, 'record')}")
 
 
-def _records(container: ZipContainer, starts: array[int], findings: Findings) -> tuple[list[str], int]:
+def damaged_records(container: ZipContainer, starts: array[int], findings: Findings) -> tuple[list[str], int]:
+    """(the records whose CRC-32 is wrong, how many were read): the pickle, and those in which one of the extents
+    `starts` begins."""
     bad, checked = [], 0
     with LocalFiles() as files:
         for record in container.names:

@@ -6,10 +6,11 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from ..opening.open import open_catalog
-from ..opening.opened import open_to_convert
+from ..opening.open import find, open_catalog
+from ..opening.opened import open_to_convert, open_whole
 from ..options import Options, VerifyOptions, Working, takes
 from ..outputs.planned import plan_weights, with_recorded_base
+from ..outputs.universal import plan_universal
 from ..plan.build import sources
 from ..run.inputs import Inputs
 from .findings import Findings, Verification
@@ -53,12 +54,20 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     from ..outputs.modules import modules_in
     from . import against as bytewise
     from . import output as alone
+    from .universal import audit_universal_against, is_universal
 
     began, directory = time.monotonic(), os.path.normpath(os.fspath(output))
     if options.against is None:
         options.doing("reading back")
         findings = _findings(options.progress, alone.work_bytes(directory))
         alone.audit_output(directory, findings, base=options.base_directory)
+        return findings.verification(directory, time.monotonic() - began)
+    if is_universal(directory):
+        opened = open_whole(options.against, find(options.against, options.tag))
+        options.doing("comparing values")
+        findings = _findings(options.progress, 2 * sum(file.size_bytes for file in plan_universal(opened).plan.files))
+        with Inputs() as inputs:
+            audit_universal_against(directory, opened, inputs, findings)
         return findings.verification(directory, time.monotonic() - began)
     recorded = (read_manifest(directory) or {}).get("options", {})
     chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Contents:
     stacks: Mapping[str, Join]
     """AutoEP's stacked experts, by name."""
     missing: tuple[str, ...]
+    listed: Mapping[str, str] = field(default_factory=dict)
+    """The module's name -> that in other lists, where a wrapper makes them differ; `plain.py` finds them."""
 
     @property
     def first(self) -> ModelFile:

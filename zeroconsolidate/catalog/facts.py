@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from ..archive.located import LocatedTensor
     from ..dtypes import DType
+    from .state import Step
+    from .training import Training
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -56,6 +58,11 @@ class FlatGroup:
     members: tuple[Member, ...]
     partitions: tuple[LocatedTensor, ...]
     """By rank of the set that shares the group: 1-D and contiguous."""
+    states: Mapping[str, tuple[LocatedTensor, ...]]
+    """By name, such as `exp_avg`: the partitions of what the optimizer keeps of each element, of the ranks that have
+    it. They hold the same members in the same places."""
+    step: Step
+    """The optimizer's step of this group, as saved."""
     holder: str = "all ranks"
     """The set of ranks, in words: `pipeline stage 1`, `expert rank 0`."""
 
@@ -269,6 +276,10 @@ class Catalog:
     """alias -> name, where neither is among `order`: frozen parameters that their trainer left out, and `unsaved`."""
     unsaved: Mapping[str, Unsaved]
     """Parameters that the module lists and no file has the values of; none is among `order`."""
+    training: Training | None
+    """What an engine reads at resume besides tensors; None where no optimizer file says it."""
+    listed: Mapping[str, str]
+    """Name -> what optimizer files call it, where that differs from the module's name."""
     noted: Mapping[str, tuple[str, ...]]
     """For notes about several tensors: the note -> all of their names."""
 

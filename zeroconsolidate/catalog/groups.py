@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .facts import Shape
     from .model_file import ModelFile
     from .optimizer_file import OptimizerFile
+    from .state import GroupState
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,15 @@ def flat_groups(
         with at(file_name(optimizers[0].file)), at(f"group {index}"):
             for sharers in _sharers(optimizers, index, members, world_size, stacked):
                 # With files missing (which `inspect` tolerates) the group is shown with the partitions there are.
-                partitions = _partitions([by_rank[rank] for rank in sharers.ranks if rank in by_rank], index)
+                sharing = [by_rank[rank] for rank in sharers.ranks if rank in by_rank]
                 names = global_names([member.name for member in members], sharers.ep_rank or 0)
                 group = FlatGroup(
                     index=index,
                     cut=optimizers[0].cut,
                     members=tuple(replace(member, name=names.get(member.name, member.name)) for member in members),
-                    partitions=partitions,
+                    partitions=_partitions(sharing, index),
+                    states=_states(sharing, index),
+                    step=next((state.step for state in _states_of(sharing, index) if state.step is not None), None),
                     holder=f"{holder}, {sharers.holder}" if holder else sharers.holder,
                 )
                 is_stacked = any(member.name in stacked for member in members)
@@ -88,6 +91,17 @@ def _partitions(optimizers: Sequence[OptimizerFile], index: int) -> tuple[Locate
             raise Disagreement("the ranks differ in the number of intervals of the flat group")
         return tuple(interval for intervals in zip(*by_rank, strict=True) for interval in intervals)
     return tuple(optimizer.partitions[index] for optimizer in optimizers)
+
+
+def _states_of(optimizers: Sequence[OptimizerFile], index: int) -> list[GroupState]:
+    return [optimizer.states[index] for optimizer in optimizers if index < len(optimizer.states)]
+
+
+def _states(optimizers: Sequence[OptimizerFile], index: int) -> dict[str, tuple[LocatedTensor, ...]]:
+    """By name: what the ranks that have it keep of the group's elements."""
+    states = _states_of(optimizers, index)
+    names = dict.fromkeys(name for state in states for name in state.values)
+    return {name: tuple(state.values[name] for state in states if name in state.values) for name in names}
 
 
 def _sharers(

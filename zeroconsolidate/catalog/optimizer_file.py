@@ -18,18 +18,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..archive.inert import Inert
-from ..archive.located import LocatedTensor
 from ..archive.printable import described
 from ..errors import DamagedFile, UnsupportedLayout, at
 from . import fields
 from .facts import Cut
 from .keys import OPTIMIZER_FILE_KEYS, STATE_KEYS, check_keys
+from .state import group_states, settings, split_state, state_names_of, steps_of, unplaced
+from .training import training_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from ..archive.located import LocatedTensor
     from ..archive.raw import RawFile
     from .facts import Shape
+    from .state import GroupState
+    from .training import Training
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +98,12 @@ class OptimizerFile:
     steps: tuple[float, ...]
     """The optimizer's own step counters that differ, sorted; equal on all ranks of one save."""
     state_names: tuple[str, ...]
+    states: tuple[GroupState, ...]
+    """By flat group. Empty for the first stage 1, whose optimizer has several parameters a group."""
     unplaced: tuple[str, ...]
     """Names of optimizer state that is not laid out like the parameters."""
     param_groups: tuple[Mapping[str, object], ...]
+    training: Training
     ds_version: str | None
     ds_config: Mapping[str, Any]
 
@@ -139,102 +144,13 @@ def read_optimizer_file(raw: RawFile) -> OptimizerFile:
             expert_groups=tuple(isinstance(g, Mapping) and bool(g.get("moe")) for g in groups) if groups else None,
             steps=steps_of(states.values()),
             state_names=state_names_of(states.values()),
-            unplaced=_unplaced(states, partitions),
+            states=() if intervals is not None else group_states(states, partitions),
+            unplaced=unplaced(states, partitions),
             param_groups=tuple(settings(group) for group in groups),
+            training=training_of(content, groups, fields.config(raw.content)),
             ds_version=version if isinstance(version, str) else None,
             ds_config=fields.config(raw.content),
         )
-
-
-def split_state(base: object) -> tuple[dict[Any, Mapping[Any, Any]], list[Any]]:
-    """The states by flat group (or parameter) and the param groups of the wrapped optimizer."""
-    if isinstance(base, list):  # `elastic_checkpoint: true` keeps a list by group, without param groups
-        return {index: state for index, state in enumerate(base) if isinstance(state, Mapping)}, []
-    if not isinstance(base, Mapping):
-        return {}, []
-    states = base.get("state")
-    groups = base.get("param_groups")
-    return (
-        {index: state for index, state in states.items() if isinstance(state, Mapping)}
-        if isinstance(states, Mapping)
-        else {},
-        groups if isinstance(groups, list) else [],
-    )
-
-
-def steps_of(states: Any) -> tuple[float, ...]:
-    """The step counters that differ, sorted: tensors, or numbers (CPU Adam, ZenFlow)."""
-    return tuple(sorted({step for state in states if (step := _step(state.get("step"))) is not None}))
-
-
-def state_names_of(states: Any) -> tuple[str, ...]:
-    """Names of what the optimizer keeps for each element, sorted."""
-    return tuple(
-        sorted({fields.name_of(k) for s in states for k, v in s.items() if isinstance(v, LocatedTensor) and v.shape})
-    )
-
-
-def settings(group: object) -> dict[str, object]:
-    """The plain values of a param group."""
-    if not isinstance(group, Mapping):
-        return {}
-    return {
-        key: value
-        for key, value in group.items()
-        if isinstance(key, str) and key != "params" and (_is_plain(value) or _is_plain_list(value))
-    }
-
-
-MAX_SETTING_ITEMS = 16
-"""A longer list among the optimizer's settings is left out. `betas` has 2 or 3."""
-
-
-def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, (int, float, str, bool))
-
-
-def _is_plain_list(value: object) -> bool:
-    # Flat, because what is nested may contain itself, or the same list 2**50 times.
-    return isinstance(value, (tuple, list)) and len(value) <= MAX_SETTING_ITEMS and all(map(_is_plain, value))
-
-
-def _step(value: object) -> float | None:
-    if isinstance(value, LocatedTensor):
-        value = value.item
-    if isinstance(value, int) and abs(value) >> 53:
-        raise DamagedFile("the optimizer's step is impossible", found=value)
-    return float(value) if isinstance(value, (int, float)) else None
-
-
-def _unplaced(states: Mapping[Any, Mapping[Any, Any]], partitions: tuple[LocatedTensor, ...]) -> tuple[str, ...]:
-    """What is neither one value a group nor one value an element: blocks' scales of an 8-bit optimizer, factors."""
-
-    def is_placed(index: object, tensor: LocatedTensor) -> bool:
-        held = partitions[index] if type(index) is int and 0 <= index < len(partitions) else None
-        return held is not None and len(tensor.shape) == 1 and tensor.numel >= held.numel
-
-    return unplaced_in(states, is_placed)
-
-
-def unplaced_in(
-    states: Mapping[Any, Mapping[Any, Any]], is_placed: Callable[[object, LocatedTensor], bool]
-) -> tuple[str, ...]:
-    """Names of state that is laid out in a way of its own: tensors of several values that `is_placed(index, tensor)`
-    does not place, and collections of tensors."""
-    found = {
-        fields.name_of(key)
-        for index, state in states.items()
-        for key, value in state.items()
-        if (isinstance(value, LocatedTensor) and value.numel > 1 and not is_placed(index, value))
-        or _holds_tensors(value)
-    }
-    return tuple(sorted(found))
-
-
-def _holds_tensors(value: object) -> bool:
-    """Whether state is a collection of tensors, as bitsandbytes wraps its 8-bit moments up."""
-    items: Any = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    return any(isinstance(item, LocatedTensor) for item in items)
 
 
 def _intervals(value: object) -> tuple[tuple[LocatedTensor, ...], ...]:

@@ -76,6 +76,8 @@ def assemble(contents: Contents) -> Catalog:
         unplaced=unplaced_of(contents),
         missing=contents.missing,
         notes=(*noted, *_notes(contents)),
+        training=next((optimizer.training for optimizer in contents.all_optimizers), None),
+        listed={**contents.listed, **{name: alias for alias, name in tied.items()}},
         noted=noted,
         unsaved={name: why for one in slices for name, why in one.names.unsaved.items()},
     )
@@ -206,7 +208,8 @@ def _merged(contents: Contents, base: ModelFile) -> dict[str, LocatedTensor]:
     shapes = base.shapes
     is_flat = FileKind.PARTITIONED_MODEL in contents.files.files
     return {
-        name: shaped(name, tensor, shapes.get(name) if is_flat else None)
+        # Ours, and only ours, have parameters without dimensions in stages 1 and 2: as one element.
+        name: shaped(name, tensor, shapes.get(name) if is_flat or not shapes.get(name, (1,)) else None)
         for name, tensor in contents.universal.masters.items()
         if name not in own and (not shapes or name in shapes or name not in base.module)
     }

@@ -79,6 +79,7 @@ def with_module_names(contents: Contents) -> Contents:
     shared: dict[int, tuple[Mapping[str, Shape], ...]] = {}
     return replace(
         contents,
+        listed={new: name for name, new in wrapped.items()},
         models={
             mp: tuple(_model_renamed(model, wrapped, shared) for model in models)
             for mp, models in contents.models.items()

@@ -17,7 +17,7 @@ from .optimizer_file import OptimizerFile, read_optimizer_file
 from .parts import assemble
 from .pipeline import read_layers
 from .swapped import swapped_in
-from .universal import read_universal
+from .universal import own_files, read_universal
 from .whole_optimizer import WholeOptimizer, read_whole_optimizer
 
 if TYPE_CHECKING:
@@ -34,11 +34,12 @@ def read(files: CheckpointFiles, load: Load) -> Catalog:
 
     Raises MissingFiles, Disagreement, DamagedFile or UnsupportedLayout; each names the file and rank.
     """
+    universal = read_universal(files, load)
+    files = own_files(files, universal)
     model_kind = model_kind_of(files)
     models = _read_models(files, model_kind, load)
     first = models[0]
     grid = grid_of(files, first)
-    universal = read_universal(files, load)
     partitioned = universal is None and is_partitioned(files, first)
     world_size = first.world_size or max(len(files.of(FileKind.OPTIMIZER)) // grid.size, 1)
     optimizers = [read_optimizer_file(raw) for raw in load(files, FileKind.OPTIMIZER)]

@@ -9,7 +9,7 @@ better, and are used.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..archive.located import LocatedTensor, contiguous
@@ -17,7 +17,7 @@ from ..archive.names import FileKind
 from ..archive.phrases import listed
 from ..errors import DamagedFile, Disagreement, MissingFiles, at
 from . import fields
-from .optimizer_file import settings
+from .state import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -63,6 +63,16 @@ def read_universal(
     return Universal(
         masters=masters, paths=tuple(paths), stage=stage, param_groups=tuple(settings(group) for group in groups)
     )
+
+
+def own_files(files: CheckpointFiles, universal: Universal | None) -> CheckpointFiles:
+    """The files without copies of model files under the names that other stages look for: a universal checkpoint that
+    every stage can load has both, of which one is what the stage that saved it wrote."""
+    kinds = {FileKind.MODEL, FileKind.PARTITIONED_MODEL}
+    if universal is None or not kinds <= files.files.keys():
+        return files
+    other = FileKind.MODEL if universal.stage == 3 else FileKind.PARTITIONED_MODEL
+    return replace(files, files={kind: names for kind, names in files.files.items() if kind is not other})
 
 
 def all_there(universal: Universal, names: Iterable[str]) -> None:

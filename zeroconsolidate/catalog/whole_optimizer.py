@@ -18,7 +18,8 @@ from ..archive.located import LocatedTensor
 from ..errors import DamagedFile, UnsupportedLayout
 from . import fields
 from .keys import WHOLE_STATE_KEYS, check_keys
-from .optimizer_file import DIALECTS, settings, split_state, state_names_of, steps_of, unplaced_in
+from .optimizer_file import DIALECTS
+from .state import settings, split_state, state_names_of, steps_of, unplaced_in
 
 if TYPE_CHECKING:
     from .facts import Shape

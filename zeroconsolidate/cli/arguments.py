@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 from .._version import __version__
 from ..errors import BadOption, Parts
-from ..options import Group, Opening, Options, VerifyOptions, declarations, option, read_as
+from ..options import Group, Opening, Options, UniversalOptions, VerifyOptions, declarations, option, read_as
 from .exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ Flags = TypeVar("Flags")
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertFlags:
-    """Flags of `convert` that Python does not have."""
+    """Flags of `convert` and `universal` that Python does not have."""
 
     dry_run: bool = option(
         False,
@@ -64,13 +64,18 @@ class VerifyFlags:
 
 VERBS: dict[str, tuple[type, type]] = {
     "convert": (Options, ConvertFlags),
+    "universal": (UniversalOptions, ConvertFlags),
     "inspect": (Opening, InspectFlags),
     "verify": (VerifyOptions, VerifyFlags),
 }
 """Command -> its options: those that Python has too, and its own."""
 
+WRITING = ("convert", "universal")
+"""Commands that take an OUTPUT as their last path, and continue what was interrupted."""
+
 USAGE = {
     "convert": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
+    "universal": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
     "inspect": ("CHECKPOINT [CHECKPOINT ...]",),
     "verify": ("OUTPUT", "OUTPUT CHECKPOINT [CHECKPOINT ...]", "CHECKPOINT [CHECKPOINT ...]"),
 }
@@ -81,6 +86,10 @@ _EXAMPLES = {
         "zeroconsolidate convert checkpoint-500 my-model",
         "zeroconsolidate convert checkpoint-500 my-model --dtype bf16 --max-shard-size 5GB",
         "zeroconsolidate convert checkpoint-500 my-model --lora merge --base Qwen/Qwen2.5-7B",
+    ),
+    "universal": (
+        "zeroconsolidate universal checkpoint-500 resume-500",
+        "zeroconsolidate universal checkpoint-500 resume-500 --dry-run",
     ),
     "inspect": (
         "zeroconsolidate inspect checkpoint-500",
@@ -127,10 +136,19 @@ def parser() -> argparse.ArgumentParser:
         "If the conversion is interrupted, run the same command again: it continues where it stopped.",
     )
     _checkpoint(convert)
-    convert.add_argument(
-        "output", metavar="OUTPUT", nargs="?", help="directory to write; it must be empty, or not exist"
-    )
+    _output(convert)
     add_options(convert, *VERBS["convert"])
+
+    universal = add(
+        "universal",
+        "write a universal checkpoint, to resume on other ranks or at another stage",
+        "Write a universal checkpoint, from which DeepSpeed resumes at another world size or ZeRO stage:\n"
+        'engine.load_checkpoint(OUTPUT), with {"checkpoint": {"load_universal": true}} in its config.\n'
+        "If it is interrupted, run the same command again: it continues where it stopped.",
+    )
+    _checkpoint(universal)
+    _output(universal)
+    add_options(universal, *VERBS["universal"])
 
     inspect = add(
         "inspect",
@@ -183,6 +201,10 @@ def _checkpoint(verb: argparse.ArgumentParser) -> None:
         nargs="*",
         help="a Trainer's checkpoint-N, or a folder global_stepN; several, if nodes saved to their own disks",
     )
+
+
+def _output(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("output", metavar="OUTPUT", nargs="?", help="directory to write; it must be empty, or not exist")
 
 
 def add_options(verb: argparse.ArgumentParser, *kinds: type) -> None:

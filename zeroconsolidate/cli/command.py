@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.printable import printable
 from ..errors import ZeroConsolidateError
-from ..options import Opening, Options, VerifyOptions
+from ..options import Opening, Options, UniversalOptions, VerifyOptions
 from . import printing as texts
-from .arguments import ConvertFlags, InspectFlags, Misuse, VerifyFlags, flags_of, given_of
+from .arguments import WRITING, ConvertFlags, InspectFlags, Misuse, VerifyFlags, flags_of, given_of
 from .exit_codes import ExitCode
 from .problems import ended_dict, error_dict, error_text, warnings_text
 from .progress import Display
@@ -24,6 +24,9 @@ from .understand import understand
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
+
+    from ..outputs.make import Rehearsal
+    from ..outputs.report import Report
 
 
 _ENDING = {
@@ -87,7 +90,7 @@ def _failed(error: ZeroConsolidateError, *, as_json: bool, given: argparse.Names
 
 def _ended(how: str, code: ExitCode, verb: str, *, as_json: bool) -> ExitCode:
     """The exit code, after a sentence for whoever is still there to read it: a terminal that hung up is not."""
-    message = how + ("; the same command continues from here" if verb == "convert" else "")
+    message = how + ("; the same command continues from here" if verb in WRITING else "")
     with suppress(OSError):
         print(f"zeroconsolidate: {message}", file=sys.stderr, flush=True)
         if as_json:
@@ -102,13 +105,25 @@ def _end(number: int, _: object) -> None:
 def _convert(given: argparse.Namespace) -> ExitCode:
     from ..api import consolidate, dry_run
 
+    return _written(given, Options, consolidate, dry_run)
+
+
+def _universal(given: argparse.Namespace) -> ExitCode:
+    from ..api import dry_run_universal, universal
+
+    return _written(given, UniversalOptions, universal, dry_run_universal)
+
+
+def _written(
+    given: argparse.Namespace, kind: type, write: Callable[..., Report], rehearse: Callable[..., Rehearsal]
+) -> ExitCode:
     flags = flags_of(ConvertFlags, given)
     with Display(sys.stderr, hidden=flags.quiet) as display:
-        options = given_of(Options, given) | {"progress": display.progress, "status": display.status}
+        options = given_of(kind, given) | {"progress": display.progress, "status": display.status}
         if flags.dry_run:
-            planned = dry_run(given.checkpoint, given.output, **options)
+            planned = rehearse(given.checkpoint, given.output, **options)
         else:
-            report = consolidate(given.checkpoint, given.output, **options)
+            report = write(given.checkpoint, given.output, **options)
     for warning in warnings_text(planned if flags.dry_run else report):
         print(warning, file=sys.stderr)
     if flags.dry_run:
@@ -163,6 +178,7 @@ def _print(as_json: bool, content: dict[str, Any], kind: str, code: ExitCode, te
 
 _VERBS: dict[str, Callable[[argparse.Namespace], ExitCode]] = {
     "convert": _convert,
+    "universal": _universal,
     "inspect": _inspect,
     "verify": _verify,
 }

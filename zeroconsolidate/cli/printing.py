@@ -81,7 +81,7 @@ def report_text(report: Report) -> str:
     if report.names_change:
         rows.append(("names", report.names_change))
     rows += [
-        ("files", listed(list(report.files), 8, f", see {MANIFEST_NAME}")),
+        ("files", _files_text(report)),
         *(("note", text) for text in _at_most(once(report.notes), NOTES)),
     ]
     if report.left_behind:
@@ -201,8 +201,22 @@ def _rescue_rows(rescue: RescueReport) -> list[tuple[str, str]]:
     return rows
 
 
+_FRAGMENTS = "/zero/"
+"""In the names of the files of a universal checkpoint of which there are several a parameter."""
+
+
+def _files_text(report: Report) -> str:
+    """The files; those of a universal checkpoint that each parameter has are only counted."""
+    fragments = [name for name in report.files if _FRAGMENTS in name]
+    others = [name for name in report.files if _FRAGMENTS not in name]
+    if fragments:
+        folder = fragments[0].partition(_FRAGMENTS)[0] + _FRAGMENTS
+        others = [f"{counted(len(fragments), 'file')} in {folder}", *others]
+    return listed(others, 8, f", see {MANIFEST_NAME}")
+
+
 def _weights_text(report: Report) -> str:
-    files = [name for name in report.files if name.endswith(".safetensors")]
+    files = [name for name in report.files if name.endswith(".safetensors") or _FRAGMENTS in name]
     return (
         f"{counted(report.parameters, 'parameter')} in {counted(report.tensors, 'tensor')}, {report.dtype}, "
         f"{size_text(sum(report.files[name] for name in files))} in {counted(len(files), 'file')}"

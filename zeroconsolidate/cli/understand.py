@@ -10,7 +10,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from ..options import declarations
-from .arguments import USAGE, VERBS, Misuse, parser
+from .arguments import USAGE, VERBS, WRITING, Misuse, parser
 
 if TYPE_CHECKING:
     import argparse
@@ -51,7 +51,7 @@ def understand(words: Sequence[str]) -> argparse.Namespace:
         given.paths += rest
     else:
         given.checkpoint += rest
-    if given.verb == "convert":
+    if given.verb in WRITING:
         _split_output(given)
     elif given.verb == "inspect" and not given.checkpoint:
         raise Misuse("inspect needs a CHECKPOINT", remedy="zeroconsolidate inspect CHECKPOINT")
@@ -91,7 +91,7 @@ def _split_output(given: argparse.Namespace) -> None:
     if len(given.checkpoint) < 2:
         there = shlex.join(given.checkpoint) or "CHECKPOINT"
         lacks = "an OUTPUT directory as well" if given.checkpoint else "a CHECKPOINT and an OUTPUT directory"
-        raise Misuse(f"convert needs {lacks}", remedy=f"zeroconsolidate convert {there} OUTPUT")
+        raise Misuse(f"{given.verb} needs {lacks}", remedy=f"zeroconsolidate {given.verb} {there} OUTPUT")
     given.output = given.checkpoint.pop()
 
 

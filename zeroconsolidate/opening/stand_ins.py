@@ -12,6 +12,7 @@ from ..catalog import fields
 from ..catalog.facts import Cut, stripe_numel
 from ..catalog.optimizer_file import OptimizerFile
 from ..catalog.read import shared_with
+from ..catalog.training import training_of
 from ..dtypes import DType
 from ..errors import DamagedFile, Disagreement, at
 
@@ -74,6 +75,7 @@ def optimizer_stand_ins(
             template,
             rank=rank,
             file=LOST,
+            states=(),
             partitions=tuple(
                 _lost(f"rank {rank}: group {index}", sizes[index][rank], dtype, big_endian=big_endian)
                 for index, (dtype, big_endian) in enumerate(looks)
@@ -102,8 +104,10 @@ def _template(first: ModelFile, *, striped: bool) -> OptimizerFile:
         expert_groups=None,
         steps=(),
         state_names=(),
+        states=(),
         unplaced=(),
         param_groups=(),
+        training=training_of({}, (), {}),
         ds_version=first.ds_version,
         ds_config={},
     )

@@ -7,7 +7,7 @@ from .declaration import Declaration, Group, Switch, declarations, option, read_
 from .globs import matches, refuse_unmatched
 from .keywords import takes
 from .values import Path, Progress, Roots, parse_dtype, parse_size, roots_of, size_text
-from .verbs import Opening, Options, VerifyOptions, Working
+from .verbs import Opening, Options, UniversalOptions, VerifyOptions, Working, Writing
 
 __all__ = [
     "Declaration",
@@ -18,8 +18,10 @@ __all__ = [
     "Progress",
     "Roots",
     "Switch",
+    "UniversalOptions",
     "VerifyOptions",
     "Working",
+    "Writing",
     "declarations",
     "matches",
     "option",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from ..errors import BadOption
 from .declaration import Group, Switch, in_order, option
@@ -100,7 +100,92 @@ def _directory_of(base: str | PathLike[str] | None) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Working):
+class Recorded(Working):
+    """Options of which those that decide bytes are recorded: for a run that continues, and in the manifest."""
+
+    def plain(self) -> dict[str, Any]:
+        """What decides bytes, as values that JSON can hold: for the fingerprint. A callable is named."""
+        chosen = {}
+        for declared in in_order(type(self)):
+            if declared.decides != "nothing":
+                value = self._decided(declared.name)
+                chosen[declared.name] = as_plain(value, os.path.realpath if declared.is_path else None)
+        return chosen
+
+    def for_manifest(self) -> dict[str, Any]:
+        """`plain`, for a manifest that is passed on: directories by their last name only."""
+        chosen = self.plain()
+        for declared in in_order(type(self)):
+            if declared.is_path and declared.name in chosen:
+                chosen[declared.name] = as_plain(chosen[declared.name], os.path.basename)
+        del chosen["digest"]  # The manifest has a place for it.
+        return chosen
+
+    def _decided(self, name: str) -> object:
+        return getattr(self, name)
+
+
+# Two commands have these: a field belongs to one class, so each makes its own.
+
+
+def _restart() -> bool:
+    return option(False, "start from the beginning, do not continue an interrupted conversion", group=Group.OUTPUT)
+
+
+def _digest() -> Literal["sha256", "xxh3"] | None:
+    return option(
+        None,
+        "write a digest of every file and tensor into `zeroconsolidate.json`, for `verify` to compare",
+        group=Group.CHECKING,
+        choices=("sha256", "xxh3"),
+        decides="bytes",
+    )
+
+
+def _check(also: str = "") -> Literal["sample", "all", "none"]:
+    return option(
+        "sample",
+        f"before writing, compare master weights with their 16-bit copies{also}: a sample, all or none of them",
+        group=Group.CHECKING,
+        switches=(
+            Switch(
+                "--check",
+                "all",
+                "before writing, compare all master weights with their 16-bit copies; without this option, a sample",
+            ),
+            Switch("--no-check", "none", "compare no values"),
+        ),
+        choices=("sample", "all", "none"),
+    )
+
+
+def _replicas() -> Literal["equal", "first"]:
+    return option(
+        "equal",
+        "if ranks hold different copies of a tensor: refuse to convert (`equal`), or write the first copy, with a "
+        "warning (`first`)",
+        group=Group.CHECKING,
+        choices=("equal", "first"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniversalOptions(Recorded):
+    """The options of `universal`."""
+
+    restart: bool = _restart()
+    digest: Literal["sha256", "xxh3"] | None = _digest()
+    check: Literal["sample", "all", "none"] = _check()
+    replicas: Literal["equal", "first"] = _replicas()
+
+    overwrite: ClassVar[bool] = False
+    """Never: files of two universal checkpoints in one folder would be loaded together."""
+    partial: ClassVar[bool] = False
+    """Never: an engine needs every parameter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Recorded):
     """The options of a conversion. Those that decide bytes are in the order in which a manifest lists them."""
 
     dtype: str | torch.dtype = option(
@@ -266,38 +351,10 @@ class Options(Working):
     overwrite: bool = option(
         False, "replace the model in the output directory once the new one is complete", group=Group.OUTPUT
     )
-    restart: bool = option(
-        False, "start from the beginning, do not continue an interrupted conversion", group=Group.OUTPUT
-    )
-    digest: Literal["sha256", "xxh3"] | None = option(
-        None,
-        "write a digest of every file and tensor into `zeroconsolidate.json`, for `verify` to compare",
-        group=Group.CHECKING,
-        choices=("sha256", "xxh3"),
-        decides="bytes",
-    )
-    check: Literal["sample", "all", "none"] = option(
-        "sample",
-        "before writing, compare master weights with their 16-bit copies, and the base model with the frozen copies of "
-        "an adapter run: a sample, all or none of them",
-        group=Group.CHECKING,
-        switches=(
-            Switch(
-                "--check",
-                "all",
-                "before writing, compare all master weights with their 16-bit copies; without this option, a sample",
-            ),
-            Switch("--no-check", "none", "compare no values"),
-        ),
-        choices=("sample", "all", "none"),
-    )
-    replicas: Literal["equal", "first"] = option(
-        "equal",
-        "if ranks hold different copies of a tensor: refuse to convert (`equal`), or write the first copy, with a "
-        "warning (`first`)",
-        group=Group.CHECKING,
-        choices=("equal", "first"),
-    )
+    restart: bool = _restart()
+    digest: Literal["sha256", "xxh3"] | None = _digest()
+    check: Literal["sample", "all", "none"] = _check(", and the base model with the frozen copies of an adapter run")
+    replicas: Literal["equal", "first"] = _replicas()
 
     def __post_init__(self) -> None:
         Opening.__post_init__(self)
@@ -314,6 +371,9 @@ class Options(Working):
         """`base` as a directory: a hub id is looked up, or downloaded, when this is first asked for, and only then."""
         return _directory_of(self.base)
 
+    def _decided(self, name: str) -> object:
+        return self.base_directory if name == "base" else getattr(self, name)
+
     @property
     def max_shard_bytes(self) -> int | None:
         """`max_shard_size` as a number."""
@@ -323,24 +383,6 @@ class Options(Working):
     def partial(self) -> bool:
         """Whether tensors are left out on purpose."""
         return bool(self.exclude_frozen or self.include or self.exclude)
-
-    def plain(self) -> dict[str, Any]:
-        """What decides bytes, as values that JSON can hold: for the fingerprint. A callable is named."""
-        chosen = {}
-        for declared in in_order(type(self)):
-            if declared.decides != "nothing":
-                value = self.base_directory if declared.name == "base" else getattr(self, declared.name)
-                chosen[declared.name] = as_plain(value, os.path.realpath if declared.is_path else None)
-        return chosen
-
-    def for_manifest(self) -> dict[str, Any]:
-        """`plain`, for a manifest that is passed on: directories by their last name only."""
-        chosen = self.plain()
-        for declared in in_order(type(self)):
-            if declared.is_path and declared.name in chosen:
-                chosen[declared.name] = as_plain(chosen[declared.name], os.path.basename)
-        del chosen["digest"]  # The manifest has a place for it.
-        return chosen
 
     @classmethod
     def from_manifest(cls, chosen: dict[str, Any], *, tag: str | None, base: str | PathLike[str] | None) -> Options:
@@ -352,3 +394,7 @@ class Options(Working):
         if isinstance(kept.get("rename"), str):
             del kept["rename"]  # a function, of which a manifest keeps the name only
         return cls(tag=tag, ties="copy", base=base, **kept)
+
+
+Writing: TypeAlias = Options | UniversalOptions
+"""The options of a command that writes."""

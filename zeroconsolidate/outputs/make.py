@@ -13,7 +13,7 @@ from ..write.fingerprint import fingerprint, refuse_changed
 from ..write.refusals import refuse_staged, refuse_unwritable
 from ..write.stage import Stage
 from .checks import checked
-from .gate import Excuses, examine, pass_or_refuse
+from .gate import pass_or_refuse
 from .manifest import manifest
 from .output import Recomputed
 from .preview import preview
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..opening.opened import Opened
-    from ..options import Options
+    from ..options import Writing
     from ..plan.build import Cost
     from ..write.journal import Checks, Fingerprint
     from .gate_finding import GateResult
@@ -61,7 +61,7 @@ class Rehearsal:
     warnings: tuple[str, ...]
 
 
-def rehearse(output: Output, opened: Opened, options: Options, directory: str) -> Rehearsal:
+def rehearse(output: Output, opened: Opened, options: Writing, directory: str) -> Rehearsal:
     """Refuse what :func:`make` would refuse before it compares or copies values, and write nothing."""
     cost = output.plan.cost(BLOCK_BYTES)
     with Inputs() as inputs:
@@ -69,38 +69,38 @@ def rehearse(output: Output, opened: Opened, options: Options, directory: str) -
     from tempfile import TemporaryDirectory  # 10 ms that only a dry run pays
 
     with TemporaryDirectory(prefix="zeroconsolidate-") as folder:
-        _refuse_what_would_not_load(folder, output, side_files, opened, options)
+        _refuse_what_would_not_load(folder, output, side_files, opened)
     refuse_staged(directory, traits, overwrite=options.overwrite, restart=options.restart)
     refuse_unwritable(directory, cost.output_bytes)
     return Rehearsal(cost=cost, missing=output.missing, warnings=(*output.warnings, *side_files.warnings))
 
 
-def make(output: Output, opened: Opened, options: Options, directory: str) -> Made:
+def make(output: Output, opened: Opened, options: Writing, directory: str) -> Made:
     """Write the output into `directory`. An interrupted run of the same conversion is continued.
 
     Raises WitnessMismatch and Disagreement for values that contradict each other, OutputExists, OutputFailed,
     BadOption if files of another conversion are staged there.
     """
-    cost, excuses = output.plan.cost(BLOCK_BYTES), _excuses(opened, options)
+    cost, excuses = output.plan.cost(BLOCK_BYTES), output.excuses(opened)
     with Inputs() as inputs:
         side_files, traits = _prepared(output, opened, options, inputs)
         with Stage(directory, overwrite=options.overwrite, restart=options.restart, fingerprint=traits) as stage:
             resumed_bytes = stage.resumed_bytes
             if not stage.is_publishing:
                 stage.need(cost.output_bytes)
-                _refuse_what_would_not_load(stage.folder, output, side_files, opened, options)
+                _refuse_what_would_not_load(stage.folder, output, side_files, opened)
             options.doing("comparing values")
             checks = checked(output, opened, inputs, stage, check=options.check, replicas=options.replicas)
             recomputed = Recomputed(checks=(), not_checked=())
             if stage.is_publishing:
                 sizes = stage.finish()
-                found = _examined(directory, options)
+                found = output.examined(directory)
                 excused = tuple(finding.text for finding in found.findings)
             else:
                 make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
                 recomputed = output.recomputed(opened, stage.path)
                 around = make_side_files(side_files, stage)
-                found = _examined(stage.path(""), options)
+                found = output.examined(stage.path(""))
                 excused = pass_or_refuse(found, excuses)
                 text = manifest(
                     output.plan,
@@ -133,38 +133,16 @@ def make(output: Output, opened: Opened, options: Options, directory: str) -> Ma
     )
 
 
-def _refuse_what_would_not_load(
-    folder: str, output: Output, side_files: SideFiles, opened: Opened, options: Options
-) -> None:
+def _refuse_what_would_not_load(folder: str, output: Output, side_files: SideFiles, opened: Opened) -> None:
     """Hold the headers and the files beside them against the loader, before a byte of weights is written."""
+    if not output.has_preview:
+        return
     with preview(folder, output.plan.files, side_files) as directory:
         if directory is not None:
-            pass_or_refuse(_examined(directory, options), _excuses(opened, options))
+            pass_or_refuse(output.examined(directory), output.excuses(opened))
 
 
-def _examined(directory: str, options: Options) -> GateResult:
-    return examine(directory, base=options.base_directory, is_merged=options.lora == "merge", remember=options.cache)
-
-
-def _excuses(opened: Opened, options: Options) -> Excuses:
-    """What was asked for although a loader may not find what it expects."""
-    insisted = None
-    if options.allow_missing:
-        insisted = "--allow-missing"
-    elif options.rename is not None:
-        insisted = "--rename"
-    elif options.names == "stored" or options.lora == "keep":
-        insisted = "--names stored" if options.names == "stored" else "--lora keep"
-    catalog = opened.catalog
-    names = (*catalog.order, *catalog.unsaved, *catalog.unsaved_ties)
-    return Excuses(
-        insisted=insisted,
-        is_partial=options.partial or opened.report is not None,
-        modules=frozenset(part for name in names for part in name.split(".")),
-    )
-
-
-def _prepared(output: Output, opened: Opened, options: Options, inputs: Inputs) -> tuple[SideFiles, Fingerprint]:
+def _prepared(output: Output, opened: Opened, options: Writing, inputs: Inputs) -> tuple[SideFiles, Fingerprint]:
     """What lies beside the weights, and all that decides a byte of the output."""
     side_files = output.side_files(inputs)
     if opened.report is not None:

@@ -9,6 +9,7 @@ from ..archive.model_files import ADAPTER_CONFIG, BESIDE_FOLDER, CONFIG
 from ..archive.phrases import counted
 from . import remarks
 from .assets import assets_beside, of_adapters
+from .gate import Excuses, examine
 from .modules import modules_of
 from .output import Output, Recomputed, SideFiles
 from .planned import plan_weights
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..run.inputs import Inputs
     from .assets import Assets
+    from .gate_finding import GateResult
     from .planned import PlannedWeights
 
 
@@ -38,6 +40,31 @@ class _Directory(Output):
     def side_files(self, inputs: Inputs) -> SideFiles:
         """The index, config, tokenizer, heads and whatever else belongs to the model."""
         return side_files(self.weights, self.assets, self.options, inputs)
+
+    def examined(self, directory: str) -> GateResult:
+        """What the model's class, or PEFT, would not find in it."""
+        options = self.options
+        return examine(
+            directory, base=options.base_directory, is_merged=options.lora == "merge", remember=options.cache
+        )
+
+    def excuses(self, opened: Opened) -> Excuses:
+        """What was asked for although a loader may not find what it expects."""
+        options = self.options
+        insisted = None
+        if options.allow_missing:
+            insisted = "--allow-missing"
+        elif options.rename is not None:
+            insisted = "--rename"
+        elif options.names == "stored" or options.lora == "keep":
+            insisted = "--names stored" if options.names == "stored" else "--lora keep"
+        catalog = opened.catalog
+        names = (*catalog.order, *catalog.unsaved, *catalog.unsaved_ties)
+        return Excuses(
+            insisted=insisted,
+            is_partial=options.partial or opened.report is not None,
+            modules=frozenset(part for name in names for part in name.split(".")),
+        )
 
     def recomputed(self, opened: Opened, path: Callable[[str], str]) -> Recomputed:
         """A sample of what adapters were merged into."""

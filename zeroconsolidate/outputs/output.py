@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .gate import Excuses, examine
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from ..plan.build import ModelPlan
     from ..plan.witness import Comparison
     from ..run.inputs import Inputs
+    from .gate_finding import GateResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,19 @@ class Output(ABC):
         bytes. Raises WitnessMismatch.
         """
         return Recomputed(checks=(), not_checked=())
+
+    @property
+    def has_preview(self) -> bool:
+        """Whether headers and small files alone show what a loader would not find, before values are copied."""
+        return True
+
+    def examined(self, directory: str) -> GateResult:
+        """What the program that loads the output would not find in a directory that holds it."""
+        return examine(directory)
+
+    def excuses(self, _opened: Opened) -> Excuses:
+        """What of it was asked for."""
+        return Excuses()
 
     @abstractmethod
     def load_line(self, directory: str, side_files: SideFiles) -> str:

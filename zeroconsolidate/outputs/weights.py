@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ..errors import at
+from ..plan.fragment import FragmentPlan
+from ..run.checksum import Checksummed
 from ..run.digest import Follower, Span, digest_of
 from ..run.execute import execute
 from ..run.local import LocalFiles
@@ -15,10 +17,11 @@ from ..write.check import check as check_file
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..options import Options
+    from ..options import Writing
     from ..plan.build import ModelPlan
     from ..plan.layout import FilePlan
     from ..run.inputs import Inputs
+    from ..write.part import Part
     from ..write.stage import Stage
     from .output import SideFiles
 
@@ -27,7 +30,7 @@ def make_weights(
     plan: ModelPlan,
     inputs: Inputs,
     stage: Stage,
-    options: Options,
+    options: Writing,
     *,
     total_bytes: int,
 ) -> None:
@@ -44,13 +47,16 @@ def make_weights(
             with at(file.name):
                 _file(file, inputs, stage, options, _shifted(options.progress, before, total_bytes))
         before += file.size_bytes
+    options.doing("syncing")
+    stage.settle()
 
 
-def _file(file: FilePlan, inputs: Inputs, stage: Stage, options: Options, progress: Callable[[int], None]) -> None:
+def _file(file: FilePlan, inputs: Inputs, stage: Stage, options: Writing, progress: Callable[[int], None]) -> None:
     digest = options.digest
     options.doing("copying")
     with ExitStack() as stack:
-        part = stack.enter_context(stage.weights(file.name, file.size_bytes))
+        together = isinstance(file, FragmentPlan)
+        part = stack.enter_context(stage.weights(file.name, file.size_bytes, together=together))
         listeners = [part.reached, progress]
         follower = None
         if digest is not None:
@@ -63,19 +69,33 @@ def _file(file: FilePlan, inputs: Inputs, stage: Stage, options: Options, progre
                 listener(upto)
 
         overflows = part.facts.setdefault("overflows", {})
-        execute(file, inputs, part.output, start=part.start, overflows=overflows, reached=reached)
-        options.doing("syncing")
+        if isinstance(file, FragmentPlan):
+            _fragment(file, inputs, part, overflows, reached)
+        else:
+            execute(file, inputs, part.output, start=part.start, overflows=overflows, reached=reached)
+            options.doing("syncing")
         check_file(stage.path(file.name), file)
         if follower is not None:
             found = follower.result()
             part.facts["digests"] = {"file": found.file, "tensors": found.tensors}
 
 
+def _fragment(
+    file: FragmentPlan, inputs: Inputs, part: Part, overflows: dict[str, int], reached: Callable[[int], None]
+) -> None:
+    """A file of torch: behind the tensor stands the checksum of its bytes, and the zip directory."""
+    output = Checksummed(part.output, start=len(file.header), stop=file.tail_start, written=part.start)
+    execute(file, inputs, output, start=part.start, overflows=overflows, reached=reached)
+    output.write(file.tail(output.value), file.tail_start)
+    reached(file.size_bytes)
+
+
 def _spans(file: FilePlan) -> list[Span]:
     spans = [Span(0, len(file.header), None)]
     for tensor, start in zip(file.tensors, file.starts, strict=True):
         spans.append(Span(start, start + tensor.nbytes, tensor.name))
-    return spans
+    end = spans[-1].stop
+    return [*spans, *([Span(end, file.size_bytes, None)] if end < file.size_bytes else [])]
 
 
 def _shifted(progress: Callable[[int, int], None] | None, before: int, total_bytes: int) -> Callable[[int], None]:

@@ -10,6 +10,7 @@ from ..archive.model_files import WEIGHTS
 from ..errors import BadOption
 from .layout import FilePlan, TensorPlan, index_of, lay_out, split
 from .sources import Source, padding_bytes, placed, sources
+from .whole_file import WholeFilePlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -108,7 +109,7 @@ class ModelPlan:
             + (0 if copied else 8 * block_bytes)
             + max(tensor.recipe.memory_bytes for tensor in tensors),
             files=len(self.files) + (self.index is not None),
-            tensors=len(tensors),
+            tensors=sum(len(file.tensors) for file in self.files if not isinstance(file, WholeFilePlan)),
         )
 
 

@@ -52,7 +52,7 @@ class TensorPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilePlan:
-    """A safetensors file of the output."""
+    """A file of the output: one of safetensors, unless a subclass says otherwise."""
 
     name: str
     header: bytes

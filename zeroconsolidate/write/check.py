@@ -1,18 +1,29 @@
-"""A staged file -> an error if the safetensors library reads anything but what was planned."""
+"""A staged file -> an error if its reader (the safetensors library, or ours of torch's files) finds anything but what
+was planned."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..archive.container import ZipContainer
+from ..archive.located import LocatedTensor
 from ..archive.safetensors import read_file
-from ..errors import OutputFailed, PlanBroken, at
+from ..archive.unpickle import unpickle_placeless
+from ..errors import DamagedFile, OutputFailed, PlanBroken, at
+from ..plan.fragment import FragmentPlan
+from ..plan.whole_file import WholeFilePlan
 
 if TYPE_CHECKING:
     from ..plan.layout import FilePlan
 
 
 def check(path: str, plan: FilePlan) -> None:
-    """The file must be readable by safetensors and hold the planned names, dtypes and shapes. Raises PlanBroken."""
+    """The file must be readable and hold the planned names, dtypes and shapes. Raises PlanBroken."""
+    if isinstance(plan, FragmentPlan):
+        _check_fragment(path, plan)
+        return
+    if isinstance(plan, WholeFilePlan):
+        return  # it is as good as the file that it is a copy of
     from safetensors import SafetensorError
 
     with at(plan.name):
@@ -49,3 +60,18 @@ def _tensors(path: str) -> dict[str, tuple[str, tuple[int, ...]]]:
         # It maps the whole file, for which a limit on the address space (`ulimit -v`) may leave no room. Our own
         # reader of headers checks what its reader does.
         return {name: (tensor.dtype.code, tensor.shape) for name, tensor in read_file(path).tensors.items()}
+
+
+def _check_fragment(path: str, plan: FragmentPlan) -> None:
+    """A file of torch must have the planned tensor where its bytes were copied to."""
+    with at(plan.name):
+        try:
+            with ZipContainer(path) as container:
+                content, _ = unpickle_placeless(container.read_pickle(), container)
+        except DamagedFile as error:
+            raise PlanBroken(f"the file cannot be read again: {error}") from None
+        found = content.get("param") if isinstance(content, dict) else content
+        wanted = [(tensor.dtype.code, tensor.shape, len(plan.header)) for tensor in plan.tensors]
+        there = [(found.dtype.code, found.shape, found.start)] if isinstance(found, LocatedTensor) else []
+        if plan.data_bytes and there != wanted:
+            raise PlanBroken("the tensor was written wrongly", expected=wanted, found=there)

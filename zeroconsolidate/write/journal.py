@@ -107,12 +107,13 @@ class Journal:
             self.close()
             raise
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Write a record and sync it. What the record states must be synced already."""
-        text = json.dumps(record, separators=(",", ":")).encode()
-        write_all(self._fd, b"%08x %s\n" % (zlib.crc32(text), text))
+    def append(self, *records: Mapping[str, Any]) -> None:
+        """Write records and sync them. What the records state must be synced already."""
+        texts = [json.dumps(record, separators=(",", ":")).encode() for record in records]
+        write_all(self._fd, b"".join(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts))
         os.fsync(self._fd)
-        self.progress.take(record)
+        for record in records:
+            self.progress.take(record)
 
     def close(self) -> None:
         """Close the file. Calling this again does no harm."""

@@ -67,11 +67,13 @@ class Part:
         self._begin_sync()
         self._wait()
 
-    def finish(self) -> None:
-        """Sync the whole file. Raises OutputFailed."""
+    def finish(self, *, sync: bool = True) -> None:
+        """Sync the whole file, unless someone else will; a sync that failed before is an error in any case. Raises
+        OutputFailed."""
         self._wait()
-        with system_errors(self._path):
-            os.fsync(self._fd)
+        if sync:
+            with system_errors(self._path):
+                os.fsync(self._fd)
 
     def close(self) -> None:
         """Wait for a sync that is still under way, whatever becomes of it: the descriptor is going to be closed."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..archive.regular import open_regular, read_errors
 from ..errors import OutputFailed, PlanBroken, WrongNames, at
+from .batch import Batch
 from .journal import Checks, Fingerprint, Journal, refuse_other
 from .lock import Lock
 from .part import Part
@@ -41,6 +42,7 @@ class Stage:
         self._fingerprint = fingerprint
         self._made: list[str] = []
         self._names: list[str] = []
+        self._batch = Batch(lambda records: self._journal.append(*records))
         self._published = False
 
     def __enter__(self) -> Self:
@@ -58,6 +60,9 @@ class Stage:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):  # an interruption, not a failure: keep all there is
+            with suppress(OSError, OutputFailed):
+                self._batch.settle()
         progress = self._journal.progress
         worth_keeping = bool(progress.upto or progress.done or progress.publish)
         self._journal.close()
@@ -105,8 +110,9 @@ class Stage:
             refuse_full(self.folder, self.folder, size_bytes, output=self.output)
 
     @contextmanager
-    def weights(self, name: str, size_bytes: int) -> Iterator[Part]:
-        """A large file, which is continued where an earlier run stopped. Synced and remembered at the block's end."""
+    def weights(self, name: str, size_bytes: int, *, together: bool = False) -> Iterator[Part]:
+        """A large file, which is continued where an earlier run stopped. Synced and remembered at the block's end, or
+        with `together` when enough such files have come together: a sync of each of thousands would take minutes."""
         path, final = self.path(name), os.path.join(self.output, name)
         with system_errors(final):
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -122,14 +128,23 @@ class Stage:
                     with suppress(OSError, OutputFailed):
                         part.sync()
                 raise
-            part.finish()
+            part.finish(sync=not together)
+            record = {"file": name, "done": size_bytes, "facts": part.facts}
             with system_errors(final):
-                self._journal.append({"file": name, "done": size_bytes, "facts": part.facts})
+                if together:
+                    self._batch.add(path, record)
+                else:
+                    self._journal.append(record)
         finally:
             if part is not None:
                 part.close()
             os.close(fd)
         self._names.append(name)
+
+    def settle(self) -> None:
+        """Sync and remember all that is complete and waits for it: then :meth:`facts` knows it, too."""
+        with system_errors(self.output):
+            self._batch.settle()
 
     def keep(self, name: str) -> None:
         """A file that an earlier run has completed is part of this output."""
@@ -175,6 +190,7 @@ class Stage:
         final = set(self._names)
         names = [name for name in self._names if name not in last] + [name for name in last if name in final]
         with at(self.output), system_errors(self.output):
+            self._batch.settle()
             sizes = {name: os.path.getsize(self.path(name)) for name in names}
             for directory, _, _ in os.walk(os.path.join(self.folder, "files")):
                 sync_directory(directory)

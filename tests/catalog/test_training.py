@@ -1,0 +1,86 @@
+"""What an engine reads at resume besides tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from catalogs import stage2, tensor
+
+from zeroconsolidate.archive.inert import Inert, Name
+from zeroconsolidate.catalog.training import Scaler, training_of
+from zeroconsolidate.dtypes import DType
+from zeroconsolidate.opening.open import open_catalog
+
+DYNAMIC = "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"
+
+
+def scaler(state: Any, name: str = DYNAMIC, args: tuple[object, ...] = ()) -> Inert:
+    made = Inert(name, args)
+    made.state = state
+    return made
+
+
+def test_the_settings_flags_and_scaler_of_a_run_in_fp16():
+    found = open_catalog("tests/fixtures/z2_fp16/checkpoint", None).training
+    assert found is not None
+    assert found.unread == ()
+    assert [group["lr"] for group in found.param_groups] == [0.003]
+    assert found.flags == {"dynamic_loss_scale": True, "overflow": False, "clip_grad": 1.0}
+    assert found.scaler is not None
+    assert (found.scaler.name, found.scaler.attributes["cur_scale"]) == ("DynamicLossScaler", 128)
+    assert found.scaler.attributes["dtype"] is DType.F16
+
+
+def test_what_is_not_plain_is_named():
+    content = {"overflow": tensor(), "loss_scaler": scaler({}, "other.Scaler")}
+    found = training_of(content, [{"lr": tensor(), "eps": 1e-8, "params": [0]}, 3], {})
+    assert found.param_groups == ({"eps": 1e-8}, {})
+    assert found.unread == ("'loss_scaler'", "'overflow'", "the setting 'lr' of a param group")
+    assert found.flags == {}
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        scaler({"cur_scale": tensor()}),
+        scaler({"dtype": Name("torch.nothing")}),
+        scaler({3: 3}),
+        scaler((1, 2)),
+        scaler({}, args=(3,)),
+        3,
+    ],
+)
+def test_a_scaler_that_is_not_understood(saved: object):
+    assert training_of({"loss_scaler": saved}, [], {}).unread == ("'loss_scaler'",)
+
+
+def test_a_scaler_without_attributes():
+    for state in ({}, None):
+        found = training_of({"loss_scaler": scaler(state)}, [], {})
+        assert found.scaler == Scaler(name="DynamicLossScaler", attributes={})
+
+
+def test_no_optimizer_file_no_training_state():
+    assert open_catalog("tests/fixtures/layouts/z0_bf16/checkpoint", None).training is None
+    assert stage2().training is not None
+
+
+def test_names_that_optimizer_files_call_otherwise():
+    assert stage2().listed == {}
+    listed = open_catalog("tests/fixtures/layouts/pp2_z1_dp2/checkpoint", None).listed
+    assert listed
+    assert all(name.startswith("tied_modules.") for name in listed.values())
+
+
+@pytest.mark.parametrize(
+    ("zero", "shuffled"),
+    [
+        ({"round_robin_gradients": True}, True),
+        ({"round_robin_gradients": True, "parameter_alignment": True}, False),
+        ({"round_robin_gradients": False}, False),
+        (None, False),
+    ],
+)
+def test_a_round_robin(zero: object, shuffled: bool):
+    assert training_of({}, [], {"zero_optimization": zero}).is_shuffled is shuffled

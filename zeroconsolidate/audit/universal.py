@@ -1,0 +1,192 @@
+"""A universal checkpoint, whatever tool wrote it -> what is wrong with it, by itself or against its checkpoint."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..archive.container import ZipContainer
+from ..archive.discover import discover
+from ..archive.legacy import open_container
+from ..archive.located import LocatedTensor, contiguous
+from ..archive.model_files import MANIFEST_NAME
+from ..archive.names import UNIVERSAL_FOLDER
+from ..archive.phrases import counted
+from ..archive.regular import Fence, read_errors
+from ..archive.unpickle import unpickle
+from ..archive.weights import Weights
+from ..errors import DamagedFile, NotACheckpoint, ZeroConsolidateError, at
+from ..outputs.universal import LATEST, plan_universal
+from ..plan.fragment import FragmentPlan
+from ..plan.states import steps
+from ..plan.whole_file import WholeFilePlan, bytes_of
+from ..run.compare import first_difference
+from .against import audit_against
+from .source import damaged_records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ..opening.opened import Opened
+    from ..outputs.universal import UniversalCheckpoint
+    from ..plan.layout import TensorPlan
+    from ..run.inputs import Inputs
+    from .findings import Findings
+
+_STEP = "step"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fragments:
+    """The fragments of a universal checkpoint."""
+
+    weights: Weights
+    """Tensors by `parameter/state`."""
+    steps: Mapping[str, Any]
+    """By parameter: a number, or the tensor."""
+
+
+def is_universal(directory: str) -> bool:
+    """Whether DeepSpeed would resume from this directory with `load_universal`."""
+    return os.path.isfile(os.path.join(directory, LATEST))
+
+
+def audit_universal(directory: str, findings: Findings) -> None:
+    """Read every fragment, and compare its records with their CRC-32; what is wrong goes into `findings`."""
+    records = 0
+    for name, path in _paths(directory):
+        try:
+            with at(name), read_errors(), open_container(path) as container:
+                _content(container)
+                if isinstance(container, ZipContainer):
+                    starts = array("q", sorted(map(container.start, container.names)))
+                    bad, checked = damaged_records(container, starts, findings)
+                    records += checked
+                    findings.problems += [f"{name}: record {record} is damaged: its CRC-32 is wrong" for record in bad]
+        except ZeroConsolidateError as error:
+            findings.problems.append(str(error))
+        findings.files += 1
+    findings.checks.append(f"CRC-32 of {counted(records, 'record')} in {counted(findings.files, 'fragment')}")
+
+
+def audit_universal_against(directory: str, opened: Opened, inputs: Inputs, findings: Findings) -> None:
+    """Compare it with what it should be made of: every value and step, and of what we wrote the other files, too."""
+    expected = plan_universal(opened)
+    found = fragments_of(directory)
+    planned = _planned(expected)
+    weights = replace(found.weights, tensors=_shaped(_trained(found, opened), planned))
+    audit_against(weights, planned, frozenset(), inputs, findings)
+    is_ours, listed = os.path.exists(os.path.join(directory, MANIFEST_NAME)), opened.catalog.listed
+    for name, step in steps(opened.catalog).items():
+        own = listed.get(name, name)
+        # DeepSpeed's converter writes none at stage 3.
+        if (own in found.steps or is_ours) and _value(found.steps.get(own)) != _value(step):
+            findings.problems.append(
+                f"{own}: the step differs; expected {_value(step)}, got {_value(found.steps.get(own))}"
+            )
+    findings.checks.append(f"{counted(len(found.steps), 'step')} against the checkpoint")
+    if is_ours:
+        _others(directory, expected, inputs, findings)
+
+
+def fragments_of(directory: str) -> Fragments:
+    """All fragments. Raises NotACheckpoint if there are none, DamagedFile or UnsafePickle for what cannot be read."""
+    tensors: dict[str, LocatedTensor] = {}
+    found: dict[str, Any] = {}
+    names = []
+    for name, path in _paths(directory):
+        with at(name), read_errors(), open_container(path) as container:
+            content = _content(container)
+        parameter, state = name.split("/")
+        names.append(name)
+        if state == _STEP:
+            found[parameter] = content
+        elif isinstance(content, LocatedTensor):
+            tensors[name] = content
+    return Fragments(weights=Weights(directory=directory, files=tuple(names), tensors=tensors, index=None), steps=found)
+
+
+def _paths(directory: str) -> Iterator[tuple[str, str]]:
+    """`parameter/state` and the path, sorted."""
+    folder = os.path.join(discover(directory).directory, UNIVERSAL_FOLDER)
+    if not os.path.isdir(folder):
+        raise NotACheckpoint("there are no fragments", expected=f"a folder {UNIVERSAL_FOLDER}", address=(directory,))
+    fence = Fence(directory)
+    for parameter in sorted(os.listdir(folder)):
+        inside = os.path.join(folder, parameter)
+        if os.path.isdir(inside):
+            for file in sorted(os.listdir(inside)):
+                fence.check(os.path.join(inside, file))
+                yield f"{parameter}/{file.removesuffix('.pt')}", os.path.join(inside, file)
+
+
+def _content(container: Any) -> Any:
+    """The tensor of a fragment, alone or under `param`; a step as it is."""
+    content = unpickle(container.read_pickle(), container)
+    content = content.get("param") if isinstance(content, dict) else content
+    if not isinstance(content, (LocatedTensor, int, float)):
+        raise DamagedFile("the file holds no tensor", found=type(content).__name__)
+    return content
+
+
+def _planned(expected: UniversalCheckpoint) -> dict[str, TensorPlan]:
+    return {
+        "/".join(file.name.removesuffix(".pt").split("/")[-2:]): tensor
+        for file in expected.plan.files
+        if isinstance(file, FragmentPlan)
+        for tensor in file.tensors
+    }
+
+
+def _trained(found: Fragments, opened: Opened) -> dict[str, LocatedTensor]:
+    """The fragments without those that `ds_to_universal` makes of everything else, and no engine reads."""
+    catalog = opened.catalog
+    others = {name for name in catalog.order if name in catalog.ties or opened.stored[name].role != "trainable"}
+    return {name: tensor for name, tensor in found.weights.tensors.items() if name.split("/")[0] not in others}
+
+
+def _shaped(tensors: Mapping[str, LocatedTensor], planned: Mapping[str, TensorPlan]) -> dict[str, LocatedTensor]:
+    """DeepSpeed's converter writes those of stage 3 flat."""
+
+    def shaped(name: str, tensor: LocatedTensor) -> LocatedTensor:
+        plan = planned.get(name)
+        if plan is None or len(tensor.shape) != 1 or not tensor.is_contiguous or tensor.numel != plan.numel:
+            return tensor
+        return contiguous(tensor.storage, plan.shape, tensor.offset)
+
+    return {name: shaped(name, tensor) for name, tensor in tensors.items()}
+
+
+def _value(step: object) -> object:
+    return step.item if isinstance(step, LocatedTensor) else step
+
+
+def _others(directory: str, expected: UniversalCheckpoint, inputs: Inputs, findings: Findings) -> None:
+    """The files that are no fragments, byte for byte."""
+    compared = 0
+    for file in expected.plan.files:
+        if isinstance(file, WholeFilePlan):
+            (tensor,) = file.tensors
+            compared += 1
+            path = os.path.join(directory, file.name)
+            try:
+                same = os.path.getsize(path) == file.size_bytes and not first_difference(
+                    inputs, tensor.recipe, bytes_of(path, tensor.numel), start=0, stop=tensor.numel,
+                    progress=findings.read,
+                )  # fmt: skip
+            except OSError:
+                same = False
+            if not same:
+                findings.problems.append(f"{file.name}: it is not the checkpoint's model file")
+    for name, data in expected.small.items():
+        compared += 1
+        try:
+            with open(os.path.join(directory, name), "rb") as small:
+                same = small.read(len(data) + 1) == data
+        except OSError:
+            same = False
+        if not same:
+            findings.problems.append(f"{name}: it is not what the checkpoint says")
+    findings.checks.append(f"{counted(compared, 'other file')} against the checkpoint, byte for byte")

@@ -1,0 +1,222 @@
+"""A checkpoint -> a universal checkpoint: a directory from which DeepSpeed resumes at other world sizes and stages.
+
+    latest_universal                                        the name of the folder below
+    global_step500_universal/
+      mp_rank_00_model_states.pt                            the model file, under the name that stages 0 to 2 look for,
+      zero_pp_rank_0_mp_rank_00_model_states.pt             and that which stage 3 looks for
+      zero/optimizer_state.pt                               param groups, loss scaler, … (`universal_state.py`)
+      zero/model.embed.weight/fp32.pt                       a parameter's master weight,
+      zero/model.embed.weight/exp_avg.pt                    each state that the optimizer keeps of it,
+      zero/model.embed.weight/step.pt                       and the step
+      …
+
+Fragments are `{"cat_dim": 0, "param": tensor in full shape}`, which every stage reads, and step.pt the bare value
+(mirrors `load_hp_checkpoint_state` in `deepspeed/checkpoint/universal_checkpoint.py` and in
+`deepspeed/runtime/zero/stage3.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..archive.located import LocatedTensor
+from ..archive.names import FileKind, file_name, parse
+from ..archive.phrases import counted, listed
+from ..errors import ZeroConsolidateError
+from ..opening.open import open_catalog
+from ..plan.build import ModelPlan
+from ..plan.fragment import fragment, plain_fragment
+from ..plan.layout import TensorPlan
+from ..plan.sources import padding_bytes
+from ..plan.states import MASTERS, states, steps
+from ..plan.whole_file import whole_file
+from .gate_finding import Finding, GateResult, Kind
+from .output import Output, SideFiles
+from .universal_refusals import refuse_layout
+from .universal_state import differing, optimizer_state, stored_step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ..catalog.facts import Catalog, Shape
+    from ..catalog.state import Step
+    from ..opening.opened import Opened
+    from ..plan.layout import FilePlan
+    from ..plan.sources import Source
+    from ..run.inputs import Inputs
+
+LATEST = "latest_universal"
+"""What `load_checkpoint` reads with `load_universal`."""
+_STAGE_3_READS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UniversalCheckpoint(Output):
+    """A universal checkpoint."""
+
+    folder: str
+    """The tag."""
+    small: Mapping[str, bytes]
+    """Small files by name."""
+    shapes: Mapping[str, Shape]
+    """Of the trained parameters, by their names in the checkpoint."""
+    states: tuple[str, ...]
+    """Names of what is written for each parameter, the master first."""
+
+    def side_files(self, inputs: Inputs) -> SideFiles:
+        """The optimizer's settings, and the name of the tag."""
+        return SideFiles(copies={}, made=dict(self.small), notes=(), warnings=())
+
+    @property
+    def has_preview(self) -> bool:
+        """What can be known before values are copied the plan has found."""
+        return False
+
+    def examined(self, directory: str) -> GateResult:
+        """Read it again as a universal checkpoint: every trained parameter must be in it, in its shape."""
+        try:
+            found = {
+                name: master.shape
+                for part in open_catalog(directory, None).parts
+                for name, master in part.saved_masters.items()
+            }
+        except ZeroConsolidateError as error:
+            return GateResult(findings=(Finding(kind=Kind.FILE, text=str(error)),))
+        wrong = [name for name, shape in self.shapes.items() if found.get(name) != shape]
+        if wrong or len(found) != len(self.shapes):
+            text = f"it does not hold the trained parameters: {listed(wrong or list(found), 4)}"
+            return GateResult(findings=(Finding(kind=Kind.FILE, text=text),))
+        many = counted(len(found), "trained parameter")
+        return GateResult(checked=(f"{many} with {', '.join(self.states)}: read again as a universal checkpoint",))
+
+    def load_line(self, directory: str, _side_files: SideFiles) -> str:
+        """DeepSpeed's; the config that it needs stands beside it."""
+        path = json.dumps(directory, ensure_ascii=False)
+        return f'engine.load_checkpoint({path})  # config: {{"checkpoint": {{"load_universal": true}}}}'
+
+    @property
+    def published_last(self) -> Sequence[str]:
+        """DeepSpeed begins with the file that names the tag."""
+        return (LATEST,)
+
+
+def plan_universal(opened: Opened) -> UniversalCheckpoint:
+    """Plan the universal checkpoint of an ordinary one.
+
+    Raises UnsupportedLayout for a layout that is not written yet, or not understood.
+    """
+    catalog = opened.catalog
+    training = refuse_layout(catalog)
+    by_state, step_of = states(catalog), steps(catalog)
+    folder = f"{catalog.origin.tag}_universal"
+    zero = f"{folder}/zero"
+    masters = by_state[MASTERS]
+    files: list[FilePlan] = [*_model_files(catalog, folder), *_fragments(catalog, zero, by_state, step_of)]
+    state_file = optimizer_state(
+        f"{zero}/optimizer_state.pt",
+        training,
+        catalog.origin,
+        groups=len(catalog.groups),
+        step=next(iter(step_of.values()), None),
+    )
+    return UniversalCheckpoint(
+        plan=ModelPlan(files=tuple(files), index=None, left_out=(), padding_bytes=padding_bytes(catalog)),
+        dtype=next(iter(masters.values())).recipe.dtype,
+        names="names as in the checkpoint",
+        names_change="",
+        ties=dict(catalog.ties),
+        read_files=(),
+        comparisons=(),
+        from_base=0,
+        left_behind=(),
+        missing=(),
+        notes=tuple(_notes(opened)),
+        warnings=tuple(_warnings(catalog, by_state)),
+        not_checked=(),
+        folder=folder,
+        small={f"{zero}/optimizer_state.pt": state_file, LATEST: folder.encode()},
+        shapes={name: source.shape for name, source in masters.items()},
+        states=tuple(by_state),
+    )
+
+
+def _fragments(
+    catalog: Catalog, zero: str, by_state: Mapping[str, Mapping[str, Source]], step_of: Mapping[str, Step]
+) -> Iterator[FilePlan]:
+    """Parameter by parameter, so that each file that is read is read from its beginning to its end."""
+    for name in by_state[MASTERS]:
+        own = f"{zero}/{catalog.listed.get(name, name)}"
+        for state, sources in by_state.items():
+            if name in sources:
+                yield fragment(f"{own}/{state}.pt", _tensor(state, sources[name]), {"cat_dim": 0})
+        if step_of[name] is not None:
+            yield plain_fragment(f"{own}/step.pt", *stored_step(step_of[name]))
+
+
+def _tensor(state: str, source: Source) -> TensorPlan:
+    """A parameter without dimensions is written with one: DeepSpeed's loader cuts along the first."""
+    return TensorPlan(
+        name=f"{source.name} ({state})",
+        dtype=source.recipe.dtype,
+        shape=source.shape or (1,),
+        recipe=source.recipe,
+        is_parameter=state == MASTERS,
+    )
+
+
+def _model_files(catalog: Catalog, folder: str) -> Iterator[FilePlan]:
+    """Copies of the model files: step, scheduler, what the program saved. The first is there under the name that other
+    stages look for as well (`_get_ckpt_name` in `deepspeed/runtime/engine.py`)."""
+    for path in catalog.files:
+        parsed = parse(file_name(path))
+        if parsed is None or parsed[0] not in (FileKind.MODEL, FileKind.PARTITIONED_MODEL):
+            continue
+        kind, ranks = parsed
+        whole = f"mp_rank_{ranks.mp_rank:02d}_model_states.pt"
+        partitioned = f"zero_pp_rank_{ranks.dp_rank}_{whole}"
+        names = [whole, partitioned] if kind is FileKind.MODEL else [partitioned, *([whole] * (ranks.dp_rank == 0))]
+        for name in names:
+            yield whole_file(f"{folder}/{name}", path, os.path.getsize(path))
+
+
+def _notes(opened: Opened) -> Iterator[str]:
+    catalog = opened.catalog
+    others = [source.role for source in opened.stored.values() if source.role != "trainable"]
+    if others:
+        held = [counted(others.count(role), noun) for role, noun in _OTHERS.items() if role in others]
+        yield (
+            f"{' and '.join(held)} are in the model files only: DeepSpeed reads no module from a universal checkpoint, "
+            "they stay as the program has made them"
+        )
+    if catalog.training is not None and not catalog.training.param_groups:
+        yield "'elastic_checkpoint' saves no settings of param groups: they stay as the program has made them"
+
+
+_OTHERS = {"frozen": "frozen parameter", "buffer": "buffer"}
+
+
+def _warnings(catalog: Catalog, by_state: Mapping[str, Mapping[str, Source]]) -> Iterator[str]:
+    masters = by_state[MASTERS]
+    lacking = [state for state in _STAGE_3_READS if by_state.get(state, {}).keys() != masters.keys()]
+    if lacking:
+        yield f"not every parameter has {' and '.join(lacking)}: DeepSpeed cannot resume from it at stage 3"
+    is_tensor = isinstance(next(iter(steps(catalog).values()), None), LocatedTensor)
+    if len(catalog.groups) > 1 and is_tensor:
+        yield (
+            f"{counted(len(catalog.groups), 'flat group')}: at stage 3 DeepSpeed loads one step for all of them, which "
+            "each of them then counts up; give each its own after loading, as docs/universal.md shows"
+        )
+    if catalog.training is not None and catalog.training.is_shuffled:
+        yield (
+            "resume without 'round_robin_gradients', which the run had: with it DeepSpeed's loader puts values into "
+            "the places of other parameters"
+        )
+    apart = differing(catalog.training.param_groups) if catalog.training is not None else []
+    if apart:
+        yield (
+            f"param groups differ in {listed(apart, 4)}: at stage 3 DeepSpeed gives the first group's settings to all, "
+            "so these were left out there and stay as the program has set them"
+        )

@@ -1,0 +1,52 @@
+"""A checkpoint -> an error if a universal checkpoint cannot be made of it: never one that resumes wrongly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..archive.phrases import listed
+from ..errors import UnsupportedLayout
+
+if TYPE_CHECKING:
+    from ..catalog.facts import Catalog
+    from ..catalog.training import Training
+
+
+def refuse_layout(catalog: Catalog) -> Training:
+    """What the optimizer says besides tensors, of a checkpoint that can be written. Raises UnsupportedLayout."""
+    origin, training = catalog.origin, catalog.training
+    at_hand = (origin.tag,)
+    if origin.wrapper == "universal checkpoint":
+        raise UnsupportedLayout("this is a universal checkpoint already", address=at_hand)
+    if training is None:
+        raise UnsupportedLayout(
+            f"the optimizer's state is not partitioned (ZeRO stage {origin.stage})",
+            consequence="a universal checkpoint of it cannot be written yet",
+            expected="stage 1, 2 or 3",
+            address=at_hand,
+        )
+    degrees = origin.degrees
+    axes = {"tensor-parallel": degrees.tp, "pipeline": degrees.pp, "expert-parallel": degrees.ep}
+    cut = [f"{axis} {degree}" for axis, degree in axes.items() if degree > 1]
+    if cut or any(part.masters for part in catalog.parts) or len(catalog.parts) > 1:
+        raise UnsupportedLayout(
+            f"the model is spread over ranks ({' x '.join(cut) or 'experts'})",
+            consequence="a universal checkpoint of it cannot be written yet",
+            expected="data-parallel ranks only",
+            address=at_hand,
+        )
+    if catalog.unplaced:
+        raise UnsupportedLayout(
+            f"the optimizer's state {listed(list(map(repr, catalog.unplaced)))} is not laid out like the parameters",
+            consequence="DeepSpeed could not divide it over other ranks",
+            address=at_hand,
+        )
+    if training.unread:
+        raise UnsupportedLayout(
+            f"{listed(list(training.unread), 4)}: the value is not plain, and would be lost", address=at_hand
+        )
+    if origin.ds_version is None:
+        raise UnsupportedLayout(
+            "no file says which DeepSpeed saved the checkpoint, which DeepSpeed asks when it resumes", address=at_hand
+        )
+    return training

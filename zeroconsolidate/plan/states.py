@@ -1,0 +1,96 @@
+"""Catalog -> where the elements of every optimizer state are.
+
+A state, such as `exp_avg`, is laid out like the master weights: the same members at the same places of flat groups,
+only in other storages. So its plan is made by the same functions, from a catalog with these storages in the places of
+the masters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..catalog.agree import are_missing
+from ..errors import Disagreement, UnsupportedLayout, at
+from .sources import placed, replicas
+
+if TYPE_CHECKING:
+    from ..catalog.facts import Catalog, FlatGroup
+    from ..catalog.state import Step
+    from .joins import Replica
+    from .sources import Source
+
+MASTERS = "fp32"
+"""What DeepSpeed calls the master weights where they stand beside the optimizer's states."""
+
+
+def states(catalog: Catalog) -> dict[str, dict[str, Source]]:
+    """State by state, the masters first: stored name -> source, for every trained parameter.
+
+    Raises MissingFiles if files are, UnsupportedLayout for states that are not laid out like the masters, Disagreement
+    where ranks do not have the same states.
+    """
+    if catalog.missing:
+        raise are_missing(list(catalog.missing), catalog.origin.world_size)
+    return {name: placed(_of_state(catalog, name)) for name in (MASTERS, *_state_names(catalog))}
+
+
+def state_replicas(catalog: Catalog) -> list[Replica]:
+    """Every state that is held more than once and must be equal; :func:`.sources.replicas` has the masters."""
+    return [
+        replace(replica, name=f"{state} of {replica.name}")
+        for state in _state_names(catalog)
+        for replica in replicas(_of_state(catalog, state))
+    ]
+
+
+def steps(catalog: Catalog) -> dict[str, Step]:
+    """Stored name -> the step of the flat group that the parameter is in."""
+    return {member.name: group.step for group in catalog.groups for member in group.members}
+
+
+def _state_names(catalog: Catalog) -> list[str]:
+    return list(dict.fromkeys(name for group in catalog.groups if group.members for name in group.states))
+
+
+def _of_state(catalog: Catalog, state: str) -> Catalog:
+    """The catalog of one state: nothing but the parameters that have it, with its storages in the masters' places.
+    Groups may differ in their states: with Muon, one has `momentum_buffer` and another `exp_avg`."""
+    parts = tuple(
+        replace(
+            part,
+            groups=tuple(
+                group if state == MASTERS else _with(group, state)
+                for group in part.groups
+                if group.members and (state == MASTERS or state in group.states)
+            ),
+            masters=(),
+            frozen={},
+            buffers={},
+            module={},
+        )
+        for part in catalog.parts
+    )
+    held = {member.name for part in parts for group in part.groups for member in group.members}
+    return replace(catalog, parts=parts, order=tuple(name for name in catalog.order if name in held))
+
+
+def _with(group: FlatGroup, state: str) -> FlatGroup:
+    partitions = group.states[state]
+    with at(f"group {group.index}"):
+        if len(partitions) != len(group.partitions):
+            raise Disagreement(
+                f"not every rank has the optimizer's state {state!r} of the flat group",
+                expected=f"{len(group.partitions)} of {group.holder}",
+                found=len(partitions),
+            )
+        for own, master in zip(partitions, group.partitions, strict=True):
+            if own.numel < master.numel:
+                # `optimizer_file` places by what is in the file, before what was swapped out is found.
+                raise UnsupportedLayout(
+                    f"the optimizer's state {state!r} is shorter than the masters",
+                    consequence="it was swapped out to NVMe, and these files are not read",
+                    expected=master.numel,
+                    found=own.numel,
+                )
+    return replace(group, partitions=partitions)
