@@ -99,12 +99,12 @@ class TestSpellings:
              "--source b"),
             (["verify", "--against", "b"], "--against compares one OUTPUT with a checkpoint; "
              "zeroconsolidate verify OUTPUT --against b"),
-            ([], "the command is missing; expected convert, inspect, verify; "
+            ([], "the command is missing\n  expected convert, universal, inspect, verify\n  "
              "zeroconsolidate convert CHECKPOINT OUTPUT"),
             (["--dtype", "bf16", "c", "o"], "the command is missing; zeroconsolidate convert --dtype bf16 c o"),
         ],
     )  # fmt: skip
-    def test_what_is_missing_is_one_sentence(self, run: Any, words: list[str], said: str) -> None:
+    def test_what_is_missing_is_named(self, run: Any, words: list[str], said: str) -> None:
         done = run(*words)
         assert (done.code, done.out, done.err) == (2, "", f"zeroconsolidate: {said}\n")
 

@@ -47,8 +47,9 @@ def make_weights(
             with at(file.name):
                 _file(file, inputs, stage, options, _shifted(options.progress, before, total_bytes))
         before += file.size_bytes
-    options.doing("syncing")
-    stage.settle()
+    if stage.has_unsynced:
+        options.doing("syncing")
+        stage.settle()
 
 
 def _file(file: FilePlan, inputs: Inputs, stage: Stage, options: Writing, progress: Callable[[int], None]) -> None:

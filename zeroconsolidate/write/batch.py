@@ -36,6 +36,11 @@ class Batch:
         if self._bytes >= part.SYNC_BYTES or time.monotonic() - self._clock >= part.SYNC_SECONDS:
             self.settle()
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether any file waits."""
+        return bool(self._waiting)
+
     def settle(self) -> None:
         """Sync the files that wait, and write them down."""
         if not self._waiting:

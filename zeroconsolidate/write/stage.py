@@ -141,6 +141,11 @@ class Stage:
             os.close(fd)
         self._names.append(name)
 
+    @property
+    def has_unsynced(self) -> bool:
+        """Whether complete files wait to be synced together."""
+        return self._batch.is_waiting
+
     def settle(self) -> None:
         """Sync and remember all that is complete and waits for it: then :meth:`facts` knows it, too."""
         with system_errors(self.output):
