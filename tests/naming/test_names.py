@@ -562,3 +562,20 @@ class TestFrozenFromBase:
         self.partial(tmp_path / "in", 3)
         with pytest.raises(WrongNames, match="expected names are missing"):
             consolidate(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("lost", ["model.embed_tokens.weight", "lm_head.weight"])
+def test_a_head_whose_tied_embedding_was_left_out(lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that untied them, froze the embedding and left it out: a loader would take the trained head for both."""
+    pytest.importorskip("transformers", minversion="5")
+    monkeypatch.setattr(evidence, "_ask", ask_in_this_process)
+    trained(tmp_path / "in", "llama", change=lambda state: state.pop(lost))
+    config = json.loads((tmp_path / "in" / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (tmp_path / "in" / "config.json").write_text(json.dumps(config))
+    if lost == "lm_head.weight":  # nothing tells of a head that was left out: it may be that the run ties it
+        consolidate(tmp_path / "in", tmp_path / "out")
+        return
+    with pytest.raises(WrongNames, match=r"ties 'lm_head.weight' to 'model.embed_tokens.weight'.*has only the first"):
+        consolidate(tmp_path / "in", tmp_path / "out")
+    consolidate(tmp_path / "in", tmp_path / "part", include=["lm_head*"])
+    consolidate(tmp_path / "in", tmp_path / "out", allow_missing=True)

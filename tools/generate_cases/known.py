@@ -120,11 +120,19 @@ def trained_values(known: Known, options: dict[str, Any]) -> dict[str, torch.Ten
         names = original(known.case, known.folder / "base").state_dict()
         expected = {name: _attribute(live, name) for name in names if name in expected or name.endswith("weight")}
     absent = {name for name in expected if name in known.facts["names"] and known.is_absent(name)}
+    if known.case.exclude_frozen:
+        computed = {name for name in expected if name not in known.facts["names"]}
+        trained = {name.partition(".parametrizations.")[0] for name in known.facts["trainable"]}
+        absent |= {name for name in computed if not any(f".{its}".endswith(f".{_owner(name)}") for its in trained)}
     if "base" in options:
         start = original(known.case, known.folder / "base").state_dict()
         expected |= {name: known.rows_of_base(start[name].float()) for name in absent if name in start}
         return {name: value for name, value in expected.items() if name not in absent & known.new}
     return expected
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _attribute(model: nn.Module, name: str) -> torch.Tensor:

@@ -110,4 +110,9 @@ MUTATIONS = (
         "naming/test_naming.py::test_what_is_in_the_place_of_a_pooler_is_no_pooler",
         ("naming/decision.py", "    return inside != {False}\n", "    return True\n"),
     ),
+    Mutation(
+        "a head is not taken for the embedding that was left out",
+        "naming/test_names.py::test_a_head_whose_tied_embedding_was_left_out",
+        ("naming/check.py", "    if alone and not insisted:\n", "    if False:\n"),
+    ),
 )

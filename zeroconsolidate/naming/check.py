@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .expectation import Naming
     from .sources import NameSources
 
+EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "shared.weight")
+"""How input embeddings are called that heads are tied to."""
+
 
 def check_names(
     naming: Naming,
@@ -30,11 +33,13 @@ def check_names(
     *,
     ties: Mapping[str, str],
     partial: bool,
+    excludes_frozen: bool = False,
 ) -> list[str]:
     """Warnings about names that do not fit what was expected.
 
     `ties`: alias -> owner, in the checkpoint. `partial`: tensors were left out on purpose, so that missing names are no
-    surprise. Raises WrongNames where names do not fit and the user has not insisted on them.
+    surprise. `excludes_frozen`: frozen parameters may have been left out of the save, names and all. Raises WrongNames
+    where names do not fit and the user has not insisted on them.
     """
     expectation, insisted = naming.expectation, options.allow_missing or options.rename is not None
     unasked = "" if sources.architecture is not None else sources.unasked
@@ -61,6 +66,13 @@ def check_names(
                 f"config.json ties {untied[0]!r} to {expectation.ties[untied[0]]!r}, but the checkpoint "
                 "has a tensor for each, and loaders disagree on which to use"
             ),
+            remedy=('set "tie_word_embeddings" to false in config.json', "write it anyway with --allow-missing"),
+        )
+    alone = _without_its_tie(naming) if excludes_frozen and not partial and expectation.exact else []
+    if alone and not insisted:
+        raise WrongNames(
+            f"config.json ties {alone[0]!r} to {expectation.ties[alone[0]]!r}, and the checkpoint has only the first",
+            consequence="a run that ties them has both names: this one had two tensors, and left the frozen one out",
             remedy=('set "tie_word_embeddings" to false in config.json', "write it anyway with --allow-missing"),
         )
     if wrong.fits:
@@ -123,6 +135,14 @@ def _wrongly_tied(naming: Naming, selection: Selection) -> list[str]:
     sources = {naming.mapping.get(name, name): source.name for name, source in selection.named.items()}
     ties = naming.expectation.ties if naming.expectation else {}
     return [a for a, kept in ties.items() if a in sources and kept in sources and sources[a] != sources[kept]]
+
+
+def _without_its_tie(naming: Naming) -> list[str]:
+    """Heads that the target ties to an embedding of which the checkpoint has not even the name: a module's state has
+    every name of a tensor, and `exclude_frozen_parameters` takes those of frozen ones out of it."""
+    names = set(naming.mapping.values())
+    ties = naming.expectation.ties if naming.expectation else {}
+    return [a for a, kept in ties.items() if a in names and kept not in names and kept.endswith(EMBEDDINGS)]
 
 
 def _hint(naming: Naming, sources: NameSources) -> str:

@@ -127,7 +127,17 @@ def _fitted(
         selection=fitted,
         heads=heads,
         reason="; ".join(filter(None, (naming.change, compared, note))),
-        warnings=tuple(check_names(naming, selection, options, sources, ties=catalog.ties, partial=partial)),
+        warnings=tuple(
+            check_names(
+                naming,
+                selection,
+                options,
+                sources,
+                ties=catalog.ties,
+                partial=partial,
+                excludes_frozen=not catalog.frozen and catalog.origin.wrapper != "universal checkpoint",
+            )
+        ),
         unwrapped=any(name != new for name, new in naming.mapping.items()),
         change="; ".join(filter(None, (naming.change, note))),
         ties=written_once(catalog, fitted, naming.mapping),
