@@ -3,6 +3,7 @@
     sh tools/test_conditions.sh                     the suites that can differ, under each condition
     sh tools/test_conditions.sh --sample            a few tests of them under some: a minute
     sh tools/test_conditions.sh --whole tmpdir      all tests, under one
+    sh tools/test_conditions.sh --whole root+no-home    under two at once; those that change the same are refused
     sh tools/test_conditions.sh user -- -x -k hub   the rest goes to pytest
 
 The exit code is 1 if a test failed. What this machine cannot be made to have is said, and is no failure.
@@ -20,10 +21,10 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,8 +61,12 @@ class Place:
     folder: Path = ROOT
     command: tuple[str, ...] = ()
     """Before the interpreter's."""
-    prepare: Callable[[], object] | None = None
+    prepare: tuple[Callable[[], object], ...] = ()
     """Called in the child."""
+
+
+PlaceOf: TypeAlias = "Callable[[dict[str, str]], Iterator[Place]]"
+"""From an environment to the place where a condition holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +76,17 @@ class Condition:
     what: str
     changes: dict[str, str | None] = field(default_factory=dict)
     """Of the environment; None takes a variable away."""
-    place: Callable[[dict[str, str]], Iterator[Place]] | None = None
+    place: PlaceOf | None = None
     """What changes of the environment cannot do."""
-    kind: str = "system"
+    also_changes: tuple[str, ...] = ()
+    """What `place` changes, so that no other condition may: variables, or "user"."""
+    kinds: tuple[str, ...] = ("system",)
     sampled: bool = False
 
 
 def ignoring_sigint(environment: dict[str, str]) -> Iterator[Place]:
     """As a shell without job control starts a command in the background."""
-    yield Place(environment=environment, prepare=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    yield Place(environment=environment, prepare=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),))
 
 
 def on_another_file_system(environment: dict[str, str]) -> Iterator[Place]:
@@ -160,23 +167,67 @@ CONDITIONS = {
     "cpu-default": Condition(
         what="the kernels of any x86-64 processor",
         changes={"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
-        kind="computed",
+        kinds=("computed",),
         sampled=True,
     ),
     "cpu-avx2": Condition(
-        what="kernels without AVX-512", changes={"ATEN_CPU_CAPABILITY": "avx2"}, kind="computed", sampled=True
+        what="kernels without AVX-512", changes={"ATEN_CPU_CAPABILITY": "avx2"}, kinds=("computed",), sampled=True
     ),
-    "threads-1": Condition(what="one thread", changes={"OMP_NUM_THREADS": "1"}, kind="computed"),
-    "threads-2": Condition(what="two threads", changes={"OMP_NUM_THREADS": "2"}, kind="computed", sampled=True),
+    "threads-1": Condition(what="one thread", changes={"OMP_NUM_THREADS": "1"}, kinds=("computed",)),
+    "threads-2": Condition(what="two threads", changes={"OMP_NUM_THREADS": "2"}, kinds=("computed",), sampled=True),
     "sigint-ignored": Condition(what="SIGINT is ignored at the start", place=ignoring_sigint, sampled=True),
     "locale-c": Condition(what="the locale C", changes={"LC_ALL": "C"}, sampled=True),
-    "tmpdir": Condition(what="temporary files are on another file system", place=on_another_file_system, sampled=True),
+    "tmpdir": Condition(
+        what="temporary files are on another file system",
+        place=on_another_file_system,
+        also_changes=("TMPDIR",),
+        sampled=True,
+    ),
     # By an offset: the database of time zones may not be there.
     "timezone": Condition(what="5:45 hours east of UTC", changes={"TZ": "XXX-05:45"}),
-    "root": Condition(what="as root", place=as_root),
-    "user": Condition(what="as an ordinary user", place=as_an_ordinary_user, sampled=True),
+    "root": Condition(what="as root", place=as_root, also_changes=("user",)),
+    "user": Condition(
+        what="as an ordinary user",
+        place=as_an_ordinary_user,
+        also_changes=("user", "HOME", "TMPDIR"),
+        sampled=True,
+    ),
     "no-home": Condition(what="no HOME", changes={"HOME": None}),
 }
+
+
+class SameThingError(Exception):
+    """Two conditions cannot hold at once."""
+
+
+def together(names: Sequence[str]) -> Condition:
+    """The condition that all of these hold at once."""
+    conditions = [CONDITIONS[name] for name in names]
+    variables = [variable for condition in conditions for variable in (*condition.changes, *condition.also_changes)]
+    if twice := {variable for variable in variables if variables.count(variable) > 1}:
+        raise SameThingError(f"{'+'.join(names)}: more than one of them changes {', '.join(sorted(twice))}")
+    return Condition(
+        what=", ".join(condition.what for condition in conditions),
+        changes={name: value for condition in conditions for name, value in condition.changes.items()},
+        place=lambda environment: all_of([c.place for c in conditions if c.place], environment),
+        kinds=tuple(sorted({kind for condition in conditions for kind in condition.kinds})),
+        sampled=any(condition.sampled for condition in conditions),
+    )
+
+
+def all_of(places: Sequence[PlaceOf], environment: dict[str, str]) -> Iterator[Place]:
+    """The place where all of `places` hold: each is made in the environment of the one before."""
+    with ExitStack() as stack:
+        found = Place(environment=environment)
+        for place in places:
+            this = stack.enter_context(contextmanager(place)(found.environment))
+            found = Place(
+                environment=this.environment,
+                folder=found.folder if this.folder == ROOT else this.folder,
+                command=(*found.command, *this.command),
+                prepare=(*found.prepare, *this.prepare),
+            )
+        yield found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,8 +248,8 @@ def run(condition: Condition, arguments: Sequence[str]) -> Outcome:
         environment.pop(name, None)
         if value is not None:
             environment[name] = value
-    chosen = condition.place or (lambda environment: iter([Place(environment=environment)]))
-    with contextmanager(chosen)(environment) as place, tempfile.TemporaryDirectory() as results:
+    places = [condition.place] if condition.place else []
+    with contextmanager(all_of)(places, environment) as place, tempfile.TemporaryDirectory() as results:
         # Whoever runs the tests writes it.
         os.chmod(results, 0o777)
         report = Path(results, "results.xml")
@@ -214,7 +265,7 @@ def run(condition: Condition, arguments: Sequence[str]) -> Outcome:
             text=True,
             errors="replace",
             check=False,
-            preexec_fn=place.prepare,
+            preexec_fn=lambda: [prepare() for prepare in place.prepare],
         )
         seconds = time.monotonic() - began
         if not report.exists():
@@ -239,7 +290,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("conditions", nargs="*", metavar="CONDITION", help="one of those below; without one, all")
+    parser.add_argument(
+        "conditions", nargs="*", metavar="CONDITION", help="one of those below, or A+B: both at once; without one, all"
+    )
     much = parser.add_mutually_exclusive_group()
     much.add_argument("--sample", action="store_true", help="a few tests, under some conditions")
     much.add_argument("--whole", action="store_true", help="all tests")
@@ -247,7 +300,7 @@ def main() -> int:
     if "--" in ours:
         ours, rest = ours[: ours.index("--")], ours[ours.index("--") + 1 :]
     options = parser.parse_args(ours)
-    if unknown := [name for name in options.conditions if name not in CONDITIONS]:
+    if unknown := [name for names in options.conditions for name in names.split("+") if name not in CONDITIONS]:
         parser.error(f"there is no condition {unknown[0]}")
     suites = {"computed": COMPUTED, "system": SYSTEM}
     if options.sample:
@@ -255,14 +308,18 @@ def main() -> int:
     elif options.whole:
         suites = {"computed": [], "system": []}
     workers = [] if options.sample else ["-n", "2"]
-    chosen = options.conditions or [name for name, c in CONDITIONS.items() if c.sampled or not options.sample]
+    names = options.conditions or [name for name, c in CONDITIONS.items() if c.sampled or not options.sample]
+    try:
+        chosen = {name: together(name.split("+")) for name in names}
+    except SameThingError as why:
+        parser.error(str(why))
 
     print(f"{'condition':<15} {'passed':>6} {'failed':>6} {'skipped':>7} {'time':>7}", flush=True)
     trouble = []
-    for name in chosen:
-        condition = CONDITIONS[name]
+    for name, condition in chosen.items():
+        chosen_suites = [path for kind in condition.kinds for path in suites[kind]]
         try:
-            found = run(condition, [*workers, *suites[condition.kind], *rest])
+            found = run(condition, [*workers, *chosen_suites, *rest])
         except NotHereError as why:
             print(f"{name:<15} not on this machine: {why}", flush=True)
             continue
@@ -271,7 +328,7 @@ def main() -> int:
         if found.failed:
             trouble.append((name, found))
     for name, found in trouble:
-        print(f"\n{name}: {CONDITIONS[name].what}\n{found.output[-6000:]}")
+        print(f"\n{name}: {chosen[name].what}\n{found.output[-6000:]}")
         print("\n".join(f"failed under {name}: {test}" for test in found.failed))
     return bool(trouble)
 

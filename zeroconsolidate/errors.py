@@ -171,7 +171,7 @@ class UnsafePickle(DamagedFile):
 
 
 class UnsafePath(DamagedFile):
-    """A link or a name leads out of its directory, or to something that is no regular file. It was not read."""
+    """A link or a name leads out of its directory, or to something that is not a regular file. It was not read."""
 
 
 class Disagreement(ZeroConsolidateError, ValueError):

@@ -208,7 +208,7 @@ def test_factors_that_do_not_fit(a: Any, b: Any, shape: Any, embeds: bool):
 
 
 def test_half_of_the_factors():
-    with pytest.raises(Disagreement, match=r"only one of its two factors here; expected A and B, got lora_A\.weight"):
+    with pytest.raises(Disagreement, match=r"lacks one of its two factors; expected A and B, got lora_A\.weight"):
         low_rank("default", config(), "q", {"lora_A.weight": trained(2, 3)}, (4, 3), of_parameter=False)
 
 

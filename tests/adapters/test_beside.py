@@ -10,9 +10,8 @@ from adapted import PEFT, config, trained
 from safetensors.torch import load_file
 
 from zeroconsolidate import consolidate, verify
-from zeroconsolidate.adapters.beside import of_one_model
 from zeroconsolidate.adapters.export import adapter_files
-from zeroconsolidate.adapters.wrapping import Kind, take_apart
+from zeroconsolidate.adapters.wrapping import Kind, of_one_model, take_apart
 from zeroconsolidate.errors import Disagreement
 
 pytest.importorskip("peft")

@@ -216,7 +216,7 @@ def test_the_base_that_is_recorded_is_proposed(tmp_path: Path, monkeypatch: pyte
 
     assert said(str(base)) == f"merge into the model that adapter_config.json names: --base '{base}'"
     assert said("owner/name").endswith("adapter_config.json names: --base owner/name")
-    gone = "name the original model with --base; adapter_config.json says /gone/base, which is no directory here"
+    gone = "name the original model with --base; adapter_config.json says /gone/base, which is not a directory here"
     assert said("/gone/base") == gone
     assert said(None) == "name the original model with --base"
     monkeypatch.chdir(tmp_path)

@@ -39,7 +39,7 @@ def test_several_adapters_are_merged_in_their_order_where_they_are():
 
 
 def test_a_pattern_that_is_of_no_known_kind():
-    with pytest.raises(UnsupportedLayout, match=r"a pattern of the adapter is of a kind that is not known"):
+    with pytest.raises(UnsupportedLayout, match=r"a pattern of the adapter has an unknown type"):
         config(rank_pattern={"(q": 4}).rank_of("q")
 
 

@@ -400,5 +400,5 @@ def test_an_empty_file(tmp_path: Path):
 
 def test_a_file_of_another_kind(tmp_path: Path):
     (tmp_path / "f.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(DamagedFile, match="it is no zip archive"):
+    with pytest.raises(DamagedFile, match="it is not a zip archive"):
         read(tmp_path / "f.pt")

@@ -159,7 +159,7 @@ def test_copies_of_two_saves(tmp_path: Path, left: str):
     checkpoint = written_fast(tmp_path / "c")
     folder = checkpoint / "global_step7"
     shutil.copy(folder / "mp_rank_00_model_states.pt-0.2", folder / left)
-    with pytest.raises(Disagreement, match="a model-parallel rank has two files, of which one is left"):
+    with pytest.raises(Disagreement, match="a model-parallel rank has two files: one is left over"):
         zeroconsolidate.consolidate(checkpoint, tmp_path / "out")
 
 

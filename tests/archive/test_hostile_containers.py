@@ -84,8 +84,8 @@ def bomb() -> Zip:
 
 FILES = {
     "empty": (b"", "the file is empty"),
-    "one byte": (b"P", "no zip archive"),
-    "text": (b"hello " * 100, "no zip archive"),
+    "one byte": (b"P", "is not a zip archive"),
+    "text": (b"hello " * 100, "is not a zip archive"),
     "legacy magic only": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "the file is damaged"),
     "cut in the end record": (truncated(1), "truncated"),
     "cut in the directory": (truncated(60), "truncated"),
@@ -243,8 +243,8 @@ LEGACY = {
     "count differs": (legacy(count=5), "not of the size the pickle says"),
     "negative count": (legacy(count=-4), "not of the size the pickle says"),
     "huge count": (legacy(count=1 << 62), "not of the size the pickle says"),
-    "unknown protocol": (legacy(protocol=b"K\7"), "of protocol 7"),
-    "protocol that doubles": (legacy(protocol=doubled()), "of protocol list of 2"),
+    "unknown protocol": (legacy(protocol=b"K\7"), "has the protocol 7"),
+    "protocol that doubles": (legacy(protocol=doubled()), "has the protocol list of 2"),
     "no magic": (legacy(magic=b"N"), "not a torch checkpoint"),
     "magic that doubles": (legacy(magic=doubled()), "not a torch checkpoint"),
     "no such key": (legacy(keys=list_of(text("1"))), "list of storages"),

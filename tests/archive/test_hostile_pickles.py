@@ -181,8 +181,8 @@ DAMAGED = {
     "mark of nothing": (pickled(b"t"), "IndexError"),
     "memo of nothing": (pickled(b"h\x07"), "KeyError"),
     "reduce without a tuple": (pickled(name("a", "b") + b"]R"), "arguments are not a tuple"),
-    "call of text": (pickled(call(text("a"))), "no function or class"),
-    "call of a tensor": (pickled(call(tensor())), "no function or class"),
+    "call of text": (pickled(call(text("a"))), "neither a function nor a class"),
+    "call of a tensor": (pickled(call(tensor())), "neither a function nor a class"),
     "new object without a tuple": (pickled(name("a", "b") + b"]\x81"), "arguments are not a tuple"),
     "keywords without a dict": (pickled(name("a", "b") + b")]\x92"), "are not a dict"),
     "items into text": (pickled(text("a") + b"(Ne"), "takes none"),
@@ -193,7 +193,7 @@ DAMAGED = {
     "long name": (pickled(name("a" * 2000, "b")), "has no end"),
     "name that is no text": (pickled(b"NN\x93"), "is not text"),
     "bad text": (pickled(b"X\1\0\0\0\xff"), "UnicodeDecodeError"),
-    "unknown opcode": (pickled(b"\xff"), "is no opcode"),
+    "unknown opcode": (pickled(b"\xff"), "is not an opcode"),
     "no dict": (pickled(b"]"), "holds no checkpoint"),
 }
 

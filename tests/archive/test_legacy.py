@@ -118,8 +118,8 @@ def test_the_forger_writes_what_torch_writes(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"magic": 7}, DamagedFile, "not a torch checkpoint: it is no zip archive, nor torch's older container"),
-        ({"protocol": 1002}, UnsupportedLayout, "torch's older container is of protocol 1002; expected 1001"),
+        ({"magic": 7}, DamagedFile, "not a torch checkpoint: it is neither a zip archive nor torch's older container"),
+        ({"protocol": 1002}, UnsupportedLayout, "torch's older container has the protocol 1002; expected 1001"),
         ({"keys": ["x"]}, DamagedFile, "the list of storages is not that of the storages in the pickle"),
         ({"keys": 7}, DamagedFile, "the list of storages is not that of the storages in the pickle"),
         ({"keys": [7]}, DamagedFile, "the list of storages is not that of the storages in the pickle"),

@@ -128,7 +128,10 @@ class TestOutput:
         ("damage", "said"),
         [
             (lambda d: os.truncate(d / "model-00001-of-00003.safetensors", 5000), "size does not fit its header"),
-            (lambda d: os.truncate(d / "model-00001-of-00003.safetensors", 5), "no safetensors file or is cut off"),
+            (
+                lambda d: os.truncate(d / "model-00001-of-00003.safetensors", 5),
+                "not a safetensors file, or it is cut off",
+            ),
             (lambda d: (d / "model-00002-of-00003.safetensors").unlink(), "cannot be read: no such file"),
             (lambda d: (d / "model-00007-of-00009.safetensors").write_bytes(b""), "index does not name this file"),
             (lambda d: (d / "config.json").unlink(), "config.json: no such file"),

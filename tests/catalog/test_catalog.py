@@ -130,7 +130,7 @@ def test_a_float_that_nothing_lists_may_be_a_tie_that_only_values_show():
 def test_entries_that_are_no_tensors_are_left_out_and_said():
     found = stage2(module=module() | {"b._extra_state": "text"})
     assert "b._extra_state" not in found.order
-    assert found.notes == ("b._extra_state is no tensor and is left out",)
+    assert found.notes == ("b._extra_state is not a tensor and is left out",)
 
 
 def test_frozen_parameters_of_stage_2():
@@ -285,7 +285,7 @@ def test_parameters_that_only_param_shapes_lists_are_in_the_order_too():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"module": None}, MissingFiles, "the file has no module"),
+        ({"module": None}, MissingFiles, "the model file has no 'module'"),
         ({"buffer_names": 7}, DamagedFile, "'buffer_names' is not a list of names"),
         ({"param_shapes": None}, UnsupportedLayout, "neither 'param_shapes' nor 'param_slice_mappings' says"),
         ({"param_shapes": [7]}, DamagedFile, "'param_shapes' is not a mapping of names to shapes; got int"),
@@ -370,7 +370,7 @@ def test_ranks_that_tell_different_stories(first: dict[str, Any], second: dict[s
     if message is None:  # what one of them does not say cannot contradict
         catalog([model()], files)
         return
-    with pytest.raises(Disagreement, match=f"the files are of different saves: {message}.*rank_1"):
+    with pytest.raises(Disagreement, match=f"the files belong to different saves: {message}.*rank_1"):
         catalog([model()], files)
 
 
@@ -632,7 +632,7 @@ def test_without_masters_the_module_is_the_truth():
         ({"single_partition_of_fp32_groups": []}, MissingFiles, "1 of 1 rank is incomplete"),
         ({"fp32_groups": [7]}, DamagedFile, "'fp32_groups' is not a list of lists of tensors"),
         ({"fp32_groups": [[7]]}, DamagedFile, "'fp32_groups' is not a list of lists of tensors"),
-        ({"ema": {}}, UnsupportedLayout, "the optimizer's state is of an unknown kind; got the keys ema"),
+        ({"ema": {}}, UnsupportedLayout, "the optimizer's state has an unknown layout; got the keys ema"),
         ({"fp32_groups_flat": [tensor(2, 2)]}, DamagedFile, "is not a flat tensor"),
     ],
 )

@@ -112,7 +112,7 @@ def test_a_parameter_that_no_layer_can_have_is_in_none_of_their_files():
 
 
 def test_no_layer_files_at_all():
-    with pytest.raises(MissingFiles, match="the file has no module, as in a pipeline"):
+    with pytest.raises(MissingFiles, match="the model file has no 'module', as with pipeline parallelism"):
         read([{"0.w": (4, 2)}, {"2.w": (2, 3)}], {})
 
 

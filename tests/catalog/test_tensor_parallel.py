@@ -162,9 +162,9 @@ PIECE = {"shape": [3, 4], "source": [0, [4, 1]], "dest": [0, [4, 1]]}
         ({"logical_shape": [6, 4], "ranks": {0: {"pieces": [PIECE | {"scale": 0.5}]}, 1: {}}},
          UnsupportedLayout, "scaled by 0.5, which cannot be undone exactly"),
         ({"logical_shape": [6, 4], "ranks": {0: {"pieces": [PIECE | {"source": 7}]}, 1: {}}},
-         DamagedFile, r"is no \(offset, strides\); got 7"),
+         DamagedFile, r"is not \(offset, strides\); got 7"),
         ({"logical_shape": [6, 4], "ranks": {0: {"pieces": [PIECE | {"source": [-1, [4, 1]]}]}, 1: {}}},
-         DamagedFile, r"is no \(offset, strides\)"),
+         DamagedFile, r"is not \(offset, strides\)"),
         ({"logical_shape": [6, 4], "ranks": {0: {"pieces": [PIECE | {"dest": [0, [4]]}]}, 1: {}}},
          DamagedFile, "strides for another number of dimensions"),
     ],
@@ -175,7 +175,7 @@ def test_maps_that_make_no_sense(entry: Any, error: type[Exception], message: st
 
 
 def test_a_map_of_another_version():
-    with pytest.raises(UnsupportedLayout, match="the affine map is of version 2; expected 1"):
+    with pytest.raises(UnsupportedLayout, match="the affine map has the version 2; expected 1"):
         join(affine_map={"version": 2, "params": {"m": {}}})
 
 
@@ -207,7 +207,7 @@ def test_a_scale_of_one_is_none():
 def test_patterns_that_are_tried_on_names(pattern: str, tame: bool):
     assert is_tame(pattern) is tame
     if not tame:
-        with pytest.raises(UnsupportedLayout, match="a pattern is of a kind that is not known"):
+        with pytest.raises(UnsupportedLayout, match="a pattern has an unknown type"):
             join(tp_replicated_parameter_patterns=[pattern])
 
 

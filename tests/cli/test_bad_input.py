@@ -51,14 +51,14 @@ OPTIMIZER, MODEL = r"bf16_zero_pp_rank_1_mp_rank_00_optim_states\.pt", r"zero_pp
 FIRST_MODEL = r"mp_rank_00_model_states\.pt"
 
 RANK_1_MISSING = rf"1 of 2 ranks is incomplete: {OPTIMIZER} is missing; .* % of all bytes are lost; .*--rescue"
-TOO_MANY_RANKS = r"left from a save with more ranks; expected ranks 0 to 1 of 2, got rank 2.*pp_rank_2_mp"
+TOO_MANY_RANKS = r"left over from a save with more ranks; expected ranks 0 to 1 of 2, got rank 2.*pp_rank_2_mp"
 
 BROKEN = [
     ("truncated", "z2_bf16", rf"1 of 2 ranks is incomplete: {OPTIMIZER} is truncated;"),
     ("truncated", "z3_bf16", rf"1 of 2 ranks is incomplete: {OPTIMIZER} is truncated;"),
     ("truncated_model", "z1_bf16", rf"(truncated|directory).*{FIRST_MODEL}"),
     ("zero_bytes", "z2_bf16", rf"1 of 2 ranks is incomplete: {OPTIMIZER} is empty;"),
-    ("not_a_zip", "z3_bf16", rf"{FIRST_MODEL} is not a torch checkpoint: it is no zip archive"),
+    ("not_a_zip", "z3_bf16", rf"{FIRST_MODEL} is not a torch checkpoint: it is not a zip archive"),
     ("other_zip", "z2_bf16", rf"a zip archive but not a torch checkpoint.*{FIRST_MODEL}"),
     ("garbage_pickle", "z2_bf16", rf"{OPTIMIZER}: the pickle is damaged"),
     ("os_system", "z2_bf16", rf"the pickle names 'os\.system'.*nothing in it was run.*{OPTIMIZER}"),
@@ -69,8 +69,8 @@ BROKEN = [
     ("model_rank_missing", "z2_bf16", r"the model states are missing; look for mp_rank_00_model_states\.pt"),
     ("extra_rank", "z2_bf16", TOO_MANY_RANKS),
     ("extra_rank", "z3_bf16", TOO_MANY_RANKS),
-    ("rank_twice", "z2_bf16", r"rank 1 has two files; expected one.*one of them is left from another save"),
-    ("other_step", "z3_bf16", rf"of different saves: the step.*differs; expected 2.*got 99.*{MODEL}"),
+    ("rank_twice", "z2_bf16", r"rank 1 has two files; expected one.*one of them is left over from another save"),
+    ("other_step", "z3_bf16", rf"belong to different saves: the step.*differs; expected 2.*got 99.*{MODEL}"),
     ("other_world", "z3_bf16", r"3 of 5 ranks are incomplete \(2, 3, 4\): .* and 5 more are missing"),
     ("other_world", "z2_bf16", r"3 of 5 ranks are incomplete \(2, 3, 4\): .* and 2 more are missing"),
     ("other_masters", "z1_bf16", r"the master weights do not round to the copy.*expected .*, got .*--no-check"),
@@ -216,7 +216,7 @@ def test_a_file_of_a_larger_world(tmp_path: Path):
 
 def test_stale_files_of_a_larger_world(tmp_path: Path):
     root = mixed(tmp_path, zero_model.example(3, 2), zero_model.example(3, 4), "pp_rank_2_", "pp_rank_3_")
-    assert re.search(r"left from a save with more ranks.*got rank 2", refused(root, tmp_path / "out"))
+    assert re.search(r"left over from a save with more ranks.*got rank 2", refused(root, tmp_path / "out"))
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -284,7 +284,7 @@ def test_a_group_too_few(tmp_path: Path):
         (["--max-shard-size", "big"], r"a size is a number with B, KB, MB, GB or TB.*got 'big'"),
         (
             ["--base", "no/such/dir"],
-            r"no such directory: no/such/dir; it is no hub id either",
+            r"no such directory: no/such/dir; it is not a hub id either",
         ),
         (["--exclude", "*"], r"nothing is left to write"),
         (["--include", "nothing.*"], r"--include 'nothing\.\*' matches no tensor"),

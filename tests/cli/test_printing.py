@@ -118,10 +118,10 @@ class TestReport:
         assert any("notes.txt" in warning for warning in report.warnings)
 
     def test_repeated_notes_are_one(self, report: Report) -> None:
-        notes = tuple(f"layers.{i}.scale is no tensor and is left out" for i in range(40))
+        notes = tuple(f"layers.{i}.scale is not a tensor and is left out" for i in range(40))
         text = report_text(replace(report, notes=(*notes, "something else")))
         assert text.count("no tensor") == 1
-        assert "note         layers.0.scale is no tensor and is left out (39 more like it)\n" in text
+        assert "note         layers.0.scale is not a tensor and is left out (39 more like it)\n" in text
         assert "note         something else\n" in text
 
     def test_no_line_is_longer_than_it_may_be(self, report: Report) -> None:

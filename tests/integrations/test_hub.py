@@ -57,7 +57,7 @@ def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("base", ["no-such-directory", "/no/such/directory", "a/b/c", "../up", ""])
 def test_what_is_neither(base: str) -> None:
-    with pytest.raises(BadOption, match=f"no such directory: {base or repr(base)}; it is no hub id either"):
+    with pytest.raises(BadOption, match=f"no such directory: {base or repr(base)}; it is not a hub id either"):
         hub.resolved(base)
 
 
@@ -71,7 +71,9 @@ def test_the_nearest_directory_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "ckpt/base_llama").mkdir(parents=True)
     (tmp_path / "ckpt/base_llamb").touch()
     mistyped = str(tmp_path / "ckpt/base_llamaa")
-    with pytest.raises(BadOption, match=re.escape(f"no such directory: {mistyped}; it is no hub id either; did you")):
+    with pytest.raises(
+        BadOption, match=re.escape(f"no such directory: {mistyped}; it is not a hub id either; did you")
+    ):
         hub.resolved(mistyped)
     # One that could be on the hub as well.
     monkeypatch.chdir(tmp_path)

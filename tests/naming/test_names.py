@@ -442,8 +442,8 @@ class TestRename:
         [
             (["no equals sign"], "FROM=TO; got 'no equals sign'"),
             (["=x"], "FROM=TO; got '=x'"),
-            (["/(/=x"], "no regular expression"),
-            ([r"/model/=\1"], "no regular expression"),
+            (["/(/=x"], "not a regular expression"),
+            ([r"/model/=\1"], "not a regular expression"),
             (["/^.*$/=one"], "the same name 'one'"),
             (["/^.*$/="], "without a name; got ''"),
         ],

@@ -77,7 +77,7 @@ def test_modules_called_module_inside_go_where_the_target_has_none():
 def test_what_a_parametrization_leaves_is_called_by_its_name():
     stored = BERT | {"encoder.layer.2.parametrizations.weight.original0": (4, 1)}
     said = str(complaint(best_mapping(stored, {}, expecting(BERT))))
-    assert "parametrized weights are computed of, such as 'encoder.layer.2.parametrizations.weight.original0'" in said
+    assert "parametrized weights, such as 'encoder.layer.2.parametrizations.weight.original0'" in said
     assert "remove_parametrizations" in said
     assert best_mapping(stored, {}, expecting(stored)).fits  # a model may have them itself
 
@@ -192,8 +192,8 @@ def test_rules_are_prefixes_or_expressions():
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ([("^(", "x")], r"--rename \^\(=x is no regular expression"),
-        ([("/a/", r"\9")], "is no regular expression"),
+        ([("^(", "x")], r"--rename \^\(=x is not a regular expression"),
+        ([("/a/", r"\9")], "is not a regular expression"),
         ([("/a|b/", "x")], "gives 'a' and 'b' the same name 'x'"),
         ([("a", "")], "leaves 'a' without a name; got ''"),
     ],

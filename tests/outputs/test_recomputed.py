@@ -1,4 +1,4 @@
-"""The second witness: merges computed anew, adapters against masters. Each mistake here is one that loads well."""
+"""The second witness: merges recomputed, adapters against masters. Each mistake here is one that loads well."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def saved(kind: str, folder: Path, **options: Any) -> Callable[[], Any]:
 
 
 def agreed(report: Any) -> bool:
-    return any("computed anew: they agree" in check for check in report.checks)
+    return any("recomputed from base and adapter: equal" in check for check in report.checks)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
@@ -96,7 +96,7 @@ def test_a_wrong_scale(kind: str, dtype: str, tmp_path: Path, monkeypatch: pytes
     convert = saved(kind, tmp_path, dtype=dtype)
     right = PeftConfig.scale_of
     monkeypatch.setattr(PeftConfig, "scale_of", lambda config, module: 1.5 * right(config, module))
-    with pytest.raises(WitnessMismatch, match="not what its adapter makes of the base"):
+    with pytest.raises(WitnessMismatch, match="the merged weight is wrong"):
         convert()
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
@@ -123,8 +123,8 @@ def test_another_weight_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     convert = saved("lora", tmp_path, check="sample")
     find = merge.Bases.find
     monkeypatch.setattr(merge.Bases, "find", lambda bases, path: find(bases, path.replace(".1.", ".0.")))
-    monkeypatch.setattr("zeroconsolidate.outputs.checks.prove_base", lambda *_: 0)
-    with pytest.raises(WitnessMismatch, match="not what its adapter makes of the base"):
+    monkeypatch.setattr("zeroconsolidate.adapters.plan.prove_base", lambda *_: 0)
+    with pytest.raises(WitnessMismatch, match="the merged weight is wrong"):
         convert()
 
 
@@ -176,7 +176,7 @@ class TestAdapters:
             return (replace(files[0], tensors=tensors),), outside
 
         monkeypatch.setattr(plan, "adapter_files", crossed)
-        with pytest.raises(WitnessMismatch, match="not the parameter that its key names"):
+        with pytest.raises(WitnessMismatch, match="differs from the parameter of that name"):
             convert()
         assert not list((tmp_path / "out").glob("*.safetensors"))
 

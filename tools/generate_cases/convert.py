@@ -73,7 +73,7 @@ def refusable(case: Case, way: str) -> str:
         if case.adapter["kind"] in adapters.PROMPTS and way != "adapter":
             return "prompts cannot be merged"
         if case.adapter["kind"] in adapters.UNWRITTEN:
-            return "what PEFT's file holds is in no checkpoint, or computed"
+            return "what PEFT's file holds is not in the checkpoint, or computed"
         if case.adapter.get("init_lora_weights") in ("pissa", "olora") and case.exclude_frozen and way != "adapter":
             return "the base the adapter belongs to is lost"
         if way == "merge" and case.config == "none":

@@ -31,7 +31,7 @@ MUTATIONS = (
     Mutation(
         "one of two PEFT models is not written over the other",
         f"{BESIDE}::test_two_are_refused",
-        ("adapters/beside.py", "    if len(models) > 1:\n", "    if False:\n"),
+        ("adapters/wrapping.py", "    if len(models) > 1:\n", "    if False:\n"),
     ),
     Mutation(
         "nor one of two tensors",

@@ -71,7 +71,7 @@ MUTATIONS = (
         DAMAGED,
         (
             OPCODES,
-            '    raise DamagedFile(f"the pickle is damaged: byte {position - 1} is no opcode")',
+            '    raise DamagedFile(f"the pickle is damaged: byte {position - 1} is not an opcode")',
             "    return position",
         ),
     ),

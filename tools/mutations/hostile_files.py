@@ -303,7 +303,7 @@ MUTATIONS = (
         "no path in an adapter's config is followed",
         "whole/test_hostile_models.py::test_an_adapters_config_names_a_base_that_is_not_opened",
         (
-            "outputs/planned.py",
+            "outputs/adapted.py",
             "            base=base,\n            base_differs",
             "            base=base or next(iter(adapters.configs.values())).base,\n            base_differs",
         ),

@@ -43,8 +43,8 @@ MUTATIONS = (
         TELLS,
         (
             "archive/zip_directory.py",
-            '        return DamagedFile("the file is not a torch checkpoint: it is no zip archive")\n    tail',
-            '        return DamagedFile("the file is not a torch checkpoint: it is no zip archive")\n    return DamagedFile("the file is damaged")\n    tail',
+            '        return DamagedFile("the file is not a torch checkpoint: it is not a zip archive")\n    tail',
+            '        return DamagedFile("the file is not a torch checkpoint: it is not a zip archive")\n    return DamagedFile("the file is damaged")\n    tail',
         ),
     ),
     Mutation(
@@ -316,7 +316,7 @@ MUTATIONS = (
     Mutation(
         "an adapter is rescued whole or not at all",
         "adapters/test_lora_rescue.py::test_an_adapter_is_whole_or_not_written",
-        ("outputs/planned.py", "        _refuse_broken(adapters, opened.report)\n", "        pass\n"),
+        ("outputs/adapted.py", "        _refuse_broken(adapters, opened.report)\n", "        pass\n"),
     ),
     Mutation(
         "ranks are gathered across roots",
@@ -352,7 +352,7 @@ MUTATIONS = (
         ("archive/gather.py", "        return filecmp.cmp(one, other, shallow=False)\n", "        return True\n"),
     ),
     Mutation(
-        "roots of different saves are refused",
+        "roots belong to different saves are refused",
         f"{ROOTS}::test_directories_of_different_saves_are_refused",
         ("archive/gather.py", "    if len(tags) > 1:\n", "    if False:\n"),
     ),

@@ -193,7 +193,7 @@ MUTATIONS = (
         ("write/stage.py", "if progress.fingerprint is not None and not self._restart:", "if False:"),
     ),
     Mutation(
-        "--restart begins anew",
+        "--restart starts over",
         "whole/test_resume.py::test_other_options_are_refused_and_named",
         (
             "write/stage.py",

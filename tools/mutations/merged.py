@@ -1,4 +1,4 @@
-"""What keeps a merge from being silently wrong: names, copies that are no base, heads, values computed anew."""
+"""What keeps a merge from being silently wrong: names, copies that are no base, heads, values recomputed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HEADS = "adapters/test_task_heads.py"
 
 MUTATIONS = (
     Mutation(
-        "merged values are computed anew",
+        "merged values are recomputed",
         f"{WITNESS}::test_an_adapter_that_was_not_added {WITNESS}::test_trained_tokens_in_other_rows",
         (
             "outputs/make.py",

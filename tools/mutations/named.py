@@ -42,7 +42,7 @@ MUTATIONS = (
     Mutation(
         "modules called module are undone where the base tells, and refused where nothing does",
         f"{WRAPPED}::test_nothing_tells_whether_a_module_called_module_is_the_model_s",
-        ("outputs/planned.py", "        refuse_modules(adapters.parts.values())\n", "        pass\n"),
+        ("outputs/adapted.py", "        refuse_modules(adapters.parts.values())\n", "        pass\n"),
     ),
     Mutation(
         "parameters without values are refused",
@@ -56,7 +56,7 @@ MUTATIONS = (
     Mutation(
         "an adapter of which a part has no values is refused",
         f"{UNSAVED}::test_half_an_adapter_is_none",
-        ("outputs/planned.py", "        _refuse_unsaved_adapter(adapters, catalog.unsaved)\n", "        pass\n"),
+        ("outputs/adapted.py", "        _refuse_unsaved_adapter(adapters, opened.catalog.unsaved)\n", "        pass\n"),
     ),
     Mutation(
         "the base that supplies values is the model that was trained",

@@ -125,7 +125,7 @@ MUTATIONS = (
         "the base's files are exactly those that the table has",
         "adapters/test_base_in_table.py::test_a_base_that_is_not_exactly_so",
         (
-            "outputs/planned.py",
+            "outputs/adapted.py",
             "return known.architecture if is_exactly(known.architecture, shapes) else None",
             "return known.architecture",
         ),

@@ -52,7 +52,7 @@ def low_rank(
     b = factors.get("lora_embedding_B" if embeds else "lora_B.weight")
     if a is None or b is None:
         raise Disagreement(
-            f"the adapter {adapter!r} has only one of its two factors here",
+            f"the adapter {adapter!r} lacks one of its two factors",
             expected="A and B",
             found=", ".join(factors),
         )
@@ -87,10 +87,10 @@ def _refuse_resized(adapter: str, rows: int, shape: Shape) -> None:
     """An embedding or a head that grew after the base was saved. Raises Disagreement."""
     if rows > shape[0]:
         raise Disagreement(
-            f"the adapter {adapter!r} is of {rows} rows, and the weight it belongs to has {shape[0]}",
-            consequence="if the run resized its vocabulary, the rows that were added were frozen, and are in neither "
-            "the save nor the base",
-            remedy="write the adapter (--lora adapter), and load it on a base that is resized as for training",
+            f"the adapter {adapter!r} has {rows} rows, the weight it belongs to has {shape[0]}",
+            consequence="if the run resized its vocabulary, the added rows were frozen: neither the save nor the base "
+            "has their values",
+            remedy="write the adapter (--lora adapter), and load it on a base model resized as for the training",
         )
 
 

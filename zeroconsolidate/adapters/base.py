@@ -61,4 +61,4 @@ def base_remedy(adapters: Adapters) -> str:
     (base,) = recorded
     if os.path.isdir(base) or is_hub_id(base):
         return f"merge into the model that {ADAPTER_CONFIG} names: --base {shlex.quote(base)}"
-    return f"name the original model with --base; {ADAPTER_CONFIG} says {base}, which is no directory here"
+    return f"name the original model with --base; {ADAPTER_CONFIG} says {base}, which is not a directory here"

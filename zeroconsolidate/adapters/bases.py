@@ -50,7 +50,7 @@ class Bases:
         if self._original is not None and self._altered is None:
             found = self._of_original(path)
             if found is not None and own is not None and self._is_quantized(path, own):
-                return found  # the copy was made of it, and is no witness
+                return found  # the copy was made of it, and is not a witness
             if found is not None and (own is None or own.shape == found.source.shape):
                 if own is not None and own.role == "frozen":
                     self.unproven[path] = (found.source.recipe, own.recipe)

@@ -7,7 +7,7 @@ around it (a value head, a projection) lies in a folder of its own: some loaders
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archive.model_files import BESIDE_FOLDER, NON_LORA_WEIGHTS
@@ -19,7 +19,7 @@ from ..plan.layout import lay_out
 from .wrapping import PEFT_MODEL, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from ..dtypes import DType
     from ..plan.layout import FilePlan
@@ -96,38 +96,3 @@ def put(tensors: dict[str, Source], name: str, source: Source) -> None:
         raise Disagreement(
             f"two tensors of the checkpoint would have the name {name}", found=f"{known.name} and {source.name}"
         )
-
-
-def of_one_model(parts: Mapping[str, Part], ties: Mapping[str, str]) -> dict[str, Part]:
-    """`parts` without the second names of a PEFT model that lies behind several wrappers. Raises Disagreement for
-    several PEFT models: their adapters have the same names, and one would be written over the other."""
-    by_wrapper: dict[str, list[str]] = {}
-    for name, part in parts.items():
-        if part.adapter is not None and part.kind is not Kind.BESIDE:
-            by_wrapper.setdefault(part.wrapper, []).append(name)
-    aliases = {
-        wrapper
-        for wrapper, names in by_wrapper.items()
-        if all(name in ties and ties[name] in parts and parts[ties[name]].wrapper != wrapper for name in names)
-    }
-    models = [wrapper for wrapper in by_wrapper if wrapper not in aliases]
-    if len(models) > 1:
-        raise _several(models)
-    return {
-        name: replace(part, kind=Kind.BESIDE, module=part.name, adapter=None) if part.wrapper in aliases else part
-        for name, part in parts.items()
-        if not (part.wrapper in aliases and name in ties)
-    }
-
-
-def _several(wrappers: Sequence[str]) -> Disagreement:
-    shown = [repr(wrapper) if wrapper else "no wrapper" for wrapper in wrappers]
-    return Disagreement(
-        f"the checkpoint holds several PEFT models, behind {' and '.join(sorted(shown))}",
-        consequence="their adapters have the same names, and one would be written over the other",
-        remedy=tuple(
-            f"--lora keep --include '{wrapper}*' writes one of them under its names in the checkpoint"
-            for wrapper in wrappers
-            if wrapper
-        ),
-    )

@@ -45,7 +45,7 @@ SHARED_ONCE: Mapping[str, tuple[str, ...]] = {
 """What all modules of an adapter share and each has in its state: the file has it once."""
 
 PROJECTIONS = ("vera_A", "vera_B", "pvera_A", "pvera_B", "tinylora_P")
-"""Random numbers that the file has unless `save_projection` says otherwise; PEFT then draws them anew."""
+"""Random numbers that the file has unless `save_projection` says otherwise; PEFT then draws them again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

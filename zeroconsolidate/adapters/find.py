@@ -14,9 +14,8 @@ from ..archive.weights import read_weights
 from ..catalog.plain import plain_names
 from ..errors import BadOption, NotACheckpoint, UnsupportedLayout, at
 from . import prompts
-from .beside import of_one_model
 from .peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
-from .wrapping import Kind, Part, adapters_in, is_wrapped, take_apart
+from .wrapping import Kind, Part, adapters_in, is_wrapped, of_one_model, take_apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -123,13 +122,13 @@ def _refuse_unknown(kind: str, present: Sequence[str]) -> None:
     if kind not in TUNER_PREFIXES and kind not in prompts.PROMPTS:
         raise UnsupportedLayout(
             f"{ADAPTER_CONFIG} says {kind}",
-            consequence=NOT_WRITTEN.get(kind, "which parameters such an adapter has is not known here"),
+            consequence=NOT_WRITTEN.get(kind, "zeroconsolidate does not know which parameters such an adapter has"),
             remedy=keep,
         )
     if not present:
         raise UnsupportedLayout(
             f"{ADAPTER_CONFIG} says {kind}, and the checkpoint has no parameter of such an adapter",
-            remedy=(f"take {ADAPTER_CONFIG} away if it is of another run", keep),
+            remedy=(f"take {ADAPTER_CONFIG} away if it belongs to another run", keep),
         )
 
 

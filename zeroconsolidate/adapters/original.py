@@ -119,7 +119,9 @@ class Original:
                 parts = found.spread(source.recipe, source.role) if name is None else {name: source}
                 there = files if name is None else known
                 if not there.keys().isdisjoint(parts):
-                    raise Disagreement("two tensors of the run are one of the base model", found=", ".join(parts))
+                    raise Disagreement(
+                        "two tensors of the checkpoint belong to one tensor of the base model", found=", ".join(parts)
+                    )
                 there |= parts
         return files if self._layout is None else files | self._layout.in_files(known, self.tensors)
 

@@ -120,7 +120,7 @@ def _matching(pattern: Mapping[str, object], module: str) -> str:
     """The key of `pattern` for a module (mirrors `get_pattern_key` in `peft/utils/other.py`)."""
     for key in pattern:
         if not is_tame(key):
-            raise UnsupportedLayout("a pattern of the adapter is of a kind that is not known", found=described(key))
+            raise UnsupportedLayout("a pattern of the adapter has an unknown type", found=described(key))
         if re.match(rf"(.*\.)?({key})$", module):
             return key
     return module

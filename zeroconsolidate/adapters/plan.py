@@ -144,7 +144,7 @@ def plan_merge(
 ) -> Merge:
     """The model with its adapters merged. `base`: directory of the original model. `base_differs`: it may be another
     than the adapters were trained on. `architecture`: what transformers says of its class, or why it says nothing.
-    `insisted`: names that nobody expects are written all the same.
+    `insisted`: names that nobody expects are written anyway.
 
     Raises UnsupportedLayout for adapters that cannot be merged, BadOption if weights are nowhere, WrongNames for
     trained tensors that have no place in the original model, Disagreement for another base or lost rows.
@@ -197,7 +197,7 @@ def _without_a_place(unknown: Sequence[str], original: Original, unasked: str) -
     found = f"{counted(len(unknown), 'trained tensor')} {'has' if len(unknown) == 1 else 'have'} no place"
     return WrongNames(
         f"{found} in the base model {original.directory}: {listed(unknown, 4)}",
-        consequence=f"{why}; a loader would ignore them",
+        consequence=f"{why}, so a loader would ignore them",
         remedy=("name the model that was trained with --base", "write them anyway with --allow-missing"),
     )
 

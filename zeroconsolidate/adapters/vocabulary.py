@@ -52,9 +52,9 @@ def vocabulary(
     (rows,) = counts
     if own is not None and at_base == rows < own and not is_resized:
         raise Disagreement(
-            f"the run had {own} tokens, as config.json beside the checkpoint says, and the base has {rows}",
-            consequence="the rows that were added were frozen and left out of the save, so nothing has their values",
-            remedy="write the adapter (--lora adapter), and load it on a base that is resized as for training",
+            f"config.json beside the checkpoint says {own} tokens, the base model has {rows}",
+            consequence="the added rows were frozen and not saved, so their values are lost",
+            remedy="write the adapter (--lora adapter), and load it on a base model resized as for the training",
         )
     if rows == stated:
         return Vocabulary(rows=None, notes=(), warnings=_lost(checkpoint, rows, found))
@@ -77,7 +77,7 @@ def resize_first(shapes: Mapping[str, Shape], base: str | None) -> tuple[str, ..
     if stated == count:
         return ()
     other = f"the base has {stated}" if stated is not None else "if the base has another number"
-    return (f"{name} is of {count} tokens; {other}: resize it first, with base_model.resize_token_embeddings({count})",)
+    return (f"{name} has {count} tokens; {other}: resize it first, with base_model.resize_token_embeddings({count})",)
 
 
 def _stated(directory: str) -> int | None:
@@ -100,9 +100,9 @@ def _refuse_parted(found: Mapping[str, Source]) -> None:
     fewer = [name for rows, names in by_rows.items() if rows != most for name in names]
     raise Disagreement(
         f"embedding and head have different numbers of rows: {told}",
-        consequence=f"the run resized both, and of {' and '.join(fewer)} only the base's rows are left: those that "
-        "were added were frozen, and left out of the save",
-        remedy="write the adapter (--lora adapter), and load it on a base that is resized as for training",
+        consequence=f"the run resized both; the rows added to {' and '.join(fewer)} were frozen and not saved, so "
+        "their values are lost",
+        remedy="write the adapter (--lora adapter), and load it on a base model resized as for the training",
     )
 
 

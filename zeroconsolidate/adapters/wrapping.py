@@ -19,15 +19,15 @@ FlagEmbedding checkpoint). A model that was adapted in place (`inject_adapter_in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from ..catalog.plain import plain_names, without_modules
-from ..errors import UnsupportedLayout, at
+from ..errors import Disagreement, UnsupportedLayout, at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
 PEFT_MODEL = "base_model.model."
 
@@ -150,3 +150,38 @@ def _outside(name: str, text: str, prefixes: tuple[str, ...]) -> Part:
 def adapters_in(parts: Iterable[Part]) -> tuple[str, ...]:
     """The names of the adapters, in the order in which they first appear."""
     return tuple(dict.fromkeys(part.adapter for part in parts if part.adapter is not None))
+
+
+def of_one_model(parts: Mapping[str, Part], ties: Mapping[str, str]) -> dict[str, Part]:
+    """`parts` without the second names of a PEFT model that lies behind several wrappers. Raises Disagreement for
+    several PEFT models: their adapters have the same names, and one would be written over the other."""
+    by_wrapper: dict[str, list[str]] = {}
+    for name, part in parts.items():
+        if part.adapter is not None and part.kind is not Kind.BESIDE:
+            by_wrapper.setdefault(part.wrapper, []).append(name)
+    aliases = {
+        wrapper
+        for wrapper, names in by_wrapper.items()
+        if all(name in ties and ties[name] in parts and parts[ties[name]].wrapper != wrapper for name in names)
+    }
+    models = [wrapper for wrapper in by_wrapper if wrapper not in aliases]
+    if len(models) > 1:
+        raise _several(models)
+    return {
+        name: replace(part, kind=Kind.BESIDE, module=part.name, adapter=None) if part.wrapper in aliases else part
+        for name, part in parts.items()
+        if not (part.wrapper in aliases and name in ties)
+    }
+
+
+def _several(wrappers: Sequence[str]) -> Disagreement:
+    shown = [repr(wrapper) if wrapper else "no wrapper" for wrapper in wrappers]
+    return Disagreement(
+        f"the checkpoint holds several PEFT models, behind {' and '.join(sorted(shown))}",
+        consequence="their adapters have the same names, and one would be written over the other",
+        remedy=tuple(
+            f"--lora keep --include '{wrapper}*' writes one of them under its names in the checkpoint"
+            for wrapper in wrappers
+            if wrapper
+        ),
+    )

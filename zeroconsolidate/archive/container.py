@@ -28,7 +28,7 @@ class ZipContainer(OpenFile):
     """An open zip container; use it as a context manager.
 
     Raises DamagedFile if the file is empty, truncated, no zip, or if a record lies outside of it, and UnsafePath
-    if it is no regular file.
+    if it is not a regular file.
     """
 
     def _begin(self) -> None:

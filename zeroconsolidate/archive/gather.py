@@ -63,7 +63,7 @@ def _parts(roots: Sequence[str], tag: str | None) -> list[CheckpointFiles]:
     tags = sorted({part.tag for part in parts.values()})
     if len(tags) > 1:
         raise Disagreement(
-            "the directories are of different saves",
+            "the directories belong to different saves",
             expected="one tag",
             found=", ".join(tags),
             remedy="choose one with --tag",
@@ -83,7 +83,7 @@ def _same(one: str, other: str) -> None:
         if not _equal(one, other):
             raise Disagreement(
                 f"two directories have this file, and they differ: {one} and {other}",
-                remedy="move away the one that is not of this save",
+                remedy="move the one that belongs to another save away",
             )
 
 

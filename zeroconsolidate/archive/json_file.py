@@ -22,7 +22,7 @@ def parse(
     parse_int: Callable[[str], object] | None = None,
     make: Callable[[list[tuple[str, Any]]], object] | None = None,
 ) -> Any:
-    """The value in `text`; `make` makes objects of pairs. Raises DamagedFile, calling it `what`, if it is no JSON or
+    """The value in `text`; `make` makes objects of pairs. Raises DamagedFile, calling it `what`, if it is not JSON or
     nested too deep."""
     try:
         return json.loads(text.decode("utf-8"), parse_int=parse_int, object_pairs_hook=make)
@@ -50,7 +50,7 @@ def parse_object(text: bytes, what: str) -> dict[str, Any]:
 
 
 def read_json(path: str) -> dict[str, Any]:
-    """The object in the file. Raises DamagedFile if it cannot be read, is too large, or is no JSON object."""
+    """The object in the file. Raises DamagedFile if it cannot be read, is too large, or is not a JSON object."""
     with at(path):
         value = parse(read_small(path, MAX_BYTES), "the file")
         if not isinstance(value, dict):

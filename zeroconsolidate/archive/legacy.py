@@ -57,10 +57,14 @@ class LegacyContainer(OpenFile):
         machine = Interpreter(self._data, world, Limits())
         magic, here = machine.run()
         if magic != MAGIC:
-            raise DamagedFile("the file is not a torch checkpoint: it is no zip archive, nor torch's older container")
+            raise DamagedFile(
+                "the file is not a torch checkpoint: it is neither a zip archive nor torch's older container"
+            )
         protocol, here = machine.run(here)
         if protocol != PROTOCOL:
-            raise UnsupportedLayout(f"torch's older container is of protocol {described(protocol)}", expected=PROTOCOL)
+            raise UnsupportedLayout(
+                f"torch's older container has the protocol {described(protocol)}", expected=PROTOCOL
+            )
         system, first = machine.run(here)
         big_endian = isinstance(system, dict) and system.get("little_endian") is False
         _, stop = machine.run(first)

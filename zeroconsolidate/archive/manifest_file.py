@@ -16,19 +16,17 @@ MAX_MANIFEST_BYTES = 1 << 28
 
 
 def read_manifest(directory: str) -> dict[str, Any] | None:
-    """The manifest, None if the directory has none. Raises DamagedFile if it is no manifest of a version we know."""
+    """The manifest, None if the directory has none. Raises DamagedFile if it is not a manifest of a version we know."""
     path = os.path.join(directory, MANIFEST_NAME)
     if not os.path.lexists(path):
         return None
     with at(path):
         manifest = parse_object(read_small(path, MAX_MANIFEST_BYTES), "the manifest")
         if manifest.get("manifest") != 1:
-            raise DamagedFile("the manifest is of a version that this library does not know")
+            raise DamagedFile("the manifest has a version that this library does not know")
         if not all(isinstance(manifest.get(key), dict) for key in ("files", "tensors", "options", "source")):
             raise DamagedFile("the manifest lacks a part", expected="files, tensors, options and source")
         for entry in (*manifest["files"].values(), *manifest["tensors"].values()):
             if not isinstance(entry, dict) or not isinstance(entry.get("bytes", 0), int):
-                raise DamagedFile(
-                    "an entry of the manifest is no description of a file or tensor", found=described(entry)
-                )
+                raise DamagedFile("an entry of the manifest does not describe a file or tensor", found=described(entry))
     return manifest

@@ -48,11 +48,11 @@ def short_int(text: str) -> int | str:
 def parse(text: bytes, *, parse_int: Callable[[str], object] = str) -> Any:
     """The value of a config.json, integers as text by default: for long ones Python takes quadratic time.
 
-    Raises DamagedFile if it is no JSON or nested too deep.
+    Raises DamagedFile if it is not JSON or nested too deep.
     """
     return json_file.parse(text, CONFIG, parse_int=parse_int)
 
 
 def read_config(path: str) -> Any:
-    """The value in the file, as `parse` gives it. Raises DamagedFile, and UnsafePath if it is no regular file."""
+    """The value in the file, as `parse` gives it. Raises DamagedFile, and UnsafePath if it is not a regular file."""
     return parse(read_small(path, MAX_CONFIG_BYTES))

@@ -41,7 +41,7 @@ def _key(key: object) -> object:
 
 
 def _unknown(machine: Machine, position: int) -> int:
-    raise DamagedFile(f"the pickle is damaged: byte {position - 1} is no opcode")
+    raise DamagedFile(f"the pickle is damaged: byte {position - 1} is not an opcode")
 
 
 def _refuse(name: str) -> Callable[[Machine, int], int]:
@@ -54,7 +54,7 @@ def _refuse(name: str) -> Callable[[Machine, int], int]:
 def _proto(machine: Machine, position: int) -> int:
     version = machine.integer(position, 1)
     if not 2 <= version <= 5:
-        raise DamagedFile("the pickle is of an unknown protocol", expected="2 to 5", found=version)
+        raise DamagedFile("the pickle has an unknown protocol", expected="2 to 5", found=version)
     return position + 1
 
 

@@ -68,7 +68,7 @@ def read_exactly(fd: int, size_bytes: int, start: int) -> bytes:
 class OpenFile(ABC):
     """A regular file, open to be read at positions; use it as a context manager.
 
-    Raises OSError, UnsafePath if it is no regular file, and what `_begin` raises.
+    Raises OSError, UnsafePath if it is not a regular file, and what `_begin` raises.
     """
 
     def __init__(self, path: str) -> None:

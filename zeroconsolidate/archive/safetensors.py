@@ -64,7 +64,7 @@ def read_file(path: str) -> SafetensorsFile:
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or length > min(MAX_HEADER_BYTES, size_bytes - 8):
                 raise DamagedFile(
-                    "the file is no safetensors file or is cut off",
+                    "the file is not a safetensors file, or it is cut off",
                     expected=f"a header of at most {max(min(MAX_HEADER_BYTES, size_bytes - 8), 0)} bytes",
                     found=f"{length} in {size_bytes} bytes",
                 )
@@ -173,7 +173,7 @@ def _tensors(path: str, header: Mapping[str, Any], data_start: int, size_bytes: 
 
 def _tensor(path: str, name: str, entry: object, data_start: int) -> tuple[int, int, LocatedTensor]:
     if not isinstance(entry, dict) or not name.isprintable():
-        raise DamagedFile("the header's entry is no tensor")
+        raise DamagedFile("the header's entry is not a tensor")
     dtype, shape, offsets = _BY_CODE.get(str(entry.get("dtype"))), entry.get("shape"), entry.get("data_offsets")
     if dtype is None:
         raise DamagedFile("the tensor's dtype is not known", found=described(entry.get("dtype")))

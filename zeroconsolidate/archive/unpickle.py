@@ -70,7 +70,7 @@ class _Element(Name):
 def unpickle(data: bytes, container: Container) -> object:
     """The object in `data`, with LocatedTensor in place of tensors and Inert in place of unknown objects.
 
-    Raises UnsafePickle for what only an attack would contain, DamagedFile for what is no pickle.
+    Raises UnsafePickle for what only an attack would contain, DamagedFile for what is not a pickle.
     """
     return unpickle_placeless(data, container)[0]
 
@@ -115,7 +115,9 @@ class World:
         if type(function) is _Constructor:
             return function.make(*arguments)
         if not isinstance(function, Name):
-            raise DamagedFile("the pickle calls something that is no function or class", found=described(function))
+            raise DamagedFile(
+                "the pickle calls something that is neither a function nor a class", found=described(function)
+            )
         return Inert(function.qualified_name, arguments)
 
     def persistent(self, pid: object) -> LocatedStorage:
@@ -190,7 +192,7 @@ class World:
     def _from_type(self, function: object, _: object, arguments: object, *__: object) -> object:
         """`_rebuild_from_type_v2(function, type, args, state)`: a subclass, or a tensor with attributes."""
         if type(function) is not _Constructor or function.make == self._from_type or type(arguments) is not tuple:
-            raise DamagedFile("a tensor is rebuilt by something that is no rebuild function")
+            raise DamagedFile("a tensor is rebuilt by something that is not a rebuild function")
         return function.make(*arguments)
 
     def _encode(self, text: object, encoding: object = "utf-8", *_: object) -> bytes:

@@ -132,7 +132,7 @@ def _end_of_directory(fd: int, size_bytes: int) -> tuple[int, int, int]:
 def _no_end(fd: int, size_bytes: int) -> DamagedFile:
     """The error for a file that does not end in a zip directory."""
     if read_exactly(fd, min(4, size_bytes), 0) != b"PK\x03\x04":
-        return DamagedFile("the file is not a torch checkpoint: it is no zip archive")
+        return DamagedFile("the file is not a torch checkpoint: it is not a zip archive")
     tail_bytes = min(size_bytes, _END.size + _MAX_COMMENT_BYTES)
     if b"PK\x05\x06" in read_exactly(fd, tail_bytes, size_bytes - tail_bytes)[: 4 - _END.size]:
         return DamagedFile("the file has bytes after its zip directory: something was appended to it")

@@ -52,7 +52,7 @@ def grid_of(files: CheckpointFiles, first: ModelFile) -> Grid:
     found = sorted({name.mp_rank for name in files.of(kind)})
     if kind is FileKind.MODEL and len(found) < len(files.of(kind)):
         raise Disagreement(
-            "a model-parallel rank has two files, of which one is left from another save",
+            "a model-parallel rank has two files: one is left over from another save",
             expected="one of each",
             found=", ".join(name.name for name in files.of(kind)[:6]),
         )
@@ -100,17 +100,17 @@ def missing_ranks(files: CheckpointFiles, kind: FileKind, world_size: int, grid:
                     f"rank {name.dp_rank} has two files",
                     expected="one",
                     found=f"{by_rank[rank]} as well",
-                    consequence="one of them is left from another save",
+                    consequence="one of them is left over from another save",
                 )
             if name.dp_rank >= world_size or name.mp_rank >= grid.size:
                 if name.mp_rank >= grid.size:
                     raise Disagreement(
-                        "the file is left from a save with more model-parallel ranks",
+                        "the file is left over from a save with more model-parallel ranks",
                         expected=grid.size,
                         found=f"rank {name.mp_rank}",
                     )
                 raise Disagreement(
-                    "the file is left from a save with more ranks",
+                    "the file is left over from a save with more ranks",
                     expected=f"ranks 0 to {world_size - 1} of {world_size}",
                     found=f"rank {name.dp_rank}",
                     remedy="move it away if that is so",
@@ -166,7 +166,7 @@ def same(
         if got != expected[1] and got is not None and expected[1] is not None:
             with at(file_name(fact.file)):
                 raise Disagreement(
-                    f"the files are of different saves: {what} differs",
+                    f"the files belong to different saves: {what} differs",
                     expected=f"{_short(expected[1])} as in {expected[0]}",
                     found=_short(got),
                 )

@@ -3,7 +3,7 @@
 Expert-parallel rank e is data-parallel rank r with r mod ep == e (`deepspeed/utils/groups.py`). A group of experts is
 partitioned over the ranks of one e only; there are ep such groups, and `partition_count` tells: ranks / ep.
 
-* Native MoE numbers experts anew on each rank: local expert i of rank e is expert `e * local experts + i` of the
+* Native MoE numbers experts from 0 on each rank: local expert i of rank e is expert `e * local experts + i` of the
   model (`deepspeed/moe/layer.py`; the expert files have the global number in their names and in their keys).
 * AutoEP stacks a rank's experts into one tensor `[local experts, …]`; the whole is the stack of all ranks
   (`deepspeed/module_inject/auto_ep`).

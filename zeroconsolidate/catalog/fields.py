@@ -70,7 +70,7 @@ def _possible(shape: tuple[object, ...] | list[object]) -> bool:
 
 
 def tensors(value: object, key: str) -> dict[str, LocatedTensor]:
-    """The tensors of a state dict, in order; entries that are no tensors (`_extra_state`) are left out."""
+    """The tensors of a state dict, in order; entries that are not tensors (`_extra_state`) are left out."""
     if not isinstance(value, Mapping):
         raise DamagedFile(f"{key!r} is not a state dict", found=type(value).__name__)
     return {name_of(name): item for name, item in value.items() if isinstance(item, LocatedTensor)}
@@ -134,4 +134,4 @@ def name_of(name: object) -> str:
 
 
 _RESERVED = frozenset({".", "..", "__metadata__"})
-"""The last is where safetensors keeps what is no tensor."""
+"""The last is where safetensors keeps what is not a tensor."""

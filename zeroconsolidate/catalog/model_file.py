@@ -40,7 +40,7 @@ class ModelFile:
     shared_params: Mapping[str, str]
     """alias -> canonical. DeepSpeed fills it on global rank 0 only."""
     skipped: tuple[str, ...]
-    """Entries of the module that are no tensors."""
+    """Entries of the module that are not tensors."""
     optimizer: Mapping[str, Any] | None
     """The optimizer's own state dict, where it is not partitioned over files of its own (stage 0)."""
     step: int | None

@@ -100,7 +100,7 @@ def sort_names(
 
 def _is_companion(name: str, module: Mapping[str, LocatedTensor]) -> bool:
     """Whether this belongs to another tensor, whose name it continues (`q_proj.weight.absmax` of bitsandbytes): then it
-    is no parameter of its own."""
+    is not a parameter of its own."""
     return any(name[:dot] in module for dot in range(len(name)) if name[dot] == ".")
 
 

@@ -24,7 +24,7 @@ class Remark:
     nouns: str = "tensors"
 
 
-NO_TENSOR = Remark("is no tensor and is left out", "are no tensors and are left out", "name", "names")
+NO_TENSOR = Remark("is not a tensor and is left out", "are not tensors and are left out", "name", "names")
 LEFT_TIED = Remark(
     "is tied to a parameter that was not saved; left out",
     "are tied to parameters that were not saved; left out",
@@ -61,7 +61,7 @@ def in_words(noted: Noted) -> dict[str, tuple[str, ...]]:
     """Note -> the names it is about.
 
     >>> list(in_words({NO_TENSOR: ("a",)})), list(in_words({NO_TENSOR: tuple("bcdefgh")}))
-    (['a is no tensor and is left out'], ['7 names are no tensors and are left out: b, c, d, e and 3 more'])
+    (['a is not a tensor and is left out'], ['7 names are not tensors and are left out: b, c, d, e and 3 more'])
     """
     return {
         f"{names[0]} {remark.one}"

@@ -227,7 +227,7 @@ def _base_of(contents: Contents, tp: int, stages: list[int]) -> ModelFile:
     if not module and not contents.layers and contents.universal is None:
         with at(file_name(first.file)):
             raise MissingFiles(
-                "the file has no module, as in a pipeline, and there are no files of its layers",
+                "the model file has no 'module', as with pipeline parallelism, and there are no layer files",
                 files=("layer_00-model_states.pt",),
             )
     if contents.layers:

@@ -96,7 +96,7 @@ class _Rules:
         affine = fields.field(info, "affine_map", dict, {})
         if affine and affine.get("version") not in (None, AFFINE_VERSION):
             raise UnsupportedLayout(
-                f"the affine map is of version {described(affine.get('version'))}", expected=AFFINE_VERSION
+                f"the affine map has the version {described(affine.get('version'))}", expected=AFFINE_VERSION
             )
         self._affine = [(_compiled(p), entry) for p, entry in fields.field(affine, "params", dict, {}).items()]
 
@@ -219,7 +219,7 @@ def _piece(piece: object) -> AffinePiece:
 
 def _view(value: object) -> tuple[int, Shape]:
     if not isinstance(value, (list, tuple)) or len(value) != 2 or type(value[0]) is not int or value[0] < 0:
-        raise DamagedFile("a piece of an affine map is no (offset, strides)", found=described(value))
+        raise DamagedFile("a piece of an affine map is not (offset, strides)", found=described(value))
     return value[0], _ints(value[1])
 
 
@@ -251,7 +251,7 @@ def _compiled(pattern: object) -> re.Pattern[str]:
     if not isinstance(pattern, str):
         raise DamagedFile("a pattern is not text", found=described(pattern))
     if not is_tame(pattern):
-        raise UnsupportedLayout("a pattern is of a kind that is not known", found=described(pattern))
+        raise UnsupportedLayout("a pattern has an unknown type", found=described(pattern))
     return re.compile(pattern)
 
 

@@ -1,6 +1,6 @@
 """The folder of a universal checkpoint (`ds_to_universal`) -> its parameters, which are merged over all ranks.
 
-Stages 0 to 2 save `{param: tensor in full shape, cat_dim: …}`, stage 3 the bare tensor, flat. What is no trained
+Stages 0 to 2 save `{param: tensor in full shape, cat_dim: …}`, stage 3 the bare tensor, flat. What is not a trained
 parameter (buffers, frozen parameters, ties) is only in the model files, which are those of the original
 checkpoint. With `--inject_missing_state` the folder also has copies of them, cast to fp32: the originals are
 better, and are used.

@@ -87,7 +87,7 @@ def _masters(content: Mapping[str, Any]) -> tuple[tuple[tuple[LocatedTensor, ...
         return tuple((master,) for master in flat), True, "FP16_Optimizer"
     if content and not ("state" in content and "param_groups" in content):
         raise UnsupportedLayout(
-            "the optimizer's state is of an unknown kind", found=f"the keys {', '.join(map(str, list(content)[:8]))}"
+            "the optimizer's state has an unknown layout", found=f"the keys {', '.join(map(str, list(content)[:8]))}"
         )
     return (), False, "none"
 

@@ -44,7 +44,7 @@ class _Ended(BaseException):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # As stderr does: a name that the locale has no letters for is no reason to fail.
+        # As stderr does: a name that the locale has no letters for is not a reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words

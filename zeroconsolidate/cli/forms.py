@@ -56,7 +56,7 @@ def form_of(paths: Sequence[str], *, against: Roots | None, source: Roots | None
     outputs = [path for path in paths if path not in checkpoints]
     if len(outputs) > 1:
         raise Misuse(
-            "verify takes one OUTPUT", found=f"several directories that are no checkpoints: {', '.join(outputs)}"
+            "verify takes one OUTPUT", found=f"several directories that are not checkpoints: {', '.join(outputs)}"
         )
     return Form(output=outputs[0] if outputs else None, checkpoints=checkpoints)
 

@@ -21,7 +21,7 @@ FIRST_SECONDS = 0.5
 """Work that takes less time prints nothing on a terminal."""
 REDRAW_SECONDS = 0.1
 LINE_SECONDS = 30.0
-"""Seconds between two lines where stderr is no terminal."""
+"""Seconds between two lines where stderr is not a terminal."""
 _STACK_BYTES = 1 << 19
 """A thread has a stack of 8 MiB by default, a fifth of all that a conversion takes."""
 _COLUMNS = 80

@@ -85,7 +85,9 @@ def resolved(base: str) -> str:
     if os.path.lexists(base):
         raise BadOption("the base model must be a directory", found=f"the file {base}", remedy=near)
     if not is_hub_id(base):
-        raise BadOption(f"no such directory: {base or repr(base)}", consequence="it is no hub id either", remedy=near)
+        raise BadOption(
+            f"no such directory: {base or repr(base)}", consequence="it is not a hub id either", remedy=near
+        )
     if find_spec("huggingface_hub") is None:
         raise BadOption(
             f"no such directory: {base}",

@@ -162,8 +162,8 @@ def base_layout(architecture: Architecture, shapes: Mapping[str, Shape], paths: 
         return None
     if change.rival is not None:
         raise Disagreement(
-            f"what the run trained may be {change.rival[0]} or {change.rival[1]} of the base model",
-            remedy="name the model that was trained, not one that it is a part of, with --base",
+            f"a trained tensor may be {change.rival[0]} or {change.rival[1]} of the base model",
+            remedy="name with --base the model that was trained, not a larger one that contains it",
         )
     made_of: dict[str, list[Conversion]] = {}
     for conversion in architecture.conversions if turned else ():

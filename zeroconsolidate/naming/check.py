@@ -133,7 +133,7 @@ def _hint(naming: Naming, sources: NameSources) -> str:
 
 
 def _against_base(naming: Naming) -> list[str]:
-    """What a comparison with the base model leaves to be said; it is no proof, since heads come and go."""
+    """What a comparison with the base model leaves to be said; it is not a proof, since heads come and go."""
     kinds = {
         "are not those of": naming.unexpected,
         "are only in": naming.missing,

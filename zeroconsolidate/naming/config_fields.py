@@ -34,7 +34,7 @@ def with_fields(text: bytes, rules: Sequence[str]) -> bytes:
     """config.json with the fields of `rules` set, each `FIELD=VALUE` or `OUTER.FIELD=VALUE`.
 
     VALUE is JSON; what is none is a string. Labels of another number than `num_labels` go. Without rules not a byte
-    changes. Raises BadOption for a rule that cannot be followed, DamagedFile if `text` is no JSON.
+    changes. Raises BadOption for a rule that cannot be followed, DamagedFile if `text` is not JSON.
 
     >>> with_fields(b'{"vocab_size": 64, "text_config": {"n": 1}}', ["vocab_size=70", "text_config.n=2"])
     b'{\\n  "vocab_size": 70,\\n  "text_config": {\\n    "n": 2\\n  }\\n}\\n'
@@ -47,7 +47,7 @@ def with_fields(text: bytes, rules: Sequence[str]) -> bytes:
     except ValueError as error:  # a number of thousands of digits
         raise DamagedFile(f"config.json cannot be edited: {error}") from None
     if not isinstance(config, dict):
-        raise BadOption("config.json has no fields to set: it is no object")
+        raise BadOption("config.json is not a JSON object, so it has no fields to set")
     for rule in rules:
         path, value = _parsed(rule)
         _set(config, path, value)

@@ -162,7 +162,7 @@ def renamed(stored: Iterable[str], rules: Sequence[tuple[str, str]]) -> dict[str
                 elif current.startswith(old):
                     names[name] = new + current[len(old) :]
         except (re.error, IndexError) as error:
-            raise BadOption(f"--rename {old}={new} is no regular expression: {error}") from None
+            raise BadOption(f"--rename {old}={new} is not a regular expression: {error}") from None
     return unique(names)
 
 

@@ -203,8 +203,8 @@ def complaint(naming: Naming, unasked: str = "") -> WrongNames:
 def _undecided(naming: Naming, origin: str) -> WrongNames:
     prefixes = " and ".join(map(repr, naming.rivals))
     return WrongNames(
-        f"{len(naming.rivals)} models with the names of {origin} are in the checkpoint, under {prefixes}",
-        consequence="it is not known which of them is meant",
+        f"the checkpoint has {len(naming.rivals)} models with the names of {origin}, under {prefixes}",
+        consequence="nothing says which of them to write",
         remedy=tuple(f"write the one under {prefix!r} with --include '{prefix}*'" for prefix in naming.rivals),
     )
 
@@ -212,9 +212,9 @@ def _undecided(naming: Naming, origin: str) -> WrongNames:
 def _parametrized(names: Sequence[str], origin: str) -> WrongNames:
     """torch's parametrizations keep what a weight is computed of (`torch/nn/utils/parametrize.py`)."""
     return WrongNames(
-        f"{len(names)} tensors are what parametrized weights are computed of, such as {names[0]!r}",
-        expected=f"the weights, as {origin} has them",
-        consequence="what a parametrization (weight_norm, spectral_norm, …) computes is in no checkpoint",
+        f"{len(names)} tensors belong to parametrized weights, such as {names[0]!r}",
+        expected=f"the weights as {origin} has them",
+        consequence="what a parametrization (weight_norm, spectral_norm, …) computes from them is not saved",
         remedy=(
             "remove them in the training code (torch.nn.utils.parametrize.remove_parametrizations) and save again",
             "write what is stored, under its own names, with --names stored",

@@ -1,8 +1,8 @@
 """Answers of transformers that had to be asked for, kept in the user's cache directory: each costs seconds.
 
 An answer is kept under a digest of all it follows from: the config, the transformers installed, and this release. A
-file that is damaged, too large, or could have been written by somebody else is no answer; a directory that cannot be
-written to keeps nothing. Neither is ever an error.
+file that is damaged, too large, or could have been written by somebody else is ignored, and so is a directory that
+cannot be written to. Neither is ever an error.
 """
 
 from __future__ import annotations

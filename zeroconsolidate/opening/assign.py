@@ -69,7 +69,7 @@ class _Assignment:
                     shape = next(iter(self._groups[g][index].looks)).shape if self._groups[g][index].looks else ()
                     raise WitnessMismatch(
                         f"master {index} of group {g}, of shape {shape}, does not round to any copy in the module",
-                        consequence="a file may be of another save",
+                        consequence="a file may belong to another save",
                     )
         while self._by_appearance() or any(self._round(g) for g in range(len(self._groups))):
             pass

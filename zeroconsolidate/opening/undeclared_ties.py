@@ -22,7 +22,7 @@ T = TypeVar("T")
 HEAD_NUMEL = 8
 SAMPLE_NUMEL = 4096
 DISTINCT = 16
-"""A tensor with at least so many different values is no accident: zeros and ones are often equal, weights never."""
+"""A tensor with at least so many different values is not an accident: zeros and ones are often equal, weights never."""
 
 
 def tie_equal_tensors(catalog: Catalog, inputs: Inputs) -> Catalog:

@@ -46,7 +46,7 @@ def parse_size(given: str | int) -> int:
 
 
 def _parsed(text: str) -> int:
-    """0 if it is no size."""
+    """0 if it is not a size."""
     match = _SIZE.fullmatch(text)
     if match is None:
         return 0

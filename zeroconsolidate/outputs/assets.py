@@ -75,7 +75,7 @@ def choose(checkpoint: str, base: str | None, *, tags: Iterable[str], is_tag: bo
 
     What could not be copied is refused here, before hours are spent on the weights.
     Raises OSError if a directory cannot be listed, UnsafePath where a file to be copied is a link that leads out of
-    its directory or no file at all, DamagedFile for too many or too large files and for a config.json that is no JSON.
+    its directory or no file at all, DamagedFile for too many or too large files and for a config.json that is not JSON.
     """
     copies: dict[str, str] = {}
     grouped, rest = _sorted(checkpoint)
@@ -210,7 +210,7 @@ def _remote_code(config: str | None, directory: str) -> dict[str, str]:
     while wanted:
         module = wanted.pop()
         name, path = f"{module}.py", os.path.join(directory, f"{module}.py")
-        # An identifier is no path: not absolute, not upwards.
+        # An identifier is not a path: not absolute, not upwards.
         if module.isidentifier() and name not in found and os.path.isfile(path):
             with at(name):
                 fence.check(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..adapters.plan import prove_base
 from ..archive.phrases import listed
 from ..errors import UnsupportedLayout
 from ..plan.witness import comparisons, replica_comparisons
@@ -50,7 +49,11 @@ def refuse_unplaced(catalog: Catalog, *, weights_only: bool) -> None:
 def _compare_copies(output: Output, opened: Opened, inputs: Inputs, check: str) -> int:
     if check == "none":
         return 0
-    catalog, numel = opened.catalog, prove_base(output.comparisons, inputs) if output.comparisons else 0
+    catalog, numel = opened.catalog, 0
+    if output.comparisons:
+        from ..adapters.plan import prove_base
+
+        numel = prove_base(output.comparisons, inputs)
     if catalog.module or catalog.stacked:
         from ..run.witness import compare
 

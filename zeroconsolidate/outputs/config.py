@@ -21,7 +21,7 @@ def with_dtype(text: bytes, torch_name: str) -> bytes:
     """config.json with each `dtype` (transformers 5) and `torch_dtype` (4) set to `torch_name`.
 
     Sub-configs (`text_config`, `vision_config`, …) state their own dtype; theirs are set too. A config that
-    states none is left alone: loaders then take the dtype of the weights. Raises DamagedFile if it is no JSON.
+    states none is left alone: loaders then take the dtype of the weights. Raises DamagedFile if it is not JSON.
 
     >>> with_dtype(b'{"torch_dtype": "bfloat16", "hidden_size": 8}', "float32")
     b'{"torch_dtype": "float32", "hidden_size": 8}'
@@ -160,7 +160,7 @@ def without_truncation(text: bytes) -> tuple[bytes, bool]:
     """tokenizer.json with `truncation` and `padding` cleared, and whether they were set.
 
     A training run bakes its own lengths in (FlagEmbedding's trainers do); users of the tokenizers library would have
-    their texts cut to them. Every other byte stays. Raises DamagedFile if it is no JSON.
+    their texts cut to them. Every other byte stays. Raises DamagedFile if it is not JSON.
 
     >>> without_truncation(b'{"version": "1.0", "truncation": {"max_length": 24}, "padding": null}')
     (b'{"version": "1.0", "truncation": null, "padding": null}', True)

@@ -53,9 +53,9 @@ def compare_adapters(
             compare(chosen, inputs)
         except WitnessMismatch as error:
             raise WitnessMismatch(
-                "the adapter's tensor is not the parameter that its key names",
-                consequence="nothing was published",
-                remedy="this is a defect of zeroconsolidate: please report it; --no-check writes it all the same",
+                "the written tensor of the adapter differs from the parameter of that name",
+                consequence="no output was written",
+                remedy="this is a bug in zeroconsolidate, please report it; --no-check writes it anyway",
                 address=error.address,
             ) from None
     return len(chosen), count

@@ -99,7 +99,7 @@ def contradiction(
     """
     epsilon, tiny = rounding
     error = epsilon * size + tiny
-    off = ~(np.abs(written - expected) <= _ROUNDINGS * slack * error)  # so that NaN is no agreement
+    off = ~(np.abs(written - expected) <= _ROUNDINGS * slack * error)  # so that NaN is not an agreement
     if off.any():
         index = int(np.argmax(off))
         return True, f"expected {expected.flat[index]:.6g}, got {written.flat[index]:.6g}"

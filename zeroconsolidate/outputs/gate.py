@@ -1,7 +1,7 @@
 """A directory on disk -> what the program that loads it would not find. The last check before files get their names.
 
 Every output passes it before anything gets its final name, whatever was planned and however names were decided:
-files are opened anew, and only their headers, the index and the configs beside them count. `verify` asks the same of
+files are opened again, and only their headers, the index and the configs beside them count. `verify` asks the same of
 a directory that any tool wrote.
 """
 
@@ -15,7 +15,7 @@ from ..archive.model_files import ADAPTER_CONFIG
 from ..archive.safetensors import read_file
 from ..archive.weights import read_pickled, read_weights
 from ..errors import UnsafePath, UnsafePickle, WrongNames, ZeroConsolidateError
-from . import gate_adapter, gate_model, gate_modules
+from . import gate_model, gate_modules
 from .gate_finding import Finding, GateResult, Kind
 from .modules import Module, has_own_weights, modules_in
 
@@ -54,6 +54,8 @@ def examine(directory: str, *, base: str | None = None, is_merged: bool = False,
         findings.append(Finding(kind=Kind.FILE, text=str(error)))
     adapters = [folder for folder in _folders(directory) if os.path.lexists(os.path.join(folder, ADAPTER_CONFIG))]
     if adapters:
+        from . import gate_adapter
+
         results = [gate_adapter.examine(folder, directory, base, remember=remember) for folder in adapters]
         findings = []  # weights in the directory itself are those of the adapter in it
     elif weights is not None:

@@ -49,7 +49,7 @@ def group_of(name: str) -> str | None:
 
 
 def is_left_behind(name: str) -> bool:
-    """Whether an entry belongs to training, or is made anew."""
+    """Whether an entry belongs to training, or is made again."""
     return _matches(name, _LEFT_BEHIND) or _matches(name, _MADE_ANEW)
 
 

@@ -44,7 +44,7 @@ class Made:
     """Tensor -> finite elements that became infinite in the cast."""
     side_files: SideFiles
     recomputed: Recomputed
-    """What came of computing values anew."""
+    """What came of recomputing values."""
     gate: GateResult
     """The result of the last check (`gate.py`)."""
     excused_warnings: tuple[str, ...]

@@ -58,8 +58,10 @@ class _Directory(Output):
         if not count:
             return Recomputed(checks=(), not_checked=())
         if not found:
-            return Recomputed(checks=(), not_checked=("merged values: nothing computed them by another route",))
-        text = f"{found} of {counted(count, 'merged tensor')} against base and adapter, computed anew: they agree"
+            return Recomputed(
+                checks=(), not_checked=("merged values: there is no second way to compute them for these adapters",)
+            )
+        text = f"{found} of {counted(count, 'merged tensor')} recomputed from base and adapter: equal within rounding"
         return Recomputed(checks=(text,), not_checked=())
 
 

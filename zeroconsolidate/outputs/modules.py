@@ -53,7 +53,7 @@ class Module:
 
 
 def modules_of(files: Mapping[str, str]) -> tuple[Module, ...]:
-    """The modules that `files` (output name -> path) describe; none if it is no model of sentence-transformers.
+    """The modules that `files` (output name -> path) describe; none if it is not a model of sentence-transformers.
 
     Raises DamagedFile for lists that cannot be read.
     """

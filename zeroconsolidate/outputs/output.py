@@ -31,7 +31,7 @@ class SideFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recomputed:
-    """Values of an output that were computed anew."""
+    """Values of an output that were recomputed."""
 
     checks: tuple[str, ...]
     """What was found right, in words."""
@@ -70,7 +70,7 @@ class Output(ABC):
 
     @abstractmethod
     def side_files(self, inputs: Inputs) -> SideFiles:
-        """Everything beside the weights, read, edited or made anew, but for the manifest."""
+        """Everything beside the weights, read, edited or made again, but for the manifest."""
 
     def recomputed(self, _opened: Opened, _path: Callable[[str], str]) -> Recomputed:
         """What the staged files say, against the sources by another route than the plan's. `_path`: of a staged file.

@@ -1,4 +1,4 @@
-"""The second witness of a merge: what was written, against W + delta computed anew from the sources by another route.
+"""The second witness of a merge: what was written, against W + delta recomputed from the sources by another route.
 
 Between writing and publishing, some rows of some merged tensors are read back from the staged files. Which parameters
 belong to them is told by their stored names alone (`factors.py`), the scale by adapter_config.json, the weight below by
@@ -264,9 +264,9 @@ def _judge(
     told, wrong = formulas.contradiction(written, expected, base, size, rounding, is_coherent=is_coherent, slack=slack)
     if wrong:
         raise WitnessMismatch(
-            f"the merged weight is not what its adapter makes of the base: {wrong}",
-            consequence="computed anew from the sources by another route, a sample of it comes out otherwise; nothing "
-            "was published",
-            remedy="this is a defect of zeroconsolidate: please report it; --no-check writes it all the same",
+            f"the merged weight is wrong: {wrong}",
+            consequence="some of its values, computed a second time from base and adapter, came out different; no "
+            "output was written",
+            remedy="this is a bug in zeroconsolidate, please report it; --no-check writes it anyway",
         )
     return told

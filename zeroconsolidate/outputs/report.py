@@ -208,7 +208,7 @@ _NEVER_MISSED = (
     "model*.safetensors", "model*.safetensors.index.json", "pytorch_model*", "adapter_model.*", "adapter_config.json",
     "colbert_linear.pt", "sparse_linear.pt",
 )  # fmt: skip
-"""Training state, and what is written anew."""
+"""Training state, and what is written again."""
 
 
 def _could_be_missed(left_behind: Iterable[str], tags: Iterable[str]) -> tuple[str, ...]:

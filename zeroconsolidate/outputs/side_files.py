@@ -47,7 +47,7 @@ MAX_TOKENIZER_BYTES = 1 << 28
 def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs: Inputs) -> SideFiles:
     """Read, edit and make the files beside the weights.
 
-    Raises DamagedFile for a config that is no JSON, Disagreement for one that speaks of another vocabulary.
+    Raises DamagedFile for a config that is not JSON, Disagreement for one with another vocabulary.
     """
     copies, made, notes, warnings = dict(assets.copies), dict[str, bytes](), list[str](), list[str]()
     if planned.plan.index is not None:

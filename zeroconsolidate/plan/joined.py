@@ -82,7 +82,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """The mean of tensors of equal shape, which is no copy: `run` adds them up in their order, in their own dtype,
+    """The mean of tensors of equal shape, which is not a copy: `run` adds them up in their order, in their own dtype,
     and divides (mirrors `merge_tp_slices` in `deepspeed/checkpoint/ds_to_universal.py`)."""
 
     parts: tuple[Recipe, ...]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .pieces import Recipe
 
 METADATA = "__metadata__"
-"""The one name in a header that is no tensor's."""
+"""The one name in a header that is not a tensor's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,7 @@ def reader(recipe: Recipe, inputs: Inputs) -> Reader:
 def copying(recipe: Recipe, inputs: Inputs) -> Reader:
     """What reads the copies of a recipe. Raises PlanBroken if they are not its elements."""
     if not recipe.is_copied:
-        raise PlanBroken(f"the tensor is no copy, and no reader is registered for {type(recipe).__name__}")
+        raise PlanBroken(f"the tensor is not a copy, and no reader is registered for {type(recipe).__name__}")
     from .fill import CopyReader
 
     return CopyReader(recipe, inputs.files)

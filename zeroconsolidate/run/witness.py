@@ -53,13 +53,13 @@ def _mismatch(comparison: Comparison, found: Difference) -> ZeroConsolidateError
                 f"the copies that {first} and {other} hold of the same tensor differ (element "
                 f"{found.index}): {found.expected!r} and {found.got!r}"
             ),
-            consequence="they drifted apart during training, so that no merge of them is exact; nothing was written",
+            consequence="they drifted apart during training, so no merge of them is exact; no output was written",
             remedy="--replicas first writes the first copy",
         )
     return WitnessMismatch(
         f"the master weights do not round to the copy in 'module' (element {found.index})",
         expected=repr(found.got),
         found=repr(found.expected),
-        consequence="a file may be of another save, or the layout was not understood; nothing was written",
+        consequence="a file may belong to another save, or the layout was not understood; no output was written",
         remedy="--no-check writes it anyway",
     )

@@ -43,7 +43,7 @@ def _tensors(path: str) -> dict[str, tuple[str, tuple[int, ...]]]:
     try:
         # "np" keeps torch out; no tensor is read, so numpy's lack of bfloat16 does not matter.
         with safe_open(path, framework="np") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (it is not a mapping)
             return {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
     except MemoryError:
         # It maps the whole file, for which a limit on the address space (`ulimit -v`) may leave no room. Our own

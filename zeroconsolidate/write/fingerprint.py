@@ -50,7 +50,7 @@ def refuse_changed(before: Fingerprint) -> None:
             raise DamagedFile(
                 "the file was changed while it was being converted",
                 consequence="no output was written",
-                remedy="wait until nobody writes to it, then convert again with --restart",
+                remedy="wait until nothing writes to it, then convert again with --restart",
                 address=(path,),
             )
 

@@ -39,11 +39,11 @@ class Checks:
     """What was compared before anything was written."""
 
     how: str
-    """What the caller asked for: a run that is asked for something else compares anew."""
+    """What the caller asked for: a run that is asked for something else compares again."""
     numel: int
     """Elements compared."""
     warnings: tuple[str, ...]
-    """What was found and is no error: warnings."""
+    """What was found and is not an error: warnings."""
 
 
 @dataclass(slots=True)

@@ -48,7 +48,7 @@ def compiled(text: str) -> Expression:
     try:
         return _compiled(ast.parse(text, mode="eval").body)
     except SyntaxError as error:
-        raise ValueError(f"{text!r} is no expression: {error}") from None
+        raise ValueError(f"{text!r} is not an expression: {error}") from None
 
 
 def evaluate(text: str | int, facts: Facts) -> Any:

@@ -100,7 +100,7 @@ def _shapes(listing: Listing, name: str, which: str) -> Iterator[tuple[str, Shap
 def _shape(listing: Listing, said: list[Any]) -> Shape:
     shape = tuple(listing.value(size) for size in said)
     if not all(type(size) is int and size >= 0 for size in shape):
-        raise ValueError("a size is no size")
+        raise ValueError("a size in the configuration is not a positive integer")
     return shape
 
 
