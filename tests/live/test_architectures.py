@@ -36,7 +36,6 @@ pytestmark = pytest.mark.live
 ASKED = frozenset(
     {
         "Dinov2ForImageClassification",
-        "OlmoeForCausalLM",
         "Qwen2MoeForCausalLM",
         "ViTMAEForPreTraining",
     }
@@ -104,6 +103,6 @@ def test_it_loads_as_the_engine_had_it(name: str, saved: Path, questions: list[b
 
 def test_there_are_as_many_as_we_say() -> None:
     assert len(ARCHITECTURES) == 92
-    assert len(ASKED) == 4
+    assert len(ASKED) == 3
     assert {architecture.stage for architecture in ARCHITECTURES.values()} == {1, 2, 3}
     assert set(ARCHITECTURES) >= ASKED

@@ -199,7 +199,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "rotary_pct": ["with default", ["in", 0.25, 0.4, 0.5, 0.75, 1.0]],
         }
     },
-    "gpt_bigcode": {},
+    "gpt_bigcode": {"fields": {"num_key_value_heads": ["with default", ["int", 1, 1 << 20], None]}},
     "opt": {},
     "bloom": {},
     "falcon": {
