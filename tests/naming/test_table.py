@@ -165,6 +165,7 @@ class TestFacts:
             {"inside": {"depth": 0}},
             {"size": 1, "said": False},
             {"id2label": {"0": "x"}, "num_labels": 3},
+            {"id2label": {}},
         ],
     )
     def test_anything_unknown_is_unknown(self, more: dict[str, object]) -> None:

@@ -93,7 +93,7 @@ MUTATIONS = (
         f"{FACTS}::test_anything_unknown_is_unknown",
         (
             "naming/table/facts.py",
-            "return len(labels) if number in (None, len(labels)) else None",
+            "return len(labels) if labels and number in (None, len(labels)) else None",
             "return len(labels)",
         ),
     ),

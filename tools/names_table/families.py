@@ -199,7 +199,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "rotary_pct": ["with default", ["in", 0.25, 0.4, 0.5, 0.75, 1.0]],
         }
     },
-    "gpt_bigcode": {},
+    "gpt_bigcode": {"fields": {"num_key_value_heads": ["with default", ["int", 1, 1 << 20], None]}},
     "opt": {},
     "bloom": {},
     "falcon": {
@@ -276,7 +276,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bart": BART,
     "mbart": BART,
     "pegasus": BART,
-    "m2m_100": BART,
+    "m2m_100": BART | {"requires": [*BART["requires"], "d_model > 3", "max_position_embeddings > 2"]},
     "marian": BART,
     "blenderbot": BART,
     "whisper": {
@@ -289,7 +289,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "hints": [PATCHES, "hidden_size if pooler_output_size is None else pooler_output_size"],
         "requires": [USUAL_POOLER],
     },
-    "deit": {"fields": VISION, "hints": [PATCHES], "requires": [USUAL_POOLER]},
+    "deit": {"fields": VISION | {"encoder_stride": ["int", 1, 64]}, "hints": [PATCHES], "requires": [USUAL_POOLER]},
     "vit_mae": {"fields": VISION, "hints": [PATCHES]},
     "dinov2": {"classes": ["Dinov2Model", "Dinov2ForImageClassification"], "hints": [PATCHES], "fields": VISION},
     "clip_text_model": {},

@@ -104,11 +104,11 @@ def merged(
         # Names are needed for the base's files only; without a base the merged model is named like any.
         merge = planned((None, "names as in the checkpoint (--names stored)"))
     else:
-        known, merge_of_table = None if insisted else _in_table(sources, base), None
+        known, by_table = None if insisted else _in_table(sources, base), None
         if known is not None:
-            with suppress(ZeroConsolidateError):
-                merge_of_table = planned((known, ""))
-        merge = merge_of_table or planned((sources.architecture, sources.unasked))
+            with suppress(ZeroConsolidateError):  # why not is then found out with transformers
+                by_table = planned((known, ""))
+        merge = by_table or planned((sources.architecture, sources.unasked))
     refuse_unmatched(options.include, merge.selection.named)
     selection = merge.selection.only(wanted)
     return selection, merge.adapted, merge.beside.files(dtype, folder=BESIDE_FOLDER)

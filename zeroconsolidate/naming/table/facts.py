@@ -78,4 +78,4 @@ def _labels(config: Mapping[str, Any], default: int) -> int | None:
     labels, number = config.get(_LABELS), config.get(NUM_LABELS)
     if labels is None:
         return default if number is None else number
-    return len(labels) if number in (None, len(labels)) else None
+    return len(labels) if labels and number in (None, len(labels)) else None
