@@ -19,6 +19,7 @@ from zeroconsolidate import consolidate, universal
 from zeroconsolidate.errors import BadOption, DamagedFile, MissingFiles, OutputExists, UnsupportedLayout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 CASES = [name for name in fixture_cases(kind="z") if "legacy" not in name]
@@ -237,3 +238,66 @@ def test_a_round_robin_must_not_be_resumed_with(tmp_path: Path):
     for case, warned in (("z2_round_robin", True), ("z2_aligned_round_robin_w3", False), ("z2_bf16", False)):
         report = universal(FIXTURES / case / "checkpoint", tmp_path / case)
         assert any("resume without 'round_robin_gradients'" in warning for warning in report.warnings) is warned
+
+
+def edited(case: str, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a fixture with `change` made in the state of every rank's optimizer file."""
+    pytest.importorskip("deepspeed")
+    shutil.copytree(FIXTURES / case / "checkpoint", folder)
+    for path in folder.glob("*/*_optim_states.pt"):
+        content = torch.load(path, weights_only=False)
+        change(content["optimizer_state_dict"]["base_optimizer_state"])
+        torch.save(content, path)
+    return folder
+
+
+def test_a_state_that_is_of_no_flat_group(tmp_path: Path):
+    def change(base: dict[str, Any]) -> None:
+        base["state"] = {7: base["state"][0]}
+
+    source = edited("z2_bf16", tmp_path / "in", change)
+    with pytest.raises(UnsupportedLayout, match=r"state 'exp_avg', 'exp_avg_sq' is (of no flat group|not laid out)"):
+        universal(source, tmp_path / "out")
+
+
+def test_a_setting_that_is_not_plain(tmp_path: Path):
+    def change(base: dict[str, Any]) -> None:
+        base["param_groups"][0]["lr"] = torch.tensor(0.003)
+
+    source = edited("z2_bf16", tmp_path / "in", change)
+    with pytest.raises(UnsupportedLayout, match="setting 'lr' of a param group: the value is not plain"):
+        universal(source, tmp_path / "out")
+
+
+def test_steps_that_are_numbers_and_other_dtypes(tmp_path: Path):
+    for step, kept in (
+        (3, 3),
+        (torch.tensor(3), torch.tensor(3)),
+        (torch.tensor(3.0).double(), torch.tensor(3.0).double()),
+    ):
+
+        def change(base: dict[str, Any], step: Any = step) -> None:
+            base["state"][0]["step"] = step
+
+        folder = tmp_path / str(type(step).__name__) / str(getattr(step, "dtype", None))
+        source = edited("z2_bf16", folder / "in", change)
+        universal(source, folder / "out")
+        found = fragments(folder / "out")["embed.weight"]["step"]
+        assert (found == step) and type(found) is type(step)
+        assert getattr(found, "dtype", None) == getattr(step, "dtype", None)
+
+
+def test_a_checkpoint_without_any_state(tmp_path: Path):
+    report = universal(FIXTURES / "layouts" / "sgd_z1" / "checkpoint", tmp_path / "out")
+    assert any("has no optimizer state of any element" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    "case", ["bf16opt_z1", "bf16opt_z1_frozen_w3", "z2_align_rr_w3", "writer_fast_z3", "legacy_z2"]
+)
+def test_other_layouts(case: str, tmp_path: Path):
+    source = FIXTURES / "layouts" / case / "checkpoint"
+    universal(source, tmp_path / "out")
+    truth = load_file(FIXTURES / "layouts" / case / "expected.safetensors")
+    for name, held in fragments(tmp_path / "out").items():
+        assert same(held["fp32"]["param"], truth[name])
