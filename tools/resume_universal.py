@@ -46,6 +46,8 @@ def cases() -> list[EngineCase]:
         if stage < 3:
             zero = {"round_robin_gradients": True}
             found.append(EngineCase(name=f"z{stage}_round_robin", description="shuffled", stage=stage, zero=zero))
+    config = {"data_types": {"grad_accum_dtype": "fp32"}}
+    found.append(EngineCase(name="z1_bf16_optimizer", description="BF16_Optimizer", stage=1, config=config))
     return found
 
 

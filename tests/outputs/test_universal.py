@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from zeroconsolidate import consolidate, universal
 from zeroconsolidate.errors import BadOption, DamagedFile, MissingFiles, OutputExists, UnsupportedLayout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 CASES = [name for name in fixture_cases(kind="z") if "legacy" not in name]
@@ -237,3 +239,88 @@ def test_a_round_robin_must_not_be_resumed_with(tmp_path: Path):
     for case, warned in (("z2_round_robin", True), ("z2_aligned_round_robin_w3", False), ("z2_bf16", False)):
         report = universal(FIXTURES / case / "checkpoint", tmp_path / case)
         assert any("resume without 'round_robin_gradients'" in warning for warning in report.warnings) is warned
+
+
+def edited(case: str, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a fixture with `change` made in the state of every rank's optimizer file."""
+    pytest.importorskip("deepspeed")
+    shutil.copytree(FIXTURES / case / "checkpoint", folder)
+    for path in folder.glob("*/*_optim_states.pt"):
+        content = torch.load(path, weights_only=False)
+        change(content["optimizer_state_dict"]["base_optimizer_state"])
+        torch.save(content, path)
+    return folder
+
+
+def test_a_state_that_is_of_no_flat_group(tmp_path: Path):
+    def change(base: dict[str, Any]) -> None:
+        base["state"] = {7: base["state"][0]}
+
+    source = edited("z2_bf16", tmp_path / "in", change)
+    with pytest.raises(UnsupportedLayout, match=r"state 'exp_avg', 'exp_avg_sq' is (of no flat group|not laid out)"):
+        universal(source, tmp_path / "out")
+
+
+def test_a_setting_that_is_not_plain(tmp_path: Path):
+    def change(base: dict[str, Any]) -> None:
+        base["param_groups"][0]["lr"] = torch.tensor(0.003)
+
+    source = edited("z2_bf16", tmp_path / "in", change)
+    with pytest.raises(UnsupportedLayout, match="setting 'lr' of a param group: the value is not plain"):
+        universal(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("step", [3, torch.tensor(3), torch.tensor(3.0).double()], ids=["number", "int64", "float64"])
+def test_steps_of_other_kinds_keep_theirs(step: Any, tmp_path: Path):
+    def change(base: dict[str, Any]) -> None:
+        base["state"][0]["step"] = step
+
+    universal(edited("z2_bf16", tmp_path / "in", change), tmp_path / "out")
+    found = fragments(tmp_path / "out")["embed.weight"]["step"]
+    assert found == step
+    assert type(found) is type(step)
+    assert getattr(found, "dtype", None) == getattr(step, "dtype", None)
+
+
+def test_a_checkpoint_without_any_state(tmp_path: Path):
+    report = universal(FIXTURES / "layouts" / "sgd_z1" / "checkpoint", tmp_path / "out")
+    assert any("has no optimizer state of any element" in warning for warning in report.warnings)
+
+
+ELSEWHERE = re.compile(r"universal_.*|nvme_.*|writer_mock|ds0_3_.*")
+"""Those that other tests refuse, and files that do not say which DeepSpeed wrote them."""
+LAYOUTS = sorted(
+    path.parent.name
+    for path in (FIXTURES / "layouts").glob("*/expected_moments.safetensors")
+    if not ELSEWHERE.fullmatch(path.parent.name)
+)
+SPREAD = re.compile(r"(ds0_.*_)?(tp\d|pp\d|.*_(pp|tp)2|autoep|moe_ep[24]|.*moe_ep2|moe_residual|moe_two|megatron).*")
+"""Those whose models are spread over ranks."""
+WHOLE = re.compile(r"(legacy_|writer_fast_)?z0(_.*)?")
+"""Those at stage 0."""
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_moments_are_those_of_the_live_engine(case: str, tmp_path: Path):
+    source = FIXTURES / "layouts" / case / "checkpoint"
+    if SPREAD.fullmatch(case) or WHOLE.fullmatch(case):
+        with pytest.raises(UnsupportedLayout, match=r"is spread over ranks|is not partitioned"):
+            universal(source, tmp_path / "out")
+        return
+    universal(source, tmp_path / "out")
+    found = fragments(tmp_path / "out")
+    masters, moments = (
+        load_file(FIXTURES / "layouts" / case / f"expected{end}.safetensors") for end in ("", "_moments")
+    )
+    for name, held in found.items():
+        assert bits(held["fp32"]["param"]) == bits(masters[name].to(held["fp32"]["param"].dtype))
+    for key, truth in moments.items():
+        state, _, name = key.partition(":")
+        # What was saved in bf16 (Muon at stage 3) is in bf16; the engine's getter casts.
+        assert bits(found[name][state]["param"].to(truth.dtype)) == bits(truth)
+    assert sum(len(held.keys() - {"fp32", "step"}) for held in found.values()) == len(moments)
+
+
+def bits(tensor: torch.Tensor) -> tuple[torch.dtype, tuple[int, ...], bytes]:
+    """NaN equals itself."""
+    return tensor.dtype, tuple(tensor.shape), tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()

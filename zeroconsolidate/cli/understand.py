@@ -67,9 +67,7 @@ def _respelled(word: str) -> str:
 def _with_verb(words: list[str]) -> list[str]:
     """The words with a verb first. A path in its place is a checkpoint to convert."""
     if not words:
-        raise Misuse(
-            "the command is missing", expected=", ".join(VERBS), remedy="zeroconsolidate convert CHECKPOINT OUTPUT"
-        )
+        raise Misuse("the command is missing", expected=", ".join(VERBS), remedy="zeroconsolidate --help")
     first = words[0]
     if first in VERBS or first in ("-h", "--help", "--version"):
         return words

@@ -35,7 +35,7 @@ from ..plan.states import MASTERS, states, steps
 from ..plan.whole_file import whole_file
 from .gate_finding import Finding, GateResult, Kind
 from .output import Output, SideFiles
-from .universal_refusals import refuse_layout
+from .universal_refusals import refuse_layout, refuse_lost
 from .universal_state import differing, optimizer_state, stored_step
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def plan_universal(opened: Opened) -> UniversalCheckpoint:
     catalog = opened.catalog
     training = refuse_layout(catalog)
     by_state, step_of = states(catalog), steps(catalog)
+    refuse_lost(catalog, by_state)
     folder = f"{catalog.origin.tag}_universal"
     zero = f"{folder}/zero"
     masters = by_state[MASTERS]
@@ -200,6 +201,11 @@ _OTHERS = {"frozen": "frozen parameter", "buffer": "buffer"}
 
 def _warnings(catalog: Catalog, by_state: Mapping[str, Mapping[str, Source]]) -> Iterator[str]:
     masters = by_state[MASTERS]
+    if len(by_state) == 1:
+        yield (
+            "the checkpoint has no optimizer state of any element: if its optimizer keeps some, such as moments, "
+            "whoever resumes begins without it"
+        )
     lacking = [state for state in _STAGE_3_READS if by_state.get(state, {}).keys() != masters.keys()]
     if lacking:
         yield f"not every parameter has {' and '.join(lacking)}: DeepSpeed cannot resume from it at stage 3"

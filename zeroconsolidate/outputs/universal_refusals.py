@@ -8,6 +8,8 @@ from ..archive.phrases import listed
 from ..errors import UnsupportedLayout
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ..catalog.facts import Catalog
     from ..catalog.training import Training
 
@@ -50,3 +52,13 @@ def refuse_layout(catalog: Catalog) -> Training:
             "no file says which DeepSpeed saved the checkpoint, which DeepSpeed asks when it resumes", address=at_hand
         )
     return training
+
+
+def refuse_lost(catalog: Catalog, planned: Collection[str]) -> None:
+    """Every state that a file has must be `planned`. Raises UnsupportedLayout."""
+    lost = [name for name in catalog.origin.optimizer_state if name not in planned]
+    if lost:
+        raise UnsupportedLayout(
+            f"the optimizer's state {listed(list(map(repr, lost)))} is of no flat group, and would be lost",
+            address=(catalog.origin.tag,),
+        )

@@ -71,9 +71,11 @@ class Part:
         """Sync the whole file, unless someone else will; a sync that failed before is an error in any case. Raises
         OutputFailed."""
         self._wait()
-        if sync:
-            with system_errors(self._path):
+        with system_errors(self._path):
+            if sync:
                 os.fsync(self._fd)
+            else:
+                self.output.finish()
 
     def close(self) -> None:
         """Wait for a sync that is still under way, whatever becomes of it: the descriptor is going to be closed."""

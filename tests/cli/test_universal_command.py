@@ -1,0 +1,61 @@
+"""`zeroconsolidate universal` on the command line."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from command import zeroconsolidate
+from fixtures import FIXTURES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SOURCE = FIXTURES / "z2_groups" / "checkpoint"
+
+
+def test_the_report_says_what_was_made_and_how_to_use_it(tmp_path: Path):
+    done = zeroconsolidate("universal", SOURCE, tmp_path / "out")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == str(tmp_path / "out")
+    assert lines[-1] == (
+        f'engine.load_checkpoint("{tmp_path / "out"}")  # config: {{"checkpoint": {{"load_universal": true}}}}'
+    )
+    assert "13 trained parameters with fp32, exp_avg, exp_avg_sq" in done.stdout
+    assert "571 parameters in 39 tensors, float32, " in done.stdout
+    assert "53 files in global_step2_universal/zero/," in " ".join(done.stdout.split())
+    assert done.stderr.count("warning: ") == 2
+
+
+def test_as_json(tmp_path: Path):
+    done = zeroconsolidate("universal", SOURCE, tmp_path / "out", "--json")
+    found = json.loads(done.stdout)
+    assert (found["ok"], found["tensors"], found["step"]) == (True, 39, 2)
+    assert "global_step2_universal/zero/embed.weight/exp_avg.pt" in found["files"]
+    refused = zeroconsolidate("universal", FIXTURES / "layouts" / "tp2_z1" / "checkpoint", tmp_path / "other", "--json")
+    assert refused.returncode == 2
+    assert json.loads(refused.stdout)["error"]["kind"] == "UnsupportedLayout"
+
+
+def test_a_dry_run_and_a_quiet_one(tmp_path: Path):
+    dry = zeroconsolidate("universal", SOURCE, tmp_path / "out", "--dry-run")
+    assert dry.returncode == 0
+    assert "39 tensors in 54 files" in dry.stdout
+    assert not (tmp_path / "out").exists()
+    quiet = zeroconsolidate("universal", SOURCE, tmp_path / "out", "--quiet")
+    assert (quiet.returncode, quiet.stdout) == (0, "")
+    assert (tmp_path / "out" / "latest_universal").exists()
+
+
+def test_without_an_output():
+    done = zeroconsolidate("universal", SOURCE)
+    assert done.returncode == 2
+    assert "universal needs an OUTPUT directory as well" in done.stderr
+    assert f"zeroconsolidate universal {SOURCE} OUTPUT" in done.stderr
+
+
+def test_options_of_another_command():
+    done = zeroconsolidate("universal", SOURCE, "out", "--dtype", "bf16")
+    assert done.returncode == 2
+    assert "universal has no option --dtype" in done.stderr
