@@ -95,7 +95,6 @@ def test_most_are_made_and_many_are_right(results: Path) -> None:
 
 @pytest.mark.live
 @pytest.mark.heavy
-@pytest.mark.xfail(strict=True, reason="issue 14: the wrong ones are what it is about")
 def test_none_is_wrong(results: Path) -> None:
     assert [outcome for outcome in outcomes(results) if outcome["verdict"] == "wrong"] == []
 
