@@ -63,7 +63,7 @@ class Known:
     @cached_property
     def kept(self) -> set[str]:
         """Names of the module's state in the save that have values, without what wraps layers."""
-        (file,) = (self.folder / "ckpt").glob("*/*mp_rank_00_model_states.pt")
+        file = min((self.folder / "ckpt").glob("*/*mp_rank_00_model_states.pt"))
         module = torch.load(file, map_location="cpu", weights_only=False)["module"]
         inside = re.compile(r"(?<![^.])(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
         return {inside.sub("", name) for name, value in module.items() if torch.is_tensor(value) and value.numel()}
