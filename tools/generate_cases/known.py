@@ -166,7 +166,8 @@ def _as_parametrized(known: Known, expected: dict[str, torch.Tensor]) -> dict[st
 
 def _in_model(name: str) -> str:
     """A parameter of a PEFT model as the model before it has it."""
-    parts = name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".").split(".")
+    inner = name.partition("base_model.model.")[2] or name
+    parts = inner.replace(".modules_to_save.default.", ".").split(".")
     return ".".join(part for part in parts if part not in ("base_layer", "original_module"))
 
 
