@@ -130,6 +130,22 @@ def test_rows_that_the_run_added_come_from_its_frozen_copies():
     assert result.unproven["embed_tokens.weight"] == (View(original["embed_tokens.weight"]), own)
 
 
+@pytest.mark.parametrize("turned", [True, False])
+def test_a_square_weight_lies_as_its_siblings_do(turned: bool):
+    """PEFT's flag is of the last module that it met: beside a head that is a Linear it is false, of a Conv1D too."""
+    wide = (4, 12) if turned else (12, 4)
+    named = lora("h.0.c_proj", 4, 4) | lora("head", 4, 4) | {
+        f"{PEFT}h.0.c_proj.base_layer.weight": stored(4, 4),
+        f"{PEFT}head.base_layer.weight": stored(4, 4),
+        f"{PEFT}h.0.c_attn.weight": stored(*wide),
+        f"{PEFT}h.0.c_attn.bias": stored(12),
+    }  # fmt: skip
+    for original in (None, {"h.0.c_attn.weight": tensor(*wide), "h.0.c_attn.bias": tensor(12)}):
+        made = recipes(merge(named, configs={"default": config(fan_in_fan_out=False)}, original=original))
+        assert made["h.0.c_proj.weight"].parts[0].lie is (Lie.COLUMNS if turned else Lie.ROWS)
+        assert made["head.weight"].parts[0].lie is Lie.ROWS
+
+
 @pytest.mark.parametrize("kept", ["e.weight", "h.weight"])
 def test_what_is_not_the_base_s_stands_in_the_place_of_the_base_s_own(kept: str):
     """Of a tied model the base has one of the names, and the run may have stored it under the other: written beside

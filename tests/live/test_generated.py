@@ -95,7 +95,6 @@ def test_most_are_made_and_many_are_right(results: Path) -> None:
 
 @pytest.mark.live
 @pytest.mark.heavy
-@pytest.mark.xfail(strict=True, reason="issue 14: the wrong ones are what it is about")
 def test_none_is_wrong(results: Path) -> None:
     assert [outcome for outcome in outcomes(results) if outcome["verdict"] == "wrong"] == []
 
@@ -114,14 +113,6 @@ def test_done_cases_are_not_done_again(results: Path) -> None:
     assert outcomes(results) == before
 
 
-WRONG_TODAY = frozenset(
-    """
-    modules called module inside, an adapter
-    """.strip().split("\n    ")
-)
-"""Pinned cases that come out wrong, or are refused though they could be done."""
-
-
 @pytest.fixture(scope="module")
 def pinned_results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
     """Number of a pinned case -> what came of it in each way."""
@@ -136,13 +127,7 @@ def pinned_results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[d
 
 @pytest.mark.live
 @pytest.mark.heavy
-@pytest.mark.parametrize(
-    "what",
-    [
-        pytest.param(what, marks=pytest.mark.xfail(strict=True, reason="issue 14") if what in WRONG_TODAY else ())
-        for what in pinned()
-    ],
-)
+@pytest.mark.parametrize("what", pinned())
 def test_pinned(what: str, pinned_results: dict[int, list[dict[str, Any]]]) -> None:
     """Right in every way, or refused where that is right."""
     found = pinned_results[pinned()[what].number]
@@ -150,10 +135,6 @@ def test_pinned(what: str, pinned_results: dict[int, list[dict[str, Any]]]) -> N
         o for o in found if (o["verdict"] == "right" and o["verified"]) or (o["verdict"] == "refused" and o["expected"])
     ]
     assert good == found
-
-
-def test_what_is_wrong_today_is_pinned() -> None:
-    assert set(pinned()) >= WRONG_TODAY
 
 
 FULL: dict[str, Any] = {"number": 0}

@@ -54,7 +54,7 @@ class TestConversion:
         assert report.warnings == ()
         found = verify(tmp_path)
         assert found.ok
-        assert not any("not the whole model" in note for note in found.notes)
+        assert not any("only part of a model" in note for note in found.notes)
         model, info = self.transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
         assert not info["missing_keys"]
         assert not info["unexpected_keys"]
@@ -77,7 +77,7 @@ class TestConversion:
         report = consolidate(ROOT / "actor_critic_z2/checkpoint", tmp_path, include="actor.model.layers.0.*")
         assert any("because of --include" in warning for warning in report.warnings)
         found = verify(tmp_path)
-        assert any("not the whole model" in note for note in found.notes)
+        assert any("only part of a model" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ FORMULAS = [
     "dora",
     "conv1d",
     "conv1d_dora",
+    "conv1d_and_linear",
     "embedding",
     "lora_bias",
     "convolutions",

@@ -101,8 +101,8 @@ class TestPartialModels:
     ) -> None:
         warnings = consolidate(TRAINER, tmp_path / "out", **options).warnings
         assert warnings[-1] == (
-            f"{written} of 26 tensors are written, because of {flags}: from_pretrained will give the others random "
-            "values"
+            f"only part of the model: {written} of 26 tensors are written, because of {flags}: from_pretrained will "
+            "give the others random values"
         )
         assert dry_run(TRAINER, tmp_path / "dry", **options).warnings == warnings
 
@@ -116,9 +116,9 @@ class TestPartialModels:
     def test_verify_says_so_too(self, tmp_path: Path) -> None:
         consolidate(TRAINER, tmp_path / "a", include="*embed*")
         notes = verify(tmp_path / "a").notes
-        assert "not the whole model: it was written with --include *embed*" in notes
+        assert "only part of a model: it was written with --include *embed*" in notes
         printed = zeroconsolidate("verify", tmp_path / "a").stdout
-        assert printed.startswith(f"{tmp_path}/a: nothing is wrong, but it is not the whole model\n")
+        assert printed.startswith(f"{tmp_path}/a: nothing is wrong, but it is only part of a model\n")
         consolidate(TRAINER, tmp_path / "b")
         assert not any("whole model" in note for note in verify(tmp_path / "b").notes)
 

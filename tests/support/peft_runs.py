@@ -214,6 +214,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], PeftConfig]] = {
     "bias_lora_only": (qwen2, lora(bias="lora_only")),
     "conv1d": (gpt2, lora(target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)),
     "conv1d_dora": (gpt2, lora(target_modules=["c_attn", "c_proj"], fan_in_fan_out=True, use_dora=True)),
+    "conv1d_and_linear": (gpt2, lora(target_modules=["c_attn", "c_proj", "lm_head"], fan_in_fan_out=True)),
     "embedding": (llama, lora(target_modules=["embed_tokens", "q_proj"])),
     "embedding_dora": (llama, lora(target_modules=["embed_tokens", "q_proj"], use_dora=True)),
     "head": (llama, lora(target_modules=["lm_head", "q_proj"])),

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -89,8 +88,3 @@ def differing(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor])
         for name in sorted(found.keys() | expected.keys())
         if name not in found or name not in expected or not torch.equal(found[name], expected[name])
     ]
-
-
-def wrong_today(reason: str) -> pytest.MarkDecorator:
-    """For a test that states what is right and is not so yet."""
-    return pytest.mark.xfail(strict=True, reason=reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,16 @@ class Known:
             return False
         if self.facts["names"][name] in self.facts["trainable"]:
             return self.case.stage == 3  # not given to the optimizer
-        return self.case.exclude_frozen
+        # DeepSpeed excludes names of parameters: other names of the same tensors stay in the state of stages 1 and 2.
+        return self.case.exclude_frozen and not any(f".{key}".endswith(f".{name}") for key in self.kept)
+
+    @cached_property
+    def kept(self) -> set[str]:
+        """Names of the module's state in the save that have values, without what wraps layers."""
+        file = min((self.folder / "ckpt").glob("*/*mp_rank_00_model_states.pt"))
+        module = torch.load(file, map_location="cpu", weights_only=False)["module"]
+        inside = re.compile(r"(?<![^.])(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
+        return {inside.sub("", name) for name, value in module.items() if torch.is_tensor(value) and value.numel()}
 
     @cached_property
     def new(self) -> set[str]:
@@ -156,7 +166,8 @@ def _as_parametrized(known: Known, expected: dict[str, torch.Tensor]) -> dict[st
 
 def _in_model(name: str) -> str:
     """A parameter of a PEFT model as the model before it has it."""
-    parts = name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".").split(".")
+    inner = name.partition("base_model.model.")[2] or name
+    parts = inner.replace(".modules_to_save.default.", ".").split(".")
     return ".".join(part for part in parts if part not in ("base_layer", "original_module"))
 
 

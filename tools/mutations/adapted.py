@@ -95,4 +95,13 @@ MUTATIONS = (
         "adapters/test_export.py::test_trained_tokens_of_a_head_that_comes_before_its_embedding",
         ("adapters/export.py", "(part for part in several if not part.module.endswith(OUTPUT_EMBEDDINGS))", "iter(())"),
     ),
+    Mutation(
+        "a square Conv1D is not taken for a Linear because PEFT's flag is of another module",
+        "adapters/test_merge.py::test_a_square_weight_lies_as_its_siblings_do",
+        (
+            "adapters/additions.py",
+            "    turned = of_conv1d or config.fan_in_fan_out\n",
+            "    turned = config.fan_in_fan_out\n",
+        ),
+    ),
 )

@@ -33,6 +33,24 @@ def has_row_per_token(name: str) -> bool:
     return any(f".{name}".endswith(f".{module}.weight") for module in _VOCABULARY)
 
 
+def has_conv1d(shapes: Mapping[str, Shape]) -> bool:
+    """Whether layers of a model are transformers' Conv1D, by its weights: [in, out], where nn.Linear has [out, in],
+    beside a bias of as many numbers as there are outputs. PEFT keeps one flag for all modules of an adapter, which is
+    that of the last one it met: of a head that is a Linear, say.
+
+    >>> has_conv1d({"h.0.c_attn.weight": (4, 12), "h.0.c_attn.bias": (12,)})
+    True
+    """
+    return any(
+        len(shape) == 2
+        and shape[0] != shape[1]
+        and any(part.isdigit() for part in name.split("."))
+        and shapes.get(f"{name.removesuffix('.weight')}.bias") == shape[1:]
+        for name, shape in shapes.items()
+        if name.endswith(".weight")
+    )
+
+
 def target_parameters(config: PeftConfig, module: str) -> tuple[str, ...]:
     """The parameters of `module` that `target_parameters` names, by their whole path or its end."""
     names = dict.fromkeys(target.rpartition(".")[2] for target in config.target_parameters)
@@ -40,12 +58,20 @@ def target_parameters(config: PeftConfig, module: str) -> tuple[str, ...]:
 
 
 def low_rank(
-    adapter: str, config: PeftConfig, key: str, factors: Mapping[str, Source], shape: Shape, *, of_parameter: bool
+    adapter: str,
+    config: PeftConfig,
+    key: str,
+    factors: Mapping[str, Source],
+    shape: Shape,
+    *,
+    of_parameter: bool,
+    of_conv1d: bool = False,
 ) -> LowRank:
     """The product that `factors` add to a weight of `shape`.
 
     `key`: what `rank_pattern` and `alpha_pattern` are matched against. `of_parameter`: the wrapper is one of
-    `target_parameters`. Raises Disagreement if the shapes do not fit, UnsupportedLayout for what cannot be merged.
+    `target_parameters`. `of_conv1d`: the module is one of transformers' Conv1D, whatever `config` says. Raises
+    Disagreement if the shapes do not fit, UnsupportedLayout for what cannot be merged.
     """
     embeds = "lora_embedding_A" in factors
     a = factors.get("lora_embedding_A" if embeds else "lora_A.weight")
@@ -58,7 +84,8 @@ def low_rank(
         )
     magnitude = factors.get("lora_magnitude_vector.weight") or factors.get("lora_magnitude_vector")
     rank = config.rank_of(key)
-    lie = _lie(a.shape, b.shape, shape, config, rank, embeds=embeds)
+    turned = of_conv1d or config.fan_in_fan_out
+    lie = _lie(a.shape, b.shape, shape, rank, embeds=embeds, turned=turned)
     if lie is None:
         if embeds or has_row_per_token(f"{key}.weight"):
             _refuse_resized(adapter, a.shape[1] if embeds else b.shape[0], shape)
@@ -102,7 +129,7 @@ def fits(a: Shape, b: Shape, shape: Shape) -> bool:
     return len(shape) == 2 and shape == (b[0], a[-1])
 
 
-def _lie(a: Shape, b: Shape, shape: Shape, config: PeftConfig, rank: int, *, embeds: bool) -> Lie | None:
+def _lie(a: Shape, b: Shape, shape: Shape, rank: int, *, embeds: bool, turned: bool) -> Lie | None:
     if embeds:
         return Lie.EMBEDDING if (a, b) == ((rank, shape[0]), (shape[-1], rank)) and len(shape) == 2 else None
     if len(a) > 2:
@@ -113,7 +140,7 @@ def _lie(a: Shape, b: Shape, shape: Shape, config: PeftConfig, rank: int, *, emb
         if a[0] != rank or b[1] != rank:
             return None
         # Of a square matrix the shape does not tell; PEFT sets the flag when it meets a Conv1D.
-        if shape == (outputs, inputs) and not (config.fan_in_fan_out and outputs == inputs):
+        if shape == (outputs, inputs) and not (turned and outputs == inputs):
             return Lie.ROWS
         return Lie.COLUMNS if shape == (inputs, outputs) else None
     if len(shape) != 3 or a[0] != rank * shape[0] or b[1] != rank * shape[0]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Disagreement, UnsupportedLayout, at
 from ..plan.build import Selection, Source
-from .additions import Factors, in_order, low_rank, target_parameters
+from .additions import Factors, has_conv1d, in_order, low_rank, target_parameters
 from .bases import Bases
 from .merged_names import named_as_in, names_that_part, once
 from .recipes import Factor, Lie, LowRank, Merged, ModuleJob, ModuleTensor, OfModule, RowsReplaced, Shifted
@@ -98,6 +98,8 @@ class Merger:
         self._model, self._configs, self._dtype, self._original = model, configs, dtype, original
         altered = next((c.initialization for c in configs.values() if c.alters_base), None)
         self._bases = Bases(model, original, altered, remedy)
+        shapes = {} if original is None else {name: tensor.shape for name, tensor in original.tensors.items()}
+        self._has_conv1d = has_conv1d(shapes | {path: source.shape for path, source in model.own.items()})
 
     def result(self, *, copy_ties: bool) -> MergeResult:
         """Plan every tensor. Raises BadOption if a weight is not found, Disagreement if an adapter does not fit."""
@@ -250,7 +252,15 @@ class Merger:
             job, name = additions.job
             return OfModule(job=job, tensor=name, base=recipe, dtype=dtype)
         parts = tuple(
-            low_rank(adapter, self._configs[adapter], key, factors, base.shape, of_parameter=of_parameter)
+            low_rank(
+                adapter,
+                self._configs[adapter],
+                key,
+                factors,
+                base.shape,
+                of_parameter=of_parameter,
+                of_conv1d=self._has_conv1d and any(part.isdigit() for part in key.split(".")),
+            )
             for adapter, key, factors, of_parameter in additions.low_rank
         )
         if parts:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 Advance = Callable[[int], None]
 """Called with the number of bytes that have been read since the last call."""
-NOT_WHOLE = "not the whole model"
+NOT_WHOLE = "only part of a model"
 """How a note about missing parts of a model begins."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.additions import has_row_per_token
+from ..adapters.additions import has_conv1d, has_row_per_token
 from ..adapters.peft_config import TUNER_PREFIXES
 from ..archive.safetensors import read_file
 from ..archive.weights import read_weights
@@ -46,6 +46,12 @@ class MergeSources:
         lacking = [name for name in planned if name not in tensors]
         # A base of a class with another head may have another prefix.
         self.base = {name: tensors[its] for its, name in pairs(tensors, lacking).items()} | dict(tensors)
+        shapes = {name: tensor.shape for name, tensor in self.base.items()}
+        self._has_conv1d = has_conv1d(shapes | {name: source.shape for name, source in self.own.items()})
+
+    def is_conv1d(self, module: str) -> bool:
+        """Whether a module of numbered layers has its weight the other way round, by the shapes of its siblings."""
+        return self._has_conv1d and any(part.isdigit() for part in module.split("."))
 
     def with_added_rows(self, base: LocatedTensor | None, saved: Source) -> Recipe:
         """What the run saved of a weight, with the rows that the base has of it: a vocabulary that grew or shrank."""

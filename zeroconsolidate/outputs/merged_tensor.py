@@ -41,6 +41,8 @@ class MergedTensor:
     """`weight`, `bias` -> the module's own, as it was before."""
     configs: Mapping[str, Mapping[str, Any]]
     """Adapter -> its configuration."""
+    is_turned: bool
+    """Whether the module is a Conv1D, whatever an adapter's configuration says."""
     settings: Mapping[str, tuple[str, str]]
     """Adapter -> the directory of the model's config.json, and that of the adapter's."""
 

@@ -111,7 +111,7 @@ def _merges(
         if below is not None and below.dtype.is_floating and below.numel == written[name].numel and chosen:
             yield MergedTensor(
                 name=name, module=module, parameter=parameter, adapters=chosen, written=written[name], base=before,
-                configs={adapter: configs[adapter] for adapter in chosen},
+                configs={adapter: configs[adapter] for adapter in chosen}, is_turned=held.is_conv1d(module),
                 settings={adapter: (model, os.path.dirname(files[adapter])) for adapter in chosen},
             )  # fmt: skip
 
@@ -149,7 +149,7 @@ def _agrees(merge: MergedTensor, inputs: Inputs) -> bool:
     by_row = False
     if lengths:
         ((adapter, held),) = merge.adapters.items()
-        turned = bool(merge.configs[adapter].get("fan_in_fan_out")) or "lora_embedding_A" in held
+        turned = merge.is_turned or bool(merge.configs[adapter].get("fan_in_fan_out")) or "lora_embedding_A" in held
         by_row = shape[0] == lengths[0].recipe.numel and not turned
         if not by_row and merge.written.numel > MOST_NUMEL:
             return False
@@ -203,7 +203,7 @@ def _change(
     if first is None or second is None:
         return None
     a, b = whole(first, inputs), whole(second, inputs)
-    turned = embeds or bool(config.get("fan_in_fan_out"))
+    turned = embeds or merge.is_turned or bool(config.get("fan_in_fan_out"))
     factor = formulas.scale(config, merge.module, a.shape[0])
     change, terms = (
         formulas.product(one, other, merge.written.shape, rows, turned=turned)

@@ -60,8 +60,8 @@ def warnings(
     if options.partial and "config.json" in copies and written < held and not complete:
         used = " and ".join(flag for flag, value in flags.items() if value)
         found.append(
-            f"{written} of {counted(held, 'tensor')} are written, because of {used}: from_pretrained will give the "
-            "others random values"
+            f"only part of the model: {written} of {counted(held, 'tensor')} are written, because of {used}: "
+            "from_pretrained will give the others random values"
         )
     return tuple(found)
 
