@@ -71,7 +71,8 @@ CONVOLUTIONS = {
         "num_feat_extract_layers": ["with default", ["int", 1, 32], None],
         "num_conv_pos_embedding_groups": ["int", 1, 64],
         "num_codevector_groups": ["int", 1, 16],
-        "num_codevectors_per_group": ["int", 1, 1 << 20],
+        "num_codevectors_per_group": ["int", 1, 4096],  # transformers takes memory for these, on any device
+        "codevector_dim": ["int", 1, 4096],
         "tdnn_dim": _SEVERAL,
         "tdnn_kernel": ["list", ["int", 1, 8]],
         "tdnn_dilation": ["list", ["int", 1, 4]],
@@ -97,7 +98,7 @@ CONVOLUTIONS = {
         "mask_time_prob > 0 or mask_feature_prob > 0",
     ],
 }
-PRETRAINED_SOUND = ("tdnn", "num_codevector", "add_adapter", "adapter_attn_dim")
+PRETRAINED_SOUND = ("tdnn", "num_codevector", "codevector", "add_adapter", "adapter_attn_dim")
 """Fields that HuBERT has not."""
 T5 = {
     "fields": {
