@@ -99,8 +99,7 @@ class TestSpellings:
              "--source b"),
             (["verify", "--against", "b"], "--against compares one OUTPUT with a checkpoint; "
              "zeroconsolidate verify OUTPUT --against b"),
-            ([], "the command is missing\n  expected convert, universal, inspect, verify\n  "
-             "zeroconsolidate convert CHECKPOINT OUTPUT"),
+            ([], "the command is missing; expected convert, universal, inspect, verify; zeroconsolidate --help"),
             (["--dtype", "bf16", "c", "o"], "the command is missing; zeroconsolidate convert --dtype bf16 c o"),
         ],
     )  # fmt: skip

@@ -118,7 +118,7 @@ def test_a_manifest_entry_that_is_nothing(tmp_path):
     save_file({"a": torch.zeros(3)}, tmp_path / "model.safetensors")
     parts = {"manifest": 1, "options": {}, "source": {}, "tensors": {"a": 1}, "files": {}}
     (tmp_path / "zeroconsolidate.json").write_text(json.dumps(parts))
-    assert any("no description of a file or tensor" in problem for problem in verify(tmp_path).problems)
+    assert any("does not describe a file or tensor" in problem for problem in verify(tmp_path).problems)
     parts |= {"tensors": {}, "files": {"../secret": {"bytes": 1}, "model.safetensors": {}}}
     (tmp_path / "zeroconsolidate.json").write_text(json.dumps(parts))
     assert any("outside of the directory" in problem for problem in verify(tmp_path).problems)
