@@ -10,6 +10,7 @@ from adapted import PEFT, config, trained
 from safetensors.torch import load_file
 
 from zeroconsolidate import consolidate, verify
+from zeroconsolidate.adapters import prompts
 from zeroconsolidate.adapters.export import adapter_files
 from zeroconsolidate.adapters.wrapping import Kind, of_one_model, take_apart
 from zeroconsolidate.errors import Disagreement
@@ -128,6 +129,14 @@ class TestSeveralModels:
         kept = of_one_model(parts, ties)
         assert list(kept) == [*factors("query"), "passage.extra"]
         assert kept["passage.extra"].kind is Kind.BESIDE
+
+    def test_two_with_prompts_are_refused(self) -> None:
+        names = [f"{side}.{name}" for side in ("teacher", "model") for name in (
+            "base_model.wte.weight", "prompt_encoder.default.embedding.weight")]  # fmt: skip
+        parts = prompts.take_apart(names)
+        assert {part.wrapper for part in parts.values()} == {"teacher.", "model."}
+        with pytest.raises(Disagreement, match=r"behind 'model\.' and 'teacher\.'"):
+            of_one_model(parts, {})
 
     def test_two_tensors_of_one_name(self) -> None:
         """Whatever made them so: none is written over the other."""

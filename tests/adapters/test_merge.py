@@ -71,6 +71,20 @@ def test_a_tied_weight_is_written_once_with_what_either_name_adds():
         assert {name: type(recipe) for name, recipe in made.items()} == {"e.weight": Merged}
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_what_is_added_to_the_head_is_not_added_to_an_embedding_that_was_saved_whole(*, frozen: bool):
+    """LoRA on the head of a tied model whose embedding is in modules_to_save: they are no longer one tensor."""
+    saved = trained(9, 3, key="saved")
+    named = lora("h", 9, 3) | {f"{PEFT}e.modules_to_save.default.weight": saved}
+    held = {f"{PEFT}e.original_module.weight": stored(9, 3)}
+    ties = {f"{PEFT}h.base_layer.weight": f"{PEFT}e.original_module.weight"}
+    result = merge(named | (held if frozen else {}), ties=ties, original={"e.weight": tensor(9, 3, key="base")})
+    made = recipes(result)
+    assert made["e.weight"] == saved.recipe
+    assert isinstance(made["h.weight"], Merged)
+    assert result.merged == 1
+
+
 def test_a_tensor_that_was_trained_under_two_names_is_written_once_unless_asked():
     """modules_to_save of a tied model: both names stand for one tensor of the checkpoint."""
     both = trained(9, 3, key="one")

@@ -41,6 +41,16 @@ class Bases:
         a name of the shared one."""
         return self._model.tied.get(path, path) if path not in self._model.saved else path
 
+    def added_under(self, path: str) -> str:
+        """The path under which it is collected what adapters add to this tensor: one for all names of a shared tensor.
+
+        If modules_to_save gave the first of them a tensor of its own, the others still share theirs.
+        """
+        owner = self.owner(path)
+        if path in self._model.saved or owner not in self._model.saved:
+            return owner
+        return next(name for name, of in self._model.tied.items() if of == owner and name not in self._model.saved)
+
     def find(self, path: str) -> Found | None:
         """The tensor that adapters are added to, from the best source there is."""
         own = self._model.own.get(path) or self._model.own.get(self.owner(path))

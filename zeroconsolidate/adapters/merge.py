@@ -114,7 +114,7 @@ class Merger:
                     if path in additions:
                         raise self._bases.is_nowhere(path)
                     continue
-                recipe = self._added(base.source, additions.get(self._bases.owner(path)))
+                recipe = self._added(base.source, additions.get(self._bases.added_under(path)))
             source = Source(name=path, shape=base.source.shape, recipe=recipe, role=base.source.role)
             made[path] = (base, source)
             replaced += base.source.role == "trainable"
@@ -158,13 +158,13 @@ class Merger:
             self._add_module(found, module, adapter, factors)
             return
         path = f"{module}.{parameter or 'weight'}"
-        to_weight = found.setdefault(self._bases.owner(path), _Additions())
+        to_weight = found.setdefault(self._bases.added_under(path), _Additions())
         product = {key: source for key, source in factors.items() if key.startswith("lora_") and key != "lora_B.bias"}
         if product:
             of_parameter = parameter is not None
             to_weight.low_rank.append((adapter, path if of_parameter else module, product, of_parameter))
         if "lora_B.bias" in factors:
-            to_bias = found.setdefault(self._bases.owner(f"{module}.bias"), _Additions())
+            to_bias = found.setdefault(self._bases.added_under(f"{module}.bias"), _Additions())
             to_bias.shifts.append((factors["lora_B.bias"].recipe, config.scale_of(module)))
         if "trainable_tokens_delta" in factors:
             rows, indices = factors["trainable_tokens_delta"], config.tokens_of(module)
@@ -217,7 +217,7 @@ class Merger:
         )
         for name, base in bases.items():
             if base is not None:
-                found.setdefault(self._bases.owner(f"{module}.{name}"), _Additions()).job = (job, name)
+                found.setdefault(self._bases.added_under(f"{module}.{name}"), _Additions()).job = (job, name)
 
     def _parameters(self, module: str, depths: Mapping[int, Mapping[str, Factors]]) -> dict[int, str]:
         """Depth -> parameter, for a module whose parameters were targeted; empty for any other."""

@@ -42,8 +42,13 @@ def take_apart(names: Iterable[str]) -> dict[str, Part]:
     """Parse every name."""
     plain = plain_names(names)
     named = [f".{text}" for text in plain.values() if f".{_ENCODER}." in f".{text}"]
-    wrapper = f"{named[0].partition(f'.{_ENCODER}.')[0]}.".lstrip(".") if named else ""
-    return {name: _part(name, text, wrapper) for name, text in plain.items()}
+    wrappers = list(dict.fromkeys(f"{text.partition(f'.{_ENCODER}.')[0]}.".lstrip(".") for text in named)) or [""]
+    inner_first = sorted(wrappers, key=len, reverse=True)
+
+    def wrapper_of(text: str) -> str:
+        return next((wrapper for wrapper in inner_first if text.startswith(wrapper)), wrappers[0])
+
+    return {name: _part(name, text, wrapper_of(text)) for name, text in plain.items()}
 
 
 def _part(name: str, text: str, wrapper: str) -> Part:
