@@ -24,8 +24,9 @@ pytest.importorskip("transformers", minversion="5")
 pytest.importorskip("peft")
 
 import peft
+import transformers
 from converted import ask_in_this_process
-from peft_runs import CASES, Tuned, llama, tune
+from peft_runs import CASES, Tuned, differing, llama, lora, qwen2, tune
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +90,25 @@ def test_what_is_right_is_recomputed(kind: str, dtype: str, tmp_path: Path) -> N
     report = saved(kind, tmp_path, dtype=dtype)()
     # In 16 bits rounding may be larger than what a toy adapter adds.
     assert agreed(report) or (kind in BY_PEFT and dtype != "fp32")
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["embed_tokens", "lm_head", "q_proj"]},
+        {"target_modules": ["lm_head", "q_proj"], "modules_to_save": ["embed_tokens"]},
+    ],
+    ids=["both", "one trained whole"],
+)
+def test_two_names_of_a_tied_weight(settings: dict[str, Any], tmp_path: Path, *, frozen: bool) -> None:
+    """What each adds is added to the weight they share, unless one has become a tensor of its own."""
+    run = tune(qwen2, default=lora(**settings))
+    source = run.save(tmp_path / "in", stage=2, frozen=frozen, dtype=torch.float32)
+    report = consolidate(source, tmp_path / "out", lora="merge", base=run.save_base(tmp_path / "base"))
+    assert agreed(report)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert differing(loaded, run.merged(torch.float32).state_dict()) == []
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

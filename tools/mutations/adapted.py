@@ -72,6 +72,11 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "a right merge of both names of a tied weight is not called wrong",
+        "outputs/test_recomputed.py::test_two_names_of_a_tied_weight",
+        ("outputs/recomputed.py", "bool(chosen) and module not in held.shared", "bool(chosen)"),
+    ),
+    Mutation(
         "nor one of two tensors",
         f"{BESIDE}::test_two_tensors_of_one_name",
         ("adapters/beside.py", "    if known.name != source.name:\n", "    if False:\n"),

@@ -13,7 +13,7 @@ from ..plan.pieces import Rows, View
 from .factors import factors, pairs, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
     from ..archive.located import LocatedTensor
     from ..opening.opened import Opened
@@ -39,6 +39,8 @@ class MergeSources:
         self.planned = planned
         self.factors, self.wrapped = factors(stored, configs, _prefixes(configs))
         self.own = {plain(name): source for name, source in stored.items()}
+        self.shared = _shared({**opened.catalog.ties, **opened.catalog.unsaved_ties}, self.factors)
+        """Modules with adapters that share their weight with another such module: what is written has both added."""
         self.written: dict[str, LocatedTensor] = {}
         for file in plan.files:
             self.written |= read_file(staged(file.name)).tensors
@@ -65,6 +67,12 @@ class MergeSources:
         sizes = (base.shape[:1], saved.shape[:1])
         return any((self.base[name].shape[:1], self.written[name].shape[:1]) == sizes for name in self.base
                    if name in self.written and has_row_per_token(name))  # fmt: skip
+
+
+def _shared(ties: Mapping[str, str], adapted: Container[str]) -> set[str]:
+    """The modules on both sides of a tie, where adapters belong to either."""
+    tied = [{plain(name).rpartition(".")[0] for name in pair} for pair in ties.items()]
+    return {module for modules in tied if all(each in adapted for each in modules) for module in modules}
 
 
 def _prefixes(configs: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:

@@ -108,7 +108,8 @@ def _merges(
             elif saved is not None:
                 before[kind] = held.with_added_rows(there, saved)
         below = before.get(parameter)
-        if below is not None and below.dtype.is_floating and below.numel == written[name].numel and chosen:
+        alone = bool(chosen) and module not in held.shared
+        if alone and below is not None and below.dtype.is_floating and below.numel == written[name].numel:
             yield MergedTensor(
                 name=name, module=module, parameter=parameter, adapters=chosen, written=written[name], base=before,
                 configs={adapter: configs[adapter] for adapter in chosen}, is_turned=held.is_conv1d(module),
