@@ -179,7 +179,11 @@ class Disagreement(ZeroConsolidateError, ValueError):
 
 
 class WitnessMismatch(ZeroConsolidateError, ValueError):
-    """A master weight, rounded to the training dtype, does not equal the 16-bit copy that was saved with it."""
+    """A value does not agree with its second copy, the witness.
+
+    The witness of a master weight is the 16-bit copy that was saved with it: the master, rounded to the training dtype,
+    must equal it.
+    """
 
 
 class UnsupportedLayout(ZeroConsolidateError, NotImplementedError):

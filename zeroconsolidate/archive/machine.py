@@ -66,8 +66,9 @@ class Machine:
     def begin(self, start: int) -> None:
         """For the pickle that begins at byte `start`.
 
-        A pickler stores every container in its memo. A container then takes at least six bytes from the 257th on, in
-        protocols 4 and 5 two. In memory it takes fifty and more, so with protocol 4, too, it must have some content.
+        It sets how many containers the pickle may make, by its size. Before protocol 4, a pickler writes at least six
+        bytes for a container (from the 257th on: the opcode, and its place in the memo). Later protocols need only two,
+        but a container takes 50 bytes and more in memory, so four are demanded: an empty one is never alone.
         """
         self.stack, self.marks, self.memo, self._depths = [], [], {}, {}
         is_old = self.data[start + 1 : start + 2] < b"\x04"

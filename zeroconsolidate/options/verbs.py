@@ -145,13 +145,13 @@ def _digest() -> Literal["sha256", "xxh3"] | None:
 def _check(also: str = "") -> Literal["sample", "all", "none"]:
     return option(
         "sample",
-        f"before writing, compare master weights with their 16-bit copies{also}: a sample, all or none of them",
+        f"how many master weights to compare with their 16-bit copies before writing{also}: a sample, all, or none",
         group=Group.CHECKING,
         switches=(
             Switch(
                 "--check",
                 "all",
-                "before writing, compare all master weights with their 16-bit copies; without this option, a sample",
+                "compare all master weights with their 16-bit copies before writing, not only a sample",
             ),
             Switch("--no-check", "none", "compare no values"),
         ),
@@ -353,7 +353,9 @@ class Options(Recorded):
     )
     restart: bool = _restart()
     digest: Literal["sha256", "xxh3"] | None = _digest()
-    check: Literal["sample", "all", "none"] = _check(", and the base model with the frozen copies of an adapter run")
+    check: Literal["sample", "all", "none"] = _check(
+        " (in adapter runs, the base model with its frozen copies as well)"
+    )
     replicas: Literal["equal", "first"] = _replicas()
 
     def __post_init__(self) -> None:

@@ -24,16 +24,17 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _ROUNDINGS = 8
-"""An element is rounded a few times on its way: base, product, sum, and what DoRA multiplies by."""
+"""An element may be off by this many roundings: the base, the product, the sum and DoRA's factor are each rounded."""
 _SIGMAS = 8
+"""The sum over many elements may be off by this many standard deviations of their rounding."""
 _FLIPPED = 0.25
-"""The part of an element's rounding that remains where both sides were rounded: they rarely go to different sides."""
+"""The share of the rounding that remains where both sides were rounded: they rarely round in different directions."""
 _OFF, _COHERENTLY_OFF = 0.02, 0.3
-"""By how much a scale may seem wrong."""
+"""By how much a scale may be off: in general, and for factors whose rounding shifts all elements the same way."""
 _SEEN = 0.05
-"""A change of which rounding may account for more than this is not compared."""
+"""If rounding can explain more than this share of a change, the change is not compared."""
 _COARSE = 16
-"""Nor is one that is less than so many times what a single rounded number does to a whole row."""
+"""A change is not compared either if it is less than this many times the effect of one rounded factor on a row."""
 
 
 def scale(config: Mapping[str, Any], module: str, rank: int) -> float:

@@ -43,15 +43,17 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 MOST_TENSORS = 32
-"""Of each kind; large models have hundreds that differ in nothing but their layer."""
+"""So many tensors of each kind are compared: large models have hundreds, which differ only in their layer."""
 MOST_ROWS = 8
+"""So many rows of each tensor are compared, evenly spread."""
 MOST_NUMEL = 1 << 20
-"""Larger weights whose every element must be read are not compared."""
+"""Where every element would have to be read, larger weights are not compared."""
 _ROUNDING = {DType.F32: (2.0**-24, 0.0), DType.F64: (2.0**-24, 0.0), DType.BF16: (2.0**-8, 0.0),
              DType.F16: (2.0**-11, 2.0**-25)}  # fmt: skip
-"""By how much an element is rounded, relatively and at least. A merge in float64 rounds its factors' product before."""
+"""dtype -> (relative rounding of an element, its smallest absolute rounding). In float64, PEFT rounds the product of
+the factors to float32 first."""
 _BY_PEFT = 8
-"""What PEFT computes in float32 goes through more products than a sum of two."""
+"""PEFT's own merges in float32 may be off by this many times more: they multiply more often."""
 
 
 def recompute(

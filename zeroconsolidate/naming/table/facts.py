@@ -19,10 +19,15 @@ _LABELS = "id2label"
 def facts_of(config: Mapping[str, Any], variant: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any] | None:
     """The value of every field; None if the table was not tested with such a config.
 
-    `variant`: for each key its kind and maybe its default, the same of a config inside the config, or the key that it
-    is another name of (`fields`); what must be true between fields (`requires`), what classes use in place of null
-    (`derived`), how many labels there are if the config does not say (`labels`). `common`: keys that no model's names
-    depend on, and kinds that have a name.
+    `variant` is an entry of the table:
+
+    - `fields`: what values each key can have, and its default. A key can also be another name of a second key, or
+      hold a config of its own.
+    - `requires`: conditions that the values must meet together.
+    - `derived`: the values that classes compute where the config has null.
+    - `labels`: the number of labels if the config does not say it.
+
+    `common` has the keys that no model's names depend on, and the kinds of values that several entries use.
     """
     found: dict[str, Any] = {}
     if not _gathered(config, variant["fields"], common["fields"], common["kinds"], "", found):
