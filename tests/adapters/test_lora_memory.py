@@ -30,6 +30,7 @@ import torch
 import zeroconsolidate.outputs.adapted, zeroconsolidate.outputs.recomputed  # code, imported late, is none of it
 from zeroconsolidate.cli import main
 
+torch.ones(512, 512) @ torch.ones(512, 512)  # begins torch's threads, whose stacks are torch's
 limit, size, *arguments = sys.argv[1:]
 size = int(size)
 if limit == "data":  # so many bytes beyond what the interpreter and torch hold
