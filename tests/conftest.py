@@ -15,6 +15,7 @@ import pytest
 from fixtures import Fixture, fixture_cases, load_fixture
 
 from zeroconsolidate.integrations import apart
+from zeroconsolidate.naming import sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,15 @@ os.environ["XDG_CACHE_HOME"] = os.devnull
 def fixture(request: pytest.FixtureRequest) -> Fixture:
     """Every committed fixture in turn."""
     return load_fixture(request.param)
+
+
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The configs that transformers is asked about."""
+    asked: list[bytes] = []
+    ask = sources._ask
+    monkeypatch.setattr(sources, "_ask", lambda config: (asked.append(config), ask(config))[1])
+    return asked
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -195,11 +195,7 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
     began = time.monotonic()
     directory = os.path.normpath(os.fspath(out))
     opened, output, options = _planned(src, directory, options)
-    made = make(output, opened, options, directory)
-    seconds = time.monotonic() - began
-    report = report_of(output, opened, made, directory=directory, seconds=seconds, check=options.check)
-    log(report)
-    return report
+    return _made(output, opened, options, directory, began)
 
 
 @takes(Options)
@@ -221,6 +217,15 @@ def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Outp
     options.doing("checking names")
     options = with_recorded_base(opened, options)
     return opened, plan_output(opened, options), options
+
+
+def _made(output: Output, opened: Opened, options: Writing, directory: str, began: float) -> Report:
+    """Write a planned output. `began`: when, by the monotonic clock, the call did."""
+    made = make(output, opened, options, directory)
+    seconds = time.monotonic() - began
+    report = report_of(output, opened, made, directory=directory, seconds=seconds, check=options.check)
+    log(report)
+    return report
 
 
 def _found(src: Roots, directory: str, options: Writing) -> CheckpointFiles:
@@ -275,11 +280,7 @@ def universal(src: Roots, out: Path, options: UniversalOptions) -> Report:
     began = time.monotonic()
     directory = os.path.normpath(os.fspath(out))
     opened, output = _planned_universal(src, directory, options)
-    made = make(output, opened, options, directory)
-    seconds = time.monotonic() - began
-    report = report_of(output, opened, made, directory=directory, seconds=seconds, check=options.check)
-    log(report)
-    return report
+    return _made(output, opened, options, directory, began)
 
 
 @takes(UniversalOptions)

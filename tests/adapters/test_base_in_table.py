@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from model_cases import ModelCase, model_cases
@@ -25,20 +25,6 @@ if TYPE_CHECKING:
 
 CASES = [case for case in model_cases(adapter=True) if case.stage == 2]
 LORA = next(case for case in CASES if case.name == "lora_z2")
-
-
-@pytest.fixture
-def questions(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The configs that transformers is asked about."""
-    asked: list[bytes] = []
-    ask = sources._ask
-
-    def recorded(config: bytes) -> Any:
-        asked.append(config)
-        return ask(config)
-
-    monkeypatch.setattr(sources, "_ask", recorded)
-    return asked
 
 
 def merged(case: ModelCase, out: Path, base: Path | None = None) -> tuple[Report, dict[str, torch.Tensor]]:

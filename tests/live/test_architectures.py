@@ -66,8 +66,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def questions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
-    """The configs that transformers is asked about."""
+def every_question(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """As `questions`, and those whose answer this process would have known."""
     asked: list[bytes] = []
     answer = sources._answer
 
@@ -81,12 +81,12 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_it_loads_as_the_engine_had_it(name: str, saved: Path, questions: list[bytes], tmp_path: Path) -> None:
+def test_it_loads_as_the_engine_had_it(name: str, saved: Path, every_question: list[bytes], tmp_path: Path) -> None:
     import transformers
 
     report = consolidate(saved / name / "checkpoint", tmp_path / "model", cache=False)
     assert report.warnings == ()
-    assert bool(questions) == (name in ASKED)
+    assert bool(every_question) == (name in ASKED)
     assert ("built-in table" in report.names) == (name not in ASKED)
     model, info = getattr(transformers, name).from_pretrained(
         tmp_path / "model", output_loading_info=True, dtype=torch.float32

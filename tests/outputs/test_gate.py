@@ -162,14 +162,6 @@ class TestModel:
 class TestBuiltInTable:
     """It may say that all is well, and nothing else."""
 
-    @pytest.fixture
-    def questions(self, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-        """What transformers is asked."""
-        seen: list[bytes] = []
-        ask = sources._ask
-        monkeypatch.setattr(sources, "_ask", lambda config: (seen.append(config), ask(config))[1])
-        return seen
-
     def test_what_it_confirms_nobody_is_asked(self, model: Path, questions: list[bytes]) -> None:
         found = examine(str(model))
         assert found.findings == found.unchecked == ()

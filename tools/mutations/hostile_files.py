@@ -83,7 +83,7 @@ MUTATIONS = (
     Mutation(
         "the zip64 end is in the file",
         FILES,
-        (DIRECTORY, "            if end64_start + _END64.size > locator_start:\n", "            if False:\n"),
+        (DIRECTORY, "            if end64_start + END64.size > locator_start:\n", "            if False:\n"),
     ),
     Mutation(
         "the zip64 end is one",

@@ -19,9 +19,9 @@ MAX_RECORDS = 1 << 20
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s4xHH4xIIIHHH8xI")
 """signature, flags, method, CRC-32, packed and unpacked bytes, lengths of name, extra, comment, start of the header"""
-_END = struct.Struct("<4s4H2IH")
-_END64_LOCATOR = struct.Struct("<4sIQI")
-_END64 = struct.Struct("<4sQ2H2I4Q")
+END = struct.Struct("<4s4H2IH")
+END64_LOCATOR = struct.Struct("<4sIQI")
+END64 = struct.Struct("<4sQ2H2I4Q")
 _MAX_COMMENT_BYTES = 0xFFFF
 
 
@@ -102,20 +102,20 @@ def _end_of_directory(fd: int, size_bytes: int) -> tuple[int, int, int]:
     The end record must be the last thing in the file. Zip allows a comment behind it, in which another end
     record can be hidden so that two readers see two archives; torch never writes one.
     """
-    end_start = size_bytes - _END.size
-    tail = read_exactly(fd, _END.size, end_start) if end_start >= 0 else b""
+    end_start = size_bytes - END.size
+    tail = read_exactly(fd, END.size, end_start) if end_start >= 0 else b""
     if not tail.startswith(b"PK\x05\x06"):
         raise _no_end(fd, size_bytes)
-    _, _, _, _, count, directory_bytes, start, comment_bytes = _END.unpack(tail)
+    _, _, _, _, count, directory_bytes, start, comment_bytes = END.unpack(tail)
     if comment_bytes:
         raise DamagedFile(f"the zip directory announces a comment of {comment_bytes} bytes, which is not there")
-    locator_start = end_start - _END64_LOCATOR.size
+    locator_start = end_start - END64_LOCATOR.size
     if locator_start >= 0:
-        signature, _, end64_start, _ = _END64_LOCATOR.unpack(read_exactly(fd, _END64_LOCATOR.size, locator_start))
+        signature, _, end64_start, _ = END64_LOCATOR.unpack(read_exactly(fd, END64_LOCATOR.size, locator_start))
         if signature == b"PK\x06\x07":
-            if end64_start + _END64.size > locator_start:
+            if end64_start + END64.size > locator_start:
                 raise DamagedFile("the zip64 end record lies outside of the file")
-            end64 = _END64.unpack(read_exactly(fd, _END64.size, end64_start))
+            end64 = END64.unpack(read_exactly(fd, END64.size, end64_start))
             if end64[0] != b"PK\x06\x06":
                 raise DamagedFile("the zip64 end record is not where its locator says")
             count, directory_bytes, start = end64[7:10]
@@ -133,8 +133,8 @@ def _no_end(fd: int, size_bytes: int) -> DamagedFile:
     """The error for a file that does not end in a zip directory."""
     if read_exactly(fd, min(4, size_bytes), 0) != b"PK\x03\x04":
         return DamagedFile("the file is not a torch checkpoint: it is not a zip archive")
-    tail_bytes = min(size_bytes, _END.size + _MAX_COMMENT_BYTES)
-    if b"PK\x05\x06" in read_exactly(fd, tail_bytes, size_bytes - tail_bytes)[: 4 - _END.size]:
+    tail_bytes = min(size_bytes, END.size + _MAX_COMMENT_BYTES)
+    if b"PK\x05\x06" in read_exactly(fd, tail_bytes, size_bytes - tail_bytes)[: 4 - END.size]:
         return DamagedFile("the file has bytes after its zip directory: something was appended to it")
     return DamagedFile(
         "the file is truncated",

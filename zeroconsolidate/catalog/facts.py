@@ -243,6 +243,11 @@ class Origin:
     writer: str
     """The container of the files, as `RawFile.container` says."""
 
+    @property
+    def saves_copies(self) -> bool:
+        """Whether model files have a 16-bit copy of the weights; at stage 3 they have placeholders."""
+        return self.stage < 3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:

@@ -195,7 +195,7 @@ def _checks(output: Output, opened: Opened, made: Made, check: str) -> tuple[tup
         checks.append(f"{counted(compared, 'value')} against their second copy in the checkpoint ({extent}): equal")
     elif check == "none":
         not_checked.append("values: not compared (--no-check)")
-    elif opened.catalog.origin.stage == 3:
+    elif not opened.catalog.origin.saves_copies:
         not_checked.append("values: ZeRO stage 3 saves no second copy of the weights")
     else:
         not_checked.append("values: the checkpoint has no second copy of the weights")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from ..archive.zip_directory import END, END64, END64_LOCATOR, LOCAL_HEADER
 from .layout import FilePlan, TensorPlan
 from .pickled import Stored, pickled
 
@@ -27,11 +28,7 @@ if TYPE_CHECKING:
 
 ALIGNMENT_BYTES = 64
 """torch aligns records to it, so that they can be mapped into memory."""
-_LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
-_END = struct.Struct("<4s4H2IH")
-_END64 = struct.Struct("<4sQ2H2I4Q")
-_END64_LOCATOR = struct.Struct("<4sIQI")
 _FLAGS = 0x0808
 """The checksum stands behind the data; names are UTF-8."""
 _MOST = 0xFFFFFFFF
@@ -138,11 +135,15 @@ def _local(name: str, start: int, size_bytes: int) -> bytes:
     """A record's local header, padded so that its data begins at a multiple of ALIGNMENT_BYTES."""
     encoded = name.encode()
     wide = struct.pack("<2H2Q", 1, 16, size_bytes, size_bytes) if size_bytes >= _MOST else b""
-    before = start + _LOCAL.size + len(encoded) + len(wide) + 4
+    before = start + LOCAL_HEADER.size + len(encoded) + len(wide) + 4
     padding = -before % ALIGNMENT_BYTES
     extra = wide + b"FB" + struct.pack("<H", padding) + b"Z" * padding
     size = _MOST if wide else 0
-    return _LOCAL.pack(b"PK\3\4", _VERSION, _FLAGS, 0, 0, 0, 0, size, size, len(encoded), len(extra)) + encoded + extra
+    return (
+        LOCAL_HEADER.pack(b"PK\3\4", _VERSION, _FLAGS, 0, 0, 0, 0, size, size, len(encoded), len(extra))
+        + encoded
+        + extra
+    )
 
 
 def _descriptor(entry: _Entry) -> bytes:
@@ -154,9 +155,9 @@ def _directory(entries: Sequence[_Entry], start: int) -> bytes:
     """The zip directory at byte `start`, with its end in 64 bits as torch writes it."""
     data = b"".join(map(_listed, entries))
     count, size_bytes, end = len(entries), len(data), start + len(data)
-    data += _END64.pack(b"PK\6\6", _END64.size - 12, _VERSION, _VERSION, 0, 0, count, count, size_bytes, start)
-    data += _END64_LOCATOR.pack(b"PK\6\7", 0, end, 1)
-    return data + _END.pack(b"PK\5\6", 0, 0, count, count, size_bytes, min(start, _MOST), 0)
+    data += END64.pack(b"PK\6\6", END64.size - 12, _VERSION, _VERSION, 0, 0, count, count, size_bytes, start)
+    data += END64_LOCATOR.pack(b"PK\6\7", 0, end, 1)
+    return data + END.pack(b"PK\5\6", 0, 0, count, count, size_bytes, min(start, _MOST), 0)
 
 
 def _listed(entry: _Entry) -> bytes:
