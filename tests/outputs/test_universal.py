@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from zeroconsolidate import consolidate, universal
-from zeroconsolidate.errors import BadOption, DamagedFile, MissingFiles, OutputExists, UnsupportedLayout
+from zeroconsolidate.errors import BadOption, DamagedFile, MissingFiles, OutputExists, UnsupportedLayout, WrongNames
+from zeroconsolidate.outputs import universal as making
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -259,6 +260,28 @@ def test_a_state_that_is_of_no_flat_group(tmp_path: Path):
     source = edited("z2_bf16", tmp_path / "in", change)
     with pytest.raises(UnsupportedLayout, match=r"state 'exp_avg', 'exp_avg_sq' is (of no flat group|not laid out)"):
         universal(source, tmp_path / "out")
+
+
+def test_a_state_that_could_not_be_placed(tmp_path: Path):
+    """A view with gaps has as many values as the partition, and is not copied as one."""
+
+    def change(base: dict[str, Any]) -> None:
+        base["state"][0]["exp_avg"] = torch.zeros(2 * base["state"][0]["exp_avg"].numel())[::2]
+
+    source = edited("z2_bf16", tmp_path / "in", change)
+    with pytest.raises(UnsupportedLayout, match="state 'exp_avg' is of no flat group, and would be lost"):
+        universal(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_lacks_a_parameter_gets_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fragments_of = making._fragments
+    monkeypatch.setattr(
+        making, "_fragments", lambda *given: [f for f in fragments_of(*given) if "/embed." not in f.name]
+    )
+    with pytest.raises(WrongNames, match=r"lacks trained parameters; missing zero/embed\.weight/fp32\.pt"):
+        universal(FIXTURES / "z2_bf16" / "checkpoint", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_setting_that_is_not_plain(tmp_path: Path):

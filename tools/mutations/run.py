@@ -40,13 +40,27 @@ from mutations import (  # noqa: E402
     named,
     optioned,
     tabled,
+    universal,
     verified,
 )
 
 if TYPE_CHECKING:
     from mutations.mutation import Mutation
 
-TABLES = (adapted, answered, interrupted, incomplete, verified, merged, optioned, named, tabled, hostile, hostile_files)
+TABLES = (
+    adapted,
+    answered,
+    interrupted,
+    incomplete,
+    verified,
+    merged,
+    optioned,
+    named,
+    tabled,
+    universal,
+    hostile,
+    hostile_files,
+)
 SECONDS = 300
 """A mutation may take the bound from a loop: then this is the bound."""
 MEMORY_BYTES = 16 << 30

@@ -1,0 +1,104 @@
+"""Universal checkpoints: what would resume wrongly is not written, and is found by verify."""
+
+from __future__ import annotations
+
+from .mutation import Mutation
+
+WRITTEN = "outputs/test_universal.py"
+VERIFIED = "audit/test_verify_universal.py"
+OUTPUT, REFUSALS, AUDIT = "outputs/universal.py", "outputs/universal_refusals.py", "audit/universal.py"
+
+MUTATIONS = (
+    Mutation(
+        "a state has its own storages, and not the masters'",
+        f"{WRITTEN}::test_states_are_what_was_saved",
+        ("plan/states.py", "    return replace(group, partitions=partitions)\n", "    return group\n"),
+    ),
+    Mutation(
+        "every rank has the same states",
+        "plan/test_states.py::test_a_state_that_not_every_rank_has",
+        ("plan/states.py", "        if len(partitions) != len(group.partitions):\n", "        if False:\n"),
+    ),
+    Mutation(
+        "a state that was swapped out is not taken for one that is there",
+        "plan/test_states.py::test_a_state_that_was_swapped_out",
+        ("plan/states.py", "            if own.numel < master.numel:\n", "            if False:\n"),
+    ),
+    Mutation(
+        "a layout that is not written is refused",
+        f"{WRITTEN}::test_a_layout_that_is_not_written_is_refused_by_name",
+        (
+            REFUSALS,
+            "    if cut or any(part.masters for part in catalog.parts) or len(catalog.parts) > 1:\n",
+            "    if False:\n",
+        ),
+    ),
+    Mutation(
+        "no state is lost",
+        f"{WRITTEN}::test_a_state_that_could_not_be_placed",
+        (REFUSALS, "    if lost:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "nor a setting",
+        f"{WRITTEN}::test_a_setting_that_is_not_plain",
+        (REFUSALS, "    if training.unread:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "groups with settings of their own do not get the first one's",
+        f"{WRITTEN}::test_settings_in_which_groups_differ_stay_as_the_program_sets_them_at_stage_3",
+        ("outputs/universal_state.py", '[{**shared(listed), "params": []}]', '[{**listed[0], "params": []}]'),
+    ),
+    Mutation(
+        "a model file is there under the name that other stages look for",
+        f"{WRITTEN}::test_both_names_of_the_model_file_have_its_bytes",
+        (
+            OUTPUT,
+            "names = [whole, partitioned] if kind is FileKind.MODEL else",
+            "names = [whole] if kind is FileKind.MODEL else",
+        ),
+    ),
+    Mutation(
+        "it is said what must not be resumed with",
+        f"{WRITTEN}::test_a_round_robin_must_not_be_resumed_with",
+        (OUTPUT, "    if catalog.training is not None and catalog.training.is_shuffled:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "a fragment's checksum is that of its bytes",
+        "plan/test_fragment.py::test_the_zip_around_it_is_sound",
+        ("plan/fragment.py", "record_start, self.data_bytes, crc32)\n", "record_start, self.data_bytes, crc32 ^ 1)\n"),
+    ),
+    Mutation(
+        "what an earlier run wrote counts in the checksum",
+        "run/test_checksum.py",
+        ("run/checksum.py", "            self.value = zlib.crc32(part, self.value)\n", "            pass\n"),
+    ),
+    Mutation(
+        "fragments are held against their checksums",
+        f"{VERIFIED}::test_one_bit_of_a_fragment_is_found_twice",
+        (AUDIT, "for record in bad]\n", "for record in ()]\n"),
+    ),
+    Mutation(
+        "and against the values of the checkpoint",
+        f"{VERIFIED}::test_a_fragment_that_torch_wrote_with_other_values",
+        (AUDIT, "    audit_against(weights, planned, frozenset(), inputs, findings)\n", ""),
+    ),
+    Mutation(
+        "steps too",
+        f"{VERIFIED}::test_what_is_wrong",
+        (AUDIT, "(own in found.steps or is_ours) and", "False and"),
+    ),
+    Mutation(
+        "and the files around them",
+        f"{VERIFIED}::test_what_is_wrong",
+        (AUDIT, "        _others(directory, expected, inputs, findings)\n", "        pass\n"),
+    ),
+    Mutation(
+        "an output is read again before it gets its name",
+        f"{WRITTEN}::test_an_output_that_lacks_a_parameter_gets_no_name",
+        (
+            OUTPUT,
+            "            return GateResult(findings=(Finding(kind=Kind.FILE, text=str(error)),))\n",
+            "            return GateResult()\n",
+        ),
+    ),
+)
