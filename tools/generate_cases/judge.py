@@ -39,10 +39,14 @@ def judge(known: Known, out: Path, report: Any, options: dict[str, Any]) -> str:
     if known.case.adapter is not None and options.get("lora") != "merge":
         return _adapter(known, out, said)
     dtype = DTYPES[options.get("dtype", "fp32")]
-    expected = merged_values(known, options) if known.case.adapter else trained_values(known, options)
-    if not models.MODELS[known.case.model].config:
-        return _plain(known, out, said, expected, dtype)
-    return _loaded(known, out, said, expected, dtype)
+    compare = _loaded if models.MODELS[known.case.model].config else _plain
+    if known.case.adapter:
+        return compare(known, out, said, merged_values(known, options), dtype)
+    found = compare(known, out, said, trained_values(known, options), dtype)
+    if found and known.case.exclude_frozen and "base" in options:
+        # Copies in 16 bits and the original are the same weights.
+        found = compare(known, out, said, trained_values(known, options, second_names=False), dtype) and found
+    return found
 
 
 def _loaded(known: Known, out: Path, said: set[str], expected: dict[str, torch.Tensor], dtype: torch.dtype) -> str:

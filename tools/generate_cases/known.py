@@ -122,8 +122,12 @@ class Known:
         return built
 
 
-def trained_values(known: Known, options: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The values of a fully trained model; what the checkpoint has not is the original's where that is given."""
+def trained_values(known: Known, options: dict[str, Any], *, second_names: bool = True) -> dict[str, torch.Tensor]:
+    """The values of a fully trained model; what the checkpoint has not is the original's where that is given.
+
+    `second_names`: whether frozen values are those of a 16-bit copy that the save kept under a second name, or the
+    original's even so.
+    """
     expected = dict(known.values)
     if known.case.inner == "parametrize":
         live = known.live().model
@@ -135,6 +139,9 @@ def trained_values(known: Known, options: dict[str, Any]) -> dict[str, torch.Ten
         trained = {name.partition(".parametrizations.")[0] for name in known.facts["trainable"]}
         absent |= {name for name in computed if not any(f".{its}".endswith(f".{_owner(name)}") for its in trained)}
     if "base" in options:
+        if known.case.exclude_frozen and not second_names:
+            owners, trainable = known.facts["names"], set(known.facts["trainable"])
+            absent |= {name for name in expected if name in owners and owners[name] not in trainable}
         start = original(known.case, known.folder / "base").state_dict()
         expected |= {name: known.rows_of_base(start[name].float()) for name in absent if name in start}
         return {name: value for name, value in expected.items() if name not in absent & known.new}
@@ -196,7 +203,7 @@ def merged_values(known: Known, options: dict[str, Any]) -> dict[str, torch.Tens
     trained_whole = f".modules_to_save.{adapters[0]}."
     expected = {name: value for name, value in kept.items() if ".original_module." not in name}
     expected = {name.replace(trained_whole, "."): value for name, value in expected.items()}
-    if known.case.inner == "parametrize":
+    if known.case.inner == "parametrize" and not ("base" in options and known.case.exclude_frozen):
         expected = _as_parametrized(known, expected)
     if not known.case.exclude_frozen:
         return expected

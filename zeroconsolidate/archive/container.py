@@ -18,7 +18,8 @@ from __future__ import annotations
 from ..errors import DamagedFile, at
 from .printable import described
 from .regular import OpenFile
-from .zip_directory import LOCAL_HEADER, Record, read_directory
+from .zip_directory import Record, read_directory
+from .zip_format import LOCAL_HEADER
 
 MAX_PICKLE_BYTES = 1 << 28
 """A `data.pkl` larger than this is refused. Real ones take about 150 bytes a tensor."""

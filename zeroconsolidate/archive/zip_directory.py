@@ -12,16 +12,13 @@ from typing import NamedTuple
 from ..errors import DamagedFile
 from .printable import described
 from .regular import read_exactly
+from .zip_format import END, END64, END64_LOCATOR, LOCAL_HEADER
 
 MAX_RECORDS = 1 << 20
 """More records than this are refused. There is one for each storage, and a handful of others."""
 
-LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s4xHH4xIIIHHH8xI")
 """signature, flags, method, CRC-32, packed and unpacked bytes, lengths of name, extra, comment, start of the header"""
-END = struct.Struct("<4s4H2IH")
-END64_LOCATOR = struct.Struct("<4sIQI")
-END64 = struct.Struct("<4sQ2H2I4Q")
 _MAX_COMMENT_BYTES = 0xFFFF
 
 

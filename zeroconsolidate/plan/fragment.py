@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from ..archive.zip_directory import END, END64, END64_LOCATOR, LOCAL_HEADER
+from ..archive.zip_format import END, END64, END64_LOCATOR, LOCAL_HEADER
 from .layout import FilePlan, TensorPlan
 from .pickled import Stored, pickled
 
