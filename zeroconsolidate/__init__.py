@@ -17,6 +17,7 @@ which:
     write          bytes -> files that are safe on disk before they get their final names
     outputs        a checkpoint and options -> a model directory or adapter, and the report
     audit          an output or a checkpoint -> what is wrong with it
+    loading        tensors of a checkpoint -> a module, an engine or an optimizer in memory
     options        every option, declared once
     integrations   transformers, PEFT and the hub, in their own process or imported only when needed
     cli            command line -> calls of the functions, printed results, exit codes
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
     from .errors import ZeroConsolidateError
+    from .loading.report import LoadReport
     from .opening.info import CheckpointInfo, TensorInfo
     from .opening.losses import Loss
     from .opening.rescue_report import RescueReport
@@ -45,6 +47,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointInfo",
     "Cost",
+    "LoadReport",
     "Loss",
     "Report",
     "RescueReport",
@@ -66,6 +69,7 @@ _HOMES = {
     "Checkpoint": "outputs.mapping",
     "CheckpointInfo": "opening.info",
     "Cost": "plan.build",
+    "LoadReport": "loading.report",
     "Loss": "opening.losses",
     "Report": "outputs.report",
     "RescueReport": "opening.rescue_report",
