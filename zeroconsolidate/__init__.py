@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from .opening.info import CheckpointInfo, TensorInfo
     from .opening.losses import Loss
     from .opening.rescue_report import RescueReport
-    from .outputs.mapping import Checkpoint, TensorView
+    from .outputs.mapping import Checkpoint
     from .outputs.report import Report
+    from .outputs.views import TensorView
     from .plan.build import Cost
 
 __all__ = [
@@ -77,7 +78,7 @@ _HOMES = {
     "Report": "outputs.report",
     "RescueReport": "opening.rescue_report",
     "TensorInfo": "opening.info",
-    "TensorView": "outputs.mapping",
+    "TensorView": "outputs.views",
     "Verification": "audit.findings",
     "ZeroConsolidateError": "errors",
     "consolidate": "api.converting",

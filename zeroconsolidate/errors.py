@@ -13,6 +13,8 @@ Each is also the built-in error that a caller would think of catching::
     ├── UnsupportedLayout     NotImplementedError  the layout is unknown, or known and cannot be read
     ├── WrongNames            ValueError           a loader would not find its parameters under these names
     ├── BadOption             ValueError           an option that is unknown, or makes no sense for this checkpoint
+    ├── NoSuchTensor          KeyError             the checkpoint has no tensor of this name
+    ├── BadIndex              IndexError           what stands between the brackets is not in the tensor
     ├── OutputExists          FileExistsError      the output is not empty, or another process is writing it
     ├── OutputFailed          OSError              the output could not be written (`.errno` is the system's)
     └── PlanBroken            ValueError           a bug in this library, noticed before it could do harm
@@ -196,6 +198,14 @@ class WrongNames(ZeroConsolidateError, ValueError):
 
 class BadOption(ZeroConsolidateError, ValueError):
     """An option is unknown, or makes no sense for this checkpoint or output."""
+
+
+class NoSuchTensor(ZeroConsolidateError, KeyError):
+    """The checkpoint has no tensor of this name."""
+
+
+class BadIndex(ZeroConsolidateError, IndexError):
+    """What stands between the brackets, behind a tensor that has not been read, is not in the tensor."""
 
 
 class OutputExists(ZeroConsolidateError, FileExistsError):

@@ -20,6 +20,7 @@ from zeroconsolidate.options import (
     Group,
     Opening,
     Options,
+    ReadingOptions,
     Switch,
     VerifyOptions,
     Working,
@@ -35,7 +36,7 @@ VERBS = {
     zeroconsolidate.consolidate: Options,
     zeroconsolidate.estimate: Options,
     zeroconsolidate.inspect: Opening,
-    zeroconsolidate.open_checkpoint: Opening,
+    zeroconsolidate.open_checkpoint: ReadingOptions,
     zeroconsolidate.verify: VerifyOptions,
     zeroconsolidate.verify_source: Working,
 }

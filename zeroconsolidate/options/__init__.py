@@ -10,8 +10,9 @@ from .convert import Options
 from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
 from .globs import matches, refuse_unmatched
 from .keywords import takes
+from .reading import ReadingOptions
 from .universal import UniversalOptions
-from .values import Path, Progress, Roots, parse_dtype, parse_size, roots_of, size_text
+from .values import Path, Progress, Roots, element_type, parse_dtype, parse_size, roots_of, size_text
 from .verify import VerifyOptions
 
 Writing: TypeAlias = Options | UniversalOptions
@@ -24,6 +25,7 @@ __all__ = [
     "Options",
     "Path",
     "Progress",
+    "ReadingOptions",
     "Roots",
     "Switch",
     "UniversalOptions",
@@ -31,6 +33,7 @@ __all__ = [
     "Working",
     "Writing",
     "declarations",
+    "element_type",
     "matches",
     "option",
     "parse_dtype",
