@@ -15,9 +15,11 @@ import reference_json
 from zeroconsolidate.cli.arguments import ConvertFlags, InspectFlags, VerifyFlags
 from zeroconsolidate.cli.exit_codes import ExitCode
 from zeroconsolidate.options import (
+    LoadingOptions,
     Opening,
     Options,
     ReadingOptions,
+    StateDictOptions,
     UniversalOptions,
     VerifyOptions,
     declarations,
@@ -40,7 +42,11 @@ VERBS = {
 }
 """Verb of the command -> what Python's functions take too, what it alone takes, and which functions these are."""
 
-PYTHON: dict[str, type] = {"open_checkpoint": ReadingOptions}
+PYTHON: dict[str, type] = {
+    "open_checkpoint": ReadingOptions,
+    "load_into": LoadingOptions,
+    "state_dict": StateDictOptions,
+}
 """Functions that no command calls -> what they take."""
 
 HEAD = """\

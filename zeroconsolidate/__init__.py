@@ -33,6 +33,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .api.converting import consolidate, estimate
+    from .api.loading import load_into, state_dict
     from .api.reading import inspect, open_checkpoint
     from .api.universal import universal
     from .audit.findings import Verification
@@ -63,7 +64,9 @@ __all__ = [
     "consolidate",
     "estimate",
     "inspect",
+    "load_into",
     "open_checkpoint",
+    "state_dict",
     "universal",
     "verify",
     "verify_source",
@@ -84,7 +87,9 @@ _HOMES = {
     "consolidate": "api.converting",
     "estimate": "api.converting",
     "inspect": "api.reading",
+    "load_into": "api.loading",
     "open_checkpoint": "api.reading",
+    "state_dict": "api.loading",
     "universal": "api.universal",
     "verify": "audit.verify",
     "verify_source": "audit.verify",

@@ -193,7 +193,26 @@ class UnsupportedLayout(ZeroConsolidateError, NotImplementedError):
 
 
 class WrongNames(ZeroConsolidateError, ValueError):
-    """A loader would not find its parameters under these names, and would use random weights."""
+    """A loader would not find its parameters under these names, and would use random weights.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong.
+    missing : tuple of str
+        Names that are expected and not there, where tensors were to be loaded into a module.
+    unexpected : tuple of str
+        Names that are there and not expected, likewise.
+    **parts
+        See `ZeroConsolidateError`.
+    """
+
+    def __init__(
+        self, message: str, *, missing: tuple[str, ...] = (), unexpected: tuple[str, ...] = (), **parts: Unpack[Parts]
+    ) -> None:
+        super().__init__(message, **parts)
+        self.missing = missing
+        self.unexpected = unexpected
 
 
 class BadOption(ZeroConsolidateError, ValueError):

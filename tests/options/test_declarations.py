@@ -18,9 +18,11 @@ from zeroconsolidate.cli.understand import understand
 from zeroconsolidate.errors import BadOption
 from zeroconsolidate.options import (
     Group,
+    LoadingOptions,
     Opening,
     Options,
     ReadingOptions,
+    StateDictOptions,
     Switch,
     VerifyOptions,
     Working,
@@ -37,6 +39,8 @@ VERBS = {
     zeroconsolidate.estimate: Options,
     zeroconsolidate.inspect: Opening,
     zeroconsolidate.open_checkpoint: ReadingOptions,
+    zeroconsolidate.load_into: LoadingOptions,
+    zeroconsolidate.state_dict: StateDictOptions,
     zeroconsolidate.verify: VerifyOptions,
     zeroconsolidate.verify_source: Working,
 }

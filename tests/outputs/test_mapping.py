@@ -140,8 +140,8 @@ class TestStream:
 
 
 def _place(checkpoint: Checkpoint, name: str) -> tuple[int, int]:
-    first = next(checkpoint._tensors[name].recipe.copies(0, 1))
-    return checkpoint._opened.catalog.files.index(first.file), first.file_start
+    first = next(checkpoint.contents.tensors[name].recipe.copies(0, 1))
+    return checkpoint.contents.opened.catalog.files.index(first.file), first.file_start
 
 
 class TestNames:
@@ -184,7 +184,7 @@ class TestWrongNames:
         checkpoint = zeroconsolidate.open_checkpoint(FIXTURES / "models/embedder_z2/checkpoint")
         written = zeroconsolidate.open_checkpoint(FIXTURES / "models/embedder_z2/checkpoint", names="hub")
         new = next(name for name in written if name not in checkpoint)
-        stored = written._tensors[new].name
+        stored = written.contents.tensors[new].name
         with pytest.raises(KeyError) as caught:
             checkpoint[new]
         assert isinstance(caught.value, NoSuchTensor)

@@ -10,6 +10,7 @@ from .convert import Options
 from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
 from .globs import matches, refuse_unmatched
 from .keywords import takes
+from .loading import LoadingOptions, StateDictOptions
 from .reading import ReadingOptions
 from .universal import UniversalOptions
 from .values import Path, Progress, Roots, element_type, parse_dtype, parse_size, roots_of, size_text
@@ -21,12 +22,14 @@ Writing: TypeAlias = Options | UniversalOptions
 __all__ = [
     "Declaration",
     "Group",
+    "LoadingOptions",
     "Opening",
     "Options",
     "Path",
     "Progress",
     "ReadingOptions",
     "Roots",
+    "StateDictOptions",
     "Switch",
     "UniversalOptions",
     "VerifyOptions",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,7 +13,7 @@ from ..options import element_type
 from ..plan.states import MASTERS, states
 from ..run.local import LocalFiles
 from .client_state import client_state
-from .named import nearest, written_names
+from .named import in_storage_order, nearest, written_names
 from .views import TensorView
 
 if TYPE_CHECKING:
@@ -29,6 +30,17 @@ if TYPE_CHECKING:
     from ..run.storage import Readable
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """Where the tensors of a mapping are."""
+
+    opened: Opened
+    tensors: Mapping[str, Source]
+    """By their names in the mapping, second names of tied weights included."""
+    files: Readable
+    """What reads them."""
+
+
 class Checkpoint(Mapping[str, TensorView]):
     """A mapping from names to tensors that are read when they are asked for.
 
@@ -42,6 +54,8 @@ class Checkpoint(Mapping[str, TensorView]):
         `stored` for the names of the checkpoint; `hub` or `in-memory` for those that `consolidate` writes.
     ties : Mapping[str, str]
         Second names of tied weights: second name to the name that the weight is stored under.
+    contents : Contents
+        Where the tensors are, for the functions of this package.
     losses : tuple[Loss, ...]
         What is lost of each tensor, in a checkpoint that was opened with `rescue`; those that are whole are in the
         mapping.
@@ -75,12 +89,10 @@ class Checkpoint(Mapping[str, TensorView]):
         self.names = names
         self.ties = ties
         self.losses = losses
-        self._opened = opened
-        self._tensors = tensors
         self._info = info
         self._base = base
         self._local = LocalFiles()
-        self._files: Readable = self._local if files is None else files
+        self.contents = Contents(opened=opened, tensors=tensors, files=self._local if files is None else files)
 
     @property
     def info(self) -> CheckpointInfo:
@@ -104,7 +116,7 @@ class Checkpoint(Mapping[str, TensorView]):
         Plain values are as they were. In place of a tensor there is a TensorView, and in place of an object of some
         class one that does nothing and shows the class's name.
         """
-        return client_state(self._opened.catalog, self._files)
+        return client_state(self.contents.opened.catalog, self.contents.files)
 
     def optimizer_state(self, name: str) -> dict[str, TensorView]:
         """What the optimizer keeps of a parameter, in the parameter's shape.
@@ -131,7 +143,7 @@ class Checkpoint(Mapping[str, TensorView]):
         source = self._source(name)
         if source.role != "trainable":
             return {}
-        stored = self._opened.stored.get(source.name)
+        stored = self.contents.opened.stored.get(source.name)
         if stored is None or stored.recipe is not source.recipe:
             raise UnsupportedLayout(
                 f"{name} is made of several tensors of the checkpoint, or is merged",
@@ -139,13 +151,13 @@ class Checkpoint(Mapping[str, TensorView]):
                 remedy='open it under the names of the checkpoint: names="stored"',
             )
         found = {state: held[source.name] for state, held in self._states.items() if source.name in held}
-        if not found and (self._opened.catalog.unplaced or self._info.optimizer_state):
+        if not found and (self.contents.opened.catalog.unplaced or self._info.optimizer_state):
             raise UnsupportedLayout(
                 f"where the optimizer's state of {name} lies is not known",
                 consequence=f"the checkpoint has {', '.join(self._info.optimizer_state) or 'one of another layout'}",
                 address=(self._info.tag,),
             )
-        return {state: TensorView(f"{name} ({state})", each, self._files) for state, each in found.items()}
+        return {state: TensorView(f"{name} ({state})", each, self.contents.files) for state, each in found.items()}
 
     def stream(self, dtype: torch.dtype | str | None = None) -> Iterator[tuple[str, torch.Tensor]]:
         """Read all tensors one after the other, in the order in which they lie in the files.
@@ -173,10 +185,9 @@ class Checkpoint(Mapping[str, TensorView]):
         """
         wanted = self._element_type(dtype)
         alike: dict[int, list[str]] = {}
-        for name, source in self._tensors.items():
-            alike.setdefault(id(source.recipe), []).append(name)
-        position = {file: number for number, file in enumerate(self._opened.catalog.files)}
-        for names in sorted(alike.values(), key=lambda names: _place(self._tensors[names[0]], position)):
+        for name in in_storage_order(self.contents.tensors, self.contents.opened.catalog.files):
+            alike.setdefault(id(self.contents.tensors[name].recipe), []).append(name)
+        for names in alike.values():
             tensor = self._load(names[0], wanted)
             for name in names:
                 yield name, tensor
@@ -193,16 +204,16 @@ class Checkpoint(Mapping[str, TensorView]):
         self.close()
 
     def __getitem__(self, name: str) -> TensorView:
-        return TensorView(name, self._source(name), self._files)
+        return TensorView(name, self._source(name), self.contents.files)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._tensors
+        return name in self.contents.tensors
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
+        return iter(self.contents.tensors)
 
     def __len__(self) -> int:
-        return len(self._tensors)
+        return len(self.contents.tensors)
 
     def __repr__(self) -> str:
         info = self._info
@@ -210,14 +221,14 @@ class Checkpoint(Mapping[str, TensorView]):
 
     @cached_property
     def _states(self) -> dict[str, dict[str, Source]]:
-        return {state: held for state, held in states(self._opened.catalog).items() if state != MASTERS}
+        return {state: held for state, held in states(self.contents.opened.catalog).items() if state != MASTERS}
 
     def _source(self, name: str) -> Source:
         try:
-            return self._tensors[name]
+            return self.contents.tensors[name]
         except KeyError:
             pass
-        owner = self._opened.catalog.ties.get(name, name)
+        owner = self.contents.opened.catalog.ties.get(name, name)
         lost = next((loss for loss in self.losses if loss.name == owner and loss.lost_numel), None)
         if lost is not None:
             raise MissingFiles(
@@ -229,7 +240,7 @@ class Checkpoint(Mapping[str, TensorView]):
 
     def _no_such_tensor(self, name: str) -> NoSuchTensor:
         """The error for a name that is not here, with those that may be meant."""
-        written = written_names(self._opened, self._base)
+        written = written_names(self.contents.opened, self._base)
         if self.names == "stored" and name in written:
             return NoSuchTensor(
                 f"the checkpoint has no tensor {name!r}",
@@ -240,10 +251,12 @@ class Checkpoint(Mapping[str, TensorView]):
         for new, stored in written.items():
             if stored not in written:
                 calls.setdefault(stored, new)
-        here = f"here it is {calls[name]!r}" if self.names != "stored" and calls.get(name) in self._tensors else ""
+        here = (
+            f"here it is {calls[name]!r}" if self.names != "stored" and calls.get(name) in self.contents.tensors else ""
+        )
         near = [
             f"{each!r}" + (f" (written as {calls[each]!r})" if self.names == "stored" and each in calls else "")
-            for each in nearest(name, self._tensors)
+            for each in nearest(name, self.contents.tensors)
         ]
         return NoSuchTensor(
             f"the checkpoint has no tensor {name!r}",
@@ -254,18 +267,10 @@ class Checkpoint(Mapping[str, TensorView]):
     def _element_type(self, dtype: torch.dtype | str | None) -> DType | None:
         if dtype is None:
             return None
-        return self._opened.catalog.origin.training_dtype if dtype == "auto" else element_type(dtype)
+        return self.contents.opened.catalog.origin.training_dtype if dtype == "auto" else element_type(dtype)
 
     def _load(self, name: str, dtype: DType | None) -> torch.Tensor:
         """A tensor, floating-point parameters as `dtype`."""
-        source = self._tensors[name]
+        source = self.contents.tensors[name]
         castable = source.role != "buffer" and source.recipe.dtype.kind in ("float", "float8")
         return self[name].load(dtype.torch_name if dtype is not None and castable else None)
-
-
-def _place(source: Source, position: Mapping[str, int]) -> tuple[int, str, int]:
-    """Where a tensor begins, for sorting; what is computed has no place, and comes last."""
-    first = next(source.recipe.copies(0, 1), None) if source.recipe.is_copied and source.recipe.numel else None
-    if first is None:
-        return len(position) + 1, "", 0
-    return position.get(first.file, len(position)), first.file, first.file_start

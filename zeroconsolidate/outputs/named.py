@@ -11,7 +11,7 @@ from ..plan.sources import Source
 from .planned import plan_weights, with_recorded_base
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ..opening.opened import Opened
     from ..options import ReadingOptions
@@ -58,6 +58,20 @@ def ties_of(tensors: Mapping[str, Source]) -> dict[str, str]:
     first: dict[int, str] = {}
     names = {name: first.setdefault(id(source.recipe), name) for name, source in tensors.items()}
     return {name: owner for name, owner in names.items() if name != owner}
+
+
+def in_storage_order(tensors: Mapping[str, Source], files: Sequence[str]) -> list[str]:
+    """Names in the order in which their tensors begin in `files`; what is computed comes last, as it stands."""
+    position = {file: number for number, file in enumerate(files)}
+
+    def place(name: str) -> tuple[int, str, int]:
+        recipe = tensors[name].recipe
+        first = next(recipe.copies(0, 1), None) if recipe.is_copied and recipe.numel else None
+        if first is None:
+            return len(position) + 1, "", 0
+        return position.get(first.file, len(position)), first.file, first.file_start
+
+    return sorted(tensors, key=place)
 
 
 def written_names(opened: Opened, base: object) -> dict[str, str]:
