@@ -17,6 +17,7 @@ which:
     write          bytes -> files that are safe on disk before they get their final names
     outputs        a checkpoint and options -> a model directory or adapter, and the report
     audit          an output or a checkpoint -> what is wrong with it
+    loading        tensors of a checkpoint -> a module, an engine or an optimizer in memory
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
     integrations   transformers, PEFT and the hub, in their own process or imported only when needed
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
     from .errors import ZeroConsolidateError
+    from .loading.report import LoadReport
     from .opening.info import CheckpointInfo, TensorInfo
     from .opening.losses import Loss
     from .opening.rescue_report import RescueReport
@@ -48,6 +50,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointInfo",
     "Cost",
+    "LoadReport",
     "Loss",
     "Report",
     "RescueReport",
@@ -69,6 +72,7 @@ _HOMES = {
     "Checkpoint": "outputs.mapping",
     "CheckpointInfo": "opening.info",
     "Cost": "plan.build",
+    "LoadReport": "loading.report",
     "Loss": "opening.losses",
     "Report": "outputs.report",
     "RescueReport": "opening.rescue_report",
