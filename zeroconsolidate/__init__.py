@@ -33,11 +33,13 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .api.converting import consolidate, estimate
+    from .api.loading import load_into_engine
     from .api.reading import inspect, open_checkpoint
     from .api.universal import universal
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
     from .errors import ZeroConsolidateError
+    from .loading.engine_report import EngineReport
     from .loading.report import LoadReport
     from .opening.info import CheckpointInfo, TensorInfo
     from .opening.losses import Loss
@@ -50,6 +52,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointInfo",
     "Cost",
+    "EngineReport",
     "LoadReport",
     "Loss",
     "Report",
@@ -62,6 +65,7 @@ __all__ = [
     "consolidate",
     "estimate",
     "inspect",
+    "load_into_engine",
     "open_checkpoint",
     "universal",
     "verify",
@@ -72,6 +76,7 @@ _HOMES = {
     "Checkpoint": "outputs.mapping",
     "CheckpointInfo": "opening.info",
     "Cost": "plan.build",
+    "EngineReport": "loading.engine_report",
     "LoadReport": "loading.report",
     "Loss": "opening.losses",
     "Report": "outputs.report",
@@ -83,6 +88,7 @@ _HOMES = {
     "consolidate": "api.converting",
     "estimate": "api.converting",
     "inspect": "api.reading",
+    "load_into_engine": "api.loading",
     "open_checkpoint": "api.reading",
     "universal": "api.universal",
     "verify": "audit.verify",
