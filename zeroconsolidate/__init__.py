@@ -33,12 +33,13 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .api.converting import consolidate, estimate
-    from .api.loading import load_into, state_dict
+    from .api.loading import load_into, load_into_engine, state_dict
     from .api.reading import inspect, open_checkpoint
     from .api.universal import universal
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
     from .errors import ZeroConsolidateError
+    from .loading.engine_report import EngineReport
     from .loading.report import LoadReport
     from .opening.info import CheckpointInfo, TensorInfo
     from .opening.losses import Loss
@@ -52,6 +53,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointInfo",
     "Cost",
+    "EngineReport",
     "LoadReport",
     "Loss",
     "Report",
@@ -65,6 +67,7 @@ __all__ = [
     "estimate",
     "inspect",
     "load_into",
+    "load_into_engine",
     "open_checkpoint",
     "state_dict",
     "universal",
@@ -76,6 +79,7 @@ _HOMES = {
     "Checkpoint": "outputs.mapping",
     "CheckpointInfo": "opening.info",
     "Cost": "plan.build",
+    "EngineReport": "loading.engine_report",
     "LoadReport": "loading.report",
     "Loss": "opening.losses",
     "Report": "outputs.report",
@@ -88,6 +92,7 @@ _HOMES = {
     "estimate": "api.converting",
     "inspect": "api.reading",
     "load_into": "api.loading",
+    "load_into_engine": "api.loading",
     "open_checkpoint": "api.reading",
     "state_dict": "api.loading",
     "universal": "api.universal",
