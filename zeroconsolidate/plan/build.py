@@ -98,16 +98,15 @@ class ModelPlan:
         for file in self.files:
             yield from file.tensors
 
-    def cost(self, block_bytes: int) -> Cost:
-        """The plan's cost when it is executed with blocks of `block_bytes`."""
+    def cost(self, block_bytes: int, workers: int = 1) -> Cost:
+        """The plan's cost when it is executed with blocks of `block_bytes` by so many threads."""
         tensors = list(self.tensors())
         copied = all(tensor.is_copy for tensor in tensors)
         return Cost(
             input_bytes=sum(tensor.recipe.input_bytes for tensor in tensors),
             output_bytes=sum(file.size_bytes for file in self.files) + len(self.index or b""),
             peak_memory_bytes=sum(len(file.header) for file in self.files)
-            + (0 if copied else 8 * block_bytes)
-            + max(tensor.recipe.memory_bytes for tensor in tensors),
+            + workers * ((0 if copied else 8 * block_bytes) + max(tensor.recipe.memory_bytes for tensor in tensors)),
             files=len(self.files) + (self.index is not None),
             tensors=sum(len(file.tensors) for file in self.files if not isinstance(file, WholeFilePlan)),
         )
