@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 from ..archive.load import load_file
 from ..archive.located import LocatedTensor
 from ..archive.names import FileKind
-from ..archive.phrases import listed
 from ..catalog.resuming import resuming_of
-from ..errors import MissingFiles, UnsupportedLayout
+from ..errors import MissingFiles
 from ..opening.open import find, open_files
 from ..plan.sources import sources
-from ..plan.states import MASTERS, param_groups, states, steps
+from ..plan.states import MASTERS, every_state, param_groups, steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from ..catalog.training import Scaler
     from ..options import Roots
     from ..plan.sources import Source
+
+_WITHOUT = "optimizer=False loads the weights alone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +50,9 @@ class TrainingState:
 def training_state(catalog: Catalog, *, optimizer: bool) -> TrainingState:
     """The training state of a whole checkpoint; without `optimizer`, the weights alone.
 
-    Raises UnsupportedLayout if the optimizer's state is not laid out like the parameters, or not all of it is
-    understood.
+    Raises what `every_state` raises.
     """
-    by_state = {}
-    if optimizer:
-        by_state = states(catalog)
-        _refuse_lost(catalog, by_state)
+    by_state = every_state(catalog, remedy=_WITHOUT) if optimizer else {}
     weights = sources(catalog)
     names = {name: owner for name in catalog.order if (owner := catalog.ties.get(name, name)) in weights}
     names |= {called: names[name] for name, called in catalog.listed.items() if name in names}
@@ -73,25 +70,6 @@ def training_state(catalog: Catalog, *, optimizer: bool) -> TrainingState:
         group_of=param_groups(catalog),
         scaler=training.scaler if training is not None else None,
     )
-
-
-def _refuse_lost(catalog: Catalog, by_state: Mapping[str, object]) -> None:
-    lost = [name for name in catalog.origin.optimizer_state if name not in by_state]
-    lost = [*catalog.unplaced, *(name for name in lost if name not in catalog.unplaced)]
-    unread = catalog.training.unread if catalog.training is not None else ()
-    if lost:
-        raise UnsupportedLayout(
-            f"the optimizer's state {listed(list(map(repr, lost)))} is not laid out like the parameters, or is of a "
-            f"layout that is not read ({catalog.origin.wrapper})",
-            remedy="optimizer=False loads the weights alone",
-            address=(catalog.origin.tag,),
-        )
-    if unread:
-        raise UnsupportedLayout(
-            f"{listed(list(unread), 4)}: the value is not plain, and would be lost",
-            remedy="optimizer=False loads the weights alone",
-            address=(catalog.origin.tag,),
-        )
 
 
 def open_training_state(src: Roots, tag: str | None, *, optimizer: bool) -> tuple[TrainingState, Resuming]:

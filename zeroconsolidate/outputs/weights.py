@@ -40,7 +40,7 @@ def make_weights(
     With `options.digest`, the stage also remembers the digests of each file.
     """
     before = 0
-    for file in plan.files:
+    for file in plan.all_files:
         if stage.facts(file.name) is not None:
             stage.keep(file.name)
         else:
