@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,11 @@ from ..archive.load import load_file
 from ..archive.located import LocatedTensor
 from ..archive.names import FileKind
 from ..catalog.resuming import resuming_of
-from ..errors import MissingFiles
+from ..errors import MissingFiles, ZeroConsolidateError
 from ..opening.open import find, open_files
+from ..opening.opened import open_to_convert
+from ..options import Options
+from ..outputs.planned import plan_weights
 from ..plan.sources import sources
 from ..plan.states import MASTERS, every_state, param_groups, steps
 
@@ -77,6 +81,23 @@ def open_training_state(src: Roots, tag: str | None, *, optimizer: bool) -> tupl
     files = find(src, tag)
     state = training_state(open_files(files, src), optimizer=optimizer)
     return state, _resuming(files)
+
+
+def known_names(src: Roots, tag: str | None, state: TrainingState) -> list[dict[str, str]]:
+    """Names that a model may have -> stored names: those of the checkpoint, those that transformers has in memory, and
+    those of models on the hub. Tensors in another layout than the checkpoint's are not among them."""
+    found = [dict(state.names)]
+    for names in ("in-memory", "hub"):
+        with suppress(ZeroConsolidateError):  # a naming that cannot be decided is none
+            options = Options(tag=tag, names=names, lora="keep", ties="copy", allow_missing=True)
+            opened = open_to_convert(src, options)
+            stored = {id(source.recipe): name for name, source in opened.stored.items()}
+            named = plan_weights(opened, options).named
+            written = {**named.selection.named, **named.heads}
+            found.append(
+                {name: stored[id(source.recipe)] for name, source in written.items() if id(source.recipe) in stored}
+            )
+    return found
 
 
 def _resuming(files: CheckpointFiles) -> Resuming:
