@@ -53,8 +53,8 @@ def load_into_engine(
         If the engine swaps to NVMe, or spreads its model over tensor-parallel, pipeline or expert-parallel ranks, or
         the optimizer's state in the checkpoint is not laid out like the parameters.
     RankFailed
-        On the other ranks, if one rank fails. No rank waits for ever, and none goes on; parameters that were loaded
-        before that stay as they are, so load again or begin anew.
+        On the other ranks, if one rank fails. No rank is left waiting, and none goes on. Parameters that were loaded
+        before that keep their new values: load again, or make a new engine.
     ZeroConsolidateError
         What `open_checkpoint` raises.
 
