@@ -149,10 +149,10 @@ def _prepared(output: Output, opened: Opened, options: Writing, inputs: Inputs) 
     if opened.report is not None:
         side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
     sources = [*opened.catalog.files, *side_files.copies.values(), *output.read_files, *opened.filled_from]
-    traits = fingerprint(version=__version__, options=options.plain(), sources=sources, layout=output.plan.files)
+    traits = fingerprint(version=__version__, options=options.plain(), sources=sources, layout=output.plan.all_files)
     return side_files, traits
 
 
 def _facts(output: Output, stage: Stage) -> dict[str, dict[str, Any]]:
     """What is remembered of each file of weights."""
-    return {file.name: stage.facts(file.name) or {} for file in output.plan.files}
+    return {file.name: stage.facts(file.name) or {} for file in output.plan.all_files}

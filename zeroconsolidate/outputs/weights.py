@@ -46,7 +46,7 @@ def make_weights(
     """
     before = 0
     with side_by_side(inputs, workers_for(plan, options)) as several:
-        for file in plan.files:
+        for file in plan.all_files:
             if stage.facts(file.name) is not None:
                 stage.keep(file.name)
             else:
