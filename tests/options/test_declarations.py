@@ -18,8 +18,11 @@ from zeroconsolidate.cli.understand import understand
 from zeroconsolidate.errors import BadOption
 from zeroconsolidate.options import (
     Group,
+    LoadingOptions,
     Opening,
     Options,
+    ReadingOptions,
+    StateDictOptions,
     Switch,
     VerifyOptions,
     Working,
@@ -35,7 +38,9 @@ VERBS = {
     zeroconsolidate.consolidate: Options,
     zeroconsolidate.estimate: Options,
     zeroconsolidate.inspect: Opening,
-    zeroconsolidate.open_checkpoint: Opening,
+    zeroconsolidate.open_checkpoint: ReadingOptions,
+    zeroconsolidate.load_into: LoadingOptions,
+    zeroconsolidate.state_dict: StateDictOptions,
     zeroconsolidate.verify: VerifyOptions,
     zeroconsolidate.verify_source: Working,
 }

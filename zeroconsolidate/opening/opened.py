@@ -55,14 +55,15 @@ def open_to_convert(src: Roots, options: Options, files: CheckpointFiles | None 
         if options.base is None and options.lora != "merge":
             refuse_unmatched(options.include, catalog.order)
 
-    return _whole(open_files(files, src, before=before))
+    return of_catalog(open_files(files, src, before=before))
 
 
 def open_whole(src: Roots, files: CheckpointFiles) -> Opened:
     """Open a checkpoint of which nothing is lost. Raises what `open_files` raises."""
-    return _whole(open_files(files, src))
+    return of_catalog(open_files(files, src))
 
 
-def _whole(catalog: Catalog) -> Opened:
+def of_catalog(catalog: Catalog) -> Opened:
+    """Of a whole checkpoint."""
     stored = sources(catalog)
     return Opened(catalog=catalog, stored=stored, whole=stored, report=None, filled_from=())
