@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,13 +76,14 @@ def main() -> int:
                 straight[key] = (contents(out), time.monotonic() - began)
             expected, seconds = straight[key]
             out = work / "out"
-            while not made(lambda: make(checkpoint, out, **variant), out, kill_after=dice.random() * 1.2 * seconds):
+            work_of_it = partial(make, checkpoint, out, **variant)
+            while not made(work_of_it, out, kill_after=dice.random() * 1.2 * seconds):
                 kills[where(out)] += 1
-                partial = (
+                visible = (
                     [path.name for path in out.iterdir() if path.name != ".zeroconsolidate"] if out.exists() else []
                 )
-                if partial and not publishing(out):
-                    print(f"round {number}: {partial} have final names, but nothing vouches for them")
+                if visible and not publishing(out):
+                    print(f"round {number}: {visible} have final names, but nothing vouches for them")
                     return 1
             if contents(out) != expected:
                 print(f"round {number}: {variant} of {checkpoint} differs from a straight run")

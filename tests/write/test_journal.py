@@ -262,7 +262,7 @@ def test_a_file_system_without_locks_has_none(tmp_path: Path, monkeypatch: pytes
 
 
 class Disk:
-    """What `statvfs` says: free blocks and inodes. `f_files` 0 is a file system that makes inodes when it needs them."""
+    """What `statvfs` says: free blocks and inodes. `f_files` 0: it makes inodes when it needs them."""
 
     f_frsize, f_flag = 4096, 0
 
