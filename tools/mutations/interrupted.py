@@ -54,7 +54,7 @@ MUTATIONS = (
     Mutation(
         "a record of the journal is synced",
         DURABLE,
-        ("write/journal.py", "        os.fsync(self._fd)\n", ""),
+        ("write/journal.py", "            os.fsync(self._fd)\n", ""),
     ),
     Mutation(
         "final names are synced",
@@ -113,6 +113,11 @@ MUTATIONS = (
         "a sync that failed in the background stops the conversion",
         "whole/test_resume.py::test_a_sync_that_failed_in_the_background_stops_the_conversion",
         ("write/part.py", "            self._under_way.result()\n", "            self._under_way.join()\n"),
+    ),
+    Mutation(
+        "so does one of files that are synced together",
+        "write/test_batch.py::test_a_sync_that_failed_is_raised_and_nothing_is_written_down",
+        ("write/batch.py", "            self._under_way.result()\n", "            self._under_way.join()\n"),
     ),
     Mutation(
         "copying is never two syncs ahead",

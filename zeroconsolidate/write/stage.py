@@ -63,6 +63,7 @@ class Stage:
         if kind is not None and not issubclass(kind, Exception):  # an interruption, not a failure: keep all there is
             with suppress(OSError, OutputFailed):
                 self._batch.settle()
+        self._batch.close()
         progress = self._journal.progress
         worth_keeping = bool(progress.upto or progress.done or progress.publish)
         self._journal.close()
