@@ -41,9 +41,11 @@ from .universal_state import differing, optimizer_state, stored_step
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ..archive.names import FileName
     from ..catalog.facts import Catalog
     from ..catalog.state import Step
     from ..opening.opened import Opened
+    from ..opening.rescue_report import RescueReport
     from ..plan.layout import FilePlan
     from ..plan.sources import Source
     from ..run.inputs import Inputs
@@ -103,7 +105,8 @@ def plan_universal(opened: Opened) -> UniversalCheckpoint:
     """
     catalog = opened.catalog
     training = refuse_layout(catalog)
-    by_state, step_of = states(catalog), steps(catalog)
+    by_state = states(catalog) if opened.rescued_states is None else opened.rescued_states
+    step_of = steps(catalog)
     refuse_lost(catalog, by_state)
     folder = f"{catalog.origin.tag}_universal"
     zero = f"{folder}/zero"
@@ -128,7 +131,7 @@ def plan_universal(opened: Opened) -> UniversalCheckpoint:
         left_behind=(),
         missing=(),
         notes=tuple(_notes(opened)),
-        warnings=tuple(_warnings(catalog, by_state)),
+        warnings=(*_warnings(catalog, by_state), *_warnings_of_zeros(opened.report)),
         not_checked=(),
         folder=folder,
         small={f"{zero}/optimizer_state.pt": state_file, LATEST: folder.encode()},
@@ -162,21 +165,36 @@ def _tensor(state: str, source: Source) -> TensorPlan:
 
 def _model_files(catalog: Catalog, folder: str) -> Iterator[FilePlan]:
     """Copies of the model files: step, scheduler, what the program saved. The first is there under the name that other
-    stages look for as well (`_get_ckpt_name` in `deepspeed/runtime/engine.py`)."""
+    stages look for as well (`_get_ckpt_name` in `deepspeed/runtime/engine.py`), and under that of rank 0, if rank 0's
+    is lost: stage 3 reads no other."""
+    first = min((name.dp_rank for name in _partitioned(catalog)), default=0)
     for path in catalog.files:
         parsed = parse(file_name(path))
         if parsed is None or parsed[0] not in (FileKind.MODEL, FileKind.PARTITIONED_MODEL):
             continue
         kind, ranks = parsed
         whole = f"mp_rank_{ranks.mp_rank:02d}_model_states.pt"
-        partitioned = f"zero_pp_rank_{ranks.dp_rank}_{whole}"
-        names = [whole, partitioned] if kind is FileKind.MODEL else [partitioned, *([whole] * (ranks.dp_rank == 0))]
+        own, of_rank_0 = f"zero_pp_rank_{ranks.dp_rank}_{whole}", f"zero_pp_rank_0_{whole}"
+        names = [whole, own] if kind is FileKind.MODEL else [own]
+        if kind is FileKind.PARTITIONED_MODEL and ranks.dp_rank == first:
+            names = [own, whole] if own == of_rank_0 else [of_rank_0, own, whole]
         for name in names:
             yield whole_file(f"{folder}/{name}", path, os.path.getsize(path))
 
 
+def _partitioned(catalog: Catalog) -> Iterator[FileName]:
+    """What the names of the model files of stage 3 say."""
+    for path in catalog.files:
+        parsed = parse(file_name(path))
+        if parsed is not None and parsed[0] is FileKind.PARTITIONED_MODEL:
+            yield parsed[1]
+
+
 def _notes(opened: Opened) -> Iterator[str]:
     catalog = opened.catalog
+    first = min((name.dp_rank for name in _partitioned(catalog)), default=0)
+    if first:
+        yield f"step, scheduler and client state are rank {first}'s: rank 0's model file is lost"
     others = [source.role for source in opened.stored.values() if source.role != "trainable"]
     if others:
         held = [counted(others.count(role), noun) for role, noun in _OTHERS.items() if role in others]
@@ -186,6 +204,16 @@ def _notes(opened: Opened) -> Iterator[str]:
         )
     if catalog.training is not None and not catalog.training.param_groups:
         yield "'elastic_checkpoint' saves no settings of param groups: they stay as the program has made them"
+
+
+def _warnings_of_zeros(report: RescueReport | None) -> Iterator[str]:
+    """Without `exp_avg_sq`, Adam divides by next to nothing; the correction of its beginning is over by then."""
+    zeros = [state for state, found in report.states.items() if found.by_source["zeros"]] if report is not None else []
+    if zeros:
+        yield (
+            f"{listed(zeros, 4)}: lost values are zeros, so that Adam's next steps are too long there, with the usual "
+            "betas three times at first: --fill CHECKPOINT takes them from an earlier save"
+        )
 
 
 _OTHERS = {"frozen": "frozen parameter", "buffer": "buffer"}
