@@ -1,6 +1,7 @@
 """A checkpoint -> a universal checkpoint: a directory from which DeepSpeed resumes at other world sizes and stages.
 
     latest_universal                                        the name of the folder below
+    trainer_state.json, rng_state_0.pth, …                  of the program that saved (`resumed_files.py`)
     global_step500_universal/
       mp_rank_00_model_states.pt                            the model file, under the name that stages 0 to 2 look for,
       zero_pp_rank_0_mp_rank_00_model_states.pt             and that which stage 3 looks for
@@ -35,6 +36,7 @@ from ..plan.states import MASTERS, states, steps
 from ..plan.whole_file import whole_file
 from .gate_finding import Finding, GateResult, Kind
 from .output import Output, SideFiles
+from .resumed_files import files_beside, tag_of_copy
 from .universal_refusals import refuse_layout, refuse_lost
 from .universal_state import differing, optimizer_state, stored_step
 
@@ -65,6 +67,8 @@ class UniversalCheckpoint(Output):
     """Small files by name."""
     states: tuple[str, ...]
     """Names of what is written for each parameter, the master first."""
+    resume: str
+    """The line of Python that resumes, with `{path}` for the directory."""
 
     def side_files(self, inputs: Inputs) -> SideFiles:
         """The optimizer's settings, and the name of the tag."""
@@ -88,9 +92,9 @@ class UniversalCheckpoint(Output):
         return GateResult(checked=(f"{many} with {', '.join(self.states)}: read again as a universal checkpoint",))
 
     def load_line(self, directory: str, _side_files: SideFiles) -> str:
-        """DeepSpeed's; the config that it needs stands beside it."""
-        path = json.dumps(directory, ensure_ascii=False)
-        return f'engine.load_checkpoint({path})  # config: {{"checkpoint": {{"load_universal": true}}}}'
+        """That of the program that saved; what DeepSpeed's config must have stands beside it."""
+        line = self.resume.format(path=json.dumps(directory, ensure_ascii=False))
+        return f'{line}  # config: {{"checkpoint": {{"load_universal": true}}}}'
 
     @property
     def published_last(self) -> Sequence[str]:
@@ -108,10 +112,12 @@ def plan_universal(opened: Opened) -> UniversalCheckpoint:
     by_state = states(catalog) if opened.rescued_states is None else opened.rescued_states
     step_of = steps(catalog)
     refuse_lost(catalog, by_state)
-    folder = f"{catalog.origin.tag}_universal"
+    folder = tag_of_copy(catalog.origin.tag)
+    beside = files_beside(catalog)
     zero = f"{folder}/zero"
     masters = by_state[MASTERS]
     files: list[FilePlan] = [*_model_files(catalog, folder), *_fragments(catalog, zero, by_state, step_of)]
+    files += [whole_file(name, path, os.path.getsize(path)) for name, path in beside.files.items()]
     state_file = optimizer_state(
         f"{zero}/optimizer_state.pt",
         training,
@@ -125,17 +131,18 @@ def plan_universal(opened: Opened) -> UniversalCheckpoint:
         names="names as in the checkpoint",
         names_change="",
         ties=dict(catalog.ties),
-        read_files=(),
+        read_files=tuple(beside.files.values()),
         comparisons=(),
         from_base=0,
         left_behind=(),
         missing=(),
-        notes=tuple(_notes(opened)),
+        notes=(*beside.notes, *_notes(opened)),
         warnings=(*_warnings(catalog, by_state), *_warnings_of_zeros(opened.report)),
         not_checked=(),
         folder=folder,
         small={f"{zero}/optimizer_state.pt": state_file, LATEST: folder.encode()},
         states=tuple(by_state),
+        resume=beside.program.resume if beside.program else "engine.load_checkpoint({path})",
     )
 
 
