@@ -81,7 +81,7 @@ def open_to_resume(src: Roots, options: UniversalOptions, files: CheckpointFiles
                 filled_from=fill,
                 rescued_states=by_state,
             )
-    return _whole(open_files(files, src, verb="universal"))
+    return of_catalog(open_files(files, src, verb="universal"))
 
 
 def _is_lost(source: Source) -> bool:
