@@ -9,7 +9,7 @@ from catalogs import UNSET, half, model, of_files, optimizer, optimizer3, stage3
 
 from zeroconsolidate.archive.inert import Inert
 from zeroconsolidate.catalog.experts import global_names, of_rank, router_aliases, stacked_copies, stacks
-from zeroconsolidate.catalog.facts import Affine, AffinePiece, Concatenated, Join
+from zeroconsolidate.catalog.rules import Affine, AffinePiece, Concatenated, Join
 from zeroconsolidate.errors import DamagedFile, Disagreement, MissingFiles, UnsupportedLayout
 from zeroconsolidate.plan.sources import sources
 

@@ -8,7 +8,7 @@ import pytest
 from catalogs import half, model, of_files, optimizer, tensor
 
 from zeroconsolidate.archive.raw import SwapFile
-from zeroconsolidate.catalog.facts import Affine, AffinePiece, Concatenated, Join, Rule
+from zeroconsolidate.catalog.rules import Affine, AffinePiece, Concatenated, Join, Rule
 from zeroconsolidate.catalog.tensor_parallel import is_tame, is_terse, joins, spares
 from zeroconsolidate.errors import DamagedFile, Disagreement, MissingFiles, UnsupportedLayout
 

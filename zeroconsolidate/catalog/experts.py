@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DamagedFile, Disagreement, UnsupportedLayout, at
 from . import fields
-from .facts import Affine, Concatenated, Join
+from .rules import Affine, Concatenated, Join
 from .tensor_parallel import affine_of
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def stacks(layers: Sequence[Mapping[str, Any]]) -> dict[str, Join]:
             for name in map(str, names):
                 mapped = affine_of(maps[name], ep) if isinstance(maps, Mapping) and name in maps else None
                 rule: Affine | Concatenated = mapped or Concatenated(0)
-                joins[name] = Join(rule=rule)
+                joins[name] = Join(rule=rule, stacks_experts=True)
             if not maps:
                 _check_placement(layer, ep)
     return joins
