@@ -24,7 +24,7 @@ import torch
 DEVICES = 8
 MEASURE = """
 import json, sys, time
-from zeroconsolidate.api import estimate
+from zeroconsolidate.api.converting import estimate
 began = time.process_time()
 cost = estimate(sys.argv[1], names="stored")
 seconds = time.process_time() - began

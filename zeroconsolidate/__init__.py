@@ -17,6 +17,7 @@ which:
     write          bytes -> files that are safe on disk before they get their final names
     outputs        a checkpoint and options -> a model directory or adapter, and the report
     audit          an output or a checkpoint -> what is wrong with it
+    api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
     integrations   transformers, PEFT and the hub, in their own process or imported only when needed
     cli            command line -> calls of the functions, printed results, exit codes
@@ -30,7 +31,9 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api import consolidate, estimate, inspect, open_checkpoint, universal
+    from .api.converting import consolidate, estimate
+    from .api.reading import inspect, open_checkpoint
+    from .api.universal import universal
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
     from .errors import ZeroConsolidateError
@@ -73,11 +76,11 @@ _HOMES = {
     "TensorView": "outputs.mapping",
     "Verification": "audit.findings",
     "ZeroConsolidateError": "errors",
-    "consolidate": "api",
-    "estimate": "api",
-    "inspect": "api",
-    "open_checkpoint": "api",
-    "universal": "api",
+    "consolidate": "api.converting",
+    "estimate": "api.converting",
+    "inspect": "api.reading",
+    "open_checkpoint": "api.reading",
+    "universal": "api.universal",
     "verify": "audit.verify",
     "verify_source": "audit.verify",
 }

@@ -12,7 +12,7 @@ from model_cases import ModelCase, model_cases
 from safetensors.torch import load_file, save_file
 
 from zeroconsolidate import ZeroConsolidateError, consolidate
-from zeroconsolidate.api import dry_run
+from zeroconsolidate.api.converting import dry_run
 from zeroconsolidate.naming import sources
 from zeroconsolidate.outputs import gate_model
 

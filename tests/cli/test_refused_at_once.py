@@ -16,7 +16,7 @@ from command import WITHOUT_PRIVILEGES, python, refusal
 from fixtures import FIXTURES
 
 from zeroconsolidate import consolidate
-from zeroconsolidate.api import dry_run
+from zeroconsolidate.api.converting import dry_run
 from zeroconsolidate.cli import main
 from zeroconsolidate.errors import BadOption, OutputExists, OutputFailed, WrongNames, ZeroConsolidateError
 from zeroconsolidate.naming import sources

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from model_cases import ROOT, ModelCase, model_cases
 
 from zeroconsolidate import consolidate
-from zeroconsolidate.api import dry_run
+from zeroconsolidate.api.converting import dry_run
 from zeroconsolidate.errors import ZeroConsolidateError
 from zeroconsolidate.naming import remembered
 from zeroconsolidate.naming import sources as evidence

@@ -12,7 +12,7 @@ from command import zeroconsolidate
 from fixtures import FIXTURES
 
 from zeroconsolidate import consolidate, verify
-from zeroconsolidate.api import dry_run
+from zeroconsolidate.api.converting import dry_run
 from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.options import Options

@@ -58,12 +58,12 @@ MUTATIONS = (
     Mutation(
         "an output that is taken is refused before anything is opened",
         f"{AT_ONCE}::test_an_output_that_is_not_empty {AT_ONCE}::test_an_output_that_is_a_file",
-        ("api.py", "    refuse_taken(directory, overwrite=options.overwrite)\n", ""),
+        ("api/writing.py", "    refuse_taken(directory, overwrite=options.overwrite)\n", ""),
     ),
     Mutation(
         "a dry run refuses an output in the checkpoint",
         f"{AT_ONCE}::test_an_output_in_the_checkpoint",
-        ("api.py", "        refuse_inside(directory, checkpoint=place)\n", "        pass\n"),
+        ("api/writing.py", "        refuse_inside(directory, checkpoint=place)\n", "        pass\n"),
     ),
     Mutation(
         "a pattern that matches nothing is refused",
@@ -137,7 +137,7 @@ MUTATIONS = (
     Mutation(
         "a large model is not one file",
         f"{REMARKS}::TestLargeModels::test_more_than_50_gb_are_split_and_it_is_said",
-        ("options/verbs.py", '        "50GB",\n', "        None,\n"),
+        ("options/convert.py", '        "50GB",\n', "        None,\n"),
     ),
     Mutation(
         "that it was split is said",

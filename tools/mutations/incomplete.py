@@ -311,7 +311,7 @@ MUTATIONS = (
     Mutation(
         "--fill without --rescue is an error",
         "opening/test_rescue.py::TestRescue::test_options_that_make_no_sense",
-        ("options/verbs.py", "        if not self.rescue and roots_of(self.fill):\n", "        if False:\n"),
+        ("options/convert.py", "        if not self.rescue and roots_of(self.fill):\n", "        if False:\n"),
     ),
     Mutation(
         "an adapter is rescued whole or not at all",

@@ -32,18 +32,18 @@ MUTATIONS = (
     Mutation(
         "one dtype has one name in a manifest",
         "options/test_verbs.py::TestDtype::test_torchs_dtype_makes_the_same_bytes",
-        ("options/verbs.py", '        object.__setattr__(self, "dtype", dtype_name(self.dtype))\n', ""),
+        ("options/convert.py", '        object.__setattr__(self, "dtype", dtype_name(self.dtype))\n', ""),
     ),
     Mutation(
         "what decides bytes is recorded, wherever it is declared",
         f"{ONE_PLACE}::test_it_is_recorded_if_it_decides_bytes",
-        ("options/verbs.py", 'if declared.decides != "nothing":', 'if declared.decides == "tensors":'),
+        ("options/common.py", 'if declared.decides != "nothing":', 'if declared.decides == "tensors":'),
     ),
     Mutation(
         "a hub id is looked up once",
         "options/test_verbs.py::TestBase::test_it_is_looked_up_when_it_is_needed_and_once",
         (
-            "options/verbs.py",
+            "options/convert.py",
             '    @cached_property\n    def base_directory(self) -> str | None:\n        """`base` as a directory: a hub id',
             '    @property\n    def base_directory(self) -> str | None:\n        """`base` as a directory: a hub id',
         ),
@@ -52,7 +52,7 @@ MUTATIONS = (
         "nothing is looked up before it is needed",
         "options/test_verbs.py::TestBase::test_it_is_looked_up_when_it_is_needed_and_once",
         (
-            "options/verbs.py",
+            "options/convert.py",
             "        Opening.__post_init__(self)\n        object",
             "        Opening.__post_init__(self)\n        self.plain()\n        object",
         ),

@@ -164,7 +164,7 @@ MUTATIONS = (
         "--against: an output that leaves out what its manifest says may do so",
         f"{AGAINST}::test_our_own_output_is_equal",
         (
-            "options/verbs.py",
+            "options/convert.py",
             'if declared.decides == "tensors"}',
             'if declared.name == "names"}',
         ),

@@ -103,13 +103,13 @@ def _end(number: int, _: object) -> None:
 
 
 def _convert(given: argparse.Namespace) -> ExitCode:
-    from ..api import consolidate, dry_run
+    from ..api.converting import consolidate, dry_run
 
     return _written(given, Options, consolidate, dry_run)
 
 
 def _universal(given: argparse.Namespace) -> ExitCode:
-    from ..api import dry_run_universal, universal
+    from ..api.universal import dry_run_universal, universal
 
     return _written(given, UniversalOptions, universal, dry_run_universal)
 
@@ -137,7 +137,7 @@ def _written(
 
 
 def _inspect(given: argparse.Namespace) -> ExitCode:
-    from ..api import inspect
+    from ..api.reading import inspect
 
     flags, options = flags_of(InspectFlags, given), given_of(Opening, given)
     with Display(sys.stderr, hidden=False):

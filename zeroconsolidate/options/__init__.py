@@ -1,13 +1,21 @@
-"""Options: each is declared once, in `verbs.py`.
+"""Options: each is declared once, in the module of its verb, or in `common.py` if several verbs have it.
 
 Flags, keywords, checks, the manifest's record and the reference are made of the declarations.
 """
 
+from typing import TypeAlias
+
+from .common import Opening, Working
+from .convert import Options
 from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
 from .globs import matches, refuse_unmatched
 from .keywords import takes
+from .universal import UniversalOptions
 from .values import Path, Progress, Roots, parse_dtype, parse_size, roots_of, size_text
-from .verbs import Opening, Options, UniversalOptions, VerifyOptions, Working, Writing
+from .verify import VerifyOptions
+
+Writing: TypeAlias = Options | UniversalOptions
+"""The options of a command that writes."""
 
 __all__ = [
     "Declaration",

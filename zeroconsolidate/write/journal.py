@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.phrases import counted
 from ..errors import BadOption
+from ..options.convert import Options
 from ..options.declaration import declarations
-from ..options.verbs import Options
 from .system import write_all
 
 if TYPE_CHECKING:

@@ -1,187 +1,21 @@
-"""The options of each command and function, as dataclasses. To add an option, add a field: this is the only place."""
+"""The options of `convert`, as a dataclass. To add an option, add a field: this is the only place."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadOption
+from .common import Opening, Recorded, check, digest, directory_of, replicas, restart
 from .declaration import Group, Switch, in_order, option
-from .values import as_plain, dtype_name, parse_size, roots_of
+from .values import dtype_name, parse_size, roots_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from os import PathLike
 
     import torch
-
-# Types are written out, as `help` and the reference show them. No slots, for `cached_property`: there is one of
-# these for each call of a verb.
-
-
-@dataclass(frozen=True, kw_only=True)
-class Opening:
-    """The options of opening a checkpoint. Every set of options checks its values. Raises BadOption."""
-
-    tag: str | None = option(
-        None,
-        "which save to read: a tag such as `global_step500`, or `last-complete` for the newest complete one; without "
-        "this option, the one that the file `latest` names",
-        group=Group.CHECKPOINT,
-        short="-t",
-        metavar="TAG",
-    )
-
-    def __post_init__(self) -> None:
-        for declared in in_order(type(self)):
-            # A frozen dataclass has no other way to keep a value in another form than it was given in.
-            object.__setattr__(self, declared.name, declared.normal(getattr(self, declared.name)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Working(Opening):
-    """Options of functions that may take a while."""
-
-    progress: Callable[[int, int], None] | None = option(
-        None,
-        "a function that is called with the bytes done so far and the bytes in all",
-        group=Group.PRINTING,
-        flag=None,
-    )
-    status: Callable[[str], None] | None = option(
-        None,
-        "a function that is called at the beginning of each step with its name, such as `copying`",
-        group=Group.PRINTING,
-        flag=None,
-    )
-
-    def doing(self, what: str) -> None:
-        """Report that `what` begins, if there is a `status` function."""
-        if self.status is not None:
-            self.status(what)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyOptions(Working):
-    """The options of `verify`."""
-
-    against: str | PathLike[str] | Sequence[str | PathLike[str]] | None = option(
-        None,
-        "compare the output with this checkpoint, byte for byte, whatever tool wrote it; the options it was written "
-        "with are read from its manifest; without a manifest, every tensor is expected",
-        group=Group.CHECKING,
-        metavar="CHECKPOINT",
-        repeatable=True,
-        is_path=True,
-    )
-    base: str | PathLike[str] | None = option(
-        None,
-        "with {against}: the original model that the output was written with, a directory or a hub id",
-        group=Group.CHECKING,
-        metavar="DIR|ID",
-        is_path=True,
-    )
-
-    @cached_property
-    def base_directory(self) -> str | None:
-        """`base` as a directory, looked up when this is first asked for."""
-        return _directory_of(self.base)
-
-
-def _directory_of(base: str | PathLike[str] | None) -> str | None:
-    """A base model as a directory: a hub id is looked up, or downloaded. Raises BadOption if there is none."""
-    if base is None:
-        return None
-    from ..integrations.hub import resolved
-
-    return resolved(os.fspath(base))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recorded(Working):
-    """Options of which those that decide bytes are recorded: for a run that continues, and in the manifest."""
-
-    def plain(self) -> dict[str, Any]:
-        """What decides bytes, as values that JSON can hold: for the fingerprint. A callable is named."""
-        chosen = {}
-        for declared in in_order(type(self)):
-            if declared.decides != "nothing":
-                value = self._decided(declared.name)
-                chosen[declared.name] = as_plain(value, os.path.realpath if declared.is_path else None)
-        return chosen
-
-    def for_manifest(self) -> dict[str, Any]:
-        """`plain`, for a manifest that is passed on: directories by their last name only."""
-        chosen = self.plain()
-        for declared in in_order(type(self)):
-            if declared.is_path and declared.name in chosen:
-                chosen[declared.name] = as_plain(chosen[declared.name], os.path.basename)
-        del chosen["digest"]  # The manifest has a place for it.
-        return chosen
-
-    def _decided(self, name: str) -> object:
-        return getattr(self, name)
-
-
-# Two commands have these: a field belongs to one class, so each makes its own.
-
-
-def _restart() -> bool:
-    return option(False, "start from the beginning, do not continue an interrupted conversion", group=Group.OUTPUT)
-
-
-def _digest() -> Literal["sha256", "xxh3"] | None:
-    return option(
-        None,
-        "write a digest of every file and tensor into `zeroconsolidate.json`, for `verify` to compare",
-        group=Group.CHECKING,
-        choices=("sha256", "xxh3"),
-        decides="bytes",
-    )
-
-
-def _check(also: str = "") -> Literal["sample", "all", "none"]:
-    return option(
-        "sample",
-        f"how many master weights to compare with their 16-bit copies before writing{also}: a sample, all, or none",
-        group=Group.CHECKING,
-        switches=(
-            Switch(
-                "--check",
-                "all",
-                "compare all master weights with their 16-bit copies before writing, not only a sample",
-            ),
-            Switch("--no-check", "none", "compare no values"),
-        ),
-        choices=("sample", "all", "none"),
-    )
-
-
-def _replicas() -> Literal["equal", "first"]:
-    return option(
-        "equal",
-        "if ranks hold different copies of a tensor: refuse to convert (`equal`), or write the first copy, with a "
-        "warning (`first`)",
-        group=Group.CHECKING,
-        choices=("equal", "first"),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class UniversalOptions(Recorded):
-    """The options of `universal`."""
-
-    restart: bool = _restart()
-    digest: Literal["sha256", "xxh3"] | None = _digest()
-    check: Literal["sample", "all", "none"] = _check()
-    replicas: Literal["equal", "first"] = _replicas()
-
-    overwrite: ClassVar[bool] = False
-    """Never: files of two universal checkpoints in one folder would be loaded together."""
-    partial: ClassVar[bool] = False
-    """Never: an engine needs every parameter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,12 +185,10 @@ class Options(Recorded):
     overwrite: bool = option(
         False, "replace the model in the output directory once the new one is complete", group=Group.OUTPUT
     )
-    restart: bool = _restart()
-    digest: Literal["sha256", "xxh3"] | None = _digest()
-    check: Literal["sample", "all", "none"] = _check(
-        " (in adapter runs, the base model with its frozen copies as well)"
-    )
-    replicas: Literal["equal", "first"] = _replicas()
+    restart: bool = restart()
+    digest: Literal["sha256", "xxh3"] | None = digest()
+    check: Literal["sample", "all", "none"] = check(" (in adapter runs, the base model with its frozen copies as well)")
+    replicas: Literal["equal", "first"] = replicas()
 
     def __post_init__(self) -> None:
         Opening.__post_init__(self)
@@ -371,7 +203,7 @@ class Options(Recorded):
     @cached_property
     def base_directory(self) -> str | None:
         """`base` as a directory: a hub id is looked up, or downloaded, when this is first asked for, and only then."""
-        return _directory_of(self.base)
+        return directory_of(self.base)
 
     def _decided(self, name: str) -> object:
         return self.base_directory if name == "base" else getattr(self, name)
@@ -396,7 +228,3 @@ class Options(Recorded):
         if isinstance(kept.get("rename"), str):
             del kept["rename"]  # a function, of which a manifest keeps the name only
         return cls(tag=tag, ties="copy", base=base, **kept)
-
-
-Writing: TypeAlias = Options | UniversalOptions
-"""The options of a command that writes."""

@@ -1,0 +1,144 @@
+"""A checkpoint -> a model directory or an adapter, or what that would cost."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from ..opening.opened import open_to_convert
+from ..options import Options, takes
+from ..outputs.checks import refuse_unplaced
+from ..outputs.make import Rehearsal, rehearse
+from ..outputs.model import plan_output
+from ..outputs.planned import plan_weights, with_recorded_base
+from ..run.execute import BLOCK_BYTES
+from .writing import found, made
+
+if TYPE_CHECKING:
+    from ..opening.opened import Opened
+    from ..options import Path, Roots
+    from ..outputs.output import Output
+    from ..outputs.report import Report
+    from ..plan.build import Cost
+
+
+@takes(Options)
+def consolidate(src: Roots, out: Path, options: Options) -> Report:
+    """Write the model directory, or the adapter, that a checkpoint holds.
+
+    The output appears when it is complete, or not at all. If the conversion is interrupted, even killed, the same call
+    continues where it stopped.
+
+    Parameters
+    ----------
+    src : str, os.PathLike, or sequence of these
+        The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
+        Several directories are read as one checkpoint, for nodes that saved to their own disks.
+    out : str or os.PathLike
+        The directory to write. It must be empty, or not exist; see `overwrite`.
+
+    Returns
+    -------
+    Report
+        What was written, what was checked and what could not be, and the line of Python that loads the result.
+
+    Raises
+    ------
+    NotACheckpoint
+        If there is no checkpoint at `src`, or permission to read one of its files is denied.
+    DamagedFile
+        If a file is truncated, or not what its name says. UnsafePickle and UnsafePath, for what may be an attack, are
+        subclasses of it.
+    Disagreement
+        If files of the checkpoint contradict each other.
+    UnsupportedLayout
+        If the files do not say for certain where each parameter is.
+    MissingFiles
+        If files are missing or damaged and `rescue` is not given. The error's `losses` say what is lost of each tensor.
+    WitnessMismatch
+        If a master weight does not round to its 16-bit copy, or the base model is not the one an adapter was trained
+        on.
+    WrongNames
+        If a loader would leave parameters random and `allow_missing` is not given.
+    OutputExists
+        If `out` is not empty and `overwrite` is not given, or another process is writing it.
+    OutputFailed
+        If `out` cannot be written, for example because the disk is full.
+    BadOption
+        If an option is unknown or makes no sense for this checkpoint, or `out` has an interrupted conversion in it,
+        with other options or of another checkpoint.
+
+    Notes
+    -----
+    By default the weights are the float32 master weights, bit for bit, in safetensors. They are copied block by block,
+    which takes about 40 MiB of memory for a model of any size; torch is imported only to merge adapters.
+
+    Decisions, notes and warnings also go to the logger `zeroconsolidate` of the module `logging`. It prints nothing
+    unless it, or the root logger, has a handler.
+
+    Examples
+    --------
+    >>> import tempfile, zeroconsolidate
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = zeroconsolidate.consolidate("tests/fixtures/z3_bf16/checkpoint", f"{folder}/model", dtype="bf16")
+    >>> report.dtype, report.tensors, report.step
+    ('bfloat16', 19, 2)
+    """
+    began = time.monotonic()
+    directory = os.path.normpath(os.fspath(out))
+    opened, output, options = _planned(src, directory, options)
+    return made(output, opened, options, directory, began)
+
+
+@takes(Options)
+def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
+    """Say what `consolidate` with the same arguments would do: its cost, what the model would lack, and warnings.
+
+    Nothing is written. Raises what `consolidate` would raise before it compares or copies values.
+    """
+    directory = os.path.normpath(os.fspath(out))
+    opened, output, options = _planned(src, directory, options)
+    return rehearse(output, opened, options, directory)
+
+
+def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Output, Options]:
+    """What is to be made, and with which options. What can be refused at once is, before any file is opened."""
+    files = found(src, directory, options)
+    opened = open_to_convert(src, options, files)
+    refuse_unplaced(opened.catalog, weights_only=options.weights_only)
+    options.doing("checking names")
+    options = with_recorded_base(opened, options)
+    return opened, plan_output(opened, options), options
+
+
+@takes(Options)
+def estimate(src: Roots, options: Options) -> Cost:
+    """Say what `consolidate` with the same options would read, write and need.
+
+    Nothing is written, and no value is read.
+
+    Parameters
+    ----------
+    src : str, os.PathLike, or sequence of these
+        The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
+        Several directories are read as one checkpoint, for nodes that saved to their own disks.
+
+    Returns
+    -------
+    Cost
+        Bytes to read and to write, memory, numbers of files and tensors.
+
+    Raises
+    ------
+    ZeroConsolidateError
+        What `consolidate` would raise before it compares or copies values, except errors about the output directory.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> zeroconsolidate.estimate("tests/fixtures/z3_bf16/checkpoint", names="stored").files
+    1
+    """
+    opened = open_to_convert(src, options)
+    return plan_weights(opened, with_recorded_base(opened, options)).plan.cost(BLOCK_BYTES)

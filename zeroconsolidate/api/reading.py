@@ -1,0 +1,113 @@
+"""A checkpoint -> what it holds, or a mapping of its tensors: functions that write nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..opening.info import CheckpointInfo, describe
+from ..opening.open import complete_tags, open_catalog, open_incomplete
+from ..options import Opening, takes
+from ..outputs.mapping import Checkpoint
+
+if TYPE_CHECKING:
+    from ..options import Roots
+
+
+@takes(Opening)
+def inspect(src: Roots, options: Opening) -> CheckpointInfo:
+    """Describe what a checkpoint holds, from metadata alone.
+
+    No value is read, so it takes only a moment for a model of any size. Missing or damaged files are not an error: they
+    are listed, with what is lost.
+
+    Parameters
+    ----------
+    src : str, os.PathLike, or sequence of these
+        The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
+        Several directories are read as one checkpoint, for nodes that saved to their own disks.
+
+    Returns
+    -------
+    CheckpointInfo
+        Its tags, layout, optimizer settings and tensors, and what is lost of it.
+
+    Raises
+    ------
+    NotACheckpoint
+        If there is no checkpoint at `src`, or permission to read one of its files is denied.
+    DamagedFile
+        If a file is truncated, or not what its name says. UnsafePickle and UnsafePath, for what may be an attack, are
+        subclasses of it.
+    Disagreement
+        If files of the checkpoint contradict each other.
+    UnsupportedLayout
+        If the files do not say for certain where each parameter is.
+    MissingFiles
+        If no file is left that says which parameters there are.
+    BadOption
+        If a keyword is unknown, or its value makes no sense.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> info = zeroconsolidate.inspect("tests/fixtures/z3_bf16/checkpoint")
+    >>> info.stage, info.world_size, info.training_dtype, info.missing_files
+    (3, 2, 'bfloat16', ())
+    """
+    left = open_incomplete(src, options.tag)
+    origin = left.catalog.origin
+    others = complete_tags(src, [tag for tag in origin.tags if tag != origin.tag])
+    return describe(left.catalog, left.reasons, others)
+
+
+@takes(Opening)
+def open_checkpoint(src: Roots, options: Opening) -> Checkpoint:
+    """Open a checkpoint as a mapping from names to tensors that are read one at a time.
+
+    A tensor is read when its `load()` is called. Names are those of the checkpoint; `consolidate` writes those that
+    the model's class expects.
+
+    Parameters
+    ----------
+    src : str, os.PathLike, or sequence of these
+        The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
+        Several directories are read as one checkpoint, for nodes that saved to their own disks.
+
+    Returns
+    -------
+    Checkpoint
+        Name to tensor, in the order of the module. Tied weights are under each of their names.
+
+    Raises
+    ------
+    NotACheckpoint
+        If there is no checkpoint at `src`, or permission to read one of its files is denied.
+    DamagedFile
+        If a file is truncated, or not what its name says. UnsafePickle and UnsafePath, for what may be an attack, are
+        subclasses of it.
+    Disagreement
+        If files of the checkpoint contradict each other.
+    UnsupportedLayout
+        If the files do not say for certain where each parameter is.
+    MissingFiles
+        If files are missing or damaged. The error's `losses` say what is lost of each tensor.
+    WitnessMismatch
+        If master weights that were saved without names (stage 0) match no parameter.
+    BadOption
+        If a keyword is unknown, or its value makes no sense.
+
+    Notes
+    -----
+    Trained parameters have the dtype of their master weights, which is float32, except for runs that keep masters in
+    bfloat16. Frozen parameters and buffers have the dtype they were saved in. Shapes are those of the whole tensor,
+    whatever the number of ranks.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> checkpoint = zeroconsolidate.open_checkpoint("tests/fixtures/z3_bf16/checkpoint")
+    >>> weight = checkpoint["embed.weight"]
+    >>> weight.dtype, weight.load().shape == weight.shape
+    (torch.float32, True)
+    """
+    return Checkpoint(open_catalog(src, options.tag))

@@ -1,0 +1,75 @@
+"""A checkpoint -> a universal checkpoint."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from ..opening.opened import open_whole
+from ..options import UniversalOptions, takes
+from ..outputs.make import Rehearsal, rehearse
+from ..outputs.universal import plan_universal
+from .writing import found, made
+
+if TYPE_CHECKING:
+    from ..opening.opened import Opened
+    from ..options import Path, Roots
+    from ..outputs.output import Output
+    from ..outputs.report import Report
+
+
+@takes(UniversalOptions)
+def universal(src: Roots, out: Path, options: UniversalOptions) -> Report:
+    """Write a universal checkpoint, from which DeepSpeed resumes at another world size and ZeRO stage.
+
+    `engine.load_checkpoint(out)` takes it, with `{"checkpoint": {"load_universal": true}}` in DeepSpeed's config. It
+    has the master weights, all that the optimizer keeps of them, step, param groups, scheduler and client state. The
+    output appears when it is complete, or not at all; if it is interrupted, the same call continues where it stopped.
+
+    Parameters
+    ----------
+    src : str, os.PathLike, or sequence of these
+        The checkpoint, of ZeRO stage 1, 2 or 3: a Trainer's `checkpoint-N`, any directory with `global_step*` folders
+        in it, or such a folder. Nothing is written into it.
+    out : str or os.PathLike
+        The directory to write. It must not exist, or be empty.
+
+    Returns
+    -------
+    Report
+        What was written, what was checked and what could not be, and the line of Python that resumes from it.
+
+    Raises
+    ------
+    UnsupportedLayout
+        If the files do not say for certain where each value is, or it is a layout that is not written yet: stage 0,
+        tensor, pipeline and expert parallelism, optimizers with states in a layout of their own.
+    ZeroConsolidateError
+        What `consolidate` raises for checkpoints and outputs.
+
+    Examples
+    --------
+    >>> import tempfile, zeroconsolidate
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = zeroconsolidate.universal("tests/fixtures/z3_bf16/checkpoint", f"{folder}/resume")
+    >>> report.step, [name for name in report.files if name.endswith("embed.weight/exp_avg.pt")]
+    (2, ['global_step2_universal/zero/embed.weight/exp_avg.pt'])
+    """
+    began = time.monotonic()
+    directory = os.path.normpath(os.fspath(out))
+    opened, output = _planned_universal(src, directory, options)
+    return made(output, opened, options, directory, began)
+
+
+@takes(UniversalOptions)
+def dry_run_universal(src: Roots, out: Path, options: UniversalOptions) -> Rehearsal:
+    """Say what `universal` with the same arguments would do: its cost, and warnings. Nothing is written."""
+    directory = os.path.normpath(os.fspath(out))
+    opened, output = _planned_universal(src, directory, options)
+    return rehearse(output, opened, options, directory)
+
+
+def _planned_universal(src: Roots, directory: str, options: UniversalOptions) -> tuple[Opened, Output]:
+    opened = open_whole(src, found(src, directory, options))
+    return opened, plan_universal(opened)

@@ -1,0 +1,41 @@
+"""The options of `verify`, as a dataclass. To add an option, add a field: this is the only place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from .common import Working, directory_of
+from .declaration import Group, option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(Working):
+    """The options of `verify`."""
+
+    against: str | PathLike[str] | Sequence[str | PathLike[str]] | None = option(
+        None,
+        "compare the output with this checkpoint, byte for byte, whatever tool wrote it; the options it was written "
+        "with are read from its manifest; without a manifest, every tensor is expected",
+        group=Group.CHECKING,
+        metavar="CHECKPOINT",
+        repeatable=True,
+        is_path=True,
+    )
+    base: str | PathLike[str] | None = option(
+        None,
+        "with {against}: the original model that the output was written with, a directory or a hub id",
+        group=Group.CHECKING,
+        metavar="DIR|ID",
+        is_path=True,
+    )
+
+    @cached_property
+    def base_directory(self) -> str | None:
+        """`base` as a directory, looked up when this is first asked for."""
+        return directory_of(self.base)
