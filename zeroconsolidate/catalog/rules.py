@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .facts import Shape
 
 
 class Rule(Enum):
@@ -23,7 +19,7 @@ class SubParameters:
 
     patterns: tuple[str, ...]
     """Of the names that it is about."""
-    shape: tuple[int | Shape, ...]
+    shape: tuple[int | tuple[int, ...], ...]
     """Of the whole; at `dim` the size of each sub-parameter. -1 stands for what remains."""
     dim: int
 
@@ -35,7 +31,7 @@ class Concatenated:
     dim: int
     widths: tuple[tuple[int, ...], ...] | None = None
     """By sub-parameter, by part. None: one sub-parameter, as wide as each part is."""
-    view: Shape | None = None
+    view: tuple[int, ...] | None = None
     """The whole's shape as `dim` counts it, where that differs from the parts' own; -1 stands for what remains."""
     declared: SubParameters | None = None
     """What the checkpoint says of the sub-parameters, where it lists their sizes."""
@@ -45,10 +41,10 @@ class Concatenated:
 class AffinePiece:
     """`whole.as_strided(shape, source)` equals `part.as_strided(shape, dest)`; offsets and strides in elements."""
 
-    shape: Shape
-    source: tuple[int, Shape]
+    shape: tuple[int, ...]
+    source: tuple[int, tuple[int, ...]]
     """(offset, strides) in the whole tensor."""
-    dest: tuple[int, Shape]
+    dest: tuple[int, tuple[int, ...]]
     """(offset, strides) in the part."""
 
 
@@ -56,7 +52,7 @@ class AffinePiece:
 class Affine:
     """DeepSpeed's own map of a tensor (`affine_map`), the most exact statement there is."""
 
-    shape: Shape
+    shape: tuple[int, ...]
     """Of the whole."""
     pieces: tuple[tuple[AffinePiece, ...], ...]
     """By part."""

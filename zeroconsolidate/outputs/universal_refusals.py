@@ -27,16 +27,6 @@ def refuse_layout(catalog: Catalog) -> Training:
             expected="stage 1, 2 or 3",
             address=at_hand,
         )
-    degrees = origin.degrees
-    axes = {"tensor-parallel": degrees.tp, "pipeline": degrees.pp, "expert-parallel": degrees.ep}
-    cut = [f"{axis} {degree}" for axis, degree in axes.items() if degree > 1]
-    if cut or any(part.masters for part in catalog.parts) or len(catalog.parts) > 1:
-        raise UnsupportedLayout(
-            f"the model is spread over ranks ({' x '.join(cut) or 'experts'})",
-            consequence="a universal checkpoint of it cannot be written yet",
-            expected="data-parallel ranks only",
-            address=at_hand,
-        )
     if catalog.unplaced:
         raise UnsupportedLayout(
             f"the optimizer's state {listed(list(map(repr, catalog.unplaced)))} is not laid out like the parameters",
@@ -46,6 +36,12 @@ def refuse_layout(catalog: Catalog) -> Training:
     if training.unread:
         raise UnsupportedLayout(
             f"{listed(list(training.unread), 4)}: the value is not plain, and would be lost", address=at_hand
+        )
+    if training.differs:
+        raise UnsupportedLayout(
+            f"the param groups of model-parallel ranks differ in {listed(list(map(repr, training.differs)), 4)}",
+            consequence="DeepSpeed has one place for the settings of all ranks",
+            address=at_hand,
         )
     if origin.ds_version is None:
         raise UnsupportedLayout(

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..archive.located import LocatedTensor
 from ..catalog.agree import are_missing
+from ..catalog.experts import local_names
 from ..errors import Disagreement, UnsupportedLayout, at
 from .sources import placed, replicas
 
@@ -45,8 +47,31 @@ def state_replicas(catalog: Catalog) -> list[Replica]:
 
 
 def steps(catalog: Catalog) -> dict[str, Step]:
-    """Stored name -> the step of the flat group that the parameter is in."""
-    return {member.name: group.step for group in catalog.groups for member in group.members}
+    """Stored name -> the step of the flat group that the parameter is in. Raises Disagreement if it is in several,
+    and these differ."""
+    found: dict[str, Step] = {}
+    for group in catalog.groups:
+        for member in group.members:
+            known = found.setdefault(member.name, group.step)
+            if plain_step(known) != plain_step(group.step):
+                with at(member.name):
+                    raise Disagreement(
+                        "model-parallel ranks differ in the step",
+                        expected=plain_step(known),
+                        found=plain_step(group.step),
+                    )
+    return found
+
+
+def plain_step(step: Step) -> float | int | None:
+    """The number that a step is."""
+    return step.item if isinstance(step, LocatedTensor) else step
+
+
+def local_experts(catalog: Catalog) -> dict[str, tuple[str, ...]]:
+    """What expert-parallel ranks call their experts -> the stored names of these, by rank."""
+    part = catalog.parts[0]
+    return local_names([[member.name for member in group.members] for group in part.groups])
 
 
 def _state_names(catalog: Catalog) -> list[str]:
