@@ -280,7 +280,7 @@ def test_what_no_list_of_an_old_version_has_is_doubtful():
 
 def test_masters_on_nvme_of_split_models_are_refused():
     """Their folders are named by global ranks, and nothing tells which model-parallel rank that is."""
-    swap = SwapFile(rank=1, first=0, last=0, path="x", size_bytes=24)
+    swap = SwapFile(state=None, rank=1, first=0, last=0, path="x", size_bytes=24)
     with pytest.raises(UnsupportedLayout, match="swapped out to NVMe, and the model is split over model-parallel"):
         ranks(INFO, INFO, swaps=(swap,))
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..archive.located import LocatedTensor
     from ..dtypes import DType
     from .rules import Join
-    from .state import Step
+    from .state import GroupState, Step
     from .training import Training
 
 Shape: TypeAlias = tuple[int, ...]
@@ -99,6 +99,8 @@ class Part:
     groups: tuple[FlatGroup, ...]
     masters: tuple[Mapping[str, LocatedTensor], ...]
     """Trainable parameters that are saved whole, one mapping for each file that has them."""
+    master_states: tuple[Mapping[str, GroupState], ...]
+    """For each of `masters`: what the optimizer keeps of them, where the files say of which it is."""
     frozen: Mapping[str, Frozen]
     buffers: Mapping[str, LocatedTensor]
     module: Mapping[str, LocatedTensor]
@@ -123,6 +125,8 @@ class Unnamed:
     """Index in `Catalog.parts`."""
     groups: tuple[tuple[LocatedTensor, ...], ...]
     """By param group: the masters in the group's order; a single flat one where `fused`."""
+    states: tuple[tuple[GroupState, ...], ...]
+    """By param group, by master: what the optimizer keeps of it. Empty where no file says which is which."""
     fused: bool
     candidates: tuple[Mapping[str, LocatedTensor], ...]
     """By param group: names with their copies, in the order of the module."""

@@ -77,7 +77,9 @@ def assemble(contents: Contents) -> Catalog:
         unplaced=unplaced_of(contents),
         missing=contents.missing,
         notes=(*noted, *_notes(contents)),
-        training=of_all([ranks[0].training for ranks in contents.optimizers.values() if ranks]),
+        training=of_all(
+            [ranks[0].training for held in (contents.optimizers, contents.wholes) for ranks in held.values() if ranks]
+        ),
         listed={**contents.listed, **{name: alias for alias, name in tied.items()}},
         noted=noted,
         unsaved={name: why for one in slices for name, why in one.names.unsaved.items()},
@@ -186,6 +188,7 @@ def _slice(contents: Contents, tp: int) -> _Slice:
             index=tp + index,
             groups=tuple(group for at_index, group in found if at_index == index),
             masters=masters if index == 0 else (),
+            master_states=({},) * len(masters) if index == 0 else (),
             frozen=frozen if index == 0 else {},
             buffers=named.buffers if index == 0 else {},
             module=module if index == 0 else {},
@@ -264,4 +267,11 @@ def _unnamed(whole: WholeOptimizer, ep_rank: int, ep: int, tp: int, named: Modul
     by_group = [of_experts if is_expert else dense for is_expert in whole.expert_groups]
     if experts and not any(whole.expert_groups):
         by_group = [dense | of_experts] * len(whole.groups)
-    return Unnamed(file=whole.file, part=tp, groups=whole.groups, fused=whole.fused, candidates=tuple(by_group))
+    return Unnamed(
+        file=whole.file,
+        part=tp,
+        groups=whole.groups,
+        states=whole.states,
+        fused=whole.fused,
+        candidates=tuple(by_group),
+    )
