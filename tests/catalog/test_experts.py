@@ -9,7 +9,7 @@ from catalogs import UNSET, half, model, of_files, optimizer, optimizer3, stage3
 
 from zeroconsolidate.archive.inert import Inert
 from zeroconsolidate.catalog.experts import global_names, of_rank, router_aliases, stacked_copies, stacks
-from zeroconsolidate.catalog.facts import Affine, AffinePiece, Concatenated, Join
+from zeroconsolidate.catalog.rules import Affine, AffinePiece, Concatenated, Join
 from zeroconsolidate.errors import DamagedFile, Disagreement, MissingFiles, UnsupportedLayout
 from zeroconsolidate.plan.sources import sources
 
@@ -259,7 +259,7 @@ def autoep(**changes: Any) -> dict[str, Any]:
 
 def test_stacks_are_laid_in_the_order_of_ranks():
     names = ["m.experts.w1", "m.experts.w2", "m.experts.w3"]
-    assert stacks([autoep()]) == dict.fromkeys(names, Join(rule=Concatenated(0)))
+    assert stacks([autoep()]) == dict.fromkeys(names, Join(rule=Concatenated(0), stacks_experts=True))
     # Where nothing says where experts are, they are where DeepSpeed puts them by default.
     assert stacks([autoep(expert_placement=UNSET)]) == stacks([autoep()])
 
@@ -275,7 +275,7 @@ def test_the_recorded_map_has_the_last_word():
     joins = stacks([autoep(affine_maps=maps, expert_placement={"ranks": [{"experts": [3, 1]}]})])
     first = AffinePiece((2, 3), (0, (3, 1)), (0, (3, 1)))
     second = AffinePiece((2, 3), (6, (3, 1)), (0, (3, 1)))
-    assert joins == {"m.experts.w1": Join(rule=Affine((4, 3), ((first,), (second,))))}
+    assert joins == {"m.experts.w1": Join(rule=Affine((4, 3), ((first,), (second,))), stacks_experts=True)}
 
 
 @pytest.mark.parametrize(
