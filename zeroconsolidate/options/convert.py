@@ -72,13 +72,6 @@ class Options(Recorded):
         group=Group.ADAPTERS,
         decides="tensors",
     )
-    optimizer: bool = option(
-        False,
-        "also write what the optimizer keeps of each parameter, such as moments, into the folder `optimizer`, under "
-        "the names of the output, with steps and settings of param groups: to train on without DeepSpeed",
-        group=Group.OUTPUT,
-        decides="tensors",
-    )
     exclude_frozen: bool = option(
         False,
         "leave out parameters that were not trained",
@@ -183,6 +176,13 @@ class Options(Recorded):
         repeatable=True,
         decides="bytes",
         is_path=True,
+    )
+    optimizer: bool = option(
+        False,
+        "also write what the optimizer keeps of each parameter, such as moments, into the folder `optimizer`, under "
+        "the names of the output, with steps and settings of param groups: to train on without DeepSpeed",
+        group=Group.OUTPUT,
+        decides="tensors",
     )
     weights_only: bool = option(
         False,
