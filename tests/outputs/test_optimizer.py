@@ -105,6 +105,13 @@ def test_a_tied_weight_has_its_states_once(tmp_path: Path):
     assert "head.weight" in load_file(tmp_path / "out" / "model.safetensors")
     assert "embed.weight.exp_avg" in states(tmp_path / "out")
     assert not [key for key in states(tmp_path / "out") if key.startswith("head.")]
+    assert verify(tmp_path / "out", against=SOURCE).ok
+    source = FIXTURES / "trainer_zero3_tied" / "checkpoint"
+    for ties in ("copy", "drop"):
+        consolidate(source, tmp_path / ties, optimizer=True, ties=ties)
+        keys = [key for key in states(tmp_path / ties) if key.endswith("exp_avg") and ("head" in key or "tok" in key)]
+        assert keys == ["model.embed_tokens.weight.exp_avg"]
+        assert verify(tmp_path / ties, against=source).ok
 
 
 def test_only_what_is_written_and_was_trained(tmp_path: Path):
@@ -191,8 +198,6 @@ def test_states_of_another_model_do_not_stay(tmp_path: Path):
 def test_loaders_of_models_do_not_see_it(tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     source = FIXTURES / "trainer_zero3_tied" / "checkpoint"
-    if not source.is_dir():
-        (source,) = (FIXTURES / "trainer_zero3_tied").glob("checkpoint*")
     consolidate(source, tmp_path / "without")
     consolidate(source, tmp_path / "out", optimizer=True)
     models = []

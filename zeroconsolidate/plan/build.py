@@ -105,8 +105,8 @@ class ModelPlan:
         for file in self.files:
             yield from file.tensors
 
-    def cost(self, block_bytes: int) -> Cost:
-        """The plan's cost when it is executed with blocks of `block_bytes`."""
+    def cost(self, block_bytes: int, workers: int = 1) -> Cost:
+        """The plan's cost when it is executed with blocks of `block_bytes` by so many threads."""
         files = self.all_files
         tensors = [tensor for file in files for tensor in file.tensors]
         copied = all(tensor.is_copy for tensor in tensors)
@@ -114,8 +114,7 @@ class ModelPlan:
             input_bytes=sum(tensor.recipe.input_bytes for tensor in tensors),
             output_bytes=sum(file.size_bytes for file in files) + len(self.index or b""),
             peak_memory_bytes=sum(len(file.header) for file in files)
-            + (0 if copied else 8 * block_bytes)
-            + max(tensor.recipe.memory_bytes for tensor in tensors),
+            + workers * ((0 if copied else 8 * block_bytes) + max(tensor.recipe.memory_bytes for tensor in tensors)),
             files=len(files) + (self.index is not None),
             tensors=sum(len(file.tensors) for file in files if not isinstance(file, WholeFilePlan)),
         )
