@@ -109,7 +109,7 @@ def to_torch_optimizer(
 
     Returns
     -------
-    dict
+    dict[str, Any]
         `state` and `param_groups`. States are whole tensors on the CPU, as they were stored; `step` is a tensor of
         float32, as torch counts.
 
