@@ -219,7 +219,7 @@ def to_torch_optimizer(
 
     Returns
     -------
-    dict
+    dict[str, Any]
         `state` and `param_groups`. States are whole tensors on the CPU, as they were stored; `step` is a tensor of
         float32, as torch counts.
 
@@ -257,5 +257,5 @@ def to_torch_optimizer(
     state = written_state(src)
     if state is not None:
         return state_dict_of(state, [state.names], model, optimizer, strict=strict)
-    state, _ = open_training_state(src, tag, optimizer=True)
+    state, _ = open_training_state(src, tag, optimizer=True, remedy=None)
     return state_dict_of(state, known_names(src, tag, state), model, optimizer, strict=strict)

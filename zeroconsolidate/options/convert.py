@@ -71,13 +71,6 @@ class Options(Recorded):
         group=Group.ADAPTERS,
         decides="tensors",
     )
-    optimizer: bool = option(
-        False,
-        "also write what the optimizer keeps of each parameter, such as moments, into the folder `optimizer`, under "
-        "the names of the output, with steps and settings of param groups: to train on without DeepSpeed",
-        group=Group.OUTPUT,
-        decides="tensors",
-    )
     exclude_frozen: bool = option(
         False,
         "leave out parameters that were not trained",
@@ -175,6 +168,13 @@ class Options(Recorded):
         decides="bytes",
     )
     fill: str | PathLike[str] | Sequence[str | PathLike[str]] = fill("model directory or checkpoint of an earlier step")
+    optimizer: bool = option(
+        False,
+        "also write what the optimizer keeps of each parameter, such as moments, into the folder `optimizer`, under "
+        "the names of the output, with steps and settings of param groups: to train on without DeepSpeed",
+        group=Group.OUTPUT,
+        decides="tensors",
+    )
     weights_only: bool = option(
         False,
         "write the weights even if the layout of the optimizer's state is not understood",

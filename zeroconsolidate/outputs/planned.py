@@ -47,8 +47,11 @@ class PlannedWeights:
     """What the optimizer keeps of them, if that was asked for."""
 
 
-def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] = ()) -> PlannedWeights:
-    """Select, merge, name, lay out; with `options.optimizer` what the optimizer keeps of them as well.
+def plan_weights(
+    opened: Opened, options: Options, modules: tuple[Module, ...] = (), *, every_name: bool = False
+) -> PlannedWeights:
+    """Select, merge, name, lay out; with `options.optimizer` what the optimizer keeps of them as well. `every_name`: of
+    a weight that is written under several names, under each of them.
 
     Raises what :func:`_weights` raises, and UnsupportedLayout if not every state of the optimizer can be written.
     """
@@ -58,7 +61,7 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
 
     refuse_with(options)
     weights = _weights(opened, options, modules)
-    planned = plan_optimizer(opened, weights.plan, weights.named.heads, options)
+    planned = plan_optimizer(opened, weights.plan, weights.named, options, every_name=every_name)
     return replace(weights, plan=replace(weights.plan, optimizer=planned.files), optimizer=planned)
 
 

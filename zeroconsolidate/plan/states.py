@@ -45,17 +45,17 @@ def placed_states(catalog: Catalog) -> dict[str, dict[str, Source]]:
     return {name: placed(_of_state(catalog, name)) for name in (MASTERS, *_state_names(catalog))}
 
 
-def every_state(catalog: Catalog, *, remedy: str) -> dict[str, dict[str, Source]]:
-    """`states`, of an optimizer of which nothing would be lost. `remedy`: how to do without.
+def every_state(catalog: Catalog, *, remedy: str | None) -> dict[str, dict[str, Source]]:
+    """`states`, of an optimizer of which nothing would be lost. `remedy`: how to do without it.
 
     Raises UnsupportedLayout as well if the optimizer's state is laid out in a way of its own, or not all understood.
     """
     found = {} if catalog.unplaced else states(catalog)
-    lost = [*catalog.unplaced, *(name for name in catalog.origin.optimizer_state if name not in found)]
+    lost = list(catalog.unplaced) or [name for name in catalog.origin.optimizer_state if name not in found]
     unread = catalog.training.unread if catalog.training is not None else ()
     if lost:
         raise UnsupportedLayout(
-            f"the optimizer's state {listed([repr(name) for name in dict.fromkeys(lost)])} is not laid out like the "
+            f"the optimizer's state {listed([repr(name) for name in lost])} is not laid out like the "
             f"parameters, or in files that are not read for it ({catalog.origin.wrapper})",
             remedy=remedy,
             address=(catalog.origin.tag,),
@@ -121,16 +121,20 @@ def local_experts(catalog: Catalog) -> dict[str, tuple[str, ...]]:
 
 def param_groups(catalog: Catalog) -> dict[str, int]:
     """Stored name -> the index of the param group that the parameter is in, which `Training.param_groups` describes.
-    Empty where the settings of param groups were not saved."""
+    Empty where the settings of param groups were not saved. Raises Disagreement if a flat group is in none."""
     training = catalog.training
-    listed = enumerate(training.flat_groups if training is not None else ())
-    group_of = {flat_group: index for index, flat_groups in listed for flat_group in flat_groups}
-    return {
-        member.name: group_of[group.index]
-        for group in catalog.groups
-        if group.index in group_of
-        for member in group.members
+    if training is None or not training.param_groups:
+        return {}
+    group_of = {
+        flat_group: index for index, flat_groups in enumerate(training.flat_groups) for flat_group in flat_groups
     }
+    for group in catalog.groups:
+        if group.members and group.index not in group_of:
+            raise Disagreement(
+                f"no param group lists flat group {group.index}",
+                expected=f"one of the optimizer's {len(training.param_groups)}",
+            )
+    return {member.name: group_of[group.index] for group in catalog.groups for member in group.members}
 
 
 def _state_names(catalog: Catalog) -> list[str]:
