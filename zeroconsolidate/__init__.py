@@ -33,7 +33,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .api.converting import consolidate, estimate
-    from .api.loading import load_into_engine
+    from .api.loading import load_into_engine, to_torch_optimizer
     from .api.reading import inspect, open_checkpoint
     from .api.universal import universal
     from .audit.findings import Verification
@@ -67,6 +67,7 @@ __all__ = [
     "inspect",
     "load_into_engine",
     "open_checkpoint",
+    "to_torch_optimizer",
     "universal",
     "verify",
     "verify_source",
@@ -89,6 +90,7 @@ _HOMES = {
     "estimate": "api.converting",
     "inspect": "api.reading",
     "load_into_engine": "api.loading",
+    "to_torch_optimizer": "api.loading",
     "open_checkpoint": "api.reading",
     "universal": "api.universal",
     "verify": "audit.verify",

@@ -17,6 +17,7 @@ from ..plan.pieces import View
 from ..run.elements import read_range
 from ..run.inputs import Inputs
 from .engine_report import EngineReport
+from .settings import common_settings
 from .training_state import open_training_state
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from ..options import Roots
     from ..plan.pieces import Recipe
     from .training_state import TrainingState
-
-_OF_THE_MACHINE = ("foreach", "fused", "capturable", "differentiable")
-"""Settings of torch's optimizers that say how they compute, not what: these stay as the program has set them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,17 +171,7 @@ def _settings(
     notes = []
     for index in range(len(live.param_groups)):
         names = [name for master in live.masters if master.param_group == index for name in master.names]
-        owners = {stored[name] for name in names if name in stored}
-        groups = sorted({state.group_of[name] for name in owners if name in state.group_of})
-        if not groups:
-            continue
-        first, *others = (state.param_groups[group] for group in groups)
-        common = {
-            key: value
-            for key, value in first.items()
-            if key not in _OF_THE_MACHINE and all(key in other and other[key] == value for other in others)
-        }
-        apart = [key for key in first if key not in common and key not in _OF_THE_MACHINE]
+        common, apart = common_settings(state, (stored[name] for name in names if name in stored))
         if apart:
             text = f"the engine's param group {index} has parameters of several, which differ in {listed(apart)}"
             if strict:
@@ -191,6 +179,7 @@ def _settings(
                     text,
                     consequence="the settings of neither are those of the other",
                     remedy="strict=False leaves these settings as the program has set them",
+                    address=(state.title,),
                 )
             notes.append(f"{text}: these stay as the program has set them")
         found[index] = common

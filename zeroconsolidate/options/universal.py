@@ -32,6 +32,8 @@ class UniversalOptions(Recorded):
 
     overwrite: ClassVar[bool] = False
     """Never: files of two universal checkpoints in one folder would be loaded together."""
+    workers: ClassVar[int] = 1
+    """Everything is copied."""
     partial: ClassVar[bool] = False
     """Never: an engine needs every parameter."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..archive.phrases import listed
 from ..catalog.agree import are_missing
 from ..errors import Disagreement, UnsupportedLayout, at
 from .sources import placed, replicas
@@ -38,6 +39,36 @@ def states(catalog: Catalog) -> dict[str, dict[str, Source]]:
 def placed_states(catalog: Catalog) -> dict[str, dict[str, Source]]:
     """`states`, also of an incomplete checkpoint: copies of lost elements name LOST as their file."""
     return {name: placed(_of_state(catalog, name)) for name in (MASTERS, *_state_names(catalog))}
+
+
+def every_state(catalog: Catalog, *, remedy: str) -> dict[str, dict[str, Source]]:
+    """`states`, of an optimizer of which nothing would be lost. `remedy`: how to do without.
+
+    Raises UnsupportedLayout as well if the optimizer's state is laid out in a way of its own, or not all understood.
+    """
+    found = {} if catalog.unplaced else states(catalog)
+    lost = [*catalog.unplaced, *(name for name in catalog.origin.optimizer_state if name not in found)]
+    unread = catalog.training.unread if catalog.training is not None else ()
+    if lost:
+        raise UnsupportedLayout(
+            f"the optimizer's state {listed([repr(name) for name in dict.fromkeys(lost)])} is not laid out like the "
+            f"parameters, or in files that are not read for it ({catalog.origin.wrapper})",
+            remedy=remedy,
+            address=(catalog.origin.tag,),
+        )
+    if unread:
+        raise UnsupportedLayout(
+            f"{listed(list(unread), 4)}: the value is not plain, and would be lost",
+            remedy=remedy,
+            address=(catalog.origin.tag,),
+        )
+    if not found[MASTERS]:
+        raise UnsupportedLayout(
+            f"the optimizer of such a checkpoint is not read ({catalog.origin.wrapper})",
+            remedy=remedy,
+            address=(catalog.origin.tag,),
+        )
+    return found
 
 
 def state_replicas(catalog: Catalog) -> list[Replica]:
