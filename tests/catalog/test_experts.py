@@ -8,7 +8,15 @@ import pytest
 from catalogs import UNSET, half, model, of_files, optimizer, optimizer3, stage3, tensor
 
 from zeroconsolidate.archive.inert import Inert
-from zeroconsolidate.catalog.experts import global_names, of_rank, router_aliases, stacked_copies, stacks
+from zeroconsolidate.catalog.experts import (
+    global_names,
+    local_names,
+    of_rank,
+    router_aliases,
+    stacked_copies,
+    stacks,
+    unstacked,
+)
 from zeroconsolidate.catalog.rules import Affine, AffinePiece, Concatenated, Join
 from zeroconsolidate.errors import DamagedFile, Disagreement, MissingFiles, UnsupportedLayout
 from zeroconsolidate.plan.sources import sources
@@ -245,6 +253,34 @@ def test_masters_that_do_not_fit_the_param_groups():
     odd = whole(tensor(3), moe=tensor(4)) | {"fp32_groups": [[tensor(3)]]}
     with pytest.raises(DamagedFile, match=r"do not fit the param groups; expected 2 groups, got 1 \(at expp_rank_0"):
         of_files(stage0(expp_rank_0=odd))
+
+
+def test_local_names_are_those_of_the_first_rank():
+    ranks = [[expert(0), expert(1), "dense"], [expert(2), expert(3)]]
+    assert local_names(ranks) == {expert(0): (expert(0), expert(2)), expert(1): (expert(1), expert(3))}
+    assert local_names([[expert(0)], [expert(0, "b")]]) == {expert(0): (expert(0),), expert(0, "b"): (expert(0, "b"),)}
+    with pytest.raises(Disagreement, match=r"experts of m\.deepspeed_moe\..* are not spread evenly over ranks"):
+        local_names([[expert(0), expert(1)], [expert(2)]])
+
+
+def test_experts_of_a_universal_checkpoint_are_taken_apart():
+    stacked = {expert(0): tensor(6, 2), expert(1): tensor(6, 2), "dense": tensor(6, 2)}
+    found = unstacked(stacked, {expert(0): (3, 2), expert(1): (3, 2), "dense": (3, 2)})
+    assert list(found) == [expert(0), expert(2), expert(1), expert(3), "dense"]
+    assert {name: one.shape for name, one in found.items()} == {
+        **{expert(i): (3, 2) for i in range(4)},
+        "dense": (6, 2),
+    }
+    assert [found[expert(i)].offset for i in range(4)] == [0, 0, 6, 6]
+    # What every rank has is not stacked, and one without dimensions has one in the file.
+    assert unstacked({expert(0): tensor(1)}, {expert(0): ()})[expert(0)].shape == (1,)
+    assert unstacked({expert(0): tensor(3, 2)}, {}) == {expert(0): tensor(3, 2)}
+
+
+@pytest.mark.parametrize("held", [tensor(5, 2), tensor(0, 2), tensor(6, 2, stride=(1, 6))])
+def test_experts_that_do_not_divide(held: Any):
+    with pytest.raises(Disagreement, match=r"experts of all ranks do not divide; expected a multiple of \(3, 2\)"):
+        unstacked({expert(0): held}, {expert(0): (3, 2)})
 
 
 # --- AutoEP: a rank's experts are stacked in one tensor ---------------------------------------------------------------

@@ -185,10 +185,8 @@ def test_it_is_the_same_each_time_and_in_the_manifest(tmp_path: Path):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("z0_bf16", r"not partitioned \(ZeRO stage 0\).*expected stage 1, 2 or 3"),
         ("adamw_8bit_z2", r"state '__bnb_optimizer_quant_state__' is not laid out like the parameters"),
         ("universal_z2_inject", r"universal checkpoint already"),
-        ("nvme_z3", r"swapped out to NVMe"),
     ],
 )
 def test_a_layout_that_is_not_written_is_refused_by_name(case: str, message: str, tmp_path: Path):
@@ -254,7 +252,7 @@ def test_a_state_that_is_of_no_flat_group(tmp_path: Path):
         base["state"] = {7: base["state"][0]}
 
     source = edited("z2_bf16", tmp_path / "in", change)
-    with pytest.raises(UnsupportedLayout, match=r"state 'exp_avg', 'exp_avg_sq' is (of no flat group|not laid out)"):
+    with pytest.raises(UnsupportedLayout, match=r"state 'exp_avg', 'exp_avg_sq' is(; it would be lost| not laid out)"):
         universal(source, tmp_path / "out")
 
 
@@ -265,7 +263,7 @@ def test_a_state_that_could_not_be_placed(tmp_path: Path):
         base["state"][0]["exp_avg"] = torch.zeros(2 * base["state"][0]["exp_avg"].numel())[::2]
 
     source = edited("z2_bf16", tmp_path / "in", change)
-    with pytest.raises(UnsupportedLayout, match="state 'exp_avg' is of no flat group, and would be lost"):
+    with pytest.raises(UnsupportedLayout, match="nothing says of which parameters the optimizer's state 'exp_avg' is"):
         universal(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LAYOUTS = FIXTURES / "layouts"
 ELSEWHERE = re.compile(r"universal_.*|writer_mock|ds0_3_.*")
 """Those that other tests refuse, and files that do not say which DeepSpeed wrote them."""
-NOT_WRITTEN = re.compile(r".*z0(_.*)?|nvme_z3")
+NOT_WRITTEN = re.compile(r".*z0_fp32.*|pp2_z0_fp16")
 CASES = sorted(
     path.parent.name
     for path in LAYOUTS.glob("*/expected_moments.safetensors")
@@ -129,6 +129,45 @@ def test_it_converts_to_the_same_model(case: str, tmp_path: Path):
     straight, around = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "around"))
     assert straight.keys() == around.keys()
     assert all(bits(around[name]) == bits(tensor) for name, tensor in straight.items())
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (
+            "z0_fp32",
+            "nothing says of which parameters the optimizer's state 'exp_avg', 'exp_avg_sq' is; it would be lost",
+        ),
+        ("tp2_z0_fp32", "nothing says of which parameters"),
+        ("pp2_z0_fp16", r"0\.weight: the layer is tied over pipeline stages, and no file says what ranks call it"),
+        ("adamw_8bit_z3", "'__bnb_optimizer_quant_state__' is not laid out like the parameters"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_by_name(case: str, message: str, tmp_path: Path):
+    with pytest.raises(UnsupportedLayout, match=message):
+        universal(LAYOUTS / case / "checkpoint", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_settings_of_stage_0_are_those_of_its_param_groups(tmp_path: Path):
+    written("z0_fp16_fused", tmp_path / "out")
+    path = tmp_path / "out" / "global_step3_universal" / "zero" / "optimizer_state.pt"
+    state = torch.load(path, weights_only=False)
+    assert [group["weight_decay"] for group in state["param_groups"]] == [0.01, 0.0]
+    assert (state["zero_stage"], state["clip_grad"]) == (0, 1.0)
+    assert "loss_scaler" not in state  # of which stage 0 saves too little
+
+
+def test_a_moment_that_is_not_beside_its_master_on_nvme(tmp_path: Path):
+    source = tmp_path / "in"
+    shutil.copytree(LAYOUTS / "nvme_z3" / "checkpoint", source)
+    (path,) = source.glob("*/offloaded_tensors/rank01/exp_avg_sq-*")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UnsupportedLayout, match=r"'exp_avg_sq' is shorter than the masters.*its file is not there"):
+        universal(source, tmp_path / "out")
+    path.unlink()
+    with pytest.raises(UnsupportedLayout, match=r"'exp_avg_sq' is shorter than the masters"):
+        universal(source, tmp_path / "out")
 
 
 def theirs(case: str, out: Path) -> Fragments:

@@ -84,7 +84,13 @@ def read_whole_optimizer(content: Mapping[str, Any], file: str, config: Mapping[
         unplaced=_unplaced(states, shapes),
         param_groups=tuple(settings(group) for group in params),
         # The settings that the loss scaler had are saved one by one, and too few of them to make it again.
-        training=training_of({key: content[key] for key in ("clip_grad",) if key in content}, params, config, states),
+        training=training_of(
+            {key: content[key] for key in ("clip_grad",) if key in content},
+            params,
+            config,
+            # Of a master without dimensions one value is all there is.
+            {number: states[number] for number, shape in enumerate(shapes) if shape and number in states},
+        ),
     )
 
 
