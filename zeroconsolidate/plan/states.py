@@ -33,6 +33,11 @@ def states(catalog: Catalog) -> dict[str, dict[str, Source]]:
     """
     if catalog.missing:
         raise are_missing(list(catalog.missing), catalog.origin.world_size)
+    return placed_states(catalog)
+
+
+def placed_states(catalog: Catalog) -> dict[str, dict[str, Source]]:
+    """`states`, also of an incomplete checkpoint: copies of lost elements name LOST as their file."""
     return {name: placed(_of_state(catalog, name)) for name in (MASTERS, *_state_names(catalog))}
 
 
