@@ -32,13 +32,31 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api.converting import consolidate, estimate
-    from .api.loading import load_into, load_into_engine, state_dict
+    from .api.converting import consolidate, convert, estimate
+    from .api.loading import load_into, load_into_engine, state_dict, to_torch_optimizer
     from .api.reading import inspect, open_checkpoint
     from .api.universal import universal
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
-    from .errors import ZeroConsolidateError
+    from .errors import (
+        BadIndex,
+        BadOption,
+        DamagedFile,
+        Disagreement,
+        MissingFiles,
+        NoSuchTensor,
+        NotACheckpoint,
+        OutputExists,
+        OutputFailed,
+        PlanBroken,
+        RankFailed,
+        UnsafePath,
+        UnsafePickle,
+        UnsupportedLayout,
+        WitnessMismatch,
+        WrongNames,
+        ZeroConsolidateError,
+    )
     from .loading.engine_report import EngineReport
     from .loading.report import LoadReport
     from .opening.info import CheckpointInfo, TensorInfo
@@ -50,51 +68,87 @@ if TYPE_CHECKING:
     from .plan.build import Cost
 
 __all__ = [
+    "BadIndex",
+    "BadOption",
     "Checkpoint",
     "CheckpointInfo",
     "Cost",
+    "DamagedFile",
+    "Disagreement",
     "EngineReport",
     "LoadReport",
     "Loss",
+    "MissingFiles",
+    "NoSuchTensor",
+    "NotACheckpoint",
+    "OutputExists",
+    "OutputFailed",
+    "PlanBroken",
+    "RankFailed",
     "Report",
     "RescueReport",
     "TensorInfo",
     "TensorView",
+    "UnsafePath",
+    "UnsafePickle",
+    "UnsupportedLayout",
     "Verification",
+    "WitnessMismatch",
+    "WrongNames",
     "ZeroConsolidateError",
     "__version__",
     "consolidate",
+    "convert",
     "estimate",
     "inspect",
     "load_into",
     "load_into_engine",
     "open_checkpoint",
     "state_dict",
+    "to_torch_optimizer",
     "universal",
     "verify",
     "verify_source",
 ]
 
 _HOMES = {
+    "BadIndex": "errors",
+    "BadOption": "errors",
     "Checkpoint": "outputs.mapping",
     "CheckpointInfo": "opening.info",
     "Cost": "plan.build",
+    "DamagedFile": "errors",
+    "Disagreement": "errors",
     "EngineReport": "loading.engine_report",
     "LoadReport": "loading.report",
     "Loss": "opening.losses",
+    "MissingFiles": "errors",
+    "NoSuchTensor": "errors",
+    "NotACheckpoint": "errors",
+    "OutputExists": "errors",
+    "OutputFailed": "errors",
+    "PlanBroken": "errors",
+    "RankFailed": "errors",
     "Report": "outputs.report",
     "RescueReport": "opening.rescue_report",
     "TensorInfo": "opening.info",
     "TensorView": "outputs.views",
+    "UnsafePath": "errors",
+    "UnsafePickle": "errors",
+    "UnsupportedLayout": "errors",
     "Verification": "audit.findings",
+    "WitnessMismatch": "errors",
+    "WrongNames": "errors",
     "ZeroConsolidateError": "errors",
     "consolidate": "api.converting",
+    "convert": "api.converting",
     "estimate": "api.converting",
     "inspect": "api.reading",
     "load_into": "api.loading",
     "load_into_engine": "api.loading",
     "open_checkpoint": "api.reading",
     "state_dict": "api.loading",
+    "to_torch_optimizer": "api.loading",
     "universal": "api.universal",
     "verify": "audit.verify",
     "verify_source": "audit.verify",

@@ -14,7 +14,7 @@ import pytest
 import zeroconsolidate
 from zeroconsolidate import errors
 from zeroconsolidate.naming.several import Part
-from zeroconsolidate.opening.rescue_report import Extent
+from zeroconsolidate.opening.rescue_report import Extent, RescuedState
 from zeroconsolidate.options import declarations, option, takes
 from zeroconsolidate.options.declaration import Group
 
@@ -36,7 +36,7 @@ ERRORS = {
     name: value for name, value in vars(errors).items()
     if not name.startswith("_") and getattr(value, "__module__", "") == errors.__name__
 }  # fmt: skip
-EVERYTHING = {**PUBLIC, "Extent": Extent, "Part": Part, **ERRORS}
+EVERYTHING = {**PUBLIC, "Extent": Extent, "Part": Part, "RescuedState": RescuedState, **ERRORS}
 FUNCTIONS = [name for name, value in EVERYTHING.items() if inspect.isfunction(value)]
 CLASSES = [name for name, value in EVERYTHING.items() if inspect.isclass(value) and name != "Parts"]
 RESULTS = [name for name in CLASSES if is_dataclass(EVERYTHING[name])]
@@ -87,6 +87,12 @@ def test_classes(name: str) -> None:
         # What a property gives back is said by its summary and its annotation.
         only_summary = ("EX01", "RT01") if isinstance(value, property) else ("EX01",)
         assert found(f"{place(name)}.{member}", *only_summary) == []
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_help_has_an_example(name: str) -> None:
+    """pytest's doctests run it."""
+    assert ">>> " in parsed(PUBLIC[name])["Examples"][0]
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -12,6 +12,7 @@ from ..outputs.checks import refuse_unplaced
 from ..outputs.make import Rehearsal, rehearse
 from ..outputs.model import plan_output
 from ..outputs.planned import plan_weights, with_recorded_base
+from ..outputs.weights import workers_for
 from ..run.execute import BLOCK_BYTES
 from .writing import found, made
 
@@ -91,6 +92,10 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
     return made(output, opened, options, directory, began)
 
 
+convert = consolidate
+"""`consolidate`, as the command is called."""
+
+
 @takes(Options)
 def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
     """Say what `consolidate` with the same arguments would do: its cost, what the model would lack, and warnings.
@@ -141,4 +146,5 @@ def estimate(src: Roots, options: Options) -> Cost:
     1
     """
     opened = open_to_convert(src, options)
-    return plan_weights(opened, with_recorded_base(opened, options)).plan.cost(BLOCK_BYTES)
+    plan = plan_weights(opened, with_recorded_base(opened, options)).plan
+    return plan.cost(BLOCK_BYTES, workers_for(plan, options))

@@ -27,11 +27,15 @@ class EngineReport(LoadReport):
         Names of the source that the engine does not have.
     notes : tuple[str, ...]
         What was decided or changed on the way.
-    step : int or None
+    step : int | None
         The engine's step (`global_steps`) at which the checkpoint was saved.
-    client_state : Mapping[str, object]
+    client_state : Mapping[str, Any]
         What the program gave `save_checkpoint` to keep: plain values, containers of them, and tensors.
-    complete
+
+    Examples
+    --------
+    >>> EngineReport(loaded=1, missing=(), unexpected=(), step=2).complete
+    True
     """
 
     step: int | None = None

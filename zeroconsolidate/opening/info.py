@@ -40,6 +40,13 @@ class TensorInfo:
     tied_to : str | None
         For a tie, the name that its parameter is stored under.
     numel
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> tensor = zeroconsolidate.inspect("tests/fixtures/z3_bf16/checkpoint").tensors[0]
+    >>> tensor.name, tensor.shape, tensor.role
+    ('embed.weight', (13, 7), 'trainable')
     """
 
     name: str
@@ -120,6 +127,13 @@ class CheckpointInfo:
         Why no file has the values of a parameter, by its name, for parameters that were not saved.
     notes : tuple[str, ...]
         What is unusual.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> info = zeroconsolidate.inspect("tests/fixtures/z3_bf16/checkpoint")
+    >>> info.tag, info.step, info.optimizer_state
+    ('global_step2', 2, ('exp_avg', 'exp_avg_sq'))
     """
 
     root: str

@@ -12,6 +12,7 @@ from .globs import matches, refuse_unmatched
 from .keywords import takes
 from .loading import LoadingOptions, StateDictOptions
 from .reading import ReadingOptions
+from .spoken import as_typed, in_python
 from .universal import UniversalOptions
 from .values import Path, Progress, Roots, element_type, parse_dtype, parse_size, roots_of, size_text
 from .verify import VerifyOptions
@@ -35,8 +36,10 @@ __all__ = [
     "VerifyOptions",
     "Working",
     "Writing",
+    "as_typed",
     "declarations",
     "element_type",
+    "in_python",
     "matches",
     "option",
     "parse_dtype",
