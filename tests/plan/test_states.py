@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from catalogs import catalog, model, optimizer, optimizer3, stage2, stage3, tensor
 
 from zeroconsolidate.errors import Disagreement, MissingFiles, UnsupportedLayout
 from zeroconsolidate.opening.open import open_catalog
-from zeroconsolidate.plan.states import MASTERS, local_experts, plain_step, state_replicas, states, steps
+from zeroconsolidate.plan.states import (
+    MASTERS,
+    every_state,
+    local_experts,
+    param_groups,
+    plain_step,
+    state_replicas,
+    states,
+    steps,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +98,42 @@ def test_steps_are_those_of_the_groups():
     assert steps(catalog([model()], [of_states({"step": 3}, rank=r) for r in range(2)])) == {"a": 3, "b": 3}
     assert [step and step.item for step in steps(stage2()).values()] == [5.0, 5.0]
     assert steps(catalog([model()], [of_states({"step": "3"}, rank=r) for r in range(2)])) == {"a": None, "b": None}
+
+
+def test_which_param_group_a_parameter_is_in():
+    found = param_groups(open_catalog("tests/fixtures/z3_subgroups_groups/checkpoint", None))
+    assert {name: group for name, group in found.items() if name.startswith("layers.0.")} == {
+        "layers.0.norm.weight": 0, "layers.0.up.weight": 0, "layers.0.down.weight": 0,
+        "layers.0.norm.bias": 1, "layers.0.up.bias": 1, "layers.0.scale": 2,
+    }  # fmt: skip
+    assert param_groups(open_catalog("tests/fixtures/z2_elastic/checkpoint", None)) == {}
+    assert param_groups(replace(stage2(), training=None)) == {}
+    base = {"state": {}, "param_groups": [{"lr": 0.1, "params": [1]}]}
+    with pytest.raises(Disagreement, match="no param group lists flat group 0"):
+        param_groups(catalog([model()], [optimizer(rank, base_optimizer_state=base) for rank in range(2)]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"unplaced": ("absmax1",)}, "the optimizer's state 'absmax1' is not laid out like the parameters"),
+        ({"parts": ()}, "the optimizer's state 'exp_avg' is not laid out .*read for it"),
+    ],
+)
+def test_states_of_which_some_would_be_lost(changes: dict[str, Any], why: str):
+    with pytest.raises(UnsupportedLayout, match=f"{why}.*; do without"):
+        every_state(replace(stage2(), **changes), remedy="do without")
+
+
+def test_states_with_a_value_that_is_not_understood():
+    base = {"state": {0: {"step": 3, "mu_product": tensor(item=0.5)}}, "param_groups": [{"params": [0]}]}
+    checkpoint = catalog([model()], [optimizer(rank, base_optimizer_state=base) for rank in range(2)])
+    with pytest.raises(UnsupportedLayout, match="'mu_product': the value is not plain, and would be lost"):
+        every_state(checkpoint, remedy=None)
+    with pytest.raises(UnsupportedLayout, match="of such a checkpoint is not read"):
+        every_state(open_catalog("tests/fixtures/layouts/universal_z1/checkpoint", None), remedy=None)
+    without_optimizer = replace(stage2(), training=None)
+    assert list(every_state(without_optimizer, remedy=None)) == [MASTERS, "exp_avg"]
 
 
 def test_replicas_of_states_are_compared_under_their_names():

@@ -175,7 +175,7 @@ def _others(directory: str, expected: UniversalCheckpoint, inputs: Inputs, findi
             except OSError:
                 same = False
             if not same:
-                findings.problems.append(f"{file.name}: it is not the checkpoint's model file")
+                findings.problems.append(f"{file.name}: it is not the checkpoint's")
     for name, data in expected.small.items():
         compared += 1
         try:

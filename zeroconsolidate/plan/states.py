@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..archive.located import LocatedTensor
+from ..archive.phrases import listed
 from ..catalog.agree import are_missing
 from ..catalog.experts import local_names
 from ..errors import Disagreement, UnsupportedLayout, at
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ..catalog.facts import Catalog, FlatGroup, Part
-    from ..catalog.state import Step
+    from ..catalog.state import MasterState, Step
     from .joins import Replica
     from .sources import Source
 
@@ -36,7 +37,43 @@ def states(catalog: Catalog) -> dict[str, dict[str, Source]]:
     """
     if catalog.missing:
         raise are_missing(list(catalog.missing), catalog.origin.world_size)
+    return placed_states(catalog)
+
+
+def placed_states(catalog: Catalog) -> dict[str, dict[str, Source]]:
+    """`states`, also of an incomplete checkpoint: copies of lost elements name LOST as their file."""
     return {name: placed(_of_state(catalog, name)) for name in (MASTERS, *_state_names(catalog))}
+
+
+def every_state(catalog: Catalog, *, remedy: str | None) -> dict[str, dict[str, Source]]:
+    """`states`, of an optimizer of which nothing would be lost. `remedy`: how to do without it.
+
+    Raises UnsupportedLayout as well if the optimizer's state is laid out in a way of its own, or not all understood.
+    """
+    found = {} if catalog.unplaced else states(catalog)
+    lost = list(catalog.unplaced) or [name for name in catalog.origin.optimizer_state if name not in found]
+    unread = catalog.training.unread if catalog.training is not None else ()
+    if lost:
+        raise UnsupportedLayout(
+            f"the optimizer's state {listed([repr(name) for name in lost])} is not laid out like the "
+            f"parameters, or in files that are not read for it ({catalog.origin.wrapper})",
+            remedy=remedy,
+            address=(catalog.origin.tag,),
+        )
+    if unread:
+        raise UnsupportedLayout(
+            f"{listed(list(unread), 4)}: the value is not plain, and would be lost",
+            remedy=remedy,
+            address=(catalog.origin.tag,),
+        )
+    nameless = [name for part in catalog.parts for name in part.saved_masters if name not in _kept(part)]
+    if nameless or not found[MASTERS]:
+        raise UnsupportedLayout(
+            f"the optimizer of such a checkpoint is not read ({catalog.origin.wrapper})",
+            remedy=remedy,
+            address=(catalog.origin.tag,),
+        )
+    return found
 
 
 def state_replicas(catalog: Catalog) -> list[Replica]:
@@ -85,22 +122,32 @@ def local_experts(catalog: Catalog) -> dict[str, tuple[str, ...]]:
 
 def param_groups(catalog: Catalog) -> dict[str, int]:
     """Stored name -> the index of the param group that the parameter is in, which `Training.param_groups` describes.
-    Empty where the settings of param groups were not saved."""
+    Empty where the settings of param groups were not saved. Raises Disagreement if a flat group is in none."""
     training = catalog.training
-    listed = enumerate(training.flat_groups if training is not None else ())
-    group_of = {flat_group: index for index, flat_groups in listed for flat_group in flat_groups}
-    return {
-        member.name: group_of[group.index]
-        for group in catalog.groups
-        if group.index in group_of
-        for member in group.members
+    if training is None or not training.param_groups:
+        return {}
+    group_of = {
+        flat_group: index for index, flat_groups in enumerate(training.flat_groups) for flat_group in flat_groups
     }
+    for group in catalog.groups:
+        if group.members and group.index not in group_of:
+            raise Disagreement(
+                f"no param group lists flat group {group.index}",
+                expected=f"one of the optimizer's {len(training.param_groups)}",
+            )
+    found = {member.name: group_of[group.index] for group in catalog.groups for member in group.members}
+    return found | {name: kept.param_group for part in catalog.parts for name, kept in _kept(part).items()}
 
 
 def _state_names(catalog: Catalog) -> list[str]:
     names = [name for group in catalog.groups if group.members for name in group.states]
-    kept = [state for part in catalog.parts for states in part.master_states for state in states.values()]
-    return list(dict.fromkeys([*names, *(name for state in kept for name in state.values)]))
+    names += [name for part in catalog.parts for kept in _kept(part).values() for name in kept.values]
+    return list(dict.fromkeys(names))
+
+
+def _kept(part: Part) -> dict[str, MasterState]:
+    """What the optimizer keeps of masters that are saved whole."""
+    return {name: kept for states in part.master_states for name, kept in states.items()}
 
 
 def _of_state(catalog: Catalog, state: str) -> Catalog:
