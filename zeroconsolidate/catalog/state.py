@@ -19,11 +19,21 @@ Step: TypeAlias = "LocatedTensor | float | int | None"
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """What the optimizer keeps of a flat group on one rank, or of one master."""
+    """What the optimizer keeps of a flat group on one rank."""
 
     values: Mapping[str, LocatedTensor]
-    """By name, such as `exp_avg`: one value for each element of the rank's partition, or of the master."""
+    """By name, such as `exp_avg`: one value for each element of the rank's partition."""
     step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class MasterState:
+    """What the optimizer keeps of a master that is saved whole."""
+
+    values: Mapping[str, LocatedTensor]
+    """By name: one value for each element."""
+    step: Step
+    param_group: int
 
 
 def group_states(
@@ -38,15 +48,15 @@ def group_states(
     return tuple(found)
 
 
-def master_state(state: Mapping[Any, Any], master: LocatedTensor) -> GroupState:
-    """The state of a master that is saved in its own shape."""
+def master_state(state: Mapping[Any, Any], master: LocatedTensor, param_group: int) -> MasterState:
+    """What is there of it."""
     values = {
         fields.name_of(key): value
         for key, value in state.items()
         # The step of a master without dimensions has its shape.
         if isinstance(value, LocatedTensor) and value.shape == master.shape and key != "step"
     }
-    return GroupState(values, _step_in(state))
+    return MasterState(values, _step_in(state), param_group)
 
 
 def _step_in(state: Mapping[Any, Any]) -> Step:

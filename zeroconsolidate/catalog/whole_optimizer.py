@@ -24,7 +24,7 @@ from .training import training_of
 
 if TYPE_CHECKING:
     from .facts import Shape
-    from .state import GroupState
+    from .state import MasterState
     from .training import Training
 
 
@@ -37,7 +37,7 @@ class WholeOptimizer:
     groups: tuple[tuple[LocatedTensor, ...], ...]
     """By param group: its masters in order, or one flat one where `fused`. Empty where there are no masters."""
     fused: bool
-    states: tuple[tuple[GroupState, ...], ...]
+    states: tuple[tuple[MasterState, ...], ...]
     """By param group, by master: what the optimizer keeps of it. Empty where its numbers do not fit the masters."""
     expert_groups: tuple[bool, ...]
     """By param group: whether it holds experts."""
@@ -113,15 +113,18 @@ def _masters(content: Mapping[str, Any]) -> tuple[tuple[tuple[LocatedTensor, ...
 
 def _states(
     states: Mapping[Any, Mapping[Any, Any]], params: list[Any], groups: tuple[tuple[LocatedTensor, ...], ...]
-) -> tuple[tuple[GroupState, ...], ...]:
+) -> tuple[tuple[MasterState, ...], ...]:
     """torch numbers parameters through, group by group."""
     listed = [group.get("params") if isinstance(group, Mapping) else None for group in params]
     counts = [len(numbers) if fields.are_counts(numbers) else -1 for numbers in listed]
     if counts != [len(group) for group in groups]:
         return ()
     return tuple(
-        tuple(master_state(states.get(number, {}), master) for number, master in zip(numbers or (), group, strict=True))
-        for numbers, group in zip(listed, groups, strict=True)
+        tuple(
+            master_state(states.get(number, {}), master, index)
+            for number, master in zip(numbers or (), group, strict=True)
+        )
+        for index, (numbers, group) in enumerate(zip(listed, groups, strict=True))
     )
 
 
