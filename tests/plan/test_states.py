@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from catalogs import catalog, model, optimizer, optimizer3, stage2, stage3, tensor
 
 from zeroconsolidate.errors import Disagreement, MissingFiles, UnsupportedLayout
 from zeroconsolidate.opening.open import open_catalog
-from zeroconsolidate.plan.states import MASTERS, every_state, param_groups, state_replicas, states, steps
+from zeroconsolidate.plan.states import (
+    MASTERS,
+    every_state,
+    local_experts,
+    param_groups,
+    plain_step,
+    state_replicas,
+    states,
+    steps,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def of_states(state: dict[str, object], *, rank: int = 0, **changes: object) -> dict[str, object]:
@@ -61,9 +74,14 @@ def test_a_state_that_not_every_rank_has():
         states(checkpoint)
 
 
-def test_a_state_that_was_swapped_out():
+def test_a_state_that_was_swapped_out(tmp_path: Path):
+    whole = states(open_catalog("tests/fixtures/layouts/nvme_z3/checkpoint", None))
+    files = {copy.file for source in whole["exp_avg"].values() for copy in source.recipe.copies()}
+    assert sum(name.endswith("exp_avg-0_8.tensor.swp") for name in files) == 2
+    shutil.copytree("tests/fixtures/layouts/nvme_z3/checkpoint", tmp_path / "in")
+    next((tmp_path / "in").glob("*/offloaded_tensors/rank01/exp_avg-*")).unlink()
     with pytest.raises(UnsupportedLayout, match=r"'exp_avg' is shorter than the masters.*swapped out to NVMe"):
-        states(open_catalog("tests/fixtures/layouts/nvme_z3/checkpoint", None))
+        states(open_catalog(str(tmp_path / "in"), None))
 
 
 def test_an_incomplete_checkpoint_has_no_plan():
@@ -122,3 +140,38 @@ def test_replicas_of_states_are_compared_under_their_names():
     found = state_replicas(open_catalog("tests/fixtures/layouts/pp2_z1_dp2/checkpoint", None))
     assert {replica.name.partition(" of ")[0] for replica in found} == {"exp_avg", "exp_avg_sq"}
     assert state_replicas(stage2()) == []
+
+
+def test_states_of_masters_that_are_saved_whole():
+    """Stage 0: by number in the file, by name once the masters have names."""
+    checkpoint = open_catalog("tests/fixtures/layouts/z0_bf16_groups/checkpoint", None)
+    found, counted = states(checkpoint), steps(checkpoint)
+    assert found.keys() == {MASTERS, "exp_avg", "exp_avg_sq"}
+    assert found[MASTERS].keys() == found["exp_avg"].keys() == counted.keys()
+    # DeepSpeed's optimizer of stage 0 takes one step without gradients before the three of the run.
+    assert {plain_step(step) for step in counted.values()} == {4.0}
+    assert state_replicas(checkpoint) == []
+
+
+def test_masters_of_which_nothing_says_what_the_optimizer_keeps():
+    checkpoint = open_catalog("tests/fixtures/layouts/z0_fp32/checkpoint", None)
+    assert list(states(checkpoint)) == [MASTERS]
+    assert set(steps(checkpoint).values()) == {None}
+
+
+def test_model_parallel_ranks_that_differ_in_the_step():
+    whole = open_catalog("tests/fixtures/layouts/pp2_z1_bf16/checkpoint", None)
+    (part,) = whole.parts
+    *others, last = part.groups
+    odd = replace(part, groups=(*others, replace(last, step=4.0)))
+    with pytest.raises(Disagreement, match=r"ranks differ in the step; expected 3\.0, got 4\.0 \(at 0\.weight\)"):
+        steps(replace(whole, parts=(odd,)))
+
+
+def test_what_expert_ranks_call_their_experts():
+    for case in ("moe_ep2_dp4_z1", "moe_ep2_z0_bf16"):
+        found = local_experts(open_catalog(f"tests/fixtures/layouts/{case}/checkpoint", None))
+        experts = "layers.0.mixtures.0.deepspeed_moe.experts.deepspeed_experts."
+        assert found[f"{experts}1.0.weight"] == (f"{experts}1.0.weight", f"{experts}3.0.weight")
+        assert len(found) == 8  # two layers, two experts a rank, weight and bias
+    assert local_experts(stage2()) == {}

@@ -11,9 +11,9 @@
       zero/model.embed.weight/step.pt                       and the step
       …
 
-Fragments are `{"cat_dim": 0, "param": tensor in full shape}`, which every stage reads, and step.pt the bare value
-(mirrors `load_hp_checkpoint_state` in `deepspeed/checkpoint/universal_checkpoint.py` and in
-`deepspeed/runtime/zero/stage3.py`).
+`universal_fragments.py` says what is in a fragment, which every stage reads; step.pt is the bare value. Model-parallel
+ranks have a model file each. Layers and experts have files of their own, which DeepSpeed's loader does not read, but
+they have the frozen parameters and buffers.
 """
 
 from __future__ import annotations
@@ -29,16 +29,15 @@ from ..archive.phrases import counted, listed
 from ..errors import ZeroConsolidateError
 from ..opening.open import open_catalog
 from ..plan.build import ModelPlan
-from ..plan.fragment import fragment, plain_fragment
-from ..plan.layout import TensorPlan
-from ..plan.sources import padding_bytes
-from ..plan.states import MASTERS, states, steps
+from ..plan.sources import padding_bytes, replicas
+from ..plan.states import MASTERS, state_replicas, states, steps
 from ..plan.whole_file import whole_file
 from .gate_finding import Finding, GateResult, Kind
 from .output import Output, SideFiles
 from .resumed_files import files_beside, tag_of_copy
+from .universal_fragments import folders, fragments
 from .universal_refusals import refuse_layout, refuse_lost
-from .universal_state import differing, optimizer_state, stored_step
+from .universal_state import differing, optimizer_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from ..catalog.state import Step
     from ..opening.opened import Opened
     from ..opening.rescue_report import RescueReport
+    from ..plan.joins import Replica
     from ..plan.layout import FilePlan
     from ..plan.sources import Source
     from ..run.inputs import Inputs
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 LATEST = "latest_universal"
 """What `load_checkpoint` reads with `load_universal`."""
 _STAGE_3_READS = ("exp_avg", "exp_avg_sq")
+_MODEL_KINDS = (FileKind.MODEL, FileKind.PARTITIONED_MODEL, FileKind.LAYER, FileKind.EXPERT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +70,16 @@ class UniversalCheckpoint(Output):
     """Names of what is written for each parameter, the master first."""
     resume: str
     """The line of Python that resumes, with `{path}` for the directory."""
+    steps: Mapping[str, Step]
+    """By folder of fragments."""
 
     def side_files(self, inputs: Inputs) -> SideFiles:
         """The optimizer's settings, and the name of the tag."""
         return SideFiles(copies={}, made=dict(self.small), notes=(), warnings=())
+
+    def replicas(self, catalog: Catalog) -> list[Replica]:
+        """States as well as masters."""
+        return [*replicas(catalog), *state_replicas(catalog)]
 
     @property
     def has_preview(self) -> bool:
@@ -116,13 +123,14 @@ def plan_universal(opened: Opened) -> UniversalCheckpoint:
     beside = files_beside(catalog)
     zero = f"{folder}/zero"
     masters = by_state[MASTERS]
-    files: list[FilePlan] = [*_model_files(catalog, folder), *_fragments(catalog, zero, by_state, step_of)]
+    within = tuple(folders(catalog, masters))
+    files: list[FilePlan] = [*_model_files(catalog, folder), *fragments(catalog, zero, within, by_state, step_of)]
     files += [whole_file(name, path, os.path.getsize(path)) for name, path in beside.files.items()]
     state_file = optimizer_state(
         f"{zero}/optimizer_state.pt",
         training,
         catalog.origin,
-        groups=len(catalog.groups),
+        groups=len({group.index for group in catalog.groups}),
         step=next(iter(step_of.values()), None),
     )
     return UniversalCheckpoint(
@@ -143,30 +151,7 @@ def plan_universal(opened: Opened) -> UniversalCheckpoint:
         small={f"{zero}/optimizer_state.pt": state_file, LATEST: folder.encode()},
         states=tuple(by_state),
         resume=beside.program.resume if beside.program else "engine.load_checkpoint({path})",
-    )
-
-
-def _fragments(
-    catalog: Catalog, zero: str, by_state: Mapping[str, Mapping[str, Source]], step_of: Mapping[str, Step]
-) -> Iterator[FilePlan]:
-    """Parameter by parameter, so that each file that is read is read from its beginning to its end."""
-    for name in by_state[MASTERS]:
-        own = f"{zero}/{catalog.listed.get(name, name)}"
-        for state, sources in by_state.items():
-            if name in sources:
-                yield fragment(f"{own}/{state}.pt", _tensor(state, sources[name]), {"cat_dim": 0})
-        if step_of[name] is not None:
-            yield plain_fragment(f"{own}/step.pt", *stored_step(step_of[name]))
-
-
-def _tensor(state: str, source: Source) -> TensorPlan:
-    """A parameter without dimensions is written with one: DeepSpeed's loader cuts along the first."""
-    return TensorPlan(
-        name=f"{source.name} ({state})",
-        dtype=source.recipe.dtype,
-        shape=source.shape or (1,),
-        recipe=source.recipe,
-        is_parameter=state == MASTERS,
+        steps={one.name: step_of[one.held[0]] for one in within},
     )
 
 
@@ -177,9 +162,12 @@ def _model_files(catalog: Catalog, folder: str) -> Iterator[FilePlan]:
     first = min((name.dp_rank for name in _partitioned(catalog)), default=0)
     for path in catalog.files:
         parsed = parse(file_name(path))
-        if parsed is None or parsed[0] not in (FileKind.MODEL, FileKind.PARTITIONED_MODEL):
+        if parsed is None or parsed[0] not in _MODEL_KINDS:
             continue
         kind, ranks = parsed
+        if kind in (FileKind.LAYER, FileKind.EXPERT):
+            yield whole_file(f"{folder}/{file_name(path)}", path, os.path.getsize(path))
+            continue
         whole = f"mp_rank_{ranks.mp_rank:02d}_model_states.pt"
         own, of_rank_0 = f"zero_pp_rank_{ranks.dp_rank}_{whole}", f"zero_pp_rank_0_{whole}"
         names = [whole, own] if kind is FileKind.MODEL else [own]
@@ -237,9 +225,10 @@ def _warnings(catalog: Catalog, by_state: Mapping[str, Mapping[str, Source]]) ->
     if lacking:
         yield f"not every parameter has {' and '.join(lacking)}: DeepSpeed cannot resume from it at stage 3"
     is_tensor = isinstance(next(iter(steps(catalog).values()), None), LocatedTensor)
-    if len(catalog.groups) > 1 and is_tensor:
+    many = len({group.index for group in catalog.groups})
+    if many > 1 and is_tensor:
         yield (
-            f"{counted(len(catalog.groups), 'flat group')}: at stage 3 DeepSpeed loads one step for all of them, which "
+            f"{counted(many, 'flat group')}: at stage 3 DeepSpeed loads one step for all of them, which "
             "each of them then counts up; give each its own after loading, as docs/universal.md shows"
         )
     if catalog.training is not None and catalog.training.is_shuffled:

@@ -10,13 +10,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..archive.located import LocatedTensor
 from ..archive.phrases import listed
 from ..catalog.agree import are_missing
+from ..catalog.experts import local_names
 from ..errors import Disagreement, UnsupportedLayout, at
 from .sources import placed, replicas
 
 if TYPE_CHECKING:
-    from ..catalog.facts import Catalog, FlatGroup
+    from collections.abc import Iterator, Mapping
+
+    from ..catalog.facts import Catalog, FlatGroup, Part
     from ..catalog.state import Step
     from .joins import Replica
     from .sources import Source
@@ -81,8 +85,38 @@ def state_replicas(catalog: Catalog) -> list[Replica]:
 
 
 def steps(catalog: Catalog) -> dict[str, Step]:
-    """Stored name -> the step of the flat group that the parameter is in."""
-    return {member.name: group.step for group in catalog.groups for member in group.members}
+    """Stored name -> the step of the parameter, or of the flat group that it is in. Raises Disagreement if it is held
+    several times, and steps differ."""
+    found: dict[str, Step] = {}
+    for name, step in _all_steps(catalog):
+        known = found.setdefault(name, step)
+        if plain_step(known) != plain_step(step):
+            with at(name):
+                raise Disagreement(
+                    "model-parallel ranks differ in the step", expected=plain_step(known), found=plain_step(step)
+                )
+    return found
+
+
+def _all_steps(catalog: Catalog) -> Iterator[tuple[str, Step]]:
+    for group in catalog.groups:
+        for member in group.members:
+            yield member.name, group.step
+    for part in catalog.parts:
+        for masters, states in zip(part.masters, part.master_states, strict=True):
+            for name in masters:
+                yield name, states[name].step if name in states else None
+
+
+def plain_step(step: Step) -> float | int | None:
+    """The number that a step is."""
+    return step.item if isinstance(step, LocatedTensor) else step
+
+
+def local_experts(catalog: Catalog) -> dict[str, tuple[str, ...]]:
+    """What expert-parallel ranks call their experts -> the stored names of these, by rank."""
+    part = catalog.parts[0]
+    return local_names([*([member.name for member in group.members] for group in part.groups), *part.masters])
 
 
 def param_groups(catalog: Catalog) -> dict[str, int]:
@@ -104,7 +138,9 @@ def param_groups(catalog: Catalog) -> dict[str, int]:
 
 
 def _state_names(catalog: Catalog) -> list[str]:
-    return list(dict.fromkeys(name for group in catalog.groups if group.members for name in group.states))
+    names = [name for group in catalog.groups if group.members for name in group.states]
+    kept = [state for part in catalog.parts for states in part.master_states for state in states.values()]
+    return list(dict.fromkeys([*names, *(name for state in kept for name in state.values)]))
 
 
 def _of_state(catalog: Catalog, state: str) -> Catalog:
@@ -118,7 +154,8 @@ def _of_state(catalog: Catalog, state: str) -> Catalog:
                 for group in part.groups
                 if group.members and (state == MASTERS or state in group.states)
             ),
-            masters=(),
+            masters=part.masters if state == MASTERS else _masters_of(part, state),
+            master_states=(),
             frozen={},
             buffers={},
             module={},
@@ -126,7 +163,16 @@ def _of_state(catalog: Catalog, state: str) -> Catalog:
         for part in catalog.parts
     )
     held = {member.name for part in parts for group in part.groups for member in group.members}
+    held |= {name for part in parts for name in part.saved_masters}
     return replace(catalog, parts=parts, order=tuple(name for name in catalog.order if name in held))
+
+
+def _masters_of(part: Part, state: str) -> tuple[Mapping[str, LocatedTensor], ...]:
+    """The values of a state for masters that are saved whole, file by file."""
+    return tuple(
+        {name: kept.values[state] for name, kept in states.items() if state in kept.values}
+        for states in part.master_states
+    )
 
 
 def _with(group: FlatGroup, state: str) -> FlatGroup:
@@ -140,10 +186,10 @@ def _with(group: FlatGroup, state: str) -> FlatGroup:
             )
         for own, master in zip(partitions, group.partitions, strict=True):
             if own.numel < master.numel:
-                # `optimizer_file` places by what is in the file, before what was swapped out is found.
+                # `optimizer_file` places by what is in the file, before what was swapped out is looked for.
                 raise UnsupportedLayout(
                     f"the optimizer's state {state!r} is shorter than the masters",
-                    consequence="it was swapped out to NVMe, and these files are not read",
+                    consequence="it was swapped out to NVMe, and its file is not there",
                     expected=master.numel,
                     found=own.numel,
                 )
