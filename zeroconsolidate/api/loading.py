@@ -250,12 +250,18 @@ def to_torch_optimizer(
     >>> state_dict["state"][0]["exp_avg"].shape, state_dict["state"][0]["step"]
     (torch.Size([13, 7]), tensor(2.))
     """
-    from ..loading.torch_optimizer import state_dict_of
-    from ..loading.training_state import known_names, open_training_state
+    from ..loading import trained
+    from ..loading.torch_optimizer import state_dict_of as optimizers_state_dict
+    from ..loading.training_state import training_state
     from ..loading.written_state import written_state
+    from ..options import ReadingOptions
+    from ..outputs.open_mapping import opened_mapping
 
     state = written_state(src)
     if state is not None:
-        return state_dict_of(state, [state.names], model, optimizer, strict=strict)
-    state, _ = open_training_state(src, tag, optimizer=True, remedy=None)
-    return state_dict_of(state, known_names(src, tag, state), model, optimizer, strict=strict)
+        found = trained.of_output(model, state)
+    else:
+        checkpoint = opened_mapping(src, ReadingOptions(tag=tag))
+        state = training_state(checkpoint.contents.opened, optimizer=True, remedy=None)
+        found = trained.of_checkpoint(model, checkpoint, state)
+    return optimizers_state_dict(state, found, optimizer, strict=strict)

@@ -21,7 +21,7 @@ from .settings import common_settings
 from .training_state import open_training_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     import torch
 
@@ -121,7 +121,7 @@ def _decide(live: LiveEngine, state: TrainingState, *, optimizer: bool, strict: 
     )
 
 
-def _unmatched(missing: Sequence[str], unexpected: Sequence[str], title: str) -> WrongNames:
+def _unmatched(missing: tuple[str, ...], unexpected: tuple[str, ...], title: str) -> WrongNames:
     parts = [
         f"the checkpoint has no {listed(missing)}" if missing else "",
         f"the engine has no {listed(unexpected)}" if unexpected else "",
@@ -129,6 +129,8 @@ def _unmatched(missing: Sequence[str], unexpected: Sequence[str], title: str) ->
     return WrongNames(
         "the engine's names are not those of the checkpoint",
         consequence=" and ".join(filter(None, parts)),
+        missing=missing,
+        unexpected=unexpected,
         remedy="strict=False loads what both have",
         address=(title,),
     )

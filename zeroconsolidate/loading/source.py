@@ -62,9 +62,15 @@ def tensors_of(src: Roots | Checkpoint, *, tag: str | None, names: str) -> Itera
             raise
         yield model
         return
-    yield of_checkpoint(checkpoint)
     if names != "auto":
+        yield of_checkpoint(checkpoint)
         return
+    yield from under_all_names(checkpoint)
+
+
+def under_all_names(checkpoint: Checkpoint) -> Iterator[Tensors]:
+    """Those of a checkpoint that is open under its own names, once for each kind of names that there is."""
+    yield of_checkpoint(checkpoint)
     others: tuple[Literal["in-memory", "hub"], ...] = ("in-memory", "hub")
     for other in others:
         with suppress(ZeroConsolidateError):  # then these names are not known
