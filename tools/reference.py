@@ -12,9 +12,17 @@ from typing import TYPE_CHECKING
 
 import reference_json
 
-from zeroconsolidate.cli.arguments import ConvertFlags, InspectFlags, VerifyFlags
 from zeroconsolidate.cli.exit_codes import ExitCode
-from zeroconsolidate.options import Opening, Options, UniversalOptions, VerifyOptions, declarations, read_as
+from zeroconsolidate.cli.flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags
+from zeroconsolidate.options import (
+    Opening,
+    Options,
+    PruneOptions,
+    UniversalOptions,
+    VerifyOptions,
+    declarations,
+    read_as,
+)
 
 if TYPE_CHECKING:
     from zeroconsolidate.options import Declaration
@@ -29,6 +37,7 @@ VERBS = {
     "universal": (UniversalOptions, ConvertFlags, "`universal`"),
     "inspect": (Opening, InspectFlags, "`inspect` and `open_checkpoint`"),
     "verify": (VerifyOptions, VerifyFlags, "`verify`; `verify_source` takes `tag`, `progress` and `status`"),
+    "prune": (PruneOptions, PruneFlags, "`prune`"),
 }
 """Verb of the command -> what Python's functions take too, what it alone takes, and which functions these are."""
 

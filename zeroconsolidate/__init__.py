@@ -16,6 +16,7 @@ which:
     run            recipes -> bytes, through a storage
     write          bytes -> files that are safe on disk before they get their final names
     outputs        a checkpoint and options -> a model directory or adapter, and the report
+    saves          a run directory -> its saves, what each is good for, what can be removed
     audit          an output or a checkpoint -> what is wrong with it
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
@@ -32,7 +33,8 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .api.converting import consolidate, estimate
-    from .api.reading import inspect, open_checkpoint
+    from .api.pruning import prune
+    from .api.reading import inspect, inspect_run, open_checkpoint
     from .api.universal import universal
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
@@ -40,17 +42,25 @@ if TYPE_CHECKING:
     from .opening.info import CheckpointInfo, TensorInfo
     from .opening.losses import Loss
     from .opening.rescue_report import RescueReport
+    from .opening.resume import Resume
     from .outputs.mapping import Checkpoint, TensorView
     from .outputs.report import Report
     from .plan.build import Cost
+    from .saves.facts import RunInfo, SaveInfo
+    from .saves.pruning import PrunedSave, Pruning
 
 __all__ = [
     "Checkpoint",
     "CheckpointInfo",
     "Cost",
     "Loss",
+    "PrunedSave",
+    "Pruning",
     "Report",
     "RescueReport",
+    "Resume",
+    "RunInfo",
+    "SaveInfo",
     "TensorInfo",
     "TensorView",
     "Verification",
@@ -59,7 +69,9 @@ __all__ = [
     "consolidate",
     "estimate",
     "inspect",
+    "inspect_run",
     "open_checkpoint",
+    "prune",
     "universal",
     "verify",
     "verify_source",
@@ -70,8 +82,13 @@ _HOMES = {
     "CheckpointInfo": "opening.info",
     "Cost": "plan.build",
     "Loss": "opening.losses",
+    "PrunedSave": "saves.pruning",
+    "Pruning": "saves.pruning",
     "Report": "outputs.report",
     "RescueReport": "opening.rescue_report",
+    "Resume": "opening.resume",
+    "RunInfo": "saves.facts",
+    "SaveInfo": "saves.facts",
     "TensorInfo": "opening.info",
     "TensorView": "outputs.mapping",
     "Verification": "audit.findings",
@@ -79,7 +96,9 @@ _HOMES = {
     "consolidate": "api.converting",
     "estimate": "api.converting",
     "inspect": "api.reading",
+    "inspect_run": "api.reading",
     "open_checkpoint": "api.reading",
+    "prune": "api.pruning",
     "universal": "api.universal",
     "verify": "audit.verify",
     "verify_source": "audit.verify",

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 
 from ..archive.discover import natural
 from .rescue import rescue
+from .resume import LAST_COMPLETE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ..catalog.facts import Catalog
     from .losses import Loss
-
-LAST_COMPLETE = "last-complete"
-"""As a tag: the newest one whose files are all there and agree."""
 
 _MAX_SIBLINGS = 8
 """At most so many older checkpoints are read to find one that is complete."""

@@ -10,6 +10,7 @@ from .convert import Options
 from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
 from .globs import matches, refuse_unmatched
 from .keywords import takes
+from .prune import PruneOptions
 from .universal import UniversalOptions
 from .values import Path, Progress, Roots, parse_dtype, parse_size, roots_of, size_text
 from .verify import VerifyOptions
@@ -24,6 +25,7 @@ __all__ = [
     "Options",
     "Path",
     "Progress",
+    "PruneOptions",
     "Roots",
     "Switch",
     "UniversalOptions",
