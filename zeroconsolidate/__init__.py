@@ -18,6 +18,7 @@ which:
     outputs        a checkpoint and options -> a model directory or adapter, and the report
     saves          a run directory -> its saves, what each is good for, what can be removed
     audit          an output or a checkpoint -> what is wrong with it
+    loading        tensors of a checkpoint -> a module, an engine or an optimizer in memory
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
     integrations   transformers, PEFT and the hub, in their own process or imported only when needed
@@ -33,12 +34,15 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .api.converting import consolidate, estimate
+    from .api.loading import load_into_engine
     from .api.pruning import prune
     from .api.reading import inspect, inspect_run, open_checkpoint
     from .api.universal import universal
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
     from .errors import ZeroConsolidateError
+    from .loading.engine_report import EngineReport
+    from .loading.report import LoadReport
     from .opening.info import CheckpointInfo, TensorInfo
     from .opening.losses import Loss
     from .opening.rescue_report import RescueReport
@@ -53,6 +57,8 @@ __all__ = [
     "Checkpoint",
     "CheckpointInfo",
     "Cost",
+    "EngineReport",
+    "LoadReport",
     "Loss",
     "PrunedSave",
     "Pruning",
@@ -70,6 +76,7 @@ __all__ = [
     "estimate",
     "inspect",
     "inspect_run",
+    "load_into_engine",
     "open_checkpoint",
     "prune",
     "universal",
@@ -81,6 +88,8 @@ _HOMES = {
     "Checkpoint": "outputs.mapping",
     "CheckpointInfo": "opening.info",
     "Cost": "plan.build",
+    "EngineReport": "loading.engine_report",
+    "LoadReport": "loading.report",
     "Loss": "opening.losses",
     "PrunedSave": "saves.pruning",
     "Pruning": "saves.pruning",
@@ -97,6 +106,7 @@ _HOMES = {
     "estimate": "api.converting",
     "inspect": "api.reading",
     "inspect_run": "api.reading",
+    "load_into_engine": "api.loading",
     "open_checkpoint": "api.reading",
     "prune": "api.pruning",
     "universal": "api.universal",

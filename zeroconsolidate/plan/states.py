@@ -49,6 +49,20 @@ def steps(catalog: Catalog) -> dict[str, Step]:
     return {member.name: group.step for group in catalog.groups for member in group.members}
 
 
+def param_groups(catalog: Catalog) -> dict[str, int]:
+    """Stored name -> the index of the param group that the parameter is in, which `Training.param_groups` describes.
+    Empty where the settings of param groups were not saved."""
+    training = catalog.training
+    listed = enumerate(training.flat_groups if training is not None else ())
+    group_of = {flat_group: index for index, flat_groups in listed for flat_group in flat_groups}
+    return {
+        member.name: group_of[group.index]
+        for group in catalog.groups
+        if group.index in group_of
+        for member in group.members
+    }
+
+
 def _state_names(catalog: Catalog) -> list[str]:
     return list(dict.fromkeys(name for group in catalog.groups if group.members for name in group.states))
 
