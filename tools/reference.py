@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import reference_json
 
 from zeroconsolidate.cli.exit_codes import ExitCode
-from zeroconsolidate.cli.flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags
+from zeroconsolidate.cli.flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFlags
 from zeroconsolidate.options import (
     Opening,
     Options,
     PruneOptions,
     UniversalOptions,
     VerifyOptions,
+    WatchOptions,
     declarations,
     read_as,
 )
@@ -37,6 +38,7 @@ VERBS = {
     "universal": (UniversalOptions, ConvertFlags, "`universal`"),
     "inspect": (Opening, InspectFlags, "`inspect` and `open_checkpoint`"),
     "verify": (VerifyOptions, VerifyFlags, "`verify`; `verify_source` takes `tag`, `progress` and `status`"),
+    "watch": (WatchOptions, WatchFlags, "`watch`; `consolidate_in_background` has most of them, and `patience`"),
     "prune": (PruneOptions, PruneFlags, "`prune`"),
 }
 """Verb of the command -> what Python's functions take too, what it alone takes, and which functions these are."""

@@ -20,14 +20,15 @@ from zeroconsolidate.outputs.report import Report
 from zeroconsolidate.plan.build import Cost
 from zeroconsolidate.saves.facts import RunInfo, SaveInfo
 from zeroconsolidate.saves.pruning import PrunedSave, Pruning
+from zeroconsolidate.training.watching import Watched
 
 HEAD = """\
 # Fields of `--json`
 
 With `--json` each command prints one JSON object on stdout, in one line. It has the fields below, and two more: `ok`
 says whether the exit code is 0, and `kind` says what the object is: `conversion`, `dry run`, `checkpoint`, `run`,
-`verification`, `pruning` or `error`. In Python the fields are attributes of what the functions return, and `to_dict()`
-gives them all. Warnings go to stderr.
+`verification`, `watched`, `pruning` or `error`. In Python the fields are attributes of what the functions return, and
+`to_dict()` gives them all. Warnings go to stderr.
 
 An error has one field, `error`, with an object in it: `kind` (the class, such as `MissingFiles`), `message`,
 `expected`, `found`, `consequence`, `remedy` (what to do; null where there is nothing), `address` (a list: file, rank,
@@ -63,6 +64,12 @@ PARTS: tuple[tuple[str, str, type, dict[str, tuple[str, str]]], ...] = (
         },
     ),
     (
+        "`watch --json`",
+        "A line for each save. The `kind` is `watched`. Python: `watch`.",
+        Watched,
+        {},
+    ),
+    (
         "`prune --json`",
         "Python: `prune`.",
         Pruning,
@@ -92,6 +99,7 @@ _WORDS = {
     "RescueReport": "rescue report",
     "Resume": "resume",
     "SaveInfo": "save",
+    "Report": "report of `convert`",
     "PrunedSave": "save",
 }
 

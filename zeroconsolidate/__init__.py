@@ -22,6 +22,7 @@ which:
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
     integrations   transformers, PEFT and the hub, in their own process or imported only when needed
+    training       beside a training: each save becomes a model, in a process of its own
     cli            command line -> calls of the functions, printed results, exit codes
 """
 
@@ -52,10 +53,15 @@ if TYPE_CHECKING:
     from .plan.build import Cost
     from .saves.facts import RunInfo, SaveInfo
     from .saves.pruning import PrunedSave, Pruning
+    from .training.background import BackgroundRun, consolidate_in_background
+    from .training.callback import ConsolidateCallback
+    from .training.watching import Watched, watch
 
 __all__ = [
+    "BackgroundRun",
     "Checkpoint",
     "CheckpointInfo",
+    "ConsolidateCallback",
     "Cost",
     "EngineReport",
     "LoadReport",
@@ -70,9 +76,11 @@ __all__ = [
     "TensorInfo",
     "TensorView",
     "Verification",
+    "Watched",
     "ZeroConsolidateError",
     "__version__",
     "consolidate",
+    "consolidate_in_background",
     "estimate",
     "inspect",
     "inspect_run",
@@ -82,11 +90,14 @@ __all__ = [
     "universal",
     "verify",
     "verify_source",
+    "watch",
 ]
 
 _HOMES = {
+    "BackgroundRun": "training.background",
     "Checkpoint": "outputs.mapping",
     "CheckpointInfo": "opening.info",
+    "ConsolidateCallback": "training.callback",
     "Cost": "plan.build",
     "EngineReport": "loading.engine_report",
     "LoadReport": "loading.report",
@@ -101,8 +112,10 @@ _HOMES = {
     "TensorInfo": "opening.info",
     "TensorView": "outputs.mapping",
     "Verification": "audit.findings",
+    "Watched": "training.watching",
     "ZeroConsolidateError": "errors",
     "consolidate": "api.converting",
+    "consolidate_in_background": "training.background",
     "estimate": "api.converting",
     "inspect": "api.reading",
     "inspect_run": "api.reading",
@@ -112,6 +125,7 @@ _HOMES = {
     "universal": "api.universal",
     "verify": "audit.verify",
     "verify_source": "audit.verify",
+    "watch": "training.watching",
 }
 """Where each public name is defined. It is imported when it is first used: `--help` needs none of them."""
 

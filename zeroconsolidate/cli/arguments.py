@@ -15,11 +15,12 @@ from ..options import (
     PruneOptions,
     UniversalOptions,
     VerifyOptions,
+    WatchOptions,
     declarations,
     read_as,
 )
 from .exit_codes import ExitCode
-from .flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags
+from .flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFlags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,18 +35,22 @@ VERBS: dict[str, tuple[type, type]] = {
     "universal": (UniversalOptions, ConvertFlags),
     "inspect": (Opening, InspectFlags),
     "verify": (VerifyOptions, VerifyFlags),
+    "watch": (WatchOptions, WatchFlags),
     "prune": (PruneOptions, PruneFlags),
 }
 """Command -> its options: those that Python has too, and its own."""
 
 WRITING = ("convert", "universal")
-"""Commands that take an OUTPUT as their last path, and continue what was interrupted."""
+"""Commands that take an OUTPUT as their last path."""
+CONTINUING = (*WRITING, "watch", "prune")
+"""Commands that continue what was interrupted."""
 
 USAGE = {
     "convert": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
     "universal": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
     "inspect": ("CHECKPOINT|RUN_DIR [CHECKPOINT|RUN_DIR ...]",),
     "verify": ("OUTPUT", "OUTPUT CHECKPOINT [CHECKPOINT ...]", "CHECKPOINT [CHECKPOINT ...]"),
+    "watch": ("RUN_DIR [RUN_DIR ...] [OUTPUT_PATTERN]",),
     "prune": ("RUN_DIR [RUN_DIR ...]",),
 }
 """Command -> the forms of its arguments."""
@@ -69,6 +74,11 @@ _EXAMPLES = {
         "zeroconsolidate verify my-model                   headers, index, sizes, config, names, digests",
         "zeroconsolidate verify my-model checkpoint-500    byte for byte, whatever tool wrote my-model",
         "zeroconsolidate verify checkpoint-500             checksums, ranks, NaN, 16-bit copies",
+    ),
+    "watch": (
+        "zeroconsolidate watch run                         models in run-models/checkpoint-500 and so on",
+        "zeroconsolidate watch run 'models/{name}' --dtype bf16 --keep 3",
+        "zeroconsolidate watch run 'models/{step}' --until-step 10000 --idle 3600",
     ),
     "prune": (
         "zeroconsolidate prune run                         what would be removed",
@@ -150,6 +160,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add_options(verify, *VERBS["verify"])
 
+    watch = add(
+        "watch",
+        "convert each save of a run as it appears",
+        "Convert each save of a training run when all ranks have written it. The training is not changed for it.\n"
+        "Ended and started again, it goes on where it was: what was converted is not converted again.",
+    )
+    _run_directory(watch, "; then, with {name} or {step} in it, where the models are written")
+    add_options(watch, *VERBS["watch"])
+
     prune = add(
         "prune",
         "free disk space: remove what resuming no longer needs",
@@ -188,12 +207,12 @@ def _checkpoint(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _run_directory(verb: argparse.ArgumentParser) -> None:
+def _run_directory(verb: argparse.ArgumentParser, then: str = "") -> None:
     verb.add_argument(
         "roots",
         metavar="RUN_DIR",
         nargs="*",
-        help="a directory with checkpoint-500 and so on, or of tags; several if nodes saved to their own disks",
+        help="a directory with checkpoint-500 and so on, or of tags; several if nodes saved to their own disks" + then,
     )
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.printable import printable
 from ..errors import ZeroConsolidateError
-from ..options import Opening, Options, PruneOptions, UniversalOptions, VerifyOptions
+from ..options import Opening, Options, PruneOptions, UniversalOptions, VerifyOptions, WatchOptions
 from . import printing as texts
-from .arguments import WRITING, Misuse, flags_of, given_of
+from .arguments import CONTINUING, Misuse, flags_of, given_of
 from .exit_codes import ExitCode
-from .flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags
+from .flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFlags
 from .problems import ended_dict, error_dict, error_text, warnings_text
 from .progress import Display
 from .understand import understand
@@ -91,7 +91,7 @@ def _failed(error: ZeroConsolidateError, *, as_json: bool, given: argparse.Names
 
 def _ended(how: str, code: ExitCode, verb: str, *, as_json: bool) -> ExitCode:
     """The exit code, after a sentence for whoever is still there to read it: a terminal that hung up is not."""
-    message = how + ("; the same command continues from here" if verb in WRITING else "")
+    message = how + ("; the same command continues from here" if verb in CONTINUING else "")
     with suppress(OSError):
         print(f"zeroconsolidate: {message}", file=sys.stderr, flush=True)
         if as_json:
@@ -183,6 +183,24 @@ def _verify(given: argparse.Namespace) -> ExitCode:
     return code
 
 
+def _watch(given: argparse.Namespace) -> ExitCode:
+    from ..training.watching import watch
+    from .runs import watched_text
+
+    flags, code = flags_of(WatchFlags, given), ExitCode.DONE
+    for watched in watch(given.roots, given.output, **given_of(WatchOptions, given)):
+        if watched.report is not None:
+            for warning in warnings_text(watched.report):
+                print(warning, file=sys.stderr)
+        if not watched.made:
+            code = ExitCode.LOSSES
+        if flags.json:
+            print(json.dumps({"ok": watched.made, "kind": "watched"} | watched.to_dict()), flush=True)
+        elif not (flags.quiet and watched.made):
+            print(printable(watched_text(watched), keep="\n"), flush=True)
+    return code
+
+
 def _prune(given: argparse.Namespace) -> ExitCode:
     from ..api.pruning import prune
     from .runs import pruning_text
@@ -210,6 +228,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], ExitCode]] = {
     "universal": _universal,
     "inspect": _inspect,
     "verify": _verify,
+    "watch": _watch,
     "prune": _prune,
 }
 

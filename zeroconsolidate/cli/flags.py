@@ -54,6 +54,14 @@ class VerifyFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WatchFlags:
+    """Flags of `watch` that Python does not have."""
+
+    quiet: bool = option(False, "print only what was not converted", group=Group.PRINTING, short="-q")
+    json: bool = option(False, "print a JSON object a save, each in one line", group=Group.PRINTING)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PruneFlags:
     """Flags of `prune` that Python does not have."""
 

@@ -1,4 +1,4 @@
-"""The saves of a run -> the tables that `inspect` and `prune` print."""
+"""The saves of a run -> the tables and lines that `inspect`, `watch` and `prune` print."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from ..archive.phrases import counted, listed
 from ..options import size_text
-from .printing import folded, once
+from .printing import folded, once, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..saves.facts import RunInfo, SaveInfo
     from ..saves.pruning import PrunedSave, Pruning
+    from ..training.watching import Watched
 
 _HEAD = ("save", "step", "saved", "good for", "model", "optimizer", "converted")
 _MOST_REASONS = 4
@@ -54,6 +55,14 @@ def _fate(save: PrunedSave) -> str:
         return f"stays: {save.reason}"
     what = counted(len(save.files), "optimizer file") if save.removes == "optimizer" else "all of it"
     return f"{what}, {size_text(save.freed_bytes)}; {save.reason}"
+
+
+def watched_text(watched: Watched) -> str:
+    """What became of a save, in one line."""
+    if watched.report is None:
+        return f"{watched.name}: not converted: {watched.message}"
+    removed = f"; removed {listed(watched.removed, 3)}" if watched.removed else ""
+    return f"{watched.name}: {watched.output} in {time_text(watched.report.seconds)}{removed}"
 
 
 def _row(save: SaveInfo) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _ASKED_ANYWAY = ("--safe-serialization",)
 """Flags of zero_to_fp32 that ask for what is always done."""
 
-_NEEDS = {"inspect": "CHECKPOINT", "prune": "RUN_DIR"}
+_NEEDS = {"inspect": "CHECKPOINT", "watch": "RUN_DIR", "prune": "RUN_DIR"}
 """Command -> what it takes at least one of."""
 
 _INSTEAD = {
@@ -59,7 +59,21 @@ def understand(words: Sequence[str]) -> argparse.Namespace:
     elif given.verb in _NEEDS and not given.roots:
         needed = _NEEDS[given.verb]
         raise Misuse(f"{given.verb} needs a {needed}", remedy=f"zeroconsolidate {given.verb} {needed}")
+    if given.verb == "watch":
+        _split_pattern(given)
     return given
+
+
+def _split_pattern(given: argparse.Namespace) -> None:
+    """The last path is a pattern if it says where each save goes."""
+    *_, last = given.roots
+    given.output = given.roots.pop() if len(given.roots) > 1 and ("{name}" in last or "{step}" in last) else None
+    if given.output is None and len(given.roots) > 1 and not os.path.exists(last):
+        raise Misuse(
+            f"all models would be written to {last}",
+            expected="a pattern with {name} or {step} in it",
+            remedy=f"zeroconsolidate watch {shlex.join([*given.roots[:-1], f'{last}/{{name}}'])}",
+        )
 
 
 def _respelled(word: str) -> str:

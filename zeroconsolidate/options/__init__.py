@@ -8,6 +8,7 @@ from typing import TypeAlias
 from .common import Opening, Working
 from .convert import Options
 from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
+from .follow import BackgroundOptions, FollowOptions, WatchOptions
 from .globs import matches, refuse_unmatched
 from .keywords import takes
 from .prune import PruneOptions
@@ -19,7 +20,9 @@ Writing: TypeAlias = Options | UniversalOptions
 """The options of a command that writes."""
 
 __all__ = [
+    "BackgroundOptions",
     "Declaration",
+    "FollowOptions",
     "Group",
     "Opening",
     "Options",
@@ -30,6 +33,7 @@ __all__ = [
     "Switch",
     "UniversalOptions",
     "VerifyOptions",
+    "WatchOptions",
     "Working",
     "Writing",
     "declarations",
