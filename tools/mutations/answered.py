@@ -186,12 +186,12 @@ MUTATIONS = (
     Mutation(
         "a checkpoint to verify is known from an output",
         f"{LINE}::TestVerify::test_a_checkpoint {LINE}::TestVerify::test_an_output_and_a_checkpoint",
-        ("cli/forms.py", "and is_checkpoint(path)", "and False"),
+        ("cli/forms.py", "(is_checkpoint(path) or", "(False or"),
     ),
     Mutation(
         "what we wrote is an output, whatever lies in it",
         f"{LINE}::TestVerify::test_a_checkpoint_beside_which_weights_lie",
-        ("cli/forms.py", "return not os.path.lexists(os.path.join(path, MANIFEST_NAME)) and", "return"),
+        ("cli/forms.py", "return not has_manifest and ", "return "),
     ),
     Mutation(
         "underscores in options are hyphens",
@@ -201,7 +201,7 @@ MUTATIONS = (
     Mutation(
         "paths may stand behind options",
         f"{LINE}::TestSpellings::test_options_may_stand_anywhere",
-        ("cli/understand.py", "        given.checkpoint += rest\n", "        pass\n"),
+        ("cli/understand.py", "        given.roots += rest\n", "        pass\n"),
     ),
     Mutation(
         "other programs' options are answered",
@@ -211,21 +211,21 @@ MUTATIONS = (
     Mutation(
         "inspect says that the newest save is not complete",
         f"{LINE}::TestInspect::test_it_says_which_tags_are_complete",
-        ("cli/command.py", "asked = {info.tag} if options else {info.tag, info.tags[-1]}", "asked = {info.tag}"),
+        ("cli/command.py", "(bool(options) or info.resume is None or info.resume.newest_whole)", "True"),
     ),
     Mutation(
         "whoever names a tag asks about that one",
         f"{LINE}::TestInspect::test_whoever_names_a_tag_asks_about_that_one",
         (
             "cli/command.py",
-            "asked = {info.tag} if options else {info.tag, info.tags[-1]}",
-            "asked = {info.tag, info.tags[-1]}",
+            "(bool(options) or info.resume is None or info.resume.newest_whole)",
+            "(info.resume is None or info.resume.newest_whole)",
         ),
     ),
     Mutation(
         "of many tags only the newest are checked",
         f"{LINE}::TestInspect::test_of_many_tags_only_the_newest_are_checked",
-        ("opening/open.py", "for tag in tags[-MAX_CHECKED_TAGS:]}", "for tag in tags}"),
+        ("saves/run.py", "files <= MAX_EXAMINED_FILES or", "True or"),
     ),
     Mutation(
         "the base that is recorded is proposed",

@@ -44,6 +44,10 @@ class _Writes(Protocol[O_contra, R_co]):
     def __call__(self, src: Roots, out: Path, options: O_contra) -> R_co: ...
 
 
+class _Follows(Protocol[O_contra, R_co]):
+    def __call__(self, src: Roots, out: Path | None = None, *, options: O_contra) -> R_co: ...
+
+
 class _Checks(Protocol[O_contra, R_co]):
     def __call__(self, output: Path, options: O_contra) -> R_co: ...
 
@@ -62,6 +66,12 @@ class Writes(Protocol[P, R_co]):
     """A function that writes something made of a checkpoint."""
 
     def __call__(self, src: Roots, out: Path, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
+class Follows(Protocol[P, R_co]):
+    """A function that follows a run, and writes something made of each of its checkpoints."""
+
+    def __call__(self, src: Roots, out: Path | None = None, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 class Checks(Protocol[P, R_co]):
@@ -87,6 +97,8 @@ class takes(Generic[P, O]):  # noqa: N801  (a decorator)
         self._kind = kind
 
     @overload
+    def __call__(self, verb: _Follows[O, R]) -> Follows[P, R]: ...
+    @overload
     def __call__(self, verb: _Reads[O, R]) -> Reads[P, R]: ...
     @overload
     def __call__(self, verb: _Writes[O, R]) -> Writes[P, R]: ...
@@ -111,7 +123,7 @@ def _with_keywords(verb: Callable[..., Any], kind: type) -> Callable[..., Any]:
         given = {name: keywords.pop(name) for name in about if name in keywords}
         for name in keywords:
             if name not in declared:
-                raise BadOption(_unknown(verb.__name__, name, [*about, *declared]))
+                raise BadOption(unknown(verb.__name__, name, [*about, *declared]))
         return verb(*arguments, **given, options=kind(**keywords))
 
     keywords = [
@@ -157,7 +169,8 @@ def _in_python(name: str) -> str:
     return f"`{name}`"
 
 
-def _unknown(verb: str, name: str, known: list[str]) -> str:
+def unknown(verb: str, name: str, known: list[str]) -> str:
+    """The sentence for an option that `verb` does not have, with the nearest that it has."""
     from difflib import get_close_matches
 
     near = get_close_matches(name, known, n=1)
