@@ -18,8 +18,8 @@ MUTATIONS = (
         f"{LINE}::TestWhereItGoes::test_warnings_go_to_stderr_also_when_quiet",
         (
             "cli/command.py",
-            "        print(warning, file=sys.stderr)\n",
-            "        flags.quiet or print(warning, file=sys.stderr)\n",
+            "else report):\n        print(warning, file=sys.stderr)\n",
+            "else report):\n        flags.quiet or print(warning, file=sys.stderr)\n",
         ),
     ),
     Mutation(
