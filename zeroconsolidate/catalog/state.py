@@ -101,6 +101,11 @@ def state_names_of(states: Any) -> tuple[str, ...]:
     )
 
 
+OF_PARAMETERS = ("params", "param_names")
+"""Entries of a param group that are no settings: which parameters it has, by number, and by name where the program gave
+torch's optimizer names."""
+
+
 def settings(group: object) -> dict[str, object]:
     """The plain values of a param group."""
     if not isinstance(group, Mapping):
@@ -108,7 +113,7 @@ def settings(group: object) -> dict[str, object]:
     return {
         key: value
         for key, value in group.items()
-        if isinstance(key, str) and key != "params" and (is_plain(value) or _is_plain_list(value))
+        if isinstance(key, str) and key not in OF_PARAMETERS and (is_plain(value) or _is_plain_list(value))
     }
 
 
