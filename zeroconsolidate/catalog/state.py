@@ -24,6 +24,8 @@ class GroupState:
     values: Mapping[str, LocatedTensor]
     """By name, such as `exp_avg`: one value for each element of the rank's partition, or of the master."""
     step: Step
+    param_group: int | None = None
+    """Of a master: the index of its param group. Flat groups are listed in `Training.flat_groups`."""
 
 
 def group_states(

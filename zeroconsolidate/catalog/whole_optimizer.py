@@ -11,7 +11,7 @@ Master weights have no names there. Three dialects, distinguished by their keys:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..archive.located import LocatedTensor
@@ -120,8 +120,11 @@ def _states(
     if counts != [len(group) for group in groups]:
         return ()
     return tuple(
-        tuple(master_state(states.get(number, {}), master) for number, master in zip(numbers or (), group, strict=True))
-        for numbers, group in zip(listed, groups, strict=True)
+        tuple(
+            replace(master_state(states.get(number, {}), master), param_group=index)
+            for number, master in zip(numbers or (), group, strict=True)
+        )
+        for index, (numbers, group) in enumerate(zip(listed, groups, strict=True))
     )
 
 

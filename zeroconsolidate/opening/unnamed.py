@@ -10,7 +10,6 @@ import numpy as np
 
 from ..archive.located import contiguous
 from ..archive.names import file_name
-from ..catalog.state import GroupState
 from ..errors import UnsupportedLayout, at
 from ..plan.pieces import View
 from ..plan.witness import SAMPLED_NUMEL, both_ends
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..archive.located import LocatedTensor
     from ..catalog.facts import Catalog, Part, Unnamed
+    from ..catalog.state import GroupState
     from ..dtypes import DType
     from ..run.inputs import Inputs
 
@@ -148,7 +148,7 @@ def _fused(question: Unnamed, inputs: Inputs) -> tuple[dict[str, LocatedTensor],
                 values = {
                     key: contiguous(value.storage, shape, value.offset + offset) for key, value in state.values.items()
                 }
-                states[name] = GroupState(values, state.step)
+                states[name] = replace(state, values=values)
             offset += found[name].numel
     return found, states
 

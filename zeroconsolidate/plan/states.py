@@ -66,9 +66,17 @@ def every_state(catalog: Catalog, *, remedy: str | None) -> dict[str, dict[str, 
             remedy=remedy,
             address=(catalog.origin.tag,),
         )
-    if not found[MASTERS]:
+    differs = catalog.training.differs if catalog.training is not None else ()
+    if differs:
         raise UnsupportedLayout(
-            f"the optimizer of such a checkpoint is not read ({catalog.origin.wrapper})",
+            f"the param groups of model-parallel ranks differ in {listed([repr(name) for name in differs], 4)}",
+            remedy=remedy,
+            address=(catalog.origin.tag,),
+        )
+    is_listed = catalog.training is not None and bool(catalog.training.param_groups)
+    if not found[MASTERS] or (len(found) == 1 and not is_listed):
+        raise UnsupportedLayout(
+            f"what the optimizer of such a checkpoint keeps is not read ({catalog.origin.wrapper})",
             remedy=remedy,
             address=(catalog.origin.tag,),
         )
@@ -134,7 +142,11 @@ def param_groups(catalog: Catalog) -> dict[str, int]:
                 f"no param group lists flat group {group.index}",
                 expected=f"one of the optimizer's {len(training.param_groups)}",
             )
-    return {member.name: group_of[group.index] for group in catalog.groups for member in group.members}
+    found = {member.name: group_of[group.index] for group in catalog.groups for member in group.members}
+    kept = [states for part in catalog.parts for states in part.master_states]
+    return found | {
+        name: state.param_group for states in kept for name, state in states.items() if state.param_group is not None
+    }
 
 
 def _state_names(catalog: Catalog) -> list[str]:
