@@ -15,9 +15,12 @@ import reference_json
 from zeroconsolidate.cli.exit_codes import ExitCode
 from zeroconsolidate.cli.flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFlags
 from zeroconsolidate.options import (
+    LoadingOptions,
     Opening,
     Options,
     PruneOptions,
+    ReadingOptions,
+    StateDictOptions,
     UniversalOptions,
     VerifyOptions,
     WatchOptions,
@@ -36,12 +39,19 @@ README = ROOT / "README.md"
 VERBS = {
     "convert": (Options, ConvertFlags, "`consolidate` and `estimate`"),
     "universal": (UniversalOptions, ConvertFlags, "`universal`"),
-    "inspect": (Opening, InspectFlags, "`inspect` and `open_checkpoint`"),
+    "inspect": (Opening, InspectFlags, "`inspect`"),
     "verify": (VerifyOptions, VerifyFlags, "`verify`; `verify_source` takes `tag`, `progress` and `status`"),
     "watch": (WatchOptions, WatchFlags, "`watch`; `consolidate_in_background` has most of them, and `patience`"),
     "prune": (PruneOptions, PruneFlags, "`prune`"),
 }
 """Verb of the command -> what Python's functions take too, what it alone takes, and which functions these are."""
+
+PYTHON: dict[str, type] = {
+    "open_checkpoint": ReadingOptions,
+    "load_into": LoadingOptions,
+    "state_dict": StateDictOptions,
+}
+"""Functions that no command calls -> what they take."""
 
 HEAD = """\
 # Options
@@ -59,6 +69,9 @@ def page() -> str:
     for verb, (options, flags, functions) in VERBS.items():
         parts.append(f"## `zeroconsolidate {verb}`\n\nIn Python: {functions}.\n")
         parts.append(tables(options, flags))
+    for function, options in PYTHON.items():
+        parts.append(f"## `{function}` in Python\n")
+        parts.append(tables(options))
     parts.append(f"## Exit codes\n\n{exit_codes()}\n")
     return "\n".join(parts)
 

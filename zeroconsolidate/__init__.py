@@ -35,7 +35,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .api.converting import consolidate, estimate
-    from .api.loading import load_into_engine
+    from .api.loading import load_into, load_into_engine, state_dict, to_torch_optimizer
     from .api.pruning import prune
     from .api.reading import inspect, inspect_run, open_checkpoint
     from .api.universal import universal
@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     from .opening.losses import Loss
     from .opening.rescue_report import RescueReport
     from .opening.resume import Resume
-    from .outputs.mapping import Checkpoint, TensorView
+    from .outputs.mapping import Checkpoint
     from .outputs.report import Report
+    from .outputs.views import TensorView
     from .plan.build import Cost
     from .saves.facts import RunInfo, SaveInfo
     from .saves.pruning import PrunedSave, Pruning
@@ -84,9 +85,12 @@ __all__ = [
     "estimate",
     "inspect",
     "inspect_run",
+    "load_into",
     "load_into_engine",
     "open_checkpoint",
     "prune",
+    "state_dict",
+    "to_torch_optimizer",
     "universal",
     "verify",
     "verify_source",
@@ -110,7 +114,7 @@ _HOMES = {
     "RunInfo": "saves.facts",
     "SaveInfo": "saves.facts",
     "TensorInfo": "opening.info",
-    "TensorView": "outputs.mapping",
+    "TensorView": "outputs.views",
     "Verification": "audit.findings",
     "Watched": "training.watching",
     "ZeroConsolidateError": "errors",
@@ -119,9 +123,12 @@ _HOMES = {
     "estimate": "api.converting",
     "inspect": "api.reading",
     "inspect_run": "api.reading",
+    "load_into": "api.loading",
     "load_into_engine": "api.loading",
+    "to_torch_optimizer": "api.loading",
     "open_checkpoint": "api.reading",
     "prune": "api.pruning",
+    "state_dict": "api.loading",
     "universal": "api.universal",
     "verify": "audit.verify",
     "verify_source": "audit.verify",

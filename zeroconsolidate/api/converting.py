@@ -12,6 +12,7 @@ from ..outputs.checks import refuse_unplaced
 from ..outputs.make import Rehearsal, rehearse
 from ..outputs.model import plan_output
 from ..outputs.planned import plan_weights, with_recorded_base
+from ..outputs.weights import workers_for
 from ..run.execute import BLOCK_BYTES
 from ..saves.target import settled
 from .writing import found, made
@@ -144,4 +145,5 @@ def estimate(src: Roots, options: Options) -> Cost:
     """
     src, options = settled(src, options)
     opened = open_to_convert(src, options)
-    return plan_weights(opened, with_recorded_base(opened, options)).plan.cost(BLOCK_BYTES)
+    plan = plan_weights(opened, with_recorded_base(opened, options)).plan
+    return plan.cost(BLOCK_BYTES, workers_for(plan, options))

@@ -1,12 +1,131 @@
-"""A checkpoint -> a live object that trains on with it."""
+"""A checkpoint -> a module or an engine with its values, or a dict of its tensors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, cast, overload
+
+from ..options import LoadingOptions, Opening, StateDictOptions, takes
+from ..saves.target import settled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
     from ..loading.engine_report import EngineReport
+    from ..loading.report import LoadReport
     from ..options import Roots
+    from ..outputs.mapping import Checkpoint
+    from ..outputs.views import TensorView
+
+P = ParamSpec("P")
+
+
+class Dicts(Protocol[P]):
+    """A function that gives a dict of tensors, or with `lazy` one of tensors that have not been read."""
+
+    @overload
+    def __call__(
+        self, src: Roots | Checkpoint, lazy: Literal[False] = False, *args: P.args, **kwargs: P.kwargs
+    ) -> dict[str, torch.Tensor]: ...
+    @overload
+    def __call__(
+        self, src: Roots | Checkpoint, lazy: Literal[True], *args: P.args, **kwargs: P.kwargs
+    ) -> dict[str, TensorView]: ...
+
+
+def takes_lazily(kind: Callable[P, Any]) -> Callable[[Callable[..., Any]], Dicts[P]]:
+    """`takes`, for a function whose result has another type with `lazy`."""
+    return cast("Callable[[Callable[..., Any]], Dicts[P]]", takes(kind))
+
+
+@takes(LoadingOptions)
+def load_into(model: torch.nn.Module, src: Roots | Checkpoint, options: LoadingOptions) -> LoadReport:
+    """Load the weights of a checkpoint into a module, one tensor after the other.
+
+    Memory: the module, and one tensor more; none more where the module has the dtype that is stored. Names and shapes
+    are compared before anything is written. The module may be plain, on the meta device, or inside of
+    DistributedDataParallel, torch.compile, FSDP2 or PEFT.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The module. Tied weights, buffers and parameters that were frozen are loaded like all others.
+    src : str, os.PathLike, sequence of these, or Checkpoint
+        The checkpoint, a model directory that was converted from one, or what `open_checkpoint` returned.
+
+    Returns
+    -------
+    LoadReport
+        How many tensors were loaded, and the names that only one side has.
+
+    Raises
+    ------
+    WrongNames
+        If the module or the checkpoint has names that the other does not have, or other shapes; or if tensors would be
+        left on the meta device. Its `missing` and `unexpected` list them.
+    UnsupportedLayout
+        If the parameters of the module are held by an engine, or sharded in a way that is not understood.
+    BadOption
+        If a keyword is unknown, or its value makes no sense.
+    ZeroConsolidateError
+        What `open_checkpoint` raises.
+
+    Examples
+    --------
+    >>> import torch, zeroconsolidate
+    >>> with torch.device("meta"):
+    ...     head = torch.nn.ModuleDict({"embed": torch.nn.Embedding(13, 7)})
+    >>> report = zeroconsolidate.load_into(head, "tests/fixtures/z3_bf16/checkpoint", strict=False)
+    >>> report.loaded, report.missing, head["embed"].weight.dtype
+    (1, (), torch.float32)
+    """
+    from ..loading.into import loaded_into
+    from ..outputs.mapping import Checkpoint
+
+    if not isinstance(src, Checkpoint):
+        src, options = settled(src, options)
+    return loaded_into(model, src, options)
+
+
+@takes_lazily(StateDictOptions)
+def state_dict(src: Roots | Checkpoint, lazy: bool = False, *, options: StateDictOptions) -> dict[str, Any]:
+    """Read all weights of a checkpoint into a dict, for `load_state_dict`.
+
+    Memory: all of them. `load_into` does with one tensor more than the module.
+
+    Parameters
+    ----------
+    src : str, os.PathLike, sequence of these, or Checkpoint
+        The checkpoint, a model directory that was converted from one, or what `open_checkpoint` returned.
+    lazy : bool, default False
+        Whether to leave the tensors unread: the dict then has a TensorView for each, which has `load()`.
+
+    Returns
+    -------
+    dict[str, Any]
+        Name to torch.Tensor, or with `lazy` to TensorView. Tied weights are one tensor.
+
+    Raises
+    ------
+    BadOption
+        If a keyword is unknown, or its value makes no sense.
+    ZeroConsolidateError
+        What `open_checkpoint` raises.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> weights = zeroconsolidate.state_dict("tests/fixtures/z3_bf16/checkpoint", dtype="bf16")
+    >>> weights["embed.weight"].shape, weights["embed.weight"].dtype
+    (torch.Size([13, 7]), torch.bfloat16)
+    """
+    from ..loading.whole import state_dict_of
+    from ..outputs.mapping import Checkpoint
+
+    if not isinstance(src, Checkpoint):
+        src, options = settled(src, options)
+    return state_dict_of(src, options, lazy=lazy)
 
 
 def load_into_engine(
@@ -73,4 +192,79 @@ accelerator.prepare returned first, got str
     from ..integrations.live_engine import LiveEngine
     from ..loading.engine import put_into_engine
 
-    return put_into_engine(LiveEngine(engine), src, tag, optimizer=optimizer, strict=strict)
+    src, opening = settled(src, Opening(tag=tag))
+    return put_into_engine(LiveEngine(engine), src, opening.tag, optimizer=optimizer, strict=strict)
+
+
+def to_torch_optimizer(
+    model: torch.nn.Module,
+    src: Roots,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    strict: bool = True,
+    tag: str | None = None,
+) -> dict[str, Any]:
+    """Read what an optimizer kept, as the state dict of one of torch's optimizers: to train on without DeepSpeed.
+
+    `optimizer.load_state_dict` takes it. It numbers parameters by their position, so they are matched by name with
+    those of the model here, and put in the order in which the optimizer has them.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model that is trained on, with the names of the training run or those of its files on the hub. It is only
+        asked for names and shapes; `load_into` or `from_pretrained` gives it its weights.
+    src : str, os.PathLike, or sequence of these
+        The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
+        Or a model directory that was written with `--optimizer`.
+    optimizer : torch.optim.Optimizer, optional
+        The optimizer that will take the state dict. Left out, there is a param group for each of the checkpoint's, in
+        their order, with their parameters in the order of the model.
+    strict : bool, default True
+        False takes what both have. The other parameters begin without state.
+    tag : str, optional
+        Which save to read, as everywhere: a tag, or `last-complete`.
+
+    Returns
+    -------
+    dict[str, Any]
+        `state` and `param_groups`. States are whole tensors on the CPU, as they were stored; `step` is a tensor of
+        float32, as torch counts.
+
+    Raises
+    ------
+    WrongNames
+        If parameters of the model or optimizer have no state, or states no parameter, and `strict` is True.
+    Disagreement
+        If a shape differs, or a param group of the optimizer has parameters that were trained with different settings.
+    BadOption
+        If the optimizer keeps something else than the checkpoint has, or has parameters that are not the model's.
+    UnsupportedLayout
+        If the optimizer's state is not laid out like the parameters, as that of 8-bit optimizers.
+    ZeroConsolidateError
+        What `open_checkpoint` raises.
+
+    Notes
+    -----
+    `load_state_dict` casts states to the dtype of their parameters: with a model in bfloat16 they lose precision.
+    Settings that say how an optimizer computes (`foreach`, `fused`, `capturable`, `differentiable`) stay as they are.
+
+    Examples
+    --------
+    >>> import torch, zeroconsolidate
+    >>> model = torch.nn.Module()
+    >>> model.embed = torch.nn.Embedding(13, 7)
+    >>> state_dict = zeroconsolidate.to_torch_optimizer(model, "tests/fixtures/z2_fp32/checkpoint", strict=False)
+    >>> state_dict["state"][0]["exp_avg"].shape, state_dict["state"][0]["step"]
+    (torch.Size([13, 7]), tensor(2.))
+    """
+    from ..loading.torch_optimizer import state_dict_of
+    from ..loading.training_state import known_names, open_training_state
+    from ..loading.written_state import written_state
+
+    state = written_state(src)
+    if state is not None:
+        return state_dict_of(state, [state.names], model, optimizer, strict=strict)
+    src, opening = settled(src, Opening(tag=tag))
+    state, _ = open_training_state(src, opening.tag, optimizer=True, remedy=None)
+    return state_dict_of(state, known_names(src, opening.tag, state), model, optimizer, strict=strict)

@@ -79,12 +79,14 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     opened = open_to_convert(against, chosen)
     options.doing("checking names")
     chosen = with_recorded_base(opened, chosen)
-    plan = plan_weights(opened, chosen, modules_in(directory)).plan
+    plan = plan_weights(opened, chosen, modules_in(directory), every_name=True).plan
     options.doing("comparing values")
     planned = {
-        os.path.join(os.path.dirname(file.name), tensor.name): tensor for file in plan.files for tensor in file.tensors
+        os.path.join(os.path.dirname(file.name), tensor.name): tensor
+        for file in plan.all_files
+        for tensor in file.tensors
     }
-    weights = read_folders(directory, [os.path.dirname(file.name) for file in plan.files])
+    weights = read_folders(directory, [os.path.dirname(file.name) for file in plan.all_files])
     # What is written under several names is of one recipe.
     owners = {name: id(tensor.recipe) for name, tensor in planned.items()}
     written = {owners[name] for name in weights.tensors if name in owners}

@@ -17,6 +17,7 @@ from ..plan.pieces import View
 from ..run.elements import read_range
 from ..run.inputs import Inputs
 from .engine_report import EngineReport
+from .settings import common_settings
 from .training_state import open_training_state
 
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
     from ..plan.pieces import Recipe
     from .training_state import TrainingState
 
-_OF_THE_MACHINE = ("foreach", "fused", "capturable", "differentiable")
-"""Settings of torch's optimizers that say how they compute, not what: these stay as the program has set them."""
+_WITHOUT = "optimizer=False loads the weights alone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class _Decided:
 def put_into_engine(live: LiveEngine, src: Roots, tag: str | None, *, optimizer: bool, strict: bool) -> EngineReport:
     """Load. A collective. Raises on all ranks if one cannot."""
     with live.together() as said:
-        state, resuming = open_training_state(src, tag, optimizer=optimizer)
+        state, resuming = open_training_state(src, tag, optimizer=optimizer, remedy=_WITHOUT)
         decided = _decide(live, state, optimizer=optimizer, strict=strict)
         said += [state.title, resuming.global_steps, len(decided.stored)]
     live.begin()
@@ -104,7 +104,7 @@ def _decide(live: LiveEngine, state: TrainingState, *, optimizer: bool, strict: 
                 )
     if not optimizer or live.optimizer is None:
         if optimizer:
-            raise UnsupportedLayout("the engine has no optimizer", remedy="optimizer=False loads the weights alone")
+            raise UnsupportedLayout("the engine has no optimizer", remedy=_WITHOUT)
         return _Decided(
             stored=stored, missing=missing, unexpected=unexpected, states={}, steps={}, settings={}, notes=()
         )
@@ -173,17 +173,7 @@ def _settings(
     notes = []
     for index in range(len(live.param_groups)):
         names = [name for master in live.masters if master.param_group == index for name in master.names]
-        owners = {stored[name] for name in names if name in stored}
-        groups = sorted({state.group_of[name] for name in owners if name in state.group_of})
-        if not groups:
-            continue
-        first, *others = (state.param_groups[group] for group in groups)
-        common = {
-            key: value
-            for key, value in first.items()
-            if key not in _OF_THE_MACHINE and all(key in other and other[key] == value for other in others)
-        }
-        apart = [key for key in first if key not in common and key not in _OF_THE_MACHINE]
+        common, apart = common_settings(state, (stored[name] for name in names if name in stored))
         if apart:
             text = f"the engine's param group {index} has parameters of several, which differ in {listed(apart)}"
             if strict:
@@ -191,6 +181,7 @@ def _settings(
                     text,
                     consequence="the settings of neither are those of the other",
                     remedy="strict=False leaves these settings as the program has set them",
+                    address=(state.title,),
                 )
             notes.append(f"{text}: these stay as the program has set them")
         found[index] = common

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archive.load import load_file
 from ..archive.located import LocatedTensor
 from ..archive.names import FileKind
-from ..archive.phrases import listed
 from ..catalog.resuming import resuming_of
-from ..errors import MissingFiles, UnsupportedLayout
+from ..errors import MissingFiles, ZeroConsolidateError
 from ..opening.open import find, open_files
+from ..opening.opened import open_to_convert
+from ..options import Options
+from ..outputs.planned import plan_weights
 from ..plan.sources import sources
-from ..plan.states import MASTERS, param_groups, states, steps
+from ..plan.states import MASTERS, every_state, param_groups, steps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ..archive.raw import CheckpointFiles
     from ..catalog.facts import Catalog
@@ -46,16 +49,13 @@ class TrainingState:
     scaler: Scaler | None
 
 
-def training_state(catalog: Catalog, *, optimizer: bool) -> TrainingState:
-    """The training state of a whole checkpoint; without `optimizer`, the weights alone.
+def training_state(catalog: Catalog, *, optimizer: bool, remedy: str | None) -> TrainingState:
+    """The training state of a whole checkpoint; without `optimizer`, the weights alone. `remedy`: for an error, how to
+    do without what the optimizer keeps.
 
-    Raises UnsupportedLayout if the optimizer's state is not laid out like the parameters, or not all of it is
-    understood.
+    Raises what `every_state` raises.
     """
-    by_state = {}
-    if optimizer:
-        by_state = states(catalog)
-        _refuse_lost(catalog, by_state)
+    by_state = every_state(catalog, remedy=remedy) if optimizer else {}
     weights = sources(catalog)
     names = {name: owner for name in catalog.order if (owner := catalog.ties.get(name, name)) in weights}
     names |= {called: names[name] for name, called in catalog.listed.items() if name in names}
@@ -75,30 +75,28 @@ def training_state(catalog: Catalog, *, optimizer: bool) -> TrainingState:
     )
 
 
-def _refuse_lost(catalog: Catalog, by_state: Mapping[str, object]) -> None:
-    lost = [name for name in catalog.origin.optimizer_state if name not in by_state]
-    lost = [*catalog.unplaced, *(name for name in lost if name not in catalog.unplaced)]
-    unread = catalog.training.unread if catalog.training is not None else ()
-    if lost:
-        raise UnsupportedLayout(
-            f"the optimizer's state {listed(list(map(repr, lost)))} is not laid out like the parameters, or is of a "
-            f"layout that is not read ({catalog.origin.wrapper})",
-            remedy="optimizer=False loads the weights alone",
-            address=(catalog.origin.tag,),
-        )
-    if unread:
-        raise UnsupportedLayout(
-            f"{listed(list(unread), 4)}: the value is not plain, and would be lost",
-            remedy="optimizer=False loads the weights alone",
-            address=(catalog.origin.tag,),
-        )
-
-
-def open_training_state(src: Roots, tag: str | None, *, optimizer: bool) -> tuple[TrainingState, Resuming]:
+def open_training_state(
+    src: Roots, tag: str | None, *, optimizer: bool, remedy: str | None
+) -> tuple[TrainingState, Resuming]:
     """Open a checkpoint, which must be whole. Raises what `open_files` and `training_state` raise."""
     files = find(src, tag)
-    state = training_state(open_files(files, src), optimizer=optimizer)
+    state = training_state(open_files(files, src), optimizer=optimizer, remedy=remedy)
     return state, _resuming(files)
+
+
+def known_names(src: Roots, tag: str | None, state: TrainingState) -> Iterator[Mapping[str, str]]:
+    """Names that a model may have -> stored names: those of the checkpoint, those that transformers has in memory, and
+    those of models on the hub. Tensors in another layout than the checkpoint's are not among them. Who wants the next
+    mapping may wait for transformers."""
+    yield state.names
+    for names in ("in-memory", "hub"):
+        with suppress(ZeroConsolidateError):  # a naming that cannot be decided is none
+            options = Options(tag=tag, names=names, lora="keep", ties="copy", allow_missing=True)
+            opened = open_to_convert(src, options)
+            stored = {id(source.recipe): name for name, source in opened.stored.items()}
+            named = plan_weights(opened, options).named
+            written = {**named.selection.named, **named.heads}
+            yield {name: stored[id(source.recipe)] for name, source in written.items() if id(source.recipe) in stored}
 
 
 def _resuming(files: CheckpointFiles) -> Resuming:

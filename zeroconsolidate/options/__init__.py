@@ -11,9 +11,11 @@ from .declaration import Declaration, Group, Switch, declarations, option, read_
 from .follow import BackgroundOptions, FollowOptions, WatchOptions
 from .globs import matches, refuse_unmatched
 from .keywords import takes
+from .loading import LoadingOptions, StateDictOptions
 from .prune import PruneOptions
+from .reading import ReadingOptions
 from .universal import UniversalOptions
-from .values import Path, Progress, Roots, parse_dtype, parse_size, roots_of, size_text
+from .values import Path, Progress, Roots, element_type, parse_dtype, parse_size, roots_of, size_text
 from .verify import VerifyOptions
 
 Writing: TypeAlias = Options | UniversalOptions
@@ -24,12 +26,15 @@ __all__ = [
     "Declaration",
     "FollowOptions",
     "Group",
+    "LoadingOptions",
     "Opening",
     "Options",
     "Path",
     "Progress",
     "PruneOptions",
+    "ReadingOptions",
     "Roots",
+    "StateDictOptions",
     "Switch",
     "UniversalOptions",
     "VerifyOptions",
@@ -37,6 +42,7 @@ __all__ = [
     "Working",
     "Writing",
     "declarations",
+    "element_type",
     "matches",
     "option",
     "parse_dtype",

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import BadOption
-from .common import Opening, Recorded, check, digest, directory_of, replicas, restart
+from .common import Opening, Recorded, check, digest, directory_of, fill, refuse_fill_alone, replicas, restart
 from .declaration import Group, Switch, in_order, option
-from .values import dtype_name, parse_size, roots_of
+from .values import dtype_name, parse_size, worker_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -168,14 +167,13 @@ class Options(Recorded):
         choices=(False, True, "zeros"),
         decides="bytes",
     )
-    fill: str | PathLike[str] | Sequence[str | PathLike[str]] = option(
-        (),
-        "with {rescue}: take lost values from this model directory, such as one converted from an earlier step",
-        group=Group.INCOMPLETE,
-        metavar="DIR",
-        repeatable=True,
-        decides="bytes",
-        is_path=True,
+    fill: str | PathLike[str] | Sequence[str | PathLike[str]] = fill("model directory or checkpoint of an earlier step")
+    optimizer: bool = option(
+        False,
+        "also write what the optimizer keeps of each parameter, such as moments, into the folder `optimizer`, under "
+        "the names of the output, with steps and settings of param groups: to train on without DeepSpeed",
+        group=Group.OUTPUT,
+        decides="tensors",
     )
     weights_only: bool = option(
         False,
@@ -185,6 +183,13 @@ class Options(Recorded):
     overwrite: bool = option(
         False, "replace the model in the output directory once the new one is complete", group=Group.OUTPUT
     )
+    workers: int | Literal["auto"] = option(
+        "auto",
+        "how many threads cast and merge side by side, each in blocks of its own; `auto`: one for each processor, or a "
+        "single one if everything is copied as it is; the output is the same for any number",
+        group=Group.OUTPUT,
+        metavar="N|auto",
+    )
     restart: bool = restart()
     digest: Literal["sha256", "xxh3"] | None = digest()
     check: Literal["sample", "all", "none"] = check(" (in adapter runs, the base model with its frozen copies as well)")
@@ -193,12 +198,12 @@ class Options(Recorded):
     def __post_init__(self) -> None:
         Opening.__post_init__(self)
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
+        object.__setattr__(self, "workers", worker_count(self.workers))
         if self.max_shard_size == "none":
             object.__setattr__(self, "max_shard_size", None)
         if self.max_shard_size is not None:
             parse_size(self.max_shard_size)
-        if not self.rescue and roots_of(self.fill):
-            raise BadOption("--fill is used only with --rescue", expected="--rescue as well")
+        refuse_fill_alone(self.fill, rescue=bool(self.rescue))
 
     @cached_property
     def base_directory(self) -> str | None:

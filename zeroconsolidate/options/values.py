@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..dtypes import DType
 from ..errors import BadOption
@@ -99,6 +99,40 @@ def parse_dtype(given: object, training: DType) -> DType:
     (DType.BF16, DType.F16)
     """
     return _DTYPES.get(dtype_name(given), training)
+
+
+MAX_WORKERS = 64
+"""More threads than this are refused: one file does not feed them."""
+
+
+def worker_count(given: object) -> int | Literal["auto"]:
+    """A number of threads, as a number or a text, or `auto`. Raises BadOption.
+
+    >>> worker_count("4"), worker_count(1), worker_count("auto")
+    (4, 1, 'auto')
+    """
+    if given == "auto":
+        return "auto"
+    text = str(given)
+    count = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
+    if not 1 <= count <= MAX_WORKERS or isinstance(given, bool):
+        raise BadOption(f"workers is a number from 1 to {MAX_WORKERS}, or auto", found=repr(given))
+    return count
+
+
+def element_type(given: object) -> DType:
+    """An element type by any of its names: `bf16`, `bfloat16`, a `torch.dtype`, a numpy one. Raises BadOption.
+
+    >>> element_type("bf16"), element_type("torch.float64"), element_type("int8")
+    (DType.BF16, DType.F64, DType.I8)
+    """
+    name = str(getattr(given, "__name__", given)).lower().removeprefix("torch.")
+    try:
+        return _DTYPES[_SPELLINGS[name]] if name in _SPELLINGS else DType.of(name)
+    except KeyError:
+        raise BadOption(
+            "there is no such dtype", expected="fp32, bf16, fp16 or a torch.dtype", found=repr(given)
+        ) from None
 
 
 def as_plain(value: object, path: Callable[[str], str] | None) -> object:

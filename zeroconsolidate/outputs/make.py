@@ -17,7 +17,7 @@ from .gate import pass_or_refuse
 from .manifest import manifest
 from .output import Recomputed
 from .preview import preview
-from .weights import make_side_files, make_weights
+from .weights import make_side_files, make_weights, workers_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +63,7 @@ class Rehearsal:
 
 def rehearse(output: Output, opened: Opened, options: Writing, directory: str) -> Rehearsal:
     """Refuse what :func:`make` would refuse before it compares or copies values, and write nothing."""
-    cost = output.plan.cost(BLOCK_BYTES)
+    cost = output.plan.cost(BLOCK_BYTES, workers_for(output.plan, options))
     with Inputs() as inputs:
         side_files, traits = _prepared(output, opened, options, inputs)
     from tempfile import TemporaryDirectory  # 10 ms that only a dry run pays
@@ -71,7 +71,7 @@ def rehearse(output: Output, opened: Opened, options: Writing, directory: str) -
     with TemporaryDirectory(prefix="zeroconsolidate-") as folder:
         _refuse_what_would_not_load(folder, output, side_files, opened)
     refuse_staged(directory, traits, overwrite=options.overwrite, restart=options.restart)
-    refuse_unwritable(directory, cost.output_bytes)
+    refuse_unwritable(directory, output.plan.sizes)
     return Rehearsal(cost=cost, missing=output.missing, warnings=(*output.warnings, *side_files.warnings))
 
 
@@ -81,13 +81,14 @@ def make(output: Output, opened: Opened, options: Writing, directory: str) -> Ma
     Raises WitnessMismatch and Disagreement for values that contradict each other, OutputExists, OutputFailed,
     BadOption if files of another conversion are staged there.
     """
-    cost, excuses = output.plan.cost(BLOCK_BYTES), output.excuses(opened)
+    cost = output.plan.cost(BLOCK_BYTES, workers_for(output.plan, options))
+    excuses = output.excuses(opened)
     with Inputs() as inputs:
         side_files, traits = _prepared(output, opened, options, inputs)
         with Stage(directory, overwrite=options.overwrite, restart=options.restart, fingerprint=traits) as stage:
             resumed_bytes = stage.resumed_bytes
             if not stage.is_publishing:
-                stage.need(cost.output_bytes)
+                stage.need(output.plan.sizes)
                 _refuse_what_would_not_load(stage.folder, output, side_files, opened)
             options.doing("comparing values")
             checks = checked(output, opened, inputs, stage, check=options.check, replicas=options.replicas)
@@ -148,10 +149,10 @@ def _prepared(output: Output, opened: Opened, options: Writing, inputs: Inputs) 
     if opened.report is not None:
         side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
     sources = [*opened.catalog.files, *side_files.copies.values(), *output.read_files, *opened.filled_from]
-    traits = fingerprint(version=__version__, options=options.plain(), sources=sources, layout=output.plan.files)
+    traits = fingerprint(version=__version__, options=options.plain(), sources=sources, layout=output.plan.all_files)
     return side_files, traits
 
 
 def _facts(output: Output, stage: Stage) -> dict[str, dict[str, Any]]:
     """What is remembered of each file of weights."""
-    return {file.name: stage.facts(file.name) or {} for file in output.plan.files}
+    return {file.name: stage.facts(file.name) or {} for file in output.plan.all_files}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..plan.build import Source
     from .modules import Module
+    from .optimizer import PlannedOptimizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +43,29 @@ class PlannedWeights:
     """Of a run with adapters that were merged or are written for PEFT: what goes with it."""
     additions: Additions = NO_ADDITIONS
     """Frozen parameters that the save left to the base model."""
+    optimizer: PlannedOptimizer | None = None
+    """What the optimizer keeps of them, if that was asked for."""
 
 
-def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] = ()) -> PlannedWeights:
+def plan_weights(
+    opened: Opened, options: Options, modules: tuple[Module, ...] = (), *, every_name: bool = False
+) -> PlannedWeights:
+    """Select, merge, name, lay out; with `options.optimizer` what the optimizer keeps of them as well. `every_name`: of
+    a weight that is written under several names, under each of them.
+
+    Raises what :func:`_weights` raises, and UnsupportedLayout if not every state of the optimizer can be written.
+    """
+    if not options.optimizer:
+        return _weights(opened, options, modules)
+    from .optimizer import plan_optimizer, refuse_with
+
+    refuse_with(options)
+    weights = _weights(opened, options, modules)
+    planned = plan_optimizer(opened, weights.plan, weights.named, options, every_name=every_name)
+    return replace(weights, plan=replace(weights.plan, optimizer=planned.files), optimizer=planned)
+
+
+def _weights(opened: Opened, options: Options, modules: tuple[Module, ...]) -> PlannedWeights:
     """Select, merge, name, lay out. `modules`: those of a sentence-transformers model.
 
     Raises BadOption for options that contradict each other or leave nothing, WrongNames if a loader would not find

@@ -58,7 +58,7 @@ class Cost:
     input_bytes : int
         Tensor data that is read.
     output_bytes : int
-        Size of the weights: all of their files, and the index.
+        Size of the weights, with what the optimizer keeps of them if that is asked for: all files, and the index.
     peak_memory_bytes : int
         An upper bound for the memory that copying allocates. Python itself takes 30 MB more.
     files : int
@@ -87,29 +87,42 @@ class ModelPlan:
     """Bytes of flat groups that belong to no parameter."""
     name: str = WEIGHTS
     """Of the model's file, whether or not it is split."""
+    optimizer: tuple[FilePlan, ...] = ()
+    """What the optimizer keeps of the weights."""
+
+    @property
+    def all_files(self) -> tuple[FilePlan, ...]:
+        """Every file of tensors."""
+        return (*self.files, *self.optimizer)
 
     @property
     def index_name(self) -> str:
         """What the index is called: as the model's file would be."""
         return f"{self.name}.index.json"
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Name -> bytes of every file, with the index."""
+        index = {} if self.index is None else {self.index_name: len(self.index)}
+        return {file.name: file.size_bytes for file in self.all_files} | index
+
     def tensors(self) -> Iterator[TensorPlan]:
-        """All tensors, file by file."""
+        """The weights, file by file."""
         for file in self.files:
             yield from file.tensors
 
-    def cost(self, block_bytes: int) -> Cost:
-        """The plan's cost when it is executed with blocks of `block_bytes`."""
-        tensors = list(self.tensors())
+    def cost(self, block_bytes: int, workers: int = 1) -> Cost:
+        """The plan's cost when it is executed with blocks of `block_bytes` by so many threads."""
+        files = self.all_files
+        tensors = [tensor for file in files for tensor in file.tensors]
         copied = all(tensor.is_copy for tensor in tensors)
         return Cost(
             input_bytes=sum(tensor.recipe.input_bytes for tensor in tensors),
-            output_bytes=sum(file.size_bytes for file in self.files) + len(self.index or b""),
-            peak_memory_bytes=sum(len(file.header) for file in self.files)
-            + (0 if copied else 8 * block_bytes)
-            + max(tensor.recipe.memory_bytes for tensor in tensors),
-            files=len(self.files) + (self.index is not None),
-            tensors=sum(len(file.tensors) for file in self.files if not isinstance(file, WholeFilePlan)),
+            output_bytes=sum(self.sizes.values()),
+            peak_memory_bytes=sum(len(file.header) for file in files)
+            + workers * ((0 if copied else 8 * block_bytes) + max(tensor.recipe.memory_bytes for tensor in tensors)),
+            files=len(files) + (self.index is not None),
+            tensors=sum(len(file.tensors) for file in files if not isinstance(file, WholeFilePlan)),
         )
 
 

@@ -24,7 +24,7 @@ from .refusals import JOURNAL, STAGING, refuse_existing, refuse_file, refuse_ful
 from .system import remove, sync_directory, system_errors, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 class Stage:
@@ -63,6 +63,7 @@ class Stage:
         if kind is not None and not issubclass(kind, Exception):  # an interruption, not a failure: keep all there is
             with suppress(OSError, OutputFailed):
                 self._batch.settle()
+        self._batch.close()
         progress = self._journal.progress
         worth_keeping = bool(progress.upto or progress.done or progress.publish)
         self._journal.close()
@@ -104,10 +105,10 @@ class Stage:
                 return self._journal.progress.facts[name]
         return None  # someone has taken the staged file away
 
-    def need(self, size_bytes: int) -> None:
-        """Raise OutputFailed if the disk has less room than `size_bytes`, what is staged already counted in."""
+    def need(self, sizes: Mapping[str, int]) -> None:
+        """Raise OutputFailed if the disk has no room for files of these sizes, what is staged already counted in."""
         with system_errors(self.output):
-            refuse_full(self.folder, self.folder, size_bytes, output=self.output)
+            refuse_full(self.folder, self.folder, sizes, output=self.output)
 
     @contextmanager
     def weights(self, name: str, size_bytes: int, *, together: bool = False) -> Iterator[Part]:
