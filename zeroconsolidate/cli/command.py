@@ -190,8 +190,7 @@ def _watch(given: argparse.Namespace) -> ExitCode:
     flags, code = flags_of(WatchFlags, given), ExitCode.DONE
     for watched in watch(given.roots, given.output, **given_of(WatchOptions, given)):
         if watched.report is not None:
-            for warning in warnings_text(watched.report):
-                print(warning, file=sys.stderr)
+            sys.stderr.writelines(f"{warning}\n" for warning in warnings_text(watched.report))
         if not watched.made:
             code = ExitCode.LOSSES
         if flags.json:
