@@ -110,9 +110,9 @@ EVERYTHING: dict[str, Any] = {
     "base_differs": True, "exclude_frozen": True, "ties": "copy", "include": ["a*"], "exclude": ["b*"],
     "names": "stored",
     "rename": ["c=d"], "allow_missing": True, "set_config": ["n=1"], "sentence_transformers": "cls",
-    "rescue": "zeros", "fill": ["/e/f"],
+    "rescue": "zeros", "fill": ["/e/f"], "reflink": "always",
 }  # fmt: skip
-"""As manifests have listed them since the first, in this order."""
+"""As manifests list them, in this order."""
 
 
 class TestRecord:

@@ -18,6 +18,7 @@ from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
 from ..plan.layout import FilePlan
 from .modules import apart
+from .sharing import refuse_unshared, sharing_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,8 +45,11 @@ class PlannedWeights:
     """Frozen parameters that the save left to the base model."""
 
 
-def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] = ()) -> PlannedWeights:
-    """Select, merge, name, lay out. `modules`: those of a sentence-transformers model.
+def plan_weights(
+    opened: Opened, options: Options, modules: tuple[Module, ...] = (), *, directory: str | None = None
+) -> PlannedWeights:
+    """Select, merge, name, lay out. `modules`: those of a sentence-transformers model. `directory`: where the output
+    will be; without it nothing is assumed about its disk.
 
     Raises BadOption for options that contradict each other or leave nothing, WrongNames if a loader would not find
     its parameters, UnsupportedLayout or Disagreement for adapters that cannot be merged or do not fit.
@@ -65,6 +69,8 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
         adapted.refuse_unusable(opened, adapters, options)
         if options.lora != "merge":
             plan, named, peft = adapted.exported(opened, adapters, options, dtype)
+            if directory is not None:
+                refuse_unshared(plan, options)
             return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=peft)
         selection, peft, beside = adapted.merged(opened, adapters, options, dtype, _wanted(options))
     folders: dict[str, dict[str, Source]] = {}
@@ -74,6 +80,7 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
         named = _fitted(opened, selection, options, additions, lacking)
     else:
         named = adapted.name_merged(opened, selection, peft, options)
+    read_files = (*additions.files, *named.files, *(peft.files if peft else ()))
     plan = build(
         named.selection,
         dtype=dtype,
@@ -81,7 +88,10 @@ def plan_weights(opened: Opened, options: Options, modules: tuple[Module, ...] =
         padding_bytes=padding_bytes(catalog),
         folders=folders,
         name=_file_name(catalog.origin.root, options.base_directory),
+        sharing=sharing_of(directory, [*catalog.files, *opened.filled_from, *read_files], options),
     )
+    if directory is not None:
+        refuse_unshared(plan, options)
     plan = replace(plan, files=(*plan.files, *beside))
     return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=peft, additions=additions)
 

@@ -13,6 +13,7 @@ from ..run.digest import Follower, Span, digest_of
 from ..run.execute import execute
 from ..run.local import LocalFiles
 from ..write.check import check as check_file
+from .sharing import means_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..options import Writing
     from ..plan.build import ModelPlan
     from ..plan.layout import FilePlan
+    from ..run.clone import Means
     from ..run.inputs import Inputs
     from ..write.part import Part
     from ..write.stage import Stage
@@ -39,25 +41,32 @@ def make_weights(
 
     With `options.digest`, the stage also remembers the digests of each file.
     """
-    before = 0
+    before, means = 0, means_of(plan, options)
     for file in plan.files:
         if stage.facts(file.name) is not None:
             stage.keep(file.name)
         else:
             with at(file.name):
-                _file(file, inputs, stage, options, _shifted(options.progress, before, total_bytes))
+                _file(file, inputs, stage, options, means, _shifted(options.progress, before, total_bytes))
         before += file.size_bytes
     if stage.has_unsynced:
         options.doing("syncing")
         stage.settle()
 
 
-def _file(file: FilePlan, inputs: Inputs, stage: Stage, options: Writing, progress: Callable[[int], None]) -> None:
+def _file(
+    file: FilePlan,
+    inputs: Inputs,
+    stage: Stage,
+    options: Writing,
+    means: Means,
+    progress: Callable[[int], None],
+) -> None:
     digest = options.digest
     options.doing("copying")
     with ExitStack() as stack:
         together = isinstance(file, FragmentPlan)
-        part = stack.enter_context(stage.weights(file.name, file.size_bytes, together=together))
+        part = stack.enter_context(stage.weights(file.name, file.size_bytes, means=means, together=together))
         listeners = [part.reached, progress]
         follower = None
         if digest is not None:

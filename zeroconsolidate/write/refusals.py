@@ -80,10 +80,18 @@ def refuse_staged(output: str, fingerprint: Fingerprint, *, overwrite: bool, res
         refuse_existing(output, overwrite=overwrite, ours=ours)
 
 
+def begun(output: str) -> Fingerprint | None:
+    """What is being converted into `output` by a run that was interrupted, None if there is none. Raises
+    OutputFailed."""
+    journal = os.path.join(output, STAGING, JOURNAL)
+    with system_errors(output):
+        return read_progress(journal).fingerprint if os.path.isfile(journal) else None
+
+
 def refuse_unwritable(output: str, size_bytes: int) -> None:
     """The output, or the folder it is to be made in, must be writable and have room. Raises OutputFailed."""
     with system_errors(output):
-        here = _nearest(output)
+        here = nearest(output)
         if os.statvfs(here).f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         if not os.access(here, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
@@ -108,7 +116,7 @@ def refuse_full(folder: str, staging: str, size_bytes: int, *, output: str) -> N
         )
 
 
-def _nearest(path: str) -> str:
+def nearest(path: str) -> str:
     """The path, or the folder above it that is there. Raises NotADirectoryError for a file on the way."""
     here = path
     while True:
