@@ -17,6 +17,7 @@ which:
     write          bytes -> files that are safe on disk before they get their final names
     outputs        a checkpoint and options -> a model directory or adapter, and the report
     audit          an output or a checkpoint -> what is wrong with it
+    loading        tensors of a checkpoint -> a module, an engine or an optimizer in memory
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
     integrations   transformers, PEFT and the hub, in their own process or imported only when needed
@@ -32,11 +33,14 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .api.converting import consolidate, estimate
+    from .api.loading import load_into_engine, to_torch_optimizer
     from .api.reading import inspect, open_checkpoint
     from .api.universal import universal
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
     from .errors import ZeroConsolidateError
+    from .loading.engine_report import EngineReport
+    from .loading.report import LoadReport
     from .opening.info import CheckpointInfo, TensorInfo
     from .opening.losses import Loss
     from .opening.rescue_report import RescueReport
@@ -48,6 +52,8 @@ __all__ = [
     "Checkpoint",
     "CheckpointInfo",
     "Cost",
+    "EngineReport",
+    "LoadReport",
     "Loss",
     "Report",
     "RescueReport",
@@ -59,7 +65,9 @@ __all__ = [
     "consolidate",
     "estimate",
     "inspect",
+    "load_into_engine",
     "open_checkpoint",
+    "to_torch_optimizer",
     "universal",
     "verify",
     "verify_source",
@@ -69,6 +77,8 @@ _HOMES = {
     "Checkpoint": "outputs.mapping",
     "CheckpointInfo": "opening.info",
     "Cost": "plan.build",
+    "EngineReport": "loading.engine_report",
+    "LoadReport": "loading.report",
     "Loss": "opening.losses",
     "Report": "outputs.report",
     "RescueReport": "opening.rescue_report",
@@ -79,6 +89,8 @@ _HOMES = {
     "consolidate": "api.converting",
     "estimate": "api.converting",
     "inspect": "api.reading",
+    "load_into_engine": "api.loading",
+    "to_torch_optimizer": "api.loading",
     "open_checkpoint": "api.reading",
     "universal": "api.universal",
     "verify": "audit.verify",

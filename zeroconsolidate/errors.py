@@ -15,6 +15,7 @@ Each is also the built-in error that a caller would think of catching::
     ├── BadOption             ValueError           an option that is unknown, or makes no sense for this checkpoint
     ├── OutputExists          FileExistsError      the output is not empty, or another process is writing it
     ├── OutputFailed          OSError              the output could not be written (`.errno` is the system's)
+    ├── RankFailed            RuntimeError         another rank of a running engine could not load its part
     └── PlanBroken            ValueError           a bug in this library, noticed before it could do harm
 
 An error has parts. The command prints each on a line of its own, and `--json` gives them by name::
@@ -265,6 +266,10 @@ def reason(error: OSError) -> str:
     """
     said = error.strerror or str(error)
     return _REASONS.get(error.errno or 0, said[:1].lower() + said[1:])
+
+
+class RankFailed(ZeroConsolidateError, RuntimeError):
+    """Another rank of a running engine could not load its part, so this one does not go on either."""
 
 
 class PlanBroken(ZeroConsolidateError, ValueError):

@@ -8,11 +8,12 @@ import pytest
 from catalogs import BF16, UNSET, catalog, half, model, optimizer, optimizer3, stage2, stage3, tensor
 
 from zeroconsolidate.archive.inert import Inert
-from zeroconsolidate.archive.names import FileKind, parse
+from zeroconsolidate.archive.names import FileKind, file_name, parse
 from zeroconsolidate.archive.raw import CheckpointFiles, RawFile
 from zeroconsolidate.catalog import agree, fields
 from zeroconsolidate.catalog.agree import are_missing
 from zeroconsolidate.catalog.facts import Cut, FlatGroup, FrozenStripes, Member, Unsaved
+from zeroconsolidate.catalog.model_file import read_model_file
 from zeroconsolidate.catalog.read import read
 from zeroconsolidate.catalog.whole_optimizer import read_whole_optimizer
 from zeroconsolidate.dtypes import DType
@@ -49,6 +50,29 @@ def test_a_stage_3_checkpoint():
     assert found.origin.training_dtype is BF16
     assert found.module == {}
     assert found.origin.optimizer_state == ()
+
+
+@pytest.mark.parametrize("remembered", [1, 16])
+def test_equal_model_files_are_looked_at_once(monkeypatch: pytest.MonkeyPatch, remembered: int):
+    """`load` gives one object for files with equal pickles. What is not remembered is read again, to the same end."""
+    looked_at = []
+    monkeypatch.setattr("zeroconsolidate.catalog.read.MAX_REMEMBERED", remembered)
+    monkeypatch.setattr(
+        "zeroconsolidate.catalog.read.read_model_file", lambda raw: looked_at.append(raw.path) or read_model_file(raw)
+    )
+    first, others, last = (stage3(dp_world_size=6, shared_params=shared) for shared in ({"n": "a"}, {}, {"n": "b"}))
+    models = [first, others, others, last, last, others]
+    found = catalog(models, [optimizer3(rank, partition_count=6) for rank in range(6)], stage=3)
+    assert [file_name(path).split("_mp")[0] for path in found.files if "model_states" in path] == [
+        f"zero_pp_rank_{rank}" for rank in range(6)
+    ]
+    assert len(looked_at) == {1: 6, 16: 3}[remembered]
+
+
+def test_another_order_of_parameters_in_one_rank_is_an_error():
+    other = stage3(param_shapes=[{"b": (3,), "a": (3, 2)}])
+    with pytest.raises(Disagreement, match="'param_shapes'"):
+        catalog([stage3(0), other], [optimizer3(0), optimizer3(1)], stage=3)
 
 
 def test_param_shapes_of_deepspeed_before_0_5_4_are_one_mapping():

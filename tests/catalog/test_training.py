@@ -34,7 +34,7 @@ def test_the_settings_flags_and_scaler_of_a_run_in_fp16():
 
 def test_what_is_not_plain_is_named():
     content = {"overflow": tensor(), "loss_scaler": scaler({}, "other.Scaler")}
-    found = training_of(content, [{"lr": tensor(), "eps": 1e-8, "params": [0]}, 3], {})
+    found = training_of(content, [{"lr": tensor(), "eps": 1e-8, "params": [0]}, 3], {}, {})
     assert found.param_groups == ({"eps": 1e-8}, {})
     assert found.unread == ("'loss_scaler'", "'overflow'", "the setting 'lr' of a param group")
     assert found.flags == {}
@@ -52,12 +52,12 @@ def test_what_is_not_plain_is_named():
     ],
 )
 def test_a_scaler_that_is_not_understood(saved: object):
-    assert training_of({"loss_scaler": saved}, [], {}).unread == ("'loss_scaler'",)
+    assert training_of({"loss_scaler": saved}, [], {}, {}).unread == ("'loss_scaler'",)
 
 
 def test_a_scaler_without_attributes():
     for state in ({}, None):
-        found = training_of({"loss_scaler": scaler(state)}, [], {})
+        found = training_of({"loss_scaler": scaler(state)}, [], {}, {})
         assert found.scaler == Scaler(name="DynamicLossScaler", attributes={})
 
 
@@ -83,4 +83,17 @@ def test_names_that_optimizer_files_call_otherwise():
     ],
 )
 def test_a_round_robin(zero: object, shuffled: bool):
-    assert training_of({}, [], {"zero_optimization": zero}).is_shuffled is shuffled
+    assert training_of({}, [], {"zero_optimization": zero}, {}).is_shuffled is shuffled
+
+
+def test_which_flat_groups_a_param_group_has():
+    found = open_catalog("tests/fixtures/z3_subgroups_groups/checkpoint", None).training
+    assert found is not None
+    assert len(found.flat_groups) == len(found.param_groups)
+    assert max(map(len, found.flat_groups)) > 1
+    assert training_of({}, [{"params": "all"}, {}], {}, {}).flat_groups == ((), ())
+
+
+def test_one_value_for_a_whole_flat_group_is_named():
+    states = {0: {"step": tensor(item=1.0), "mu_product": tensor(item=0.5), "exp_avg": tensor(3), "flag": 2}}
+    assert training_of({}, [], {}, states).unread == ("the optimizer's state 'mu_product'",)

@@ -107,7 +107,7 @@ class TestBase:
 
 EVERYTHING: dict[str, Any] = {
     "dtype": "bf16", "max_shard_size": "5GB", "base": None, "lora": "merge", "adapters": ["one"],
-    "base_differs": True, "exclude_frozen": True, "ties": "copy", "include": ["a*"], "exclude": ["b*"],
+    "base_differs": True, "optimizer": True, "exclude_frozen": True, "ties": "copy", "include": ["a*"], "exclude": ["b*"],
     "names": "stored",
     "rename": ["c=d"], "allow_missing": True, "set_config": ["n=1"], "sentence_transformers": "cls",
     "rescue": "zeros", "fill": ["/e/f"], "reflink": "always",

@@ -88,6 +88,35 @@ class TestNotWorthIt:
             zeroconsolidate.consolidate(case / "checkpoint", place / "other", reflink="always")
 
 
+class TestOptimizer:
+    @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+    @pytest.mark.parametrize("stage", [2, 3])
+    def test_what_it_keeps_is_cloned_too(self, place: Path, stage: int, dtype: str) -> None:
+        """Also beside weights that are cast."""
+        checkpoint = FIXTURES / f"models/llm_tied_z{stage}/checkpoint"
+        report = consolidate(checkpoint, place / "out", optimizer=True, dtype=dtype)
+        consolidate(checkpoint, place / "copied", optimizer=True, dtype=dtype, reflink="never")
+        kept = sum(path.stat().st_size for path in (place / "out/optimizer").glob("*.safetensors"))
+        weights = sum(path.stat().st_size for path in (place / "out").glob("*.safetensors"))
+        assert report.cloned_bytes > 0.5 * (kept + weights * (dtype == "fp32"))
+        assert (
+            zeroconsolidate.estimate(
+                checkpoint, place / "other", names="stored", optimizer=True, dtype=dtype
+            ).cloned_bytes
+            == report.cloned_bytes
+        )
+        for part_of in ("", "optimizer"):
+            assert tensors(place / "out" / part_of) == tensors(place / "copied" / part_of)
+
+    def test_shards_have_an_index(self, place: Path) -> None:
+        checkpoint = FIXTURES / "models/llm_tied_z3/checkpoint"
+        consolidate(checkpoint, place / "out", optimizer=True, max_shard_size="30KB")
+        index = json.loads((place / "out/optimizer/optimizer.safetensors.index.json").read_text())
+        shards = sorted(path.name for path in (place / "out/optimizer").glob("*.safetensors"))
+        assert sorted(set(index["weight_map"].values())) == shards
+        assert len(shards) > 1
+
+
 class TestMerged:
     def test_what_no_adapter_touches_is_cloned_from_the_base(self, place: Path) -> None:
         checkpoint, base = FIXTURES / "models/lora_z3/checkpoint", FIXTURES / "models/_bases/llama"

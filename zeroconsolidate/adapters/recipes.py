@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from ..plan.computed import Computed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..catalog.facts import Shape
     from ..dtypes import DType
     from ..plan.pieces import Recipe
@@ -97,6 +99,10 @@ class Merged(Computed):
         return (*(first + cut for first in range(0, self.rows, matrix_rows) for cut in cuts), self.rows)
 
     @property
+    def block_ends(self) -> Sequence[int]:
+        return [row * self.row_numel for row in self.blocks()[1:]]
+
+    @property
     def memory_bytes(self) -> int:
         """An upper bound for the memory that evaluating it takes."""
         starts = self.blocks()
@@ -121,6 +127,10 @@ class RowsReplaced(Computed):
     dtype: DType
     replacements: tuple[tuple[tuple[int, ...], Recipe], ...]
     """(row numbers, the rows); a later one wins."""
+
+    @property
+    def block_ends(self) -> Sequence[int]:
+        return range(self.shape[-1], self.numel + 1, self.shape[-1])
 
     @property
     def input_bytes(self) -> int:

@@ -12,6 +12,7 @@ from ..outputs.checks import refuse_unplaced
 from ..outputs.make import Rehearsal, rehearse
 from ..outputs.model import plan_output
 from ..outputs.planned import plan_weights, with_recorded_base
+from ..outputs.weights import workers_for
 from ..run.execute import BLOCK_BYTES
 from .writing import found, made
 
@@ -144,4 +145,5 @@ def estimate(src: Roots, out: Path | None = None, *, options: Options) -> Cost:
     """
     opened = open_to_convert(src, options)
     directory = None if out is None else os.path.normpath(os.fspath(out))
-    return plan_weights(opened, with_recorded_base(opened, options), directory=directory).plan.cost(BLOCK_BYTES)
+    plan = plan_weights(opened, with_recorded_base(opened, options), directory=directory).plan
+    return plan.cost(BLOCK_BYTES, workers_for(plan, options))

@@ -8,7 +8,7 @@ from ..errors import DamagedFile, NotACheckpoint, UnsafePath, UnsafePickle, at
 from .legacy import open_container
 from .located import LocatedTensor
 from .names import FileKind
-from .raw import CheckpointFiles, RawFile
+from .raw import MAX_REMEMBERED, CheckpointFiles, RawFile
 from .regular import read_errors
 from .unpickle import unpickle_placeless
 
@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .names import FileName
-
-MAX_REMEMBERED = 16
-"""Pickles that are kept while the files of one kind are read, to recognise equal ones.
-
-At stage 3 the model files of all ranks hold the same empty placeholders; they differ by the device (`cuda:0` to
-`cuda:7`) and between the first rank and the rest. Of a thousand files, about ten are decoded.
-"""
 
 
 def load(files: CheckpointFiles, kind: FileKind) -> Iterator[RawFile]:

@@ -10,6 +10,13 @@ if TYPE_CHECKING:
 
     from .names import FileKind, FileName
 
+MAX_REMEMBERED = 16
+"""Pickles that are kept while the files of one kind are read, to recognise equal ones.
+
+At stage 3 the model files of all ranks hold the same empty placeholders; they differ by the device (`cuda:0` to
+`cuda:7`) and between the first rank and the rest. Of a thousand files, about ten are decoded.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwapFile:

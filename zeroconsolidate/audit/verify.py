@@ -77,9 +77,11 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     plan = plan_weights(opened, chosen, modules_in(directory)).plan
     options.doing("comparing values")
     planned = {
-        os.path.join(os.path.dirname(file.name), tensor.name): tensor for file in plan.files for tensor in file.tensors
+        os.path.join(os.path.dirname(file.name), tensor.name): tensor
+        for file in plan.all_files
+        for tensor in file.tensors
     }
-    weights = read_folders(directory, [os.path.dirname(file.name) for file in plan.files])
+    weights = read_folders(directory, [os.path.dirname(file.name) for file in plan.all_files])
     # What is written under several names is of one recipe.
     owners = {name: id(tensor.recipe) for name, tensor in planned.items()}
     written = {owners[name] for name in weights.tensors if name in owners}

@@ -147,7 +147,7 @@ def read_optimizer_file(raw: RawFile) -> OptimizerFile:
             states=() if intervals is not None else group_states(states, partitions),
             unplaced=unplaced(states, partitions),
             param_groups=tuple(settings(group) for group in groups),
-            training=training_of(content, groups, fields.config(raw.content)),
+            training=training_of(content, groups, fields.config(raw.content), states),
             ds_version=version if isinstance(version, str) else None,
             ds_config=fields.config(raw.content),
         )

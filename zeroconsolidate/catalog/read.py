@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..archive.names import FileKind, file_name
+from ..archive.raw import MAX_REMEMBERED
 from ..errors import MissingFiles, at
 from . import fields
 from .agree import are_missing, grid_of, missing_ranks, same
@@ -99,15 +100,25 @@ def is_partitioned(files: CheckpointFiles, first: ModelFile) -> bool:
 
 
 def _read_models(files: CheckpointFiles, kind: FileKind, load: Load) -> list[ModelFile]:
-    """Read all model files, comparing as we go: 1,024 copies of the same 2,000 shapes are not kept."""
+    """Read all model files, comparing as we go: 1,024 copies of the same 2,000 shapes are neither kept nor looked at
+    again where `load` gives one object for all of them."""
     models: list[ModelFile] = []
     first: ModelFile | None = None
+    seen: list[tuple[object, ModelFile]] = []
     for raw in load(files, kind):
-        model = read_model_file(raw)
-        if first is None or model.mp_rank != first.mp_rank:
-            first = model
-        same_shapes(first, model)
-        models.append(model if model is first else shared_with(first, model))
+        if first is None or raw.name.mp_rank != first.mp_rank:
+            first, seen = None, []
+        known = next((model for content, model in seen if content is raw.content), None)
+        if known is None or first is None:
+            model = read_model_file(raw)
+            first = first or model
+            same_shapes(first, model)
+            known = shared_with(first, model)
+            if len(seen) < MAX_REMEMBERED:
+                seen.append((raw.content, known))
+            models.append(model if model is first else known)
+        else:
+            models.append(replace(known, rank=raw.name.dp_rank, file=raw.path, container=raw.container))
     return models
 
 

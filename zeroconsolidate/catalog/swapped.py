@@ -58,21 +58,22 @@ def swapped_in(
     shapes = model.param_shapes or ()
     files = {(swap.rank, swap.first, swap.last): swap for swap in swaps}
     places = {name: place for place, name in enumerate(_parameters(model, shapes))}
-    return [_swapped_in(optimizer, shapes, files, places, world_size) for optimizer in optimizers]
+    numels = [sum(stripe_numel(math.prod(shape), world_size) for shape in group.values()) for group in shapes]
+    groups = list(zip(shapes, numels, strict=True))
+    return [_swapped_in(optimizer, groups, files, places) for optimizer in optimizers]
 
 
 def _swapped_in(
     optimizer: OptimizerFile,
-    shapes: Sequence[Mapping[str, Shape]],
+    groups: Sequence[tuple[Mapping[str, Shape], int]],
     files: Mapping[tuple[int, int, int], SwapFile],
     places: Mapping[str, int],
-    world_size: int,
 ) -> OptimizerFile:
-    if optimizer.cut is not Cut.STRIPED or len(shapes) != len(optimizer.partitions):
+    """`groups`: the shapes of each, and how many elements of it a rank holds."""
+    if optimizer.cut is not Cut.STRIPED or len(groups) != len(optimizer.partitions):
         return optimizer
     partitions = list(optimizer.partitions)
-    for index, (group, partition) in enumerate(zip(shapes, optimizer.partitions, strict=True)):
-        numel = sum(stripe_numel(math.prod(shape), world_size) for shape in group.values())
+    for index, ((group, numel), partition) in enumerate(zip(groups, optimizer.partitions, strict=True)):
         if partition.numel or not numel:
             continue
         with at(file_name(optimizer.file)), at(f"group {index}"):

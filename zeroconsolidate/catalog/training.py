@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..archive.inert import Inert, Name
+from ..archive.located import LocatedTensor
 from ..dtypes import DType
+from .fields import are_counts, name_of
 from .state import is_plain, settings
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class Training:
 
     param_groups: tuple[Mapping[str, object], ...]
     """The plain settings of each param group. Empty where they were not saved (`elastic_checkpoint`)."""
+    flat_groups: tuple[tuple[int, ...], ...]
+    """By param group: the indices of its flat groups. At stage 3 it may have several (`sub_group_size`)."""
     scaler: Scaler | None
     flags: Mapping[str, object]
     """`dynamic_loss_scale`, `overflow`, `clip_grad`, as far as they are there."""
@@ -50,9 +54,14 @@ class Training:
     """What has a value that is not plain, in words."""
 
 
-def training_of(content: Mapping[str, Any], groups: Sequence[object], config: Mapping[str, Any]) -> Training:
-    """The facts of an optimizer file. `content`: its state dict, `groups`: the wrapped optimizer's param groups,
-    `config`: DeepSpeed's."""
+def training_of(
+    content: Mapping[str, Any],
+    groups: Sequence[object],
+    config: Mapping[str, Any],
+    states: Mapping[Any, Mapping[Any, Any]],
+) -> Training:
+    """The facts of an optimizer file. `content`: its state dict, `groups` and `states`: the wrapped optimizer's param
+    groups and what it keeps of each flat group, `config`: DeepSpeed's."""
     zero = config.get("zero_optimization")
     zero = zero if isinstance(zero, Mapping) else {}
     unread = {
@@ -63,17 +72,36 @@ def training_of(content: Mapping[str, Any], groups: Sequence[object], config: Ma
         if key != "params" and key not in settings(group)
     }
     unread |= {repr(key) for key in _FLAGS if not is_plain(content.get(key))}
+    unread |= {f"the optimizer's state {name!r}" for name in _scalars(states)}
     saved = content.get("loss_scaler")
     scaler = _scaler(saved)
     if saved is not None and scaler is None:
         unread.add("'loss_scaler'")
     return Training(
         param_groups=tuple(settings(group) for group in groups),
+        flat_groups=tuple(_flat_groups(group) for group in groups),
         scaler=scaler,
         flags={key: content[key] for key in _FLAGS if key in content and is_plain(content[key])},
         is_shuffled=bool(zero.get("round_robin_gradients")) and not zero.get("parameter_alignment"),
         unread=tuple(sorted(unread)),
     )
+
+
+def _flat_groups(group: object) -> tuple[int, ...]:
+    """The optimizer's parameters are the flat groups, which its state dict numbers through."""
+    listed = group.get("params") if isinstance(group, Mapping) else None
+    return tuple(listed) if are_counts(listed) else ()
+
+
+def _scalars(states: Mapping[Any, Mapping[Any, Any]]) -> set[str]:
+    """What an optimizer keeps one value of for a whole flat group, besides the step: NAdam's `mu_product`. It is kept
+    nowhere else, and no fragment has a place for it."""
+    return {
+        name_of(key)
+        for state in states.values()
+        for key, value in state.items()
+        if isinstance(value, LocatedTensor) and not value.shape and key != "step"
+    }
 
 
 def _scaler(value: object) -> Scaler | None:

@@ -107,7 +107,7 @@ def _template(first: ModelFile, *, striped: bool) -> OptimizerFile:
         states=(),
         unplaced=(),
         param_groups=(),
-        training=training_of({}, (), {}),
+        training=training_of({}, (), {}, {}),
         ds_version=first.ds_version,
         ds_config={},
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import BadOption
 from .common import Opening, Recorded, check, digest, directory_of, replicas, restart
 from .declaration import Group, Switch, in_order, option
-from .values import dtype_name, parse_size, roots_of
+from .values import dtype_name, parse_size, roots_of, worker_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,6 +70,13 @@ class Options(Recorded):
         False,
         "merge even if {base} is not the model that the adapters were trained on, which is an error otherwise",
         group=Group.ADAPTERS,
+        decides="tensors",
+    )
+    optimizer: bool = option(
+        False,
+        "also write what the optimizer keeps of each parameter, such as moments, into the folder `optimizer`, under "
+        "the names of the output, with steps and settings of param groups: to train on without DeepSpeed",
+        group=Group.OUTPUT,
         decides="tensors",
     )
     exclude_frozen: bool = option(
@@ -194,6 +201,13 @@ class Options(Recorded):
         choices=("auto", "always", "never"),
         decides="bytes",
     )
+    workers: int | Literal["auto"] = option(
+        "auto",
+        "how many threads cast and merge side by side, each in blocks of its own; `auto`: one for each processor, or a "
+        "single one if everything is copied as it is; the output is the same for any number",
+        group=Group.OUTPUT,
+        metavar="N|auto",
+    )
     restart: bool = restart()
     digest: Literal["sha256", "xxh3"] | None = digest()
     check: Literal["sample", "all", "none"] = check(" (in adapter runs, the base model with its frozen copies as well)")
@@ -202,6 +216,7 @@ class Options(Recorded):
     def __post_init__(self) -> None:
         Opening.__post_init__(self)
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
+        object.__setattr__(self, "workers", worker_count(self.workers))
         if self.max_shard_size == "none":
             object.__setattr__(self, "max_shard_size", None)
         if self.max_shard_size is not None:

@@ -21,5 +21,7 @@ class UniversalOptions(Recorded):
     """A checksum of every fragment is written, for which its bytes are read."""
     overwrite: ClassVar[bool] = False
     """Never: files of two universal checkpoints in one folder would be loaded together."""
+    workers: ClassVar[int] = 1
+    """Everything is copied."""
     partial: ClassVar[bool] = False
     """Never: an engine needs every parameter."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..dtypes import DType
 from ..errors import BadOption
@@ -99,6 +99,25 @@ def parse_dtype(given: object, training: DType) -> DType:
     (DType.BF16, DType.F16)
     """
     return _DTYPES.get(dtype_name(given), training)
+
+
+MAX_WORKERS = 64
+"""More threads than this are refused: one file does not feed them."""
+
+
+def worker_count(given: object) -> int | Literal["auto"]:
+    """A number of threads, as a number or a text, or `auto`. Raises BadOption.
+
+    >>> worker_count("4"), worker_count(1), worker_count("auto")
+    (4, 1, 'auto')
+    """
+    if given == "auto":
+        return "auto"
+    text = str(given)
+    count = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
+    if not 1 <= count <= MAX_WORKERS or isinstance(given, bool):
+        raise BadOption(f"workers is a number from 1 to {MAX_WORKERS}, or auto", found=repr(given))
+    return count
 
 
 def as_plain(value: object, path: Callable[[str], str] | None) -> object:

@@ -18,7 +18,7 @@ from .gate import pass_or_refuse
 from .manifest import manifest
 from .output import Recomputed
 from .preview import preview
-from .weights import make_side_files, make_weights
+from .weights import make_side_files, make_weights, workers_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +66,7 @@ class Rehearsal:
 
 def rehearse(output: Output, opened: Opened, options: Writing, directory: str) -> Rehearsal:
     """Refuse what :func:`make` would refuse before it compares or copies values, and write nothing."""
-    cost = output.plan.cost(BLOCK_BYTES)
+    cost = output.plan.cost(BLOCK_BYTES, workers_for(output.plan, options))
     with Inputs() as inputs:
         side_files, traits = _prepared(output, opened, options, inputs)
     from tempfile import TemporaryDirectory  # 10 ms that only a dry run pays
@@ -84,7 +84,8 @@ def make(output: Output, opened: Opened, options: Writing, directory: str) -> Ma
     Raises WitnessMismatch and Disagreement for values that contradict each other, OutputExists, OutputFailed,
     BadOption if files of another conversion are staged there.
     """
-    cost, excuses = output.plan.cost(BLOCK_BYTES), output.excuses(opened)
+    cost = output.plan.cost(BLOCK_BYTES, workers_for(output.plan, options))
+    excuses = output.excuses(opened)
     with Inputs() as inputs:
         side_files, traits = _prepared(output, opened, options, inputs)
         with Stage(directory, overwrite=options.overwrite, restart=options.restart, fingerprint=traits) as stage:
@@ -155,7 +156,7 @@ def _prepared(output: Output, opened: Opened, options: Writing, inputs: Inputs) 
         version=__version__,
         options=options.plain(),
         sources=sources,
-        layout=output.plan.files,
+        layout=output.plan.all_files,
         sharing=output.plan.sharing,
     )
     return side_files, traits
@@ -163,4 +164,4 @@ def _prepared(output: Output, opened: Opened, options: Writing, inputs: Inputs) 
 
 def _facts(output: Output, stage: Stage) -> dict[str, dict[str, Any]]:
     """What is remembered of each file of weights."""
-    return {file.name: stage.facts(file.name) or {} for file in output.plan.files}
+    return {file.name: stage.facts(file.name) or {} for file in output.plan.all_files}

@@ -47,11 +47,11 @@ def manifest(
     """
     files: dict[str, dict[str, object]] = {}
     tensors: dict[str, dict[str, object]] = {}
-    for file in plan.files:
+    for file in plan.all_files:
         known = weights.get(file.name, {})
         files[file.name] = {"bytes": file.size_bytes} | ({digest: known["file"]} if digest and known else {})
         if "/" in file.name:
-            continue  # of several adapters, which have the same names; the list is of the model in the folder itself
+            continue  # of several adapters, which have the same names; the list is of the model in the directory itself
         for tensor in file.tensors:
             tensors[tensor.name] = {"file": file.name, "dtype": tensor.dtype.code, "shape": list(tensor.shape)} | (
                 {digest: known["tensors"][tensor.name]} if digest and known else {}

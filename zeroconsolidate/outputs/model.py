@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..archive.model_files import ADAPTER_CONFIG, BESIDE_FOLDER, CONFIG
@@ -39,7 +39,9 @@ class _Directory(Output):
 
     def side_files(self, inputs: Inputs) -> SideFiles:
         """The index, config, tokenizer, heads and whatever else belongs to the model."""
-        return side_files(self.weights, self.assets, self.options, inputs)
+        found = side_files(self.weights, self.assets, self.options, inputs)
+        optimizer = self.weights.optimizer
+        return found if optimizer is None else replace(found, made=found.made | dict(optimizer.small))
 
     def examined(self, directory: str) -> GateResult:
         """What the model's class, or PEFT, would not find in it."""
@@ -147,7 +149,11 @@ def plan_output(opened: Opened, options: Options, *, directory: str | None = Non
         from_base=len(additions.sources) + len(named.from_base),
         left_behind=assets.left_behind,
         missing=assets.missing,
-        notes=(*(adapted.notes if adapted else ()), *remarks.notes(options, weights.plan)),
+        notes=(
+            *(adapted.notes if adapted else ()),
+            *remarks.notes(options, weights.plan),
+            *([weights.optimizer.note] if weights.optimizer else []),
+        ),
         warnings=tuple(
             dict.fromkeys(
                 (

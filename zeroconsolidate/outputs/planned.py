@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from ..opening.opened import Opened
     from ..options import Options
     from ..plan.build import Source
+    from ..plan.congruent import Sharing
     from .modules import Module
+    from .optimizer import PlannedOptimizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +45,38 @@ class PlannedWeights:
     """Of a run with adapters that were merged or are written for PEFT: what goes with it."""
     additions: Additions = NO_ADDITIONS
     """Frozen parameters that the save left to the base model."""
+    sharing: Sharing | None = None
+    """What the disk can share, whether or not the weights make use of it."""
+    optimizer: PlannedOptimizer | None = None
+    """What the optimizer keeps of them, if that was asked for."""
 
 
 def plan_weights(
     opened: Opened, options: Options, modules: tuple[Module, ...] = (), *, directory: str | None = None
 ) -> PlannedWeights:
-    """Select, merge, name, lay out. `modules`: those of a sentence-transformers model. `directory`: where the output
-    will be; without it nothing is assumed about its disk.
+    """Select, merge, name, lay out; with `options.optimizer` what the optimizer keeps of them as well. `modules`: those
+    of a sentence-transformers model. `directory`: where the output will be; without it nothing is assumed about its
+    disk.
+
+    Raises what :func:`_weights` raises, and UnsupportedLayout if not every state of the optimizer can be written.
+    """
+    if options.optimizer:
+        from .optimizer import plan_optimizer, refuse_with, with_optimizer
+
+        refuse_with(options)
+        weights = _weights(opened, options, modules, directory)
+        planned = plan_optimizer(opened, weights.plan, weights.named.heads, options, weights.sharing)
+        plan = with_optimizer(weights.plan, planned, weights.sharing)
+        weights = replace(weights, plan=plan, optimizer=planned)
+    else:
+        weights = _weights(opened, options, modules, directory)
+    if directory is not None:
+        refuse_unshared(weights.plan, options)
+    return weights
+
+
+def _weights(opened: Opened, options: Options, modules: tuple[Module, ...], directory: str | None) -> PlannedWeights:
+    """Select, merge, name, lay out.
 
     Raises BadOption for options that contradict each other or leave nothing, WrongNames if a loader would not find
     its parameters, UnsupportedLayout or Disagreement for adapters that cannot be merged or do not fit.
@@ -69,8 +96,6 @@ def plan_weights(
         adapted.refuse_unusable(opened, adapters, options)
         if options.lora != "merge":
             plan, named, peft = adapted.exported(opened, adapters, options, dtype)
-            if directory is not None:
-                refuse_unshared(plan, options)
             return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=peft)
         selection, peft, beside = adapted.merged(opened, adapters, options, dtype, _wanted(options))
     folders: dict[str, dict[str, Source]] = {}
@@ -81,6 +106,7 @@ def plan_weights(
     else:
         named = adapted.name_merged(opened, selection, peft, options)
     read_files = (*additions.files, *named.files, *(peft.files if peft else ()))
+    sharing = sharing_of(directory, [*catalog.files, *opened.filled_from, *read_files], options)
     plan = build(
         named.selection,
         dtype=dtype,
@@ -88,12 +114,10 @@ def plan_weights(
         padding_bytes=padding_bytes(catalog),
         folders=folders,
         name=_file_name(catalog.origin.root, options.base_directory),
-        sharing=sharing_of(directory, [*catalog.files, *opened.filled_from, *read_files], options),
+        sharing=sharing,
     )
-    if directory is not None:
-        refuse_unshared(plan, options)
     plan = replace(plan, files=(*plan.files, *beside))
-    return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=peft, additions=additions)
+    return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=peft, additions=additions, sharing=sharing)
 
 
 def _file_name(root: str, base: str | None) -> str:

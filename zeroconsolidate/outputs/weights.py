@@ -11,6 +11,7 @@ from ..plan.fragment import FragmentPlan
 from ..run.checksum import Checksummed
 from ..run.digest import Follower, Span, digest_of
 from ..run.execute import execute
+from ..run.inputs import processors, side_by_side
 from ..run.local import LocalFiles
 from ..write.check import check as check_file
 from .sharing import means_of
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from .output import SideFiles
 
 
+_WORTHWHILE = 16
+"""Several threads where a sixteenth of the bytes, or more, are computed."""
+
+
 def make_weights(
     plan: ModelPlan,
     inputs: Inputs,
@@ -42,21 +47,31 @@ def make_weights(
     With `options.digest`, the stage also remembers the digests of each file.
     """
     before, means = 0, means_of(plan, options)
-    for file in plan.files:
-        if stage.facts(file.name) is not None:
-            stage.keep(file.name)
-        else:
-            with at(file.name):
-                _file(file, inputs, stage, options, means, _shifted(options.progress, before, total_bytes))
-        before += file.size_bytes
+    with side_by_side(inputs, workers_for(plan, options)) as several:
+        for file in plan.all_files:
+            if stage.facts(file.name) is not None:
+                stage.keep(file.name)
+            else:
+                with at(file.name):
+                    _file(file, several, stage, options, means, _shifted(options.progress, before, total_bytes))
+            before += file.size_bytes
     if stage.has_unsynced:
         options.doing("syncing")
         stage.settle()
 
 
+def workers_for(plan: ModelPlan, options: Writing) -> int:
+    """How many threads make the weights. By default several only where the processor has enough to do: a copy is as
+    fast as the disk."""
+    if options.workers != "auto":
+        return options.workers
+    computed = sum(tensor.nbytes for tensor in plan.tensors() if not tensor.is_copy)
+    return processors() if computed * _WORTHWHILE >= sum(tensor.nbytes for tensor in plan.tensors()) else 1
+
+
 def _file(
     file: FilePlan,
-    inputs: Inputs,
+    inputs: tuple[Inputs, ...],
     stage: Stage,
     options: Writing,
     means: Means,
@@ -80,9 +95,10 @@ def _file(
 
         overflows = part.facts.setdefault("overflows", {})
         if isinstance(file, FragmentPlan):
-            _fragment(file, inputs, part, overflows, reached)
+            _fragment(file, inputs[0], part, overflows, reached)
         else:
-            execute(file, inputs, part.output, start=part.start, overflows=overflows, reached=reached)
+            first, *others = inputs
+            execute(file, first, part.output, start=part.start, overflows=overflows, reached=reached, others=others)
             options.doing("syncing")
         check_file(stage.path(file.name), file)
         if follower is not None:

@@ -59,7 +59,7 @@ class Cost:
     input_bytes : int
         Tensor data that is read. What is cloned is not.
     output_bytes : int
-        Size of the weights: all of their files, and the index.
+        Size of the weights, with what the optimizer keeps of them if that is asked for: all files, and the index.
     cloned_bytes : int
         Those of `output_bytes` that are not copied: they will share the blocks of the checkpoint's files on the disk.
     peak_memory_bytes : int
@@ -95,6 +95,13 @@ class ModelPlan:
     """What the layout goes by, if it is one in which blocks can be shared."""
     cloned_bytes: int = 0
     """Bytes that can share the blocks of input files."""
+    optimizer: tuple[FilePlan, ...] = ()
+    """What the optimizer keeps of the weights."""
+
+    @property
+    def all_files(self) -> tuple[FilePlan, ...]:
+        """Every file of tensors."""
+        return (*self.files, *self.optimizer)
 
     @property
     def index_name(self) -> str:
@@ -102,23 +109,23 @@ class ModelPlan:
         return f"{self.name}.index.json"
 
     def tensors(self) -> Iterator[TensorPlan]:
-        """All tensors, file by file."""
+        """The weights, file by file."""
         for file in self.files:
             yield from file.tensors
 
-    def cost(self, block_bytes: int) -> Cost:
-        """The plan's cost when it is executed with blocks of `block_bytes`."""
-        tensors = list(self.tensors())
+    def cost(self, block_bytes: int, workers: int = 1) -> Cost:
+        """The plan's cost when it is executed with blocks of `block_bytes` by so many threads."""
+        files = self.all_files
+        tensors = [tensor for file in files for tensor in file.tensors]
         copied = all(tensor.is_copy for tensor in tensors)
         return Cost(
             input_bytes=sum(tensor.recipe.input_bytes for tensor in tensors) - self.cloned_bytes,
-            output_bytes=sum(file.size_bytes for file in self.files) + len(self.index or b""),
+            output_bytes=sum(file.size_bytes for file in files) + len(self.index or b""),
             cloned_bytes=self.cloned_bytes,
-            peak_memory_bytes=sum(len(file.header) for file in self.files)
-            + (0 if copied else 8 * block_bytes)
-            + max(tensor.recipe.memory_bytes for tensor in tensors),
-            files=len(self.files) + (self.index is not None),
-            tensors=sum(len(file.tensors) for file in self.files if not isinstance(file, WholeFilePlan)),
+            peak_memory_bytes=sum(len(file.header) for file in files)
+            + workers * ((0 if copied else 8 * block_bytes) + max(tensor.recipe.memory_bytes for tensor in tensors)),
+            files=len(files) + (self.index is not None),
+            tensors=sum(len(file.tensors) for file in files if not isinstance(file, WholeFilePlan)),
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import PlanBroken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from .pieces import Copy, Recipe
 
@@ -42,6 +42,12 @@ class Computed(ABC):
     @abstractmethod
     def memory_bytes(self) -> int:
         """An upper bound for the memory that evaluating it takes."""
+
+    @property
+    def block_ends(self) -> Sequence[int]:
+        """The elements behind which it can be cut without computing anything twice: in ascending order, the last is
+        its end."""
+        return (self.numel,)
 
     def copies(self, start: int = 0, stop: int | None = None) -> Iterator[Copy]:
         """There are none: raises PlanBroken."""

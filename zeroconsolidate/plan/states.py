@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..archive.phrases import listed
 from ..catalog.agree import are_missing
 from ..errors import Disagreement, UnsupportedLayout, at
 from .sources import placed, replicas
@@ -35,6 +36,36 @@ def states(catalog: Catalog) -> dict[str, dict[str, Source]]:
     return {name: placed(_of_state(catalog, name)) for name in (MASTERS, *_state_names(catalog))}
 
 
+def every_state(catalog: Catalog, *, remedy: str) -> dict[str, dict[str, Source]]:
+    """`states`, of an optimizer of which nothing would be lost. `remedy`: how to do without.
+
+    Raises UnsupportedLayout as well if the optimizer's state is laid out in a way of its own, or not all understood.
+    """
+    found = {} if catalog.unplaced else states(catalog)
+    lost = [*catalog.unplaced, *(name for name in catalog.origin.optimizer_state if name not in found)]
+    unread = catalog.training.unread if catalog.training is not None else ()
+    if lost:
+        raise UnsupportedLayout(
+            f"the optimizer's state {listed([repr(name) for name in dict.fromkeys(lost)])} is not laid out like the "
+            f"parameters, or in files that are not read for it ({catalog.origin.wrapper})",
+            remedy=remedy,
+            address=(catalog.origin.tag,),
+        )
+    if unread:
+        raise UnsupportedLayout(
+            f"{listed(list(unread), 4)}: the value is not plain, and would be lost",
+            remedy=remedy,
+            address=(catalog.origin.tag,),
+        )
+    if not found[MASTERS]:
+        raise UnsupportedLayout(
+            f"the optimizer of such a checkpoint is not read ({catalog.origin.wrapper})",
+            remedy=remedy,
+            address=(catalog.origin.tag,),
+        )
+    return found
+
+
 def state_replicas(catalog: Catalog) -> list[Replica]:
     """Every state that is held more than once and must be equal; :func:`.sources.replicas` has the masters."""
     return [
@@ -47,6 +78,20 @@ def state_replicas(catalog: Catalog) -> list[Replica]:
 def steps(catalog: Catalog) -> dict[str, Step]:
     """Stored name -> the step of the flat group that the parameter is in."""
     return {member.name: group.step for group in catalog.groups for member in group.members}
+
+
+def param_groups(catalog: Catalog) -> dict[str, int]:
+    """Stored name -> the index of the param group that the parameter is in, which `Training.param_groups` describes.
+    Empty where the settings of param groups were not saved."""
+    training = catalog.training
+    listed = enumerate(training.flat_groups if training is not None else ())
+    group_of = {flat_group: index for index, flat_groups in listed for flat_group in flat_groups}
+    return {
+        member.name: group_of[group.index]
+        for group in catalog.groups
+        if group.index in group_of
+        for member in group.members
+    }
 
 
 def _state_names(catalog: Catalog) -> list[str]:

@@ -27,9 +27,14 @@ _QUIET_NAN = {DType.BF16: 0x7FC0, DType.F16: 0x7E00, DType.F32: 0x7FC00000, DTyp
 
 def read_all(recipe: Recipe, inputs: Inputs) -> NDArray[np.generic]:
     """The whole tensor, flat, of dtype STORAGE[recipe.dtype]."""
-    block = np.empty(recipe.numel, STORAGE[recipe.dtype])
-    if recipe.numel:
-        reader(recipe, inputs).fill(0, recipe.numel, block)
+    return read_range(recipe, 0, recipe.numel, inputs)
+
+
+def read_range(recipe: Recipe, start: int, stop: int, inputs: Inputs) -> NDArray[np.generic]:
+    """Elements `[start, stop)`, flat, of dtype STORAGE[recipe.dtype]. No others are read."""
+    block = np.empty(stop - start, STORAGE[recipe.dtype])
+    if start < stop:
+        reader(recipe, inputs).fill(start, stop, block)
     return block
 
 

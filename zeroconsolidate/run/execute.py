@@ -1,15 +1,20 @@
-"""The plan of an output file -> its bytes. The one loop that does it."""
+"""The plan of an output file -> its bytes. The one loop that does it, in one thread or in several."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanBroken, at
+from ..plan.computed import Computed
 from .reader import reader
 from .storage import copy_range
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from ..plan.layout import FilePlan, TensorPlan
     from .inputs import Inputs
@@ -17,6 +22,23 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 20
 """The executor's reusable buffer: small enough for the processor's cache, large enough to make calls cheap."""
+PIECE_BYTES = 8 << 20
+"""What one of several threads makes at a time: enough that handing it out costs nothing beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Elements `[start, stop)` of a tensor that begins at byte `first_byte` of the file."""
+
+    tensor: TensorPlan
+    first_byte: int
+    start: int
+    stop: int
+
+    @property
+    def end_byte(self) -> int:
+        """The byte behind it."""
+        return self.first_byte + self.stop * self.tensor.dtype.itemsize
 
 
 def execute(
@@ -27,89 +49,152 @@ def execute(
     start: int,
     overflows: dict[str, int],
     reached: Callable[[int], None],
+    others: Sequence[Inputs] = (),
 ) -> None:
     """Write one output file from byte `start` on; the bytes below are there already.
 
     `reached(n)` is called again and again: every byte of the file below n is written. Finite elements that become
-    infinite in a cast are counted in `overflows`, by tensor; whenever `reached` is called the counts are right. Raises
-    DamagedFile if an input ends early, OutputFailed if the output cannot be written.
+    infinite in a cast are counted in `overflows`, by tensor; whenever `reached` is called the counts are right. With
+    `others`, inputs for a further thread each, pieces of the file are made side by side, and bytes above n may be
+    written, too. Raises DamagedFile if an input ends early, OutputFailed if the output cannot be written.
     """
-    block = memoryview(bytearray(BLOCK_BYTES))
     if start < len(plan.header):
         output.write(plan.header, 0)
         reached(len(plan.header))
+
+    def made(tensor: TensorPlan, upto: int, infinite: int) -> None:
+        if infinite:
+            overflows[tensor.name] = overflows.get(tensor.name, 0) + infinite
+        reached(upto)
+
+    if others:
+        from .threads import Threads
+
+        makers = [_Maker(own, output) for own in (inputs, *others)]
+        with Threads(makers, _Maker.quietly) as threads:
+            if threads.are_there:
+                for piece, infinite in threads.in_order(_pieces(plan, start, PIECE_BYTES)):
+                    made(piece.tensor, piece.end_byte, infinite)
+                return
+    maker = _Maker(inputs, output)
+    for piece in _pieces(plan, start, None):
+        maker.make(piece, made)
+
+
+def _pieces(plan: FilePlan, start: int, most_bytes: int | None) -> Iterator[_Piece]:
+    """What is to be made from byte `start` on, in the order of the file: whole tensors, or pieces of `most_bytes`."""
     for tensor, first_byte in zip(plan.tensors, plan.starts, strict=True):
         # An element that a stop has cut in two is made again.
         first = max(start - first_byte, 0) // tensor.dtype.itemsize
         if first >= tensor.numel:
             continue
-        with at(tensor.name):
-            if tensor.is_copy:
-                _copy(tensor, first, first_byte, inputs, output, block, reached)
-            else:
-                _blocks(tensor, first, first_byte, inputs, output, overflows, reached)
+        cuts = [tensor.numel] if most_bytes is None else _cuts(tensor, most_bytes)
+        for cut in cuts:
+            if cut > first:
+                yield _Piece(tensor, first_byte, first, cut)
+                first = cut
 
 
-def _copy(
-    tensor: TensorPlan,
-    first: int,
-    first_byte: int,
-    inputs: Inputs,
-    output: Writable,
-    block: memoryview,
-    reached: Callable[[int], None],
-) -> None:
-    """The output's bytes are input bytes: extents go straight to their place."""
-    itemsize, position = tensor.dtype.itemsize, first
-    for copy in tensor.recipe.copies(first, tensor.numel):
-        if copy.start != position or copy.count != 1:
-            raise PlanBroken("the copies leave a gap or overlap", expected=f"element {position} next", found=copy.start)
-        copy_range(
-            inputs.files,
-            copy.file,
-            copy.file_start,
-            copy.nbytes,
-            output,
-            first_byte + copy.start * itemsize,
-            block=block,
-            reached=reached,
-        )
-        position += copy.numel
-    if position != tensor.numel:
-        raise PlanBroken("the copies end early", expected=f"{tensor.numel} elements", found=position)
-
-
-def _blocks(
-    tensor: TensorPlan,
-    first: int,
-    first_byte: int,
-    inputs: Inputs,
-    output: Writable,
-    overflows: dict[str, int],
-    reached: Callable[[int], None],
-) -> None:
-    """Elements are gathered, cast and written block by block."""
-    # numpy is imported by those who cast; a plain copy never pays for it.
-    import numpy as np
-
-    from .cast import STORAGE, cast
-
+def _cuts(tensor: TensorPlan, most_bytes: int) -> list[int]:
+    """Where the pieces of a tensor end: where its own blocks do, if it is computed block by block."""
     recipe = tensor.recipe
-    elements = reader(recipe, inputs)
-    wide = max(recipe.dtype.itemsize, tensor.dtype.itemsize)
-    block_numel = min(tensor.numel, elements.block_numel or BLOCK_BYTES // wide)
-    source = np.empty(block_numel if recipe.dtype is not tensor.dtype else 0, STORAGE[recipe.dtype])
-    target = np.empty(block_numel, STORAGE[tensor.dtype])
-    for begin in range(first, tensor.numel, block_numel):
-        end = min(begin + block_numel, tensor.numel)
-        here, there = source[: end - begin], target[: end - begin]
+    most_numel = max(most_bytes // max(tensor.dtype.itemsize, recipe.dtype.itemsize), 1)
+    if not isinstance(recipe, Computed):
+        return [*range(most_numel, tensor.numel, most_numel), tensor.numel]
+    cuts, last = [], 0
+    for end in recipe.block_ends:
+        if end - last >= most_numel or end == tensor.numel:
+            cuts.append(end)
+            last = end
+    return cuts
+
+
+class _Maker:
+    """Makes one piece after the other, with blocks and a reader that it keeps for the next."""
+
+    def __init__(self, inputs: Inputs, output: Writable) -> None:
+        self._inputs, self._output = inputs, output
+        self._block = memoryview(bytearray(BLOCK_BYTES))
+        self._reading: tuple[TensorPlan, Any] | None = None
+        self._arrays: dict[str, Any] = {}
+
+    def make(self, piece: _Piece, made: Callable[[TensorPlan, int, int], None]) -> None:
+        """`made(tensor, n, infinite)` on the way: the piece is written below byte n of the file, and so many elements
+        more have become infinite."""
+        with at(piece.tensor.name):
+            if piece.tensor.is_copy:
+                self._copy(piece, made)
+            else:
+                self._blocks(piece, made)
+
+    def quietly(self, piece: _Piece) -> tuple[_Piece, int]:
+        """The piece, when all of it is made, and how many of its elements have become infinite."""
         infinite = 0
-        if recipe.dtype is tensor.dtype:
-            elements.fill(begin, end, there)
-        else:
-            elements.fill(begin, end, here)
-            infinite = cast(here, recipe.dtype, tensor.dtype, there)
-        output.write(there.view(np.uint8).data, first_byte + begin * tensor.dtype.itemsize)
-        if infinite:
-            overflows[tensor.name] = overflows.get(tensor.name, 0) + infinite
-        reached(first_byte + end * tensor.dtype.itemsize)
+
+        def count(_tensor: TensorPlan, _upto: int, more: int) -> None:
+            nonlocal infinite
+            infinite += more
+
+        self.make(piece, count)
+        return piece, infinite
+
+    def _copy(self, piece: _Piece, made: Callable[[TensorPlan, int, int], None]) -> None:
+        """The output's bytes are input bytes: extents go straight to their place."""
+        tensor, position = piece.tensor, piece.start
+        for copy in tensor.recipe.copies(piece.start, piece.stop):
+            if copy.start != position or copy.count != 1:
+                raise PlanBroken(
+                    "the copies leave a gap or overlap", expected=f"element {position} next", found=copy.start
+                )
+            copy_range(
+                self._inputs.files,
+                copy.file,
+                copy.file_start,
+                copy.nbytes,
+                self._output,
+                piece.first_byte + copy.start * tensor.dtype.itemsize,
+                block=self._block,
+                reached=lambda upto: made(tensor, upto, 0),
+            )
+            position += copy.numel
+        if position != piece.stop:
+            raise PlanBroken("the copies end early", expected=f"{piece.stop} elements", found=position)
+
+    def _blocks(self, piece: _Piece, made: Callable[[TensorPlan, int, int], None]) -> None:
+        """Elements are gathered, cast and written block by block."""
+        # numpy is imported by those who cast; a plain copy never pays for it.
+        import numpy as np
+
+        from .cast import STORAGE, cast
+
+        tensor = piece.tensor
+        recipe = tensor.recipe
+        if self._reading is None or self._reading[0] is not tensor:
+            self._reading = None  # what it holds is given up before the next is made
+            self._reading = (tensor, reader(recipe, self._inputs))
+        elements = self._reading[1]
+        wide = max(recipe.dtype.itemsize, tensor.dtype.itemsize)
+        block_numel = min(piece.stop - piece.start, elements.block_numel or BLOCK_BYTES // wide)
+        source = self._array("source", block_numel if recipe.dtype is not tensor.dtype else 0, STORAGE[recipe.dtype])
+        target = self._array("target", block_numel, STORAGE[tensor.dtype])
+        for begin in range(piece.start, piece.stop, block_numel):
+            end = min(begin + block_numel, piece.stop)
+            here, there = source[: end - begin], target[: end - begin]
+            infinite = 0
+            if recipe.dtype is tensor.dtype:
+                elements.fill(begin, end, there)
+            else:
+                elements.fill(begin, end, here)
+                infinite = cast(here, recipe.dtype, tensor.dtype, there)
+            self._output.write(there.view(np.uint8).data, piece.first_byte + begin * tensor.dtype.itemsize)
+            made(tensor, piece.first_byte + end * tensor.dtype.itemsize, infinite)
+
+    def _array(self, use: str, numel: int, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+        """Memory for that use, the same as the last time if it is large enough."""
+        import numpy as np
+
+        held = self._arrays.get(use)
+        if held is None or held.nbytes < numel * dtype.itemsize:
+            held = self._arrays[use] = np.empty(numel * dtype.itemsize, np.uint8)
+        found: NDArray[np.generic] = held[: numel * dtype.itemsize].view(dtype)
+        return found

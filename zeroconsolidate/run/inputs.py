@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import os
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from .local import LocalFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator
     from types import TracebackType
 
     from .storage import Readable
@@ -43,6 +44,10 @@ class Inputs:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what was made and opened here."""
         self._resources.clear()
         self._closing.close()
 
@@ -55,3 +60,15 @@ class Inputs:
             self._resources[key] = made
         found: R = self._resources[key]
         return found
+
+
+@contextmanager
+def side_by_side(inputs: Inputs, count: int) -> Iterator[tuple[Inputs, ...]]:
+    """Inputs for so many threads, the first of them `inputs`. They share its files, and nothing else."""
+    with ExitStack() as stack:
+        yield (inputs, *(stack.enter_context(Inputs(inputs.files)) for _ in range(count - 1)))
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -123,6 +123,7 @@ class LocalOutput(Writable):
         self._means = means
         self._in_kernel = means.in_kernel and hasattr(os, "copy_file_range")
         self._apart: set[str] = set()
+        self._turn = threading.Lock()
         self._written_back = start
 
     def write(self, data: bytes | memoryview, start: int) -> None:
@@ -197,7 +198,8 @@ class LocalOutput(Writable):
                 raise OutputFailed.from_system(self.path, error) from None
             self._refuse_or_remember(opened, file, file_start + whole_bytes, error)
             return 0
-        self.cloned_bytes += whole_bytes
+        with self._turn:
+            self.cloned_bytes += whole_bytes
         return whole_bytes
 
     def _refuse_or_remember(self, opened: _Opened, file: str, stop: int, error: OSError) -> None:

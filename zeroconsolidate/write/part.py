@@ -68,7 +68,8 @@ class Part:
         """
         self._upto = upto
         if self.output.cloned_bytes:
-            self.facts[CLONED] = self._cloned_before + self.output.cloned_bytes
+            # Threads beside this one may have cloned what lies above.
+            self.facts[CLONED] = min(self._cloned_before + self.output.cloned_bytes, upto)
         written_bytes = upto - self._synced - (self.output.cloned_bytes - self._cloned_synced)
         if written_bytes >= SYNC_BYTES or time.monotonic() - self._clock >= SYNC_SECONDS:
             self._begin_sync()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from ..archive.model_files import (
@@ -12,6 +13,7 @@ from ..archive.model_files import (
     INDEX_NAME,
     MANIFEST_NAME,
     NON_LORA_WEIGHTS,
+    OPTIMIZER_FOLDER,
     PICKLE_INDEX_NAME,
     is_weights,
 )
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _INDICES = (INDEX_NAME, PICKLE_INDEX_NAME, f"{DIFFUSERS_WEIGHTS}.index.json")
+_OPTIMIZER_FILE = re.compile(r"optimizer(-[0-9]{5}-of-[0-9]{5})?\.safetensors(\.index\.json)?|optimizer\.json")
 # What describes a set of weights must never stand beside weights of another set, not even between two renames.
 _DESCRIBES = (*_INDICES, MANIFEST_NAME)
 
@@ -31,8 +34,8 @@ def rename(
 ) -> None:
     """Rename the file `staged(name)` to `output/name`, for all names in order, then sync the folders.
 
-    With `overwrite`, weights in `output` that are not among the names are removed. The system's errors
-    pass through; raises OutputFailed if a file is neither staged nor, with its size, in place.
+    With `overwrite`, weights and optimizer states in `output` that are not among the names are removed. The system's
+    errors pass through; raises OutputFailed if a file is neither staged nor, with its size, in place.
     """
     if overwrite:
         for old in _DESCRIBES:
@@ -54,5 +57,16 @@ def rename(
         for old in os.listdir(output):
             if old not in sizes and (is_weights(old) or old in (*_INDICES, ADAPTER_CONFIG)):
                 remove(os.path.join(output, old))
+        _remove_optimizer(output, sizes)
     for folder in sorted(folders):
         sync_directory(folder)
+
+
+def _remove_optimizer(output: str, sizes: Mapping[str, int]) -> None:
+    """Remove optimizer states of other weights than those that stand beside them now."""
+    folder = os.path.join(output, OPTIMIZER_FOLDER)
+    if not os.path.isdir(folder) or os.path.islink(folder):
+        return
+    for old in os.listdir(folder):
+        if f"{OPTIMIZER_FOLDER}/{old}" not in sizes and _OPTIMIZER_FILE.fullmatch(old):
+            remove(os.path.join(folder, old))

@@ -1,0 +1,151 @@
+"""A checkpoint -> a live object that trains on with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..loading.engine_report import EngineReport
+    from ..options import Roots
+
+
+def load_into_engine(
+    engine: Any, src: Roots, *, optimizer: bool = True, strict: bool = True, tag: str | None = None
+) -> EngineReport:
+    """Load a checkpoint into a live DeepSpeed engine, whatever the stages and numbers of ranks of both.
+
+    Call it on every rank, as `engine.load_checkpoint`. Each rank reads only the elements that it holds. Afterwards the
+    engine has the checkpoint's master weights, all that its optimizer keeps of them, frozen parameters and buffers,
+    steps, settings of param groups, loss scale, counters and scheduler, and its 16-bit parameters follow the masters.
+
+    Parameters
+    ----------
+    engine : deepspeed.DeepSpeedEngine
+        What `deepspeed.initialize` or accelerate's `prepare` returned, of the same model, at stage 0, 1, 2 or 3. It
+        may be new, or have trained.
+    src : str, os.PathLike, or sequence of these
+        The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
+        Several directories are read as one checkpoint, for nodes that saved to their own disks. All ranks must be able
+        to read all of it.
+    optimizer : bool, default True
+        False loads weights alone: parameters and buffers, and nothing that is counted or scheduled.
+    strict : bool, default True
+        False loads what both have. Names that only one of them has are in the report.
+    tag : str, optional
+        Which save to read, as everywhere: a tag, or `last-complete`.
+
+    Returns
+    -------
+    EngineReport
+        What was loaded, what had no counterpart, and the client state.
+
+    Raises
+    ------
+    BadOption
+        If deepspeed is not installed, or `engine` is not one of its engines.
+    WrongNames
+        If names or what was trained differ, and `strict` is True.
+    Disagreement
+        If a shape differs, or what the engine keeps together was trained with different steps or settings.
+    UnsupportedLayout
+        If the engine swaps to NVMe, or spreads its model over tensor-parallel, pipeline or expert-parallel ranks, or
+        the optimizer's state in the checkpoint is not laid out like the parameters.
+    RankFailed
+        On the other ranks, if one rank fails. No rank is left waiting, and none goes on. Parameters that were loaded
+        before that keep their new values: load again, or make a new engine.
+    ZeroConsolidateError
+        What `open_checkpoint` raises.
+
+    Notes
+    -----
+    Memory: what a rank holds of one parameter, at a time. Nothing is written, and no pickled code is run: objects of
+    classes in the client state are left out, and named in the notes.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> zeroconsolidate.load_into_engine("no engine", "tests/fixtures/z3_bf16/checkpoint")
+    Traceback (most recent call last):
+        ...
+    zeroconsolidate.errors.BadOption: this is no engine of DeepSpeed; expected what deepspeed.initialize or \
+accelerator.prepare returned first, got str
+    """
+    from ..integrations.live_engine import LiveEngine
+    from ..loading.engine import put_into_engine
+
+    return put_into_engine(LiveEngine(engine), src, tag, optimizer=optimizer, strict=strict)
+
+
+def to_torch_optimizer(
+    model: torch.nn.Module,
+    src: Roots,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    strict: bool = True,
+    tag: str | None = None,
+) -> dict[str, Any]:
+    """Read what an optimizer kept, as the state dict of one of torch's optimizers: to train on without DeepSpeed.
+
+    `optimizer.load_state_dict` takes it. It numbers parameters by their position, so they are matched by name with
+    those of the model here, and put in the order in which the optimizer has them.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model that is trained on, with the names of the training run or those of its files on the hub. It is only
+        asked for names and shapes; `load_into` or `from_pretrained` gives it its weights.
+    src : str, os.PathLike, or sequence of these
+        The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
+        Or a model directory that was written with `--optimizer`.
+    optimizer : torch.optim.Optimizer, optional
+        The optimizer that will take the state dict. Left out, there is a param group for each of the checkpoint's, in
+        their order, with their parameters in the order of the model.
+    strict : bool, default True
+        False takes what both have. The other parameters begin without state.
+    tag : str, optional
+        Which save to read, as everywhere: a tag, or `last-complete`.
+
+    Returns
+    -------
+    dict
+        `state` and `param_groups`. States are whole tensors on the CPU, as they were stored; `step` is a tensor of
+        float32, as torch counts.
+
+    Raises
+    ------
+    WrongNames
+        If parameters of the model or optimizer have no state, or states no parameter, and `strict` is True.
+    Disagreement
+        If a shape differs, or a param group of the optimizer has parameters that were trained with different settings.
+    BadOption
+        If the optimizer keeps something else than the checkpoint has, or has parameters that are not the model's.
+    UnsupportedLayout
+        If the optimizer's state is not laid out like the parameters, as that of 8-bit optimizers.
+    ZeroConsolidateError
+        What `open_checkpoint` raises.
+
+    Notes
+    -----
+    `load_state_dict` casts states to the dtype of their parameters: with a model in bfloat16 they lose precision.
+    Settings that say how an optimizer computes (`foreach`, `fused`, `capturable`, `differentiable`) stay as they are.
+
+    Examples
+    --------
+    >>> import torch, zeroconsolidate
+    >>> model = torch.nn.Module()
+    >>> model.embed = torch.nn.Embedding(13, 7)
+    >>> state_dict = zeroconsolidate.to_torch_optimizer(model, "tests/fixtures/z2_fp32/checkpoint", strict=False)
+    >>> state_dict["state"][0]["exp_avg"].shape, state_dict["state"][0]["step"]
+    (torch.Size([13, 7]), tensor(2.))
+    """
+    from ..loading.torch_optimizer import state_dict_of
+    from ..loading.training_state import known_names, open_training_state
+    from ..loading.written_state import written_state
+
+    state = written_state(src)
+    if state is not None:
+        return state_dict_of(state, [state.names], model, optimizer, strict=strict)
+    state, _ = open_training_state(src, tag, optimizer=True)
+    return state_dict_of(state, known_names(src, tag, state), model, optimizer, strict=strict)

@@ -1,0 +1,1 @@
+"""Tensors of a checkpoint -> a module, an engine or an optimizer in memory, one at a time."""
