@@ -2,13 +2,20 @@
 
     python tools/bench.py make  --dir DIR              trains the checkpoints with DeepSpeed (needs the extra)
     python tools/bench.py run   --dir DIR [--repeat 5] prints the table of the README
+    python tools/bench.py run   --dir DIR --what universal --only large_z2 large_z3 --cold
+                                                       prints that of universal checkpoints
 
 The model is a Llama with its config.json, and transformers is installed, as people have it. The names of a Llama are in
 the built-in table, so that transformers is not started. What it costs where it is ("asked") is measured on the same
 files next to a config.json with a key that the table does not have: cold, with no answer kept, and warm, with it kept.
 
+`cp` of a universal checkpoint copies the folder that ours has written, and syncs the file system. DeepSpeed's converter
+gets `--inject_missing_state`, without which it refuses checkpoints like these; the memory of its workers is counted
+for the largest only. It does not sync.
+
 Every command is a process of its own. In a round each command runs once, in turn, so that a drift of the
-machine's speed meets all of them alike; the first round warms the page cache and is not counted. Wall, CPU and
+machine's speed meets all of them alike; the first round warms the page cache and is not counted. With `--cold` the page
+cache is emptied before each command instead (needs root). Wall, CPU and
 peak memory are the operating system's figures for the finished process (`wait4`), CPU with the processes that it
 started, memory of the largest of them; quoted are medians, and ratios are medians of the ratios within a round.
 Timings are never asserted, here or in tests.
@@ -133,18 +140,19 @@ def measure(command: list[str], more: dict[str, str] | None = None) -> Run:
     return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
-COPY = "cp + sync of the fp32 output"
+OURS = [sys.executable, "-m", "zeroconsolidate"]
+COPY = "cp + sync of the output"
 ASKED, WARM = "zeroconsolidate, fp32, transformers asked", "zeroconsolidate, fp32, its answer kept"
 
 
-def commands(checkpoint: Path, scratch: Path, reference: Path) -> dict[str, list[str]]:
+def conversions(checkpoint: Path, scratch: Path, reference: Path) -> dict[str, list[str]]:
     """What is compared, by label."""
-    ours = [sys.executable, "-m", "zeroconsolidate"]
+    unknown_to_the_table(checkpoint, scratch)
     out = [str(scratch / "out"), "--quiet"]
-    convert = [*ours, "convert", str(checkpoint), *out]
-    asked = [*ours, "convert", str(scratch / "asked"), *out]
+    convert = [*OURS, "convert", str(checkpoint), *out]
+    asked = [*OURS, "convert", str(scratch / "asked"), *out]
     theirs = [sys.executable, str(checkpoint / "zero_to_fp32.py"), str(checkpoint), str(scratch / "out")]
-    copy = f"cp {reference} {scratch}/out.safetensors && sync {scratch}/out.safetensors"
+    copy = f"cp {reference}/model.safetensors {scratch}/out && sync {scratch}/out"
     return {
         COPY: ["sh", "-c", copy],
         "zeroconsolidate, fp32": convert,
@@ -152,8 +160,23 @@ def commands(checkpoint: Path, scratch: Path, reference: Path) -> dict[str, list
         ASKED: [*asked, "--no-cache"],
         WARM: asked,
         "DeepSpeed zero_to_fp32.py": [*theirs, "--safe_serialization", "--max_shard_size", "100GB"],
-        "zeroconsolidate inspect": [*ours, "inspect", str(checkpoint)],
+        "zeroconsolidate inspect": [*OURS, "inspect", str(checkpoint)],
     }
+
+
+def universals(checkpoint: Path, scratch: Path, reference: Path) -> dict[str, list[str]]:
+    """What is compared for universal checkpoints, by label."""
+    tag = checkpoint / (checkpoint / "latest").read_text()
+    theirs = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    return {
+        COPY: ["sh", "-c", f"cp -r {reference} {scratch}/out && sync -f {scratch}/out"],
+        "zeroconsolidate universal": [*OURS, "universal", str(checkpoint), str(scratch / "out"), "--quiet"],
+        "DeepSpeed ds_to_universal": [*theirs, "--input_folder", str(tag), "--output_folder", str(scratch / "out")],
+    }
+
+
+COMMANDS = {"convert": conversions, "universal": universals}
+"""By what is measured, which is our command, the commands that are compared."""
 
 
 def unknown_to_the_table(checkpoint: Path, scratch: Path) -> None:
@@ -165,32 +188,35 @@ def unknown_to_the_table(checkpoint: Path, scratch: Path) -> None:
     (scratch / "asked" / "config.json").write_text(json.dumps(config | {"not_in_the_table": True}))
 
 
-def clear(scratch: Path) -> None:
+def clear(scratch: Path, *, cold: bool) -> None:
     """Take away the last command's output and let the disk finish, so that nobody pays for another's bytes."""
-    shutil.rmtree(scratch / "out", ignore_errors=True)
-    (scratch / "out.safetensors").unlink(missing_ok=True)
+    out = scratch / "out"
+    if out.is_file():
+        out.unlink()
+    shutil.rmtree(out, ignore_errors=True)
     os.sync()
+    if cold:
+        Path("/proc/sys/vm/drop_caches").write_text("1")
 
 
-def compare(checkpoint: Path, scratch: Path, repeat: int) -> dict[str, list[Run]]:
-    """Rounds of all commands on one checkpoint; the first is not counted."""
+def compare(what: str, checkpoint: Path, scratch: Path, repeat: int, *, cold: bool) -> dict[str, list[Run]]:
+    """Rounds of all commands on one checkpoint; the first is not counted, unless all begin `cold`."""
     scratch.mkdir(parents=True, exist_ok=True)
-    reference = scratch / "reference.safetensors"
-    clear(scratch)
-    unknown_to_the_table(checkpoint, scratch)
-    cache = {"XDG_CACHE_HOME": str(scratch / "cache")}
-    measure([sys.executable, "-m", "zeroconsolidate", "convert", str(checkpoint), str(scratch / "out"), "--quiet"])
-    shutil.move(scratch / "out" / "model.safetensors", reference)
+    reference = scratch / "reference"
+    shutil.rmtree(reference, ignore_errors=True)
+    clear(scratch, cold=False)
+    more = {"XDG_CACHE_HOME": str(scratch / "cache"), "DS_ACCELERATOR": "cpu"}
+    measure([*OURS, what, str(checkpoint), str(reference), "--quiet"])
     runs: dict[str, list[Run]] = {}
-    for number in range(repeat + 1):
-        for label, command in commands(checkpoint, scratch, reference).items():
-            clear(scratch)
-            run = measure(command, cache)
-            if number:
+    for number in range(repeat + (not cold)):
+        for label, command in COMMANDS[what](checkpoint, scratch, reference).items():
+            clear(scratch, cold=cold)
+            run = measure(command, more)
+            if number or cold:
                 runs.setdefault(label, []).append(run)
             print(f"  round {number}  {label:<30} {run.wall:6.2f} s  {run.peak_mib:7.0f} MiB", file=sys.stderr)
-    clear(scratch)
-    reference.unlink()
+    clear(scratch, cold=False)
+    shutil.rmtree(reference)
     return runs
 
 
@@ -217,7 +243,9 @@ def main() -> None:
     parser.add_argument("verb", choices=("make", "run", "train"))
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--what", choices=COMMANDS, default="convert")
     parser.add_argument("--only", nargs="*", help="such as large_z2")
+    parser.add_argument("--cold", action="store_true", help="empty the page cache before each command")
     parser.add_argument("--size", choices=SIZES)
     parser.add_argument("--stage", type=int)
     options = parser.parse_args()
@@ -233,9 +261,9 @@ def main() -> None:
         print(f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}, "
               f"Python {platform.python_version()}, {packages}; medians of {options.repeat}")  # fmt: skip
         for name in names:
-            print(
-                "\n" + table(options.dir / name, compare(options.dir / name, options.dir / "scratch", options.repeat))
-            )
+            checkpoint, scratch = options.dir / name, options.dir / "scratch"
+            runs = compare(options.what, checkpoint, scratch, options.repeat, cold=options.cold)
+            print("\n" + table(checkpoint, runs))
 
 
 if __name__ == "__main__":

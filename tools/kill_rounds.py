@@ -1,6 +1,7 @@
 """Kill conversions with SIGKILL at random moments, run them again, and compare every byte with a straight run.
 
     python tools/kill_rounds.py --rounds 100
+    python tools/kill_rounds.py --rounds 100 --verb universal
 
 Each round converts a synthetic checkpoint in a child process that is killed after a random part of the time a straight
 run takes, several times over, until one gets through. After every kill no final name may stand before the journal says
@@ -17,62 +18,72 @@ import signal
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 import synthetic  # noqa: E402
 
-from zeroconsolidate import api  # noqa: E402
+import zeroconsolidate  # noqa: E402
 from zeroconsolidate.write import part  # noqa: E402
 from zeroconsolidate.write.journal import Journal  # noqa: E402
 
-VARIANTS: tuple[dict[str, Any], ...] = (
-    {"dtype": "fp32"},
-    {"dtype": "fp32", "max_shard_size": "2MB", "digest": "sha256"},
-    {"dtype": "bf16"},
-    {"dtype": "bf16", "max_shard_size": "1MB"},
-)
+VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "convert": (
+        {"dtype": "fp32"},
+        {"dtype": "fp32", "max_shard_size": "2MB", "digest": "sha256"},
+        {"dtype": "bf16"},
+        {"dtype": "bf16", "max_shard_size": "1MB"},
+    ),
+    "universal": ({}, {"digest": "sha256"}),
+}
+"""By verb, the options it is run with in turn."""
+FUNCTIONS = {"convert": zeroconsolidate.consolidate, "universal": zeroconsolidate.universal}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--verb", choices=FUNCTIONS, default="convert")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--megabytes", type=float, default=24, help="size of the masters")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    dice = random.Random(args.seed)
+    dice, variants, make = random.Random(args.seed), VARIANTS[args.verb], FUNCTIONS[args.verb]
     part.SYNC_BYTES = 256 << 10  # many syncs in little data
     with tempfile.TemporaryDirectory(prefix="kill-rounds-") as name:
         work = Path(name)
         checkpoints = []
         for stage in (2, 3):
             checkpoints.append(work / f"z{stage}" / "checkpoint-5")
-            synthetic.write(
-                checkpoints[-1], synthetic.values_of(synthetic.shapes_of(args.megabytes)), stage=stage, ranks=3
-            )
+            values = synthetic.values_of(synthetic.shapes_of(args.megabytes))
+            synthetic.write(checkpoints[-1], values, stage=stage, ranks=3, moments=args.verb == "universal")
             (checkpoints[-1] / "generation_config.json").write_text("{}")
         kills = {"before any sync": 0, "while copying": 0, "while publishing": 0, "after the end": 0}
         straight = {}
         for number in range(args.rounds):
-            checkpoint, variant = checkpoints[number % 2], VARIANTS[number // 2 % len(VARIANTS)]
-            key = (number % 2, number // 2 % len(VARIANTS))
+            checkpoint, variant = checkpoints[number % 2], variants[number // 2 % len(variants)]
+            key = (number % 2, number // 2 % len(variants))
             if key not in straight:
                 out = work / f"straight-{key}"
                 began = time.monotonic()
-                api.consolidate(checkpoint, out, **variant)
+                make(checkpoint, out, **variant)
                 straight[key] = (contents(out), time.monotonic() - began)
             expected, seconds = straight[key]
             out = work / "out"
-            while not convert(checkpoint, out, variant, kill_after=dice.random() * 1.2 * seconds):
+            work_of_it = partial(make, checkpoint, out, **variant)
+            while not made(work_of_it, out, kill_after=dice.random() * 1.2 * seconds):
                 kills[where(out)] += 1
-                partial = (
+                visible = (
                     [path.name for path in out.iterdir() if path.name != ".zeroconsolidate"] if out.exists() else []
                 )
-                if partial and not publishing(out):
-                    print(f"round {number}: {partial} have final names, but nothing vouches for them")
+                if visible and not publishing(out):
+                    print(f"round {number}: {visible} have final names, but nothing vouches for them")
                     return 1
             if contents(out) != expected:
                 print(f"round {number}: {variant} of {checkpoint} differs from a straight run")
@@ -82,14 +93,14 @@ def main() -> int:
     return 0
 
 
-def convert(checkpoint: Path, out: Path, options: dict[str, Any], *, kill_after: float) -> bool:
-    """Convert in a child and kill it after so many seconds; True if it had got through by then."""
+def made(make: Callable[[], object], out: Path, *, kill_after: float) -> bool:
+    """Make the output in a child and kill it after so many seconds; True if it had got through by then."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
             if not (out / "zeroconsolidate.json").exists() or (out / ".zeroconsolidate/journal").exists():
-                api.consolidate(checkpoint, out, **options)
+                make()
             code = 0
         finally:
             os._exit(code)

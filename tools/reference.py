@@ -14,7 +14,17 @@ import reference_json
 
 from zeroconsolidate.cli.arguments import ConvertFlags, InspectFlags, VerifyFlags
 from zeroconsolidate.cli.exit_codes import ExitCode
-from zeroconsolidate.options import Opening, Options, UniversalOptions, VerifyOptions, declarations, read_as
+from zeroconsolidate.options import (
+    LoadingOptions,
+    Opening,
+    Options,
+    ReadingOptions,
+    StateDictOptions,
+    UniversalOptions,
+    VerifyOptions,
+    declarations,
+    read_as,
+)
 
 if TYPE_CHECKING:
     from zeroconsolidate.options import Declaration
@@ -27,10 +37,17 @@ README = ROOT / "README.md"
 VERBS = {
     "convert": (Options, ConvertFlags, "`consolidate` and `estimate`"),
     "universal": (UniversalOptions, ConvertFlags, "`universal`"),
-    "inspect": (Opening, InspectFlags, "`inspect` and `open_checkpoint`"),
+    "inspect": (Opening, InspectFlags, "`inspect`"),
     "verify": (VerifyOptions, VerifyFlags, "`verify`; `verify_source` takes `tag`, `progress` and `status`"),
 }
 """Verb of the command -> what Python's functions take too, what it alone takes, and which functions these are."""
+
+PYTHON: dict[str, type] = {
+    "open_checkpoint": ReadingOptions,
+    "load_into": LoadingOptions,
+    "state_dict": StateDictOptions,
+}
+"""Functions that no command calls -> what they take."""
 
 HEAD = """\
 # Options
@@ -48,6 +65,9 @@ def page() -> str:
     for verb, (options, flags, functions) in VERBS.items():
         parts.append(f"## `zeroconsolidate {verb}`\n\nIn Python: {functions}.\n")
         parts.append(tables(options, flags))
+    for function, options in PYTHON.items():
+        parts.append(f"## `{function}` in Python\n")
+        parts.append(tables(options))
     parts.append(f"## Exit codes\n\n{exit_codes()}\n")
     return "\n".join(parts)
 

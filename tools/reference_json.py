@@ -14,7 +14,7 @@ from zeroconsolidate.audit.findings import Verification
 from zeroconsolidate.naming.several import Part
 from zeroconsolidate.opening.info import CheckpointInfo, TensorInfo
 from zeroconsolidate.opening.losses import Loss
-from zeroconsolidate.opening.rescue_report import Extent, RescueReport
+from zeroconsolidate.opening.rescue_report import Extent, RescuedState, RescueReport
 from zeroconsolidate.outputs.report import Report
 from zeroconsolidate.plan.build import Cost
 
@@ -53,10 +53,11 @@ PARTS: tuple[tuple[str, str, type, dict[str, tuple[str, str]]], ...] = (
     ),
     (
         "`rescue-report.json`",
-        "The file that `--rescue` writes next to the weights. The report of `convert` has the same as `rescue`.",
+        "The file that `--rescue` writes next to the weights. The report of the command has the same as `rescue`.",
         RescueReport,
         {"percent": ("object: text → number", "Share of all elements in percent, by source.")},
     ),
+    ("An entry of `states` in `rescue-report.json`", "One for each state of the optimizer.", RescuedState, {}),
     ("An entry of `tensors` in `rescue-report.json`", "A list of these for each tensor.", Extent, {}),
 )
 
@@ -71,6 +72,7 @@ _WORDS = {
     "Loss": "loss",
     "Part": "module",
     "Extent": "extent",
+    "RescuedState": "state",
     "RescueReport": "rescue report",
 }
 

@@ -1,153 +1,101 @@
-"""Save with DeepSpeed, write a universal checkpoint, resume from it: is everything what it was, bit for bit?
+"""Save with DeepSpeed, resume from what was saved, on other ranks and at other stages: is everything as it was?
 
-    python tools/resume_universal.py                         two ranks into 1 and 2, stages 1 to 3
-    python tools/resume_universal.py --ranks 1 2 3 4         more of them
-    python tools/resume_universal.py --only z3_groups --theirs
+    python tools/resume_universal.py --write                 all of it, in minutes: the table in docs/universal.md
+    python tools/resume_universal.py --only z3_groups --ranks 2 --ways universal ds_to_universal
 
-A row is a saved engine and one that resumed from its universal checkpoint: how many parameters, moments and steps are
-those of the engine that saved, and for an engine of the same stage and size, whether its next losses are those of the
-run that went on. `--theirs` also resumes from what DeepSpeed's own `ds_to_universal` writes.
+A cell is a saved engine and one that resumed: how many parameters, moments and steps are those of the engine that
+saved, bit for bit, and for an engine of the same stage and size, whether its next losses are those of the run that went
+on. `resuming/cases.py` says what is saved, `resuming/ways.py` how it is resumed.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fixtures_lib import ranks
 
 if TYPE_CHECKING:
     from fixtures_lib.cases import EngineCase
+    from resuming.cells import Cell, Result
+    from resuming.ways import Refusals, WayBack
 
 ranks.prepare()
 
 
-def cases() -> list[EngineCase]:
-    """What is saved, at two ranks each."""
-    from fixtures_lib.cases import STAGES, EngineCase
-
-    found = []
-    for stage in STAGES:
-        found += [
-            EngineCase(name=f"z{stage}_{dtype}", description="plain", stage=stage, dtype=dtype)
-            for dtype in ("bf16", "fp16", "fp32")
-        ]
-        # Not a third group for `.scale`: DeepSpeed's loader fails where all that a rank holds of a group is padding.
-        groups = (".weight", "")
-        found.append(EngineCase(name=f"z{stage}_groups", description="param groups", stage=stage, groups=groups))
-        frozen = ("layers.0.up", "layers.1.down")
-        found.append(EngineCase(name=f"z{stage}_frozen", description="frozen parameters", stage=stage, freeze=frozen))
-        if stage < 3:
-            zero = {"round_robin_gradients": True}
-            found.append(EngineCase(name=f"z{stage}_round_robin", description="shuffled", stage=stage, zero=zero))
-    config = {"data_types": {"grad_accum_dtype": "fp32"}}
-    found.append(EngineCase(name="z1_bf16_optimizer", description="BF16_Optimizer", stage=1, config=config))
-    return found
-
-
-def target(case: EngineCase, stage: int, world_size: int, *, round_robin: bool = False) -> EngineCase:
-    """The engine that resumes."""
-    zero = {key: value for key, value in case.zero.items() if key != "round_robin_gradients" or round_robin}
-    config = {**case.config, "checkpoint": {"load_universal": True}}
-    return dataclasses.replace(case, stage=stage, world_size=world_size, zero=zero, config=config)
-
-
-def compare(folder: Path, resumed: Path) -> dict[str, Any]:
-    """How many values are equal, bit for bit, and the largest difference of losses."""
-    import torch
-
-    before, after = (torch.load(path, weights_only=True) for path in (folder / "saved.pt", resumed / "resumed.pt"))
-    equal = [
-        before[name][key].shape == value.shape and torch.equal(before[name][key], value)
-        for name, values in after.items()
-        for key, value in values.items()
-    ]
-    losses = [json.loads(path.read_text()) for path in (folder / "saved.json", resumed / "resumed.json")]
-    apart = None
-    if len(losses[0]) == len(losses[1]):
-        apart = max(abs(a - b) for one, other in zip(*losses, strict=True) for a, b in zip(one, other, strict=True))
-    return {"equal": sum(equal), "of": sum(map(len, before.values())), "losses": apart}
-
-
-def convert(checkpoint: Path, out: Path, *, theirs: bool) -> None:
-    """Write the universal checkpoint, with our command or DeepSpeed's."""
-    command = ["-m", "zeroconsolidate", "universal", "--quiet", str(checkpoint), str(out)]
-    if theirs:
-        tag = (checkpoint / "latest").read_text().strip()
-        folders = ["--input_folder", str(checkpoint / tag), "--output_folder", str(out / f"{tag}_universal")]
-        command = ["-m", "deepspeed.checkpoint.ds_to_universal", *folders, "--inject_missing_state"]
-        out.mkdir()
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-
-
-def saved(case: EngineCase, folder: Path) -> None:
-    """Train and save in `folder`."""
+def save_all(cases: list[EngineCase], root: Path) -> None:
+    """Train and save each case in a folder of its own."""
     from fixtures_lib import resume
 
-    folder.mkdir(parents=True)
-    ranks.run(resume.save, case, folder, world_size=case.world_size, log=folder / "ranks.log")
+    folders = [root / case.name for case in cases]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    ranks.run(resume.save, cases, folders, world_size=2, log=root / "saved.log")
 
 
-def resumed(case: EngineCase, universal: Path, folder: Path, *, own_steps: bool) -> None:
-    """Resume from `universal`, in `folder`."""
-    from fixtures_lib import resume
+def prepare_all(cases: list[EngineCase], ways: list[WayBack], root: Path) -> Refusals:
+    """What each way makes before an engine starts; returns what is refused, and why."""
+    from resuming.ways import Refused
 
-    folder.mkdir(parents=True)
-    log = folder / "ranks.log"
-    ranks.run(resume.resume, case, universal, folder, own_steps, world_size=case.world_size, log=log)
+    refusals: Refusals = {}
+    for case in cases:
+        for way in ways:
+            try:
+                way.prepare(root / case.name)
+            except Refused as refused:
+                refusals[case.name, way.name] = str(refused)
+                print(f"{case.name:17} {way.name}: {refused}", flush=True)
+    return refusals
+
+
+def line(cell: Cell, result: Result) -> str:
+    """A cell, for people who wait."""
+    found = result.error or result.refused or f"{result.equal} of {result.of} equal"
+    losses = "" if result.losses_apart is None else f"  losses apart by {result.losses_apart:.1e}"
+    mark = "" if result.is_right else "  WRONG"
+    return f"{cell.case.name:17} {cell.way.name:16} stage {cell.stage} x {cell.world_size}  {found}{losses}{mark}"
 
 
 def main() -> int:
+    from resuming import table, ways
+    from resuming.cases import cases as all_cases
+    from resuming.cells import Cell, run
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="CASE", help="just these")
-    parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2], help="how many ranks resume")
-    parser.add_argument("--stages", nargs="+", type=int, default=[1, 2, 3], help="at which stages")
-    parser.add_argument("--theirs", action="store_true", help="also from what ds_to_universal writes")
-    parser.add_argument("--round-robin", action="store_true", help="resume with round_robin_gradients as well")
-    parser.add_argument("--shared-steps", action="store_true", help="leave steps as DeepSpeed's loader shares them")
+    parser.add_argument("--ways", nargs="+", choices=ways.WAYS, default=ways.OURS, help="how they are resumed")
+    parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 3, 4], help="on how many ranks")
+    parser.add_argument("--stages", nargs="+", type=int, default=[0, 1, 2, 3], help="at which stages")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/universal.md")
     parser.add_argument("--out", type=Path, help="keep all files there")
     args = parser.parse_args()
     root = args.out or Path(tempfile.mkdtemp(prefix="resume-universal-"))
+    chosen = [case for case in all_cases() if not args.only or case.name in args.only]
+    back = [ways.WAYS[name] for name in args.ways]
     ranks.import_deepspeed()
-    wrong = 0
-    for case in cases():
-        if args.only and case.name not in args.only:
-            continue
-        folder = root / case.name
-        saved(case, folder)
-        for who in ("ours", "theirs")[: 1 + args.theirs]:
-            convert(folder / "checkpoint", folder / who, theirs=who == "theirs")
-            for stage in args.stages:
-                for world_size in args.ranks:
-                    row = f"{case.name:16} {who:6} stage {stage} x {world_size}"
-                    place = folder / f"{who}_z{stage}_w{world_size}"
-                    engine = target(case, stage, world_size, round_robin=args.round_robin)
-                    try:
-                        resumed(engine, folder / who, place, own_steps=not args.shared_steps)
-                    except RuntimeError as error:
-                        last = str(error).strip().splitlines()
-                        print(
-                            f"{row}  {next((line for line in reversed(last) if 'Error' in line), last[-1])}", flush=True
-                        )
-                        wrong += who == "ours"
-                        continue
-                    found = compare(folder, place)
-                    is_same = (stage, world_size) == (case.stage, case.world_size)
-                    good = found["equal"] == found["of"] and not (is_same and found["losses"])
-                    wrong += not good and who == "ours"
-                    losses = "" if found["losses"] is None else f"losses apart by {found['losses']:.1e}"
-                    mark = "" if good else "  WRONG"
-                    print(f"{row}  {found['equal']} of {found['of']} equal  {losses}{mark}", flush=True)
-    return int(wrong > 0)
+    save_all(chosen, root)
+    refusals = prepare_all(chosen, back, root)
+    results: list[tuple[Cell, Result]] = []
+    for world_size in args.ranks:
+        cells = [
+            Cell(case=case, way=way, stage=stage, world_size=world_size)
+            for case in chosen
+            for way in back
+            for stage in args.stages
+            if stage in way.stages and (case.name, way.name) not in refusals
+        ]
+        for cell, result in run(cells, root):
+            results.append((cell, result))
+            print(line(cell, result), flush=True)
+    found = table.markdown(chosen, back, results, refusals)
+    if args.write:
+        table.write(found)
+    print(found)
+    return int(any(not result.is_right and cell.way.name in ways.OURS for cell, result in results))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

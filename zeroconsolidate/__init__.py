@@ -33,7 +33,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .api.converting import consolidate, estimate
-    from .api.loading import load_into_engine, to_torch_optimizer
+    from .api.loading import load_into, load_into_engine, state_dict, to_torch_optimizer
     from .api.reading import inspect, open_checkpoint
     from .api.universal import universal
     from .audit.findings import Verification
@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from .opening.info import CheckpointInfo, TensorInfo
     from .opening.losses import Loss
     from .opening.rescue_report import RescueReport
-    from .outputs.mapping import Checkpoint, TensorView
+    from .outputs.mapping import Checkpoint
     from .outputs.report import Report
+    from .outputs.views import TensorView
     from .plan.build import Cost
 
 __all__ = [
@@ -65,8 +66,10 @@ __all__ = [
     "consolidate",
     "estimate",
     "inspect",
+    "load_into",
     "load_into_engine",
     "open_checkpoint",
+    "state_dict",
     "to_torch_optimizer",
     "universal",
     "verify",
@@ -83,15 +86,17 @@ _HOMES = {
     "Report": "outputs.report",
     "RescueReport": "opening.rescue_report",
     "TensorInfo": "opening.info",
-    "TensorView": "outputs.mapping",
+    "TensorView": "outputs.views",
     "Verification": "audit.findings",
     "ZeroConsolidateError": "errors",
     "consolidate": "api.converting",
     "estimate": "api.converting",
     "inspect": "api.reading",
+    "load_into": "api.loading",
     "load_into_engine": "api.loading",
     "to_torch_optimizer": "api.loading",
     "open_checkpoint": "api.reading",
+    "state_dict": "api.loading",
     "universal": "api.universal",
     "verify": "audit.verify",
     "verify_source": "audit.verify",

@@ -13,6 +13,8 @@ Each is also the built-in error that a caller would think of catching::
     ├── UnsupportedLayout     NotImplementedError  the layout is unknown, or known and cannot be read
     ├── WrongNames            ValueError           a loader would not find its parameters under these names
     ├── BadOption             ValueError           an option that is unknown, or makes no sense for this checkpoint
+    ├── NoSuchTensor          KeyError             the checkpoint has no tensor of this name
+    ├── BadIndex              IndexError           what stands between the brackets is not in the tensor
     ├── OutputExists          FileExistsError      the output is not empty, or another process is writing it
     ├── OutputFailed          OSError              the output could not be written (`.errno` is the system's)
     ├── RankFailed            RuntimeError         another rank of a running engine could not load its part
@@ -192,11 +194,38 @@ class UnsupportedLayout(ZeroConsolidateError, NotImplementedError):
 
 
 class WrongNames(ZeroConsolidateError, ValueError):
-    """A loader would not find its parameters under these names, and would use random weights."""
+    """A loader would not find its parameters under these names, and would use random weights.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong.
+    missing : tuple of str
+        Names that are expected and not there, where tensors were to be loaded into a module.
+    unexpected : tuple of str
+        Names that are there and not expected, likewise.
+    **parts
+        See `ZeroConsolidateError`.
+    """
+
+    def __init__(
+        self, message: str, *, missing: tuple[str, ...] = (), unexpected: tuple[str, ...] = (), **parts: Unpack[Parts]
+    ) -> None:
+        super().__init__(message, **parts)
+        self.missing = missing
+        self.unexpected = unexpected
 
 
 class BadOption(ZeroConsolidateError, ValueError):
     """An option is unknown, or makes no sense for this checkpoint or output."""
+
+
+class NoSuchTensor(ZeroConsolidateError, KeyError):
+    """The checkpoint has no tensor of this name."""
+
+
+class BadIndex(ZeroConsolidateError, IndexError):
+    """What stands between the brackets, behind a tensor that has not been read, is not in the tensor."""
 
 
 class OutputExists(ZeroConsolidateError, FileExistsError):

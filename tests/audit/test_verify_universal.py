@@ -86,12 +86,12 @@ def text(path: Path) -> None:
         (FRAGMENT, lose, "exp_avg.pt: ", "layers.0.up.weight/exp_avg: the output has no such tensor"),
         (STEP, lose, "step.pt: ", "layers.0.up.weight: the step differs; expected 2.0, got None"),
         (STEP, other_step, "step.pt: the size differs", "the step differs; expected 2.0, got 9.0"),
-        (MODEL, other_bytes, None, "not the checkpoint's model file"),
+        (MODEL, other_bytes, None, "it is not the checkpoint's"),
         (
             MODEL,
             lose,
             "model_states.pt: ",
-            "not the checkpoint's model file",
+            "it is not the checkpoint's",
         ),
         (
             STATE,

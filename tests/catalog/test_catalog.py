@@ -669,7 +669,7 @@ def test_a_partition_where_a_whole_optimizer_should_be():
     with pytest.raises(
         UnsupportedLayout, match="holds one rank's 'fp32_flat_groups'; the optimizer files of all ranks"
     ):
-        read_whole_optimizer({"fp32_flat_groups": []}, "f")
+        read_whole_optimizer({"fp32_flat_groups": []}, "f", {})
 
 
 def test_facts_know_their_sizes():

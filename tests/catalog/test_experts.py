@@ -8,8 +8,16 @@ import pytest
 from catalogs import UNSET, half, model, of_files, optimizer, optimizer3, stage3, tensor
 
 from zeroconsolidate.archive.inert import Inert
-from zeroconsolidate.catalog.experts import global_names, of_rank, router_aliases, stacked_copies, stacks
-from zeroconsolidate.catalog.facts import Affine, AffinePiece, Concatenated, Join
+from zeroconsolidate.catalog.experts import (
+    global_names,
+    local_names,
+    of_rank,
+    router_aliases,
+    stacked_copies,
+    stacks,
+    unstacked,
+)
+from zeroconsolidate.catalog.rules import Affine, AffinePiece, Concatenated, Join
 from zeroconsolidate.errors import DamagedFile, Disagreement, MissingFiles, UnsupportedLayout
 from zeroconsolidate.plan.sources import sources
 
@@ -247,6 +255,34 @@ def test_masters_that_do_not_fit_the_param_groups():
         of_files(stage0(expp_rank_0=odd))
 
 
+def test_local_names_are_those_of_the_first_rank():
+    ranks = [[expert(0), expert(1), "dense"], [expert(2), expert(3)]]
+    assert local_names(ranks) == {expert(0): (expert(0), expert(2)), expert(1): (expert(1), expert(3))}
+    assert local_names([[expert(0)], [expert(0, "b")]]) == {expert(0): (expert(0),), expert(0, "b"): (expert(0, "b"),)}
+    with pytest.raises(Disagreement, match=r"experts of m\.deepspeed_moe\..* are not spread evenly over ranks"):
+        local_names([[expert(0), expert(1)], [expert(2)]])
+
+
+def test_experts_of_a_universal_checkpoint_are_taken_apart():
+    stacked = {expert(0): tensor(6, 2), expert(1): tensor(6, 2), "dense": tensor(6, 2)}
+    found = unstacked(stacked, {expert(0): (3, 2), expert(1): (3, 2), "dense": (3, 2)})
+    assert list(found) == [expert(0), expert(2), expert(1), expert(3), "dense"]
+    assert {name: one.shape for name, one in found.items()} == {
+        **{expert(i): (3, 2) for i in range(4)},
+        "dense": (6, 2),
+    }
+    assert [found[expert(i)].offset for i in range(4)] == [0, 0, 6, 6]
+    # What every rank has is not stacked, and one without dimensions has one in the file.
+    assert unstacked({expert(0): tensor(1)}, {expert(0): ()})[expert(0)].shape == (1,)
+    assert unstacked({expert(0): tensor(3, 2)}, {}) == {expert(0): tensor(3, 2)}
+
+
+@pytest.mark.parametrize("held", [tensor(5, 2), tensor(0, 2), tensor(6, 2, stride=(1, 6))])
+def test_experts_that_do_not_divide(held: Any):
+    with pytest.raises(Disagreement, match=r"experts of all ranks do not divide; expected a multiple of \(3, 2\)"):
+        unstacked({expert(0): held}, {expert(0): (3, 2)})
+
+
 # --- AutoEP: a rank's experts are stacked in one tensor ---------------------------------------------------------------
 
 
@@ -259,7 +295,7 @@ def autoep(**changes: Any) -> dict[str, Any]:
 
 def test_stacks_are_laid_in_the_order_of_ranks():
     names = ["m.experts.w1", "m.experts.w2", "m.experts.w3"]
-    assert stacks([autoep()]) == dict.fromkeys(names, Join(rule=Concatenated(0)))
+    assert stacks([autoep()]) == dict.fromkeys(names, Join(rule=Concatenated(0), stacks_experts=True))
     # Where nothing says where experts are, they are where DeepSpeed puts them by default.
     assert stacks([autoep(expert_placement=UNSET)]) == stacks([autoep()])
 
@@ -275,7 +311,7 @@ def test_the_recorded_map_has_the_last_word():
     joins = stacks([autoep(affine_maps=maps, expert_placement={"ranks": [{"experts": [3, 1]}]})])
     first = AffinePiece((2, 3), (0, (3, 1)), (0, (3, 1)))
     second = AffinePiece((2, 3), (6, (3, 1)), (0, (3, 1)))
-    assert joins == {"m.experts.w1": Join(rule=Affine((4, 3), ((first,), (second,))))}
+    assert joins == {"m.experts.w1": Join(rule=Affine((4, 3), ((first,), (second,))), stacks_experts=True)}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from catalogs import half, model, of_files, optimizer, tensor
 
 from zeroconsolidate.archive.names import FileKind, parse
 from zeroconsolidate.archive.raw import RawFile
-from zeroconsolidate.catalog.pipeline import read_layers, tied_names
+from zeroconsolidate.catalog.pipeline import known_layers, read_layers, tied_names
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import DamagedFile, Disagreement, MissingFiles, UnsupportedLayout
 from zeroconsolidate.plan.sources import replicas, sources
@@ -208,3 +208,15 @@ def test_two_tied_modules_that_could_be_the_same_layer():
 
 def test_tensors_of_the_module_that_are_no_layers_do_not_count():
     assert tied_names([{E: 8}], {"head.w": half(8), "0.w": half(8)}) == {E: "0.w"}
+
+
+def test_the_tied_layers_of_a_universal_checkpoint():
+    """Where several layers fit nothing is lost but the layer's own name."""
+    known = layers(l0_w=(4, 2), l1_w=(2, 2), l2_w=(4,))
+    assert known_layers({E: tensor(4, 2)}, known, is_whole=True) == {E: "0.w"}
+    assert known_layers({E: tensor(4, 2)}, layers(l0_w=(4, 2), l1_w=(4, 2)), is_whole=True) == {}
+    # Of tensor-parallel ranks the layer has a part.
+    parts = layers(l0_w=(2, 2))
+    assert known_layers({E: tensor(4, 2)}, parts, is_whole=False) == {E: "0.w"}
+    with pytest.raises(Disagreement):
+        known_layers({E: tensor(4, 2)}, parts, is_whole=True)

@@ -8,7 +8,7 @@ import pytest
 from catalogs import half, model, of_files, optimizer, tensor
 
 from zeroconsolidate.archive.raw import SwapFile
-from zeroconsolidate.catalog.facts import Affine, AffinePiece, Concatenated, Join, Rule
+from zeroconsolidate.catalog.rules import Affine, AffinePiece, Concatenated, Join, Rule, SubParameters
 from zeroconsolidate.catalog.tensor_parallel import is_tame, is_terse, joins, spares
 from zeroconsolidate.errors import DamagedFile, Disagreement, MissingFiles, UnsupportedLayout
 
@@ -18,6 +18,11 @@ WHOLE = [(3, 4), (3, 4)]
 def join(shapes: list[tuple[int, ...]] = WHOLE, name: str = "m.w", **info: Any) -> Join:
     """How two parts of these shapes are joined."""
     return joins({"universal_checkpoint_version": 0.4} | info, [name], {name: shapes}, 2)[name]
+
+
+def declared(*shape: Any) -> SubParameters:
+    """What :func:`sub_params` says, as a fact."""
+    return SubParameters(patterns=(r"m\.w", r"m\.qkv\.weight"), shape=shape, dim=0)
 
 
 def sub_params(shape: Any, **more: Any) -> list[dict[str, Any]]:
@@ -61,7 +66,7 @@ def test_the_order_of_precedence_is_that_of_ds_to_universal():
         Rule.REPLICATED,
         Rule.AVERAGED,
         Concatenated(0, ((2, 2), (2, 2))),
-        Concatenated(0, ((1, 1), (3, 3))),
+        Concatenated(0, ((1, 1), (3, 3)), declared=declared((2, 6), 4)),
         Concatenated(1),
     ]
 
@@ -92,24 +97,27 @@ def test_sub_parameters_are_cut_each_for_itself():
     shapes = [(3, 4), (3, 4)]
     assert join(
         shapes, parameter_with_sub_params=sub_params([(2, 4), 4]), sub_param_shard_widths={r"m\.w": [[1, 1], [2, 2]]}
-    ).rule == (Concatenated(0, ((1, 1), (2, 2))))
+    ).rule == Concatenated(0, ((1, 1), (2, 2)), declared=declared((2, 4), 4))
 
 
 def test_before_version_0_4_widths_are_equal_parts():
     old = {"universal_checkpoint_version": 0.3}
-    assert join(parameter_with_sub_params=sub_params([(2, 4), 4]), **old).rule == Concatenated(0, ((1, 1), (2, 2)))
+    found = join(parameter_with_sub_params=sub_params([(2, 4), 4]), **old).rule
+    assert found == Concatenated(0, ((1, 1), (2, 2)), declared=declared((2, 4), 4))
     # A number stands for so many equal sub-parameters.
-    assert join(parameter_with_sub_params=sub_params([3, 4]), **old).rule == Concatenated(0, ((1, 1),) * 3)
+    found = join(parameter_with_sub_params=sub_params([3, 4]), **old).rule
+    assert found == Concatenated(0, ((1, 1),) * 3, declared=declared((2, 2, 2), 4))
 
 
 def test_a_view_that_counts_otherwise_than_the_parts():
     info = {"parameter_with_sub_params": sub_params([(2, 4), 2, -1]), "universal_checkpoint_version": 0.3}
-    assert join(**info).rule == Concatenated(0, ((1, 1), (2, 2)), ((6, 2, -1)))
+    assert join(**info).rule == Concatenated(0, ((1, 1), (2, 2)), (6, 2, -1), declared((2, 4), 2, -1))
 
 
 def test_the_bias_of_sub_parameters_is_cut_as_its_weight():
     old = {"universal_checkpoint_version": 0.3, "parameter_with_sub_params": sub_params([(2, 4), -1])}
-    assert join([(3,), (3,)], "m.qkv.bias", **old).rule == Concatenated(0, ((1, 1), (2, 2)))
+    found = join([(3,), (3,)], "m.qkv.bias", **old).rule
+    assert found == Concatenated(0, ((1, 1), (2, 2)), declared=declared((2, 4)))
     # Not what is no bias of a listed weight, and not where columns are cut.
     assert join([(3,), (3,)], "m.other.bias", **old) == Join(rule=Concatenated(0), is_default=True)
     columns = sub_params([-1, (2, 4)], partition_dim=1)
@@ -272,7 +280,7 @@ def test_what_no_list_of_an_old_version_has_is_doubtful():
 
 def test_masters_on_nvme_of_split_models_are_refused():
     """Their folders are named by global ranks, and nothing tells which model-parallel rank that is."""
-    swap = SwapFile(rank=1, first=0, last=0, path="x", size_bytes=24)
+    swap = SwapFile(state=None, rank=1, first=0, last=0, path="x", size_bytes=24)
     with pytest.raises(UnsupportedLayout, match="swapped out to NVMe, and the model is split over model-parallel"):
         ranks(INFO, INFO, swaps=(swap,))
 

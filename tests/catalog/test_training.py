@@ -8,7 +8,7 @@ import pytest
 from catalogs import stage2, tensor
 
 from zeroconsolidate.archive.inert import Inert, Name
-from zeroconsolidate.catalog.training import Scaler, training_of
+from zeroconsolidate.catalog.training import Scaler, Training, of_all, training_of
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.opening.open import open_catalog
 
@@ -61,9 +61,16 @@ def test_a_scaler_without_attributes():
         assert found.scaler == Scaler(name="DynamicLossScaler", attributes={})
 
 
-def test_no_optimizer_file_no_training_state():
-    assert open_catalog("tests/fixtures/layouts/z0_bf16/checkpoint", None).training is None
+def test_a_universal_checkpoint_has_no_optimizer_file():
+    assert open_catalog("tests/fixtures/layouts/universal_z1/checkpoint", None).training is None
     assert stage2().training is not None
+
+
+def test_the_training_state_of_stage_0_is_in_the_model_file():
+    found = open_catalog("tests/fixtures/layouts/z0_fp16_fused/checkpoint", None).training
+    assert found is not None
+    assert [group["weight_decay"] for group in found.param_groups] == [0.01, 0.0]
+    assert (found.flags, found.scaler, found.unread) == ({"clip_grad": 1.0}, None, ())
 
 
 def test_names_that_optimizer_files_call_otherwise():
@@ -97,3 +104,17 @@ def test_which_flat_groups_a_param_group_has():
 def test_one_value_for_a_whole_flat_group_is_named():
     states = {0: {"step": tensor(item=1.0), "mu_product": tensor(item=0.5), "exp_avg": tensor(3), "flag": 2}}
     assert training_of({}, [], {}, states).unread == ("the optimizer's state 'mu_product'",)
+
+
+def test_settings_in_which_model_parallel_ranks_differ():
+    def of(*groups: dict[str, object]) -> Training:
+        return training_of({}, groups, {}, {})
+
+    assert of_all([]) is None
+    alike = of_all([of({"lr": 0.1}), of({"lr": 0.1})])
+    assert alike is not None
+    assert alike.differs == ()
+    apart = of_all([of({"lr": 0.1, "eps": 1, "a": 1}), of({"lr": 0.2, "eps": 1, "b": 1}, {"more": 1})])
+    assert apart is not None
+    assert apart.param_groups == ({"lr": 0.1, "eps": 1, "a": 1},)
+    assert apart.differs == ("a", "b", "lr", "more")

@@ -478,8 +478,15 @@ def test_a_disk_that_is_too_small_is_noticed_first(small_disk: Path, tmp_path: P
     groups = [{"weight": torch.zeros(50_000)}]
     root = zero_model.save(zero_model.example(2, groups=groups, ties={}), tmp_path / "run")
     said = refusal(zeroconsolidate("convert", root, small_disk / "out"))
-    assert re.search(r"the disk has too little room; expected 200 KB free, got 65\.5 KB \(at .*/out\)", said), said
+    assert re.search(r"the disk has too little room; expected 203 KB free, got 65\.5 KB \(at .*/out\)", said), said
     assert not final(small_disk / "out")
+
+
+def test_a_disk_that_has_room_for_the_bytes_but_not_for_the_files(small_disk: Path):
+    """A universal checkpoint of 55 KB in 53 files."""
+    said = refusal(zeroconsolidate("universal", FIXTURES / "z2_bf16" / "checkpoint", small_disk / "out"))
+    assert re.search(r"the disk has too little room; expected 4\d\d KB free, got 65\.5 KB \(at .*/out\)", said), said
+    assert not list(small_disk.iterdir())
 
 
 def test_inspect_tells_of_a_file_that_cannot_be_used(checkpoint: Callable[[str], Path]):

@@ -152,10 +152,10 @@ class TestDryRun:
     def test_a_disk_that_is_too_small(self, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(refusals.os, "statvfs", self.full)
         with pytest.raises(
-            OutputFailed, match=r"the disk has too little room; expected 200 KB free, got 0 B \(at .*/a/b"
+            OutputFailed, match=r"the disk has too little room; expected 203 KB free, got 0 B \(at .*/a/b"
         ):
             dry_run(checkpoint, tmp_path / "a/b")
-        with pytest.raises(OutputFailed, match="the disk has too little room; expected 200 KB free, got "):
+        with pytest.raises(OutputFailed, match="the disk has too little room; expected 203 KB free, got "):
             consolidate(checkpoint, tmp_path / "a/b")
         assert not (tmp_path / "a").exists()
 

@@ -14,8 +14,9 @@ from rounds import FAULTS, rounds
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
-def test_whatever_fails_no_name_is_wrong_and_a_second_run_succeeds() -> None:
-    tally = rounds(every=31)
+@pytest.mark.parametrize(("verb", "every"), [("convert", 31), ("universal", 61)])
+def test_whatever_fails_no_name_is_wrong_and_a_second_run_succeeds(verb: str, every: int) -> None:
+    tally = rounds(verb, every=every)
     assert tally["findings"] == []
     assert set(tally["rounds"]) >= set(FAULTS)
     assert {"done", "OutputFailed", "DamagedFile"} <= set(tally["outcomes"])

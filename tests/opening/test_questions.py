@@ -9,7 +9,7 @@ import torch
 from catalogs import model, of_files, optimizer
 
 from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor, row_major
-from zeroconsolidate.catalog.facts import Concatenated, Rule
+from zeroconsolidate.catalog.rules import Concatenated, Rule
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import UnsupportedLayout, WitnessMismatch
 from zeroconsolidate.opening.unnamed import answer

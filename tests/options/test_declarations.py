@@ -18,8 +18,11 @@ from zeroconsolidate.cli.understand import understand
 from zeroconsolidate.errors import BadOption
 from zeroconsolidate.options import (
     Group,
+    LoadingOptions,
     Opening,
     Options,
+    ReadingOptions,
+    StateDictOptions,
     Switch,
     VerifyOptions,
     Working,
@@ -35,7 +38,9 @@ VERBS = {
     zeroconsolidate.consolidate: Options,
     zeroconsolidate.estimate: Options,
     zeroconsolidate.inspect: Opening,
-    zeroconsolidate.open_checkpoint: Opening,
+    zeroconsolidate.open_checkpoint: ReadingOptions,
+    zeroconsolidate.load_into: LoadingOptions,
+    zeroconsolidate.state_dict: StateDictOptions,
     zeroconsolidate.verify: VerifyOptions,
     zeroconsolidate.verify_source: Working,
 }
@@ -198,7 +203,7 @@ def test_exit_codes_are_in_the_help_and_in_the_reference() -> None:
     for code, meaning in (
         (0, "done"),
         (1, "verify found something wrong"),
-        (3, "convert --rescue wrote a model, but not every value exactly;"),
+        (3, "convert --rescue or universal --rescue wrote its output, but not every value exactly;"),
     ):
         assert f" {code} {meaning}" in shown
     assert "| 143 | terminated (SIGTERM)" in reference.page()

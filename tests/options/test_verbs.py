@@ -107,12 +107,12 @@ class TestBase:
 
 EVERYTHING: dict[str, Any] = {
     "dtype": "bf16", "max_shard_size": "5GB", "base": None, "lora": "merge", "adapters": ["one"],
-    "base_differs": True, "optimizer": True, "exclude_frozen": True, "ties": "copy", "include": ["a*"], "exclude": ["b*"],
+    "base_differs": True, "exclude_frozen": True, "ties": "copy", "include": ["a*"], "exclude": ["b*"],
     "names": "stored",
     "rename": ["c=d"], "allow_missing": True, "set_config": ["n=1"], "sentence_transformers": "cls",
-    "rescue": "zeros", "fill": ["/e/f"], "reflink": "always",
+    "rescue": "zeros", "fill": ["/e/f"], "optimizer": True, "reflink": "always",
 }  # fmt: skip
-"""As manifests list them, in this order."""
+"""As manifests have listed them since the first, in this order; what is new comes last."""
 
 
 class TestRecord:

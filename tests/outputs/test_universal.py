@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -186,13 +185,8 @@ def test_it_is_the_same_each_time_and_in_the_manifest(tmp_path: Path):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("z0_bf16", r"not partitioned \(ZeRO stage 0\).*expected stage 1, 2 or 3"),
-        ("tp2_z1", r"spread over ranks \(tensor-parallel 2\).*cannot be written yet"),
-        ("pp2_z1_bf16", r"spread over ranks \(pipeline 2\)"),
-        ("moe_ep2_z2", r"spread over ranks \(expert-parallel 2\)"),
         ("adamw_8bit_z2", r"state '__bnb_optimizer_quant_state__' is not laid out like the parameters"),
         ("universal_z2_inject", r"universal checkpoint already"),
-        ("nvme_z3", r"swapped out to NVMe"),
     ],
 )
 def test_a_layout_that_is_not_written_is_refused_by_name(case: str, message: str, tmp_path: Path):
@@ -258,7 +252,7 @@ def test_a_state_that_is_of_no_flat_group(tmp_path: Path):
         base["state"] = {7: base["state"][0]}
 
     source = edited("z2_bf16", tmp_path / "in", change)
-    with pytest.raises(UnsupportedLayout, match=r"state 'exp_avg', 'exp_avg_sq' is (of no flat group|not laid out)"):
+    with pytest.raises(UnsupportedLayout, match=r"state 'exp_avg', 'exp_avg_sq' is(; it would be lost| not laid out)"):
         universal(source, tmp_path / "out")
 
 
@@ -269,16 +263,14 @@ def test_a_state_that_could_not_be_placed(tmp_path: Path):
         base["state"][0]["exp_avg"] = torch.zeros(2 * base["state"][0]["exp_avg"].numel())[::2]
 
     source = edited("z2_bf16", tmp_path / "in", change)
-    with pytest.raises(UnsupportedLayout, match="state 'exp_avg' is of no flat group, and would be lost"):
+    with pytest.raises(UnsupportedLayout, match="nothing says of which parameters the optimizer's state 'exp_avg' is"):
         universal(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_output_that_lacks_a_parameter_gets_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    fragments_of = making._fragments
-    monkeypatch.setattr(
-        making, "_fragments", lambda *given: [f for f in fragments_of(*given) if "/embed." not in f.name]
-    )
+    folders = making.folders
+    monkeypatch.setattr(making, "folders", lambda *given: [f for f in folders(*given) if f.name != "embed.weight"])
     with pytest.raises(WrongNames, match=r"lacks trained parameters; missing zero/embed\.weight/fp32\.pt"):
         universal(FIXTURES / "z2_bf16" / "checkpoint", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -308,42 +300,3 @@ def test_steps_of_other_kinds_keep_theirs(step: Any, tmp_path: Path):
 def test_a_checkpoint_without_any_state(tmp_path: Path):
     report = universal(FIXTURES / "layouts" / "sgd_z1" / "checkpoint", tmp_path / "out")
     assert any("has no optimizer state of any element" in warning for warning in report.warnings)
-
-
-ELSEWHERE = re.compile(r"universal_.*|nvme_.*|writer_mock|ds0_3_.*")
-"""Those that other tests refuse, and files that do not say which DeepSpeed wrote them."""
-LAYOUTS = sorted(
-    path.parent.name
-    for path in (FIXTURES / "layouts").glob("*/expected_moments.safetensors")
-    if not ELSEWHERE.fullmatch(path.parent.name)
-)
-SPREAD = re.compile(r"(ds0_.*_)?(tp\d|pp\d|.*_(pp|tp)2|autoep|moe_ep[24]|.*moe_ep2|moe_residual|moe_two|megatron).*")
-"""Those whose models are spread over ranks."""
-WHOLE = re.compile(r"(legacy_|writer_fast_)?z0(_.*)?")
-"""Those at stage 0."""
-
-
-@pytest.mark.parametrize("case", LAYOUTS)
-def test_moments_are_those_of_the_live_engine(case: str, tmp_path: Path):
-    source = FIXTURES / "layouts" / case / "checkpoint"
-    if SPREAD.fullmatch(case) or WHOLE.fullmatch(case):
-        with pytest.raises(UnsupportedLayout, match=r"is spread over ranks|is not partitioned"):
-            universal(source, tmp_path / "out")
-        return
-    universal(source, tmp_path / "out")
-    found = fragments(tmp_path / "out")
-    masters, moments = (
-        load_file(FIXTURES / "layouts" / case / f"expected{end}.safetensors") for end in ("", "_moments")
-    )
-    for name, held in found.items():
-        assert bits(held["fp32"]["param"]) == bits(masters[name].to(held["fp32"]["param"].dtype))
-    for key, truth in moments.items():
-        state, _, name = key.partition(":")
-        # What was saved in bf16 (Muon at stage 3) is in bf16; the engine's getter casts.
-        assert bits(found[name][state]["param"].to(truth.dtype)) == bits(truth)
-    assert sum(len(held.keys() - {"fp32", "step"}) for held in found.values()) == len(moments)
-
-
-def bits(tensor: torch.Tensor) -> tuple[torch.dtype, tuple[int, ...], bytes]:
-    """NaN equals itself."""
-    return tensor.dtype, tuple(tensor.shape), tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()

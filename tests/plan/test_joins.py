@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor, row_major
-from zeroconsolidate.catalog.facts import Affine, AffinePiece, Concatenated, Join, Rule
+from zeroconsolidate.catalog.rules import Affine, AffinePiece, Concatenated, Join, Rule
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import DamagedFile, Disagreement, UnsupportedLayout
 from zeroconsolidate.plan.boxes import Axis, Box, boxes_of, tile

@@ -183,7 +183,7 @@ def _save_stage12(run: Run, folder: Path, classes: _Classes) -> None:
             "dynamic_loss_scale": False,
             "overflow": False,
             "clip_grad": 1.0,
-            "base_optimizer_state": _optimizer(run, [flat.partitions[rank] for flat in flats]),
+            "base_optimizer_state": _optimizer(run, [flat.partitions[rank] for flat in flats], [1] * len(flats)),
             "single_partition_of_fp32_groups": partitions,
             "zero_stage": classes.stage(run.stage),
             "group_paddings": [flat.tails[rank] for flat in flats],
@@ -239,7 +239,8 @@ def sub_groups(run: Run, group: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def _save_stage3(run: Run, folder: Path, classes: _Classes) -> None:
-    subs = [sub for group in run.optimized() for sub in sub_groups(run, group)]
+    by_group = [sub_groups(run, group) for group in run.optimized()]
+    subs = [sub for group in by_group for sub in group]
     for rank in range(run.world_size):
         module: dict[str, Tensor] = {}
         for name in run.names:
@@ -274,7 +275,7 @@ def _save_stage3(run: Run, folder: Path, classes: _Classes) -> None:
             "dynamic_loss_scale": False,
             "overflow": False,
             "partition_count": run.world_size,
-            "optimizer_state_dict": _optimizer(run, flats),
+            "optimizer_state_dict": _optimizer(run, flats, [len(group) for group in by_group]),
             "fp32_flat_groups": flats,
         }
         _optimizer_file(run, folder, rank, content)
@@ -283,13 +284,20 @@ def _save_stage3(run: Run, folder: Path, classes: _Classes) -> None:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def _optimizer(run: Run, flats: list[Tensor]) -> dict[str, Any]:
+def _optimizer(run: Run, flats: list[Tensor], counts: list[int]) -> dict[str, Any]:
+    """`counts`: how many flat groups each param group has."""
     state = {
         index: {"step": torch.tensor(float(run.step)), "exp_avg": flat * 0.5, "exp_avg_sq": flat * flat}
         for index, flat in enumerate(flats)
     }
     groups = [
-        {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1 * index, "params": [index]}
+        {
+            "lr": 1e-3,
+            "betas": (0.9, 0.999),
+            "eps": 1e-8,
+            "weight_decay": 0.1 * index,
+            "params": list(range(sum(counts[:index]), sum(counts[: index + 1]))),
+        }
         for index in range(len(run.groups))
     ]
     return {"state": state, "param_groups": groups}

@@ -14,7 +14,7 @@ import pytest
 import zeroconsolidate
 from zeroconsolidate import errors
 from zeroconsolidate.naming.several import Part
-from zeroconsolidate.opening.rescue_report import Extent
+from zeroconsolidate.opening.rescue_report import Extent, RescuedState
 from zeroconsolidate.options import declarations, option, takes
 from zeroconsolidate.options.declaration import Group
 
@@ -36,7 +36,7 @@ ERRORS = {
     name: value for name, value in vars(errors).items()
     if not name.startswith("_") and getattr(value, "__module__", "") == errors.__name__
 }  # fmt: skip
-EVERYTHING = {**PUBLIC, "Extent": Extent, "Part": Part, **ERRORS}
+EVERYTHING = {**PUBLIC, "Extent": Extent, "Part": Part, "RescuedState": RescuedState, **ERRORS}
 FUNCTIONS = [name for name, value in EVERYTHING.items() if inspect.isfunction(value)]
 CLASSES = [name for name, value in EVERYTHING.items() if inspect.isclass(value) and name != "Parts"]
 RESULTS = [name for name in CLASSES if is_dataclass(EVERYTHING[name])]

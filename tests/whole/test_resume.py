@@ -458,11 +458,12 @@ def test_terminated_from_outside_says_that_it_goes_on(checkpoint: Path, tmp_path
     assert report["resumed_bytes"] > 3 * MB
 
 
-def test_killed_at_random_moments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["convert", "universal"])
+def test_killed_at_random_moments(verb: str) -> None:
     """A handful of what tools/kill_rounds.py does a hundred times."""
     tool = REPOSITORY / "tools/kill_rounds.py"
     done = subprocess.run(
-        [sys.executable, tool, "--rounds", "6", "--megabytes", "6", "--seed", str(time.time_ns())],
+        [sys.executable, tool, "--verb", verb, "--rounds", "6", "--megabytes", "6", "--seed", str(time.time_ns())],
         capture_output=True,
         text=True,
         check=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -58,4 +59,51 @@ def test_they_do_not_wait_for_too_much_or_too_long(
     for each in ("a", "b", "c"):
         path, record, _ = file(tmp_path, each)
         batch.add(path, record)
+    batch.close()
     assert written == (["a", "b"] if name == "SYNC_BYTES" else ["a", "b", "c"])
+
+
+def test_a_sync_that_failed_is_raised_and_nothing_is_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the next call, and by every one after it; copying has gone on meanwhile."""
+
+    def fails(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    monkeypatch.setattr(part, "SYNC_BYTES", 1)
+    written: list[Any] = []
+    batch = Batch(written.extend)
+    path, record, _ = file(tmp_path, "a")
+    batch.add(path, record)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output error"):
+            batch.settle()
+    with pytest.raises(OSError, match="Input/output error"):
+        batch.add(path, record)
+    batch.close()
+    assert written == []
+
+
+def test_files_are_synced_while_the_next_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch at a time: the second waits for the first."""
+    go_on, true = threading.Event(), os.fsync
+
+    def fsync(fd: int) -> None:
+        assert go_on.wait(60)
+        true(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    written: list[str] = []
+    batch = Batch(lambda records: written.extend(record["file"] for record in records))
+    monkeypatch.setattr(part, "SYNC_BYTES", 16)
+    for each in ("a", "b", "c"):
+        path, record, _ = file(tmp_path, each)
+        batch.add(path, record)
+    assert batch.is_waiting
+    assert written == []
+    go_on.set()
+    batch.settle()
+    assert not batch.is_waiting
+    assert written == ["a", "b", "c"]

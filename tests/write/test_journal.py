@@ -17,6 +17,7 @@ from zeroconsolidate.write import part, stage
 from zeroconsolidate.write.fingerprint import fingerprint
 from zeroconsolidate.write.journal import Journal, refuse_other
 from zeroconsolidate.write.lock import Lock
+from zeroconsolidate.write.refusals import refuse_unwritable
 from zeroconsolidate.write.stage import Stage
 
 if TYPE_CHECKING:
@@ -262,15 +263,41 @@ def test_a_file_system_without_locks_has_none(tmp_path: Path, monkeypatch: pytes
 # --- room
 
 
+class Disk:
+    """What `statvfs` says: free blocks and inodes. `f_files` 0: it makes inodes when it needs them."""
+
+    f_frsize, f_flag = 4096, 0
+
+    def __init__(self, blocks: int, inodes: int, *, counts_inodes: bool = True) -> None:
+        self.f_bavail, self.f_favail, self.f_files = blocks, inodes, 1000 * counts_inodes
+
+
 def test_room_is_asked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an earlier run has staged is counted in: it need not be free once more."""
     leave(tmp_path / "out", "a")
-
-    class Disk:
-        f_bavail, f_frsize = 10, 4096
-
-    monkeypatch.setattr(stage.os, "statvfs", lambda _: Disk)
+    monkeypatch.setattr(stage.os, "statvfs", lambda _: Disk(10, 100))
     with staged(tmp_path / "out") as again:
-        again.need(10 * 4096 + SIZE)
+        again.need({"a": 8 * 4096 + SIZE})
         with pytest.raises(OutputFailed, match="too little room"):
-            again.need(10 * 4096 + 2 * SIZE)
+            again.need({"a": 10 * 4096 + 2 * SIZE})
+
+
+def test_small_files_take_whole_blocks_and_folders_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 files of a block each in six folders; ten blocks are for what is written down of them."""
+    sizes = {f"a/{n // 4}/{n}": 1 for n in range(20)}
+    monkeypatch.setattr(stage.os, "statvfs", lambda _: Disk(42, 100))
+    refuse_unwritable(str(tmp_path / "out"), sizes)
+    monkeypatch.setattr(stage.os, "statvfs", lambda _: Disk(41, 100))
+    with pytest.raises(OutputFailed, match="the disk has too little room; expected 172 KB free, got 168 KB"):
+        refuse_unwritable(str(tmp_path / "out"), sizes)
+
+
+def test_files_need_inodes_where_they_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {f"a/{n}": 1 for n in range(20)}
+    monkeypatch.setattr(stage.os, "statvfs", lambda _: Disk(1000, 22))
+    refuse_unwritable(str(tmp_path / "out"), sizes)
+    monkeypatch.setattr(stage.os, "statvfs", lambda _: Disk(1000, 21))
+    with pytest.raises(OutputFailed, match="the disk has room for too few files; expected 22 free inodes, got 21"):
+        refuse_unwritable(str(tmp_path / "out"), sizes)
+    monkeypatch.setattr(stage.os, "statvfs", lambda _: Disk(1000, 0, counts_inodes=False))
+    refuse_unwritable(str(tmp_path / "out"), sizes)

@@ -1,8 +1,10 @@
-"""Save an engine, resume others from a universal checkpoint of it, and say what each holds. Runs on every rank."""
+"""Engines that save, and engines that resume from what they saved; what each holds. Runs on every rank."""
 
 from __future__ import annotations
 
+import gc
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +13,7 @@ import torch.distributed as dist
 from . import zoo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -20,38 +23,41 @@ if TYPE_CHECKING:
 STATES = ("exp_avg", "exp_avg_sq")
 LEARNING_RATE = 3e-3
 MORE_STEPS = 3
+LINEAR = torch.nn.functional.linear
+"""torch's own. Stage 3 puts another in its place, which rounds otherwise, and leaves it there."""
 
 
-def save(case: EngineCase, folder: Path) -> None:
-    """Train, save checkpoint/, write what the engine holds and the losses of the steps after it."""
-    engine = _engine(case)
-    torch.manual_seed(case.seed + 1 + dist.get_rank())
-    _train(engine, case.steps)
-    engine.save_checkpoint(str(folder / "checkpoint"), client_state={"epoch": 7})
-    _record(engine, folder / "saved.pt")
-    _record_losses(engine, case, folder / "saved.json")
+def save(cases: Sequence[EngineCase], folders: Sequence[Path]) -> None:
+    """Of each case train, save checkpoint/, write what the engine holds and the losses of the steps after it."""
+    for case, folder in zip(cases, folders, strict=True):
+        engine = start(case)
+        torch.manual_seed(case.seed + 1 + dist.get_rank())
+        _train(engine, case.steps)
+        engine.save_checkpoint(str(folder / "checkpoint"), client_state={"epoch": 7})
+        values = held(engine)
+        losses = next_losses(engine, case)
+        if dist.get_rank() == 0:
+            torch.save(values, folder / "saved.pt")
+            (folder / "saved.json").write_text(json.dumps(losses))
+        end(engine)
 
 
-def resume(case: EngineCase, universal: Path, folder: Path, own_steps: bool) -> None:
-    """Load a universal checkpoint into an engine with other weights and another learning rate, and do the same.
+@dataclass(frozen=True, kw_only=True)
+class Apart:
+    """How an engine differs from the one that saved, before it loads."""
 
-    `own_steps`: give every flat group a step of its own, which DeepSpeed's loader at stage 3 forgets.
-    """
-    # What all groups have in common must come from the checkpoint. Stage 3 has no place for what differs, so that is
-    # for the program to set.
-    engine = _engine(case, noise=0.1, lr=LEARNING_RATE if len(case.groups) > 1 else 9e-3, eps=1e-5)
-    _, client_state = engine.load_checkpoint(str(universal))
-    if own_steps:
-        for state in engine.optimizer.optimizer.state.values():
-            state["step"] = state["step"].clone()
-    if client_state["epoch"] != 7 or engine.global_steps != case.steps:
-        msg = f"the client state or the step is lost: {client_state.get('epoch')}, {engine.global_steps}"
-        raise RuntimeError(msg)
-    _record(engine, folder / "resumed.pt")
-    _record_losses(engine, case, folder / "resumed.json")
+    noise: float = 0.0
+    """What is added to trained parameters."""
+    scale: float = 1.0
+    """By what the settings of param groups are multiplied."""
+    eps: float = 1e-8
+    """A setting that all param groups have in common."""
+    whole_module: bool = False
+    """Whether frozen parameters and buffers differ as well."""
 
 
-def _engine(case: EngineCase, *, noise: float = 0.0, lr: float = LEARNING_RATE, eps: float = 1e-8) -> Any:
+def start(case: EngineCase, apart: Apart = Apart()) -> Any:
+    """An engine."""
     import deepspeed
 
     from .train import _param_groups
@@ -61,12 +67,15 @@ def _engine(case: EngineCase, *, noise: float = 0.0, lr: float = LEARNING_RATE, 
     model = zoo.TinyLM(**case.model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(case.freeze))
-        if parameter.requires_grad and noise:
-            parameter.data += noise * torch.randn(parameter.shape)
+        if apart.noise and (parameter.requires_grad or apart.whole_module):
+            parameter.data += apart.noise * torch.randn(parameter.shape)
+    if apart.whole_module:
+        for buffer in model.buffers():
+            buffer.copy_(torch.zeros_like(buffer))
     groups = _param_groups(model, case.groups)
     for index, group in enumerate(groups):
-        group |= {"lr": lr * (1 + 2 * index), "weight_decay": 0.5 * index}
-    optimizer = torch.optim.AdamW(groups, eps=eps)
+        group |= {"lr": LEARNING_RATE * apart.scale * (1 + 2 * index), "weight_decay": 0.5 * apart.scale * index}
+    optimizer = torch.optim.AdamW(groups, eps=apart.eps)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=case.ds_config)
     return engine
 
@@ -81,37 +90,70 @@ def _train(engine: Any, steps: int) -> list[float]:
     return losses
 
 
-def _record_losses(engine: Any, case: EngineCase, path: Path) -> None:
-    """What further steps give: by rank, on data that both engines are given."""
+def next_losses(engine: Any, case: EngineCase) -> list[list[float]]:
+    """What further steps give: by rank, on data that both engines are given. A collective."""
     torch.manual_seed(case.seed + 100 + dist.get_rank())
     every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, _train(engine, MORE_STEPS))
-    if dist.get_rank() == 0:
-        path.write_text(json.dumps(every))
-    dist.barrier()
+    return every
 
 
-def _record(engine: Any, path: Path) -> None:
-    values = held(engine)
-    if dist.get_rank() == 0:
-        torch.save(values, path)
+def end(engine: Any) -> None:
+    """Let the engine go, so that a process can have many, one after the other."""
     dist.barrier()
+    engine.destroy()
+    torch.nn.functional.linear = LINEAR
+    gc.collect()
 
 
 def held(engine: Any) -> dict[str, dict[str, Tensor]]:
-    """By parameter: its master, each state and the step, in full. A collective."""
+    """In full, of each trained parameter its master, each state and the step; of every parameter and buffer the value
+    that the engine computes with. A collective."""
+    from deepspeed.runtime.zero import GatheredParameters
+
     optimizer = engine.optimizer
-    if hasattr(optimizer, "single_partition_of_fp32_groups"):
-        return _from_partitions(optimizer)
+    if isinstance(optimizer, torch.optim.Optimizer):  # stage 0 in fp32
+        found = _unpartitioned(engine, {parameter: parameter for parameter in engine.module.parameters()}, optimizer)
+    elif hasattr(optimizer, "fp32_groups"):  # stage 0
+        pairs = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
+        masters = {half: master for group in pairs for half, master in zip(*group, strict=True)}
+        found = _unpartitioned(engine, masters, optimizer.optimizer)
+    elif hasattr(optimizer, "single_partition_of_fp32_groups"):
+        found = _from_partitions(optimizer)
+    else:
+        found = _from_getters(engine)
+    for name, parameter in engine.module.named_parameters():
+        with GatheredParameters([parameter]):
+            found.setdefault(name, {})["weight"] = parameter.detach().clone()
+    for name, buffer in engine.module.named_buffers():
+        found[name] = {"weight": buffer.clone()}
+    return found
+
+
+def _unpartitioned(engine: Any, masters: dict[Any, Tensor], optimizer: Any) -> dict[str, dict[str, Tensor]]:
+    found = {}
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad:
+            state = optimizer.state[masters[parameter]]
+            found[name] = {"fp32": masters[parameter].detach().clone()}
+            found[name] |= {key: state[key].clone() for key in STATES}
+            found[name]["step"] = torch.tensor(float(state["step"]))
+    return found
+
+
+def _from_getters(engine: Any) -> dict[str, dict[str, Tensor]]:
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     found = {}
-    step = next(iter(optimizer.optimizer.state.values()))["step"]
+    step, *others = {float(state["step"]) for state in engine.optimizer.optimizer.state.values()}
+    if others:
+        msg = f"flat groups are at different steps: {step}, {others}"
+        raise RuntimeError(msg)
     for name, parameter in engine.module.named_parameters():
         if parameter.requires_grad:
             found[name] = {"fp32": safe_get_full_fp32_param(parameter).detach().float().clone()}
             found[name] |= {key: safe_get_full_optimizer_state(parameter, key).clone() for key in STATES}
-            found[name]["step"] = torch.as_tensor(step).clone()
+            found[name]["step"] = torch.tensor(step)
     return found
 
 
@@ -129,5 +171,5 @@ def _from_partitions(optimizer: Any) -> dict[str, dict[str, Tensor]]:
                 values = flat[start : start + parameter.numel()].clone().view(parameter.shape)
                 found.setdefault(optimizer.param_names[parameter], {})[key] = values
         for parameter in optimizer.round_robin_bit16_groups[group]:
-            found[optimizer.param_names[parameter]]["step"] = torch.as_tensor(state["step"]).clone()
+            found[optimizer.param_names[parameter]]["step"] = torch.tensor(float(state["step"]))
     return found

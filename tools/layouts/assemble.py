@@ -71,7 +71,7 @@ def assemble(case: Case, live: Path) -> Expected:
         expected.moments = {}
     if case.model == "megatron":
         drop_padding(expected)
-    return pipeline_names(expected) if case.pp > 1 else expected
+    return pipeline_names(expected) if case.pp > 1 or case.model == "pipeline" else expected
 
 
 def join_ranks(case: Case, live: Path) -> tuple[dict[str, dict[str, torch.Tensor]], list[dict[str, Any]]]:

@@ -58,17 +58,18 @@ class Job:
     client_state: dict[str, Any]
     """What the client saves beside the model."""
 
-    def step(self) -> None:
-        if self.case.pp > 1:
+    def step(self) -> float:
+        """Train on the next batch; returns the loss."""
+        if hasattr(self.engine, "train_batch"):
             batches = [(random_ids(), torch.zeros(2)) for _ in range(2)]
-            self.engine.train_batch(iter(batches))
-            return
+            return float(self.engine.train_batch(iter(batches)))
         ids = random_ids()
         loss = self.engine(input_ids=ids, labels=ids).loss if self.case.model == "mixtral" else self.engine(ids)
         self.engine.backward(loss)
         # Old releases write into views of the flat 16-bit buffer, which newer torch forbids while it records.
         with torch.no_grad():
             self.engine.step()
+        return float(loss.detach())
 
 
 def random_ids() -> torch.Tensor:

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from .case import Case
 
 
-def run(case: Case, out: Path, timeout: float) -> None:
-    """Train `case` into `out`; raises RuntimeError with the end of the failing rank's output."""
+def run(case: Case, out: Path, timeout: float, *, load: Path | None = None) -> None:
+    """Train `case` into `out`, or with `load` go on from that checkpoint; raises RuntimeError with the end of the
+    failing rank's output."""
     from . import worker  # noqa: F401 - imported before the forks, for all of them
 
     port = free_port()
     context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=be_rank, args=(case, rank, port, out)) for rank in range(case.world)]
+    ranks = [context.Process(target=be_rank, args=(case, rank, port, out, load)) for rank in range(case.world)]
     for process in ranks:
         process.start()
     deadline = time.monotonic() + timeout
@@ -48,13 +49,13 @@ def run(case: Case, out: Path, timeout: float) -> None:
         raise RuntimeError(f"exit codes {codes} (None: still running); rank {rank} said:\n{tail(out, rank)}")
 
 
-def be_rank(case: Case, rank: int, port: int, out: Path) -> None:
+def be_rank(case: Case, rank: int, port: int, out: Path, load: Path | None) -> None:
     with (out / f"rank_{rank}.log").open("w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     from .worker import work
 
-    work(case, rank, port, out)
+    work(case, rank, port, out, load)
 
 
 def tail(out: Path, rank: int) -> str:

@@ -88,7 +88,7 @@ MUTATIONS = (
     Mutation(
         "a dry run asks for room",
         f"{DRY_RUN}::test_a_disk_that_is_too_small",
-        ("outputs/make.py", "    refuse_unwritable(directory, cost.output_bytes)\n", ""),
+        ("outputs/make.py", "    refuse_unwritable(directory, output.plan.sizes)\n", ""),
     ),
     Mutation(
         "a dry run sees what is staged",

@@ -110,7 +110,7 @@ MUTATIONS = (
         TELLS,
         (
             "opening/open.py",
-            "    alternatives = _alternatives(files.root, roots)\n",
+            "    alternatives = _alternatives(files.root, roots, verb)\n",
             "    alternatives: tuple[str, ...] = ()\n",
         ),
     ),
@@ -124,7 +124,7 @@ MUTATIONS = (
         "opening/test_rescue.py::TestDiagnosis::test_trainers_older_checkpoints_are_looked_at",
         (
             "opening/open.py",
-            "    return of_a_sibling(home, lambda sibling: _is_complete([sibling], None))\n",
+            "    return of_a_sibling(home, lambda sibling: _is_complete([sibling], None), verb)\n",
             "    return ()\n",
         ),
     ),
@@ -201,8 +201,8 @@ MUTATIONS = (
         TELLS,
         (
             "opening/opened.py",
-            "    if options.rescue:\n",
-            "    if True:\n",
+            "    if options.rescue:\n        incomplete = open_files_incomplete(files)\n        if incomplete",
+            "    if True:\n        incomplete = open_files_incomplete(files)\n        if incomplete",
         ),
     ),
     Mutation(
@@ -251,7 +251,7 @@ MUTATIONS = (
         f"{HELD} opening/test_rescue.py::TestRescue::test_the_order_of_stand_ins",
         (
             "opening/rescue.py",
-            '            return _stand_in(View(copy), "module", catalog.origin.step)\n',
+            '            return _stand_in(View(copy), "module", others.step)\n',
             "            pass\n",
         ),
     ),
@@ -265,24 +265,28 @@ MUTATIONS = (
         "opening/test_rescue.py::TestRescue::test_fill_comes_from_where_it_says",
         (
             "opening/rescue.py",
-            "if tensor is not None and tensor.shape == source.shape and",
-            "if tensor is not None and",
+            "    return one.shape == other.shape and",
+            "    return",
         ),
     ),
     Mutation(
         "a model to fill with stands in only in numbers of the parameter's kind",
         "opening/test_rescue.py::TestRescue::test_fill_of_another_kind_of_numbers_is_not_used",
-        ("opening/rescue.py", " and tensor.dtype.kind == source.recipe.dtype.kind", ""),
+        ("opening/rescue.py", " and one.recipe.dtype.kind == other.recipe.dtype.kind", ""),
     ),
     Mutation(
         "the first model to fill with comes first",
         "opening/test_rescue.py::TestRescue::test_fill_comes_from_where_it_says",
-        ("opening/rescue.py", "    for filler in fillers:\n", "    for filler in reversed(fillers):\n"),
+        (
+            "opening/rescue.py",
+            "    for filler, tensors in others.fillers:\n",
+            "    for filler, tensors in reversed(others.fillers):\n",
+        ),
     ),
     Mutation(
         "the report says from which step a filling is",
         "opening/test_rescue.py::TestRescue::test_fill_comes_from_where_it_says",
-        ("opening/rescue.py", '"fill", filler.step, filler.label)', '"fill", catalog.origin.step, filler.label)'),
+        ("opening/rescue.py", '"fill", filler.step, filler.label)', '"fill", others.step, filler.label)'),
     ),
     Mutation(
         "the report says of what precision a stand-in is",
@@ -296,7 +300,7 @@ MUTATIONS = (
     Mutation(
         "zeros only when asked for",
         "opening/test_rescue.py::TestOneRankLost::test_without_zeros_only_whole_tensors_are_written",
-        ("opening/rescue.py", "    if zeros:\n", "    if True:\n"),
+        ("opening/rescue.py", "    if others.zeros:\n", "    if True:\n"),
     ),
     Mutation(
         "nothing at all is an error",
@@ -311,7 +315,7 @@ MUTATIONS = (
     Mutation(
         "--fill without --rescue is an error",
         "opening/test_rescue.py::TestRescue::test_options_that_make_no_sense",
-        ("options/convert.py", "        if not self.rescue and roots_of(self.fill):\n", "        if False:\n"),
+        ("options/common.py", "    if not rescue and roots_of(fill):\n", "    if False:\n"),
     ),
     Mutation(
         "an adapter is rescued whole or not at all",

@@ -54,7 +54,7 @@ MUTATIONS = (
     Mutation(
         "a record of the journal is synced",
         DURABLE,
-        ("write/journal.py", "        os.fsync(self._fd)\n", ""),
+        ("write/journal.py", "            os.fsync(self._fd)\n", ""),
     ),
     Mutation(
         "final names are synced",
@@ -113,6 +113,11 @@ MUTATIONS = (
         "a sync that failed in the background stops the conversion",
         "whole/test_resume.py::test_a_sync_that_failed_in_the_background_stops_the_conversion",
         ("write/part.py", "            self._under_way.result()\n", "            self._under_way.join()\n"),
+    ),
+    Mutation(
+        "so does one of files that are synced together",
+        "write/test_batch.py::test_a_sync_that_failed_is_raised_and_nothing_is_written_down",
+        ("write/batch.py", "            self._under_way.result()\n", "            self._under_way.join()\n"),
     ),
     Mutation(
         "copying is never two syncs ahead",
@@ -229,7 +234,34 @@ MUTATIONS = (
     Mutation(
         "what is staged counts as room",
         "write/test_journal.py::test_room_is_asked_for_first cli/test_refused_at_once.py::TestDryRun::test_what_is_staged_is_counted_in",
-        ("write/refusals.py", "free = disk.f_bavail * disk.f_frsize + staged", "free = disk.f_bavail * disk.f_frsize"),
+        (
+            "write/refusals.py",
+            "    free = disk.f_bavail * disk.f_frsize + sum(status.st_blocks * 512 for status in staged)\n",
+            "    free = disk.f_bavail * disk.f_frsize\n",
+        ),
+    ),
+    Mutation(
+        "files take whole blocks of the disk",
+        "write/test_journal.py::test_small_files_take_whole_blocks_and_folders_two cli/test_bad_input.py::test_a_disk_that_has_room_for_the_bytes_but_not_for_the_files",
+        (
+            "write/refusals.py",
+            "    blocks = sum(-(-size // disk.f_frsize) for size in sizes.values()) + 2 * len(folders)\n",
+            "    blocks = sum(sizes.values()) // disk.f_frsize\n",
+        ),
+    ),
+    Mutation(
+        "there are inodes for all files",
+        "write/test_journal.py::test_files_need_inodes_where_they_are_counted",
+        ("write/refusals.py", "    if disk.f_files and disk.f_favail + len(staged) < entries:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "a staged file of torch that cannot be read back is an error of the disk",
+        "faults/test_faults.py::test_whatever_fails_no_name_is_wrong_and_a_second_run_succeeds",
+        (
+            "write/check.py",
+            '            raise PlanBroken(f"the file cannot be read again: {error}") from None\n        except OSError as error:\n            raise _unreadable(error) from None\n',
+            '            raise PlanBroken(f"the file cannot be read again: {error}") from None\n',
+        ),
     ),
     Mutation(
         "a finished file is opened and compared with the plan before it gets its name",

@@ -36,6 +36,7 @@ from mutations import (  # noqa: E402
     hostile_files,
     incomplete,
     interrupted,
+    loading,
     merged,
     named,
     optioned,
@@ -58,6 +59,7 @@ TABLES = (
     named,
     tabled,
     universal,
+    loading,
     hostile,
     hostile_files,
 )

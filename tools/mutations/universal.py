@@ -8,7 +8,53 @@ WRITTEN = "outputs/test_universal.py"
 VERIFIED = "audit/test_verify_universal.py"
 OUTPUT, REFUSALS, AUDIT = "outputs/universal.py", "outputs/universal_refusals.py", "audit/universal.py"
 
+RESCUED = "outputs/test_universal_rescue.py"
+
 MUTATIONS = (
+    Mutation(
+        "lost moments are not masters, and masters are not moments",
+        f"{RESCUED}::test_lost_elements_are_replaced_and_no_others",
+        ("opening/rescue.py", "copies=catalog.module if is_master else {}", "copies=catalog.module"),
+    ),
+    Mutation(
+        "a state is filled from that state of another save",
+        f"{RESCUED}::test_lost_elements_are_replaced_and_no_others",
+        (
+            "opening/rescue.py",
+            "filler.tensors if is_master else filler.states.get(state, {})",
+            "filler.tensors",
+        ),
+    ),
+    Mutation(
+        "zeros stand in for moments only",
+        f"{RESCUED}::test_masters_that_nothing_has_are_refused_by_name",
+        ("opening/rescue.py", "            zeros=not is_master,\n", "            zeros=True,\n"),
+    ),
+    Mutation(
+        "no parameter is left out of a rescued universal checkpoint",
+        f"{RESCUED}::test_masters_that_nothing_has_are_refused_by_name",
+        ("opening/substitutes.py", "    if lost:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "settings of an optimizer are not made up",
+        f"{RESCUED}::test_what_no_rank_has_is_refused_by_name",
+        ("opening/substitutes.py", "    if not has_optimizer(catalog):\n", "    if False:\n"),
+    ),
+    Mutation(
+        "a lost rank's states have a place in the flat groups",
+        f"{RESCUED}::test_lost_elements_are_replaced_and_no_others",
+        ("opening/stand_ins.py", "for index, names in enumerate(kept)\n", "for index, names in enumerate(kept[:0])\n"),
+    ),
+    Mutation(
+        "another rank's model file stands in for rank 0's",
+        f"{RESCUED}::test_model_file_of_rank_0",
+        (OUTPUT, "ranks.dp_rank == first:", "ranks.dp_rank == 0:"),
+    ),
+    Mutation(
+        "zeros for moments are warned of",
+        f"{RESCUED}::test_lost_elements_are_replaced_and_no_others",
+        (OUTPUT, "*_warnings_of_zeros(opened.report)", ""),
+    ),
     Mutation(
         "a state has its own storages, and not the masters'",
         f"{WRITTEN}::test_states_are_what_was_saved",
@@ -53,7 +99,7 @@ MUTATIONS = (
         f"{WRITTEN}::test_both_names_of_the_model_file_have_its_bytes",
         (
             OUTPUT,
-            "names = [whole, partitioned] if kind is FileKind.MODEL else",
+            "names = [whole, own] if kind is FileKind.MODEL else",
             "names = [whole] if kind is FileKind.MODEL else",
         ),
     ),

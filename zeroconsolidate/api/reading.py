@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..opening.info import CheckpointInfo, describe
-from ..opening.open import complete_tags, open_catalog, open_incomplete
-from ..options import Opening, takes
-from ..outputs.mapping import Checkpoint
+from ..opening.open import complete_tags, open_incomplete
+from ..options import Opening, ReadingOptions, takes
+from ..outputs.open_mapping import opened_mapping
 
 if TYPE_CHECKING:
     from ..options import Roots
+    from ..outputs.mapping import Checkpoint
 
 
 @takes(Opening)
@@ -60,12 +61,11 @@ def inspect(src: Roots, options: Opening) -> CheckpointInfo:
     return describe(left.catalog, left.reasons, others)
 
 
-@takes(Opening)
-def open_checkpoint(src: Roots, options: Opening) -> Checkpoint:
+@takes(ReadingOptions)
+def open_checkpoint(src: Roots, options: ReadingOptions) -> Checkpoint:
     """Open a checkpoint as a mapping from names to tensors that are read one at a time.
 
-    A tensor is read when its `load()` is called. Names are those of the checkpoint; `consolidate` writes those that
-    the model's class expects.
+    A tensor is read when its `load()` is called, and a part of it by `tensor[2:10]`. Nothing else of it is in memory.
 
     Parameters
     ----------
@@ -90,9 +90,11 @@ def open_checkpoint(src: Roots, options: Opening) -> Checkpoint:
     UnsupportedLayout
         If the files do not say for certain where each parameter is.
     MissingFiles
-        If files are missing or damaged. The error's `losses` say what is lost of each tensor.
+        If files are missing or damaged and `rescue` is not given. The error's `losses` say what is lost of each tensor.
     WitnessMismatch
         If master weights that were saved without names (stage 0) match no parameter.
+    WrongNames
+        With `names`, if it is not known how the tensors are to be called.
     BadOption
         If a keyword is unknown, or its value makes no sense.
 
@@ -110,4 +112,4 @@ def open_checkpoint(src: Roots, options: Opening) -> Checkpoint:
     >>> weight.dtype, weight.load().shape == weight.shape
     (torch.float32, True)
     """
-    return Checkpoint(open_catalog(src, options.tag))
+    return opened_mapping(src, options)

@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from ..opening.opened import open_whole
+from ..opening.opened import open_to_resume
 from ..options import UniversalOptions, takes
 from ..outputs.make import Rehearsal, rehearse
 from ..outputs.universal import plan_universal
@@ -42,6 +42,8 @@ def universal(src: Roots, out: Path, options: UniversalOptions) -> Report:
 
     Raises
     ------
+    MissingFiles
+        If files are missing or damaged and `rescue` is not given, or none is left that says how to resume.
     UnsupportedLayout
         If the files do not say for certain where each value is, or it is a layout that is not written yet: stage 0,
         tensor, pipeline and expert parallelism, optimizers with states in a layout of their own.
@@ -71,5 +73,5 @@ def dry_run_universal(src: Roots, out: Path, options: UniversalOptions) -> Rehea
 
 
 def _planned_universal(src: Roots, directory: str, options: UniversalOptions) -> tuple[Opened, Output]:
-    opened = open_whole(src, found(src, directory, options))
+    opened = open_to_resume(src, options, found(src, directory, options))
     return opened, plan_universal(opened)

@@ -247,15 +247,16 @@ def _universal(folder: str, fence: Fence) -> Iterator[tuple[FileKind, FileName]]
 
 
 def _swaps(folder: str, fence: Fence) -> Iterator[SwapFile]:
-    """The masters in the folders of the ranks whose optimizer is on NVMe."""
+    """Masters and states in the folders of the ranks whose optimizer is on NVMe."""
     for entry in sorted(_entries(folder), key=lambda entry: entry.name):
         rank = names.SWAP_RANK.fullmatch(entry.name)
         if rank and entry.is_dir():
             for file in sorted(_entries(entry.path), key=lambda file: file.name):
-                match = names.SWAP_MASTER.fullmatch(file.name)
+                match = names.SWAP_FILE.fullmatch(file.name)
                 if match and file.is_file():
                     fence.check(file.path)
                     yield SwapFile(
+                        state=match["state"],
                         rank=int(rank["rank"]),
                         first=int(match["first"]),
                         last=int(match["last"]),

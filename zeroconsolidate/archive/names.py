@@ -83,7 +83,7 @@ moments, and one file for state that belongs to no parameter."""
 
 SWAP_FOLDER = "offloaded_tensors"
 SWAP_RANK = re.compile(r"rank(?P<rank>[0-9]{1,7})")
-SWAP_MASTER = re.compile(r"(?P<first>[0-9]{1,9})_(?P<last>[0-9]{1,9})\.tensor\.swp")
+SWAP_FILE = re.compile(r"(?:(?P<state>[a-z_]{1,64})-)?(?P<first>[0-9]{1,9})_(?P<last>[0-9]{1,9})\.tensor\.swp")
 """Masters on NVMe; the same name with `exp_avg-` in front is a moment's."""
 
 

@@ -20,8 +20,11 @@ At stage 3 the model files of all ranks hold the same empty placeholders; they d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwapFile:
-    """A master that was swapped out to NVMe: `offloaded_tensors/rank<rank>/<first>_<last>.tensor.swp`."""
+    """What was swapped out to NVMe: `offloaded_tensors/rank<rank>/<first>_<last>.tensor.swp` is a master, and with
+    `exp_avg-` in front of that name it is a moment."""
 
+    state: str | None
+    """Name of the optimizer's state, None for a master."""
     rank: int
     first: int
     last: int

@@ -14,6 +14,7 @@ from ..archive.container import ZipContainer
 from ..archive.legacy import open_container
 from ..archive.phrases import counted
 from ..errors import Disagreement, WitnessMismatch, ZeroConsolidateError
+from ..plan.sources import replicas
 from ..plan.witness import comparisons, replica_comparisons
 from ..run.cast import to_single
 from ..run.digest import file_blocks
@@ -131,7 +132,7 @@ def _finite(stored: Mapping[str, Source], inputs: Inputs, findings: Findings) ->
 
 def _replicas(catalog: Catalog, inputs: Inputs, findings: Findings) -> None:
     """What several ranks hold. Where DeepSpeed takes the first and does not mind, a difference is worth a note."""
-    pairs = replica_comparisons(catalog)
+    pairs = replica_comparisons(replicas(catalog))
     compared = 0
     for pair in pairs:
         try:

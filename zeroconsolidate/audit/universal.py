@@ -20,7 +20,7 @@ from ..archive.weights import Weights
 from ..errors import DamagedFile, NotACheckpoint, ZeroConsolidateError, at
 from ..outputs.universal import LATEST, plan_universal
 from ..plan.fragment import FragmentPlan
-from ..plan.states import steps
+from ..plan.states import plain_step
 from ..plan.whole_file import WholeFilePlan, bytes_of
 from ..run.compare import first_difference
 from .against import audit_against
@@ -78,13 +78,12 @@ def audit_universal_against(directory: str, opened: Opened, inputs: Inputs, find
     planned = _planned(expected)
     weights = replace(found.weights, tensors=_shaped(_trained(found, opened), planned))
     audit_against(weights, planned, frozenset(), inputs, findings)
-    is_ours, listed = os.path.exists(os.path.join(directory, MANIFEST_NAME)), opened.catalog.listed
-    for name, step in steps(opened.catalog).items():
-        own = listed.get(name, name)
+    is_ours = os.path.exists(os.path.join(directory, MANIFEST_NAME))
+    for own, step in expected.steps.items():
         # DeepSpeed's converter writes none at stage 3.
-        if (own in found.steps or is_ours) and _value(found.steps.get(own)) != _value(step):
+        if (own in found.steps or is_ours) and plain_step(found.steps.get(own)) != plain_step(step):
             findings.problems.append(
-                f"{own}: the step differs; expected {_value(step)}, got {_value(found.steps.get(own))}"
+                f"{own}: the step differs; expected {plain_step(step)}, got {plain_step(found.steps.get(own))}"
             )
     findings.checks.append(f"{counted(len(found.steps), 'step')} against the checkpoint")
     if is_ours:
@@ -144,6 +143,7 @@ def _trained(found: Fragments, opened: Opened) -> dict[str, LocatedTensor]:
     """The fragments without those that `ds_to_universal` makes of everything else, and no engine reads."""
     catalog = opened.catalog
     others = {name for name in catalog.order if name in catalog.ties or opened.stored[name].role != "trainable"}
+    others.difference_update(catalog.listed.values())
     return {name: tensor for name, tensor in found.weights.tensors.items() if name.split("/")[0] not in others}
 
 
@@ -157,10 +157,6 @@ def _shaped(tensors: Mapping[str, LocatedTensor], planned: Mapping[str, TensorPl
         return contiguous(tensor.storage, plan.shape, tensor.offset)
 
     return {name: shaped(name, tensor) for name, tensor in tensors.items()}
-
-
-def _value(step: object) -> object:
-    return step.item if isinstance(step, LocatedTensor) else step
 
 
 def _others(directory: str, expected: UniversalCheckpoint, inputs: Inputs, findings: Findings) -> None:
@@ -179,7 +175,7 @@ def _others(directory: str, expected: UniversalCheckpoint, inputs: Inputs, findi
             except OSError:
                 same = False
             if not same:
-                findings.problems.append(f"{file.name}: it is not the checkpoint's model file")
+                findings.problems.append(f"{file.name}: it is not the checkpoint's")
     for name, data in expected.small.items():
         compared += 1
         try:

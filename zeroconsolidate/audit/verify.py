@@ -74,7 +74,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     opened = open_to_convert(options.against, chosen)
     options.doing("checking names")
     chosen = with_recorded_base(opened, chosen)
-    plan = plan_weights(opened, chosen, modules_in(directory)).plan
+    plan = plan_weights(opened, chosen, modules_in(directory), every_name=True).plan
     options.doing("comparing values")
     planned = {
         os.path.join(os.path.dirname(file.name), tensor.name): tensor

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from ..archive.located import LocatedTensor
     from ..archive.raw import CheckpointFiles
     from .agree import Grid
-    from .facts import Join
     from .model_file import ModelFile
     from .optimizer_file import OptimizerFile
     from .pipeline import Layers
+    from .rules import Join
     from .universal import Universal
     from .whole_optimizer import WholeOptimizer
 

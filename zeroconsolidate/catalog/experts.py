@@ -11,13 +11,15 @@ partitioned over the ranks of one e only; there are ep such groups, and `partiti
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..archive.located import contiguous
 from ..errors import DamagedFile, Disagreement, UnsupportedLayout, at
 from . import fields
-from .facts import Affine, Concatenated, Join
+from .rules import Affine, Concatenated, Join
 from .tensor_parallel import affine_of
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from ..archive.located import LocatedTensor
     from ..archive.raw import RawFile
+    from .facts import Shape
 
 _NATIVE = re.compile(r"(?P<layer>.*deepspeed_moe\.experts\.deepspeed_experts\.)(?P<expert>[0-9]{1,7})(?P<rest>\..*)")
 
@@ -65,6 +68,62 @@ def of_rank(names: Iterable[str], ep_rank: int, ep: int) -> set[str]:
     return {name for name, m in matches.items() if int(m["expert"]) // (layers[m["layer"]] // ep) == ep_rank}
 
 
+def local_names(holders: Iterable[Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    """What an expert-parallel rank calls its experts -> which experts these are, by rank. `holders`: the names in the
+    model that each has, in the order of ranks.
+
+    >>> experts = "m.deepspeed_moe.experts.deepspeed_experts."
+    >>> local_names([[f"{experts}0.w", f"{experts}1.w"], [f"{experts}2.w", f"{experts}3.w"]])[f"{experts}1.w"]
+    ('m.deepspeed_moe.experts.deepspeed_experts.1.w', 'm.deepspeed_moe.experts.deepspeed_experts.3.w')
+    """
+    ranks: dict[tuple[str, str], list[list[int]]] = {}
+    for names in holders:
+        held: dict[tuple[str, str], list[int]] = {}
+        for match in filter(None, map(_NATIVE.fullmatch, names)):
+            held.setdefault((match["layer"], match["rest"]), []).append(int(match["expert"]))
+        for parameter, experts in held.items():
+            ranks.setdefault(parameter, []).append(sorted(experts))
+    found = {}
+    for (layer, rest), by_rank in ranks.items():
+        count = len(by_rank[0])
+        if by_rank != [list(range(rank * count, (rank + 1) * count)) for rank in range(len(by_rank))]:
+            raise Disagreement(f"the experts of {layer.rstrip('.')} are not spread evenly over ranks", found=by_rank)
+        for local in range(count):
+            found[f"{layer}{local}{rest}"] = tuple(f"{layer}{experts[local]}{rest}" for experts in by_rank)
+    return found
+
+
+def unstacked(tensors: Mapping[str, LocatedTensor], shapes: Mapping[str, Shape]) -> dict[str, LocatedTensor]:
+    """The tensors of a universal checkpoint with every expert under its name in the model. There, what expert-parallel
+    ranks call by one name is stacked, so it has more rows than the shape says.
+
+    Raises Disagreement where it has not a whole number of times as many.
+    """
+    counts: dict[tuple[str, str], int] = {}
+    matches = {name: match for name in tensors if (match := _NATIVE.fullmatch(name))}
+    for match in matches.values():
+        counts[match["layer"], match["rest"]] = counts.get((match["layer"], match["rest"]), 0) + 1
+    found = {}
+    for name, tensor in tensors.items():
+        shape = shapes.get(name, tensor.shape)
+        if name not in matches or tensor.shape == (shape or (1,)):
+            found[name] = tensor
+            continue
+        numel = math.prod(shape)
+        ranks = tensor.numel // max(numel, 1)
+        if ranks * numel != tensor.numel or not tensor.is_contiguous or not ranks:
+            with at(name):
+                raise Disagreement(
+                    "the experts of all ranks do not divide", expected=f"a multiple of {shape}", found=tensor.shape
+                )
+        match = matches[name]
+        count = counts[match["layer"], match["rest"]]
+        for rank in range(ranks):
+            expert = f"{match['layer']}{rank * count + int(match['expert'])}{match['rest']}"
+            found[expert] = contiguous(tensor.storage, shape, tensor.offset + rank * numel)
+    return found
+
+
 def expert_files(raws: Iterable[RawFile]) -> dict[str, LocatedTensor]:
     """The tensors of all expert files by their global names, sorted by layer, expert and place in the file."""
     found: dict[str, LocatedTensor] = {}
@@ -92,7 +151,7 @@ def stacks(layers: Sequence[Mapping[str, Any]]) -> dict[str, Join]:
             for name in map(str, names):
                 mapped = affine_of(maps[name], ep) if isinstance(maps, Mapping) and name in maps else None
                 rule: Affine | Concatenated = mapped or Concatenated(0)
-                joins[name] = Join(rule=rule)
+                joins[name] = Join(rule=rule, stacks_experts=True)
             if not maps:
                 _check_placement(layer, ep)
     return joins

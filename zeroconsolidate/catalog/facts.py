@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from ..archive.located import LocatedTensor
     from ..dtypes import DType
-    from .state import Step
+    from .rules import Join
+    from .state import GroupState, Step
     from .training import Training
 
 Shape: TypeAlias = tuple[int, ...]
@@ -98,6 +99,8 @@ class Part:
     groups: tuple[FlatGroup, ...]
     masters: tuple[Mapping[str, LocatedTensor], ...]
     """Trainable parameters that are saved whole, one mapping for each file that has them."""
+    master_states: tuple[Mapping[str, GroupState], ...]
+    """For each of `masters`: what the optimizer keeps of them, where the files say of which it is."""
     frozen: Mapping[str, Frozen]
     buffers: Mapping[str, LocatedTensor]
     module: Mapping[str, LocatedTensor]
@@ -107,56 +110,6 @@ class Part:
     def saved_masters(self) -> dict[str, LocatedTensor]:
         """`masters`, of all files together."""
         return {name: master for held in self.masters for name, master in held.items()}
-
-
-class Rule(Enum):
-    """How the parts of a tensor make the whole, where no widths or maps are needed to say it."""
-
-    REPLICATED = "every part has the whole tensor, and all are equal"
-    AVERAGED = "every part has the whole tensor; the whole is their mean"
-
-
-@dataclass(frozen=True, slots=True)
-class Concatenated:
-    """The parts laid side by side along a dimension; several sub-parameters (a fused q, k, v) separately."""
-
-    dim: int
-    widths: tuple[tuple[int, ...], ...] | None = None
-    """By sub-parameter, by part. None: one sub-parameter, as wide as each part is."""
-    view: Shape | None = None
-    """The whole's shape as `dim` counts it, where that differs from the parts' own; -1 stands for what remains."""
-
-
-@dataclass(frozen=True, slots=True)
-class AffinePiece:
-    """`whole.as_strided(shape, source)` equals `part.as_strided(shape, dest)`; offsets and strides in elements."""
-
-    shape: Shape
-    source: tuple[int, Shape]
-    """(offset, strides) in the whole tensor."""
-    dest: tuple[int, Shape]
-    """(offset, strides) in the part."""
-
-
-@dataclass(frozen=True, slots=True)
-class Affine:
-    """DeepSpeed's own map of a tensor (`affine_map`), the most exact statement there is."""
-
-    shape: Shape
-    """Of the whole."""
-    pieces: tuple[tuple[AffinePiece, ...], ...]
-    """By part."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Join:
-    """How a tensor that several parts hold is put together."""
-
-    rule: Rule | Concatenated | Affine
-    rows: int | None = None
-    """Keep so many rows of dimension 0: the rest pads a vocabulary to a multiple of the ranks."""
-    is_default: bool = False
-    """Whether this is an assumption, for a tensor that no list names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +125,8 @@ class Unnamed:
     """Index in `Catalog.parts`."""
     groups: tuple[tuple[LocatedTensor, ...], ...]
     """By param group: the masters in the group's order; a single flat one where `fused`."""
+    states: tuple[tuple[GroupState, ...], ...]
+    """By param group, by master: what the optimizer keeps of it. Empty where no file says which is which."""
     fused: bool
     candidates: tuple[Mapping[str, LocatedTensor], ...]
     """By param group: names with their copies, in the order of the module."""

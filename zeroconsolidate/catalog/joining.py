@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .contents import Contents
-    from .facts import Join, Part, Shape
+    from .facts import Part, Shape
+    from .rules import Join
 
 
 def joins_of(contents: Contents, parts: tuple[Part, ...], tied: Mapping[str, str]) -> dict[str, Join]:

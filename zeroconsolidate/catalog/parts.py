@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.names import FileKind, file_name
 from ..errors import MissingFiles, UnsupportedLayout, at
-from .experts import is_native, of_rank, router_aliases, stacked_copies
+from .experts import is_native, of_rank, router_aliases, stacked_copies, unstacked
 from .facts import Catalog, Cut, Frozen, MaybeTie, Part, Unnamed
 from .frozen import striped_frozen
 from .groups import flat_groups
@@ -15,8 +15,9 @@ from .joining import doubts_of, joins_of
 from .names import ModuleNames, sort_names
 from .noted import in_words, merged
 from .origin import origin_of, unplaced_of
-from .pipeline import staged
+from .pipeline import known_layers, staged
 from .plain import with_module_names
+from .training import of_all
 from .universal import all_there, shaped
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ def assemble(contents: Contents) -> Catalog:
         unplaced=unplaced_of(contents),
         missing=contents.missing,
         notes=(*noted, *_notes(contents)),
-        training=next((optimizer.training for optimizer in contents.all_optimizers), None),
+        training=of_all(
+            [ranks[0].training for held in (contents.optimizers, contents.wholes) for ranks in held.values() if ranks]
+        ),
         listed={**contents.listed, **{name: alias for alias, name in tied.items()}},
         noted=noted,
         unsaved={name: why for one in slices for name, why in one.names.unsaved.items()},
@@ -149,6 +152,9 @@ def _slice(contents: Contents, tp: int) -> _Slice:
         by_stage, pipeline_tied = staged(by_stage, base.module, contents.first.universal)
     found = [group for groups in by_stage for group in groups]
     merged = _merged(contents, base)
+    if contents.layers and merged:
+        pipeline_tied = known_layers(merged, base.module, is_whole=contents.grid.tp == 1)
+        merged = {pipeline_tied.get(name, name): tensor for name, tensor in merged.items()}
     placeholders = any(FileKind.PARTITIONED_MODEL in contents.files.files for _ in merged)
     striped = placeholders or any(group.cut is Cut.STRIPED for _, group in found)
     trainable = {member.name: member.shape for _, group in found for member in group.members}
@@ -182,6 +188,7 @@ def _slice(contents: Contents, tp: int) -> _Slice:
             index=tp + index,
             groups=tuple(group for at_index, group in found if at_index == index),
             masters=masters if index == 0 else (),
+            master_states=({},) * len(masters) if index == 0 else (),
             frozen=frozen if index == 0 else {},
             buffers=named.buffers if index == 0 else {},
             module=module if index == 0 else {},
@@ -204,15 +211,22 @@ def _merged(contents: Contents, base: ModelFile) -> dict[str, LocatedTensor]:
         return {}
     files = [models[0] for models in contents.models.values()]
     all_there(contents.universal, [name for file in files for name in file.shapes])
-    own = {*(base.buffer_names or ()), *base.shared_params, *(base.frozen_shapes or ())}
-    shapes = base.shapes
-    is_flat = FileKind.PARTITIONED_MODEL in contents.files.files
-    return {
+    frozen = {name for file in files for name in file.frozen_shapes or ()}
+    own = {*(base.buffer_names or ()), *base.shared_params, *frozen}
+    shapes = {name: shape for file in files for name, shape in file.shapes.items()}  # each stage lists its own
+    # Model files of tensor-parallel ranks have the shapes of their parts, and what is joined is saved in its own.
+    is_flat = FileKind.PARTITIONED_MODEL in contents.files.files and contents.grid.tp == 1
+    found = {
         # Ours, and only ours, have parameters without dimensions in stages 1 and 2: as one element.
-        name: shaped(name, tensor, shapes.get(name) if is_flat or not shapes.get(name, (1,)) else None)
+        name: shaped(
+            name,
+            tensor,
+            shapes.get(name) if (is_flat and name not in contents.stacks) or not shapes.get(name, (1,)) else None,
+        )
         for name, tensor in contents.universal.masters.items()
         if name not in own and (not shapes or name in shapes or name not in base.module)
     }
+    return unstacked(found, {**{name: copy.shape for name, copy in base.module.items()}, **shapes})
 
 
 def _ranked(contents: Contents, stages: list[int]) -> list[tuple[WholeOptimizer, int]]:
@@ -253,4 +267,11 @@ def _unnamed(whole: WholeOptimizer, ep_rank: int, ep: int, tp: int, named: Modul
     by_group = [of_experts if is_expert else dense for is_expert in whole.expert_groups]
     if experts and not any(whole.expert_groups):
         by_group = [dense | of_experts] * len(whole.groups)
-    return Unnamed(file=whole.file, part=tp, groups=whole.groups, fused=whole.fused, candidates=tuple(by_group))
+    return Unnamed(
+        file=whole.file,
+        part=tp,
+        groups=whole.groups,
+        states=whole.states,
+        fused=whole.fused,
+        candidates=tuple(by_group),
+    )

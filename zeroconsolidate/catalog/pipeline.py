@@ -98,13 +98,14 @@ def _is_missing(name: str) -> MissingFiles:
     return MissingFiles("the file of a layer is missing", expected=f"{name} in {file}", files=(file,))
 
 
-def tied_names(stages: Sequence[Mapping[str, int]], module: Mapping[str, LocatedTensor]) -> dict[str, str]:
-    """`tied_modules.KEY.name` -> `LL.name`. `stages`: by pipeline stage, the elements of each trained parameter.
+def tied_names(stages: Sequence[Mapping[str, int | None]], module: Mapping[str, LocatedTensor]) -> dict[str, str]:
+    """`tied_modules.KEY.name` -> `LL.name`. `stages`: by pipeline stage, the elements of each trained parameter, None
+    where its layer may have fewer.
 
     Raises Disagreement if no layer fits, UnsupportedLayout if several do.
     """
     owned = {name for stage in stages for name in stage}
-    keys: dict[str, dict[str, int]] = {}
+    keys: dict[str, dict[str, int | None]] = {}
     first_stage: dict[str, int] = {}
     for index, stage in enumerate(stages):
         for name, numel in stage.items():
@@ -133,6 +134,17 @@ def tied_names(stages: Sequence[Mapping[str, int]], module: Mapping[str, Located
     return names
 
 
+def known_layers(
+    merged: Mapping[str, LocatedTensor], module: Mapping[str, LocatedTensor], *, is_whole: bool
+) -> dict[str, str]:
+    """The same for a universal checkpoint, which does not say on which stage they were. Where several layers fit,
+    names are left as they are. `is_whole`: the module has whole tensors, not parts of tensor-parallel ranks."""
+    try:
+        return tied_names([{name: tensor.numel if is_whole else None for name, tensor in merged.items()}], module)
+    except UnsupportedLayout:
+        return {}
+
+
 def _free_layers(module: Mapping[str, LocatedTensor], owned: set[str]) -> list[int]:
     """Layers none of whose parameters is trained under its own name."""
     layers: dict[int, bool] = {}
@@ -144,11 +156,11 @@ def _free_layers(module: Mapping[str, LocatedTensor], owned: set[str]) -> list[i
     return [layer for layer, free in layers.items() if free]
 
 
-def _fits(tensor: LocatedTensor | None, numel: int) -> bool:
-    return tensor is not None and tensor.dtype.is_floating and tensor.numel == numel
+def _fits(tensor: LocatedTensor | None, numel: int | None) -> bool:
+    return tensor is not None and tensor.dtype.is_floating and numel in (None, tensor.numel)
 
 
-def _near(layers: list[int], stages: Sequence[Mapping[str, int]], stage: int) -> list[int]:
+def _near(layers: list[int], stages: Sequence[Mapping[str, int | None]], stage: int) -> list[int]:
     """Those that can belong to a stage: behind all known layers of earlier stages, before those of later ones."""
     known = [[int(m["layer"]) for name in names if (m := _INDEXED.fullmatch(name))] for names in stages]
     behind = max((layer for earlier in known[:stage] for layer in earlier), default=-1)

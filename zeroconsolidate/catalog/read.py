@@ -186,9 +186,10 @@ def _wholes(files: CheckpointFiles, models: list[ModelFile], load: Load) -> dict
                     found=raw.name.dp_rank,
                     files=(f"expp_rank_{len(of_rank)}_mp_rank_{raw.name.mp_rank:02d}_optim_states.pt",),
                 )
-            of_rank.append(read_whole_optimizer(content if isinstance(content, dict) else {}, raw.path))
+            whole = content if isinstance(content, dict) else {}
+            of_rank.append(read_whole_optimizer(whole, raw.path, models[0].ds_config))
     for model in models:
         if model.mp_rank not in found:
             with at(file_name(model.file)):
-                found[model.mp_rank] = [read_whole_optimizer(model.optimizer or {}, model.file)]
+                found[model.mp_rank] = [read_whole_optimizer(model.optimizer or {}, model.file, model.ds_config)]
     return {mp_rank: tuple(wholes) for mp_rank, wholes in found.items()}

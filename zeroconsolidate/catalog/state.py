@@ -19,10 +19,10 @@ Step: TypeAlias = "LocatedTensor | float | int | None"
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """What the optimizer keeps of a flat group on one rank."""
+    """What the optimizer keeps of a flat group on one rank, or of one master."""
 
     values: Mapping[str, LocatedTensor]
-    """By name, such as `exp_avg`: one value for each element of the rank's partition."""
+    """By name, such as `exp_avg`: one value for each element of the rank's partition, or of the master."""
     step: Step
 
 
@@ -34,10 +34,25 @@ def group_states(
     for index, held in enumerate(partitions):
         state = states.get(index, {})
         values = {fields.name_of(key): value for key, value in state.items() if _is_placed(value, held)}
-        step = state.get("step")
-        is_step = step is None or isinstance(step, (int, float)) or (isinstance(step, LocatedTensor) and not step.shape)
-        found.append(GroupState(values, step if is_step else None))
+        found.append(GroupState(values, _step_in(state)))
     return tuple(found)
+
+
+def master_state(state: Mapping[Any, Any], master: LocatedTensor) -> GroupState:
+    """The state of a master that is saved in its own shape."""
+    values = {
+        fields.name_of(key): value
+        for key, value in state.items()
+        # The step of a master without dimensions has its shape.
+        if isinstance(value, LocatedTensor) and value.shape == master.shape and key != "step"
+    }
+    return GroupState(values, _step_in(state))
+
+
+def _step_in(state: Mapping[Any, Any]) -> Step:
+    step = state.get("step")
+    is_step = isinstance(step, (int, float)) or (isinstance(step, LocatedTensor) and not step.shape)
+    return step if is_step else None
 
 
 def _is_placed(value: object, held: LocatedTensor) -> bool:

@@ -1,7 +1,8 @@
 """Swap files on NVMe (`offload_optimizer`, stage 3) -> the flat groups that optimizer files lack.
 
-Where a sub-group is large enough to be swapped, the file holds an empty tensor, and the master lies in
-`offloaded_tensors/rank<N>/<first>_<last>.tensor.swp`: raw fp32 elements, padded at the end. `first` and `last` are the
+Where a sub-group is large enough to be swapped, the file holds empty tensors, and the master lies in
+`offloaded_tensors/rank<N>/<first>_<last>.tensor.swp`: raw fp32 elements, padded at the end. Moments lie beside it, with
+their names in front: `exp_avg-<first>_<last>.tensor.swp`. `first` and `last` are the
 `ds_id` of the sub-group's first and last parameter, their places among the model's parameters (mirrors
 `_create_fp32_partitions` in `deepspeed/runtime/zero/stage3.py` and `OptimizerSwapper` in
 `deepspeed/runtime/swap_tensor/optimizer_utils.py`).
@@ -26,6 +27,7 @@ from .facts import Cut, stripe_numel
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ..archive.located import LocatedTensor
     from ..archive.raw import SwapFile
     from .facts import Shape
     from .model_file import ModelFile
@@ -43,7 +45,8 @@ def swapped_in(
     *,
     is_split: bool = False,
 ) -> list[OptimizerFile]:
-    """The optimizer files, with the masters that were swapped out in the places of empty flat groups.
+    """The optimizer files, with what was swapped out in the places of empty flat groups: masters, and those states of
+    which there is a file.
 
     `is_split`: the model is cut over model-parallel ranks. Folders are named by global rank, and no file says which
     rank has which. Raises UnsupportedLayout if a swapped group's file is not certain.
@@ -56,7 +59,7 @@ def swapped_in(
             )
         return list(optimizers)
     shapes = model.param_shapes or ()
-    files = {(swap.rank, swap.first, swap.last): swap for swap in swaps}
+    files = {(swap.state, swap.rank, swap.first, swap.last): swap for swap in swaps}
     places = {name: place for place, name in enumerate(_parameters(model, shapes))}
     numels = [sum(stripe_numel(math.prod(shape), world_size) for shape in group.values()) for group in shapes]
     groups = list(zip(shapes, numels, strict=True))
@@ -66,20 +69,21 @@ def swapped_in(
 def _swapped_in(
     optimizer: OptimizerFile,
     groups: Sequence[tuple[Mapping[str, Shape], int]],
-    files: Mapping[tuple[int, int, int], SwapFile],
+    files: Mapping[tuple[str | None, int, int, int], SwapFile],
     places: Mapping[str, int],
 ) -> OptimizerFile:
     """`groups`: the shapes of each, and how many elements of it a rank holds."""
     if optimizer.cut is not Cut.STRIPED or len(groups) != len(optimizer.partitions):
         return optimizer
-    partitions = list(optimizer.partitions)
+    partitions, states = list(optimizer.partitions), list(optimizer.states)
     for index, ((group, numel), partition) in enumerate(zip(groups, optimizer.partitions, strict=True)):
         if partition.numel or not numel:
             continue
         with at(file_name(optimizer.file)), at(f"group {index}"):
             names = list(group)
-            swap = files.get((optimizer.rank, places.get(names[0], -1), places.get(names[-1], -1)))
-            if swap is None or not 0 <= swap.size_bytes - 4 * numel < MAX_PADDING_BYTES:
+            place = (optimizer.rank, places.get(names[0], -1), places.get(names[-1], -1))
+            swap = files.get((None, *place))
+            if swap is None or not _holds(swap, numel):
                 raise UnsupportedLayout(
                     "the flat group was swapped out to NVMe, and nothing says which swap file holds it",
                     expected=(
@@ -88,11 +92,26 @@ def _swapped_in(
                     ),
                     found=f"{'nothing' if swap is None else f'{swap.size_bytes} bytes'}",
                 )
-            storage = LocatedStorage(
-                file=swap.path, key=f"{swap.first}_{swap.last}", start=0, numel=numel, dtype=DType.F32, big_endian=False
-            )
-            partitions[index] = contiguous(storage, (numel,))
-    return replace(optimizer, partitions=tuple(partitions))
+            partitions[index] = _elements(swap, numel)
+            state = states[index]
+            found = {name: files.get((name, *place)) for name, value in state.values.items() if value.numel < numel}
+            there = {
+                name: _elements(own, numel) for name, own in found.items() if own is not None and _holds(own, numel)
+            }
+            states[index] = replace(state, values={**state.values, **there})
+    return replace(optimizer, partitions=tuple(partitions), states=tuple(states))
+
+
+def _holds(swap: SwapFile, numel: int) -> bool:
+    return 0 <= swap.size_bytes - 4 * numel < MAX_PADDING_BYTES
+
+
+def _elements(swap: SwapFile, numel: int) -> LocatedTensor:
+    """The first elements of a swap file; DeepSpeed swaps in the dtype of the masters."""
+    storage = LocatedStorage(
+        file=swap.path, key=f"{swap.first}_{swap.last}", start=0, numel=numel, dtype=DType.F32, big_endian=False
+    )
+    return contiguous(storage, (numel,))
 
 
 def _parameters(model: ModelFile, shapes: Sequence[Mapping[str, Shape]]) -> list[str]:

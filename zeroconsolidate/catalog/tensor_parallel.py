@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..archive.printable import described
 from ..errors import DamagedFile, Disagreement, UnsupportedLayout, at
 from . import fields
-from .facts import Affine, AffinePiece, Concatenated, Join, Rule
+from .rules import Affine, AffinePiece, Concatenated, Join, Rule, SubParameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -176,7 +176,14 @@ class _Rules:
         _ints([n for n in sizes if n != -1])
         shape = tuple(sizes)  # -1 stands for what remains
         same_dims = all(len(part) == len(shape) for part in shapes)
-        return Concatenated(dim, widths, None if same_dims else shape)
+        declared = SubParameters(
+            patterns=tuple(map(str, entry.get("patterns", ()))),
+            shape=tuple(
+                tuple(n) if isinstance(n, (list, tuple)) else n for n in (*view[:dim], totals, *view[dim + 1 :])
+            ),
+            dim=dim,
+        )
+        return Concatenated(dim, widths, None if same_dims else shape, declared)
 
 
 def affine_of(entry: object, parts: int) -> Affine:

@@ -7,7 +7,8 @@ has are known (`deepspeed/runtime/fp16/loss_scaler.py`), by name and attributes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from ..archive.inert import Inert, Name
@@ -52,6 +53,8 @@ class Training:
     them say. Resuming with that setting, it writes them to wrong places (`parameter_alignment` corrects it)."""
     unread: tuple[str, ...]
     """What has a value that is not plain, in words."""
+    differs: tuple[str, ...] = ()
+    """Settings of param groups in which model-parallel ranks differ."""
 
 
 def training_of(
@@ -85,6 +88,22 @@ def training_of(
         is_shuffled=bool(zero.get("round_robin_gradients")) and not zero.get("parameter_alignment"),
         unread=tuple(sorted(unread)),
     )
+
+
+def of_all(trainings: Sequence[Training]) -> Training | None:
+    """What model-parallel ranks say together: the first's, and in which settings the others differ from it."""
+    if not trainings:
+        return None
+    first, *others = trainings
+    none: Mapping[str, object] = {}
+    differs = {
+        key
+        for other in others
+        for group, its in zip_longest(first.param_groups, other.param_groups, fillvalue=none)
+        for key in {*group, *its}
+        if key not in group or key not in its or group[key] != its[key]
+    }
+    return replace(first, differs=tuple(sorted(differs)))
 
 
 def _flat_groups(group: object) -> tuple[int, ...]:

@@ -19,10 +19,13 @@ from ..errors import DamagedFile, UnsupportedLayout
 from . import fields
 from .keys import WHOLE_STATE_KEYS, check_keys
 from .optimizer_file import DIALECTS
-from .state import settings, split_state, state_names_of, steps_of, unplaced_in
+from .state import master_state, settings, split_state, state_names_of, steps_of, unplaced_in
+from .training import training_of
 
 if TYPE_CHECKING:
     from .facts import Shape
+    from .state import GroupState
+    from .training import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,8 @@ class WholeOptimizer:
     groups: tuple[tuple[LocatedTensor, ...], ...]
     """By param group: its masters in order, or one flat one where `fused`. Empty where there are no masters."""
     fused: bool
+    states: tuple[tuple[GroupState, ...], ...]
+    """By param group, by master: what the optimizer keeps of it. Empty where its numbers do not fit the masters."""
     expert_groups: tuple[bool, ...]
     """By param group: whether it holds experts."""
     steps: tuple[float, ...]
@@ -41,10 +46,14 @@ class WholeOptimizer:
     unplaced: tuple[str, ...]
     """Names of optimizer state that is not shaped like the parameters."""
     param_groups: tuple[Mapping[str, object], ...]
+    training: Training
 
 
-def read_whole_optimizer(content: Mapping[str, Any], file: str) -> WholeOptimizer:
-    """Check and type the value of the key `optimizer`. Raises DamagedFile or UnsupportedLayout."""
+def read_whole_optimizer(content: Mapping[str, Any], file: str, config: Mapping[str, Any]) -> WholeOptimizer:
+    """Check and type the value of the key `optimizer`. `config`: DeepSpeed's.
+
+    Raises DamagedFile or UnsupportedLayout.
+    """
     partitioned = next((key for key in DIALECTS if key in content), None)
     if partitioned:
         raise UnsupportedLayout(
@@ -65,6 +74,7 @@ def read_whole_optimizer(content: Mapping[str, Any], file: str) -> WholeOptimize
         wrapper=wrapper,
         groups=groups,
         fused=fused,
+        states=_states(states, params, groups),
         expert_groups=tuple(
             bool(params[index].get("moe")) if index < len(params) and isinstance(params[index], Mapping) else False
             for index in range(len(groups))
@@ -73,6 +83,14 @@ def read_whole_optimizer(content: Mapping[str, Any], file: str) -> WholeOptimize
         state_names=state_names_of(states.values()),
         unplaced=_unplaced(states, shapes),
         param_groups=tuple(settings(group) for group in params),
+        # The settings that the loss scaler had are saved one by one, and too few of them to make it again.
+        training=training_of(
+            {key: content[key] for key in ("clip_grad",) if key in content},
+            params,
+            config,
+            # Of a master without dimensions one value is all there is.
+            {number: states[number] for number, shape in enumerate(shapes) if shape and number in states},
+        ),
     )
 
 
@@ -91,6 +109,20 @@ def _masters(content: Mapping[str, Any]) -> tuple[tuple[tuple[LocatedTensor, ...
             "the optimizer's state has an unknown layout", found=f"the keys {', '.join(map(str, list(content)[:8]))}"
         )
     return (), False, "none"
+
+
+def _states(
+    states: Mapping[Any, Mapping[Any, Any]], params: list[Any], groups: tuple[tuple[LocatedTensor, ...], ...]
+) -> tuple[tuple[GroupState, ...], ...]:
+    """torch numbers parameters through, group by group."""
+    listed = [group.get("params") if isinstance(group, Mapping) else None for group in params]
+    counts = [len(numbers) if fields.are_counts(numbers) else -1 for numbers in listed]
+    if counts != [len(group) for group in groups]:
+        return ()
+    return tuple(
+        tuple(master_state(states.get(number, {}), master) for number, master in zip(numbers or (), group, strict=True))
+        for numbers, group in zip(listed, groups, strict=True)
+    )
 
 
 def _unplaced(states: Mapping[Any, Mapping[Any, Any]], shapes: list[Shape]) -> tuple[str, ...]:

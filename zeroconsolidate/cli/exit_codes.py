@@ -17,7 +17,8 @@ class ExitCode(IntEnum):
     ERROR = 2, "an error: stderr says what is wrong; no output was written"
     LOSSES = (
         3,
-        "`convert --rescue` wrote a model, but not every value exactly; `inspect`: the newest save is not complete",
+        "`convert --rescue` or `universal --rescue` wrote its output, but not every value exactly; `inspect`: the "
+        "newest save is not complete",
     )
     HUNG_UP = 128 + signal.SIGHUP, "the terminal was closed (SIGHUP); run the same command again to continue"
     INTERRUPTED = 128 + signal.SIGINT, "interrupted (Ctrl-C); run the same command again to continue"

@@ -183,10 +183,13 @@ def _group_text(group: Mapping[str, object]) -> str:
 _SOURCES = {
     "checkpoint": "as trained",
     "module": "in 16 bits, from the second copy of the weights",
-    "fill": "from the models given with --fill",
+    "fill": "from what was given with --fill",
     "zeros": "lost, written as zeros",
     "nowhere": "lost, so not written",
 }
+
+
+_STATE_SOURCES = {"checkpoint": "as saved", "fill": "from --fill", "zeros": "zeros"}
 
 
 def _rescue_rows(rescue: RescueReport) -> list[tuple[str, str]]:
@@ -198,6 +201,13 @@ def _rescue_rows(rescue: RescueReport) -> list[tuple[str, str]]:
         for source, text in _SOURCES.items()
         if rescue.by_source[source]
     ]
+    for state, found in rescue.states.items():
+        shares = [
+            f"{100 * numel / max(rescue.numel, 1):.1f} % {_STATE_SOURCES[source]}"
+            for source, numel in found.by_source.items()
+            if numel
+        ]
+        rows.append((state, ", ".join(shares)))
     if rescue.not_written:
         some = listed(rescue.not_written, 4, f", see {RESCUE_REPORT_NAME}")
         rows.append(("not written", f"{counted(len(rescue.not_written), 'tensor')}: {some}"))

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ..plan.pieces import Recipe
     from .training_state import TrainingState
 
+_WITHOUT = "optimizer=False loads the weights alone"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Decided:
@@ -54,7 +56,7 @@ class _Decided:
 def put_into_engine(live: LiveEngine, src: Roots, tag: str | None, *, optimizer: bool, strict: bool) -> EngineReport:
     """Load. A collective. Raises on all ranks if one cannot."""
     with live.together() as said:
-        state, resuming = open_training_state(src, tag, optimizer=optimizer)
+        state, resuming = open_training_state(src, tag, optimizer=optimizer, remedy=_WITHOUT)
         decided = _decide(live, state, optimizer=optimizer, strict=strict)
         said += [state.title, resuming.global_steps, len(decided.stored)]
     live.begin()
@@ -102,7 +104,7 @@ def _decide(live: LiveEngine, state: TrainingState, *, optimizer: bool, strict: 
                 )
     if not optimizer or live.optimizer is None:
         if optimizer:
-            raise UnsupportedLayout("the engine has no optimizer", remedy="optimizer=False loads the weights alone")
+            raise UnsupportedLayout("the engine has no optimizer", remedy=_WITHOUT)
         return _Decided(
             stored=stored, missing=missing, unexpected=unexpected, states={}, steps={}, settings={}, notes=()
         )

@@ -27,11 +27,10 @@ class EngineReport(LoadReport):
         Names of the source that the engine does not have.
     notes : tuple[str, ...]
         What was decided or changed on the way.
-    step : int or None
+    step : int | None
         The engine's step (`global_steps`) at which the checkpoint was saved.
-    client_state : Mapping[str, object]
+    client_state : Mapping[str, Any]
         What the program gave `save_checkpoint` to keep: plain values, containers of them, and tensors.
-    complete
     """
 
     step: int | None = None

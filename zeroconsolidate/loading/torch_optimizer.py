@@ -11,7 +11,7 @@ from ..run.inputs import Inputs
 from .settings import OF_THE_MACHINE, common_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import torch
 
@@ -35,7 +35,7 @@ _WRAPPERS = ("module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "
 
 def state_dict_of(
     state: TrainingState,
-    known: Sequence[Mapping[str, str]],
+    known: Iterable[Mapping[str, str]],
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer | None,
     *,
@@ -88,8 +88,8 @@ def _to_train(names: Mapping[str, torch.nn.Parameter]) -> list[str]:
     return list(first.values())
 
 
-def _matched(names: Mapping[str, torch.nn.Parameter], known: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """First name of a parameter -> stored name, by the mapping that knows most of them."""
+def _matched(names: Mapping[str, torch.nn.Parameter], known: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """First name of a parameter -> stored name, by the first mapping that knows all of them, or most."""
     second: dict[int, list[str]] = {}
     for name, parameter in names.items():
         second.setdefault(id(parameter), []).append(name)
@@ -102,6 +102,8 @@ def _matched(names: Mapping[str, torch.nn.Parameter], known: Sequence[Mapping[st
         }
         if len(found) > len(best):
             best = found
+        if len(best) == len(second):
+            break
     return best
 
 

@@ -19,7 +19,7 @@ from ..plan.sources import sources
 from ..plan.states import MASTERS, every_state, param_groups, steps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ..archive.raw import CheckpointFiles
     from ..catalog.facts import Catalog
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ..catalog.training import Scaler
     from ..options import Roots
     from ..plan.sources import Source
-
-_WITHOUT = "optimizer=False loads the weights alone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +49,13 @@ class TrainingState:
     scaler: Scaler | None
 
 
-def training_state(catalog: Catalog, *, optimizer: bool) -> TrainingState:
-    """The training state of a whole checkpoint; without `optimizer`, the weights alone.
+def training_state(catalog: Catalog, *, optimizer: bool, remedy: str | None) -> TrainingState:
+    """The training state of a whole checkpoint; without `optimizer`, the weights alone. `remedy`: for an error, how to
+    do without what the optimizer keeps.
 
     Raises what `every_state` raises.
     """
-    by_state = every_state(catalog, remedy=_WITHOUT) if optimizer else {}
+    by_state = every_state(catalog, remedy=remedy) if optimizer else {}
     weights = sources(catalog)
     names = {name: owner for name in catalog.order if (owner := catalog.ties.get(name, name)) in weights}
     names |= {called: names[name] for name, called in catalog.listed.items() if name in names}
@@ -76,17 +75,20 @@ def training_state(catalog: Catalog, *, optimizer: bool) -> TrainingState:
     )
 
 
-def open_training_state(src: Roots, tag: str | None, *, optimizer: bool) -> tuple[TrainingState, Resuming]:
+def open_training_state(
+    src: Roots, tag: str | None, *, optimizer: bool, remedy: str | None
+) -> tuple[TrainingState, Resuming]:
     """Open a checkpoint, which must be whole. Raises what `open_files` and `training_state` raise."""
     files = find(src, tag)
-    state = training_state(open_files(files, src), optimizer=optimizer)
+    state = training_state(open_files(files, src), optimizer=optimizer, remedy=remedy)
     return state, _resuming(files)
 
 
-def known_names(src: Roots, tag: str | None, state: TrainingState) -> list[dict[str, str]]:
+def known_names(src: Roots, tag: str | None, state: TrainingState) -> Iterator[Mapping[str, str]]:
     """Names that a model may have -> stored names: those of the checkpoint, those that transformers has in memory, and
-    those of models on the hub. Tensors in another layout than the checkpoint's are not among them."""
-    found = [dict(state.names)]
+    those of models on the hub. Tensors in another layout than the checkpoint's are not among them. Who wants the next
+    mapping may wait for transformers."""
+    yield state.names
     for names in ("in-memory", "hub"):
         with suppress(ZeroConsolidateError):  # a naming that cannot be decided is none
             options = Options(tag=tag, names=names, lora="keep", ties="copy", allow_missing=True)
@@ -94,10 +96,7 @@ def known_names(src: Roots, tag: str | None, state: TrainingState) -> list[dict[
             stored = {id(source.recipe): name for name, source in opened.stored.items()}
             named = plan_weights(opened, options).named
             written = {**named.selection.named, **named.heads}
-            found.append(
-                {name: stored[id(source.recipe)] for name, source in written.items() if id(source.recipe) in stored}
-            )
-    return found
+            yield {name: stored[id(source.recipe)] for name, source in written.items() if id(source.recipe) in stored}
 
 
 def _resuming(files: CheckpointFiles) -> Resuming:

@@ -26,7 +26,7 @@ from ..options import roots_of
 from ..run.inputs import Inputs
 from .incomplete import Incomplete, read_incomplete
 from .losses import in_words, losses
-from .remedies import LAST_COMPLETE, of_a_rescue, of_a_sibling, of_a_tag
+from .remedies import LAST_COMPLETE, Verb, of_a_rescue, of_a_sibling, of_a_tag, of_a_universal_rescue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,9 +74,11 @@ def open_catalog(src: Roots, tag: str | None) -> Catalog:
     return open_files(find(src, tag), src)
 
 
-def open_files(files: CheckpointFiles, src: Roots, *, before: Callable[[Catalog], None] = lambda _: None) -> Catalog:
+def open_files(
+    files: CheckpointFiles, src: Roots, *, before: Callable[[Catalog], None] = lambda _: None, verb: Verb = "convert"
+) -> Catalog:
     """The facts of a whole checkpoint, whose files have been found in `src`. `before` is called with the facts that
-    metadata gives, before any value is read.
+    metadata gives, before any value is read. `verb`: the command that errors suggest.
 
     Raises what `read` raises. If files cannot be used, the error says what is lost with them, and its `losses` list it
     for every tensor.
@@ -88,7 +90,7 @@ def open_files(files: CheckpointFiles, src: Roots, *, before: Callable[[Catalog]
     except (UnsafePickle, UnsafePath):
         raise
     except (MissingFiles, DamagedFile, Disagreement, NotACheckpoint) as error:
-        _explain(error, files, roots_of(src))
+        _explain(error, files, roots_of(src), verb)
         raise
 
 
@@ -151,9 +153,9 @@ def _incomplete(files: CheckpointFiles) -> Incomplete:
     return read_incomplete(files, readable, readable.reasons)
 
 
-def _explain(error: ZeroConsolidateError, files: CheckpointFiles, roots: Sequence[str]) -> None:
+def _explain(error: ZeroConsolidateError, files: CheckpointFiles, roots: Sequence[str], verb: Verb) -> None:
     """Say in the error what is lost and what can be done, unless something else than unusable files is wrong."""
-    alternatives = _alternatives(files.root, roots)
+    alternatives = _alternatives(files.root, roots, verb)
     try:
         left = _incomplete(files)
         if not left.catalog.missing:
@@ -171,15 +173,18 @@ def _explain(error: ZeroConsolidateError, files: CheckpointFiles, roots: Sequenc
         error.message, error.expected, error.found, error.address = ranks, None, None, ()
         error.consequence = cost
     error.files = tuple(left.reasons)
-    rescues = of_a_rescue(left.catalog, error.losses)
-    error.consequence += "" if rescues else "; no parameter can be rescued"
+    if verb == "universal":
+        rescues = of_a_universal_rescue(left.catalog)
+    else:
+        rescues = of_a_rescue(left.catalog, error.losses)
+        error.consequence += "" if rescues else "; no parameter can be rescued"
     error.remedies = (*alternatives, *rescues)
 
 
-def _alternatives(root: str, roots: Sequence[str]) -> tuple[str, ...]:
+def _alternatives(root: str, roots: Sequence[str], verb: Verb = "convert") -> tuple[str, ...]:
     """Another save that is complete: a tag in the same directory, or else a directory beside it."""
     newest = of_a_tag(newest_complete(roots))
     if newest or len(set(roots)) > 1:
         return newest
     home = roots[0] if os.path.realpath(root) == os.path.realpath(roots[0]) else root
-    return of_a_sibling(home, lambda sibling: _is_complete([sibling], None))
+    return of_a_sibling(home, lambda sibling: _is_complete([sibling], None), verb)

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 
 from ..options import refuse_unmatched, roots_of
 from ..plan.patched import Patched
-from ..plan.sources import sources
+from ..plan.sources import placed, sources
+from ..plan.states import MASTERS
+from .losses import gaps
 from .open import find, open_files, open_files_incomplete
-from .substitutes import rescued
+from .substitutes import rescued, rescued_states
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..archive.raw import CheckpointFiles
     from ..catalog.facts import Catalog
-    from ..options import Options, Roots
+    from ..options import Options, Roots, UniversalOptions
     from ..plan.sources import Source
     from .rescue_report import RescueReport
 
@@ -33,7 +35,9 @@ class Opened:
     report: RescueReport | None
     """What stands in for what; None for a checkpoint that is whole."""
     filled_from: tuple[str, ...]
-    """Files of other models that stand in for lost parts."""
+    """Files of other models and checkpoints that stand in for lost parts."""
+    rescued_states: Mapping[str, Mapping[str, Source]] | None = None
+    """With a rescue of what training goes on from: what :func:`.states.states` says of a whole checkpoint."""
 
 
 def open_to_convert(src: Roots, options: Options, files: CheckpointFiles | None = None) -> Opened:
@@ -55,14 +59,42 @@ def open_to_convert(src: Roots, options: Options, files: CheckpointFiles | None 
         if options.base is None and options.lora != "merge":
             refuse_unmatched(options.include, catalog.order)
 
-    return _whole(open_files(files, src, before=before))
+    return of_catalog(open_files(files, src, before=before))
+
+
+def open_to_resume(src: Roots, options: UniversalOptions, files: CheckpointFiles) -> Opened:
+    """Open a checkpoint with all that its optimizer keeps; with `options.rescue`, complete it.
+
+    Raises what `open_files` and `rescued_states` raise.
+    """
+    if options.rescue:
+        incomplete = open_files_incomplete(files)
+        catalog = incomplete.catalog
+        if catalog.missing:
+            by_state, report, fill = rescued_states(incomplete, roots_of(options.fill))
+            stored = placed(catalog) | by_state[MASTERS]
+            return Opened(
+                catalog=catalog,
+                stored=stored,
+                whole={name: source for name, source in stored.items() if not _is_lost(source)},
+                report=report,
+                filled_from=fill,
+                rescued_states=by_state,
+            )
+    return of_catalog(open_files(files, src, verb="universal"))
+
+
+def _is_lost(source: Source) -> bool:
+    """Whether a tensor is not the checkpoint's own, or not all of it."""
+    return isinstance(source.recipe, Patched) or bool(gaps(source.recipe))
 
 
 def open_whole(src: Roots, files: CheckpointFiles) -> Opened:
     """Open a checkpoint of which nothing is lost. Raises what `open_files` raises."""
-    return _whole(open_files(files, src))
+    return of_catalog(open_files(files, src))
 
 
-def _whole(catalog: Catalog) -> Opened:
+def of_catalog(catalog: Catalog) -> Opened:
+    """Of a whole checkpoint."""
     stored = sources(catalog)
     return Opened(catalog=catalog, stored=stored, whole=stored, report=None, filled_from=())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..catalog.facts import Join, Rule
+from ..catalog.rules import Join, Rule
 from ..errors import UnsupportedLayout, at
 from ..plan.sources import place
 from ..run.compare import first_difference

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,8 +45,24 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RescuedState:
+    """Where the values came from that an optimizer keeps of each element.
+
+    Attributes
+    ----------
+    by_source : Mapping[str, int]
+        Elements by source; :class:`Extent` lists the sources.
+    tensors : Mapping[str, tuple[Extent, ...]]
+        By parameter, where the elements came from.
+    """
+
+    by_source: Mapping[str, int]
+    tensors: Mapping[str, tuple[Extent, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RescueReport:
-    """Where every value of a rescued model came from.
+    """Where every value of a rescued model, or of a rescued universal checkpoint, came from.
 
     It is the content of `rescue-report.json`. Counts are elements.
 
@@ -64,7 +81,10 @@ class RescueReport:
     not_written : tuple[str, ...]
         Tensors that were not written, because nothing had the values that are lost of them.
     tensors : Mapping[str, tuple[Extent, ...]]
-        Where the elements of each tensor came from, including tensors that have lost nothing.
+        Where the elements of each tensor came from, including tensors that have lost nothing. Of a
+        universal checkpoint: the master weights.
+    states : Mapping[str, RescuedState]
+        Of a universal checkpoint: the same of what the optimizer keeps, by state such as `exp_avg`.
     """
 
     tag: str
@@ -74,6 +94,7 @@ class RescueReport:
     by_source: Mapping[str, int]
     not_written: tuple[str, ...]
     tensors: Mapping[str, tuple[Extent, ...]]
+    states: Mapping[str, RescuedState]
 
     def percent(self, source: str) -> float:
         """Return the share of all elements that came from a source.
@@ -109,18 +130,25 @@ class RescueReport:
             JSON with one line for each tensor.
         """
         content = self.to_dict()
-        tensors = content.pop("tensors")
+        tensors, states = content.pop("tensors"), content.pop("states")
         head = json.dumps(content, indent=2)[:-2]
-        lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in _items(tensors))
-        return f'{head},\n  "tensors": {{\n{lines}\n  }}\n}}\n'.encode()
+        kept = ",\n".join(
+            f'    {json.dumps(state)}: {{\n      "by_source": {json.dumps(found["by_source"])},\n'
+            f'      "tensors": {{\n{_lines(found["tensors"], 8)}\n      }}\n    }}'
+            for state, found in _items(states)
+        )
+        states = f"{{\n{kept}\n  }}" if kept else "{}"
+        return f'{head},\n  "tensors": {{\n{_lines(tensors, 4)}\n  }},\n  "states": {states}\n}}\n'.encode()
 
 
-def rescue_report(origin: CheckpointOrigin, reasons: Mapping[str, str], rescued: Sequence[Rescued]) -> RescueReport:
-    """The report of a rescue."""
-    by_source = dict.fromkeys(("checkpoint", "module", "fill", "zeros", "nowhere"), 0)
-    for tensor in rescued:
-        for part in tensor.origins:
-            by_source[part.source] += part.stop - part.start
+def rescue_report(
+    origin: CheckpointOrigin,
+    reasons: Mapping[str, str],
+    rescued: Sequence[Rescued],
+    states: Mapping[str, Sequence[Rescued]] = MappingProxyType({}),
+) -> RescueReport:
+    """The report of a rescue. `states`: of what an optimizer keeps, by state."""
+    by_source = _by_source(rescued)
     return RescueReport(
         tag=origin.tag,
         step=origin.step,
@@ -128,22 +156,42 @@ def rescue_report(origin: CheckpointOrigin, reasons: Mapping[str, str], rescued:
         numel=sum(by_source.values()),
         by_source=by_source,
         not_written=tuple(tensor.name for tensor in rescued if tensor.source is None),
-        tensors={
-            tensor.name: tuple(
-                Extent(
-                    start=part.start,
-                    stop=part.stop,
-                    source=part.source,
-                    dtype=part.dtype.torch_name,
-                    step=part.step,
-                    directory=part.label,
-                )
-                for part in tensor.origins
-            )
-            for tensor in rescued
+        tensors=_extents(rescued),
+        states={
+            state: RescuedState(by_source=_by_source(found), tensors=_extents(found)) for state, found in states.items()
         },
     )
 
 
-def _items(mapping: object) -> list[tuple[str, object]]:
+def _by_source(rescued: Sequence[Rescued]) -> dict[str, int]:
+    by_source = dict.fromkeys(("checkpoint", "module", "fill", "zeros", "nowhere"), 0)
+    for tensor in rescued:
+        for part in tensor.origins:
+            by_source[part.source] += part.stop - part.start
+    return by_source
+
+
+def _extents(rescued: Sequence[Rescued]) -> dict[str, tuple[Extent, ...]]:
+    return {
+        tensor.name: tuple(
+            Extent(
+                start=part.start,
+                stop=part.stop,
+                source=part.source,
+                dtype=part.dtype.torch_name,
+                step=part.step,
+                directory=part.label,
+            )
+            for part in tensor.origins
+        )
+        for tensor in rescued
+    }
+
+
+def _lines(tensors: object, indent: int) -> str:
+    """JSON with one line for each tensor."""
+    return ",\n".join(f"{' ' * indent}{json.dumps(name)}: {json.dumps(value)}" for name, value in _items(tensors))
+
+
+def _items(mapping: object) -> list[tuple[str, Any]]:
     return list(mapping.items()) if isinstance(mapping, dict) else []

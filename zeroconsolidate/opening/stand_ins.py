@@ -12,6 +12,7 @@ from ..catalog import fields
 from ..catalog.facts import Cut, stripe_numel
 from ..catalog.optimizer_file import OptimizerFile
 from ..catalog.read import shared_with
+from ..catalog.state import GroupState
 from ..catalog.training import training_of
 from ..dtypes import DType
 from ..errors import DamagedFile, Disagreement, at
@@ -70,12 +71,24 @@ def optimizer_stand_ins(
         _partition_numels(index, list(shapes.values()), survivors, template, world_size, striped=striped)
         for index, shapes in enumerate(groups)
     ]
+    kept = [_states(index, survivors) for index in range(len(groups))]
     return [
         replace(
             template,
             rank=rank,
             file=LOST,
-            states=(),
+            states=tuple(
+                GroupState(
+                    values={
+                        name: _lost(
+                            f"rank {rank}: {name} of group {index}", sizes[index][rank], dtype, big_endian=order
+                        )
+                        for name, (dtype, order) in names.items()
+                    },
+                    step=None,
+                )
+                for index, names in enumerate(kept)
+            ),
             partitions=tuple(
                 _lost(f"rank {rank}: group {index}", sizes[index][rank], dtype, big_endian=big_endian)
                 for index, (dtype, big_endian) in enumerate(looks)
@@ -83,6 +96,16 @@ def optimizer_stand_ins(
         )
         for rank in range(world_size)
     ]
+
+
+def _states(index: int, survivors: list[OptimizerFile]) -> dict[str, tuple[DType, bool]]:
+    """What the optimizer keeps of a group's elements: name -> dtype, and whether it is big-endian."""
+    return {
+        name: (values.dtype, values.storage.big_endian)
+        for survivor in survivors
+        if index < len(survivor.states)
+        for name, values in survivor.states[index].values.items()
+    }
 
 
 def _template(first: ModelFile, *, striped: bool) -> OptimizerFile:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from ..archive.manifest_file import read_manifest
 from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
-from ..errors import BadOption, NotACheckpoint, ZeroConsolidateError
+from ..errors import BadOption, MissingFiles, NotACheckpoint, UnsafePath, UnsafePickle, ZeroConsolidateError
 from ..naming.base import missing_frozen, unsaved_in_base
-from ..plan.build import Source
-from .rescue import Filler, rescue
+from ..plan.build import Source, sources
+from ..plan.states import MASTERS, states
+from .open import open_catalog
+from .rescue import Filler, has_optimizer, rescue, rescue_states
 from .rescue_report import RescueReport, rescue_report
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def rescued(
 ) -> tuple[dict[str, Source], RescueReport, tuple[str, ...]]:
     """What can be written of an incomplete checkpoint, a report of it, and the files of the models to fill with.
 
-    Raises BadOption if nothing can be written, or if a model to fill with has no weights.
+    Raises BadOption if nothing can be written, or if what is to be filled with cannot be used.
     """
     fillers = [filler(directory) for directory in fill]
     found = rescue(incomplete.catalog, fillers, zeros=zeros)
@@ -50,17 +52,81 @@ def rescued(
             remedy=("name a model to take lost values from: --fill DIR", "write zeros for lost values: --rescue=zeros"),
         )
     report = rescue_report(incomplete.catalog.origin, incomplete.reasons, found)
-    files = {tensor.file: None for filler in fillers for tensor in filler.tensors.values()}
-    return {tensor.name: tensor.source for tensor in found if tensor.source is not None}, report, tuple(files)
+    return {tensor.name: tensor.source for tensor in found if tensor.source is not None}, report, _files(fillers)
+
+
+def rescued_states(
+    incomplete: Incomplete, fill: Sequence[str]
+) -> tuple[dict[str, dict[str, Source]], RescueReport, tuple[str, ...]]:
+    """The masters and, by state, what the optimizer keeps of them, all of it; a report, and the files it is filled
+    from.
+
+    Raises BadOption if nothing stands in for lost masters, MissingFiles if no optimizer file is left, and what
+    :func:`.states.states` raises.
+    """
+    catalog = incomplete.catalog
+    if not has_optimizer(catalog):
+        raise MissingFiles(
+            "no optimizer file is left, so nothing says how to resume: step, param groups, loss scaler",
+            consequence="; ".join(f"{name}: {reason}" for name, reason in list(incomplete.reasons.items())[:4]),
+            files=tuple(incomplete.reasons),
+        )
+    fillers = [filler(directory) for directory in fill]
+    found = rescue_states(catalog, fillers)
+    lost = [tensor.name for tensor in found[MASTERS] if tensor.source is None]
+    if lost:
+        raise BadOption(
+            f"{counted(len(lost), 'parameter')} cannot be rescued: values are lost, and nothing else has them",
+            consequence=f"{listed(lost, 4)}; an engine needs all of them",
+            remedy="name an earlier checkpoint, or the model that training began with, to take them from: --fill DIR",
+        )
+    of_states = {state: tensors for state, tensors in found.items() if state != MASTERS}
+    report = rescue_report(catalog.origin, incomplete.reasons, found[MASTERS], of_states)
+    sources = {
+        state: {tensor.name: tensor.source for tensor in tensors if tensor.source is not None}
+        for state, tensors in found.items()
+    }
+    return sources, report, _files(fillers)
 
 
 def filler(directory: str) -> Filler:
-    """A model directory to fill with; its step is known if we wrote it. Raises BadOption if it has no weights."""
+    """What to fill with: a checkpoint, or a model directory, whose step is known if we wrote it.
+
+    Raises BadOption if it is neither, or cannot be used.
+    """
+    try:
+        catalog = open_catalog(directory, None)
+        return Filler(
+            label=directory,
+            step=catalog.origin.step,
+            tensors=sources(catalog),
+            states={} if catalog.unplaced else states(catalog),
+            files=catalog.files,
+        )
+    except NotACheckpoint:
+        return _model_filler(directory)
+    except (UnsafePickle, UnsafePath):
+        raise
+    except ZeroConsolidateError as error:
+        raise BadOption(f"the checkpoint in --fill cannot be used: {error.finding}", address=(directory,)) from None
+
+
+def _model_filler(directory: str) -> Filler:
     try:
         weights = read_weights(directory)
     except NotACheckpoint as error:
         raise BadOption(f"the model in --fill cannot be used: {error}") from None
-    return Filler(label=directory, step=_step(directory), tensors=weights.tensors)
+    return Filler(
+        label=directory,
+        step=_step(directory),
+        tensors={name: Source.of_model(name, tensor) for name, tensor in weights.tensors.items()},
+        states={},
+        files=tuple(dict.fromkeys(tensor.file for tensor in weights.tensors.values())),
+    )
+
+
+def _files(fillers: Sequence[Filler]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(file for filler in fillers for file in filler.files))
 
 
 def frozen_of_base(catalog: Catalog, stored: Mapping[str, Source], base: str | None) -> Additions:

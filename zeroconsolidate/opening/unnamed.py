@@ -10,6 +10,7 @@ import numpy as np
 
 from ..archive.located import contiguous
 from ..archive.names import file_name
+from ..catalog.state import GroupState
 from ..errors import UnsupportedLayout, at
 from ..plan.pieces import View
 from ..plan.witness import SAMPLED_NUMEL, both_ends
@@ -41,27 +42,33 @@ def answer(catalog: Catalog, inputs: Inputs) -> Catalog:
     parts = list(catalog.parts)
     for question in catalog.unnamed:
         with at(file_name(question.file)):
-            found = _fused(question, inputs) if question.fused else _unfused(question, inputs)
-        parts[question.part] = _with_masters(parts[question.part], found)
+            found, states = _fused(question, inputs) if question.fused else _unfused(question, inputs)
+        parts[question.part] = _with_masters(parts[question.part], found, states)
     named = replace(catalog, parts=tuple(parts), unnamed=())
     return settle(tie_equal_tensors(named, inputs), inputs)
 
 
-def _with_masters(part: Part, found: Mapping[str, LocatedTensor]) -> Part:
+def _with_masters(part: Part, found: Mapping[str, LocatedTensor], states: Mapping[str, GroupState]) -> Part:
     frozen = {name: held for name, held in part.frozen.items() if name not in found}
-    return replace(part, masters=(*part.masters, found), frozen=frozen)
+    return replace(part, masters=(*part.masters, found), master_states=(*part.master_states, states), frozen=frozen)
 
 
-def _unfused(question: Unnamed, inputs: Inputs) -> dict[str, LocatedTensor]:
+def _unfused(question: Unnamed, inputs: Inputs) -> tuple[dict[str, LocatedTensor], dict[str, GroupState]]:
     try:
         names = _assigned(question, inputs, sampled=True)
     except UnsupportedLayout:
         names = _assigned(question, inputs, sampled=False)
-    return {
+    masters = {
         name: master
         for of_group, masters in zip(names, question.groups, strict=True)
         for name, master in zip(of_group, masters, strict=True)
     }
+    states = {
+        name: state
+        for of_group, states in zip(names, question.states, strict=bool(question.states))
+        for name, state in zip(of_group, states, strict=True)
+    }
+    return masters, states
 
 
 def _assigned(question: Unnamed, inputs: Inputs, *, sampled: bool) -> list[list[str]]:
@@ -126,8 +133,9 @@ def _digest(tensor: LocatedTensor, dtype: DType, inputs: Inputs, *, sampled: boo
     return digest.digest(), exact
 
 
-def _fused(question: Unnamed, inputs: Inputs) -> dict[str, LocatedTensor]:
+def _fused(question: Unnamed, inputs: Inputs) -> tuple[dict[str, LocatedTensor], dict[str, GroupState]]:
     found: dict[str, LocatedTensor] = {}
+    states: dict[str, GroupState] = {}
     for g, (flat,) in enumerate(question.groups):
         with at(f"group {g}"):
             candidates = [(name, copy) for name, copy in question.candidates[g].items() if name not in found]
@@ -136,8 +144,13 @@ def _fused(question: Unnamed, inputs: Inputs) -> dict[str, LocatedTensor]:
         for name in names:
             shape = question.candidates[g][name].shape
             found[name] = contiguous(flat.storage, shape, flat.offset + offset)
+            for (state,) in question.states[g : g + 1]:
+                values = {
+                    key: contiguous(value.storage, shape, value.offset + offset) for key, value in state.values.items()
+                }
+                states[name] = GroupState(values, state.step)
             offset += found[name].numel
-    return found
+    return found, states
 
 
 class _Match:

@@ -10,8 +10,10 @@ from .convert import Options
 from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
 from .globs import matches, refuse_unmatched
 from .keywords import takes
+from .loading import LoadingOptions, StateDictOptions
+from .reading import ReadingOptions
 from .universal import UniversalOptions
-from .values import Path, Progress, Roots, parse_dtype, parse_size, roots_of, size_text
+from .values import Path, Progress, Roots, element_type, parse_dtype, parse_size, roots_of, size_text
 from .verify import VerifyOptions
 
 Writing: TypeAlias = Options | UniversalOptions
@@ -20,17 +22,21 @@ Writing: TypeAlias = Options | UniversalOptions
 __all__ = [
     "Declaration",
     "Group",
+    "LoadingOptions",
     "Opening",
     "Options",
     "Path",
     "Progress",
+    "ReadingOptions",
     "Roots",
+    "StateDictOptions",
     "Switch",
     "UniversalOptions",
     "VerifyOptions",
     "Working",
     "Writing",
     "declarations",
+    "element_type",
     "matches",
     "option",
     "parse_dtype",

@@ -6,11 +6,12 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..errors import BadOption
 from .declaration import Group, Switch, in_order, option
-from .values import as_plain
+from .values import as_plain, roots_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from os import PathLike
 
 # Types are written out, as `help` and the reference show them. No slots, for `cached_property`: there is one of
@@ -99,6 +100,24 @@ def directory_of(base: str | PathLike[str] | None) -> str | None:
 
 def restart() -> bool:
     return option(False, "start from the beginning, do not continue an interrupted conversion", group=Group.OUTPUT)
+
+
+def fill(them: str) -> str | PathLike[str] | Sequence[str | PathLike[str]]:
+    return option(
+        (),
+        f"with {{rescue}}: take lost values from this {them}",
+        group=Group.INCOMPLETE,
+        metavar="DIR",
+        repeatable=True,
+        decides="bytes",
+        is_path=True,
+    )
+
+
+def refuse_fill_alone(fill: str | PathLike[str] | Sequence[str | PathLike[str]], *, rescue: bool) -> None:
+    """Raises BadOption."""
+    if not rescue and roots_of(fill):
+        raise BadOption("--fill is used only with --rescue", expected="--rescue as well")
 
 
 def digest() -> Literal["sha256", "xxh3"] | None:

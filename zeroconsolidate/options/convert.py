@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import BadOption
-from .common import Opening, Recorded, check, digest, directory_of, replicas, restart
+from .common import Opening, Recorded, check, digest, directory_of, fill, refuse_fill_alone, replicas, restart
 from .declaration import Group, Switch, in_order, option
-from .values import dtype_name, parse_size, roots_of, worker_count
+from .values import dtype_name, parse_size, worker_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,13 +69,6 @@ class Options(Recorded):
         False,
         "merge even if {base} is not the model that the adapters were trained on, which is an error otherwise",
         group=Group.ADAPTERS,
-        decides="tensors",
-    )
-    optimizer: bool = option(
-        False,
-        "also write what the optimizer keeps of each parameter, such as moments, into the folder `optimizer`, under "
-        "the names of the output, with steps and settings of param groups: to train on without DeepSpeed",
-        group=Group.OUTPUT,
         decides="tensors",
     )
     exclude_frozen: bool = option(
@@ -175,14 +167,13 @@ class Options(Recorded):
         choices=(False, True, "zeros"),
         decides="bytes",
     )
-    fill: str | PathLike[str] | Sequence[str | PathLike[str]] = option(
-        (),
-        "with {rescue}: take lost values from this model directory, such as one converted from an earlier step",
-        group=Group.INCOMPLETE,
-        metavar="DIR",
-        repeatable=True,
-        decides="bytes",
-        is_path=True,
+    fill: str | PathLike[str] | Sequence[str | PathLike[str]] = fill("model directory or checkpoint of an earlier step")
+    optimizer: bool = option(
+        False,
+        "also write what the optimizer keeps of each parameter, such as moments, into the folder `optimizer`, under "
+        "the names of the output, with steps and settings of param groups: to train on without DeepSpeed",
+        group=Group.OUTPUT,
+        decides="tensors",
     )
     weights_only: bool = option(
         False,
@@ -221,8 +212,7 @@ class Options(Recorded):
             object.__setattr__(self, "max_shard_size", None)
         if self.max_shard_size is not None:
             parse_size(self.max_shard_size)
-        if not self.rescue and roots_of(self.fill):
-            raise BadOption("--fill is used only with --rescue", expected="--rescue as well")
+        refuse_fill_alone(self.fill, rescue=bool(self.rescue))
 
     @cached_property
     def base_directory(self) -> str | None:

@@ -166,10 +166,11 @@ def in_order(kind: type) -> list[Declaration]:
     for each in fields(kind):
         if _KEY in each.metadata:
             said: dict[str, Any] = dict(each.metadata[_KEY])
+            has_flag = said["flag"] is not None
             if said["flag"] == "":
                 said["flag"] = None if said["switches"] or isinstance(each.default, bool) else spelled(each.name)
             if isinstance(each.default, bool) and not said["switches"]:
-                said["switches"] = (Switch(spelled(each.name), not each.default, said["help"]),)
+                said["switches"] = (Switch(spelled(each.name), not each.default, said["help"]),) if has_flag else ()
                 said["choices"] = (False, True)
             found.append(Declaration(name=each.name, type=str(each.type), default=each.default, **said))
     return found

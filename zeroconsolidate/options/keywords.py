@@ -20,7 +20,9 @@ from ..errors import BadOption
 from .declaration import declarations, read_as
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+    import torch
 
     from .declaration import Declaration
     from .values import Path, Roots
@@ -50,6 +52,10 @@ class _Checks(Protocol[O_contra, R_co]):
     def __call__(self, output: Path, options: O_contra) -> R_co: ...
 
 
+class _Loads(Protocol[O_contra, R_co]):
+    def __call__(self, model: torch.nn.Module, src: Any, options: O_contra) -> R_co: ...
+
+
 class Reads(Protocol[P, R_co]):
     """A function that reads a checkpoint."""
 
@@ -74,6 +80,14 @@ class Checks(Protocol[P, R_co]):
     def __call__(self, output: Path, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
+class Loads(Protocol[P, R_co]):
+    """A function that loads a checkpoint, or one that is open, into a module."""
+
+    def __call__(
+        self, model: torch.nn.Module, src: Roots | Mapping[str, Any], *args: P.args, **kwargs: P.kwargs
+    ) -> R_co: ...
+
+
 class takes(Generic[P, O]):  # noqa: N801  (a decorator)
     """A decorator: the last argument of a function, a dataclass of options, becomes a keyword for each option.
 
@@ -90,6 +104,8 @@ class takes(Generic[P, O]):  # noqa: N801  (a decorator)
     def __call__(self, verb: _MayWrite[O, R]) -> MayWrite[P, R]: ...
     @overload
     def __call__(self, verb: _Checks[O, R]) -> Checks[P, R]: ...
+    @overload
+    def __call__(self, verb: _Loads[O, R]) -> Loads[P, R]: ...
     def __call__(self, verb: Callable[..., Any]) -> Callable[..., Any]:
         return _with_keywords(verb, cast("type", self._kind))
 

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from .common import Recorded, check, digest, replicas, restart
+from .common import Recorded, check, digest, fill, refuse_fill_alone, replicas, restart
+from .declaration import Group, option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
 
 
 @dataclass(frozen=True, kw_only=True)
 class UniversalOptions(Recorded):
     """The options of `universal`."""
 
+    rescue: bool = option(
+        False,
+        "write an incomplete checkpoint, too: with 16-bit copies, or else values of {fill}, in place of lost master "
+        "weights, and values of {fill}, or else zeros, in place of what the optimizer kept of them",
+        group=Group.INCOMPLETE,
+        decides="bytes",
+    )
+    fill: str | PathLike[str] | Sequence[str | PathLike[str]] = fill("checkpoint or model directory of an earlier step")
     restart: bool = restart()
     digest: Literal["sha256", "xxh3"] | None = digest()
     check: Literal["sample", "all", "none"] = check()
@@ -25,3 +38,7 @@ class UniversalOptions(Recorded):
     """Everything is copied."""
     partial: ClassVar[bool] = False
     """Never: an engine needs every parameter."""
+
+    def __post_init__(self) -> None:
+        Recorded.__post_init__(self)
+        refuse_fill_alone(self.fill, rescue=self.rescue)

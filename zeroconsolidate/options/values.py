@@ -120,6 +120,21 @@ def worker_count(given: object) -> int | Literal["auto"]:
     return count
 
 
+def element_type(given: object) -> DType:
+    """An element type by any of its names: `bf16`, `bfloat16`, a `torch.dtype`, a numpy one. Raises BadOption.
+
+    >>> element_type("bf16"), element_type("torch.float64"), element_type("int8")
+    (DType.BF16, DType.F64, DType.I8)
+    """
+    name = str(getattr(given, "__name__", given)).lower().removeprefix("torch.")
+    try:
+        return _DTYPES[_SPELLINGS[name]] if name in _SPELLINGS else DType.of(name)
+    except KeyError:
+        raise BadOption(
+            "there is no such dtype", expected="fp32, bf16, fp16 or a torch.dtype", found=repr(given)
+        ) from None
+
+
 def as_plain(value: object, path: Callable[[str], str] | None) -> object:
     """`value` as JSON can hold it, texts as `path` makes them. A callable is named."""
     if callable(value):

@@ -58,12 +58,12 @@ def assets_beside(origin: Origin, base: str | None) -> Assets:
     """The files next to a checkpoint, completed from the base model's. Raises what `choose` raises, and
     BadOption for a directory that cannot be listed."""
     try:
-        return choose(origin.root, base, tags=origin.tags, is_tag=_is_tag(origin))
+        return choose(origin.root, base, tags=origin.tags, is_tag=is_tag_itself(origin))
     except OSError as error:
         raise BadOption(f"the directory cannot be read: {reason(error)}", address=(str(error.filename),)) from None
 
 
-def _is_tag(origin: Origin) -> bool:
+def is_tag_itself(origin: Origin) -> bool:
     """Whether the root is the tag's own folder, which lies in no checkpoint's directory."""
     own = os.path.basename(os.path.abspath(origin.root))
     return own == origin.tag and not os.path.isdir(os.path.join(origin.root, own))

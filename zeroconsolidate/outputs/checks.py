@@ -28,7 +28,7 @@ def checked(output: Output, opened: Opened, inputs: Inputs, stage: Stage, *, che
     if known is not None and known.how == how:
         return known
     numel = _compare_copies(output, opened, inputs, check)
-    warnings = _compare_replicas(opened.catalog, inputs, replicas, check)
+    warnings = _compare_replicas(output, opened.catalog, inputs, replicas, check)
     found = Checks(how=how, numel=numel, warnings=tuple(warnings))
     stage.note_checks(found)
     return found
@@ -61,11 +61,11 @@ def _compare_copies(output: Output, opened: Opened, inputs: Inputs, check: str) 
     return numel
 
 
-def _compare_replicas(catalog: Catalog, inputs: Inputs, replicas: str, check: str) -> list[str]:
+def _compare_replicas(output: Output, catalog: Catalog, inputs: Inputs, replicas: str, check: str) -> list[str]:
     """Warnings about tensors of which ranks hold different copies; Disagreement unless the first may be taken."""
     if catalog.missing or (check == "none" and replicas == "equal"):
         return []
-    found = replica_comparisons(catalog)
+    found = replica_comparisons(output.replicas(catalog))
     if not found:
         return []
     from ..run.witness import compare, drifted

@@ -74,7 +74,7 @@ def rehearse(output: Output, opened: Opened, options: Writing, directory: str) -
     with TemporaryDirectory(prefix="zeroconsolidate-") as folder:
         _refuse_what_would_not_load(folder, output, side_files, opened)
     refuse_staged(directory, traits, overwrite=options.overwrite, restart=options.restart)
-    refuse_unwritable(directory, cost.output_bytes - cost.cloned_bytes)
+    refuse_unwritable(directory, output.plan.sizes, cloned_bytes=cost.cloned_bytes)
     return Rehearsal(cost=cost, missing=output.missing, warnings=(*output.warnings, *side_files.warnings))
 
 
@@ -91,7 +91,7 @@ def make(output: Output, opened: Opened, options: Writing, directory: str) -> Ma
         with Stage(directory, overwrite=options.overwrite, restart=options.restart, fingerprint=traits) as stage:
             resumed_bytes = stage.resumed_bytes
             if not stage.is_publishing:
-                stage.need(cost.output_bytes - cost.cloned_bytes + stage.cloned_bytes)
+                stage.need(output.plan.sizes, cloned_bytes=cost.cloned_bytes)
                 _refuse_what_would_not_load(stage.folder, output, side_files, opened)
             options.doing("comparing values")
             checks = checked(output, opened, inputs, stage, check=options.check, replicas=options.replicas)

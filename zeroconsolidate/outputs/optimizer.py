@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ..catalog.facts import Catalog, Shape
+    from ..naming.fit import Named
     from ..opening.opened import Opened
     from ..options import Options
     from ..plan.build import ModelPlan
@@ -85,10 +86,17 @@ def with_optimizer(plan: ModelPlan, optimizer: PlannedOptimizer, sharing: Sharin
 
 
 def plan_optimizer(
-    opened: Opened, plan: ModelPlan, heads: Mapping[str, Source], options: Options, sharing: Sharing | None
+    opened: Opened,
+    plan: ModelPlan,
+    named: Named,
+    options: Options,
+    *,
+    every_name: bool,
+    sharing: Sharing | None,
 ) -> PlannedOptimizer:
-    """Plan the states of all parameters in a planned output. `heads`: tensors in small files beside it. `sharing`: what
-    the disk can share.
+    """Plan the states of all parameters in a planned output: those of a tied weight under its first name, or under
+    `every_name`. `named`: what was decided about names, with the tensors in small files beside the weights. `sharing`:
+    what the disk can share.
 
     Raises UnsupportedLayout if not every state can be written, BadOption if the checkpoint is incomplete.
     """
@@ -97,7 +105,7 @@ def plan_optimizer(
         raise BadOption("lost states of an optimizer cannot be rescued", remedy=_WITHOUT)
     by_state = every_state(catalog, remedy=_WITHOUT)
     masters = by_state.pop(MASTERS)
-    parameters = list(_trained(plan, heads, opened.stored, masters))
+    parameters = list(_trained(plan, named, opened.stored, masters, every_name=every_name))
     tensors = []
     for parameter in parameters:
         for state, sources in by_state.items():
@@ -145,12 +153,17 @@ def plan_optimizer(
 
 
 def _trained(
-    plan: ModelPlan, heads: Mapping[str, Source], stored: Mapping[str, Source], masters: Mapping[str, Source]
+    plan: ModelPlan,
+    named: Named,
+    stored: Mapping[str, Source],
+    masters: Mapping[str, Source],
+    *,
+    every_name: bool,
 ) -> Iterator[_Parameter]:
     """The tensors of the output that are trained parameters, or rearrange them; each once, under its first name."""
     known = {id(source.recipe): name for name, source in stored.items()}
     seen = set()
-    for name, shape, recipe in _written(plan, heads):
+    for name, shape, recipe in _written(plan, named):
         of = [known.get(id(leaf)) for leaf in leaves(recipe)]
         trained = tuple(dict.fromkeys(owner for owner in of if owner is not None and owner in masters))
         with at(name):
@@ -162,19 +175,21 @@ def _trained(
                 )
             if trained and any(owner not in masters for owner in of):
                 raise UnsupportedLayout("a part of the tensor was not trained, and has no state", remedy=_WITHOUT)
-        if trained and id(recipe) not in seen:
+        if trained and (every_name or id(recipe) not in seen):
             seen.add(id(recipe))
             yield _Parameter(name, shape, recipe, trained)
 
 
-def _written(plan: ModelPlan, heads: Mapping[str, Source]) -> Iterator[tuple[str, Shape, Recipe]]:
-    """What the output has, in the order of planning: names in folders begin with their folder's."""
-    for file in plan.files:
-        folder = os.path.dirname(file.name)
-        for tensor in file.tensors:
-            yield os.path.join(folder, tensor.name), tensor.shape, tensor.recipe
-    for name, source in heads.items():
-        yield name, source.shape, source.recipe
+def _written(plan: ModelPlan, named: Named) -> list[tuple[str, Shape, Recipe]]:
+    """What the output has, in the order of the module; names in folders begin with their folder's."""
+    found = [
+        (os.path.join(os.path.dirname(file.name), tensor.name), tensor.shape, tensor.recipe)
+        for file in plan.files
+        for tensor in file.tensors
+    ]
+    place = {name: index for index, name in enumerate(named.selection.named)}
+    found.sort(key=lambda each: place.get(each[0], len(place)))
+    return [*found, *((name, source.shape, source.recipe) for name, source in named.heads.items())]
 
 
 def _settings(catalog: Catalog, parameters: Iterable[_Parameter]) -> bytes:

@@ -6,14 +6,17 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..plan.sources import replicas
 from .gate import Excuses, examine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from ..catalog.facts import Catalog
     from ..dtypes import DType
     from ..opening.opened import Opened
     from ..plan.build import ModelPlan
+    from ..plan.joins import Replica
     from ..plan.witness import Comparison
     from ..run.inputs import Inputs
     from .gate_finding import GateResult
@@ -74,6 +77,10 @@ class Output(ABC):
     @abstractmethod
     def side_files(self, inputs: Inputs) -> SideFiles:
         """All files beside the weights, except for the manifest: copied, edited or made."""
+
+    def replicas(self, catalog: Catalog) -> list[Replica]:
+        """What the checkpoint holds more than once, of all that the output is made of."""
+        return replicas(catalog)
 
     def recomputed(self, _opened: Opened, _path: Callable[[str], str]) -> Recomputed:
         """Compare the staged files with values computed from the sources in another way than the plan's.

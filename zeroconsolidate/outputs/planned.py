@@ -52,11 +52,16 @@ class PlannedWeights:
 
 
 def plan_weights(
-    opened: Opened, options: Options, modules: tuple[Module, ...] = (), *, directory: str | None = None
+    opened: Opened,
+    options: Options,
+    modules: tuple[Module, ...] = (),
+    *,
+    directory: str | None = None,
+    every_name: bool = False,
 ) -> PlannedWeights:
     """Select, merge, name, lay out; with `options.optimizer` what the optimizer keeps of them as well. `modules`: those
     of a sentence-transformers model. `directory`: where the output will be; without it nothing is assumed about its
-    disk.
+    disk. `every_name`: of a weight that is written under several names, under each of them.
 
     Raises what :func:`_weights` raises, and UnsupportedLayout if not every state of the optimizer can be written.
     """
@@ -65,7 +70,9 @@ def plan_weights(
 
         refuse_with(options)
         weights = _weights(opened, options, modules, directory)
-        planned = plan_optimizer(opened, weights.plan, weights.named.heads, options, weights.sharing)
+        planned = plan_optimizer(
+            opened, weights.plan, weights.named, options, every_name=every_name, sharing=weights.sharing
+        )
         plan = with_optimizer(weights.plan, planned, weights.sharing)
         weights = replace(weights, plan=plan, optimizer=planned)
     else:

@@ -1,6 +1,7 @@
 """A checkpoint -> a universal checkpoint: a directory from which DeepSpeed resumes at other world sizes and stages.
 
     latest_universal                                        the name of the folder below
+    trainer_state.json, rng_state_0.pth, …                  of the program that saved (`resumed_files.py`)
     global_step500_universal/
       mp_rank_00_model_states.pt                            the model file, under the name that stages 0 to 2 look for,
       zero_pp_rank_0_mp_rank_00_model_states.pt             and that which stage 3 looks for
@@ -10,9 +11,9 @@
       zero/model.embed.weight/step.pt                       and the step
       …
 
-Fragments are `{"cat_dim": 0, "param": tensor in full shape}`, which every stage reads, and step.pt the bare value
-(mirrors `load_hp_checkpoint_state` in `deepspeed/checkpoint/universal_checkpoint.py` and in
-`deepspeed/runtime/zero/stage3.py`).
+`universal_fragments.py` says what is in a fragment, which every stage reads; step.pt is the bare value. Model-parallel
+ranks have a model file each. Layers and experts have files of their own, which DeepSpeed's loader does not read, but
+they have the frozen parameters and buffers.
 """
 
 from __future__ import annotations
@@ -28,22 +29,25 @@ from ..archive.phrases import counted, listed
 from ..errors import ZeroConsolidateError
 from ..opening.open import open_catalog
 from ..plan.build import ModelPlan
-from ..plan.fragment import fragment, plain_fragment
-from ..plan.layout import TensorPlan
-from ..plan.sources import padding_bytes
-from ..plan.states import MASTERS, states, steps
+from ..plan.sources import padding_bytes, replicas
+from ..plan.states import MASTERS, state_replicas, states, steps
 from ..plan.whole_file import whole_file
 from .gate_finding import Finding, GateResult, Kind
 from .output import Output, SideFiles
+from .resumed_files import files_beside, tag_of_copy
+from .universal_fragments import folders, fragments
 from .universal_refusals import refuse_layout, refuse_lost
-from .universal_state import differing, optimizer_state, stored_step
+from .universal_state import differing, optimizer_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ..archive.names import FileName
     from ..catalog.facts import Catalog
     from ..catalog.state import Step
     from ..opening.opened import Opened
+    from ..opening.rescue_report import RescueReport
+    from ..plan.joins import Replica
     from ..plan.layout import FilePlan
     from ..plan.sources import Source
     from ..run.inputs import Inputs
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
 LATEST = "latest_universal"
 """What `load_checkpoint` reads with `load_universal`."""
 _STAGE_3_READS = ("exp_avg", "exp_avg_sq")
+_MODEL_KINDS = (FileKind.MODEL, FileKind.PARTITIONED_MODEL, FileKind.LAYER, FileKind.EXPERT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +68,18 @@ class UniversalCheckpoint(Output):
     """Small files by name."""
     states: tuple[str, ...]
     """Names of what is written for each parameter, the master first."""
+    resume: str
+    """The line of Python that resumes, with `{path}` for the directory."""
+    steps: Mapping[str, Step]
+    """By folder of fragments."""
 
     def side_files(self, inputs: Inputs) -> SideFiles:
         """The optimizer's settings, and the name of the tag."""
         return SideFiles(copies={}, made=dict(self.small), notes=(), warnings=())
+
+    def replicas(self, catalog: Catalog) -> list[Replica]:
+        """States as well as masters."""
+        return [*replicas(catalog), *state_replicas(catalog)]
 
     @property
     def has_preview(self) -> bool:
@@ -86,9 +99,9 @@ class UniversalCheckpoint(Output):
         return GateResult(checked=(f"{many} with {', '.join(self.states)}: read again as a universal checkpoint",))
 
     def load_line(self, directory: str, _side_files: SideFiles) -> str:
-        """DeepSpeed's; the config that it needs stands beside it."""
-        path = json.dumps(directory, ensure_ascii=False)
-        return f'engine.load_checkpoint({path})  # config: {{"checkpoint": {{"load_universal": true}}}}'
+        """That of the program that saved; what DeepSpeed's config must have stands beside it."""
+        line = self.resume.format(path=json.dumps(directory, ensure_ascii=False))
+        return f'{line}  # config: {{"checkpoint": {{"load_universal": true}}}}'
 
     @property
     def published_last(self) -> Sequence[str]:
@@ -103,17 +116,21 @@ def plan_universal(opened: Opened) -> UniversalCheckpoint:
     """
     catalog = opened.catalog
     training = refuse_layout(catalog)
-    by_state, step_of = states(catalog), steps(catalog)
+    by_state = states(catalog) if opened.rescued_states is None else opened.rescued_states
+    step_of = steps(catalog)
     refuse_lost(catalog, by_state)
-    folder = f"{catalog.origin.tag}_universal"
+    folder = tag_of_copy(catalog.origin.tag)
+    beside = files_beside(catalog)
     zero = f"{folder}/zero"
     masters = by_state[MASTERS]
-    files: list[FilePlan] = [*_model_files(catalog, folder), *_fragments(catalog, zero, by_state, step_of)]
+    within = tuple(folders(catalog, masters))
+    files: list[FilePlan] = [*_model_files(catalog, folder), *fragments(catalog, zero, within, by_state, step_of)]
+    files += [whole_file(name, path, os.path.getsize(path)) for name, path in beside.files.items()]
     state_file = optimizer_state(
         f"{zero}/optimizer_state.pt",
         training,
         catalog.origin,
-        groups=len(catalog.groups),
+        groups=len({group.index for group in catalog.groups}),
         step=next(iter(step_of.values()), None),
     )
     return UniversalCheckpoint(
@@ -122,61 +139,57 @@ def plan_universal(opened: Opened) -> UniversalCheckpoint:
         names="names as in the checkpoint",
         names_change="",
         ties=dict(catalog.ties),
-        read_files=(),
+        read_files=tuple(beside.files.values()),
         comparisons=(),
         from_base=0,
         left_behind=(),
         missing=(),
-        notes=tuple(_notes(opened)),
-        warnings=tuple(_warnings(catalog, by_state)),
+        notes=(*beside.notes, *_notes(opened)),
+        warnings=(*_warnings(catalog, by_state), *_warnings_of_zeros(opened.report)),
         not_checked=(),
         folder=folder,
         small={f"{zero}/optimizer_state.pt": state_file, LATEST: folder.encode()},
         states=tuple(by_state),
-    )
-
-
-def _fragments(
-    catalog: Catalog, zero: str, by_state: Mapping[str, Mapping[str, Source]], step_of: Mapping[str, Step]
-) -> Iterator[FilePlan]:
-    """Parameter by parameter, so that each file that is read is read from its beginning to its end."""
-    for name in by_state[MASTERS]:
-        own = f"{zero}/{catalog.listed.get(name, name)}"
-        for state, sources in by_state.items():
-            if name in sources:
-                yield fragment(f"{own}/{state}.pt", _tensor(state, sources[name]), {"cat_dim": 0})
-        if step_of[name] is not None:
-            yield plain_fragment(f"{own}/step.pt", *stored_step(step_of[name]))
-
-
-def _tensor(state: str, source: Source) -> TensorPlan:
-    """A parameter without dimensions is written with one: DeepSpeed's loader cuts along the first."""
-    return TensorPlan(
-        name=f"{source.name} ({state})",
-        dtype=source.recipe.dtype,
-        shape=source.shape or (1,),
-        recipe=source.recipe,
-        is_parameter=state == MASTERS,
+        resume=beside.program.resume if beside.program else "engine.load_checkpoint({path})",
+        steps={one.name: step_of[one.held[0]] for one in within},
     )
 
 
 def _model_files(catalog: Catalog, folder: str) -> Iterator[FilePlan]:
     """Copies of the model files: step, scheduler, what the program saved. The first is there under the name that other
-    stages look for as well (`_get_ckpt_name` in `deepspeed/runtime/engine.py`)."""
+    stages look for as well (`_get_ckpt_name` in `deepspeed/runtime/engine.py`), and under that of rank 0, if rank 0's
+    is lost: stage 3 reads no other."""
+    first = min((name.dp_rank for name in _partitioned(catalog)), default=0)
     for path in catalog.files:
         parsed = parse(file_name(path))
-        if parsed is None or parsed[0] not in (FileKind.MODEL, FileKind.PARTITIONED_MODEL):
+        if parsed is None or parsed[0] not in _MODEL_KINDS:
             continue
         kind, ranks = parsed
+        if kind in (FileKind.LAYER, FileKind.EXPERT):
+            yield whole_file(f"{folder}/{file_name(path)}", path, os.path.getsize(path))
+            continue
         whole = f"mp_rank_{ranks.mp_rank:02d}_model_states.pt"
-        partitioned = f"zero_pp_rank_{ranks.dp_rank}_{whole}"
-        names = [whole, partitioned] if kind is FileKind.MODEL else [partitioned, *([whole] * (ranks.dp_rank == 0))]
+        own, of_rank_0 = f"zero_pp_rank_{ranks.dp_rank}_{whole}", f"zero_pp_rank_0_{whole}"
+        names = [whole, own] if kind is FileKind.MODEL else [own]
+        if kind is FileKind.PARTITIONED_MODEL and ranks.dp_rank == first:
+            names = [own, whole] if own == of_rank_0 else [of_rank_0, own, whole]
         for name in names:
             yield whole_file(f"{folder}/{name}", path, os.path.getsize(path))
 
 
+def _partitioned(catalog: Catalog) -> Iterator[FileName]:
+    """What the names of the model files of stage 3 say."""
+    for path in catalog.files:
+        parsed = parse(file_name(path))
+        if parsed is not None and parsed[0] is FileKind.PARTITIONED_MODEL:
+            yield parsed[1]
+
+
 def _notes(opened: Opened) -> Iterator[str]:
     catalog = opened.catalog
+    first = min((name.dp_rank for name in _partitioned(catalog)), default=0)
+    if first:
+        yield f"step, scheduler and client state are rank {first}'s: rank 0's model file is lost"
     others = [source.role for source in opened.stored.values() if source.role != "trainable"]
     if others:
         held = [counted(others.count(role), noun) for role, noun in _OTHERS.items() if role in others]
@@ -186,6 +199,16 @@ def _notes(opened: Opened) -> Iterator[str]:
         )
     if catalog.training is not None and not catalog.training.param_groups:
         yield "'elastic_checkpoint' saves no settings of param groups: they stay as the program has made them"
+
+
+def _warnings_of_zeros(report: RescueReport | None) -> Iterator[str]:
+    """Without `exp_avg_sq`, Adam divides by next to nothing; the correction of its beginning is over by then."""
+    zeros = [state for state, found in report.states.items() if found.by_source["zeros"]] if report is not None else []
+    if zeros:
+        yield (
+            f"{listed(zeros, 4)}: lost values are zeros, so that Adam's next steps are too long there, with the usual "
+            "betas three times at first: --fill CHECKPOINT takes them from an earlier save"
+        )
 
 
 _OTHERS = {"frozen": "frozen parameter", "buffer": "buffer"}
@@ -202,9 +225,10 @@ def _warnings(catalog: Catalog, by_state: Mapping[str, Mapping[str, Source]]) ->
     if lacking:
         yield f"not every parameter has {' and '.join(lacking)}: DeepSpeed cannot resume from it at stage 3"
     is_tensor = isinstance(next(iter(steps(catalog).values()), None), LocatedTensor)
-    if len(catalog.groups) > 1 and is_tensor:
+    many = len({group.index for group in catalog.groups})
+    if many > 1 and is_tensor:
         yield (
-            f"{counted(len(catalog.groups), 'flat group')}: at stage 3 DeepSpeed loads one step for all of them, which "
+            f"{counted(many, 'flat group')}: at stage 3 DeepSpeed loads one step for all of them, which "
             "each of them then counts up; give each its own after loading, as docs/universal.md shows"
         )
     if catalog.training is not None and catalog.training.is_shuffled:

@@ -108,6 +108,12 @@ class ModelPlan:
         """What the index is called: as the model's file would be."""
         return f"{self.name}.index.json"
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Name -> bytes of every file, with the index."""
+        index = {} if self.index is None else {self.index_name: len(self.index)}
+        return {file.name: file.size_bytes for file in self.all_files} | index
+
     def tensors(self) -> Iterator[TensorPlan]:
         """The weights, file by file."""
         for file in self.files:
@@ -120,7 +126,7 @@ class ModelPlan:
         copied = all(tensor.is_copy for tensor in tensors)
         return Cost(
             input_bytes=sum(tensor.recipe.input_bytes for tensor in tensors) - self.cloned_bytes,
-            output_bytes=sum(file.size_bytes for file in files) + len(self.index or b""),
+            output_bytes=sum(self.sizes.values()),
             cloned_bytes=self.cloned_bytes,
             peak_memory_bytes=sum(len(file.header) for file in files)
             + workers * ((0 if copied else 8 * block_bytes) + max(tensor.recipe.memory_bytes for tensor in tensors)),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archive.located import row_major
-from ..catalog.facts import Affine, Concatenated, Join, Rule
+from ..catalog.rules import Affine, Concatenated, Join, Rule
 from ..dtypes import DType
 from ..errors import DamagedFile, Disagreement, UnsupportedLayout, at
 from .boxes import Axis, Box, boxes_of, tile

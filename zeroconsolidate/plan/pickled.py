@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archive.located import row_major
+from ..catalog.rules import SubParameters
 from ..catalog.training import SCALERS, Scaler
 from ..dtypes import DType
 from ..errors import UnsupportedLayout
@@ -42,7 +43,8 @@ _MARK, _TUPLE, _REDUCE, _STOP = b"(", b"t", b"R", b"."
 
 
 def pickled(value: object) -> bytes:
-    """The pickle of a value: None, truth values, numbers, text, lists, tuples, dicts, dtypes, Stored and Scaler.
+    """The pickle of a value: None, truth values, numbers, text, lists, tuples, dicts, dtypes, Stored, Scaler and
+    SubParameters.
 
     Raises UnsupportedLayout for anything else.
     """
@@ -71,9 +73,16 @@ def _value(value: object) -> bytes:
         return _tensor(value)
     if isinstance(value, Scaler):
         module, _, name = next(full for full, short in SCALERS.items() if short == value.name).rpartition(".")
-        # As `object.__reduce_ex__` of protocol 2 has it: an object without arguments, then its attributes.
-        return _name(module, name) + b")\x81" + _value(value.attributes) + b"b"
+        return _object(module, name, value.attributes)
+    if isinstance(value, SubParameters):
+        attributes = {"patterns": list(value.patterns), "shape": value.shape, "partition_dim": value.dim}
+        return _object("deepspeed.checkpoint.universal_checkpoint", "SubparamShape", attributes)
     raise UnsupportedLayout(f"a value of the type {type(value).__name__} cannot be written into a checkpoint")
+
+
+def _object(module: str, name: str, attributes: Mapping[str, object]) -> bytes:
+    """As `object.__reduce_ex__` of protocol 2 has it: an object without arguments, then its attributes."""
+    return _name(module, name) + b")\x81" + _value(attributes) + b"b"
 
 
 def _integer(value: int) -> bytes:

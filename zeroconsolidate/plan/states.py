@@ -10,13 +10,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..archive.located import LocatedTensor
 from ..archive.phrases import listed
 from ..catalog.agree import are_missing
+from ..catalog.experts import local_names
 from ..errors import Disagreement, UnsupportedLayout, at
 from .sources import placed, replicas
 
 if TYPE_CHECKING:
-    from ..catalog.facts import Catalog, FlatGroup
+    from collections.abc import Iterator, Mapping
+
+    from ..catalog.facts import Catalog, FlatGroup, Part
     from ..catalog.state import Step
     from .joins import Replica
     from .sources import Source
@@ -33,20 +37,25 @@ def states(catalog: Catalog) -> dict[str, dict[str, Source]]:
     """
     if catalog.missing:
         raise are_missing(list(catalog.missing), catalog.origin.world_size)
+    return placed_states(catalog)
+
+
+def placed_states(catalog: Catalog) -> dict[str, dict[str, Source]]:
+    """`states`, also of an incomplete checkpoint: copies of lost elements name LOST as their file."""
     return {name: placed(_of_state(catalog, name)) for name in (MASTERS, *_state_names(catalog))}
 
 
-def every_state(catalog: Catalog, *, remedy: str) -> dict[str, dict[str, Source]]:
-    """`states`, of an optimizer of which nothing would be lost. `remedy`: how to do without.
+def every_state(catalog: Catalog, *, remedy: str | None) -> dict[str, dict[str, Source]]:
+    """`states`, of an optimizer of which nothing would be lost. `remedy`: how to do without it.
 
     Raises UnsupportedLayout as well if the optimizer's state is laid out in a way of its own, or not all understood.
     """
     found = {} if catalog.unplaced else states(catalog)
-    lost = [*catalog.unplaced, *(name for name in catalog.origin.optimizer_state if name not in found)]
+    lost = list(catalog.unplaced) or [name for name in catalog.origin.optimizer_state if name not in found]
     unread = catalog.training.unread if catalog.training is not None else ()
     if lost:
         raise UnsupportedLayout(
-            f"the optimizer's state {listed([repr(name) for name in dict.fromkeys(lost)])} is not laid out like the "
+            f"the optimizer's state {listed([repr(name) for name in lost])} is not laid out like the "
             f"parameters, or in files that are not read for it ({catalog.origin.wrapper})",
             remedy=remedy,
             address=(catalog.origin.tag,),
@@ -76,26 +85,62 @@ def state_replicas(catalog: Catalog) -> list[Replica]:
 
 
 def steps(catalog: Catalog) -> dict[str, Step]:
-    """Stored name -> the step of the flat group that the parameter is in."""
-    return {member.name: group.step for group in catalog.groups for member in group.members}
+    """Stored name -> the step of the parameter, or of the flat group that it is in. Raises Disagreement if it is held
+    several times, and steps differ."""
+    found: dict[str, Step] = {}
+    for name, step in _all_steps(catalog):
+        known = found.setdefault(name, step)
+        if plain_step(known) != plain_step(step):
+            with at(name):
+                raise Disagreement(
+                    "model-parallel ranks differ in the step", expected=plain_step(known), found=plain_step(step)
+                )
+    return found
+
+
+def _all_steps(catalog: Catalog) -> Iterator[tuple[str, Step]]:
+    for group in catalog.groups:
+        for member in group.members:
+            yield member.name, group.step
+    for part in catalog.parts:
+        for masters, states in zip(part.masters, part.master_states, strict=True):
+            for name in masters:
+                yield name, states[name].step if name in states else None
+
+
+def plain_step(step: Step) -> float | int | None:
+    """The number that a step is."""
+    return step.item if isinstance(step, LocatedTensor) else step
+
+
+def local_experts(catalog: Catalog) -> dict[str, tuple[str, ...]]:
+    """What expert-parallel ranks call their experts -> the stored names of these, by rank."""
+    part = catalog.parts[0]
+    return local_names([*([member.name for member in group.members] for group in part.groups), *part.masters])
 
 
 def param_groups(catalog: Catalog) -> dict[str, int]:
     """Stored name -> the index of the param group that the parameter is in, which `Training.param_groups` describes.
-    Empty where the settings of param groups were not saved."""
+    Empty where the settings of param groups were not saved. Raises Disagreement if a flat group is in none."""
     training = catalog.training
-    listed = enumerate(training.flat_groups if training is not None else ())
-    group_of = {flat_group: index for index, flat_groups in listed for flat_group in flat_groups}
-    return {
-        member.name: group_of[group.index]
-        for group in catalog.groups
-        if group.index in group_of
-        for member in group.members
+    if training is None or not training.param_groups:
+        return {}
+    group_of = {
+        flat_group: index for index, flat_groups in enumerate(training.flat_groups) for flat_group in flat_groups
     }
+    for group in catalog.groups:
+        if group.members and group.index not in group_of:
+            raise Disagreement(
+                f"no param group lists flat group {group.index}",
+                expected=f"one of the optimizer's {len(training.param_groups)}",
+            )
+    return {member.name: group_of[group.index] for group in catalog.groups for member in group.members}
 
 
 def _state_names(catalog: Catalog) -> list[str]:
-    return list(dict.fromkeys(name for group in catalog.groups if group.members for name in group.states))
+    names = [name for group in catalog.groups if group.members for name in group.states]
+    kept = [state for part in catalog.parts for states in part.master_states for state in states.values()]
+    return list(dict.fromkeys([*names, *(name for state in kept for name in state.values)]))
 
 
 def _of_state(catalog: Catalog, state: str) -> Catalog:
@@ -109,7 +154,8 @@ def _of_state(catalog: Catalog, state: str) -> Catalog:
                 for group in part.groups
                 if group.members and (state == MASTERS or state in group.states)
             ),
-            masters=(),
+            masters=part.masters if state == MASTERS else _masters_of(part, state),
+            master_states=(),
             frozen={},
             buffers={},
             module={},
@@ -117,7 +163,16 @@ def _of_state(catalog: Catalog, state: str) -> Catalog:
         for part in catalog.parts
     )
     held = {member.name for part in parts for group in part.groups for member in group.members}
+    held |= {name for part in parts for name in part.saved_masters}
     return replace(catalog, parts=parts, order=tuple(name for name in catalog.order if name in held))
+
+
+def _masters_of(part: Part, state: str) -> tuple[Mapping[str, LocatedTensor], ...]:
+    """The values of a state for masters that are saved whole, file by file."""
+    return tuple(
+        {name: kept.values[state] for name, kept in states.items() if state in kept.values}
+        for states in part.master_states
+    )
 
 
 def _with(group: FlatGroup, state: str) -> FlatGroup:
@@ -131,10 +186,10 @@ def _with(group: FlatGroup, state: str) -> FlatGroup:
             )
         for own, master in zip(partitions, group.partitions, strict=True):
             if own.numel < master.numel:
-                # `optimizer_file` places by what is in the file, before what was swapped out is found.
+                # `optimizer_file` places by what is in the file, before what was swapped out is looked for.
                 raise UnsupportedLayout(
                     f"the optimizer's state {state!r} is shorter than the masters",
-                    consequence="it was swapped out to NVMe, and these files are not read",
+                    consequence="it was swapped out to NVMe, and its file is not there",
                     expected=master.numel,
                     found=own.numel,
                 )

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .joined import Section
 from .pieces import Recipe, View
-from .sources import place, replicas
+from .sources import place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ..archive.located import LocatedTensor
     from ..catalog.facts import Catalog
+    from .joins import Replica
     from .sources import Source
 
 T = TypeVar("T")
@@ -70,8 +71,8 @@ def _stacked(catalog: Catalog, stored: Mapping[str, Source]) -> Iterator[tuple[s
             yield f"{name}[{expert}]", Section(whole, expert * numel, numel), copy
 
 
-def replica_comparisons(catalog: Catalog) -> list[Comparison]:
-    """Everything that is held more than once, to be compared in full: then it does not matter which copy is written."""
+def replica_comparisons(held_twice: Sequence[Replica]) -> list[Comparison]:
+    """What is held more than once, to be compared in full: then it does not matter which copy is written."""
     return [
         Comparison(
             name=replica.name,
@@ -81,7 +82,7 @@ def replica_comparisons(catalog: Catalog) -> list[Comparison]:
             holders=replica.holders,
             is_spare=replica.is_spare,
         )
-        for replica in replicas(catalog)
+        for replica in held_twice
     ]
 
 

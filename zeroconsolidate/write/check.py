@@ -32,9 +32,7 @@ def check(path: str, plan: FilePlan) -> None:
         except SafetensorError as error:
             raise PlanBroken(f"the file cannot be opened by safetensors: {error}") from None
         except OSError as error:
-            if isinstance(error, OutputFailed):
-                raise
-            raise OutputFailed(f"the staged file cannot be read back: {error}", errno=error.errno) from None
+            raise _unreadable(error) from None
         if written.keys() != {tensor.name for tensor in plan.tensors}:
             raise PlanBroken("the file does not hold the planned tensors")
         for tensor in plan.tensors:
@@ -70,8 +68,17 @@ def _check_fragment(path: str, plan: FragmentPlan) -> None:
                 content, _ = unpickle_placeless(container.read_pickle(), container)
         except DamagedFile as error:
             raise PlanBroken(f"the file cannot be read again: {error}") from None
+        except OSError as error:
+            raise _unreadable(error) from None
         found = content.get("param") if isinstance(content, dict) else content
         wanted = [(tensor.dtype.code, tensor.shape, len(plan.header)) for tensor in plan.tensors]
         there = [(found.dtype.code, found.shape, found.start)] if isinstance(found, LocatedTensor) else []
         if plan.data_bytes and there != wanted:
             raise PlanBroken("the tensor was written wrongly", expected=wanted, found=there)
+
+
+def _unreadable(error: OSError) -> OutputFailed:
+    """A file that we have just written and that cannot be read: whatever is wrong is wrong with the disk."""
+    if isinstance(error, OutputFailed):
+        return error
+    return OutputFailed(f"the staged file cannot be read back: {error}", errno=error.errno)

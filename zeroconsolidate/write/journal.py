@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,7 @@ class Journal:
 
     def __init__(self, path: str) -> None:
         """Open the journal at `path`, or begin one, and read what it says."""
+        self._turn = threading.Lock()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             self.progress = read_progress(path)
@@ -108,12 +110,13 @@ class Journal:
             raise
 
     def append(self, *records: Mapping[str, Any]) -> None:
-        """Write records and sync them. What the records state must be synced already."""
+        """Write records and sync them. What the records state must be synced already. Any thread may call it."""
         texts = [json.dumps(record, separators=(",", ":")).encode() for record in records]
-        write_all(self._fd, b"".join(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts))
-        os.fsync(self._fd)
-        for record in records:
-            self.progress.take(record)
+        with self._turn:
+            write_all(self._fd, b"".join(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts))
+            os.fsync(self._fd)
+            for record in records:
+                self.progress.take(record)
 
     def close(self) -> None:
         """Close the file. Calling this again does no harm."""

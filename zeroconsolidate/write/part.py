@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
-import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..run.local import LocalOutput
+from .sync import Sync
 from .system import system_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..run.clone import Means
     from .journal import Progress
 
@@ -59,7 +57,7 @@ class Part:
         self._upto = self._synced = self.start
         self._cloned_synced = 0
         self._clock = time.monotonic()
-        self._under_way: _Sync | None = None
+        self._under_way: Sync | None = None
 
     def reached(self, upto: int) -> None:
         """Every byte below `upto` is written; synced and remembered when enough work has come together.
@@ -98,7 +96,7 @@ class Part:
         self._wait()
         if self._upto > self._synced:
             # The facts go on changing while the thread is at work.
-            self._under_way = _Sync(self._make_safe, self._upto, copy.deepcopy(self.facts))
+            self._under_way = Sync(partial(self._make_safe, self._upto, copy.deepcopy(self.facts)))
             self._under_way.start()
             self._synced, self._cloned_synced = self._upto, self.output.cloned_bytes
         self._clock = time.monotonic()
@@ -113,36 +111,3 @@ class Part:
         with system_errors(self._path):
             os.fsync(self._fd)
             self._memory.remember(self.name, upto, facts)
-
-
-class _Sync(threading.Thread):
-    """One call, in a thread of its own."""
-
-    def __init__(self, call: Callable[[int, dict[str, Any]], None], upto: int, facts: dict[str, Any]) -> None:
-        super().__init__(name="zeroconsolidate-sync", daemon=True)
-        self._call = partial(call, upto, facts)
-        self._error: BaseException | None = None
-
-    def start(self) -> None:
-        """Begin; where a limit on memory leaves no room for another thread, make the call before returning."""
-        try:
-            super().start()
-        except RuntimeError:
-            self.run()
-
-    def wait(self) -> None:
-        """Wait for the end."""
-        if self.ident is not None:
-            self.join()
-
-    def run(self) -> None:
-        try:
-            self._call()
-        except BaseException as error:  # noqa: BLE001  (raised where the result is asked for)
-            self._error = error
-
-    def result(self) -> None:
-        """Wait for the end; raises what the call raised."""
-        self.wait()
-        if self._error is not None:
-            raise self._error

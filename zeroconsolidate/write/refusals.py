@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from typing import TYPE_CHECKING
 
 from ..archive.phrases import listed
@@ -17,7 +18,7 @@ from .journal import read_progress, refuse_other
 from .system import system_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from .journal import Fingerprint
 
@@ -25,6 +26,8 @@ STAGING = ".zeroconsolidate"
 """Name of the staging folder in an output."""
 JOURNAL = "journal"
 """Name of the journal in it: where there is one, there is something to finish."""
+_NOTED_BYTES = 2 << 10
+"""What the journal and the manifest say of a file, with digests, takes less."""
 
 
 def refuse_inside(output: str, *, checkpoint: str) -> None:
@@ -88,7 +91,7 @@ def begun(output: str) -> Fingerprint | None:
         return read_progress(journal).fingerprint if os.path.isfile(journal) else None
 
 
-def refuse_unwritable(output: str, size_bytes: int) -> None:
+def refuse_unwritable(output: str, sizes: Mapping[str, int], *, cloned_bytes: int = 0) -> None:
     """The output, or the folder it is to be made in, must be writable and have room. Raises OutputFailed."""
     with system_errors(output):
         here = nearest(output)
@@ -96,17 +99,23 @@ def refuse_unwritable(output: str, size_bytes: int) -> None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         if not os.access(here, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-        refuse_full(here, os.path.join(output, STAGING), size_bytes, output=output)
+        refuse_full(here, os.path.join(output, STAGING), sizes, cloned_bytes=cloned_bytes, output=output)
 
 
-def refuse_full(folder: str, staging: str, size_bytes: int, *, output: str) -> None:
-    """The disk of `folder` must have room for `size_bytes`, what is in `staging` already counted in. Raises
-    OutputFailed, and the system's errors."""
+def refuse_full(folder: str, staging: str, sizes: Mapping[str, int], *, cloned_bytes: int = 0, output: str) -> None:
+    """The disk of `folder` must have room for files of these sizes, what is in `staging` already counted in.
+    `cloned_bytes`: how much of them takes none, less what is staged of that. Raises
+    OutputFailed, and the system's errors.
+
+    A file takes whole blocks of the disk, and a folder one, twice while files move from the staging folder to their
+    final names. In a checkpoint of some thousand small files that is more than the bytes in them.
+    """
     disk = os.statvfs(folder)
-    staged = sum(
-        os.stat(os.path.join(inside, file)).st_blocks * 512 for inside, _, files in os.walk(staging) for file in files
-    )
-    free = disk.f_bavail * disk.f_frsize + staged
+    folders = {name[: match.start()] for name in sizes for match in re.finditer("/", name)}
+    blocks = sum(-(-size // disk.f_frsize) for size in sizes.values()) + 2 * len(folders)
+    size_bytes = blocks * disk.f_frsize + len(sizes) * _NOTED_BYTES - cloned_bytes
+    staged = [os.lstat(path) for path in _entries(staging)]
+    free = disk.f_bavail * disk.f_frsize + sum(status.st_blocks * 512 for status in staged)
     if free < size_bytes:
         raise OutputFailed(
             "the disk has too little room",
@@ -114,6 +123,21 @@ def refuse_full(folder: str, staging: str, size_bytes: int, *, output: str) -> N
             found=size_text(free),
             address=(output,),
         )
+    entries = len(sizes) + 2 * len(folders)
+    # A file system that makes inodes when they are needed says that it has none at all.
+    if disk.f_files and disk.f_favail + len(staged) < entries:
+        raise OutputFailed(
+            "the disk has room for too few files",
+            expected=f"{entries:,} free inodes",
+            found=f"{disk.f_favail + len(staged):,}",
+            address=(output,),
+        )
+
+
+def _entries(folder: str) -> Iterator[str]:
+    """Paths of the files and folders in a folder, however deep."""
+    for inside, folders, files in os.walk(folder):
+        yield from (os.path.join(inside, name) for name in (*folders, *files))
 
 
 def nearest(path: str) -> str:

@@ -25,7 +25,7 @@ from .refusals import JOURNAL, STAGING, refuse_existing, refuse_file, refuse_ful
 from .system import remove, sync_directory, system_errors, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ..run.clone import Means
 
@@ -66,6 +66,7 @@ class Stage:
         if kind is not None and not issubclass(kind, Exception):  # an interruption, not a failure: keep all there is
             with suppress(OSError, OutputFailed):
                 self._batch.settle()
+        self._batch.close()
         progress = self._journal.progress
         worth_keeping = bool(progress.upto or progress.done or progress.publish)
         self._journal.close()
@@ -112,10 +113,13 @@ class Stage:
                 return self._journal.progress.facts[name]
         return None  # someone has taken the staged file away
 
-    def need(self, size_bytes: int) -> None:
-        """Raise OutputFailed if the disk has less room than `size_bytes`, what is staged already counted in."""
+    def need(self, sizes: Mapping[str, int], *, cloned_bytes: int = 0) -> None:
+        """Raise OutputFailed if the disk has no room for files of these sizes, what is staged already counted in.
+        `cloned_bytes`: how much of them takes none."""
         with system_errors(self.output):
-            refuse_full(self.folder, self.folder, size_bytes, output=self.output)
+            refuse_full(
+                self.folder, self.folder, sizes, cloned_bytes=cloned_bytes - self.cloned_bytes, output=self.output
+            )
 
     @contextmanager
     def weights(

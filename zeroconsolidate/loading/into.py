@@ -1,0 +1,106 @@
+"""A checkpoint and a module -> the module with the checkpoint's values, one tensor after the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..archive.phrases import listed
+from ..errors import BadOption, WrongNames
+from ..run.inputs import Inputs
+from .match import match, refuse, spellings
+from .put import put
+from .report import LoadReport
+from .source import tensors_of
+from .target import left_on_meta, slots_of, unwrapped
+from .whole import element_type_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..options import LoadingOptions, Roots
+    from ..outputs.mapping import Checkpoint
+    from .match import Match
+    from .source import Tensors
+    from .target import Slot
+
+
+def loaded_into(model: torch.nn.Module, src: Roots | Checkpoint, options: LoadingOptions) -> LoadReport:
+    """What `load_into` does. Nothing is written before all names and shapes have been compared."""
+    model = unwrapped(model)
+    slots = slots_of(model)
+    tensors, found = _best(model, slots, src, options)
+    refuse(found, strict=options.strict)
+    _refuse_meta(model, found, options)
+    kind = element_type_of(options.dtype, tensors)
+    dtype: torch.dtype | None = None if kind is None else getattr(torch, kind.torch_name)
+    device = None if options.device is None else torch.device(options.device)
+    notes = [found.change] if found.change else []
+    by_name = {names[0]: (slot, names) for slot, names in found.pairs}
+    with Inputs(tensors.files) as inputs, torch.no_grad():
+        for slot, names in found.pairs:
+            _refuse_two(slot, names, tensors, inputs)
+        for name in tensors.order:
+            if name in by_name:
+                slot, _ = by_name[name]
+                put(slot, tensors.named[name], inputs, dtype=dtype, device=device, assign=bool(options.assign))
+    return LoadReport(
+        loaded=len(found.pairs), missing=found.missing, unexpected=found.unexpected, notes=(tensors.names, *notes)
+    )
+
+
+def _best(
+    model: torch.nn.Module, slots: Sequence[Slot], src: Roots | Checkpoint, options: LoadingOptions
+) -> tuple[Tensors, Match]:
+    """The names that fit best, the first of those that fit equally well."""
+    best: tuple[Tensors, Match] | None = None
+    for tensors in tensors_of(src, tag=options.tag, names=options.names):
+        for spelled in spellings(model, slots):
+            found = match(slots, tensors.named, tensors.ties, spelled, exact=options.names != "auto")
+            if best is None or found.wrong < best[1].wrong:
+                best = tensors, found
+            if not found.wrong and not found.rivals:
+                return tensors, found
+    if best is None:
+        raise WrongNames("there are no tensors to load")
+    return best
+
+
+def _refuse_meta(model: torch.nn.Module, found: Match, options: LoadingOptions) -> None:
+    """What stays on meta has no values, and never gets any. Raises WrongNames, BadOption."""
+    slots = [slot for slot, _ in found.pairs]
+    if options.assign is False and any(slot.tensor.is_meta for slot in slots):
+        raise BadOption(
+            "assign=False cannot be used with a module on the meta device, which has no memory to copy into",
+            remedy="leave it out",
+        )
+    left = left_on_meta(model, slots)
+    if left:
+        raise WrongNames(
+            f"{listed(left, 3)} would be left on the meta device, without values",
+            missing=tuple(left),
+            consequence="the checkpoint does not have them: buffers that are in no state dict are made with the module",
+            remedy="make the module with its buffers (accelerate's init_empty_weights does), or give them values first",
+        )
+
+
+def _refuse_two(slot: Slot, names: Sequence[str], tensors: Tensors, inputs: Inputs) -> None:
+    """Several tensors for one parameter must have the same values. Raises WrongNames."""
+    first, *others = [tensors.named[name] for name in names]
+    for name, other in zip(names[1:], others, strict=True):
+        if other.recipe is first.recipe or other.recipe == first.recipe:
+            continue
+        from ..run.compare import first_difference
+
+        differs = other.recipe.dtype is not first.recipe.dtype or first_difference(
+            inputs, first.recipe, other.recipe, start=0, stop=first.recipe.numel, progress=lambda _: None
+        )
+        if differs:
+            raise WrongNames(
+                f"the module ties {listed([place.name for place in slot.places])}, which are different tensors in the "
+                "checkpoint",
+                found=f"{names[0]} and {name}",
+                consequence="one of them would be lost",
+                remedy="untie them in the module",
+            )
