@@ -80,10 +80,7 @@ def load_into(model: torch.nn.Module, src: Roots | Checkpoint, options: LoadingO
     (1, (), torch.float32)
     """
     from ..loading.into import loaded_into
-    from ..outputs.mapping import Checkpoint
 
-    if not isinstance(src, Checkpoint):
-        src, options = settled(src, options)
     return loaded_into(model, src, options)
 
 
@@ -120,10 +117,7 @@ def state_dict(src: Roots | Checkpoint, lazy: bool = False, *, options: StateDic
     (torch.Size([13, 7]), torch.bfloat16)
     """
     from ..loading.whole import state_dict_of
-    from ..outputs.mapping import Checkpoint
 
-    if not isinstance(src, Checkpoint):
-        src, options = settled(src, options)
     return state_dict_of(src, options, lazy=lazy)
 
 

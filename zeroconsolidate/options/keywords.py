@@ -40,6 +40,10 @@ class _Reads(Protocol[O_contra, R_co]):
     def __call__(self, src: Roots, options: O_contra) -> R_co: ...
 
 
+class _MayWrite(Protocol[O_contra, R_co]):
+    def __call__(self, src: Roots, out: Path | None = None, *, options: O_contra) -> R_co: ...
+
+
 class _Writes(Protocol[O_contra, R_co]):
     def __call__(self, src: Roots, out: Path, options: O_contra) -> R_co: ...
 
@@ -60,6 +64,12 @@ class Reads(Protocol[P, R_co]):
     """A function that reads a checkpoint."""
 
     def __call__(self, src: Roots, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
+class MayWrite(Protocol[P, R_co]):
+    """A function about something made of a checkpoint, wherever that would be written."""
+
+    def __call__(self, src: Roots, out: Path | None = None, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 class Writes(Protocol[P, R_co]):
@@ -102,6 +112,8 @@ class takes(Generic[P, O]):  # noqa: N801  (a decorator)
     def __call__(self, verb: _Reads[O, R]) -> Reads[P, R]: ...
     @overload
     def __call__(self, verb: _Writes[O, R]) -> Writes[P, R]: ...
+    @overload
+    def __call__(self, verb: _MayWrite[O, R]) -> MayWrite[P, R]: ...
     @overload
     def __call__(self, verb: _Checks[O, R]) -> Checks[P, R]: ...
     @overload
