@@ -18,6 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from typing import TYPE_CHECKING
+
 from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor, contiguous
 from zeroconsolidate.catalog.facts import stripe_numel
 from zeroconsolidate.dtypes import DType
@@ -25,9 +27,11 @@ from zeroconsolidate.options import parse_size
 from zeroconsolidate.options.convert import Options
 from zeroconsolidate.plan.congruent import Sharing, congruent
 from zeroconsolidate.plan.layout import TensorPlan
-from zeroconsolidate.plan.pieces import Recipe
 from zeroconsolidate.plan.zero3 import Stripes
 from zeroconsolidate.plan.zero12 import FlatBuffer, Window
+
+if TYPE_CHECKING:
+    from zeroconsolidate.plan.pieces import Recipe
 
 RANKS = (2, 3, 4, 6, 8, 16, 32, 64)
 BLOCK_BYTES = 4096

@@ -48,10 +48,6 @@ class _Writes(Protocol[O_contra, R_co]):
     def __call__(self, src: Roots, out: Path, options: O_contra) -> R_co: ...
 
 
-class _Follows(Protocol[O_contra, R_co]):
-    def __call__(self, src: Roots, out: Path | None = None, *, options: O_contra) -> R_co: ...
-
-
 class _Checks(Protocol[O_contra, R_co]):
     def __call__(self, output: Path, options: O_contra) -> R_co: ...
 
@@ -67,7 +63,7 @@ class Reads(Protocol[P, R_co]):
 
 
 class MayWrite(Protocol[P, R_co]):
-    """A function about something made of a checkpoint, wherever that would be written."""
+    """A function about something made of a checkpoint, or of each of a run, for which a place may be left out."""
 
     def __call__(self, src: Roots, out: Path | None = None, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
@@ -76,12 +72,6 @@ class Writes(Protocol[P, R_co]):
     """A function that writes something made of a checkpoint."""
 
     def __call__(self, src: Roots, out: Path, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
-
-
-class Follows(Protocol[P, R_co]):
-    """A function that follows a run, and writes something made of each of its checkpoints."""
-
-    def __call__(self, src: Roots, out: Path | None = None, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 class Checks(Protocol[P, R_co]):
@@ -107,13 +97,11 @@ class takes(Generic[P, O]):  # noqa: N801  (a decorator)
         self._kind = kind
 
     @overload
-    def __call__(self, verb: _Follows[O, R]) -> Follows[P, R]: ...
+    def __call__(self, verb: _MayWrite[O, R]) -> MayWrite[P, R]: ...
     @overload
     def __call__(self, verb: _Reads[O, R]) -> Reads[P, R]: ...
     @overload
     def __call__(self, verb: _Writes[O, R]) -> Writes[P, R]: ...
-    @overload
-    def __call__(self, verb: _MayWrite[O, R]) -> MayWrite[P, R]: ...
     @overload
     def __call__(self, verb: _Checks[O, R]) -> Checks[P, R]: ...
     @overload
