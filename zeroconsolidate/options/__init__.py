@@ -8,9 +8,11 @@ from typing import TypeAlias
 from .common import Opening, Working
 from .convert import Options
 from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
+from .follow import BackgroundOptions, FollowOptions, WatchOptions
 from .globs import matches, refuse_unmatched
 from .keywords import takes
 from .loading import LoadingOptions, StateDictOptions
+from .prune import PruneOptions
 from .reading import ReadingOptions
 from .spoken import as_typed, in_python
 from .universal import UniversalOptions
@@ -21,19 +23,23 @@ Writing: TypeAlias = Options | UniversalOptions
 """The options of a command that writes."""
 
 __all__ = [
+    "BackgroundOptions",
     "Declaration",
+    "FollowOptions",
     "Group",
     "LoadingOptions",
     "Opening",
     "Options",
     "Path",
     "Progress",
+    "PruneOptions",
     "ReadingOptions",
     "Roots",
     "StateDictOptions",
     "Switch",
     "UniversalOptions",
     "VerifyOptions",
+    "WatchOptions",
     "Working",
     "Writing",
     "as_typed",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 METADATA = "__metadata__"
 """The one name in a header that is not a tensor's."""
+_LENGTH_BYTES = 8
+"""In front of a header stands its length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +66,23 @@ class FilePlan:
     size_bytes: int
 
 
+HEADER_ALIGNMENT_BYTES = 8
+"""The reference implementation's tensors begin at a multiple of it."""
+
+
 def lay_out(name: str, tensors: Sequence[TensorPlan]) -> FilePlan:
     """Order tensors as safetensors does (largest alignment first, then by name) and build the header."""
-    ordered = sorted(tensors, key=lambda tensor: (tensor.dtype.file_order, tensor.name.encode()))
+    return in_order(name, sorted(tensors, key=lambda tensor: (tensor.dtype.file_order, tensor.name.encode())))
+
+
+def in_order(
+    name: str, tensors: Sequence[TensorPlan], *, residue: int = 0, modulus: int = HEADER_ALIGNMENT_BYTES
+) -> FilePlan:
+    """Build the header of a file with the tensors in the order given. The header is padded so that the first of them
+    begins at a byte of the file that is `residue` modulo `modulus`."""
     entries: dict[str, object] = {METADATA: {"format": "pt"}}
     offsets, here = [], 0
-    for tensor in ordered:
+    for tensor in tensors:
         if tensor.name == METADATA:
             raise BadOption(
                 f"a tensor cannot be called {METADATA!r} in a safetensors file", remedy="rename it with --rename"
@@ -82,7 +95,7 @@ def lay_out(name: str, tensors: Sequence[TensorPlan]) -> FilePlan:
         offsets.append(here)
         here += tensor.nbytes
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * ((residue - _LENGTH_BYTES - len(text)) % modulus)
     if len(text) > MAX_HEADER_BYTES:
         raise BadOption(
             f"the header of {name} would be too long for readers",
@@ -90,11 +103,11 @@ def lay_out(name: str, tensors: Sequence[TensorPlan]) -> FilePlan:
             found=len(text),
             remedy="write more shards with --max-shard-size",
         )
-    header = len(text).to_bytes(8, "little") + text
+    header = len(text).to_bytes(_LENGTH_BYTES, "little") + text
     return FilePlan(
         name=name,
         header=header,
-        tensors=tuple(ordered),
+        tensors=tuple(tensors),
         starts=tuple(len(header) + offset for offset in offsets),
         size_bytes=len(header) + here,
     )
