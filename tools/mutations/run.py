@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from mutations import (  # noqa: E402
     adapted,
     answered,
+    followed,
     hostile,
     hostile_files,
     incomplete,
@@ -60,6 +61,7 @@ TABLES = (
     tabled,
     universal,
     loading,
+    followed,
     hostile,
     hostile_files,
 )
