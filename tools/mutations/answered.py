@@ -18,8 +18,8 @@ MUTATIONS = (
         f"{LINE}::TestWhereItGoes::test_warnings_go_to_stderr_also_when_quiet",
         (
             "cli/command.py",
-            "        print(warning, file=sys.stderr)\n",
-            "        flags.quiet or print(warning, file=sys.stderr)\n",
+            "else report):\n        print(warning, file=sys.stderr)\n",
+            "else report):\n        flags.quiet or print(warning, file=sys.stderr)\n",
         ),
     ),
     Mutation(
@@ -88,7 +88,11 @@ MUTATIONS = (
     Mutation(
         "a dry run asks for room",
         f"{DRY_RUN}::test_a_disk_that_is_too_small",
-        ("outputs/make.py", "    refuse_unwritable(directory, output.plan.sizes)\n", ""),
+        (
+            "outputs/make.py",
+            "    refuse_unwritable(directory, output.plan.sizes, cloned_bytes=cost.cloned_bytes)\n",
+            "",
+        ),
     ),
     Mutation(
         "a dry run sees what is staged",
@@ -107,7 +111,7 @@ MUTATIONS = (
     Mutation(
         "that an output differs is not said besides what makes it differ",
         f"{DRY_RUN}::test_work_of_another_conversion_that_is_staged",
-        ("write/journal.py", 'for aspect, change in found if aspect != "output"]', "for _, change in found]"),
+        ("write/journal.py", 'if aspect not in ("output", "layout")] or [', "] or ["),
     ),
     Mutation(
         "the shards in a tag's own folder are no unknown files",

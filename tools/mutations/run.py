@@ -43,6 +43,7 @@ from mutations import (  # noqa: E402
     optioned,
     tabled,
     universal,
+    universal_layouts,
     verified,
 )
 
@@ -60,6 +61,7 @@ TABLES = (
     named,
     tabled,
     universal,
+    universal_layouts,
     loading,
     followed,
     hostile,

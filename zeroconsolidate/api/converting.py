@@ -112,11 +112,11 @@ def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Outp
     refuse_unplaced(opened.catalog, weights_only=options.weights_only)
     options.doing("checking names")
     options = with_recorded_base(opened, options)
-    return opened, plan_output(opened, options), options
+    return opened, plan_output(opened, options, directory=directory), options
 
 
 @takes(Options)
-def estimate(src: Roots, options: Options) -> Cost:
+def estimate(src: Roots, out: Path | None = None, *, options: Options) -> Cost:
     """Say what `consolidate` with the same options would read, write and need.
 
     Nothing is written, and no value is read.
@@ -126,6 +126,8 @@ def estimate(src: Roots, options: Options) -> Cost:
     src : str, os.PathLike, or sequence of these
         The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
         Several directories are read as one checkpoint, for nodes that saved to their own disks.
+    out : str or os.PathLike, optional
+        The directory that would be written. Without it, nothing is said of cloning, which depends on its disk.
 
     Returns
     -------
@@ -145,5 +147,6 @@ def estimate(src: Roots, options: Options) -> Cost:
     """
     src, options = settled(src, options)
     opened = open_to_convert(src, options)
-    plan = plan_weights(opened, with_recorded_base(opened, options)).plan
+    directory = None if out is None else os.path.normpath(os.fspath(out))
+    plan = plan_weights(opened, with_recorded_base(opened, options), directory=directory).plan
     return plan.cost(BLOCK_BYTES, workers_for(plan, options))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, cast, overload
 
 from ..options import LoadingOptions, Opening, StateDictOptions, takes
-from ..saves.target import settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,10 +80,7 @@ def load_into(model: torch.nn.Module, src: Roots | Checkpoint, options: LoadingO
     (1, (), torch.float32)
     """
     from ..loading.into import loaded_into
-    from ..outputs.mapping import Checkpoint
 
-    if not isinstance(src, Checkpoint):
-        src, options = settled(src, options)
     return loaded_into(model, src, options)
 
 
@@ -121,15 +117,18 @@ def state_dict(src: Roots | Checkpoint, lazy: bool = False, *, options: StateDic
     (torch.Size([13, 7]), torch.bfloat16)
     """
     from ..loading.whole import state_dict_of
-    from ..outputs.mapping import Checkpoint
 
-    if not isinstance(src, Checkpoint):
-        src, options = settled(src, options)
     return state_dict_of(src, options, lazy=lazy)
 
 
 def load_into_engine(
-    engine: Any, src: Roots, *, optimizer: bool = True, strict: bool = True, tag: str | None = None
+    engine: Any,
+    src: Roots,
+    *,
+    optimizer: bool = True,
+    strict: bool = True,
+    tag: str | None = None,
+    checkpoint: str | int | None = None,
 ) -> EngineReport:
     """Load a checkpoint into a live DeepSpeed engine, whatever the stages and numbers of ranks of both.
 
@@ -152,6 +151,8 @@ def load_into_engine(
         False loads what both have. Names that only one of them has are in the report.
     tag : str, optional
         Which save to read, as everywhere: a tag, or `last-complete`.
+    checkpoint : str or int, optional
+        Which save of a run directory to read, as everywhere: `last-complete`, `last`, `best` or a step.
 
     Returns
     -------
@@ -192,8 +193,8 @@ accelerator.prepare returned first, got str
     from ..integrations.live_engine import LiveEngine
     from ..loading.engine import put_into_engine
 
-    src, opening = settled(src, Opening(tag=tag))
-    return put_into_engine(LiveEngine(engine), src, opening.tag, optimizer=optimizer, strict=strict)
+    live = LiveEngine(engine)
+    return put_into_engine(live, src, Opening(tag=tag, checkpoint=checkpoint), optimizer=optimizer, strict=strict)
 
 
 def to_torch_optimizer(
@@ -203,6 +204,7 @@ def to_torch_optimizer(
     *,
     strict: bool = True,
     tag: str | None = None,
+    checkpoint: str | int | None = None,
 ) -> dict[str, Any]:
     """Read what an optimizer kept, as the state dict of one of torch's optimizers: to train on without DeepSpeed.
 
@@ -224,6 +226,8 @@ def to_torch_optimizer(
         False takes what both have. The other parameters begin without state.
     tag : str, optional
         Which save to read, as everywhere: a tag, or `last-complete`.
+    checkpoint : str or int, optional
+        Which save of a run directory to read, as everywhere: `last-complete`, `last`, `best` or a step.
 
     Returns
     -------
@@ -258,13 +262,19 @@ def to_torch_optimizer(
     >>> state_dict["state"][0]["exp_avg"].shape, state_dict["state"][0]["step"]
     (torch.Size([13, 7]), tensor(2.))
     """
-    from ..loading.torch_optimizer import state_dict_of
-    from ..loading.training_state import known_names, open_training_state
+    from ..loading import trained
+    from ..loading.torch_optimizer import state_dict_of as optimizers_state_dict
+    from ..loading.training_state import training_state
     from ..loading.written_state import written_state
+    from ..options import ReadingOptions
+    from ..outputs.open_mapping import opened_mapping
+    from ..saves.target import settled
 
     state = written_state(src)
     if state is not None:
-        return state_dict_of(state, [state.names], model, optimizer, strict=strict)
-    src, opening = settled(src, Opening(tag=tag))
-    state, _ = open_training_state(src, opening.tag, optimizer=True, remedy=None)
-    return state_dict_of(state, known_names(src, opening.tag, state), model, optimizer, strict=strict)
+        found = trained.of_output(model, state)
+    else:
+        opened = opened_mapping(*settled(src, ReadingOptions(tag=tag, checkpoint=checkpoint)))
+        state = training_state(opened.contents.opened, optimizer=True, remedy=None)
+        found = trained.of_checkpoint(model, opened, state)
+    return optimizers_state_dict(state, found, optimizer, strict=strict)

@@ -40,12 +40,12 @@ class _Reads(Protocol[O_contra, R_co]):
     def __call__(self, src: Roots, options: O_contra) -> R_co: ...
 
 
+class _MayWrite(Protocol[O_contra, R_co]):
+    def __call__(self, src: Roots, out: Path | None = None, *, options: O_contra) -> R_co: ...
+
+
 class _Writes(Protocol[O_contra, R_co]):
     def __call__(self, src: Roots, out: Path, options: O_contra) -> R_co: ...
-
-
-class _Follows(Protocol[O_contra, R_co]):
-    def __call__(self, src: Roots, out: Path | None = None, *, options: O_contra) -> R_co: ...
 
 
 class _Checks(Protocol[O_contra, R_co]):
@@ -62,16 +62,16 @@ class Reads(Protocol[P, R_co]):
     def __call__(self, src: Roots, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
+class MayWrite(Protocol[P, R_co]):
+    """A function about something made of a checkpoint, or of each of a run, for which a place may be left out."""
+
+    def __call__(self, src: Roots, out: Path | None = None, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
 class Writes(Protocol[P, R_co]):
     """A function that writes something made of a checkpoint."""
 
     def __call__(self, src: Roots, out: Path, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
-
-
-class Follows(Protocol[P, R_co]):
-    """A function that follows a run, and writes something made of each of its checkpoints."""
-
-    def __call__(self, src: Roots, out: Path | None = None, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 class Checks(Protocol[P, R_co]):
@@ -97,7 +97,7 @@ class takes(Generic[P, O]):  # noqa: N801  (a decorator)
         self._kind = kind
 
     @overload
-    def __call__(self, verb: _Follows[O, R]) -> Follows[P, R]: ...
+    def __call__(self, verb: _MayWrite[O, R]) -> MayWrite[P, R]: ...
     @overload
     def __call__(self, verb: _Reads[O, R]) -> Reads[P, R]: ...
     @overload
