@@ -15,6 +15,7 @@ import argparse
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -25,9 +26,11 @@ from zeroconsolidate.options import parse_size
 from zeroconsolidate.options.convert import Options
 from zeroconsolidate.plan.congruent import Sharing, congruent
 from zeroconsolidate.plan.layout import TensorPlan
-from zeroconsolidate.plan.pieces import Recipe
 from zeroconsolidate.plan.zero3 import Stripes
 from zeroconsolidate.plan.zero12 import FlatBuffer, Window
+
+if TYPE_CHECKING:
+    from zeroconsolidate.plan.pieces import Recipe
 
 RANKS = (2, 3, 4, 6, 8, 16, 32, 64)
 BLOCK_BYTES = 4096
