@@ -180,8 +180,8 @@ class TestOthers:
         text = info_text(inspect(TRAINED), tensors=False)
         assert "frozen" not in text
         assert labels(text) == [
-            "tag", "step", "saved by", "layout", "trained in", "optimizer", "trainable", "buffers", "tied", "group",
-            "output",
+            "resume", "tag", "step", "saved by", "layout", "trained in", "optimizer", "trainable", "buffers", "tied",
+            "group", "output",
         ]  # fmt: skip
 
     def test_inspect_names_other_tags(self, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ class TestOthers:
         root = shutil.copytree(TRAINED, tmp_path / "in")
         next(root.glob("*/*zero_pp_rank_2_*")).unlink()
         text = info_text(inspect(root), tensors=True)
-        assert labels(text)[:3] == ["lost file", "lost", "tag"]
+        assert labels(text)[:3] == ["lost file", "lost", "resume"]
         assert "layers.1.scale                          trainable  float32   [1]  lost (100.0 %)" in text
 
     def test_problems_come_first(self, tmp_path: Path) -> None:

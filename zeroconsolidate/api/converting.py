@@ -14,6 +14,7 @@ from ..outputs.model import plan_output
 from ..outputs.planned import plan_weights, with_recorded_base
 from ..outputs.weights import workers_for
 from ..run.execute import BLOCK_BYTES
+from ..saves.target import settled
 from .writing import found, made
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
 
 def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Output, Options]:
     """What is to be made, and with which options. What can be refused at once is, before any file is opened."""
+    src, options = settled(src, options)
     files = found(src, directory, options)
     opened = open_to_convert(src, options, files)
     refuse_unplaced(opened.catalog, weights_only=options.weights_only)
@@ -143,6 +145,7 @@ def estimate(src: Roots, out: Path | None = None, *, options: Options) -> Cost:
     >>> zeroconsolidate.estimate("tests/fixtures/z3_bf16/checkpoint", names="stored").files
     1
     """
+    src, options = settled(src, options)
     opened = open_to_convert(src, options)
     directory = None if out is None else os.path.normpath(os.fspath(out))
     plan = plan_weights(opened, with_recorded_base(opened, options), directory=directory).plan

@@ -116,6 +116,7 @@ def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
     rows = [
         *(("lost file", f"{name}: {reason}") for name, reason in info.reasons.items()),
         *([("lost", _lost_text(info.losses))] if info.losses else []),
+        *([("resume", info.resume.text)] if info.resume else []),
         ("tag", info.tag + (f" (latest names {info.latest})" if info.latest not in (None, info.tag) else "")),
         *([("tags", _tags_text(info))] if len(info.tags) > 1 else []),
         ("step", _known(info.step)),

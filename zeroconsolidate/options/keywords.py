@@ -63,7 +63,7 @@ class Reads(Protocol[P, R_co]):
 
 
 class MayWrite(Protocol[P, R_co]):
-    """A function about something made of a checkpoint, wherever that would be written."""
+    """A function about something made of a checkpoint, or of each of a run, for which a place may be left out."""
 
     def __call__(self, src: Roots, out: Path | None = None, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
@@ -97,11 +97,11 @@ class takes(Generic[P, O]):  # noqa: N801  (a decorator)
         self._kind = kind
 
     @overload
+    def __call__(self, verb: _MayWrite[O, R]) -> MayWrite[P, R]: ...
+    @overload
     def __call__(self, verb: _Reads[O, R]) -> Reads[P, R]: ...
     @overload
     def __call__(self, verb: _Writes[O, R]) -> Writes[P, R]: ...
-    @overload
-    def __call__(self, verb: _MayWrite[O, R]) -> MayWrite[P, R]: ...
     @overload
     def __call__(self, verb: _Checks[O, R]) -> Checks[P, R]: ...
     @overload
@@ -123,7 +123,7 @@ def _with_keywords(verb: Callable[..., Any], kind: type) -> Callable[..., Any]:
         given = {name: keywords.pop(name) for name in about if name in keywords}
         for name in keywords:
             if name not in declared:
-                raise BadOption(_unknown(verb.__name__, name, [*about, *declared]))
+                raise BadOption(unknown(verb.__name__, name, [*about, *declared]))
         return verb(*arguments, **given, options=kind(**keywords))
 
     keywords = [
@@ -169,7 +169,8 @@ def _in_python(name: str) -> str:
     return f"`{name}`"
 
 
-def _unknown(verb: str, name: str, known: list[str]) -> str:
+def unknown(verb: str, name: str, known: list[str]) -> str:
+    """The sentence for an option that `verb` does not have, with the nearest that it has."""
     from difflib import get_close_matches
 
     near = get_close_matches(name, known, n=1)

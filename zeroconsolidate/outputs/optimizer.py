@@ -164,12 +164,11 @@ def _trained(
     known = {id(source.recipe): name for name, source in stored.items()}
     seen = set()
     for name, shape, recipe in _written(plan, named):
-        of = [known.get(id(leaf)) for leaf in leaves(recipe)]
+        rearranged = list(leaves(recipe, known))
+        of = [known.get(id(leaf)) for leaf in rearranged]
         trained = tuple(dict.fromkeys(owner for owner in of if owner is not None and owner in masters))
         with at(name):
-            if any(
-                owner is None and not isinstance(leaf, View) for owner, leaf in zip(of, leaves(recipe), strict=True)
-            ):
+            if any(owner is None and not isinstance(leaf, View) for owner, leaf in zip(of, rearranged, strict=True)):
                 raise UnsupportedLayout(
                     "the tensor is computed from others, so the optimizer has no state of it", remedy=_WITHOUT
                 )

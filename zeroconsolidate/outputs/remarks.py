@@ -67,7 +67,7 @@ def warnings(
 
 
 def notes(options: Options, plan: ModelPlan) -> tuple[str, ...]:
-    """A note that a model was split although nobody asked for it: because it is large, or so that it can be cloned."""
+    """A note that a model was split without being asked to: because it is large, or so that it can be cloned."""
     if plan.index is None or options.max_shard_size != Options.max_shard_size:
         return ()
     total, most = size_text(sum(file.size_bytes for file in plan.files)), options.max_shard_size

@@ -22,7 +22,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .layout import FilePlan, in_order, shard_names, split
+from .layout import FilePlan, in_order, numbered, split
 from .walks import walks
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def congruent(
         else:
             shard.add(tensor)
     rest = split(left, max_shard_bytes) if left else []
-    names = shard_names(name, len(shards) + len(rest))
+    names = numbered(name, len(shards) + len(rest))
     files = [
         in_order(file, shard.tensors, residue=shard.residue, modulus=sharing.block_bytes)
         for file, shard in zip(names, shards, strict=False)

@@ -114,8 +114,23 @@ def in_order(
 
 
 def split(tensors: Sequence[TensorPlan], max_shard_bytes: int | None, *, name: str = WEIGHTS) -> list[FilePlan]:
-    """Spread tensors over shards in their given order, each filled until the next tensor would not fit. `name`: of the
-    file if there is one; shards are numbered.
+    """Spread tensors over shards. `name`: of the file if there is one; shards are numbered."""
+    shards = grouped(tensors, max_shard_bytes)
+    return [lay_out(file, shard) for file, shard in zip(numbered(name, len(shards)), shards, strict=True)]
+
+
+def numbered(name: str, count: int) -> list[str]:
+    """The names of so many shards of a file; its own name if it is one.
+
+    >>> numbered("model.safetensors", 2)
+    ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
+    """
+    stem, dot, end = name.rpartition(".")
+    return [name] if count == 1 else [f"{stem}-{n:05d}-of-{count:05d}{dot}{end}" for n in range(1, count + 1)]
+
+
+def grouped(tensors: Sequence[TensorPlan], max_shard_bytes: int | None) -> list[list[TensorPlan]]:
+    """Tensors in their given order, each shard filled until the next tensor would not fit.
 
     A tensor larger than a shard gets a shard to itself, which stands *before* the one being filled, as in
     huggingface_hub `serialization/_base.py`, `split_state_dict_into_shards_factory`.
@@ -141,15 +156,7 @@ def split(tensors: Sequence[TensorPlan], max_shard_bytes: int | None, *, name: s
             empties = filling
     if filling or not shards:
         shards.append(filling)
-    return [lay_out(file, shard) for file, shard in zip(shard_names(name, len(shards)), shards, strict=True)]
-
-
-def shard_names(name: str, count: int) -> list[str]:
-    """The files of a model in so many shards: `name` itself if there is one, else with numbers in it."""
-    if count == 1:
-        return [name]
-    stem = name.removesuffix(".safetensors")
-    return [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    return shards
 
 
 def index_of(files: Sequence[FilePlan]) -> bytes | None:

@@ -30,7 +30,7 @@ CANNOT = frozenset(
         errno.ETXTBSY, errno.EAGAIN, errno.EOVERFLOW, errno.EMLINK,
     }
 )  # fmt: skip
-"""What it answers where it cannot share these blocks, for whatever reason. They can be copied all the same."""
+"""What it answers where it cannot share these blocks, for whatever reason. They can still be copied."""
 
 _SMALLEST_BYTES = 4096
 """The block of nearly all file systems. Some name a larger one, which is only their favourite size of a read."""
