@@ -27,7 +27,7 @@ def test_rows_and_sections_of_other_tensors():
 def test_what_computes_is_a_leaf():
     mean = Mean((view("a"), view("b")))
     assert list(leaves(Section(mean, 0, 2), ())) == [mean]
-    with pytest.raises(PlanBroken, match="nothing stands in the place of a Mean"):
+    with pytest.raises(PlanBroken, match="there is nothing for a Mean"):
         substituted(mean, {})
 
 

@@ -6,7 +6,9 @@ from .mutation import Mutation
 
 WRITTEN = "outputs/test_universal.py"
 VERIFIED = "audit/test_verify_universal.py"
+BESIDE = "outputs/test_resumed_files.py"
 OUTPUT, REFUSALS, AUDIT = "outputs/universal.py", "outputs/universal_refusals.py", "audit/universal.py"
+RESUMED = "outputs/resumed_files.py"
 
 RESCUED = "outputs/test_universal_rescue.py"
 
@@ -48,7 +50,7 @@ MUTATIONS = (
     Mutation(
         "another rank's model file stands in for rank 0's",
         f"{RESCUED}::test_model_file_of_rank_0",
-        (OUTPUT, "ranks.dp_rank == first:", "ranks.dp_rank == 0:"),
+        (OUTPUT, "ranks.dp_rank == first[ranks.mp_rank]:", "ranks.dp_rank == 0:"),
     ),
     Mutation(
         "zeros for moments are warned of",
@@ -71,13 +73,9 @@ MUTATIONS = (
         ("plan/states.py", "            if own.numel < master.numel:\n", "            if False:\n"),
     ),
     Mutation(
-        "a layout that is not written is refused",
+        "a state in a layout of its own is refused",
         f"{WRITTEN}::test_a_layout_that_is_not_written_is_refused_by_name",
-        (
-            REFUSALS,
-            "    if cut or any(part.masters for part in catalog.parts) or len(catalog.parts) > 1:\n",
-            "    if False:\n",
-        ),
+        (REFUSALS, "    if catalog.unplaced:\n", "    if False:\n"),
     ),
     Mutation(
         "no state is lost",
@@ -146,5 +144,39 @@ MUTATIONS = (
             "            return GateResult(findings=(Finding(kind=Kind.FILE, text=str(error)),))\n",
             "            return GateResult()\n",
         ),
+    ),
+    Mutation(
+        "the folder has the name that accelerate and Lightning ask for",
+        f"{BESIDE}::test_accelerates {BESIDE}::test_lightnings",
+        (RESUMED, "    return tag if is_fixed else ", "    return "),
+    ),
+    Mutation(
+        "what lies beside is copied from every node",
+        f"{BESIDE}::test_nodes_have_files_of_their_own",
+        (
+            RESUMED,
+            "        if program is not None:\n            fence",
+            "        if program is not None and not found:\n            fence",
+        ),
+    ),
+    Mutation(
+        "but not what lies beside a tag by chance",
+        f"{BESIDE}::test_a_tag_that_was_moved_has_nothing_beside_it",
+        (RESUMED, "    if is_tag_itself(catalog.origin):\n", "    if False:\n"),
+    ),
+    Mutation(
+        "nor through a link out of the directory",
+        f"{BESIDE}::test_what_is_no_file_of_the_checkpoint",
+        (RESUMED, "                        fence.check(path)\n", ""),
+    ),
+    Mutation(
+        "nor a pipe",
+        f"{BESIDE}::test_what_is_no_file_of_the_checkpoint",
+        (RESUMED, "                        os.close(open_regular(path))\n", ""),
+    ),
+    Mutation(
+        "what lies beside must not change meanwhile",
+        f"{BESIDE}::test_a_file_that_changes_meanwhile",
+        (OUTPUT, "        read_files=tuple(beside.files.values()),\n", "        read_files=(),\n"),
     ),
 )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..catalog.resuming import Resuming
     from ..integrations.live_engine import LiveEngine
     from ..integrations.live_optimizers import LiveOptimizer
-    from ..options import Roots
+    from ..options import Opening, Roots
     from ..plan.pieces import Recipe
     from .training_state import TrainingState
 
@@ -53,10 +53,10 @@ class _Decided:
     notes: tuple[str, ...]
 
 
-def put_into_engine(live: LiveEngine, src: Roots, tag: str | None, *, optimizer: bool, strict: bool) -> EngineReport:
+def put_into_engine(live: LiveEngine, src: Roots, which: Opening, *, optimizer: bool, strict: bool) -> EngineReport:
     """Load. A collective. Raises on all ranks if one cannot."""
     with live.together() as said:
-        state, resuming = open_training_state(src, tag, optimizer=optimizer, remedy=_WITHOUT)
+        state, resuming = open_training_state(src, which, optimizer=optimizer, remedy=_WITHOUT)
         decided = _decide(live, state, optimizer=optimizer, strict=strict)
         said += [state.title, resuming.global_steps, len(decided.stored)]
     live.begin()

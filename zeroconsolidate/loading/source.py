@@ -16,12 +16,13 @@ from ..outputs.open_mapping import opened_mapping
 from ..outputs.views import TensorView
 from ..plan.sources import Source
 from ..run.local import LocalFiles
+from ..saves.target import settled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ..dtypes import DType
-    from ..options import Roots
+    from ..options import Opening, Roots
     from ..run.storage import Readable
 
 
@@ -44,9 +45,9 @@ class Tensors:
         return {name: TensorView(name, source, self.files) for name, source in self.named.items()}
 
 
-def tensors_of(src: Roots | Checkpoint, *, tag: str | None, names: str) -> Iterator[Tensors]:
+def tensors_of(src: Roots | Checkpoint, which: Opening, *, names: str) -> Iterator[Tensors]:
     """The tensors of `src`; with `names` "auto" once for each kind of names that there is, those of the checkpoint
-    first.
+    first. `which`: save, if there are several.
 
     Raises what `open_checkpoint` raises.
     """
@@ -55,9 +56,10 @@ def tensors_of(src: Roots | Checkpoint, *, tag: str | None, names: str) -> Itera
         return
     kind = "stored" if names == "auto" else names
     try:
-        checkpoint = opened_mapping(src, ReadingOptions(tag=tag, names=kind))  # type: ignore[arg-type]
+        wanted = ReadingOptions(tag=which.tag, checkpoint=which.checkpoint, names=kind)  # type: ignore[arg-type]
+        checkpoint = opened_mapping(*settled(src, wanted))
     except NotACheckpoint:
-        model = None if tag is not None else _of_model(src)
+        model = _of_model(src) if which.tag is which.checkpoint is None else None
         if model is None:
             raise
         yield model

@@ -11,6 +11,7 @@ from ..opening.open import open_catalog
 from ..opening.opened import of_catalog
 from ..outputs.client_state import first_model_file
 from ..plan.states import MASTERS, every_state, param_groups, steps
+from ..saves.target import settled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ..catalog.resuming import Resuming
     from ..catalog.training import Scaler
     from ..opening.opened import Opened
-    from ..options import Roots
+    from ..options import Opening, Roots
     from ..plan.sources import Source
 
 
@@ -69,10 +70,11 @@ def training_state(opened: Opened, *, optimizer: bool, remedy: str | None) -> Tr
 
 
 def open_training_state(
-    src: Roots, tag: str | None, *, optimizer: bool, remedy: str | None
+    src: Roots, which: Opening, *, optimizer: bool, remedy: str | None
 ) -> tuple[TrainingState, Resuming]:
     """Open a checkpoint, which must be whole. Raises what `open_catalog` and `training_state` raise."""
-    catalog = open_catalog(src, tag)
+    src, which = settled(src, which)
+    catalog = open_catalog(src, which.tag)
     state = training_state(of_catalog(catalog), optimizer=optimizer, remedy=remedy)
     model_file = first_model_file(catalog)
     return state, resuming_of({} if model_file is None else model_file.content)

@@ -34,4 +34,4 @@ def substituted(recipe: Recipe, places: Mapping[int, Recipe]) -> Recipe:
         return replace(recipe, of=tuple(substituted(part, places) for part in recipe.of))
     if isinstance(recipe, Section):
         return replace(recipe, whole=substituted(recipe.whole, places))
-    raise PlanBroken(f"the tensor is not only rearranged: nothing stands in the place of a {type(recipe).__name__}")
+    raise PlanBroken(f"the tensor is not only rearranged: there is nothing for a {type(recipe).__name__}")
