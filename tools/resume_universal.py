@@ -85,7 +85,7 @@ def main() -> int:
             for case in chosen
             for way in back
             for stage in args.stages
-            if stage in way.stages and (case.name, way.name) not in refusals
+            if way.takes(case.stage, stage) and (case.name, way.name) not in refusals
         ]
         for cell, result in run(cells, root):
             results.append((cell, result))

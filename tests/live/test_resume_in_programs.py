@@ -31,8 +31,8 @@ def test_the_script_goes_on_where_it_was(name: str, saved: str, other: int, tmp_
         cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.stdout.splitlines() == [
-        f"{name} on 2: 105 of 105 equal after loading, losses equal",
-        f"{name} on {other}: 105 of 105 equal after loading",
+        f"{name} on 2: 107 of 107 equal after loading, losses equal",
+        f"{name} on {other}: 107 of 107 equal after loading",
     ], done.stdout + done.stderr[-3000:]
     assert done.returncode == 0
     folder = tmp_path / name

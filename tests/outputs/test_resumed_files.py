@@ -117,3 +117,15 @@ def test_what_is_no_file_of_the_checkpoint(kind: str, error: type[ZeroConsolidat
     with pytest.raises(error, match=r"rng_state_0\.pth"):
         universal(tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_changes_meanwhile(tmp_path: Path):
+    shutil.copytree(TRAINER, tmp_path / "in")
+    path = tmp_path / "in" / "trainer_state.json"
+
+    def touch(_done: int, _total: int) -> None:
+        os.utime(path, ns=(0, 0))
+
+    with pytest.raises(DamagedFile, match=r"was changed while .*trainer_state\.json"):
+        universal(tmp_path / "in", tmp_path / "out", progress=touch)
+    assert not (tmp_path / "out" / "latest_universal").exists()

@@ -6,7 +6,9 @@ from .mutation import Mutation
 
 WRITTEN = "outputs/test_universal.py"
 VERIFIED = "audit/test_verify_universal.py"
+BESIDE = "outputs/test_resumed_files.py"
 OUTPUT, REFUSALS, AUDIT = "outputs/universal.py", "outputs/universal_refusals.py", "audit/universal.py"
+RESUMED = "outputs/resumed_files.py"
 
 RESCUED = "outputs/test_universal_rescue.py"
 
@@ -142,5 +144,39 @@ MUTATIONS = (
             "            return GateResult(findings=(Finding(kind=Kind.FILE, text=str(error)),))\n",
             "            return GateResult()\n",
         ),
+    ),
+    Mutation(
+        "the folder has the name that accelerate and Lightning ask for",
+        f"{BESIDE}::test_accelerates {BESIDE}::test_lightnings",
+        (RESUMED, "    return tag if is_fixed else ", "    return "),
+    ),
+    Mutation(
+        "what lies beside is copied from every node",
+        f"{BESIDE}::test_nodes_have_files_of_their_own",
+        (
+            RESUMED,
+            "        if program is not None:\n            fence",
+            "        if program is not None and not found:\n            fence",
+        ),
+    ),
+    Mutation(
+        "but not what lies beside a tag by chance",
+        f"{BESIDE}::test_a_tag_that_was_moved_has_nothing_beside_it",
+        (RESUMED, "    if is_tag_itself(catalog.origin):\n", "    if False:\n"),
+    ),
+    Mutation(
+        "nor through a link out of the directory",
+        f"{BESIDE}::test_what_is_no_file_of_the_checkpoint",
+        (RESUMED, "                        fence.check(path)\n", ""),
+    ),
+    Mutation(
+        "nor a pipe",
+        f"{BESIDE}::test_what_is_no_file_of_the_checkpoint",
+        (RESUMED, "                        os.close(open_regular(path))\n", ""),
+    ),
+    Mutation(
+        "what lies beside must not change meanwhile",
+        f"{BESIDE}::test_a_file_that_changes_meanwhile",
+        (OUTPUT, "        read_files=tuple(beside.files.values()),\n", "        read_files=(),\n"),
     ),
 )

@@ -43,7 +43,9 @@ class Cell:
     def target(self) -> EngineCase:
         """The engine that resumes."""
         zero = {k: v for k, v in self.case.zero.items() if k != "round_robin_gradients" or self.way.takes_round_robin}
-        config = {**self.case.config, **self.way.config}
+        # Stage 0 has no optimizer that accumulates gradients in another dtype.
+        config = {key: value for key, value in self.case.config.items() if self.stage or key != "data_types"}
+        config |= self.way.config
         return dataclasses.replace(self.case, stage=self.stage, world_size=self.world_size, zero=zero, config=config)
 
 

@@ -32,7 +32,7 @@ def markdown(
             ]
             found = [*(_values([each for each in own if each[0].stage == stage]) for stage in stages), _losses(own)]
             if (case.name, way.name) in refused:
-                found = [*("refused" if stage in way.stages else "" for stage in stages), ""]
+                found = [*("refused" if way.takes(case.stage, stage) else "" for stage in stages), ""]
             lines.append(_row([f"{case.stage}", case.description, f"`{way.name}`", *found]))
     return "\n".join(lines) + "\n"
 

@@ -26,9 +26,8 @@ class WayBack(Protocol):
     def name(self) -> str:
         """What it is called."""
 
-    @property
-    def stages(self) -> frozenset[int]:
-        """Stages of engines that it can load into."""
+    def takes(self, saved: int, stage: int) -> bool:
+        """Whether what was saved at one stage is tried at another."""
 
     @property
     def takes_round_robin(self) -> bool:
@@ -59,9 +58,13 @@ class Universal:
     name: str = "universal"
     own_steps: bool = True
     """Give every flat group a step of its own, which DeepSpeed's loader at stage 3 forgets."""
-    stages: frozenset[int] = frozenset({1, 2, 3})
     takes_round_robin: bool = False
     loads_whole_module: bool = False
+
+    def takes(self, saved: int, stage: int) -> bool:
+        if not self.own_steps:
+            return stage == 3
+        return stage > 0
 
     @property
     def config(self) -> dict[str, Any]:
@@ -90,6 +93,9 @@ class Theirs(Universal):
 
     name: str = "ds_to_universal"
 
+    def takes(self, saved: int, stage: int) -> bool:
+        return saved == stage > 0  # the model file is there only under the name that this stage asks for
+
     def prepare(self, folder: Path) -> None:
         checkpoint = folder / "checkpoint"
         tag = (checkpoint / "latest").read_text().strip()
@@ -104,9 +110,11 @@ class IntoEngine:
     """Into the live engine, without another checkpoint."""
 
     name: str = "load_into_engine"
-    stages: frozenset[int] = frozenset({0, 1, 2, 3})
     takes_round_robin: bool = True
     loads_whole_module: bool = True
+
+    def takes(self, saved: int, stage: int) -> bool:
+        return True
 
     @property
     def config(self) -> dict[str, Any]:
@@ -132,7 +140,7 @@ def _run(command: list[str]) -> None:
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        raise Refused(next((line for line in lines if line.startswith("error: ")), lines[-1]))
+        raise Refused(next((line for line in lines if line.startswith("zeroconsolidate: ")), lines[-1]))
 
 
 OURS = ("universal", "load_into_engine")

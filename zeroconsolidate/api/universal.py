@@ -10,6 +10,7 @@ from ..opening.opened import open_to_resume
 from ..options import UniversalOptions, takes
 from ..outputs.make import Rehearsal, rehearse
 from ..outputs.universal import plan_universal
+from ..saves.target import settled
 from .writing import found, made
 
 if TYPE_CHECKING:
@@ -74,5 +75,6 @@ def dry_run_universal(src: Roots, out: Path, options: UniversalOptions) -> Rehea
 
 
 def _planned_universal(src: Roots, directory: str, options: UniversalOptions) -> tuple[Opened, Output]:
+    src, options = settled(src, options)
     opened = open_to_resume(src, options, found(src, directory, options))
     return opened, plan_universal(opened)

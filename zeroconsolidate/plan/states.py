@@ -66,10 +66,18 @@ def every_state(catalog: Catalog, *, remedy: str | None) -> dict[str, dict[str, 
             remedy=remedy,
             address=(catalog.origin.tag,),
         )
-    nameless = [name for part in catalog.parts for name in part.saved_masters if name not in _kept(part)]
-    if nameless or not found[MASTERS]:
+    differs = catalog.training.differs if catalog.training is not None else ()
+    if differs:
         raise UnsupportedLayout(
-            f"the optimizer of such a checkpoint is not read ({catalog.origin.wrapper})",
+            f"the param groups of model-parallel ranks differ in {listed([repr(name) for name in differs], 4)}",
+            remedy=remedy,
+            address=(catalog.origin.tag,),
+        )
+    is_listed = catalog.training is not None and bool(catalog.training.param_groups)
+    nameless = any(name not in _kept(part) for part in catalog.parts for name in part.saved_masters)
+    if nameless or not found[MASTERS] or (len(found) == 1 and not is_listed):
+        raise UnsupportedLayout(
+            f"what the optimizer of such a checkpoint keeps is not read ({catalog.origin.wrapper})",
             remedy=remedy,
             address=(catalog.origin.tag,),
         )
