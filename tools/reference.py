@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 
 import reference_json
 
-from zeroconsolidate.cli.arguments import ConvertFlags, InspectFlags, VerifyFlags
 from zeroconsolidate.cli.exit_codes import ExitCode
+from zeroconsolidate.cli.flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFlags
 from zeroconsolidate.options import (
     LoadingOptions,
     Opening,
     Options,
+    PruneOptions,
     ReadingOptions,
     StateDictOptions,
     UniversalOptions,
     VerifyOptions,
+    WatchOptions,
     declarations,
     read_as,
 )
@@ -39,6 +41,8 @@ VERBS = {
     "universal": (UniversalOptions, ConvertFlags, "`universal`"),
     "inspect": (Opening, InspectFlags, "`inspect`"),
     "verify": (VerifyOptions, VerifyFlags, "`verify`; `verify_source` takes `tag`, `progress` and `status`"),
+    "watch": (WatchOptions, WatchFlags, "`watch`; `consolidate_in_background` has most of them, and `patience`"),
+    "prune": (PruneOptions, PruneFlags, "`prune`"),
 }
 """Verb of the command -> what Python's functions take too, what it alone takes, and which functions these are."""
 

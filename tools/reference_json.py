@@ -15,16 +15,20 @@ from zeroconsolidate.naming.several import Part
 from zeroconsolidate.opening.info import CheckpointInfo, TensorInfo
 from zeroconsolidate.opening.losses import Loss
 from zeroconsolidate.opening.rescue_report import Extent, RescuedState, RescueReport
+from zeroconsolidate.opening.resume import Resume
 from zeroconsolidate.outputs.report import Report
 from zeroconsolidate.plan.build import Cost
+from zeroconsolidate.saves.facts import RunInfo, SaveInfo
+from zeroconsolidate.saves.pruning import PrunedSave, Pruning
+from zeroconsolidate.training.watching import Watched
 
 HEAD = """\
 # Fields of `--json`
 
 With `--json` each command prints one JSON object on stdout, in one line. It has the fields below, and two more: `ok`
-says whether the exit code is 0, and `kind` says what the object is: `conversion`, `dry run`, `checkpoint`,
-`verification` or `error`. In Python the fields are attributes of what the functions return, and `to_dict()` gives them
-all. Warnings go to stderr.
+says whether the exit code is 0, and `kind` says what the object is: `conversion`, `dry run`, `checkpoint`, `run`,
+`verification`, `watched`, `pruning` or `error`. In Python the fields are attributes of what the functions return, and
+`to_dict()` gives them all. Warnings go to stderr.
 
 An error has one field, `error`, with an object in it: `kind` (the class, such as `MissingFiles`), `message`,
 `expected`, `found`, `consequence`, `remedy` (what to do; null where there is nothing), `address` (a list: file, rank,
@@ -40,6 +44,14 @@ PARTS: tuple[tuple[str, str, type, dict[str, tuple[str, str]]], ...] = (
     ("`convert --dry-run --json`", "Python: `estimate`.", Cost, {}),
     ("`inspect --json`", "Python: `inspect`.", CheckpointInfo, {}),
     ("An entry of `tensors`", "Of `inspect`.", TensorInfo, {}),
+    ("`inspect RUN_DIR --json`", "The `kind` is `run`. Python: `inspect_run`.", RunInfo, {}),
+    (
+        "An entry of `saves`",
+        "Of `inspect RUN_DIR`.",
+        SaveInfo,
+        {"use": ("text", "What it is good for: `resume`, `weights` or `nothing`.")},
+    ),
+    ("`resume`", "Of `inspect`.", Resume, {"text": ("text", "The answer in one line.")}),
     ("An entry of `modules`", "Of `inspect`, where a checkpoint has several models or towers.", Part, {}),
     ("An entry of `losses`", "Of `inspect`, where files are missing.", Loss, {}),
     (
@@ -51,6 +63,19 @@ PARTS: tuple[tuple[str, str, type, dict[str, tuple[str, str]]], ...] = (
             "gb_per_second": ("number", RATE),
         },
     ),
+    (
+        "`watch --json`",
+        "A line for each save. The `kind` is `watched`. Python: `watch`.",
+        Watched,
+        {},
+    ),
+    (
+        "`prune --json`",
+        "Python: `prune`.",
+        Pruning,
+        {"freed_bytes": ("integer", "The space that is freed.")},
+    ),
+    ("An entry of `saves` of `prune`", "What happens to one save.", PrunedSave, {}),
     (
         "`rescue-report.json`",
         "The file that `--rescue` writes next to the weights. The report of the command has the same as `rescue`.",
@@ -74,6 +99,10 @@ _WORDS = {
     "Extent": "extent",
     "RescuedState": "state",
     "RescueReport": "rescue report",
+    "Resume": "resume",
+    "SaveInfo": "save",
+    "Report": "report of `convert`",
+    "PrunedSave": "save",
 }
 
 

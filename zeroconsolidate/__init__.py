@@ -16,11 +16,13 @@ which:
     run            recipes -> bytes, through a storage
     write          bytes -> files that are safe on disk before they get their final names
     outputs        a checkpoint and options -> a model directory or adapter, and the report
+    saves          a run directory -> its saves, what each is good for, what can be removed
     audit          an output or a checkpoint -> what is wrong with it
     loading        tensors of a checkpoint -> a module, an engine or an optimizer in memory
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
     integrations   transformers, PEFT and the hub, in their own process or imported only when needed
+    training       beside a training: each save becomes a model, in a process of its own
     cli            command line -> calls of the functions, printed results, exit codes
 """
 
@@ -34,7 +36,8 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .api.converting import consolidate, estimate
     from .api.loading import load_into, load_into_engine, state_dict, to_torch_optimizer
-    from .api.reading import inspect, open_checkpoint
+    from .api.pruning import prune
+    from .api.reading import inspect, inspect_run, open_checkpoint
     from .api.universal import universal
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
@@ -44,62 +47,92 @@ if TYPE_CHECKING:
     from .opening.info import CheckpointInfo, TensorInfo
     from .opening.losses import Loss
     from .opening.rescue_report import RescueReport
+    from .opening.resume import Resume
     from .outputs.mapping import Checkpoint
     from .outputs.report import Report
     from .outputs.views import TensorView
     from .plan.build import Cost
+    from .saves.facts import RunInfo, SaveInfo
+    from .saves.pruning import PrunedSave, Pruning
+    from .training.background import BackgroundRun, consolidate_in_background
+    from .training.callback import ConsolidateCallback
+    from .training.watching import Watched, watch
 
 __all__ = [
+    "BackgroundRun",
     "Checkpoint",
     "CheckpointInfo",
+    "ConsolidateCallback",
     "Cost",
     "EngineReport",
     "LoadReport",
     "Loss",
+    "PrunedSave",
+    "Pruning",
     "Report",
     "RescueReport",
+    "Resume",
+    "RunInfo",
+    "SaveInfo",
     "TensorInfo",
     "TensorView",
     "Verification",
+    "Watched",
     "ZeroConsolidateError",
     "__version__",
     "consolidate",
+    "consolidate_in_background",
     "estimate",
     "inspect",
+    "inspect_run",
     "load_into",
     "load_into_engine",
     "open_checkpoint",
+    "prune",
     "state_dict",
     "to_torch_optimizer",
     "universal",
     "verify",
     "verify_source",
+    "watch",
 ]
 
 _HOMES = {
+    "BackgroundRun": "training.background",
     "Checkpoint": "outputs.mapping",
     "CheckpointInfo": "opening.info",
+    "ConsolidateCallback": "training.callback",
     "Cost": "plan.build",
     "EngineReport": "loading.engine_report",
     "LoadReport": "loading.report",
     "Loss": "opening.losses",
+    "PrunedSave": "saves.pruning",
+    "Pruning": "saves.pruning",
     "Report": "outputs.report",
     "RescueReport": "opening.rescue_report",
+    "Resume": "opening.resume",
+    "RunInfo": "saves.facts",
+    "SaveInfo": "saves.facts",
     "TensorInfo": "opening.info",
     "TensorView": "outputs.views",
     "Verification": "audit.findings",
+    "Watched": "training.watching",
     "ZeroConsolidateError": "errors",
     "consolidate": "api.converting",
+    "consolidate_in_background": "training.background",
     "estimate": "api.converting",
     "inspect": "api.reading",
+    "inspect_run": "api.reading",
     "load_into": "api.loading",
     "load_into_engine": "api.loading",
     "to_torch_optimizer": "api.loading",
     "open_checkpoint": "api.reading",
+    "prune": "api.pruning",
     "state_dict": "api.loading",
     "universal": "api.universal",
     "verify": "audit.verify",
     "verify_source": "audit.verify",
+    "watch": "training.watching",
 }
 """Where each public name is defined. It is imported when it is first used: `--help` needs none of them."""
 

@@ -4,6 +4,7 @@ Each is also the built-in error that a caller would think of catching::
 
     ZeroConsolidateError
     ├── NotACheckpoint        FileNotFoundError    the path, the tag or `latest` leads to no checkpoint
+    │   └── SaveGone          FileNotFoundError    the save was removed before it could be converted
     ├── MissingFiles          FileNotFoundError    files of some ranks are missing (`.files`)
     ├── DamagedFile           ValueError           a file is truncated, empty, or not what its name says
     │   ├── UnsafePickle      ValueError           a pickle names code that no checkpoint needs; nothing was run
@@ -16,6 +17,7 @@ Each is also the built-in error that a caller would think of catching::
     ├── NoSuchTensor          KeyError             the checkpoint has no tensor of this name
     ├── BadIndex              IndexError           what stands between the brackets is not in the tensor
     ├── OutputExists          FileExistsError      the output is not empty, or another process is writing it
+    │   └── OutputBusy        FileExistsError      another process is writing it
     ├── OutputFailed          OSError              the output could not be written (`.errno` is the system's)
     ├── RankFailed            RuntimeError         another rank of a running engine could not load its part
     └── PlanBroken            ValueError           a bug in this library, noticed before it could do harm
@@ -147,6 +149,10 @@ class NotACheckpoint(ZeroConsolidateError, FileNotFoundError):
     """There is no checkpoint at the path, under the tag, or where the file `latest` points; or it may not be read."""
 
 
+class SaveGone(NotACheckpoint):
+    """The save was removed, by a trainer that keeps only the newest ones, before it could be converted."""
+
+
 class MissingFiles(ZeroConsolidateError, FileNotFoundError):
     """Files of some ranks are missing, or too damaged to be used.
 
@@ -230,6 +236,10 @@ class BadIndex(ZeroConsolidateError, IndexError):
 
 class OutputExists(ZeroConsolidateError, FileExistsError):
     """The output directory is not empty, or another process is writing it."""
+
+
+class OutputBusy(OutputExists):
+    """Another process is writing the output."""
 
 
 class OutputFailed(ZeroConsolidateError, OSError):

@@ -634,6 +634,59 @@ def test_masters_of_stage_0_are_asked_for():
     assert [list(candidates) for candidates in question.candidates] == [["a", "b", "n"]]
 
 
+def test_what_the_optimizer_keeps_of_the_masters_of_stage_0():
+    kept = {"step": tensor(item=2.0), "exp_avg": tensor(3, 2, key="m"), "flag": 7, "rows": tensor(3, key="r")}
+    groups: list[dict[str, Any]] = [{"lr": 0.1, "params": [0]}, {"lr": 0.2, "params": [1]}]
+    masters = {
+        "fp32_groups": [[tensor(3, 2)], [tensor(3)]],
+        "optimizer_state_dict": {"state": {0: kept}, "param_groups": groups},
+        "clip_grad": 1.0,
+    }
+    found = stage0(masters)
+    (question,) = found.unnamed
+    ((first,), (second,)) = question.states
+    assert (list(first.values), first.step, first.param_group) == (["exp_avg"], kept["step"], 0)
+    assert (second.values, second.step, second.param_group) == ({}, None, 1)
+    assert found.training is not None
+    assert [group["lr"] for group in found.training.param_groups] == [0.1, 0.2]
+    assert found.training.flags == {"clip_grad": 1.0}
+
+
+@pytest.mark.parametrize("params", [[0], [0, 1, 2], None, "all"])
+def test_numbers_that_do_not_fit_the_masters(params: Any):
+    groups = [{"lr": 0.1, "params": params}]
+    masters = {"fp32_groups": [[tensor(3, 2), tensor(3)]]}
+    (question,) = stage0(masters | {"optimizer_state_dict": {"state": {}, "param_groups": groups}}).unnamed
+    assert question.states == ()
+
+
+def named_of(*names: str, numbers: Any = None) -> dict[str, Any]:
+    """The state of torch's own optimizer, given names."""
+    numbers = list(range(len(names))) if numbers is None else numbers
+    groups: list[dict[str, Any]] = [{"lr": 0.1, "params": numbers, "param_names": list(names)}]
+    return {"state": {0: {"exp_avg": tensor(3, 2, key="m"), "step": 2}}, "param_groups": groups}
+
+
+def test_the_names_that_torchs_optimizer_was_given():
+    found = stage0(named_of("a"))
+    (part,) = found.parts
+    ((states,), (masters,)) = part.master_states, part.masters
+    assert list(masters) == list(states) == ["a"]
+    assert (list(states["a"].values), states["a"].step, states["a"].param_group) == (["exp_avg"], 2, 0)
+    assert list(part.frozen) == ["b"]
+    assert found.training is not None
+    assert (found.training.param_groups, found.training.unread) == (({"lr": 0.1},), ())
+
+
+@pytest.mark.parametrize(
+    "state", [named_of("a", "gone"), named_of("a", numbers=[0, 1]), named_of("a", numbers="x"), {"state": {}}]
+)
+def test_names_that_say_nothing(state: dict[str, Any]):
+    (part,) = stage0({"param_groups": [7]} | state).parts
+    assert part.master_states == ({},)
+    assert (list(part.masters[0]), part.frozen) == (["a", "b"], {})
+
+
 def test_the_training_dtype_of_stage_0_is_not_that_of_buffers():
     values = {"a": half(3, 2, key="a"), "count": tensor(1, dtype=DType.I64), "n": tensor(99, key="n")}
     masters = {"fp32_groups": [[tensor(3, 2)]], "optimizer_state_dict": {"state": {}, "param_groups": [{}]}}

@@ -243,6 +243,14 @@ def test_without_groups_of_experts_any_group_may_hold_them():
     ]
 
 
+def test_names_that_several_expert_ranks_use_name_nothing():
+    """What one calls expert 0 is not what another does."""
+    groups = [{"params": [0, 1], "param_names": ["a", expert(0)]}]
+    of_rank = {"state": {}, "param_groups": groups}
+    found = of_files(stage0(expp_rank_0=of_rank, expp_rank_1=of_rank))
+    assert [part.master_states for part in found.parts] == [({},)]
+
+
 def test_the_file_of_an_expert_rank_is_missing():
     with pytest.raises(MissingFiles, match="an expert-parallel rank has no file; expected rank 0, got 1") as caught:
         of_files(stage0(expp_rank_1=whole(tensor(3), moe=tensor(4))))

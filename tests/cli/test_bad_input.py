@@ -140,14 +140,8 @@ def test_a_directory_of_checkpoints_lists_them(tmp_path: Path):
     said = refused(tmp_path / "run", tmp_path / "out")
     assert "a directory of checkpoints, not a checkpoint" in said
     assert "name one of them: checkpoint-50, checkpoint-500, checkpoint-1000" in said
-    assert f"; zeroconsolidate convert {tmp_path}/run/checkpoint-1000 {tmp_path}/out (at" in said
-
-
-def test_a_checkpoint_in_a_run_directory_is_no_tag(tmp_path: Path):
-    shutil.copytree(FIXTURES / "z2_bf16" / "checkpoint", tmp_path / "run" / "checkpoint-3")
-    said = refused(tmp_path / "run", tmp_path / "out", "--tag", "checkpoint-3")
-    assert "the folder 'checkpoint-3' is a checkpoint of its own, not a tag" in said
-    assert f"zeroconsolidate convert {tmp_path}/run/checkpoint-3 {tmp_path}/out" in said
+    assert f"; zeroconsolidate convert {tmp_path}/run/checkpoint-1000 {tmp_path}/out" in said
+    assert "; --checkpoint last-complete takes the newest complete one" in said
 
 
 @pytest.fixture

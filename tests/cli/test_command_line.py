@@ -207,9 +207,9 @@ class TestInspect:
         assert (done.code, done.json["ok"], done.json["complete"]) == (0, True, {"global_step2": True})
 
     def test_of_many_tags_only_the_newest_are_checked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from zeroconsolidate.opening import open as opening
+        from zeroconsolidate.saves import run
 
-        monkeypatch.setattr(opening, "MAX_CHECKED_TAGS", 2)
+        monkeypatch.setattr(run, "MAX_EXAMINED_FILES", 9)  # of three saves
         for step in (1, 2, 3, 4):
             zero_model.save(zero_model.example(2, step=step), tmp_path / "run", f"global_step{step}")
         assert inspect(tmp_path / "run").complete == {f"global_step{step}": True for step in (2, 3, 4)}

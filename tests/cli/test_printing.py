@@ -157,19 +157,31 @@ class TestReport:
 
 class TestOthers:
     def test_cost(self) -> None:
-        cost = Cost(input_bytes=10**9, output_bytes=10**9, peak_memory_bytes=8_390_000, files=1, tensors=1)
+        cost = Cost(
+            input_bytes=10**9, output_bytes=10**9, cloned_bytes=0, peak_memory_bytes=8_390_000, files=1, tensors=1
+        )
         assert cost_text(cost).splitlines() == [
             "  reads   1.00 GB",
             "  writes  1.00 GB, 1 tensor in 1 file",
             "  memory  at most 8.39 MB on top of Python's own",
         ]
 
+    def test_cost_of_what_is_cloned(self) -> None:
+        cost = Cost(
+            input_bytes=10**6, output_bytes=10**9, cloned_bytes=999 * 10**6, peak_memory_bytes=0, files=1, tensors=1
+        )
+        assert cost_text(cost).splitlines()[:3] == [
+            "  reads   1.00 MB",
+            "  writes  1.00 GB, 1 tensor in 1 file",
+            "  clones  999 MB share the checkpoint's blocks on the disk; 1.00 MB are new",
+        ]
+
     def test_inspect_says_nothing_of_what_there_is_not(self) -> None:
         text = info_text(inspect(TRAINED), tensors=False)
         assert "frozen" not in text
         assert labels(text) == [
-            "tag", "step", "saved by", "layout", "trained in", "optimizer", "trainable", "buffers", "tied", "group",
-            "output",
+            "resume", "tag", "step", "saved by", "layout", "trained in", "optimizer", "trainable", "buffers", "tied",
+            "group", "output",
         ]  # fmt: skip
 
     def test_inspect_names_other_tags(self, tmp_path: Path) -> None:
@@ -182,7 +194,7 @@ class TestOthers:
         root = shutil.copytree(TRAINED, tmp_path / "in")
         next(root.glob("*/*zero_pp_rank_2_*")).unlink()
         text = info_text(inspect(root), tensors=True)
-        assert labels(text)[:3] == ["lost file", "lost", "tag"]
+        assert labels(text)[:3] == ["lost file", "lost", "resume"]
         assert "layers.1.scale                          trainable  float32   [1]  lost (100.0 %)" in text
 
     def test_problems_come_first(self, tmp_path: Path) -> None:

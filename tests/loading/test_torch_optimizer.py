@@ -11,6 +11,7 @@ import torch
 import zero_model
 from fixtures import FIXTURES
 from fixtures_lib.zoo import TinyLM
+from safetensors.torch import load_file
 from torch import nn
 
 from zeroconsolidate import consolidate, to_torch_optimizer
@@ -138,7 +139,7 @@ def test_what_does_not_fit_by_name(src: Path):
     assert list(found["state"]) == [0]
     assert [group["params"] for group in found["param_groups"]] == [[0], [], []]
     model.embed = nn.Embedding(14, 7)
-    with pytest.raises(Disagreement, match=r"another shape; expected \(13, 7\), got \(14, 7\) \(at embed.weight\)"):
+    with pytest.raises(WrongNames, match=r"other shapes than the checkpoint: embed.weight has shape \[13, 7\]"):
         to_torch_optimizer(model, src, strict=False)
 
 
@@ -163,7 +164,7 @@ def test_another_optimizer_than_the_runs():
 
 def test_an_optimizer_of_another_model():
     optimizer = torch.optim.AdamW(TinyLM().parameters())
-    with pytest.raises(BadOption, match="13 parameters that are not the model's; expected those of this TinyLM"):
+    with pytest.raises(BadOption, match="13 parameters that the model has not; expected an optimizer of this model"):
         to_torch_optimizer(TinyLM(), GROUPS, optimizer)
 
 
@@ -262,6 +263,32 @@ def test_names_of_the_hub(tmp_path: Path):
     assert from_checkpoint["state"].keys() == from_output["state"].keys()
     for index, held in from_checkpoint["state"].items():
         assert all(torch.equal(from_output["state"][index][key], value) for key, value in held.items())
+
+
+@pytest.mark.parametrize("is_output", [True, False])
+def test_adapters_of_peft(is_output: bool, tmp_path: Path):
+    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    case = FIXTURES / "models" / "lora_z3"
+    consolidate(case / "checkpoint", tmp_path / "out", optimizer=True)
+    base = transformers.AutoModelForCausalLM.from_pretrained(FIXTURES / "models" / "_bases" / "llama")
+    model = peft.PeftModel.from_pretrained(base, tmp_path / "out", is_trainable=True)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained and all("lora_" in name for name, _ in trained)
+    optimizer = torch.optim.AdamW([parameter for _, parameter in reversed(trained)])
+    src = tmp_path / "out" if is_output else case / "checkpoint"
+    optimizer.load_state_dict(to_torch_optimizer(model, src, optimizer))
+    written = load_file(tmp_path / "out" / "optimizer" / "optimizer.safetensors")
+    for name, parameter in trained:
+        expected = written[f"{name.replace('.default.', '.')}.exp_avg"]
+        assert torch.equal(optimizer.state[parameter]["exp_avg"], expected), name
+
+
+def test_states_of_vectors_that_are_not_those_of_matrices():
+    model = trained_in("adafactor_z2")
+    source = FIXTURES / "layouts" / "adafactor_z2" / "checkpoint"
+    optimizer = torch.optim.Adafactor(model.parameters())
+    with pytest.raises(BadOption, match="another optimizer than Adafactor; expected row_var, col_var, got variance"):
+        to_torch_optimizer(model, source, optimizer)
 
 
 def test_an_output_without_states(tmp_path: Path):

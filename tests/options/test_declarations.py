@@ -185,7 +185,7 @@ class TestWhatIsThere:
     def test_what_is_not_given_is_left_to_the_declaration(self) -> None:
         assert vars(understand(["convert", "in", "out"])) == {
             "verb": "convert",
-            "checkpoint": ["in"],
+            "roots": ["in"],
             "output": "out",
         }
 

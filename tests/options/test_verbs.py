@@ -110,7 +110,7 @@ EVERYTHING: dict[str, Any] = {
     "base_differs": True, "exclude_frozen": True, "ties": "copy", "include": ["a*"], "exclude": ["b*"],
     "names": "stored",
     "rename": ["c=d"], "allow_missing": True, "set_config": ["n=1"], "sentence_transformers": "cls",
-    "rescue": "zeros", "fill": ["/e/f"], "optimizer": True,
+    "rescue": "zeros", "fill": ["/e/f"], "optimizer": True, "reflink": "always",
 }  # fmt: skip
 """As manifests have listed them since the first, in this order; what is new comes last."""
 

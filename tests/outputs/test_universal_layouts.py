@@ -12,6 +12,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,9 @@ from safetensors.torch import load_file
 
 from zeroconsolidate import consolidate, universal, verify
 from zeroconsolidate.errors import Disagreement, UnsupportedLayout
+from zeroconsolidate.opening.open import open_catalog
+from zeroconsolidate.opening.opened import of_catalog
+from zeroconsolidate.outputs.universal import plan_universal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 LAYOUTS = FIXTURES / "layouts"
 ELSEWHERE = re.compile(r"universal_.*|writer_mock|ds0_3_.*")
 """Those that other tests refuse, and files that do not say which DeepSpeed wrote them."""
-NOT_WRITTEN = re.compile(r".*z0_fp32.*|pp2_z0_fp16")
+NOT_WRITTEN = re.compile(r".*z0_fp32(?!_names).*|pp2_z0_fp16")
 CASES = sorted(
     path.parent.name
     for path in LAYOUTS.glob("*/expected_moments.safetensors")
@@ -251,6 +255,15 @@ def test_experts_that_are_not_spread_are_as_any_parameter_beside_others_that_are
     found = written("moe_two_degrees_z1", tmp_path / "out")
     marked = {name.partition(".deepspeed_moe")[0] for name, held in found.items() if "is_expert_param" in held["fp32"]}
     assert marked == {"layers.0.mixtures.1", "layers.1.mixtures.1"}
+
+
+def test_experts_of_several_degrees_are_refused():
+    """The loader knows the largest only."""
+    opened = of_catalog(open_catalog(str(LAYOUTS / "moe_ep2_dp4_z1" / "checkpoint"), None))
+    origin = opened.catalog.origin
+    wider = replace(opened.catalog, origin=replace(origin, degrees=replace(origin.degrees, ep=4)))
+    with pytest.raises(UnsupportedLayout, match=r"experts are spread over 2 ranks, and others over 4.*experts\.0\.0"):
+        plan_universal(replace(opened, catalog=wider))
 
 
 def edited(case: str, folder: Path, change: Callable[[dict[str, Any]], None], *, only: str) -> Path:

@@ -107,6 +107,11 @@ def test_which_param_group_a_parameter_is_in():
         "layers.0.norm.bias": 1, "layers.0.up.bias": 1, "layers.0.scale": 2,
     }  # fmt: skip
     assert param_groups(open_catalog("tests/fixtures/z2_elastic/checkpoint", None)) == {}
+    for case in ("z0_bf16_groups", "z0_fp16_fused"):
+        whole = open_catalog(f"tests/fixtures/layouts/{case}/checkpoint", None)
+        found = param_groups(whole)
+        assert found.keys() == whole.parts[0].saved_masters.keys()
+        assert set(found.values()) == {0, 1}
     assert param_groups(replace(stage2(), training=None)) == {}
     base = {"state": {}, "param_groups": [{"lr": 0.1, "params": [1]}]}
     with pytest.raises(Disagreement, match="no param group lists flat group 0"):
@@ -130,8 +135,12 @@ def test_states_with_a_value_that_is_not_understood():
     checkpoint = catalog([model()], [optimizer(rank, base_optimizer_state=base) for rank in range(2)])
     with pytest.raises(UnsupportedLayout, match="'mu_product': the value is not plain, and would be lost"):
         every_state(checkpoint, remedy=None)
-    with pytest.raises(UnsupportedLayout, match="of such a checkpoint is not read"):
-        every_state(open_catalog("tests/fixtures/layouts/universal_z1/checkpoint", None), remedy=None)
+    for case in ("universal_z1", "ds0_3_16_z1"):
+        with pytest.raises(UnsupportedLayout, match="of such a checkpoint keeps is not read"):
+            every_state(open_catalog(f"tests/fixtures/layouts/{case}/checkpoint", None), remedy=None)
+    apart = replace(stage2().training or pytest.fail(), unread=(), differs=("lr",))
+    with pytest.raises(UnsupportedLayout, match="model-parallel ranks differ in 'lr'"):
+        every_state(replace(stage2(), training=apart), remedy=None)
     without_optimizer = replace(stage2(), training=None)
     assert list(every_state(without_optimizer, remedy=None)) == [MASTERS, "exp_avg"]
 

@@ -210,7 +210,9 @@ def test_each_part_of_the_fingerprint_counts(tmp_path: Path) -> None:
 
     def taken(*, version: str = "1", options: dict[str, object] | None = None, layout: FilePlan = plan) -> Any:
         sources = [str(tmp_path / "source")]
-        return fingerprint(version=version, options=options or {"dtype": "fp32"}, sources=sources, layout=[layout])
+        return fingerprint(
+            version=version, options=options or {"dtype": "fp32"}, sources=sources, layout=[layout], sharing=None
+        )
 
     before = taken()
     refuse_other(before, taken(), "here")

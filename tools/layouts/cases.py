@@ -43,6 +43,14 @@ STAGE_0 = [
         config={"fp16": {"enabled": True, "initial_scale_power": 4}},
         about="Stage 0 in fp16 on one rank, dynamic loss scale.",
     ),
+    Case(
+        name="z0_fp32_names",
+        stage=0,
+        dtype="fp32",
+        optimizer="adamw_named",
+        frozen=FROZEN,
+        about="Stage 0 in fp32, the optimizer given `named_parameters()`: param groups have names.",
+    ),
     Case(name="z0_fp32_groups", stage=0, dtype="fp32", groups=True, frozen=FROZEN, about="Stage 0, fp32, two groups."),
 ]
 

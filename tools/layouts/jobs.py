@@ -27,6 +27,7 @@ def adamw_8bit(parameters: Any) -> torch.optim.Optimizer:
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
+    "adamw_named": lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
     "amsgrad": lambda parameters: torch.optim.AdamW(parameters, lr=3e-3, amsgrad=True),
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-2),
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=1e-2, momentum=0.9),
@@ -125,6 +126,8 @@ def find_aliases(model: torch.nn.Module) -> dict[str, str]:
 
 def parameter_groups(case: Case, model: torch.nn.Module) -> Any:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if case.optimizer == "adamw_named":
+        return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if case.model in {"experts", "two_degrees"}:
         from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
 

@@ -43,6 +43,10 @@ class Grid:
     def get_model_parallel_world_size(self) -> int:
         return self.tp
 
+    def get_slice_parallel_world_size(self) -> int:
+        """What DeepSpeed asks for when it loads a universal checkpoint."""
+        return self.tp
+
     def get_model_parallel_group(self) -> Any:
         return self.tensor_group
 

@@ -37,6 +37,7 @@ TARGETS: dict[str, list[dict[str, Any]]] = {
     "autoep_z2": [{}, {"world": 4}, {"ep": 1}, {"stage": 3}],
     "autoep_z3": [{}, {"stage": 1}],
     "z0_bf16_groups": [{"stage": stage} for stage in (1, 2, 3)] + [{"stage": 1, "config": FP32_GRADIENTS}],
+    "z0_fp32_names": [{"stage": stage} for stage in (1, 2, 3)],
     "z0_fp16_fused": [{"stage": 2, "patches": ()}],
     "moe_ep2_z0_bf16": [{"stage": 1}],
     "tp2_z0_bf16": [{"stage": 2}],

@@ -55,6 +55,8 @@ def work(case: Case, rank: int, port: int, out: Path, load: Path | None) -> None
         train_and_save(job, out)
     else:
         job.engine.load_checkpoint(str(load))
+        if job.engine.load_universal_checkpoint():
+            give_each_its_own_step(job)
     live.record(job, out / "live")
     if load is not None:
         go_on(job, out)
@@ -73,6 +75,14 @@ def train_and_save(job: jobs.Job, out: Path) -> None:
         # Else the next step would commit, and the writer's process would outlive this one.
         job.engine._commit_decoupled_checkpoint()
         writer.cleanup()
+
+
+def give_each_its_own_step(job: jobs.Job) -> None:
+    """Undo what DeepSpeed's loader does at stage 3: all flat groups share one tensor, and each counts it up."""
+    base = getattr(job.engine.optimizer, "optimizer", job.engine.optimizer)
+    for state in base.state.values():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"] = state["step"].clone()
 
 
 def go_on(job: jobs.Job, out: Path) -> None:

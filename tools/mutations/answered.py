@@ -18,8 +18,8 @@ MUTATIONS = (
         f"{LINE}::TestWhereItGoes::test_warnings_go_to_stderr_also_when_quiet",
         (
             "cli/command.py",
-            "        print(warning, file=sys.stderr)\n",
-            "        flags.quiet or print(warning, file=sys.stderr)\n",
+            "else report):\n        print(warning, file=sys.stderr)\n",
+            "else report):\n        flags.quiet or print(warning, file=sys.stderr)\n",
         ),
     ),
     Mutation(
@@ -88,7 +88,11 @@ MUTATIONS = (
     Mutation(
         "a dry run asks for room",
         f"{DRY_RUN}::test_a_disk_that_is_too_small",
-        ("outputs/make.py", "    refuse_unwritable(directory, output.plan.sizes)\n", ""),
+        (
+            "outputs/make.py",
+            "    refuse_unwritable(directory, output.plan.sizes, cloned_bytes=cost.cloned_bytes)\n",
+            "",
+        ),
     ),
     Mutation(
         "a dry run sees what is staged",
@@ -107,7 +111,7 @@ MUTATIONS = (
     Mutation(
         "that an output differs is not said besides what makes it differ",
         f"{DRY_RUN}::test_work_of_another_conversion_that_is_staged",
-        ("write/journal.py", 'for aspect, change in found if aspect != "output"]', "for _, change in found]"),
+        ("write/journal.py", 'if aspect not in ("output", "layout")] or [', "] or ["),
     ),
     Mutation(
         "the shards in a tag's own folder are no unknown files",
@@ -186,12 +190,12 @@ MUTATIONS = (
     Mutation(
         "a checkpoint to verify is known from an output",
         f"{LINE}::TestVerify::test_a_checkpoint {LINE}::TestVerify::test_an_output_and_a_checkpoint",
-        ("cli/forms.py", "and is_checkpoint(path)", "and False"),
+        ("cli/forms.py", "(is_checkpoint(path) or", "(False or"),
     ),
     Mutation(
         "what we wrote is an output, whatever lies in it",
         f"{LINE}::TestVerify::test_a_checkpoint_beside_which_weights_lie",
-        ("cli/forms.py", "return not os.path.lexists(os.path.join(path, MANIFEST_NAME)) and", "return"),
+        ("cli/forms.py", "return not has_manifest and ", "return "),
     ),
     Mutation(
         "underscores in options are hyphens",
@@ -201,7 +205,7 @@ MUTATIONS = (
     Mutation(
         "paths may stand behind options",
         f"{LINE}::TestSpellings::test_options_may_stand_anywhere",
-        ("cli/understand.py", "        given.checkpoint += rest\n", "        pass\n"),
+        ("cli/understand.py", "        given.roots += rest\n", "        pass\n"),
     ),
     Mutation(
         "other programs' options are answered",
@@ -211,21 +215,21 @@ MUTATIONS = (
     Mutation(
         "inspect says that the newest save is not complete",
         f"{LINE}::TestInspect::test_it_says_which_tags_are_complete",
-        ("cli/command.py", "asked = {info.tag} if options else {info.tag, info.tags[-1]}", "asked = {info.tag}"),
+        ("cli/command.py", "(bool(options) or info.resume is None or info.resume.newest_whole)", "True"),
     ),
     Mutation(
         "whoever names a tag asks about that one",
         f"{LINE}::TestInspect::test_whoever_names_a_tag_asks_about_that_one",
         (
             "cli/command.py",
-            "asked = {info.tag} if options else {info.tag, info.tags[-1]}",
-            "asked = {info.tag, info.tags[-1]}",
+            "(bool(options) or info.resume is None or info.resume.newest_whole)",
+            "(info.resume is None or info.resume.newest_whole)",
         ),
     ),
     Mutation(
         "of many tags only the newest are checked",
         f"{LINE}::TestInspect::test_of_many_tags_only_the_newest_are_checked",
-        ("opening/open.py", "for tag in tags[-MAX_CHECKED_TAGS:]}", "for tag in tags}"),
+        ("saves/run.py", "files <= MAX_EXAMINED_FILES or", "True or"),
     ),
     Mutation(
         "the base that is recorded is proposed",

@@ -136,7 +136,7 @@ MUTATIONS = (
     Mutation(
         "so many bytes bring a sync",
         "whole/test_resume.py::test_data_is_synced_before_the_journal_says_so",
-        ("write/part.py", "upto - self._synced >= SYNC_BYTES or ", ""),
+        ("write/part.py", "written_bytes >= SYNC_BYTES or ", ""),
     ),
     Mutation(
         "so much time brings a sync",

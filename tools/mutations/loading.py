@@ -90,7 +90,7 @@ MUTATIONS = (
     Mutation(
         "states come in the optimizer's order",
         f"{TORCH}::test_parameters_in_another_order_than_the_models",
-        (LOADED, 'members = [first[id(parameter)] for parameter in group["params"]]', 'members = sorted(first[id(parameter)] for parameter in group["params"])'),
+        (LOADED, 'members = [name_of[id(parameter)] for parameter in group["params"]]', 'members = sorted(name_of[id(parameter)] for parameter in group["params"])'),
     ),
     Mutation(
         "states without settings are not taken",

@@ -42,6 +42,7 @@ from mutations import (  # noqa: E402
     optioned,
     tabled,
     universal,
+    universal_layouts,
     verified,
 )
 
@@ -59,6 +60,7 @@ TABLES = (
     named,
     tabled,
     universal,
+    universal_layouts,
     loading,
     hostile,
     hostile_files,

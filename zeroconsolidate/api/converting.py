@@ -14,6 +14,7 @@ from ..outputs.model import plan_output
 from ..outputs.planned import plan_weights, with_recorded_base
 from ..outputs.weights import workers_for
 from ..run.execute import BLOCK_BYTES
+from ..saves.target import settled
 from .writing import found, made
 
 if TYPE_CHECKING:
@@ -105,16 +106,17 @@ def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
 
 def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Output, Options]:
     """What is to be made, and with which options. What can be refused at once is, before any file is opened."""
+    src, options = settled(src, options)
     files = found(src, directory, options)
     opened = open_to_convert(src, options, files)
     refuse_unplaced(opened.catalog, weights_only=options.weights_only)
     options.doing("checking names")
     options = with_recorded_base(opened, options)
-    return opened, plan_output(opened, options), options
+    return opened, plan_output(opened, options, directory=directory), options
 
 
 @takes(Options)
-def estimate(src: Roots, options: Options) -> Cost:
+def estimate(src: Roots, out: Path | None = None, *, options: Options) -> Cost:
     """Say what `consolidate` with the same options would read, write and need.
 
     Nothing is written, and no value is read.
@@ -124,6 +126,8 @@ def estimate(src: Roots, options: Options) -> Cost:
     src : str, os.PathLike, or sequence of these
         The checkpoint: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder.
         Several directories are read as one checkpoint, for nodes that saved to their own disks.
+    out : str or os.PathLike, optional
+        The directory that would be written. Without it, nothing is said of cloning, which depends on its disk.
 
     Returns
     -------
@@ -141,6 +145,8 @@ def estimate(src: Roots, options: Options) -> Cost:
     >>> zeroconsolidate.estimate("tests/fixtures/z3_bf16/checkpoint", names="stored").files
     1
     """
+    src, options = settled(src, options)
     opened = open_to_convert(src, options)
-    plan = plan_weights(opened, with_recorded_base(opened, options)).plan
+    directory = None if out is None else os.path.normpath(os.fspath(out))
+    plan = plan_weights(opened, with_recorded_base(opened, options), directory=directory).plan
     return plan.cost(BLOCK_BYTES, workers_for(plan, options))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, cast, overload
 
-from ..options import LoadingOptions, StateDictOptions, takes
+from ..options import LoadingOptions, Opening, StateDictOptions, takes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +122,13 @@ def state_dict(src: Roots | Checkpoint, lazy: bool = False, *, options: StateDic
 
 
 def load_into_engine(
-    engine: Any, src: Roots, *, optimizer: bool = True, strict: bool = True, tag: str | None = None
+    engine: Any,
+    src: Roots,
+    *,
+    optimizer: bool = True,
+    strict: bool = True,
+    tag: str | None = None,
+    checkpoint: str | int | None = None,
 ) -> EngineReport:
     """Load a checkpoint into a live DeepSpeed engine, whatever the stages and numbers of ranks of both.
 
@@ -145,6 +151,8 @@ def load_into_engine(
         False loads what both have. Names that only one of them has are in the report.
     tag : str, optional
         Which save to read, as everywhere: a tag, or `last-complete`.
+    checkpoint : str or int, optional
+        Which save of a run directory to read, as everywhere: `last-complete`, `last`, `best` or a step.
 
     Returns
     -------
@@ -185,7 +193,8 @@ accelerator.prepare returned first, got str
     from ..integrations.live_engine import LiveEngine
     from ..loading.engine import put_into_engine
 
-    return put_into_engine(LiveEngine(engine), src, tag, optimizer=optimizer, strict=strict)
+    live = LiveEngine(engine)
+    return put_into_engine(live, src, Opening(tag=tag, checkpoint=checkpoint), optimizer=optimizer, strict=strict)
 
 
 def to_torch_optimizer(
@@ -195,6 +204,7 @@ def to_torch_optimizer(
     *,
     strict: bool = True,
     tag: str | None = None,
+    checkpoint: str | int | None = None,
 ) -> dict[str, Any]:
     """Read what an optimizer kept, as the state dict of one of torch's optimizers: to train on without DeepSpeed.
 
@@ -216,6 +226,8 @@ def to_torch_optimizer(
         False takes what both have. The other parameters begin without state.
     tag : str, optional
         Which save to read, as everywhere: a tag, or `last-complete`.
+    checkpoint : str or int, optional
+        Which save of a run directory to read, as everywhere: `last-complete`, `last`, `best` or a step.
 
     Returns
     -------
@@ -250,12 +262,19 @@ def to_torch_optimizer(
     >>> state_dict["state"][0]["exp_avg"].shape, state_dict["state"][0]["step"]
     (torch.Size([13, 7]), tensor(2.))
     """
-    from ..loading.torch_optimizer import state_dict_of
-    from ..loading.training_state import known_names, open_training_state
+    from ..loading import trained
+    from ..loading.torch_optimizer import state_dict_of as optimizers_state_dict
+    from ..loading.training_state import training_state
     from ..loading.written_state import written_state
+    from ..options import ReadingOptions
+    from ..outputs.open_mapping import opened_mapping
+    from ..saves.target import settled
 
     state = written_state(src)
     if state is not None:
-        return state_dict_of(state, [state.names], model, optimizer, strict=strict)
-    state, _ = open_training_state(src, tag, optimizer=True, remedy=None)
-    return state_dict_of(state, known_names(src, tag, state), model, optimizer, strict=strict)
+        found = trained.of_output(model, state)
+    else:
+        opened = opened_mapping(*settled(src, ReadingOptions(tag=tag, checkpoint=checkpoint)))
+        state = training_state(opened.contents.opened, optimizer=True, remedy=None)
+        found = trained.of_checkpoint(model, opened, state)
+    return optimizers_state_dict(state, found, optimizer, strict=strict)

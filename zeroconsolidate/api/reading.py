@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..opening.info import CheckpointInfo, describe
-from ..opening.open import complete_tags, open_incomplete
+from ..opening.open import open_incomplete
 from ..options import Opening, ReadingOptions, takes
 from ..outputs.open_mapping import opened_mapping
+from ..saves.answer import beside
+from ..saves.run import read_run
+from ..saves.target import settled
 
 if TYPE_CHECKING:
     from ..options import Roots
     from ..outputs.mapping import Checkpoint
+    from ..saves.facts import RunInfo
 
 
 @takes(Opening)
@@ -30,7 +34,8 @@ def inspect(src: Roots, options: Opening) -> CheckpointInfo:
     Returns
     -------
     CheckpointInfo
-        Its tags, layout, optimizer settings and tensors, and what is lost of it.
+        Its tags, layout, optimizer settings and tensors, what is lost of it, and where a training can resume. Of a run
+        directory with several checkpoints, the newest complete one is described; `inspect_run` lists them all.
 
     Raises
     ------
@@ -55,10 +60,43 @@ def inspect(src: Roots, options: Opening) -> CheckpointInfo:
     >>> info.stage, info.world_size, info.training_dtype, info.missing_files
     (3, 2, 'bfloat16', ())
     """
+    src, options = settled(src, options, newest_of_several=True)
     left = open_incomplete(src, options.tag)
-    origin = left.catalog.origin
-    others = complete_tags(src, [tag for tag in origin.tags if tag != origin.tag])
-    return describe(left.catalog, left.reasons, others)
+    complete, resume = beside(src, left)
+    return describe(left.catalog, left.reasons, complete, resume)
+
+
+def inspect_run(src: Roots) -> RunInfo:
+    """List the saves of a training run, and say from which of them it can resume, from metadata alone.
+
+    Names and sizes of files are read, and for the newest saves the metadata in them, so it takes only a moment for
+    hundreds of saves.
+
+    Parameters
+    ----------
+    src : str, os.PathLike, or sequence of these
+        The run directory, with `checkpoint-500` and so on in it, a folder of tags, or one checkpoint. Several
+        directories are read as one, for nodes that saved to their own disks.
+
+    Returns
+    -------
+    RunInfo
+        The saves, the oldest first: step, what each is good for and what is missing from it, sizes, and the models it
+        was converted to.
+
+    Raises
+    ------
+    NotACheckpoint
+        If there is no save at `src`.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> run = zeroconsolidate.inspect_run("tests/fixtures/trainer_zero3_tied/checkpoint")
+    >>> run.newest.whole, run.resume.line
+    (True, 'resume_from_checkpoint=tests/fixtures/trainer_zero3_tied/checkpoint')
+    """
+    return read_run(src)
 
 
 @takes(ReadingOptions)
@@ -112,4 +150,5 @@ def open_checkpoint(src: Roots, options: ReadingOptions) -> Checkpoint:
     >>> weight.dtype, weight.load().shape == weight.shape
     (torch.float32, True)
     """
+    src, options = settled(src, options)
     return opened_mapping(src, options)

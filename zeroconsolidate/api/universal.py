@@ -10,6 +10,7 @@ from ..opening.opened import open_to_resume
 from ..options import UniversalOptions, takes
 from ..outputs.make import Rehearsal, rehearse
 from ..outputs.universal import plan_universal
+from ..saves.target import settled
 from .writing import found, made
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ def universal(src: Roots, out: Path, options: UniversalOptions) -> Report:
     Parameters
     ----------
     src : str, os.PathLike, or sequence of these
-        The checkpoint, of ZeRO stage 1, 2 or 3: a Trainer's `checkpoint-N`, any directory with `global_step*` folders
-        in it, or such a folder. Nothing is written into it.
+        The checkpoint, of any ZeRO stage, also of a model that is spread over tensor-, pipeline- or expert-parallel
+        ranks: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder. Nothing is
+        written into it.
     out : str or os.PathLike
         The directory to write. It must not exist, or be empty.
 
@@ -45,8 +47,8 @@ def universal(src: Roots, out: Path, options: UniversalOptions) -> Report:
     MissingFiles
         If files are missing or damaged and `rescue` is not given, or none is left that says how to resume.
     UnsupportedLayout
-        If the files do not say for certain where each value is, or it is a layout that is not written yet: stage 0,
-        tensor, pipeline and expert parallelism, optimizers with states in a layout of their own.
+        If the files do not say for certain where each value is, and of which parameter (stage 0 in fp32), or the
+        optimizer's state has a layout of its own.
     ZeroConsolidateError
         What `consolidate` raises for checkpoints and outputs.
 
@@ -73,5 +75,6 @@ def dry_run_universal(src: Roots, out: Path, options: UniversalOptions) -> Rehea
 
 
 def _planned_universal(src: Roots, directory: str, options: UniversalOptions) -> tuple[Opened, Output]:
+    src, options = settled(src, options)
     opened = open_to_resume(src, options, found(src, directory, options))
     return opened, plan_universal(opened)

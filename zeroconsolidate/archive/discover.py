@@ -158,13 +158,6 @@ def _choose(root: str, entries: list[str], tags: tuple[str, ...], latest: str | 
         raise NotACheckpoint(
             "there are several tags and no file `latest`", remedy=f"choose one with --tag: {listed(tags, 12)}"
         )
-    runs = [entry for entry in natural(entries) if re.fullmatch(r"checkpoint-[0-9]+", entry)]
-    if runs:
-        raise NotACheckpoint(
-            "this is a directory of checkpoints, not a checkpoint",
-            consequence=f"name one of them: {listed(runs, 12)}",
-            remedy=f"zeroconsolidate convert {shlex.quote(os.path.join(root, runs[-1]))} OUTPUT",
-        )
     for entry in entries:
         _refuse_unreadable(os.path.join(root, entry))
     raise NotACheckpoint(

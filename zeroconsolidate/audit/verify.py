@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from ..errors import BadOption
 from ..opening.open import find, open_catalog
 from ..opening.opened import open_to_convert, open_whole
 from ..options import Options, VerifyOptions, Working, takes
@@ -13,6 +14,7 @@ from ..outputs.planned import plan_weights, with_recorded_base
 from ..outputs.universal import plan_universal
 from ..plan.build import sources
 from ..run.inputs import Inputs
+from ..saves.target import settled
 from .findings import Findings, Verification
 
 if TYPE_CHECKING:
@@ -57,13 +59,16 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     from .universal import audit_universal_against, is_universal
 
     began, directory = time.monotonic(), os.path.normpath(os.fspath(output))
+    if options.checkpoint is not None and options.against is None:
+        raise BadOption("--checkpoint says which save to compare with", expected="a run directory as well")
     if options.against is None:
         options.doing("reading back")
         findings = _findings(options.progress, alone.work_bytes(directory))
         alone.audit_output(directory, findings, base=options.base_directory)
         return findings.verification(directory, time.monotonic() - began)
+    against, options = settled(options.against, options)
     if is_universal(directory):
-        opened = open_whole(options.against, find(options.against, options.tag))
+        opened = open_whole(against, find(against, options.tag))
         options.doing("comparing values")
         findings = _findings(options.progress, 2 * sum(file.size_bytes for file in plan_universal(opened).plan.files))
         with Inputs() as inputs:
@@ -71,7 +76,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
         return findings.verification(directory, time.monotonic() - began)
     recorded = (read_manifest(directory) or {}).get("options", {})
     chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base)
-    opened = open_to_convert(options.against, chosen)
+    opened = open_to_convert(against, chosen)
     options.doing("checking names")
     chosen = with_recorded_base(opened, chosen)
     plan = plan_weights(opened, chosen, modules_in(directory), every_name=True).plan
@@ -129,6 +134,7 @@ def verify_source(src: Roots, options: Working) -> Verification:
     from .source import audit_source, work_bytes
 
     began = time.monotonic()
+    src, options = settled(src, options)
     catalog = open_catalog(src, options.tag)
     stored = sources(catalog)
     options.doing("reading all values")

@@ -118,7 +118,7 @@ def missing_ranks(files: CheckpointFiles, kind: FileKind, world_size: int, grid:
         by_rank[rank] = name.name
     example = next(iter(by_rank.values()), None) or _usual_name(kind)
     return [
-        _of_rank(example, dp_rank, mp_rank)
+        of_rank(example, dp_rank, mp_rank)
         for mp_rank in range(grid.size)
         for dp_rank in range(world_size)
         if (mp_rank, dp_rank) not in by_rank
@@ -182,7 +182,8 @@ def _usual_name(kind: FileKind) -> str:
     return f"zero_pp_rank_0_mp_rank_00_{suffix}_states.pt"
 
 
-def _of_rank(name: str, dp_rank: int, mp_rank: int) -> str:
+def of_rank(name: str, dp_rank: int, mp_rank: int) -> str:
+    """The name that the file of another rank has."""
     # What the fast writer adds is not the same for all ranks.
     plain = re.sub(r"\.pt-[0-9.]+$", ".pt", name)
     return re.sub(r"pp_rank_[0-9]+_mp_rank_[0-9]+", f"pp_rank_{dp_rank}_mp_rank_{mp_rank:02d}", plain)

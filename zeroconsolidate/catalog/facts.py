@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..archive.located import LocatedTensor
     from ..dtypes import DType
     from .rules import Join
-    from .state import GroupState, Step
+    from .state import MasterState, Step
     from .training import Training
 
 Shape: TypeAlias = tuple[int, ...]
@@ -99,7 +99,7 @@ class Part:
     groups: tuple[FlatGroup, ...]
     masters: tuple[Mapping[str, LocatedTensor], ...]
     """Trainable parameters that are saved whole, one mapping for each file that has them."""
-    master_states: tuple[Mapping[str, GroupState], ...]
+    master_states: tuple[Mapping[str, MasterState], ...]
     """For each of `masters`: what the optimizer keeps of them, where the files say of which it is."""
     frozen: Mapping[str, Frozen]
     buffers: Mapping[str, LocatedTensor]
@@ -125,7 +125,7 @@ class Unnamed:
     """Index in `Catalog.parts`."""
     groups: tuple[tuple[LocatedTensor, ...], ...]
     """By param group: the masters in the group's order; a single flat one where `fused`."""
-    states: tuple[tuple[GroupState, ...], ...]
+    states: tuple[tuple[MasterState, ...], ...]
     """By param group, by master: what the optimizer keeps of it. Empty where no file says which is which."""
     fused: bool
     candidates: tuple[Mapping[str, LocatedTensor], ...]

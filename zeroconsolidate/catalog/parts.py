@@ -17,11 +17,12 @@ from .noted import in_words, merged
 from .origin import origin_of, unplaced_of
 from .pipeline import known_layers, staged
 from .plain import with_module_names
+from .state import MasterState, master_state
 from .training import of_all
 from .universal import all_there, shaped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ..archive.located import LocatedTensor
     from .contents import Contents
@@ -171,6 +172,7 @@ def _slice(contents: Contents, tp: int) -> _Slice:
         frozen |= striped_frozen(list(contents.models[stages[0]]), contents.sharers)
         frozen = {name: held for name, held in frozen.items() if name not in named.unsaved}
     masters: tuple[Mapping[str, LocatedTensor], ...] = (merged,) if merged and tp == 0 else ()
+    master_states: tuple[Mapping[str, MasterState], ...] = ({},) * len(masters)
     unnamed: tuple[Unnamed, ...] = ()
     module = {} if striped or _is_ahead(contents) else dict(named.witness)
     if contents.wholes:
@@ -181,14 +183,14 @@ def _slice(contents: Contents, tp: int) -> _Slice:
             )
             module = {name: tensor for name, tensor in base.module.items() if name not in named.buffers}
         else:
-            masters, frozen = (dict(named.frozen),), {}
+            masters, master_states, frozen = _trained_as_they_are(wholes, dict(named.frozen))
     count = 1 + max((index for index, _ in found), default=0)
     parts = [
         Part(
             index=tp + index,
             groups=tuple(group for at_index, group in found if at_index == index),
             masters=masters if index == 0 else (),
-            master_states=({},) * len(masters) if index == 0 else (),
+            master_states=master_states if index == 0 else (),
             frozen=frozen if index == 0 else {},
             buffers=named.buffers if index == 0 else {},
             module=module if index == 0 else {},
@@ -203,6 +205,21 @@ def _slice(contents: Contents, tp: int) -> _Slice:
         if contents.expert_paths or name in unlisted
     )
     return _Slice(parts=tuple(parts), names=named, unnamed=unnamed, maybe_ties=maybe_ties, tied=pipeline_tied)
+
+
+def _trained_as_they_are(
+    wholes: Sequence[WholeOptimizer], tensors: Mapping[str, LocatedTensor]
+) -> tuple[tuple[Mapping[str, LocatedTensor]], tuple[Mapping[str, MasterState]], dict[str, Frozen]]:
+    """The parameters of a module without masters, what the optimizer keeps of them, and frozen ones: all are taken for
+    trained where the optimizer has no names."""
+    named = {name: kept for whole in wholes for name, kept in whole.named.items()}
+    # Expert-parallel ranks each call their first expert 0.
+    is_shared = len(named) < sum(len(whole.named) for whole in wholes)
+    if not named or is_shared or not named.keys() <= tensors.keys():
+        return (tensors,), ({},), {}
+    states = {name: master_state(state, tensors[name], group) for name, (state, group) in named.items()}
+    masters = {name: tensor for name, tensor in tensors.items() if name in named}
+    return (masters,), (states,), {name: tensor for name, tensor in tensors.items() if name not in named}
 
 
 def _merged(contents: Contents, base: ModelFile) -> dict[str, LocatedTensor]:

@@ -19,11 +19,21 @@ Step: TypeAlias = "LocatedTensor | float | int | None"
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """What the optimizer keeps of a flat group on one rank, or of one master."""
+    """What the optimizer keeps of a flat group on one rank."""
 
     values: Mapping[str, LocatedTensor]
-    """By name, such as `exp_avg`: one value for each element of the rank's partition, or of the master."""
+    """By name, such as `exp_avg`: one value for each element of the rank's partition."""
     step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class MasterState:
+    """What the optimizer keeps of a master that is saved whole."""
+
+    values: Mapping[str, LocatedTensor]
+    """By name: one value for each element."""
+    step: Step
+    param_group: int
 
 
 def group_states(
@@ -38,15 +48,15 @@ def group_states(
     return tuple(found)
 
 
-def master_state(state: Mapping[Any, Any], master: LocatedTensor) -> GroupState:
-    """The state of a master that is saved in its own shape."""
+def master_state(state: Mapping[Any, Any], master: LocatedTensor, param_group: int) -> MasterState:
+    """What is there of it."""
     values = {
         fields.name_of(key): value
         for key, value in state.items()
         # The step of a master without dimensions has its shape.
         if isinstance(value, LocatedTensor) and value.shape == master.shape and key != "step"
     }
-    return GroupState(values, _step_in(state))
+    return MasterState(values, _step_in(state), param_group)
 
 
 def _step_in(state: Mapping[Any, Any]) -> Step:
@@ -91,6 +101,11 @@ def state_names_of(states: Any) -> tuple[str, ...]:
     )
 
 
+OF_PARAMETERS = ("params", "param_names")
+"""Entries of a param group that are no settings: which parameters it has, by number, and by name where the program gave
+torch's optimizer names."""
+
+
 def settings(group: object) -> dict[str, object]:
     """The plain values of a param group."""
     if not isinstance(group, Mapping):
@@ -98,7 +113,7 @@ def settings(group: object) -> dict[str, object]:
     return {
         key: value
         for key, value in group.items()
-        if isinstance(key, str) and key != "params" and (is_plain(value) or _is_plain_list(value))
+        if isinstance(key, str) and key not in OF_PARAMETERS and (is_plain(value) or _is_plain_list(value))
     }
 
 

@@ -15,7 +15,7 @@ from ..archive.inert import Inert, Name
 from ..archive.located import LocatedTensor
 from ..dtypes import DType
 from .fields import are_counts, name_of
-from .state import is_plain, settings
+from .state import OF_PARAMETERS, is_plain, settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +72,7 @@ def training_of(
         for group in groups
         if isinstance(group, Mapping)
         for key in group
-        if key != "params" and key not in settings(group)
+        if key not in OF_PARAMETERS and key not in settings(group)
     }
     unread |= {repr(key) for key in _FLAGS if not is_plain(content.get(key))}
     unread |= {f"the optimizer's state {name!r}" for name in _scalars(states)}

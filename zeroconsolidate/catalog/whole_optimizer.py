@@ -5,7 +5,8 @@ Master weights have no names there. Three dialects, distinguished by their keys:
 * `fp32_groups`: a list over param groups of lists of masters in full shape (mirrors `FP16_UnfusedOptimizer` in
   `deepspeed/runtime/fp16/unfused_optimizer.py`, used for bf16 as well);
 * `fp32_groups_flat`: one flat master a param group (mirrors `FP16_Optimizer` in `fused_optimizer.py`);
-* neither: the module is trained as it is, there are no masters.
+* neither: the module is trained as it is, there are no masters. Its parameters have names in the optimizer if the
+  program gave torch's optimizer `named_parameters()`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from ..errors import DamagedFile, UnsupportedLayout
 from . import fields
 from .keys import WHOLE_STATE_KEYS, check_keys
 from .optimizer_file import DIALECTS
-from .state import master_state, settings, split_state, state_names_of, steps_of, unplaced_in
+from .state import OF_PARAMETERS, master_state, settings, split_state, state_names_of, steps_of, unplaced_in
 from .training import training_of
 
 if TYPE_CHECKING:
     from .facts import Shape
-    from .state import GroupState
+    from .state import MasterState
     from .training import Training
 
 
@@ -37,8 +38,10 @@ class WholeOptimizer:
     groups: tuple[tuple[LocatedTensor, ...], ...]
     """By param group: its masters in order, or one flat one where `fused`. Empty where there are no masters."""
     fused: bool
-    states: tuple[tuple[GroupState, ...], ...]
+    states: tuple[tuple[MasterState, ...], ...]
     """By param group, by master: what the optimizer keeps of it. Empty where its numbers do not fit the masters."""
+    named: Mapping[str, tuple[Mapping[Any, Any], int]]
+    """Where there are no masters: by name, what the optimizer keeps, and the param group. Empty if it has no names."""
     expert_groups: tuple[bool, ...]
     """By param group: whether it holds experts."""
     steps: tuple[float, ...]
@@ -75,6 +78,7 @@ def read_whole_optimizer(content: Mapping[str, Any], file: str, config: Mapping[
         groups=groups,
         fused=fused,
         states=_states(states, params, groups),
+        named={} if groups else _named(states, params),
         expert_groups=tuple(
             bool(params[index].get("moe")) if index < len(params) and isinstance(params[index], Mapping) else False
             for index in range(len(groups))
@@ -113,16 +117,31 @@ def _masters(content: Mapping[str, Any]) -> tuple[tuple[tuple[LocatedTensor, ...
 
 def _states(
     states: Mapping[Any, Mapping[Any, Any]], params: list[Any], groups: tuple[tuple[LocatedTensor, ...], ...]
-) -> tuple[tuple[GroupState, ...], ...]:
+) -> tuple[tuple[MasterState, ...], ...]:
     """torch numbers parameters through, group by group."""
     listed = [group.get("params") if isinstance(group, Mapping) else None for group in params]
     counts = [len(numbers) if fields.are_counts(numbers) else -1 for numbers in listed]
     if counts != [len(group) for group in groups]:
         return ()
     return tuple(
-        tuple(master_state(states.get(number, {}), master) for number, master in zip(numbers or (), group, strict=True))
-        for numbers, group in zip(listed, groups, strict=True)
+        tuple(
+            master_state(states.get(number, {}), master, index)
+            for number, master in zip(numbers or (), group, strict=True)
+        )
+        for index, (numbers, group) in enumerate(zip(listed, groups, strict=True))
     )
+
+
+def _named(states: Mapping[Any, Mapping[Any, Any]], params: list[Any]) -> dict[str, tuple[Mapping[Any, Any], int]]:
+    found: dict[str, tuple[Mapping[Any, Any], int]] = {}
+    for index, group in enumerate(params):
+        numbers, names = (group.get(key) if isinstance(group, Mapping) else None for key in OF_PARAMETERS)
+        if not fields.are_counts(numbers) or not isinstance(names, (list, tuple)) or len(names) != len(numbers):
+            return {}
+        found |= {
+            fields.name_of(name): (states.get(number, {}), index) for name, number in zip(names, numbers, strict=True)
+        }
+    return found
 
 
 def _unplaced(states: Mapping[Any, Mapping[Any, Any]], shapes: list[Shape]) -> tuple[str, ...]:

@@ -3,63 +3,31 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 from .._version import __version__
 from ..errors import BadOption, Parts
-from ..options import Group, Opening, Options, UniversalOptions, VerifyOptions, declarations, option, read_as
+from ..options import (
+    Opening,
+    Options,
+    PruneOptions,
+    UniversalOptions,
+    VerifyOptions,
+    WatchOptions,
+    declarations,
+    read_as,
+)
 from .exit_codes import ExitCode
+from .flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFlags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from os import PathLike
+    from collections.abc import Callable
 
     from ..options import Declaration
 
 Flags = TypeVar("Flags")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvertFlags:
-    """Flags of `convert` and `universal` that Python does not have."""
-
-    dry_run: bool = option(
-        False,
-        "print what the conversion would read, write and need, or the error it would end with; write nothing",
-        group=Group.PRINTING,
-    )
-    quiet: bool = option(
-        False,
-        "print no report and no progress; warnings and errors are still printed",
-        group=Group.PRINTING,
-        short="-q",
-    )
-    json: bool = option(False, "print the report, or the error, as one JSON object", group=Group.PRINTING)
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectFlags:
-    """Flags of `inspect` that Python does not have."""
-
-    tensors: bool = option(False, "list every tensor", group=Group.PRINTING)
-    json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyFlags:
-    """Flags of `verify` that Python does not have."""
-
-    source: str | PathLike[str] | Sequence[str | PathLike[str]] | None = option(
-        None,
-        "check this directory as a checkpoint, even if it also has the files of an output",
-        group=Group.CHECKING,
-        metavar="CHECKPOINT",
-        repeatable=True,
-    )
-    quiet: bool = option(False, "print only problems, and no progress", group=Group.PRINTING, short="-q")
-    json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
 
 
 VERBS: dict[str, tuple[type, type]] = {
@@ -67,17 +35,23 @@ VERBS: dict[str, tuple[type, type]] = {
     "universal": (UniversalOptions, ConvertFlags),
     "inspect": (Opening, InspectFlags),
     "verify": (VerifyOptions, VerifyFlags),
+    "watch": (WatchOptions, WatchFlags),
+    "prune": (PruneOptions, PruneFlags),
 }
 """Command -> its options: those that Python has too, and its own."""
 
 WRITING = ("convert", "universal")
-"""Commands that take an OUTPUT as their last path, and continue what was interrupted."""
+"""Commands that take an OUTPUT as their last path."""
+CONTINUING = (*WRITING, "watch", "prune")
+"""Commands that continue what was interrupted."""
 
 USAGE = {
     "convert": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
     "universal": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
-    "inspect": ("CHECKPOINT [CHECKPOINT ...]",),
+    "inspect": ("CHECKPOINT|RUN_DIR [CHECKPOINT|RUN_DIR ...]",),
     "verify": ("OUTPUT", "OUTPUT CHECKPOINT [CHECKPOINT ...]", "CHECKPOINT [CHECKPOINT ...]"),
+    "watch": ("RUN_DIR [RUN_DIR ...] [OUTPUT_PATTERN]",),
+    "prune": ("RUN_DIR [RUN_DIR ...]",),
 }
 """Command -> the forms of its arguments."""
 
@@ -93,12 +67,23 @@ _EXAMPLES = {
     ),
     "inspect": (
         "zeroconsolidate inspect checkpoint-500",
+        "zeroconsolidate inspect run                       all saves of a run, and where it can resume",
         "zeroconsolidate inspect checkpoint-500 --tensors",
     ),
     "verify": (
         "zeroconsolidate verify my-model                   headers, index, sizes, config, names, digests",
         "zeroconsolidate verify my-model checkpoint-500    byte for byte, whatever tool wrote my-model",
         "zeroconsolidate verify checkpoint-500             checksums, ranks, NaN, 16-bit copies",
+    ),
+    "watch": (
+        "zeroconsolidate watch run                         models in run-models/checkpoint-500 and so on",
+        "zeroconsolidate watch run 'models/{name}' --dtype bf16 --keep 3",
+        "zeroconsolidate watch run 'models/{step}' --until-step 10000 --idle 3600",
+    ),
+    "prune": (
+        "zeroconsolidate prune run                         what would be removed",
+        "zeroconsolidate prune run --keep 2 --yes",
+        "zeroconsolidate prune run --remove checkpoint --yes",
     ),
 }
 
@@ -152,8 +137,8 @@ def parser() -> argparse.ArgumentParser:
 
     inspect = add(
         "inspect",
-        "print what a checkpoint holds, and whether it is complete",
-        "Print what a checkpoint holds, and whether it is complete.\n"
+        "print what a checkpoint holds, or the saves of a run, and where training can resume",
+        "Print what a checkpoint holds, or which saves a run directory has, and from where training can resume.\n"
         "Only metadata is read, which takes a moment for a model of any size.",
     )
     _checkpoint(inspect)
@@ -174,6 +159,24 @@ def parser() -> argparse.ArgumentParser:
         help="a model directory, whatever tool wrote it; a checkpoint; or both",
     )
     add_options(verify, *VERBS["verify"])
+
+    watch = add(
+        "watch",
+        "convert each save of a run as it appears",
+        "Convert each save of a training run when all ranks have written it. The training is not changed for it.\n"
+        "Ended and started again, it goes on where it was: what was converted is not converted again.",
+    )
+    _run_directory(watch, "; then, with {name} or {step} in it, where the models are written")
+    add_options(watch, *VERBS["watch"])
+
+    prune = add(
+        "prune",
+        "free disk space: remove what resuming no longer needs",
+        "Remove the optimizer's files of older saves, once their models are verified; or whole saves.\n"
+        "Without --yes, only print what would be removed. The newest saves to resume from always stay.",
+    )
+    _run_directory(prune)
+    add_options(prune, *VERBS["prune"])
     return whole
 
 
@@ -196,10 +199,20 @@ class Misuse(BadOption):
 def _checkpoint(verb: argparse.ArgumentParser) -> None:
     # How many there must be is checked afterwards: argparse says it in fifteen lines.
     verb.add_argument(
-        "checkpoint",
+        "roots",
         metavar="CHECKPOINT",
         nargs="*",
-        help="a Trainer's checkpoint-N, or a folder global_stepN; several, if nodes saved to their own disks",
+        help="a Trainer's checkpoint-N, a folder global_stepN, or a run directory; several if nodes saved to their own "
+        "disks",
+    )
+
+
+def _run_directory(verb: argparse.ArgumentParser, then: str = "") -> None:
+    verb.add_argument(
+        "roots",
+        metavar="RUN_DIR",
+        nargs="*",
+        help="a directory with checkpoint-500 and so on, or of tags; several if nodes saved to their own disks" + then,
     )
 
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.printable import printable
 from ..errors import ZeroConsolidateError
-from ..options import Opening, Options, UniversalOptions, VerifyOptions
+from ..options import Opening, Options, PruneOptions, UniversalOptions, VerifyOptions, WatchOptions
 from . import printing as texts
-from .arguments import WRITING, ConvertFlags, InspectFlags, Misuse, VerifyFlags, flags_of, given_of
+from .arguments import CONTINUING, Misuse, flags_of, given_of
 from .exit_codes import ExitCode
+from .flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFlags
 from .problems import ended_dict, error_dict, error_text, warnings_text
 from .progress import Display
 from .understand import understand
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _failed(error: ZeroConsolidateError, *, as_json: bool, given: argparse.Namespace | None = None) -> ExitCode:
     """The exit code, after the error on stderr, and with `as_json` on stdout too."""
     output = getattr(given, "output", None)
-    print(error_text(error, checkpoint=getattr(given, "checkpoint", ()), output=output), file=sys.stderr)
+    print(error_text(error, checkpoint=getattr(given, "roots", ()), output=output), file=sys.stderr)
     if isinstance(error, Misuse) and error.usage:
         print(error.usage.rstrip(), file=sys.stderr)
     if as_json:
@@ -90,7 +91,7 @@ def _failed(error: ZeroConsolidateError, *, as_json: bool, given: argparse.Names
 
 def _ended(how: str, code: ExitCode, verb: str, *, as_json: bool) -> ExitCode:
     """The exit code, after a sentence for whoever is still there to read it: a terminal that hung up is not."""
-    message = how + ("; the same command continues from here" if verb in WRITING else "")
+    message = how + ("; the same command continues from here" if verb in CONTINUING else "")
     with suppress(OSError):
         print(f"zeroconsolidate: {message}", file=sys.stderr, flush=True)
         if as_json:
@@ -121,9 +122,9 @@ def _written(
     with Display(sys.stderr, hidden=flags.quiet) as display:
         options = given_of(kind, given) | {"progress": display.progress, "status": display.status}
         if flags.dry_run:
-            planned = rehearse(given.checkpoint, given.output, **options)
+            planned = rehearse(given.roots, given.output, **options)
         else:
-            report = write(given.checkpoint, given.output, **options)
+            report = write(given.roots, given.output, **options)
     for warning in warnings_text(planned if flags.dry_run else report):
         print(warning, file=sys.stderr)
     if flags.dry_run:
@@ -138,14 +139,28 @@ def _written(
 
 def _inspect(given: argparse.Namespace) -> ExitCode:
     from ..api.reading import inspect
+    from ..saves.target import found_run
 
     flags, options = flags_of(InspectFlags, given), given_of(Opening, given)
+    if not options and found_run(given.roots) is not None:
+        return _inspect_run(given.roots, as_json=flags.json)
     with Display(sys.stderr, hidden=False):
-        info = inspect(given.checkpoint, **options)
-    # Whoever names a tag asks about that one; else the newest save is what the next run would start from.
-    asked = {info.tag} if options else {info.tag, info.tags[-1]}
-    code = ExitCode.DONE if all(info.complete.get(tag, True) for tag in asked) else ExitCode.LOSSES
+        info = inspect(given.roots, **options)
+    # Whoever names a save asks about that one; else the newest save is what the next run would start from.
+    is_whole = info.complete[info.tag] and (bool(options) or info.resume is None or info.resume.newest_whole)
+    code = ExitCode.DONE if is_whole else ExitCode.LOSSES
     _print(flags.json, info.to_dict(), "checkpoint", code, lambda: texts.info_text(info, tensors=flags.tensors))
+    return code
+
+
+def _inspect_run(roots: list[str], *, as_json: bool) -> ExitCode:
+    from ..api.reading import inspect_run
+    from .runs import run_text
+
+    with Display(sys.stderr, hidden=False):
+        run = inspect_run(roots)
+    code = ExitCode.DONE if run.resume.newest_whole else ExitCode.LOSSES
+    _print(as_json, run.to_dict(), "run", code, lambda: run_text(run))
     return code
 
 
@@ -155,7 +170,7 @@ def _verify(given: argparse.Namespace) -> ExitCode:
 
     options, flags = given_of(VerifyOptions, given), flags_of(VerifyFlags, given)
     form = form_of(given.paths, against=options.pop("against", None), source=flags.source)
-    given.checkpoint = form.checkpoints
+    given.roots = form.checkpoints
     with Display(sys.stderr, hidden=flags.quiet) as display:
         watching: dict[str, Any] = {"progress": display.progress, "status": display.status}
         if form.output is None:
@@ -165,6 +180,37 @@ def _verify(given: argparse.Namespace) -> ExitCode:
     code = ExitCode.DONE if found.ok else ExitCode.WRONG
     if flags.json or not flags.quiet or not found.ok:
         _print(flags.json, found.to_dict(), "verification", code, lambda: texts.verification_text(found))
+    return code
+
+
+def _watch(given: argparse.Namespace) -> ExitCode:
+    from ..training.watching import watch
+    from .runs import watched_text
+
+    flags, code = flags_of(WatchFlags, given), ExitCode.DONE
+    for watched in watch(given.roots, given.output, **given_of(WatchOptions, given)):
+        if watched.report is not None:
+            sys.stderr.writelines(f"{warning}\n" for warning in warnings_text(watched.report))
+        if not watched.made:
+            code = ExitCode.LOSSES
+        if flags.json:
+            print(json.dumps({"ok": watched.made, "kind": "watched"} | watched.to_dict()), flush=True)
+        elif not (flags.quiet and watched.made):
+            print(printable(watched_text(watched), keep="\n"), flush=True)
+    return code
+
+
+def _prune(given: argparse.Namespace) -> ExitCode:
+    from ..api.pruning import prune
+    from .runs import pruning_text
+
+    flags = flags_of(PruneFlags, given)
+    with Display(sys.stderr, hidden=flags.quiet) as display:
+        options = given_of(PruneOptions, given) | {"progress": display.progress, "status": display.status}
+        pruning = prune(given.roots, **options)
+    code = ExitCode.WRONG if pruning.failed else ExitCode.DONE
+    if flags.json or not flags.quiet or pruning.failed:
+        _print(flags.json, pruning.to_dict(), "pruning", code, lambda: pruning_text(pruning))
     return code
 
 
@@ -181,6 +227,8 @@ _VERBS: dict[str, Callable[[argparse.Namespace], ExitCode]] = {
     "universal": _universal,
     "inspect": _inspect,
     "verify": _verify,
+    "watch": _watch,
+    "prune": _prune,
 }
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ class ExitCode(IntEnum):
     meaning: str
 
     DONE = 0, "done"
-    WRONG = 1, "`verify` found something wrong"
+    WRONG = 1, "`verify` found something wrong, or `prune` a model that it could not verify"
     ERROR = 2, "an error: stderr says what is wrong; no output was written"
     LOSSES = (
         3,
         "`convert --rescue` or `universal --rescue` wrote its output, but not every value exactly; `inspect`: the "
-        "newest save is not complete",
+        "newest save is not whole; `watch`: a save was not converted",
     )
     HUNG_UP = 128 + signal.SIGHUP, "the terminal was closed (SIGHUP); run the same command again to continue"
     INTERRUPTED = 128 + signal.SIGINT, "interrupted (Ctrl-C); run the same command again to continue"

@@ -12,6 +12,7 @@ from ..archive.model_files import MANIFEST_NAME
 from ..archive.phrases import counted
 from ..errors import NotACheckpoint
 from ..options import roots_of
+from ..saves.target import found_run
 from .arguments import Misuse
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def form_of(paths: Sequence[str], *, against: Roots | None, source: Roots | None
 
 def _is_only_checkpoint(path: str) -> bool:
     """Trainer saves weights beside a checkpoint, too; what we wrote is an output, whatever lies in it."""
-    return not os.path.lexists(os.path.join(path, MANIFEST_NAME)) and is_checkpoint(path)
+    has_manifest = os.path.lexists(os.path.join(path, MANIFEST_NAME))
+    return not has_manifest and (is_checkpoint(path) or found_run([path]) is not None)
 
 
 def _line(middle: str, checkpoints: Roots) -> str:

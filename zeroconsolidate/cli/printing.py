@@ -52,6 +52,7 @@ def cost_text(cost: Cost) -> str:
         [
             ("reads", size_text(cost.input_bytes)),
             ("writes", f"{size_text(cost.output_bytes)}, {written}"),
+            *([("clones", _cloned_text(cost.cloned_bytes, cost.output_bytes))] if cost.cloned_bytes else []),
             ("memory", f"at most {size_text(cost.peak_memory_bytes)} on top of Python's own"),
         ]
     )
@@ -86,6 +87,8 @@ def report_text(report: Report) -> str:
     ]
     if report.left_behind:
         rows.append(("not copied", _left_behind_text(report)))
+    if report.cloned_bytes:
+        rows.append(("cloned", _cloned_text(report.cloned_bytes, report.bytes_written)))
     if report.resumed_bytes:
         rows.append(("resumed", f"{size_text(report.resumed_bytes)} were there already"))
     rows.append(("time", _time_row(report.seconds, report.gb_per_second)))
@@ -113,6 +116,7 @@ def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
     rows = [
         *(("lost file", f"{name}: {reason}") for name, reason in info.reasons.items()),
         *([("lost", _lost_text(info.losses))] if info.losses else []),
+        *([("resume", info.resume.text)] if info.resume else []),
         ("tag", info.tag + (f" (latest names {info.latest})" if info.latest not in (None, info.tag) else "")),
         *([("tags", _tags_text(info))] if len(info.tags) > 1 else []),
         ("step", _known(info.step)),
@@ -209,6 +213,14 @@ def _rescue_rows(rescue: RescueReport) -> list[tuple[str, str]]:
         some = listed(rescue.not_written, 4, f", see {RESCUE_REPORT_NAME}")
         rows.append(("not written", f"{counted(len(rescue.not_written), 'tensor')}: {some}"))
     return rows
+
+
+def _cloned_text(cloned_bytes: int, output_bytes: int) -> str:
+    """How much of the weights shares the checkpoint's room on the disk."""
+    return (
+        f"{size_text(cloned_bytes)} share the checkpoint's blocks on the disk; "
+        f"{size_text(output_bytes - cloned_bytes)} are new"
+    )
 
 
 _FRAGMENTS = "/zero/"

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _ASKED_ANYWAY = ("--safe-serialization",)
 """Flags of zero_to_fp32 that ask for what is always done."""
 
+_NEEDS = {"inspect": "CHECKPOINT", "watch": "RUN_DIR", "prune": "RUN_DIR"}
+"""Command -> what it takes at least one of."""
+
 _INSTEAD = {
     "-f": "did you mean --overwrite?",
     "--force": "did you mean --overwrite?",
@@ -50,12 +53,27 @@ def understand(words: Sequence[str]) -> argparse.Namespace:
     if given.verb == "verify":
         given.paths += rest
     else:
-        given.checkpoint += rest
+        given.roots += rest
     if given.verb in WRITING:
         _split_output(given)
-    elif given.verb == "inspect" and not given.checkpoint:
-        raise Misuse("inspect needs a CHECKPOINT", remedy="zeroconsolidate inspect CHECKPOINT")
+    elif given.verb in _NEEDS and not given.roots:
+        needed = _NEEDS[given.verb]
+        raise Misuse(f"{given.verb} needs a {needed}", remedy=f"zeroconsolidate {given.verb} {needed}")
+    if given.verb == "watch":
+        _split_pattern(given)
     return given
+
+
+def _split_pattern(given: argparse.Namespace) -> None:
+    """The last path is a pattern if it says where each save goes."""
+    *_, last = given.roots
+    given.output = given.roots.pop() if len(given.roots) > 1 and ("{name}" in last or "{step}" in last) else None
+    if given.output is None and len(given.roots) > 1 and not os.path.exists(last):
+        raise Misuse(
+            f"all models would be written to {last}",
+            expected="a pattern with {name} or {step} in it",
+            remedy=f"zeroconsolidate watch {shlex.join([*given.roots[:-1], f'{last}/{{name}}'])}",
+        )
 
 
 def _respelled(word: str) -> str:
@@ -85,12 +103,12 @@ def _with_verb(words: list[str]) -> list[str]:
 
 def _split_output(given: argparse.Namespace) -> None:
     if given.output is not None:
-        given.checkpoint.append(given.output)
-    if len(given.checkpoint) < 2:
-        there = shlex.join(given.checkpoint) or "CHECKPOINT"
-        lacks = "an OUTPUT directory as well" if given.checkpoint else "a CHECKPOINT and an OUTPUT directory"
+        given.roots.append(given.output)
+    if len(given.roots) < 2:
+        there = shlex.join(given.roots) or "CHECKPOINT"
+        lacks = "an OUTPUT directory as well" if given.roots else "a CHECKPOINT and an OUTPUT directory"
         raise Misuse(f"{given.verb} needs {lacks}", remedy=f"zeroconsolidate {given.verb} {there} OUTPUT")
-    given.output = given.checkpoint.pop()
+    given.output = given.roots.pop()
 
 
 def _no_such_option(verb: str, word: str) -> Misuse:

@@ -21,7 +21,7 @@ from .settings import common_settings
 from .training_state import open_training_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     import torch
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..catalog.resuming import Resuming
     from ..integrations.live_engine import LiveEngine
     from ..integrations.live_optimizers import LiveOptimizer
-    from ..options import Roots
+    from ..options import Opening, Roots
     from ..plan.pieces import Recipe
     from .training_state import TrainingState
 
@@ -53,10 +53,10 @@ class _Decided:
     notes: tuple[str, ...]
 
 
-def put_into_engine(live: LiveEngine, src: Roots, tag: str | None, *, optimizer: bool, strict: bool) -> EngineReport:
+def put_into_engine(live: LiveEngine, src: Roots, which: Opening, *, optimizer: bool, strict: bool) -> EngineReport:
     """Load. A collective. Raises on all ranks if one cannot."""
     with live.together() as said:
-        state, resuming = open_training_state(src, tag, optimizer=optimizer, remedy=_WITHOUT)
+        state, resuming = open_training_state(src, which, optimizer=optimizer, remedy=_WITHOUT)
         decided = _decide(live, state, optimizer=optimizer, strict=strict)
         said += [state.title, resuming.global_steps, len(decided.stored)]
     live.begin()
@@ -121,7 +121,7 @@ def _decide(live: LiveEngine, state: TrainingState, *, optimizer: bool, strict: 
     )
 
 
-def _unmatched(missing: Sequence[str], unexpected: Sequence[str], title: str) -> WrongNames:
+def _unmatched(missing: tuple[str, ...], unexpected: tuple[str, ...], title: str) -> WrongNames:
     parts = [
         f"the checkpoint has no {listed(missing)}" if missing else "",
         f"the engine has no {listed(unexpected)}" if unexpected else "",
@@ -129,6 +129,8 @@ def _unmatched(missing: Sequence[str], unexpected: Sequence[str], title: str) ->
     return WrongNames(
         "the engine's names are not those of the checkpoint",
         consequence=" and ".join(filter(None, parts)),
+        missing=missing,
+        unexpected=unexpected,
         remedy="strict=False loads what both have",
         address=(title,),
     )

@@ -55,7 +55,7 @@ def _best(
 ) -> tuple[Tensors, Match]:
     """The names that fit best, the first of those that fit equally well."""
     best: tuple[Tensors, Match] | None = None
-    for tensors in tensors_of(src, tag=options.tag, names=options.names):
+    for tensors in tensors_of(src, options, names=options.names):
         for spelled in spellings(model, slots):
             found = match(slots, tensors.named, tensors.ties, spelled, exact=options.names != "auto")
             if best is None or found.wrong < best[1].wrong:

@@ -16,12 +16,13 @@ from ..outputs.open_mapping import opened_mapping
 from ..outputs.views import TensorView
 from ..plan.sources import Source
 from ..run.local import LocalFiles
+from ..saves.target import settled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ..dtypes import DType
-    from ..options import Roots
+    from ..options import Opening, Roots
     from ..run.storage import Readable
 
 
@@ -44,9 +45,9 @@ class Tensors:
         return {name: TensorView(name, source, self.files) for name, source in self.named.items()}
 
 
-def tensors_of(src: Roots | Checkpoint, *, tag: str | None, names: str) -> Iterator[Tensors]:
+def tensors_of(src: Roots | Checkpoint, which: Opening, *, names: str) -> Iterator[Tensors]:
     """The tensors of `src`; with `names` "auto" once for each kind of names that there is, those of the checkpoint
-    first.
+    first. `which`: save, if there are several.
 
     Raises what `open_checkpoint` raises.
     """
@@ -55,16 +56,23 @@ def tensors_of(src: Roots | Checkpoint, *, tag: str | None, names: str) -> Itera
         return
     kind = "stored" if names == "auto" else names
     try:
-        checkpoint = opened_mapping(src, ReadingOptions(tag=tag, names=kind))  # type: ignore[arg-type]
+        wanted = ReadingOptions(tag=which.tag, checkpoint=which.checkpoint, names=kind)  # type: ignore[arg-type]
+        checkpoint = opened_mapping(*settled(src, wanted))
     except NotACheckpoint:
-        model = None if tag is not None else _of_model(src)
+        model = _of_model(src) if which.tag is which.checkpoint is None else None
         if model is None:
             raise
         yield model
         return
-    yield of_checkpoint(checkpoint)
     if names != "auto":
+        yield of_checkpoint(checkpoint)
         return
+    yield from under_all_names(checkpoint)
+
+
+def under_all_names(checkpoint: Checkpoint) -> Iterator[Tensors]:
+    """Those of a checkpoint that is open under its own names, once for each kind of names that there is."""
+    yield of_checkpoint(checkpoint)
     others: tuple[Literal["in-memory", "hub"], ...] = ("in-memory", "hub")
     for other in others:
         with suppress(ZeroConsolidateError):  # then these names are not known

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..archive.phrases import listed
+from ..archive.phrases import counted, listed
 from ..errors import BadOption, Disagreement, WrongNames, at
 from ..run.elements import read_all
 from ..run.inputs import Inputs
 from .settings import OF_THE_MACHINE, common_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     import torch
 
+    from .trained import Trained
     from .training_state import TrainingState
 
 _KEEPS = {
@@ -27,43 +26,34 @@ _KEEPS = {
     "RMSprop": ("square_avg",),
     "Lion": ("exp_avg",),
     "Muon": ("momentum_buffer",),
+    # Its flat groups are vectors, of which it keeps more than of the matrices that they are cut into.
+    "Adafactor": ("row_var", "col_var"),
 }
 """What optimizers cannot do without once they have stepped, by the name of their class."""
-_WRAPPERS = ("module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Parts of a model's names that DistributedDataParallel, torch.compile and their like add."""
 
 
 def state_dict_of(
-    state: TrainingState,
-    known: Iterable[Mapping[str, str]],
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None,
-    *,
-    strict: bool,
+    state: TrainingState, trained: Trained, optimizer: torch.optim.Optimizer | None, *, strict: bool
 ) -> dict[str, Any]:
-    """What `load_state_dict` takes. `known`: mappings of names that the model may have to stored names, the best first.
-
-    Raises WrongNames, Disagreement or BadOption.
-    """
-    names = names_of(model)
-    stored = _matched(names, known)
-    groups = (
-        _by_optimizer(state, model, names, stored, optimizer) if optimizer else _by_checkpoint(state, names, stored)
-    )
-    listed_names = [name for members, _ in groups for name in members]
-    expected = listed_names if optimizer is not None else _to_train(names)
-    missing = [name for name in expected if stored.get(name) not in state.states]
-    placed = {stored[name] for name in listed_names if name in stored}
-    unexpected = [name for name in state.states if name not in placed]
+    """What `load_state_dict` takes. Raises WrongNames, Disagreement or BadOption."""
+    groups = _by_checkpoint(state, trained) if optimizer is None else _by_optimizer(state, trained, optimizer)
+    names = [name for members, _ in groups for name in members]
+    expected = names
+    if optimizer is None:
+        # What whoever makes an optimizer for the model gives it.
+        expected = [name for name, parameter in trained.parameters.items() if parameter.requires_grad]
+    missing = tuple(name for name in expected if name not in trained.stored)
+    placed = {trained.stored[name] for name in names if name in trained.stored}
+    unexpected = tuple(name for name in state.states if name not in placed)
     if strict and (missing or unexpected):
         raise _unmatched(missing, unexpected, state.title, is_given=optimizer is not None)
     found: dict[int, dict[str, Any]] = {}
-    shapes = {name: tuple(parameter.shape) for name, parameter in names.items()}
     with Inputs() as inputs:
-        for index, name in enumerate(listed_names):
-            if stored.get(name) in state.states:
+        for index, name in enumerate(names):
+            if name in trained.stored:
                 with at(name):
-                    found[index] = _state(state, stored[name], shapes[name], optimizer, inputs)
+                    shape = tuple(trained.parameters[name].shape)
+                    found[index] = _state(state, trained.stored[name], shape, optimizer, inputs)
     param_groups, here = [], 0
     for members, settings in groups:
         param_groups.append({**settings, "params": list(range(here, here + len(members)))})
@@ -71,63 +61,21 @@ def state_dict_of(
     return {"state": {index: held for index, held in found.items() if held}, "param_groups": param_groups}
 
 
-def names_of(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The parameters of a model by all of their names, without what wrappers add."""
-    return {
-        ".".join(part for part in name.split(".") if part not in _WRAPPERS): parameter
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-    }
-
-
-def _to_train(names: Mapping[str, torch.nn.Parameter]) -> list[str]:
-    """The first names of the parameters that whoever makes an optimizer for the model gives it."""
-    first: dict[int, str] = {}
-    for name, parameter in names.items():
-        if parameter.requires_grad:
-            first.setdefault(id(parameter), name)
-    return list(first.values())
-
-
-def _matched(names: Mapping[str, torch.nn.Parameter], known: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """First name of a parameter -> stored name, by the first mapping that knows all of them, or most."""
-    second: dict[int, list[str]] = {}
-    for name, parameter in names.items():
-        second.setdefault(id(parameter), []).append(name)
-    best: dict[str, str] = {}
-    for mapping in known:
-        found = {
-            each[0]: mapping[known_as]
-            for each in second.values()
-            if (known_as := next((name for name in each if name in mapping), None)) is not None
-        }
-        if len(found) > len(best):
-            best = found
-        if len(best) == len(second):
-            break
-    return best
-
-
 def _by_optimizer(
-    state: TrainingState,
-    model: torch.nn.Module,
-    names: Mapping[str, torch.nn.Parameter],
-    stored: Mapping[str, str],
-    optimizer: torch.optim.Optimizer,
+    state: TrainingState, trained: Trained, optimizer: torch.optim.Optimizer
 ) -> list[tuple[list[str], dict[str, object]]]:
     """The optimizer's own groups, with the settings that their parameters were trained with."""
-    first: dict[int, str] = {}
-    for name, parameter in names.items():
-        first.setdefault(id(parameter), name)
+    name_of = trained.name_of()
     groups = []
     for index, group in enumerate(optimizer.param_groups):
-        strangers = sum(id(parameter) not in first for parameter in group["params"])
+        strangers = sum(id(parameter) not in name_of for parameter in group["params"])
         if strangers:
             raise BadOption(
-                f"param group {index} of the optimizer has {strangers} parameters that are not the model's",
-                expected=f"those of this {type(model).__name__}",
+                f"param group {index} of the optimizer has {counted(strangers, 'parameter')} that the model has not",
+                expected="an optimizer of this model",
             )
-        members = [first[id(parameter)] for parameter in group["params"]]
-        common, apart = common_settings(state, (stored[name] for name in members if name in stored))
+        members = [name_of[id(parameter)] for parameter in group["params"]]
+        common, apart = common_settings(state, (trained.stored[name] for name in members if name in trained.stored))
         if apart:
             raise Disagreement(
                 f"param group {index} of the optimizer has parameters of several, which differ in {listed(apart)}",
@@ -140,9 +88,7 @@ def _by_optimizer(
     return groups
 
 
-def _by_checkpoint(
-    state: TrainingState, names: Mapping[str, torch.nn.Parameter], stored: Mapping[str, str]
-) -> list[tuple[list[str], dict[str, object]]]:
+def _by_checkpoint(state: TrainingState, trained: Trained) -> list[tuple[list[str], dict[str, object]]]:
     """The checkpoint's groups; in each, parameters in the order of the model."""
     if not state.param_groups:
         raise BadOption(
@@ -151,9 +97,9 @@ def _by_checkpoint(
             address=(state.title,),
         )
     members: list[list[str]] = [[] for _ in state.param_groups]
-    for name in names:
-        if name in stored and stored[name] in state.group_of:
-            members[state.group_of[stored[name]]].append(name)
+    for name in trained.parameters:
+        if name in trained.stored:
+            members[state.group_of[trained.stored[name]]].append(name)
     return [
         (each, {key: _COMPUTED.get(key, value) for key, value in group.items()})
         for each, group in zip(members, state.param_groups, strict=True)
@@ -164,7 +110,7 @@ _COMPUTED: dict[str, object] = dict(zip(OF_THE_MACHINE, (None, None, False, Fals
 """As an optimizer has them that was made without saying anything about it."""
 
 
-def _unmatched(missing: Sequence[str], unexpected: Sequence[str], title: str, *, is_given: bool) -> WrongNames:
+def _unmatched(missing: tuple[str, ...], unexpected: tuple[str, ...], title: str, *, is_given: bool) -> WrongNames:
     who = "the optimizer" if is_given else "the model"
     parts = [
         f"the checkpoint has no state of {listed(missing)}" if missing else "",
@@ -173,6 +119,8 @@ def _unmatched(missing: Sequence[str], unexpected: Sequence[str], title: str, *,
     return WrongNames(
         f"the parameters of {who} are not those that were trained",
         consequence=" and ".join(filter(None, parts)),
+        missing=missing,
+        unexpected=unexpected,
         remedy="strict=False takes what both have",
         address=(title,),
     )

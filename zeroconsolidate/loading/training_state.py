@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..archive.load import load_file
 from ..archive.located import LocatedTensor
-from ..archive.names import FileKind
 from ..catalog.resuming import resuming_of
-from ..errors import MissingFiles, ZeroConsolidateError
-from ..opening.open import find, open_files
-from ..opening.opened import open_to_convert
-from ..options import Options
-from ..outputs.planned import plan_weights
-from ..plan.sources import sources
+from ..opening.open import open_catalog
+from ..opening.opened import of_catalog
+from ..outputs.client_state import first_model_file
 from ..plan.states import MASTERS, every_state, param_groups, steps
+from ..saves.target import settled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-    from ..archive.raw import CheckpointFiles
-    from ..catalog.facts import Catalog
     from ..catalog.resuming import Resuming
     from ..catalog.training import Scaler
-    from ..options import Roots
+    from ..opening.opened import Opened
+    from ..options import Opening, Roots
     from ..plan.sources import Source
 
 
@@ -49,14 +43,14 @@ class TrainingState:
     scaler: Scaler | None
 
 
-def training_state(catalog: Catalog, *, optimizer: bool, remedy: str | None) -> TrainingState:
+def training_state(opened: Opened, *, optimizer: bool, remedy: str | None) -> TrainingState:
     """The training state of a whole checkpoint; without `optimizer`, the weights alone. `remedy`: for an error, how to
     do without what the optimizer keeps.
 
     Raises what `every_state` raises.
     """
+    catalog, weights = opened.catalog, opened.stored
     by_state = every_state(catalog, remedy=remedy) if optimizer else {}
-    weights = sources(catalog)
     names = {name: owner for name in catalog.order if (owner := catalog.ties.get(name, name)) in weights}
     names |= {called: names[name] for name, called in catalog.listed.items() if name in names}
     training = catalog.training
@@ -76,32 +70,11 @@ def training_state(catalog: Catalog, *, optimizer: bool, remedy: str | None) -> 
 
 
 def open_training_state(
-    src: Roots, tag: str | None, *, optimizer: bool, remedy: str | None
+    src: Roots, which: Opening, *, optimizer: bool, remedy: str | None
 ) -> tuple[TrainingState, Resuming]:
-    """Open a checkpoint, which must be whole. Raises what `open_files` and `training_state` raise."""
-    files = find(src, tag)
-    state = training_state(open_files(files, src), optimizer=optimizer, remedy=remedy)
-    return state, _resuming(files)
-
-
-def known_names(src: Roots, tag: str | None, state: TrainingState) -> Iterator[Mapping[str, str]]:
-    """Names that a model may have -> stored names: those of the checkpoint, those that transformers has in memory, and
-    those of models on the hub. Tensors in another layout than the checkpoint's are not among them. Who wants the next
-    mapping may wait for transformers."""
-    yield state.names
-    for names in ("in-memory", "hub"):
-        with suppress(ZeroConsolidateError):  # a naming that cannot be decided is none
-            options = Options(tag=tag, names=names, lora="keep", ties="copy", allow_missing=True)
-            opened = open_to_convert(src, options)
-            stored = {id(source.recipe): name for name, source in opened.stored.items()}
-            named = plan_weights(opened, options).named
-            written = {**named.selection.named, **named.heads}
-            yield {name: stored[id(source.recipe)] for name, source in written.items() if id(source.recipe) in stored}
-
-
-def _resuming(files: CheckpointFiles) -> Resuming:
-    """What the first model file says besides tensors: it is the same in all of them."""
-    for kind in (FileKind.MODEL, FileKind.PARTITIONED_MODEL):
-        for name in files.of(kind):
-            return resuming_of(load_file(files.path(name), kind, name).content)
-    raise MissingFiles("the model states are missing", files=("mp_rank_00_model_states.pt",))
+    """Open a checkpoint, which must be whole. Raises what `open_catalog` and `training_state` raise."""
+    src, which = settled(src, which)
+    catalog = open_catalog(src, which.tag)
+    state = training_state(of_catalog(catalog), optimizer=optimizer, remedy=remedy)
+    model_file = first_model_file(catalog)
+    return state, resuming_of({} if model_file is None else model_file.content)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def state_dict_of(src: Roots | Checkpoint, options: StateDictOptions, *, lazy: bool) -> dict[str, Any]:
     """What `state_dict` does."""
-    tensors = next(tensors_of(src, tag=options.tag, names=options.names))
+    tensors = next(tensors_of(src, options, names=options.names))
     if lazy:
         if options.dtype is not None:
             raise BadOption("dtype cannot be used with lazy=True", remedy="give it to load() of each tensor")

@@ -43,6 +43,7 @@ def written_state(src: Roots) -> TrainingState | None:
         if not all(isinstance(step, (int, float)) for step in steps.values()):
             raise DamagedFile("a step is not a number")
     states: dict[str, dict[str, Source]] = {name: {} for name in (*group_of, *steps)}
+    weights = {name: Source.of_model(name, tensor) for name, tensor in read_weights(directory).tensors.items()}
     for key, tensor in _tensors(os.path.join(directory, OPTIMIZER_FOLDER)).items():
         name, _, state = key.rpartition(".")
         if name not in states:
@@ -52,7 +53,8 @@ def written_state(src: Roots) -> TrainingState | None:
     return TrainingState(
         title=directory,
         names={name: name for name in states},
-        weights={},
+        # What is in a small file of its own is known by the shape of its states.
+        weights=weights | {name: source for name, held in states.items() for source in held.values()},
         states=states,
         steps={name: steps.get(name) for name in states},
         param_groups=tuple(_as_torch_has(settings(group)) for group in groups),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..catalog.facts import Catalog
     from ..naming.several import Part
+    from .resume import Resume
 
 
 _WRAPPERS = {"none": "no DeepSpeed optimizer"}
@@ -120,6 +121,8 @@ class CheckpointInfo:
         Why no file has the values of a parameter, by its name, for parameters that were not saved.
     notes : tuple[str, ...]
         What is unusual.
+    resume : Resume | None
+        Whether a training can resume, and from which save: this one, another tag, or another checkpoint of the run.
     """
 
     root: str
@@ -150,6 +153,7 @@ class CheckpointInfo:
     modules: tuple[Part, ...]
     not_saved: Mapping[str, str]
     notes: tuple[str, ...]
+    resume: Resume | None
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as plain values, ready for JSON.
@@ -159,11 +163,15 @@ class CheckpointInfo:
         dict
             The fields by name, and those within them.
         """
-        return asdict(self)
+        resume = asdict(self.resume) | {"text": self.resume.text} if self.resume else None
+        return asdict(self) | {"resume": resume}
 
 
 def describe(
-    catalog: Catalog, reasons: Mapping[str, str] | None = None, complete: Mapping[str, bool] | None = None
+    catalog: Catalog,
+    reasons: Mapping[str, str] | None = None,
+    complete: Mapping[str, bool] | None = None,
+    resume: Resume | None = None,
 ) -> CheckpointInfo:
     """What `inspect` returns of a catalog. `reasons`: why each of its missing files cannot be used. `complete`: by tag,
     for other tags than the catalog's, whether they are complete."""
@@ -206,6 +214,7 @@ def describe(
         modules=parts_of({t.name: t.shape for t in tensors if t.role in ("trainable", "frozen")}),
         not_saved={name: why.value for name, why in catalog.unsaved.items()},
         notes=(*catalog.notes, *_not_saved(catalog)),
+        resume=resume,
     )
 
 

@@ -26,7 +26,8 @@ from ..options import roots_of
 from ..run.inputs import Inputs
 from .incomplete import Incomplete, read_incomplete
 from .losses import in_words, losses
-from .remedies import LAST_COMPLETE, Verb, of_a_rescue, of_a_sibling, of_a_tag, of_a_universal_rescue
+from .remedies import Verb, of_a_rescue, of_a_sibling, of_a_tag, of_a_universal_rescue
+from .resume import LAST_COMPLETE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
     from ..archive.raw import CheckpointFiles
     from ..catalog.facts import Catalog
     from ..options import Roots
-
-
-MAX_CHECKED_TAGS = 16
-"""Of more than so many tags only the newest are checked: a thousand ranks take a second each."""
 
 
 def find(src: Roots, tag: str | None) -> CheckpointFiles:
@@ -123,11 +120,6 @@ def answered(catalog: Catalog) -> Catalog:
 def newest_complete(roots: Sequence[str]) -> str | None:
     """The last tag, in natural order, that is complete and whose files agree."""
     return next((tag for tag in reversed(_tags(roots)) if _is_complete(roots, tag)), None)
-
-
-def complete_tags(src: Roots, tags: Sequence[str]) -> dict[str, bool]:
-    """Whether each of the newest tags is complete, from metadata alone."""
-    return {tag: _is_complete(roots_of(src), tag) for tag in tags[-MAX_CHECKED_TAGS:]}
 
 
 def _tags(roots: Sequence[str]) -> list[str]:

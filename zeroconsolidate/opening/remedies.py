@@ -11,6 +11,7 @@ from ..archive.discover import natural
 from ..errors import ZeroConsolidateError
 from ..plan.states import MASTERS
 from .rescue import has_optimizer, rescue, rescue_states
+from .resume import LAST_COMPLETE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 Verb: TypeAlias = Literal["convert", "universal"]
 """The command that is suggested."""
-LAST_COMPLETE = "last-complete"
-"""As a tag: the newest one whose files are all there and agree."""
 
 _MAX_SIBLINGS = 8
 """At most so many older checkpoints are read to find one that is complete."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..archive.located import contiguous
 from ..archive.names import file_name
-from ..catalog.state import GroupState
+from ..catalog.state import MasterState
 from ..errors import UnsupportedLayout, at
 from ..plan.pieces import View
 from ..plan.witness import SAMPLED_NUMEL, both_ends
@@ -48,12 +48,12 @@ def answer(catalog: Catalog, inputs: Inputs) -> Catalog:
     return settle(tie_equal_tensors(named, inputs), inputs)
 
 
-def _with_masters(part: Part, found: Mapping[str, LocatedTensor], states: Mapping[str, GroupState]) -> Part:
+def _with_masters(part: Part, found: Mapping[str, LocatedTensor], states: Mapping[str, MasterState]) -> Part:
     frozen = {name: held for name, held in part.frozen.items() if name not in found}
     return replace(part, masters=(*part.masters, found), master_states=(*part.master_states, states), frozen=frozen)
 
 
-def _unfused(question: Unnamed, inputs: Inputs) -> tuple[dict[str, LocatedTensor], dict[str, GroupState]]:
+def _unfused(question: Unnamed, inputs: Inputs) -> tuple[dict[str, LocatedTensor], dict[str, MasterState]]:
     try:
         names = _assigned(question, inputs, sampled=True)
     except UnsupportedLayout:
@@ -133,9 +133,9 @@ def _digest(tensor: LocatedTensor, dtype: DType, inputs: Inputs, *, sampled: boo
     return digest.digest(), exact
 
 
-def _fused(question: Unnamed, inputs: Inputs) -> tuple[dict[str, LocatedTensor], dict[str, GroupState]]:
+def _fused(question: Unnamed, inputs: Inputs) -> tuple[dict[str, LocatedTensor], dict[str, MasterState]]:
     found: dict[str, LocatedTensor] = {}
-    states: dict[str, GroupState] = {}
+    states: dict[str, MasterState] = {}
     for g, (flat,) in enumerate(question.groups):
         with at(f"group {g}"):
             candidates = [(name, copy) for name, copy in question.candidates[g].items() if name not in found]
@@ -148,7 +148,7 @@ def _fused(question: Unnamed, inputs: Inputs) -> tuple[dict[str, LocatedTensor],
                 values = {
                     key: contiguous(value.storage, shape, value.offset + offset) for key, value in state.values.items()
                 }
-                states[name] = GroupState(values, state.step)
+                states[name] = MasterState(values, state.step, state.param_group)
             offset += found[name].numel
     return found, states
 

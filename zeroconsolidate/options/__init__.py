@@ -8,9 +8,11 @@ from typing import TypeAlias
 from .common import Opening, Working
 from .convert import Options
 from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
+from .follow import BackgroundOptions, FollowOptions, WatchOptions
 from .globs import matches, refuse_unmatched
 from .keywords import takes
 from .loading import LoadingOptions, StateDictOptions
+from .prune import PruneOptions
 from .reading import ReadingOptions
 from .universal import UniversalOptions
 from .values import Path, Progress, Roots, element_type, parse_dtype, parse_size, roots_of, size_text
@@ -20,19 +22,23 @@ Writing: TypeAlias = Options | UniversalOptions
 """The options of a command that writes."""
 
 __all__ = [
+    "BackgroundOptions",
     "Declaration",
+    "FollowOptions",
     "Group",
     "LoadingOptions",
     "Opening",
     "Options",
     "Path",
     "Progress",
+    "PruneOptions",
     "ReadingOptions",
     "Roots",
     "StateDictOptions",
     "Switch",
     "UniversalOptions",
     "VerifyOptions",
+    "WatchOptions",
     "Working",
     "Writing",
     "declarations",

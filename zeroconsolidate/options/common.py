@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opening:
-    """The options of opening a checkpoint. Every set of options checks its values. Raises BadOption."""
+class Declared:
+    """A set of options. It checks their values when it is made. Raises BadOption."""
+
+    def __post_init__(self) -> None:
+        for declared in in_order(type(self)):
+            # A frozen dataclass has no other way to keep a value in another form than it was given in.
+            object.__setattr__(self, declared.name, declared.normal(getattr(self, declared.name)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening(Declared):
+    """The options of opening a checkpoint."""
 
     tag: str | None = option(
         None,
@@ -30,15 +40,17 @@ class Opening:
         short="-t",
         metavar="TAG",
     )
-
-    def __post_init__(self) -> None:
-        for declared in in_order(type(self)):
-            # A frozen dataclass has no other way to keep a value in another form than it was given in.
-            object.__setattr__(self, declared.name, declared.normal(getattr(self, declared.name)))
+    checkpoint: str | int | None = option(
+        None,
+        "which save of a run directory, or of a folder of tags, to read: `last-complete` for the newest complete one, "
+        "`last` for the newest, `best` for the one that the trainer calls so, or a step such as `500`",
+        group=Group.CHECKPOINT,
+        metavar="WHICH",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Working(Opening):
+class Reporting(Declared):
     """Options of functions that may take a while."""
 
     progress: Callable[[int, int], None] | None = option(
@@ -58,6 +70,11 @@ class Working(Opening):
         """Report that `what` begins, if there is a `status` function."""
         if self.status is not None:
             self.status(what)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Working(Reporting, Opening):
+    """Options of functions that open a checkpoint and may take a while."""
 
 
 @dataclass(frozen=True, kw_only=True)

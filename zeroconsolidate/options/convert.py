@@ -183,6 +183,15 @@ class Options(Recorded):
     overwrite: bool = option(
         False, "replace the model in the output directory once the new one is complete", group=Group.OUTPUT
     )
+    reflink: Literal["auto", "always", "never"] = option(
+        "auto",
+        "how to use a file system that can share blocks between files, such as XFS or Btrfs: `auto` clones weights "
+        "instead of copying them if most of them can be cloned, `always` refuses to convert if nothing can, `never` "
+        "makes copies",
+        group=Group.OUTPUT,
+        choices=("auto", "always", "never"),
+        decides="bytes",
+    )
     workers: int | Literal["auto"] = option(
         "auto",
         "how many threads cast and merge side by side, each in blocks of its own; `auto`: one for each processor, or a "

@@ -40,6 +40,10 @@ class _Reads(Protocol[O_contra, R_co]):
     def __call__(self, src: Roots, options: O_contra) -> R_co: ...
 
 
+class _MayWrite(Protocol[O_contra, R_co]):
+    def __call__(self, src: Roots, out: Path | None = None, *, options: O_contra) -> R_co: ...
+
+
 class _Writes(Protocol[O_contra, R_co]):
     def __call__(self, src: Roots, out: Path, options: O_contra) -> R_co: ...
 
@@ -56,6 +60,12 @@ class Reads(Protocol[P, R_co]):
     """A function that reads a checkpoint."""
 
     def __call__(self, src: Roots, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
+class MayWrite(Protocol[P, R_co]):
+    """A function about something made of a checkpoint, or of each of a run, for which a place may be left out."""
+
+    def __call__(self, src: Roots, out: Path | None = None, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 class Writes(Protocol[P, R_co]):
@@ -87,6 +97,8 @@ class takes(Generic[P, O]):  # noqa: N801  (a decorator)
         self._kind = kind
 
     @overload
+    def __call__(self, verb: _MayWrite[O, R]) -> MayWrite[P, R]: ...
+    @overload
     def __call__(self, verb: _Reads[O, R]) -> Reads[P, R]: ...
     @overload
     def __call__(self, verb: _Writes[O, R]) -> Writes[P, R]: ...
@@ -111,7 +123,7 @@ def _with_keywords(verb: Callable[..., Any], kind: type) -> Callable[..., Any]:
         given = {name: keywords.pop(name) for name in about if name in keywords}
         for name in keywords:
             if name not in declared:
-                raise BadOption(_unknown(verb.__name__, name, [*about, *declared]))
+                raise BadOption(unknown(verb.__name__, name, [*about, *declared]))
         return verb(*arguments, **given, options=kind(**keywords))
 
     keywords = [
@@ -157,7 +169,8 @@ def _in_python(name: str) -> str:
     return f"`{name}`"
 
 
-def _unknown(verb: str, name: str, known: list[str]) -> str:
+def unknown(verb: str, name: str, known: list[str]) -> str:
+    """The sentence for an option that `verb` does not have, with the nearest that it has."""
     from difflib import get_close_matches
 
     near = get_close_matches(name, known, n=1)

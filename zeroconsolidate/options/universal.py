@@ -30,6 +30,8 @@ class UniversalOptions(Recorded):
     check: Literal["sample", "all", "none"] = check()
     replicas: Literal["equal", "first"] = replicas()
 
+    reflink: ClassVar[Literal["auto"]] = "auto"
+    """A checksum of every fragment is written, for which its bytes are read."""
     overwrite: ClassVar[bool] = False
     """Never: files of two universal checkpoints in one folder would be loaded together."""
     workers: ClassVar[int] = 1

@@ -10,6 +10,7 @@ from ..archive.model_files import MANIFEST_NAME, RESCUE_REPORT_NAME
 from ..run.execute import BLOCK_BYTES
 from ..run.inputs import Inputs
 from ..write.fingerprint import fingerprint, refuse_changed
+from ..write.part import CLONED
 from ..write.refusals import refuse_staged, refuse_unwritable
 from ..write.stage import Stage
 from .checks import checked
@@ -39,6 +40,8 @@ class Made:
     cost: Cost
     resumed_bytes: int
     """Bytes of weights that an earlier, interrupted run had written."""
+    cloned_bytes: int
+    """Bytes of weights that share the blocks of input files, those of an earlier run included."""
     checks: Checks
     overflows: Mapping[str, int]
     """Tensor -> finite elements that became infinite in the cast."""
@@ -71,7 +74,7 @@ def rehearse(output: Output, opened: Opened, options: Writing, directory: str) -
     with TemporaryDirectory(prefix="zeroconsolidate-") as folder:
         _refuse_what_would_not_load(folder, output, side_files, opened)
     refuse_staged(directory, traits, overwrite=options.overwrite, restart=options.restart)
-    refuse_unwritable(directory, output.plan.sizes)
+    refuse_unwritable(directory, output.plan.sizes, cloned_bytes=cost.cloned_bytes)
     return Rehearsal(cost=cost, missing=output.missing, warnings=(*output.warnings, *side_files.warnings))
 
 
@@ -88,7 +91,7 @@ def make(output: Output, opened: Opened, options: Writing, directory: str) -> Ma
         with Stage(directory, overwrite=options.overwrite, restart=options.restart, fingerprint=traits) as stage:
             resumed_bytes = stage.resumed_bytes
             if not stage.is_publishing:
-                stage.need(output.plan.sizes)
+                stage.need(output.plan.sizes, cloned_bytes=cost.cloned_bytes)
                 _refuse_what_would_not_load(stage.folder, output, side_files, opened)
             options.doing("comparing values")
             checks = checked(output, opened, inputs, stage, check=options.check, replicas=options.replicas)
@@ -116,15 +119,15 @@ def make(output: Output, opened: Opened, options: Writing, directory: str) -> Ma
                 stage.write(MANIFEST_NAME, text)
                 refuse_changed(traits)
                 sizes = stage.publish(last=[*output.published_last, MANIFEST_NAME])
+            remembered = _facts(output, stage)
             overflows = {
-                name: count
-                for facts in _facts(output, stage).values()
-                for name, count in facts.get("overflows", {}).items()
+                name: count for facts in remembered.values() for name, count in facts.get("overflows", {}).items()
             }
     return Made(
         sizes=sizes,
         cost=cost,
         resumed_bytes=resumed_bytes,
+        cloned_bytes=sum(facts.get(CLONED, 0) for facts in remembered.values()),
         checks=checks,
         overflows=overflows,
         side_files=side_files,
@@ -149,7 +152,13 @@ def _prepared(output: Output, opened: Opened, options: Writing, inputs: Inputs) 
     if opened.report is not None:
         side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
     sources = [*opened.catalog.files, *side_files.copies.values(), *output.read_files, *opened.filled_from]
-    traits = fingerprint(version=__version__, options=options.plain(), sources=sources, layout=output.plan.all_files)
+    traits = fingerprint(
+        version=__version__,
+        options=options.plain(),
+        sources=sources,
+        layout=output.plan.all_files,
+        sharing=output.plan.sharing,
+    )
     return side_files, traits
 
 

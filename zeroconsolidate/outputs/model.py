@@ -126,13 +126,14 @@ class AdapterDirectory(_Directory):
         return (CONFIG, ADAPTER_CONFIG)
 
 
-def plan_output(opened: Opened, options: Options) -> Output:
-    """Plan what the options ask for. Raises what `plan_weights` and `assets_beside` raise."""
+def plan_output(opened: Opened, options: Options, *, directory: str | None = None) -> Output:
+    """Plan what the options ask for, to be written into `directory`. Raises what `plan_weights` and `assets_beside`
+    raise."""
     # Assets come first: what is wrong with them is known at once, names may take seconds.
     assets = assets_beside(opened.catalog.origin, options.base_directory)
     remarks.refuse_unsized(options, assets.copies)
     remarks.refuse_fieldless(options, assets.copies)
-    weights = plan_weights(opened, options, modules_of(assets.copies))
+    weights = plan_weights(opened, options, modules_of(assets.copies), directory=directory)
     named, adapted, additions = weights.named, weights.adapted, weights.additions
     if adapted is not None:
         assets = of_adapters(assets, adapted)

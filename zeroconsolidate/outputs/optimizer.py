@@ -20,6 +20,7 @@ from ..archive.located import LocatedTensor
 from ..archive.model_files import OPTIMIZER_SETTINGS, OPTIMIZER_WEIGHTS
 from ..archive.phrases import counted, listed
 from ..errors import BadOption, Disagreement, UnsupportedLayout, at
+from ..plan.congruent import congruent
 from ..plan.layout import FilePlan, TensorPlan, index_of, split
 from ..plan.pieces import View
 from ..plan.states import MASTERS, every_state, param_groups, steps
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ..opening.opened import Opened
     from ..options import Options
     from ..plan.build import ModelPlan
+    from ..plan.congruent import Sharing
     from ..plan.pieces import Recipe
     from ..plan.sources import Source
 
@@ -48,6 +50,8 @@ class PlannedOptimizer:
     small: Mapping[str, bytes]
     """Settings, and the index of several shards, by name."""
     note: str
+    cloned_bytes: int
+    """Bytes that can share the blocks of input files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +75,28 @@ def refuse_with(options: Options) -> None:
         )
 
 
+def with_optimizer(plan: ModelPlan, optimizer: PlannedOptimizer, sharing: Sharing | None) -> ModelPlan:
+    """The plan of weights and of what the optimizer keeps of them. `sharing`: what the disk can share."""
+    return replace(
+        plan,
+        optimizer=optimizer.files,
+        sharing=sharing if optimizer.cloned_bytes else plan.sharing,
+        cloned_bytes=plan.cloned_bytes + optimizer.cloned_bytes,
+    )
+
+
 def plan_optimizer(
-    opened: Opened, plan: ModelPlan, named: Named, options: Options, *, every_name: bool
+    opened: Opened,
+    plan: ModelPlan,
+    named: Named,
+    options: Options,
+    *,
+    every_name: bool,
+    sharing: Sharing | None,
 ) -> PlannedOptimizer:
     """Plan the states of all parameters in a planned output: those of a tied weight under its first name, or under
-    `every_name`. `named`: what was decided about names, with the tensors in small files beside the weights.
+    `every_name`. `named`: what was decided about names, with the tensors in small files beside the weights. `sharing`:
+    what the disk can share.
 
     Raises UnsupportedLayout if not every state can be written, BadOption if the checkpoint is incomplete.
     """
@@ -110,7 +131,11 @@ def plan_optimizer(
                     is_parameter=False,
                 )
             )
-    files = split(tensors, options.max_shard_bytes, name=OPTIMIZER_WEIGHTS) if tensors else []
+    shared = congruent(tensors, options.max_shard_bytes, sharing, name=OPTIMIZER_WEIGHTS) if sharing else None
+    if shared is not None:
+        files = list(shared.files)
+    else:
+        files = split(tensors, options.max_shard_bytes, name=OPTIMIZER_WEIGHTS) if tensors else []
     small = {OPTIMIZER_SETTINGS: _settings(catalog, parameters)}
     index = index_of([replace(file, name=os.path.basename(file.name)) for file in files]) if files else None
     if index is not None:
@@ -119,6 +144,7 @@ def plan_optimizer(
     return PlannedOptimizer(
         files=tuple(files),
         small=small,
+        cloned_bytes=shared.shared_bytes if shared is not None else 0,
         note=(
             f"{os.path.dirname(OPTIMIZER_SETTINGS)}/: what the optimizer keeps of "
             f"{counted(len(parameters), 'parameter')} ({held}), as stored, with settings and steps"
@@ -138,12 +164,11 @@ def _trained(
     known = {id(source.recipe): name for name, source in stored.items()}
     seen = set()
     for name, shape, recipe in _written(plan, named):
-        of = [known.get(id(leaf)) for leaf in leaves(recipe)]
+        rearranged = list(leaves(recipe, known))
+        of = [known.get(id(leaf)) for leaf in rearranged]
         trained = tuple(dict.fromkeys(owner for owner in of if owner is not None and owner in masters))
         with at(name):
-            if any(
-                owner is None and not isinstance(leaf, View) for owner, leaf in zip(of, leaves(recipe), strict=True)
-            ):
+            if any(owner is None and not isinstance(leaf, View) for owner, leaf in zip(of, rearranged, strict=True)):
                 raise UnsupportedLayout(
                     "the tensor is computed from others, so the optimizer has no state of it", remedy=_WITHOUT
                 )

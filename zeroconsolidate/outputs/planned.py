@@ -18,6 +18,7 @@ from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
 from ..plan.layout import FilePlan
 from .modules import apart
+from .sharing import refuse_unshared, sharing_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ..opening.opened import Opened
     from ..options import Options
     from ..plan.build import Source
+    from ..plan.congruent import Sharing
     from .modules import Module
     from .optimizer import PlannedOptimizer
 
@@ -43,30 +45,45 @@ class PlannedWeights:
     """Of a run with adapters that were merged or are written for PEFT: what goes with it."""
     additions: Additions = NO_ADDITIONS
     """Frozen parameters that the save left to the base model."""
+    sharing: Sharing | None = None
+    """What the disk can share, whether or not the weights make use of it."""
     optimizer: PlannedOptimizer | None = None
     """What the optimizer keeps of them, if that was asked for."""
 
 
 def plan_weights(
-    opened: Opened, options: Options, modules: tuple[Module, ...] = (), *, every_name: bool = False
+    opened: Opened,
+    options: Options,
+    modules: tuple[Module, ...] = (),
+    *,
+    directory: str | None = None,
+    every_name: bool = False,
 ) -> PlannedWeights:
-    """Select, merge, name, lay out; with `options.optimizer` what the optimizer keeps of them as well. `every_name`: of
-    a weight that is written under several names, under each of them.
+    """Select, merge, name, lay out; with `options.optimizer` what the optimizer keeps of them as well. `modules`: those
+    of a sentence-transformers model. `directory`: where the output will be; without it nothing is assumed about its
+    disk. `every_name`: of a weight that is written under several names, under each of them.
 
     Raises what :func:`_weights` raises, and UnsupportedLayout if not every state of the optimizer can be written.
     """
-    if not options.optimizer:
-        return _weights(opened, options, modules)
-    from .optimizer import plan_optimizer, refuse_with
+    if options.optimizer:
+        from .optimizer import plan_optimizer, refuse_with, with_optimizer
 
-    refuse_with(options)
-    weights = _weights(opened, options, modules)
-    planned = plan_optimizer(opened, weights.plan, weights.named, options, every_name=every_name)
-    return replace(weights, plan=replace(weights.plan, optimizer=planned.files), optimizer=planned)
+        refuse_with(options)
+        weights = _weights(opened, options, modules, directory)
+        planned = plan_optimizer(
+            opened, weights.plan, weights.named, options, every_name=every_name, sharing=weights.sharing
+        )
+        plan = with_optimizer(weights.plan, planned, weights.sharing)
+        weights = replace(weights, plan=plan, optimizer=planned)
+    else:
+        weights = _weights(opened, options, modules, directory)
+    if directory is not None:
+        refuse_unshared(weights.plan, options)
+    return weights
 
 
-def _weights(opened: Opened, options: Options, modules: tuple[Module, ...]) -> PlannedWeights:
-    """Select, merge, name, lay out. `modules`: those of a sentence-transformers model.
+def _weights(opened: Opened, options: Options, modules: tuple[Module, ...], directory: str | None) -> PlannedWeights:
+    """Select, merge, name, lay out.
 
     Raises BadOption for options that contradict each other or leave nothing, WrongNames if a loader would not find
     its parameters, UnsupportedLayout or Disagreement for adapters that cannot be merged or do not fit.
@@ -95,6 +112,8 @@ def _weights(opened: Opened, options: Options, modules: tuple[Module, ...]) -> P
         named = _fitted(opened, selection, options, additions, lacking)
     else:
         named = adapted.name_merged(opened, selection, peft, options)
+    read_files = (*additions.files, *named.files, *(peft.files if peft else ()))
+    sharing = sharing_of(directory, [*catalog.files, *opened.filled_from, *read_files], options)
     plan = build(
         named.selection,
         dtype=dtype,
@@ -102,9 +121,10 @@ def _weights(opened: Opened, options: Options, modules: tuple[Module, ...]) -> P
         padding_bytes=padding_bytes(catalog),
         folders=folders,
         name=_file_name(catalog.origin.root, options.base_directory),
+        sharing=sharing,
     )
     plan = replace(plan, files=(*plan.files, *beside))
-    return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=peft, additions=additions)
+    return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=peft, additions=additions, sharing=sharing)
 
 
 def _file_name(root: str, base: str | None) -> str:

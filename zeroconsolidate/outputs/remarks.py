@@ -67,8 +67,10 @@ def warnings(
 
 
 def notes(options: Options, plan: ModelPlan) -> tuple[str, ...]:
-    """A note that a large model was split by default."""
+    """A note that a model was split without being asked to: because it is large, or so that it can be cloned."""
     if plan.index is None or options.max_shard_size != Options.max_shard_size:
         return ()
     total, most = size_text(sum(file.size_bytes for file in plan.files)), options.max_shard_size
+    if plan.sharing is not None:
+        return (f"{total} in {len(plan.files)} files, so that they can be cloned; --reflink never writes copies",)
     return (f"{total} in {len(plan.files)} files of at most {most}; --max-shard-size none writes one file",)

@@ -53,9 +53,12 @@ class Report:
     seconds : float
         How long the conversion took.
     bytes_read : int
-        Tensor data that was read from the checkpoint.
+        Tensor data that was read from the checkpoint. What was cloned was not.
     bytes_written : int
         Size of the weights: all of their files, and the index.
+    cloned_bytes : int
+        Those of `bytes_written` that were not copied: they share the blocks of the checkpoint's files on the disk. The
+        others take room on it.
     resumed_bytes : int
         Those of `bytes_written` that an earlier, interrupted run had written.
     checked : int
@@ -104,6 +107,7 @@ class Report:
     seconds: float
     bytes_read: int
     bytes_written: int
+    cloned_bytes: int
     resumed_bytes: int
     checked: int
     checks: tuple[str, ...]
@@ -159,8 +163,9 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
         world_size=origin.world_size,
         ds_version=origin.ds_version,
         seconds=seconds,
-        bytes_read=cost.input_bytes,
+        bytes_read=cost.input_bytes + cost.cloned_bytes - made.cloned_bytes,
         bytes_written=cost.output_bytes,
+        cloned_bytes=made.cloned_bytes,
         resumed_bytes=made.resumed_bytes,
         checked=made.checks.numel,
         checks=checks,

@@ -112,7 +112,7 @@ class UniversalCheckpoint(Output):
 def plan_universal(opened: Opened) -> UniversalCheckpoint:
     """Plan the universal checkpoint of an ordinary one.
 
-    Raises UnsupportedLayout for a layout that is not written yet, or not understood.
+    Raises UnsupportedLayout for a layout that DeepSpeed's loader does not take, or that is not understood.
     """
     catalog = opened.catalog
     training = refuse_layout(catalog)
@@ -159,7 +159,9 @@ def _model_files(catalog: Catalog, folder: str) -> Iterator[FilePlan]:
     """Copies of the model files: step, scheduler, what the program saved. The first is there under the name that other
     stages look for as well (`_get_ckpt_name` in `deepspeed/runtime/engine.py`), and under that of rank 0, if rank 0's
     is lost: stage 3 reads no other."""
-    first = min((name.dp_rank for name in _partitioned(catalog)), default=0)
+    first: dict[int, int] = {}
+    for saved in _partitioned(catalog):
+        first[saved.mp_rank] = min(saved.dp_rank, first.get(saved.mp_rank, saved.dp_rank))
     for path in catalog.files:
         parsed = parse(file_name(path))
         if parsed is None or parsed[0] not in _MODEL_KINDS:
@@ -171,7 +173,7 @@ def _model_files(catalog: Catalog, folder: str) -> Iterator[FilePlan]:
         whole = f"mp_rank_{ranks.mp_rank:02d}_model_states.pt"
         own, of_rank_0 = f"zero_pp_rank_{ranks.dp_rank}_{whole}", f"zero_pp_rank_0_{whole}"
         names = [whole, own] if kind is FileKind.MODEL else [own]
-        if kind is FileKind.PARTITIONED_MODEL and ranks.dp_rank == first:
+        if kind is FileKind.PARTITIONED_MODEL and ranks.dp_rank == first[ranks.mp_rank]:
             names = [own, whole] if own == of_rank_0 else [of_rank_0, own, whole]
         for name in names:
             yield whole_file(f"{folder}/{name}", path, os.path.getsize(path))
@@ -187,7 +189,7 @@ def _partitioned(catalog: Catalog) -> Iterator[FileName]:
 
 def _notes(opened: Opened) -> Iterator[str]:
     catalog = opened.catalog
-    first = min((name.dp_rank for name in _partitioned(catalog)), default=0)
+    first = min((name.dp_rank for name in _partitioned(catalog) if not name.mp_rank), default=0)
     if first:
         yield f"step, scheduler and client state are rank {first}'s: rank 0's model file is lost"
     others = [source.role for source in opened.stored.values() if source.role != "trainable"]

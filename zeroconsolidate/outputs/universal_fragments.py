@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from ..catalog.experts import is_native
 from ..catalog.rules import Concatenated
-from ..errors import Disagreement, at
+from ..errors import Disagreement, UnsupportedLayout, at
 from ..plan.fragment import fragment, plain_fragment
 from ..plan.layout import TensorPlan
 from ..plan.pieces import Rows
@@ -70,7 +70,10 @@ def fragments(
     by_state: Mapping[str, Mapping[str, Source]],
     step_of: Mapping[str, Step],
 ) -> Iterator[FilePlan]:
-    """The files of the folders `within` the folder `zero`. Raises Disagreement if expert-parallel ranks differ."""
+    """The files of the folders `within` the folder `zero`.
+
+    Raises Disagreement if expert-parallel ranks differ, UnsupportedLayout for experts that the loader would not find.
+    """
     for folder in within:
         own = f"{zero}/{folder.name}"
         for state, sources in by_state.items():
@@ -102,9 +105,17 @@ def _whole(held: Sequence[Source], ranks: int) -> Source:
 
 
 def _around_expert(catalog: Catalog, folder: Folder, whole: Source) -> dict[str, object] | None:
-    """Experts that every rank has, in a model that spreads others, are as any parameter to the loader."""
+    """Experts that every rank has, in a model that spreads others, are as any parameter to the loader. It cuts all that
+    are marked by the largest degree. Raises UnsupportedLayout for experts of a smaller one."""
     join = catalog.joins.get(folder.held[0])
-    is_spread = is_native(folder.held[0]) and len(folder.held) == catalog.origin.degrees.ep
+    ranks, most = len(folder.held), catalog.origin.degrees.ep
+    if 1 < ranks < most:
+        with at(folder.name):
+            raise UnsupportedLayout(
+                f"experts are spread over {ranks} ranks, and others over {most}",
+                consequence="DeepSpeed's loader would cut them over as many as those",
+            )
+    is_spread = is_native(folder.held[0]) and ranks == most
     if not is_spread and not (join and join.stacks_experts):
         return None
     return {"cat_dim": 0, "is_expert_param": True, "ep_num_experts": whole.shape[0]}

@@ -14,6 +14,7 @@ from ..run.execute import execute
 from ..run.inputs import processors, side_by_side
 from ..run.local import LocalFiles
 from ..write.check import check as check_file
+from .sharing import means_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..options import Writing
     from ..plan.build import ModelPlan
     from ..plan.layout import FilePlan
+    from ..run.clone import Means
     from ..run.inputs import Inputs
     from ..write.part import Part
     from ..write.stage import Stage
@@ -44,14 +46,14 @@ def make_weights(
 
     With `options.digest`, the stage also remembers the digests of each file.
     """
-    before = 0
+    before, means = 0, means_of(plan, options)
     with side_by_side(inputs, workers_for(plan, options)) as several:
         for file in plan.all_files:
             if stage.facts(file.name) is not None:
                 stage.keep(file.name)
             else:
                 with at(file.name):
-                    _file(file, several, stage, options, _shifted(options.progress, before, total_bytes))
+                    _file(file, several, stage, options, means, _shifted(options.progress, before, total_bytes))
             before += file.size_bytes
     if stage.has_unsynced:
         options.doing("syncing")
@@ -68,13 +70,18 @@ def workers_for(plan: ModelPlan, options: Writing) -> int:
 
 
 def _file(
-    file: FilePlan, inputs: tuple[Inputs, ...], stage: Stage, options: Writing, progress: Callable[[int], None]
+    file: FilePlan,
+    inputs: tuple[Inputs, ...],
+    stage: Stage,
+    options: Writing,
+    means: Means,
+    progress: Callable[[int], None],
 ) -> None:
     digest = options.digest
     options.doing("copying")
     with ExitStack() as stack:
         together = isinstance(file, FragmentPlan)
-        part = stack.enter_context(stage.weights(file.name, file.size_bytes, together=together))
+        part = stack.enter_context(stage.weights(file.name, file.size_bytes, means=means, together=together))
         listeners = [part.reached, progress]
         follower = None
         if digest is not None:

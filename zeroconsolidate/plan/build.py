@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.model_files import WEIGHTS
 from ..errors import BadOption
+from .congruent import Congruent, Sharing, congruent
 from .layout import FilePlan, TensorPlan, index_of, lay_out, split
 from .sources import Source, padding_bytes, placed, sources
 from .whole_file import WholeFilePlan
@@ -56,9 +57,11 @@ class Cost:
     Attributes
     ----------
     input_bytes : int
-        Tensor data that is read.
+        Tensor data that is read. What is cloned is not.
     output_bytes : int
         Size of the weights, with what the optimizer keeps of them if that is asked for: all files, and the index.
+    cloned_bytes : int
+        Those of `output_bytes` that are not copied: they will share the blocks of the checkpoint's files on the disk.
     peak_memory_bytes : int
         An upper bound for the memory that copying allocates. Python itself takes 30 MB more.
     files : int
@@ -69,6 +72,7 @@ class Cost:
 
     input_bytes: int
     output_bytes: int
+    cloned_bytes: int
     peak_memory_bytes: int
     files: int
     tensors: int
@@ -87,6 +91,10 @@ class ModelPlan:
     """Bytes of flat groups that belong to no parameter."""
     name: str = WEIGHTS
     """Of the model's file, whether or not it is split."""
+    sharing: Sharing | None = None
+    """What the layout goes by, if it is one in which blocks can be shared."""
+    cloned_bytes: int = 0
+    """Bytes that can share the blocks of input files."""
     optimizer: tuple[FilePlan, ...] = ()
     """What the optimizer keeps of the weights."""
 
@@ -117,8 +125,9 @@ class ModelPlan:
         tensors = [tensor for file in files for tensor in file.tensors]
         copied = all(tensor.is_copy for tensor in tensors)
         return Cost(
-            input_bytes=sum(tensor.recipe.input_bytes for tensor in tensors),
+            input_bytes=sum(tensor.recipe.input_bytes for tensor in tensors) - self.cloned_bytes,
             output_bytes=sum(self.sizes.values()),
+            cloned_bytes=self.cloned_bytes,
             peak_memory_bytes=sum(len(file.header) for file in files)
             + workers * ((0 if copied else 8 * block_bytes) + max(tensor.recipe.memory_bytes for tensor in tensors)),
             files=len(files) + (self.index is not None),
@@ -154,19 +163,33 @@ def build(
     padding_bytes: int,
     folders: Mapping[str, Mapping[str, Source]] = MappingProxyType({}),
     name: str = WEIGHTS,
+    sharing: Sharing | None = None,
 ) -> ModelPlan:
     """Plan the output.
 
     `dtype`: what floating-point parameters are cast to, None to keep each as it is stored. `folders`: tensors of parts
-    of the model that lie in folders of their own, one file each. `name`: of the model's own file. Raises BadOption if
-    there is nothing to write.
+    of the model that lie in folders of their own, one file each. `name`: of the model's own file. `sharing`: what the
+    disk can share, None to copy everything. Raises BadOption if there is nothing to write.
     """
     if not folders:
         refuse_empty(selection)
-    files = tuple(split(tensor_plans(selection.named, dtype), max_shard_bytes, name=name)) if selection.named else ()
+    files: tuple[FilePlan, ...] = ()
+    shared: Congruent | None = None
+    if selection.named:
+        tensors = tensor_plans(selection.named, dtype)
+        shared = congruent(tensors, max_shard_bytes, sharing, name=name) if sharing is not None else None
+        files = shared.files if shared is not None else tuple(split(tensors, max_shard_bytes, name=name))
     index = index_of(files) if files else None
     files += tuple(lay_out(f"{folder}/{WEIGHTS}", tensor_plans(named, dtype)) for folder, named in folders.items())
-    return ModelPlan(files=files, index=index, left_out=selection.left_out, padding_bytes=padding_bytes, name=name)
+    return ModelPlan(
+        files=files,
+        index=index,
+        left_out=selection.left_out,
+        padding_bytes=padding_bytes,
+        name=name,
+        sharing=sharing if shared is not None else None,
+        cloned_bytes=shared.shared_bytes if shared is not None else 0,
+    )
 
 
 def refuse_empty(selection: Selection) -> None:

@@ -38,7 +38,7 @@ _VERSION = 45
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
     """A record, as the zip directory lists it."""
 
     name: bytes
@@ -51,7 +51,7 @@ class _Entry:
 class FragmentPlan(FilePlan):
     """A file of torch. Its header ends where the data of its only tensor begins; without tensors it is the header."""
 
-    entries: tuple[_Entry, ...]
+    entries: tuple[Entry, ...]
     """The records whose checksums are known."""
     record_start: int
     """Where the record of the tensor begins: its local header, the last of `header`."""
@@ -70,9 +70,9 @@ class FragmentPlan(FilePlan):
         """What stands behind the tensor's bytes, whose CRC-32 that is."""
         if not self.tensors:
             return b""
-        entry = _Entry(f"{_folder(self.name)}/data/0".encode(), self.record_start, self.data_bytes, crc32)
-        described = _descriptor(entry)
-        return described + _directory((*self.entries, entry), self.tail_start + len(described))
+        entry = Entry(f"{folder_of(self.name)}/data/0".encode(), self.record_start, self.data_bytes, crc32)
+        described = descriptor(entry)
+        return described + zip_directory((*self.entries, entry), self.tail_start + len(described))
 
 
 def fragment(name: str, tensor: TensorPlan, around: Mapping[str, object] | None) -> FragmentPlan:
@@ -83,9 +83,9 @@ def fragment(name: str, tensor: TensorPlan, around: Mapping[str, object] | None)
     """
     stored = Stored("0", tensor.dtype, tensor.shape, tensor.numel)
     content: object = stored if around is None else {**around, "param": stored}
-    folder = _folder(name)
-    before, entries = _records(folder, content)
-    header = before + _local(f"{folder}/data/0", len(before), tensor.nbytes)
+    folder = folder_of(name)
+    before, entries = records_of(folder, content)
+    header = before + local_header(f"{folder}/data/0", len(before), tensor.nbytes)
     plan = FragmentPlan(
         name=name,
         header=header,
@@ -100,8 +100,8 @@ def fragment(name: str, tensor: TensorPlan, around: Mapping[str, object] | None)
 
 def plain_file(name: str, content: object, data: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
     """A file of torch with plain values in it, and with small tensors whose bytes are `data`, by their keys."""
-    start, entries = _records(_folder(name), content, data)
-    return start + _directory(entries, len(start))
+    start, entries = records_of(folder_of(name), content, data)
+    return start + zip_directory(entries, len(start))
 
 
 def plain_fragment(name: str, content: object, data: Mapping[str, bytes] = MappingProxyType({})) -> FragmentPlan:
@@ -112,26 +112,27 @@ def plain_fragment(name: str, content: object, data: Mapping[str, bytes] = Mappi
     )
 
 
-def _folder(name: str) -> str:
+def folder_of(name: str) -> str:
     """What the records' names begin with: the file's own name, without its end."""
-    return name.rpartition("/")[2].removesuffix(".pt")
+    own = name.rpartition("/")[2]
+    return own.rpartition(".")[0] or own
 
 
-def _records(
+def records_of(
     folder: str, content: object, tensors: Mapping[str, bytes] = MappingProxyType({})
-) -> tuple[bytes, list[_Entry]]:
+) -> tuple[bytes, list[Entry]]:
     """The small records, and how the directory lists them."""
     data, entries = b"", []
     records = {"data.pkl": pickled(content), "byteorder": b"little", "version": b"3\n"}
     records |= {f"data/{key}": stored for key, stored in tensors.items()}
     for name, record in records.items():
-        entry = _Entry(f"{folder}/{name}".encode(), len(data), len(record), zlib.crc32(record))
-        data += _local(f"{folder}/{name}", len(data), len(record)) + record + _descriptor(entry)
+        entry = Entry(f"{folder}/{name}".encode(), len(data), len(record), zlib.crc32(record))
+        data += local_header(f"{folder}/{name}", len(data), len(record)) + record + descriptor(entry)
         entries.append(entry)
     return data, entries
 
 
-def _local(name: str, start: int, size_bytes: int) -> bytes:
+def local_header(name: str, start: int, size_bytes: int) -> bytes:
     """A record's local header, padded so that its data begins at a multiple of ALIGNMENT_BYTES."""
     encoded = name.encode()
     wide = struct.pack("<2H2Q", 1, 16, size_bytes, size_bytes) if size_bytes >= _MOST else b""
@@ -146,12 +147,12 @@ def _local(name: str, start: int, size_bytes: int) -> bytes:
     )
 
 
-def _descriptor(entry: _Entry) -> bytes:
+def descriptor(entry: Entry) -> bytes:
     form = "<4sI2Q" if entry.size_bytes >= _MOST else "<4s3I"
     return struct.pack(form, b"PK\7\10", entry.crc32, entry.size_bytes, entry.size_bytes)
 
 
-def _directory(entries: Sequence[_Entry], start: int) -> bytes:
+def zip_directory(entries: Sequence[Entry], start: int) -> bytes:
     """The zip directory at byte `start`, with its end in 64 bits as torch writes it."""
     data = b"".join(map(_listed, entries))
     count, size_bytes, end = len(entries), len(data), start + len(data)
@@ -160,7 +161,7 @@ def _directory(entries: Sequence[_Entry], start: int) -> bytes:
     return data + END.pack(b"PK\5\6", 0, 0, count, count, size_bytes, min(start, _MOST), 0)
 
 
-def _listed(entry: _Entry) -> bytes:
+def _listed(entry: Entry) -> bytes:
     size = entry.size_bytes
     extra = struct.pack("<2H2Q", 1, 16, size, size) if size >= _MOST else b""
     size = min(size, _MOST)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 METADATA = "__metadata__"
 """The one name in a header that is not a tensor's."""
+_LENGTH_BYTES = 8
+"""In front of a header stands its length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +66,23 @@ class FilePlan:
     size_bytes: int
 
 
+HEADER_ALIGNMENT_BYTES = 8
+"""The reference implementation's tensors begin at a multiple of it."""
+
+
 def lay_out(name: str, tensors: Sequence[TensorPlan]) -> FilePlan:
     """Order tensors as safetensors does (largest alignment first, then by name) and build the header."""
-    ordered = sorted(tensors, key=lambda tensor: (tensor.dtype.file_order, tensor.name.encode()))
+    return in_order(name, sorted(tensors, key=lambda tensor: (tensor.dtype.file_order, tensor.name.encode())))
+
+
+def in_order(
+    name: str, tensors: Sequence[TensorPlan], *, residue: int = 0, modulus: int = HEADER_ALIGNMENT_BYTES
+) -> FilePlan:
+    """Build the header of a file with the tensors in the order given. The header is padded so that the first of them
+    begins at a byte of the file that is `residue` modulo `modulus`."""
     entries: dict[str, object] = {METADATA: {"format": "pt"}}
     offsets, here = [], 0
-    for tensor in ordered:
+    for tensor in tensors:
         if tensor.name == METADATA:
             raise BadOption(
                 f"a tensor cannot be called {METADATA!r} in a safetensors file", remedy="rename it with --rename"
@@ -82,7 +95,7 @@ def lay_out(name: str, tensors: Sequence[TensorPlan]) -> FilePlan:
         offsets.append(here)
         here += tensor.nbytes
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * ((residue - _LENGTH_BYTES - len(text)) % modulus)
     if len(text) > MAX_HEADER_BYTES:
         raise BadOption(
             f"the header of {name} would be too long for readers",
@@ -90,19 +103,34 @@ def lay_out(name: str, tensors: Sequence[TensorPlan]) -> FilePlan:
             found=len(text),
             remedy="write more shards with --max-shard-size",
         )
-    header = len(text).to_bytes(8, "little") + text
+    header = len(text).to_bytes(_LENGTH_BYTES, "little") + text
     return FilePlan(
         name=name,
         header=header,
-        tensors=tuple(ordered),
+        tensors=tuple(tensors),
         starts=tuple(len(header) + offset for offset in offsets),
         size_bytes=len(header) + here,
     )
 
 
 def split(tensors: Sequence[TensorPlan], max_shard_bytes: int | None, *, name: str = WEIGHTS) -> list[FilePlan]:
-    """Spread tensors over shards in their given order, each filled until the next tensor would not fit. `name`: of the
-    file if there is one; shards are numbered.
+    """Spread tensors over shards. `name`: of the file if there is one; shards are numbered."""
+    shards = grouped(tensors, max_shard_bytes)
+    return [lay_out(file, shard) for file, shard in zip(numbered(name, len(shards)), shards, strict=True)]
+
+
+def numbered(name: str, count: int) -> list[str]:
+    """The names of so many shards of a file; its own name if it is one.
+
+    >>> numbered("model.safetensors", 2)
+    ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
+    """
+    stem, dot, end = name.rpartition(".")
+    return [name] if count == 1 else [f"{stem}-{n:05d}-of-{count:05d}{dot}{end}" for n in range(1, count + 1)]
+
+
+def grouped(tensors: Sequence[TensorPlan], max_shard_bytes: int | None) -> list[list[TensorPlan]]:
+    """Tensors in their given order, each shard filled until the next tensor would not fit.
 
     A tensor larger than a shard gets a shard to itself, which stands *before* the one being filled, as in
     huggingface_hub `serialization/_base.py`, `split_state_dict_into_shards_factory`.
@@ -128,13 +156,7 @@ def split(tensors: Sequence[TensorPlan], max_shard_bytes: int | None, *, name: s
             empties = filling
     if filling or not shards:
         shards.append(filling)
-    if len(shards) == 1:
-        return [lay_out(name, shards[0])]
-    stem = name.removesuffix(".safetensors")
-    return [
-        lay_out(f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors", shard)
-        for number, shard in enumerate(shards, start=1)
-    ]
+    return shards
 
 
 def index_of(files: Sequence[FilePlan]) -> bytes | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ..catalog.facts import Catalog, FlatGroup, Part
-    from ..catalog.state import Step
+    from ..catalog.state import MasterState, Step
     from .joins import Replica
     from .sources import Source
 
@@ -66,9 +66,18 @@ def every_state(catalog: Catalog, *, remedy: str | None) -> dict[str, dict[str, 
             remedy=remedy,
             address=(catalog.origin.tag,),
         )
-    if not found[MASTERS]:
+    differs = catalog.training.differs if catalog.training is not None else ()
+    if differs:
         raise UnsupportedLayout(
-            f"the optimizer of such a checkpoint is not read ({catalog.origin.wrapper})",
+            f"the param groups of model-parallel ranks differ in {listed([repr(name) for name in differs], 4)}",
+            remedy=remedy,
+            address=(catalog.origin.tag,),
+        )
+    is_listed = catalog.training is not None and bool(catalog.training.param_groups)
+    nameless = any(name not in _kept(part) for part in catalog.parts for name in part.saved_masters)
+    if nameless or not found[MASTERS] or (len(found) == 1 and not is_listed):
+        raise UnsupportedLayout(
+            f"what the optimizer of such a checkpoint keeps is not read ({catalog.origin.wrapper})",
             remedy=remedy,
             address=(catalog.origin.tag,),
         )
@@ -134,13 +143,19 @@ def param_groups(catalog: Catalog) -> dict[str, int]:
                 f"no param group lists flat group {group.index}",
                 expected=f"one of the optimizer's {len(training.param_groups)}",
             )
-    return {member.name: group_of[group.index] for group in catalog.groups for member in group.members}
+    found = {member.name: group_of[group.index] for group in catalog.groups for member in group.members}
+    return found | {name: kept.param_group for part in catalog.parts for name, kept in _kept(part).items()}
 
 
 def _state_names(catalog: Catalog) -> list[str]:
     names = [name for group in catalog.groups if group.members for name in group.states]
-    kept = [state for part in catalog.parts for states in part.master_states for state in states.values()]
-    return list(dict.fromkeys([*names, *(name for state in kept for name in state.values)]))
+    names += [name for part in catalog.parts for kept in _kept(part).values() for name in kept.values]
+    return list(dict.fromkeys(names))
+
+
+def _kept(part: Part) -> dict[str, MasterState]:
+    """What the optimizer keeps of masters that are saved whole."""
+    return {name: kept for states in part.master_states for name, kept in states.items()}
 
 
 def _of_state(catalog: Catalog, state: str) -> Catalog:

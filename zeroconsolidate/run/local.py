@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Self
 
 from ..archive.regular import open_regular
 from ..errors import DamagedFile, OutputFailed, reason
+from .clone import ANY_MEANS, CANNOT, clone
 from .storage import Readable, Writable
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from .clone import Means
 
 MAX_OPEN = 256
 """Open input files at a time: a thousand ranks must fit under the usual limit of 1,024 descriptors."""
@@ -27,6 +30,8 @@ _CANNOT = frozenset(
 _WRITEBACK_BYTES = 32 << 20
 _PIECE_BYTES = 64 << 20
 """The kernel copies so much at a time: between two pieces signals are handled, progress is reported and data synced."""
+_CLONED_BYTES = 1 << 30
+"""It shares so much at a time: no data moves, so that is sooner done."""
 
 
 class LocalFiles(Readable):
@@ -110,10 +115,15 @@ class _Opened:
 class LocalOutput(Writable):
     """An open file that is written from `start` on, in ascending order. `path` is what errors call it."""
 
-    def __init__(self, path: str, fd: int, *, start: int) -> None:
+    def __init__(self, path: str, fd: int, *, start: int, means: Means = ANY_MEANS) -> None:
         self.path = path
+        self.cloned_bytes = 0
+        """How many bytes share the blocks of input files."""
         self._fd = fd
-        self._in_kernel = hasattr(os, "copy_file_range")
+        self._means = means
+        self._in_kernel = means.in_kernel and hasattr(os, "copy_file_range")
+        self._apart: set[str] = set()
+        self._turn = threading.Lock()
         self._written_back = start
 
     def write(self, data: bytes | memoryview, start: int) -> None:
@@ -136,12 +146,18 @@ class LocalOutput(Writable):
             raise OutputFailed.from_system(self.path, error) from None
 
     def copy_from(self, source: Readable, file: str, file_start: int, size_bytes: int, start: int) -> int:
-        """The kernel copies where both files allow it and their pages line up.
+        """Whole blocks are shared where the file system can; else the kernel copies where both files allow it and
+        their pages line up.
 
         Without that, a file system that cannot share extents splices each page in two halves, which was measured to
         take half as long again as reading and writing blocks that fit the processor's cache.
         """
-        if not self._in_kernel or not isinstance(source, LocalFiles) or (file_start - start) % mmap.PAGESIZE:
+        if not isinstance(source, LocalFiles):
+            return 0
+        got = self._share(source, file, file_start, size_bytes, start)
+        if got:
+            return got
+        if not self._in_kernel or (file_start - start) % mmap.PAGESIZE:
             return 0
         opened = source.opened(file)
         try:
@@ -156,6 +172,49 @@ class LocalOutput(Writable):
             raise _ended_early(file, file_start + size_bytes, file_start)
         self._begin_to_write_back(start + got)
         return got
+
+    def _share(self, source: LocalFiles, file: str, file_start: int, size_bytes: int, start: int) -> int:
+        """Share the whole blocks of an extent with the input file; what lies before the first of them is copied.
+
+        Returns how many bytes are done: 0 if there is no whole block, or none can be shared.
+        """
+        block_bytes = self._means.block_bytes
+        if not block_bytes or file in self._apart or (file_start - start) % block_bytes:
+            return 0
+        head_bytes = -start % block_bytes
+        whole_bytes = min((size_bytes - head_bytes) // block_bytes * block_bytes, _CLONED_BYTES)
+        if whole_bytes <= 0:
+            return 0
+        if head_bytes:
+            head = memoryview(bytearray(head_bytes))
+            source.read_into(file, file_start, head)
+            self.write(head, start)
+            return head_bytes
+        opened = source.opened(file)
+        try:
+            clone(opened.fd, file_start, whole_bytes, self._fd, start)
+        except OSError as error:
+            if error.errno not in CANNOT:
+                raise OutputFailed.from_system(self.path, error) from None
+            self._refuse_or_remember(opened, file, file_start + whole_bytes, error)
+            return 0
+        with self._turn:
+            self.cloned_bytes += whole_bytes
+        return whole_bytes
+
+    def _refuse_or_remember(self, opened: _Opened, file: str, stop: int, error: OSError) -> None:
+        """Blocks up to byte `stop` of an input file could not be shared: an error, or a reason not to try again."""
+        size_bytes = os.fstat(opened.fd).st_size
+        if size_bytes < stop:  # which is answered with EINVAL, too
+            raise _ended_early(file, stop, size_bytes)
+        if self._means.must_share:
+            raise OutputFailed(
+                f"--reflink always: the file system does not share blocks of this file: {reason(error)}",
+                remedy="start over with --restart and without --reflink always: then they are copied",
+                errno=error.errno,
+                address=(file,),
+            )
+        self._apart.add(file)
 
     def finish(self) -> None:
         """Have the kernel begin to write back all that is left: who syncs the file later waits less."""

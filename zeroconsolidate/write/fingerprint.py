@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DamagedFile, reason
+from ..plan.congruent import Sharing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -17,9 +18,15 @@ if TYPE_CHECKING:
 
 
 def fingerprint(
-    *, version: str, options: Mapping[str, object], sources: Iterable[str], layout: Sequence[FilePlan]
+    *,
+    version: str,
+    options: Mapping[str, object],
+    sources: Iterable[str],
+    layout: Sequence[FilePlan],
+    sharing: Sharing | None,
 ) -> Fingerprint:
-    """The options, the input files with sizes and times, the output files with their headers, and our version.
+    """The options, the input files with sizes and times, the output files with their headers, what their layout goes
+    by, and our version.
 
     Where every byte comes from follows from these by arithmetic, so the copies themselves are not in it.
     Raises DamagedFile if an input file has gone.
@@ -33,11 +40,23 @@ def fingerprint(
                     file.name: {"bytes": file.size_bytes, "header": hashlib.sha256(file.header).hexdigest()[:16]}
                     for file in layout
                 },
+                "layout": {}
+                if sharing is None
+                else {"block_bytes": sharing.block_bytes, "apart": sorted(sharing.apart)},
                 "zeroconsolidate": {"version": version},
             }
         )
     )
     return exact
+
+
+def sharing_in(before: Fingerprint, *, insisted: bool) -> Sharing | None:
+    """What the layout of an earlier run goes by: the run that continues it cannot have another, whatever the file
+    system says today."""
+    known = before.get("layout")
+    if not known:
+        return None
+    return Sharing(block_bytes=known["block_bytes"], apart=frozenset(known["apart"]), insisted=insisted)
 
 
 def refuse_changed(before: Fingerprint) -> None:

@@ -142,7 +142,9 @@ def refuse_other(before: Fingerprint, now: Fingerprint, folder: str) -> None:
         if before.get(aspect, {}).get(name) != now.get(aspect, {}).get(name)
     ]
     # That the output differs follows from what else does.
-    changes = [change for aspect, change in found if aspect != "output"] or [change for _, change in found]
+    changes = [change for aspect, change in found if aspect not in ("output", "layout")] or [
+        change for _, change in found
+    ]
     if changes:
         more = f", and {counted(len(changes) - 3, 'more change')}" if len(changes) > 3 else ""
         raise BadOption(

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 
-from ..errors import OutputExists
+from ..errors import OutputBusy
 
 # What a file system without locks answers (Lustre mounted without `flock`, some FUSE).
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL})
@@ -15,7 +15,7 @@ _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVA
 class Lock:
     """An exclusive `flock` on a file, until :meth:`release` or the end of the process, however that comes.
 
-    Raises OutputExists if someone else has it. On a file system without locks there is none: the caller
+    Raises OutputBusy if someone else has it. On a file system without locks there is none: the caller
     must then prevent two conversions at the same time.
     """
 
@@ -47,7 +47,7 @@ class Lock:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
-            raise OutputExists(
+            raise OutputBusy(
                 f"another conversion is writing this output{f' (process {holder})' if holder else ''}",
                 remedy="wait for it, or name another output",
             ) from None

@@ -13,11 +13,15 @@ from .sync import Sync
 from .system import system_errors
 
 if TYPE_CHECKING:
+    from ..run.clone import Means
     from .journal import Progress
 
 SYNC_BYTES = 256 << 20
 SYNC_SECONDS = 5.0
-"""How much work lies between two syncs: well below what may be lost (1 GiB, 10 s), as a sync itself takes time."""
+"""How much work lies between two syncs: well below what may be lost (1 GiB, 10 s), as a sync itself takes time. Bytes
+that are cloned are no work."""
+CLONED = "cloned_bytes"
+"""The fact that counts them."""
 
 
 class Memory(Protocol):
@@ -36,7 +40,9 @@ class Part:
     closed.
     """
 
-    def __init__(self, path: str, name: str, fd: int, size_bytes: int, *, before: Progress, memory: Memory) -> None:
+    def __init__(
+        self, path: str, name: str, fd: int, size_bytes: int, *, before: Progress, memory: Memory, means: Means
+    ) -> None:
         self.name = name
         self._fd = fd
         upto = before.upto.get(name, 0)
@@ -44,10 +50,12 @@ class Part:
         self.start = upto if upto <= min(os.fstat(fd).st_size, size_bytes) else 0
         self.facts: dict[str, Any] = before.facts.get(name, {}) if self.start else {}
         os.ftruncate(fd, self.start)
-        self.output = LocalOutput(path, fd, start=self.start)
+        self.output = LocalOutput(path, fd, start=self.start, means=means)
+        self._cloned_before: int = self.facts.get(CLONED, 0)
         self._path = path
         self._memory = memory
         self._upto = self._synced = self.start
+        self._cloned_synced = 0
         self._clock = time.monotonic()
         self._under_way: Sync | None = None
 
@@ -57,7 +65,11 @@ class Part:
         Raises OutputFailed for a sync that failed meanwhile.
         """
         self._upto = upto
-        if upto - self._synced >= SYNC_BYTES or time.monotonic() - self._clock >= SYNC_SECONDS:
+        if self.output.cloned_bytes:
+            # Threads beside this one may have cloned what lies above.
+            self.facts[CLONED] = min(self._cloned_before + self.output.cloned_bytes, upto)
+        written_bytes = upto - self._synced - (self.output.cloned_bytes - self._cloned_synced)
+        if written_bytes >= SYNC_BYTES or time.monotonic() - self._clock >= SYNC_SECONDS:
             self._begin_sync()
 
     def sync(self) -> None:
@@ -86,7 +98,7 @@ class Part:
             # The facts go on changing while the thread is at work.
             self._under_way = Sync(partial(self._make_safe, self._upto, copy.deepcopy(self.facts)))
             self._under_way.start()
-            self._synced = self._upto
+            self._synced, self._cloned_synced = self._upto, self.output.cloned_bytes
         self._clock = time.monotonic()
 
     def _wait(self) -> None:

@@ -83,19 +83,28 @@ def refuse_staged(output: str, fingerprint: Fingerprint, *, overwrite: bool, res
         refuse_existing(output, overwrite=overwrite, ours=ours)
 
 
-def refuse_unwritable(output: str, sizes: Mapping[str, int]) -> None:
+def begun(output: str) -> Fingerprint | None:
+    """What is being converted into `output` by a run that was interrupted, None if there is none. Raises
+    OutputFailed."""
+    journal = os.path.join(output, STAGING, JOURNAL)
+    with system_errors(output):
+        return read_progress(journal).fingerprint if os.path.isfile(journal) else None
+
+
+def refuse_unwritable(output: str, sizes: Mapping[str, int], *, cloned_bytes: int = 0) -> None:
     """The output, or the folder it is to be made in, must be writable and have room. Raises OutputFailed."""
     with system_errors(output):
-        here = _nearest(output)
+        here = nearest(output)
         if os.statvfs(here).f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         if not os.access(here, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-        refuse_full(here, os.path.join(output, STAGING), sizes, output=output)
+        refuse_full(here, os.path.join(output, STAGING), sizes, cloned_bytes=cloned_bytes, output=output)
 
 
-def refuse_full(folder: str, staging: str, sizes: Mapping[str, int], *, output: str) -> None:
-    """The disk of `folder` must have room for files of these sizes, what is in `staging` already counted in. Raises
+def refuse_full(folder: str, staging: str, sizes: Mapping[str, int], *, cloned_bytes: int = 0, output: str) -> None:
+    """The disk of `folder` must have room for files of these sizes, what is in `staging` already counted in.
+    `cloned_bytes`: how much of them takes none, less what is staged of that. Raises
     OutputFailed, and the system's errors.
 
     A file takes whole blocks of the disk, and a folder one, twice while files move from the staging folder to their
@@ -104,7 +113,7 @@ def refuse_full(folder: str, staging: str, sizes: Mapping[str, int], *, output: 
     disk = os.statvfs(folder)
     folders = {name[: match.start()] for name in sizes for match in re.finditer("/", name)}
     blocks = sum(-(-size // disk.f_frsize) for size in sizes.values()) + 2 * len(folders)
-    size_bytes = blocks * disk.f_frsize + len(sizes) * _NOTED_BYTES
+    size_bytes = blocks * disk.f_frsize + len(sizes) * _NOTED_BYTES - cloned_bytes
     staged = [os.lstat(path) for path in _entries(staging)]
     free = disk.f_bavail * disk.f_frsize + sum(status.st_blocks * 512 for status in staged)
     if free < size_bytes:
@@ -131,7 +140,7 @@ def _entries(folder: str) -> Iterator[str]:
         yield from (os.path.join(inside, name) for name in (*folders, *files))
 
 
-def _nearest(path: str) -> str:
+def nearest(path: str) -> str:
     """The path, or the folder above it that is there. Raises NotADirectoryError for a file on the way."""
     here = path
     while True:

@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..archive.regular import open_regular, read_errors
 from ..errors import OutputFailed, PlanBroken, WrongNames, at
+from ..run.clone import ANY_MEANS
 from .batch import Batch
 from .journal import Checks, Fingerprint, Journal, refuse_other
 from .lock import Lock
-from .part import Part
+from .part import CLONED, Part
 from .publish import rename
 from .refusals import JOURNAL, STAGING, refuse_existing, refuse_file, refuse_full
 from .system import remove, sync_directory, system_errors, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from ..run.clone import Means
 
 
 class Stage:
@@ -86,6 +89,11 @@ class Stage:
         return sum((progress.upto | progress.done).values())
 
     @property
+    def cloned_bytes(self) -> int:
+        """Those of `resumed_bytes` that take no room on the disk, although the staged files have them."""
+        return sum(facts.get(CLONED, 0) for facts in self._journal.progress.facts.values())
+
+    @property
     def checks(self) -> Checks | None:
         """What :meth:`note_checks` recorded, in this run or an earlier one."""
         return self._journal.progress.checks
@@ -105,13 +113,18 @@ class Stage:
                 return self._journal.progress.facts[name]
         return None  # someone has taken the staged file away
 
-    def need(self, sizes: Mapping[str, int]) -> None:
-        """Raise OutputFailed if the disk has no room for files of these sizes, what is staged already counted in."""
+    def need(self, sizes: Mapping[str, int], *, cloned_bytes: int = 0) -> None:
+        """Raise OutputFailed if the disk has no room for files of these sizes, what is staged already counted in.
+        `cloned_bytes`: how much of them takes none."""
         with system_errors(self.output):
-            refuse_full(self.folder, self.folder, sizes, output=self.output)
+            refuse_full(
+                self.folder, self.folder, sizes, cloned_bytes=cloned_bytes - self.cloned_bytes, output=self.output
+            )
 
     @contextmanager
-    def weights(self, name: str, size_bytes: int, *, together: bool = False) -> Iterator[Part]:
+    def weights(
+        self, name: str, size_bytes: int, *, means: Means = ANY_MEANS, together: bool = False
+    ) -> Iterator[Part]:
         """A large file, which is continued where an earlier run stopped. Synced and remembered at the block's end, or
         with `together` when enough such files have come together: a sync of each of thousands would take minutes."""
         path, final = self.path(name), os.path.join(self.output, name)
@@ -121,7 +134,7 @@ class Stage:
         part = None
         try:
             with system_errors(final):
-                part = Part(final, name, fd, size_bytes, before=self._journal.progress, memory=self)
+                part = Part(final, name, fd, size_bytes, before=self._journal.progress, memory=self, means=means)
             try:
                 yield part
             except BaseException as stopped:

@@ -1,0 +1,195 @@
+"""Clones on file systems that share blocks: the same tensors as when copied, without room of their own."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+import synthetic
+from cloned import checkpoint_in, consolidate, contents, tensors
+from disks import MAKERS, Disk, disk
+from fixtures import FIXTURES
+
+import zeroconsolidate
+from zeroconsolidate.errors import BadOption, ZeroConsolidateError
+from zeroconsolidate.plan import congruent
+from zeroconsolidate.write import part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CASES = sorted(path.parent for path in FIXTURES.rglob("provenance.json") if (path.parent / "checkpoint").is_dir())
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
+    """One file system for all tests: a test takes a folder of its own in it."""
+    yield from disk(request.param, tmp_path_factory.mktemp("disk"))
+
+
+@pytest.fixture
+def place(shared: Disk) -> Iterator[Path]:
+    folder = shared.folder / "test"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True)
+def worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of kilobytes are cloned, too."""
+    monkeypatch.setattr(congruent, "LEAST_FILE_BYTES", 1)
+    monkeypatch.setattr(congruent, "LEAST_SHARE", 0)
+
+
+class TestTheSameTensors:
+    @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.relative_to(FIXTURES)))
+    def test_of_every_fixture(self, case: Path, place: Path) -> None:
+        shutil.copytree(case / "checkpoint", place / "checkpoint", dirs_exist_ok=True)
+        made = {}
+        for reflink in ("auto", "never"):
+            try:
+                report = consolidate(place / "checkpoint", place / reflink, reflink=reflink, weights_only=True)
+            except ZeroConsolidateError as error:
+                made[reflink] = (type(error), str(error).replace(reflink, ""))
+                continue
+            made[reflink] = tensors(place / reflink)
+            assert reflink == "auto" or not report.cloned_bytes
+        assert made["auto"] == made["never"]
+
+    @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
+    @pytest.mark.parametrize("stage", [2, 3])
+    def test_with_rests_at_both_ends_of_every_extent(self, place: Path, stage: int, ranks: int) -> None:
+        """Odd sizes, odd numbers of ranks."""
+        root = place / "checkpoint-5"
+        synthetic.write(root, synthetic.values_of(synthetic.shapes_of(2)), stage=stage, ranks=ranks)
+        report = consolidate(root, place / "out")
+        consolidate(root, place / "copied", reflink="never")
+        assert report.cloned_bytes > 0
+        assert tensors(place / "out") == tensors(place / "copied")
+
+    def test_some_fixtures_have_tensors_larger_than_a_block(self, place: Path) -> None:
+        """So that the first test is one."""
+        cloned = []
+        for case in (FIXTURES / "models").glob("*_z[23]"):
+            if "lora" not in case.name and "dora" not in case.name:
+                shutil.copytree(case / "checkpoint", place / case.name / "checkpoint")
+                cloned.append(consolidate(place / case.name / "checkpoint", place / case.name / "out").cloned_bytes)
+        assert len(cloned) > 10
+        assert all(cloned)
+
+
+class TestWhatIsShared:
+    @pytest.mark.parametrize("stage", [2, 3])
+    def test_takes_next_to_no_room(self, shared: Disk, place: Path, stage: int) -> None:
+        checkpoint = checkpoint_in(place, stage=stage)
+        before = shared.used_bytes()
+        report = consolidate(checkpoint, place / "out", reflink="always")
+        assert report.cloned_bytes > 0.85 * report.bytes_written
+        assert shared.used_bytes() - before < 0.25 * report.bytes_written
+        assert report.bytes_read < 0.15 * report.bytes_written
+
+    def test_never_shares_nothing(self, shared: Disk, place: Path) -> None:
+        checkpoint = checkpoint_in(place, stage=3)
+        before = shared.used_bytes()
+        report = consolidate(checkpoint, place / "out", reflink="never")
+        assert report.cloned_bytes == 0
+        assert shared.used_bytes() - before > 0.95 * report.bytes_written
+        assert [path.name for path in (place / "out").glob("*.safetensors")] == ["model.safetensors"]
+
+    @pytest.mark.parametrize("gone", ["checkpoint", "out"])
+    def test_each_outlives_the_other(self, shared: Disk, place: Path, gone: str) -> None:
+        checkpoint = checkpoint_in(place, stage=3)
+        consolidate(checkpoint, place / "out", reflink="always")
+        kept = checkpoint if gone == "out" else place / "out"
+        before = contents(kept)
+        if gone == "out":
+            shutil.rmtree(place / "out")
+        else:
+            for path in sorted(checkpoint.rglob("*.pt")):  # overwritten first, as a run that goes on would
+                path.write_bytes(b"\xff" * path.stat().st_size)
+            shutil.rmtree(checkpoint)
+        for path in kept.rglob("*"):
+            if path.is_file():
+                shared.forget(path)
+        assert contents(kept) == before
+
+    def test_the_checkpoint_is_as_it_was(self, place: Path) -> None:
+        checkpoint = checkpoint_in(place, stage=2)
+        before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in checkpoint.rglob("*")}
+        consolidate(checkpoint, place / "out", reflink="always")
+        assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in checkpoint.rglob("*")} == before
+
+    def test_is_what_was_announced(self, place: Path) -> None:
+        checkpoint = checkpoint_in(place, stage=3)
+        cost = zeroconsolidate.estimate(checkpoint, place / "out", names="stored")
+        report = consolidate(checkpoint, place / "out")
+        assert cost.cloned_bytes == report.cloned_bytes > 0
+        assert (cost.output_bytes, cost.input_bytes) == (report.bytes_written, report.bytes_read)
+        assert zeroconsolidate.estimate(checkpoint, names="stored").cloned_bytes == 0
+        assert sorted(path.name for path in place.iterdir()) == ["out", "z3"]
+
+
+class TestElsewhere:
+    def test_auto_copies_to_another_file_system(self, place: Path, tmp_path: Path) -> None:
+        checkpoint = checkpoint_in(place, stage=3)
+        report = consolidate(checkpoint, tmp_path / "out")
+        assert report.cloned_bytes == 0
+        assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == ["model.safetensors"]
+
+    def test_always_says_why_not(self, place: Path, tmp_path: Path) -> None:
+        checkpoint = checkpoint_in(place, stage=3)
+        with pytest.raises(BadOption, match="cannot share blocks with the checkpoint"):
+            consolidate(checkpoint, tmp_path / "out", reflink="always")
+        assert not (tmp_path / "out").exists()
+
+
+class TestAfterAPowerCut:
+    @pytest.mark.parametrize("stage", [2, 3])
+    def test_what_is_published_is_whole(self, shared: Disk, place: Path, stage: int) -> None:
+        """Even if the checkpoint itself was only in memory."""
+        checkpoint = checkpoint_in(place, stage=stage)
+        report = consolidate(checkpoint, place / "out", reflink="always")
+        before = contents(place / "out")
+        shared.lose_power()
+        after = contents(place / "out")
+        assert report.cloned_bytes
+        assert {name: after[name] for name in before} == before
+
+    def test_the_end_of_the_staging_folder_is_made_again(self, shared: Disk, place: Path) -> None:
+        checkpoint = checkpoint_in(place, stage=3)
+        shared.used_bytes()  # which syncs it
+        consolidate(checkpoint, place / "out", reflink="always", digest="sha256")
+        before = contents(place / "out")
+        shared.lose_power()
+        if contents(place / "out") != before:
+            consolidate(checkpoint, place / "out", reflink="always", digest="sha256")
+        assert contents(place / "out") == before
+        assert zeroconsolidate.verify(place / "out").ok
+
+    @pytest.mark.parametrize("share", [0.3, 0.8])
+    def test_the_rest_is_made_again(
+        self, shared: Disk, place: Path, share: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(part, "SYNC_BYTES", 4 << 10)
+        checkpoint = checkpoint_in(place, stage=3)
+        consolidate(checkpoint, place / "straight", reflink="always")
+        shared.used_bytes()  # which syncs the checkpoint and the other model: they are old
+        straight = contents(place / "straight")
+
+        class Cut(BaseException):
+            pass
+
+        def cut(done: int, total: int) -> None:
+            if done > share * total:
+                monkeypatch.setattr(part.Part, "sync", lambda self: None)
+                raise Cut
+
+        with pytest.raises(Cut):
+            consolidate(checkpoint, place / "out", reflink="always", progress=cut)
+        shared.lose_power()
+        report = consolidate(checkpoint, place / "out", reflink="always")
+        assert report.resumed_bytes > 0
+        assert contents(place / "out") == straight

@@ -1,0 +1,69 @@
+"""The flags of each command that Python's functions do not have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..options import Group, option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertFlags:
+    """Flags of `convert` and `universal` that Python does not have."""
+
+    dry_run: bool = option(
+        False,
+        "print what the conversion would read, write and need, or the error it would end with; write nothing",
+        group=Group.PRINTING,
+    )
+    quiet: bool = option(
+        False,
+        "print no report and no progress; warnings and errors are still printed",
+        group=Group.PRINTING,
+        short="-q",
+    )
+    json: bool = option(False, "print the report, or the error, as one JSON object", group=Group.PRINTING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectFlags:
+    """Flags of `inspect` that Python does not have."""
+
+    tensors: bool = option(False, "list every tensor", group=Group.PRINTING)
+    json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyFlags:
+    """Flags of `verify` that Python does not have."""
+
+    source: str | PathLike[str] | Sequence[str | PathLike[str]] | None = option(
+        None,
+        "check this directory as a checkpoint, even if it also has the files of an output",
+        group=Group.CHECKING,
+        metavar="CHECKPOINT",
+        repeatable=True,
+    )
+    quiet: bool = option(False, "print only problems, and no progress", group=Group.PRINTING, short="-q")
+    json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchFlags:
+    """Flags of `watch` that Python does not have."""
+
+    quiet: bool = option(False, "print only what was not converted", group=Group.PRINTING, short="-q")
+    json: bool = option(False, "print a JSON object a save, each in one line", group=Group.PRINTING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneFlags:
+    """Flags of `prune` that Python does not have."""
+
+    quiet: bool = option(False, "print no report and no progress", group=Group.PRINTING, short="-q")
+    json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)

@@ -1,0 +1,64 @@
+"""The option `reflink` and the disk -> what of the checkpoint can be cloned, before anything is planned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import BadOption
+from ..plan.congruent import Sharing
+from ..run.clone import ANY_MEANS, Means, probe
+from ..write.fingerprint import sharing_in
+from ..write.refusals import begun, nearest
+from ..write.system import system_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..options import Options, Writing
+    from ..plan.build import ModelPlan
+
+
+def sharing_of(directory: str | None, files: Iterable[str], options: Options) -> Sharing | None:
+    """What an output in `directory` can share with the input files; None if it is to share nothing, or cannot.
+
+    A run that continues another keeps to what that has decided. Raises BadOption if something must be shared and
+    cannot.
+    """
+    if directory is None or options.reflink == "never":
+        return None
+    insisted = options.reflink == "always"
+    before = None if options.restart else begun(directory)
+    if before is not None:
+        return sharing_in(before, insisted=insisted)
+    with system_errors(directory):
+        found = probe(nearest(directory), files)
+    if insisted and found.apart:
+        file, why = next(iter(found.apart.items()))
+        raise BadOption(
+            f"--reflink always: {directory} cannot share blocks with the checkpoint: {why}",
+            expected="both on one file system that can share, such as XFS or Btrfs",
+            remedy="write to the file system of the checkpoint, or leave out --reflink always",
+            address=(file,),
+        )
+    if not found.block_bytes:
+        return None
+    return Sharing(block_bytes=found.block_bytes, apart=frozenset(found.apart), insisted=insisted)
+
+
+def refuse_unshared(plan: ModelPlan, options: Options) -> None:
+    """Refuse a plan in which nothing is cloned although something must be. Raises BadOption."""
+    if options.reflink == "always" and plan.sharing is None:
+        raise BadOption(
+            "--reflink always: nothing of this output can be cloned",
+            expected="tensors that are copied, not cast or computed, with more than a block of the disk a rank",
+            remedy="leave out --reflink always",
+        )
+
+
+def means_of(plan: ModelPlan, options: Writing) -> Means:
+    """How the planned bytes may get into the output."""
+    if options.reflink == "never":
+        return Means(in_kernel=False)  # it would share blocks by itself
+    if plan.sharing is None:
+        return ANY_MEANS
+    return Means(block_bytes=plan.sharing.block_bytes, must_share=plan.sharing.insisted)
