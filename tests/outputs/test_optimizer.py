@@ -169,7 +169,7 @@ def test_adapters(tmp_path: Path):
     assert {key.rpartition(".")[0] for key in found} == adapter.keys()
     assert all(found[f"{name}.exp_avg"].shape == tensor.shape for name, tensor in adapter.items())
     assert verify(tmp_path / "out", against=source).ok
-    with pytest.raises(BadOption, match=r"cannot be used with --lora merge.*; --lora adapter$"):
+    with pytest.raises(BadOption, match=r'cannot be used with lora="merge".*; lora="adapter"$'):
         consolidate(source, tmp_path / "merged", optimizer=True, lora="merge", base=FIXTURES / "models/_bases/llama")
 
 
