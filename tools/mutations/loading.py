@@ -21,7 +21,7 @@ MUTATIONS = (
     Mutation(
         "an optimizer with values that are not understood is refused",
         "plan/test_states.py::test_states_with_a_value_that_is_not_understood",
-        (STATES, "    if unread:\n", "    if False:\n"),
+        (STATES, "    if training is not None and training.unread:\n", "    if False:\n"),
     ),
     Mutation(
         "a flat group is in a param group",

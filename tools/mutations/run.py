@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from mutations import (  # noqa: E402
     adapted,
     answered,
+    followed,
     hostile,
     hostile_files,
     incomplete,
@@ -62,6 +63,7 @@ TABLES = (
     universal,
     universal_layouts,
     loading,
+    followed,
     hostile,
     hostile_files,
 )

@@ -121,7 +121,10 @@ def plan(
     usable = [save for save in run.saves if save.resumable]
     if not usable:
         return tuple(stays(save, "no save can be resumed from, so all stay") for save in run.saves)
-    protected = {save.name: f"one of the newest {keep} to resume from" for save in usable[-keep:]}
+    protected = {
+        save.name: "the newest to resume from" if keep == 1 else f"one of the newest {keep} to resume from"
+        for save in usable[-keep:]
+    }
     if run.last_complete is not None:
         protected.setdefault(run.last_complete.name, "the newest complete one")
     protected |= {name: "the file `latest` names it" for name in (run.latest,) if name and name not in protected}
