@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import synthetic
 from cloned import checkpoint_in, consolidate, contents, tensors
+from command import REPOSITORY
 from disks import MAKERS, Disk, disk
 from fixtures import FIXTURES
 
@@ -193,3 +196,11 @@ class TestAfterAPowerCut:
         report = consolidate(checkpoint, place / "out", reflink="always")
         assert report.resumed_bytes > 0
         assert contents(place / "out") == straight
+
+
+def test_killed_conversions_go_on(place: Path) -> None:
+    """`tools/kill_rounds.py` makes more rounds."""
+    tool = REPOSITORY / "tools/kill_rounds.py"
+    options = ["--verb", "clone", "--rounds", "6", "--megabytes", "6", "--dir", str(place)]
+    done = subprocess.run([sys.executable, str(tool), *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

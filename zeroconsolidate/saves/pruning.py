@@ -33,6 +33,15 @@ class PrunedSave:
         The model that it was converted to, and that is verified before anything is removed.
     reason : str
         Why it stays as it is, or what has to hold before anything is removed.
+
+    Examples
+    --------
+    >>> import shutil, tempfile, zeroconsolidate
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     _ = shutil.copytree("tests/fixtures/z3_bf16/checkpoint", f"{run}/checkpoint_2")
+    ...     pruning = zeroconsolidate.prune(run, keep=1)
+    >>> pruning.saves[0].name, pruning.saves[0].removes
+    ('checkpoint_2', 'nothing')
     """
 
     name: str
@@ -61,6 +70,15 @@ class Pruning:
     failed : tuple[str, ...]
         Saves that were to be removed and stay, because their model could not be verified.
     freed_bytes
+
+    Examples
+    --------
+    >>> import shutil, tempfile, zeroconsolidate
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     _ = shutil.copytree("tests/fixtures/z3_bf16/checkpoint", f"{run}/checkpoint_2")
+    ...     pruning = zeroconsolidate.prune(run, keep=1)
+    >>> pruning.done, len(pruning.saves)
+    (False, 1)
     """
 
     root: str
