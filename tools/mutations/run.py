@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from mutations import (  # noqa: E402
     adapted,
     answered,
+    cloned,
     hostile,
     hostile_files,
     incomplete,
@@ -53,6 +54,7 @@ TABLES = (
     adapted,
     answered,
     interrupted,
+    cloned,
     incomplete,
     verified,
     merged,
