@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from disks import MAKERS, Disk, disk
 from fixtures import FIXTURES
 
 import zeroconsolidate
-from zeroconsolidate.errors import BadOption, ZeroConsolidateError
+from zeroconsolidate.errors import BadOption, OutputFailed, ZeroConsolidateError
 from zeroconsolidate.plan import congruent
 from zeroconsolidate.write import part
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+MB = 1 << 20
 CASES = sorted(path.parent for path in FIXTURES.rglob("provenance.json") if (path.parent / "checkpoint").is_dir())
 
 
@@ -101,6 +103,19 @@ class TestWhatIsShared:
         assert report.cloned_bytes == 0
         assert shared.used_bytes() - before > 0.95 * report.bytes_written
         assert [path.name for path in (place / "out").glob("*.safetensors")] == ["model.safetensors"]
+
+    def test_needs_no_room_for_what_is_shared(self, shared: Disk, place: Path) -> None:
+        if shared.kind == "btrfs":
+            pytest.skip("a full Btrfs has no room for metadata either")
+        checkpoint = checkpoint_in(place, stage=3)
+        shared.used_bytes()
+        status = os.statvfs(place)
+        with (place / "filler").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - 16 * MB)
+        shared.used_bytes()
+        with pytest.raises(OutputFailed, match="the disk has too little room"):
+            consolidate(checkpoint, place / "copied", reflink="never")
+        assert consolidate(checkpoint, place / "out").cloned_bytes > 16 * MB
 
     @pytest.mark.parametrize("gone", ["checkpoint", "out"])
     def test_each_outlives_the_other(self, shared: Disk, place: Path, gone: str) -> None:

@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from mutations import (  # noqa: E402
     adapted,
     answered,
+    cloned,
     followed,
     hostile,
     hostile_files,
@@ -54,6 +55,7 @@ TABLES = (
     adapted,
     answered,
     interrupted,
+    cloned,
     incomplete,
     verified,
     merged,
