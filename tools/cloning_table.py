@@ -15,10 +15,10 @@ import argparse
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from typing import TYPE_CHECKING
 
 from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor, contiguous
 from zeroconsolidate.catalog.facts import stripe_numel

@@ -2,6 +2,7 @@
 
     python tools/kill_rounds.py --rounds 100
     python tools/kill_rounds.py --rounds 100 --verb universal
+    python tools/kill_rounds.py --rounds 100 --verb clone --dir DIR     on a file system that shares blocks
 
 Each round converts a synthetic checkpoint in a child process that is killed after a random part of the time a straight
 run takes, several times over, until one gets through. After every kill no final name may stand before the journal says
@@ -29,8 +30,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 import synthetic  # noqa: E402
+from cloned import checkpoint_in  # noqa: E402
 
 import zeroconsolidate  # noqa: E402
+from zeroconsolidate.plan import congruent  # noqa: E402
 from zeroconsolidate.write import part  # noqa: E402
 from zeroconsolidate.write.journal import Journal  # noqa: E402
 
@@ -42,9 +45,14 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"dtype": "bf16", "max_shard_size": "1MB"},
     ),
     "universal": ({}, {"digest": "sha256"}),
+    "clone": ({}, {"reflink": "always", "digest": "sha256"}, {"max_shard_size": "8MB"}),
 }
 """By verb, the options it is run with in turn."""
-FUNCTIONS = {"convert": zeroconsolidate.consolidate, "universal": zeroconsolidate.universal}
+FUNCTIONS = {
+    "convert": zeroconsolidate.consolidate,
+    "universal": zeroconsolidate.universal,
+    "clone": zeroconsolidate.consolidate,
+}
 
 
 def main() -> int:
@@ -53,13 +61,20 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--megabytes", type=float, default=24, help="size of the masters")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dir", type=Path, help="where to work; a folder for temporary files by default")
     args = parser.parse_args()
     dice, variants, make = random.Random(args.seed), VARIANTS[args.verb], FUNCTIONS[args.verb]
     part.SYNC_BYTES = 256 << 10  # many syncs in little data
-    with tempfile.TemporaryDirectory(prefix="kill-rounds-") as name:
+    if args.verb == "clone":
+        part.SYNC_BYTES = 4 << 10
+        congruent.LEAST_FILE_BYTES, congruent.LEAST_SHARE = 1, 0
+    with tempfile.TemporaryDirectory(prefix="kill-rounds-", dir=args.dir) as name:
         work = Path(name)
         checkpoints = []
         for stage in (2, 3):
+            if args.verb == "clone":
+                checkpoints.append(checkpoint_in(work, stage=stage, megabytes=args.megabytes))
+                continue
             checkpoints.append(work / f"z{stage}" / "checkpoint-5")
             values = synthetic.values_of(synthetic.shapes_of(args.megabytes))
             synthetic.write(checkpoints[-1], values, stage=stage, ranks=3, moments=args.verb == "universal")
@@ -72,8 +87,11 @@ def main() -> int:
             if key not in straight:
                 out = work / f"straight-{key}"
                 began = time.monotonic()
-                make(checkpoint, out, **variant)
+                report = make(checkpoint, out, **variant)
                 straight[key] = (contents(out), time.monotonic() - began)
+                if args.verb == "clone" and report.cloned_bytes < report.bytes_written / 2:
+                    print(f"round {number}: {report.cloned_bytes} bytes were cloned; DIR must be able to share blocks")
+                    return 1
             expected, seconds = straight[key]
             out = work / "out"
             work_of_it = partial(make, checkpoint, out, **variant)

@@ -21,7 +21,7 @@ which:
     loading        tensors of a checkpoint -> a module, an engine or an optimizer in memory
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
-    integrations   transformers, PEFT and the hub, in their own process or imported only when needed
+    integrations   transformers, PEFT, the hub, engines of DeepSpeed: in their own process or imported when needed
     training       beside a training: each save becomes a model, in a process of its own
     cli            command line -> calls of the functions, printed results, exit codes
 """
@@ -34,14 +34,34 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api.converting import consolidate, estimate
+    from .api.converting import consolidate, convert, estimate
     from .api.loading import load_into, load_into_engine, state_dict, to_torch_optimizer
     from .api.pruning import prune
     from .api.reading import inspect, inspect_run, open_checkpoint
     from .api.universal import universal
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
-    from .errors import ZeroConsolidateError
+    from .errors import (
+        BadIndex,
+        BadOption,
+        DamagedFile,
+        Disagreement,
+        MissingFiles,
+        NoSuchTensor,
+        NotACheckpoint,
+        OutputBusy,
+        OutputExists,
+        OutputFailed,
+        PlanBroken,
+        RankFailed,
+        SaveGone,
+        UnsafePath,
+        UnsafePickle,
+        UnsupportedLayout,
+        WitnessMismatch,
+        WrongNames,
+        ZeroConsolidateError,
+    )
     from .loading.engine_report import EngineReport
     from .loading.report import LoadReport
     from .opening.info import CheckpointInfo, TensorInfo
@@ -60,28 +80,47 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackgroundRun",
+    "BadIndex",
+    "BadOption",
     "Checkpoint",
     "CheckpointInfo",
     "ConsolidateCallback",
     "Cost",
+    "DamagedFile",
+    "Disagreement",
     "EngineReport",
     "LoadReport",
     "Loss",
+    "MissingFiles",
+    "NoSuchTensor",
+    "NotACheckpoint",
+    "OutputBusy",
+    "OutputExists",
+    "OutputFailed",
+    "PlanBroken",
     "PrunedSave",
     "Pruning",
+    "RankFailed",
     "Report",
     "RescueReport",
     "Resume",
     "RunInfo",
+    "SaveGone",
     "SaveInfo",
     "TensorInfo",
     "TensorView",
+    "UnsafePath",
+    "UnsafePickle",
+    "UnsupportedLayout",
     "Verification",
     "Watched",
+    "WitnessMismatch",
+    "WrongNames",
     "ZeroConsolidateError",
     "__version__",
     "consolidate",
     "consolidate_in_background",
+    "convert",
     "estimate",
     "inspect",
     "inspect_run",
@@ -99,36 +138,55 @@ __all__ = [
 
 _HOMES = {
     "BackgroundRun": "training.background",
+    "BadIndex": "errors",
+    "BadOption": "errors",
     "Checkpoint": "outputs.mapping",
     "CheckpointInfo": "opening.info",
     "ConsolidateCallback": "training.callback",
     "Cost": "plan.build",
+    "DamagedFile": "errors",
+    "Disagreement": "errors",
     "EngineReport": "loading.engine_report",
     "LoadReport": "loading.report",
     "Loss": "opening.losses",
+    "MissingFiles": "errors",
+    "NoSuchTensor": "errors",
+    "NotACheckpoint": "errors",
+    "OutputBusy": "errors",
+    "OutputExists": "errors",
+    "OutputFailed": "errors",
+    "PlanBroken": "errors",
     "PrunedSave": "saves.pruning",
     "Pruning": "saves.pruning",
+    "RankFailed": "errors",
     "Report": "outputs.report",
     "RescueReport": "opening.rescue_report",
     "Resume": "opening.resume",
     "RunInfo": "saves.facts",
+    "SaveGone": "errors",
     "SaveInfo": "saves.facts",
     "TensorInfo": "opening.info",
     "TensorView": "outputs.views",
+    "UnsafePath": "errors",
+    "UnsafePickle": "errors",
+    "UnsupportedLayout": "errors",
     "Verification": "audit.findings",
     "Watched": "training.watching",
+    "WitnessMismatch": "errors",
+    "WrongNames": "errors",
     "ZeroConsolidateError": "errors",
     "consolidate": "api.converting",
     "consolidate_in_background": "training.background",
+    "convert": "api.converting",
     "estimate": "api.converting",
     "inspect": "api.reading",
     "inspect_run": "api.reading",
     "load_into": "api.loading",
     "load_into_engine": "api.loading",
-    "to_torch_optimizer": "api.loading",
     "open_checkpoint": "api.reading",
     "prune": "api.pruning",
     "state_dict": "api.loading",
+    "to_torch_optimizer": "api.loading",
     "universal": "api.universal",
     "verify": "audit.verify",
     "verify_source": "audit.verify",

@@ -3,6 +3,7 @@
     python tests/faults/rounds.py            every fault at every call: some thousand rounds
     python tests/faults/rounds.py --every 7  every seventh
     python tests/faults/rounds.py --verb universal
+    python tests/faults/rounds.py --verb clone --dir DIR    on a file system that shares blocks
 
 A shim in C (`shim.c`, compiled here, needs a C compiler) stands between Python and the C library and lets one call
 fail. A round is a conversion in a forked child with one fault; after it
@@ -36,7 +37,7 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent / "support")]
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-WRITES, READS = 1, 2
+WRITES, READS, CLONES = 1, 2, 4
 ONCE, STICKY, SHORT, BACKWARDS = 0, 1, 2, 3
 SHIM = "FAULT_SHIM"
 _MEMORY = "/dev/shm"
@@ -52,8 +53,23 @@ VARIANTS: dict[str, dict[str, tuple[int, dict[str, Any]]]] = {
         "stage 2": (2, {}),
         "stage 3, digests": (3, {"digest": "sha256"}),
     },
+    "clone": {
+        "stage 3": (3, {"names": "stored"}),
+        "stage 2, digests": (2, {"names": "stored", "digest": "sha256"}),
+    },
 }
 """By verb, the stages of the checkpoints and the options."""
+REFUSALS = {
+    f"{how} ({errno.errorcode[number]})": (CLONES, mode, number)
+    for number in (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL)
+    for how, mode in (("a clone is refused", ONCE), ("all clones are refused from then on", STICKY))
+}
+"""What is copied then, and is no error."""
+CLONE_FAULTS = REFUSALS | {
+    "a clone fails (ENOSPC)": (CLONES, ONCE, errno.ENOSPC),
+    "a clone fails (EIO)": (CLONES, ONCE, errno.EIO),
+    "a clone is interrupted (EINTR)": (CLONES, ONCE, errno.EINTR),
+}
 FAULTS = {
     "the disk is full at a call": (WRITES, ONCE, errno.ENOSPC),
     "the disk stays full": (WRITES, STICKY, errno.ENOSPC),
@@ -85,6 +101,17 @@ class Case:
     checkpoint: Path
     options: dict[str, Any]
     expected: dict[str, bytes]
+    copied: dict[str, bytes] = field(default_factory=dict)
+    """What it makes where the file system seems to share nothing, if that is not the same."""
+
+    def is_right(self) -> bool:
+        """Whether every file with a final name is right: all of them are of one of both layouts."""
+        found = contents(self.output)
+        return any(found.items() <= made.items() for made in (self.expected, self.copied))
+
+    def is_whole(self) -> bool:
+        """Whether all of them are there."""
+        return contents(self.output) in (self.expected, self.copied)
 
     @property
     def output(self) -> Path:
@@ -136,13 +163,13 @@ def shim() -> ctypes.CDLL:
 def convert(case: Case, **more: Any) -> None:
     import zeroconsolidate
 
-    make = {"convert": zeroconsolidate.consolidate, "universal": zeroconsolidate.universal}[case.verb]
+    make = zeroconsolidate.universal if case.verb == "universal" else zeroconsolidate.consolidate
     make(case.checkpoint, case.output, **(case.options | more))
 
 
 def with_fault(case: Case, kinds: int, nth: int, mode: int, error: int) -> dict[str, Any]:
     library = shim()
-    folder = str(case.work / "out") if kinds == WRITES else str(case.work)
+    folder = str(case.work) if kinds & READS else str(case.work / "out")
     library.fault_arm(folder.encode(), kinds, nth, mode, error)
     convert(case)
     return {"calls": library.fault_count()}
@@ -155,16 +182,18 @@ def after(case: Case, tally: Tally, fault: str, told: dict[str, Any], *, restart
     where = f"{fault} ({case.name})"
     if "traceback" in told:
         tally.findings.append(f"{where}: {told['traceback']}")
-    wrong = [name for name, data in contents(case.output).items() if data != case.expected.get(name)]
-    if wrong:
+    if not case.is_right():
+        wrong = [name for name, data in contents(case.output).items() if data != case.expected.get(name)]
         tally.findings.append(f"{where}: final names without the right content: {', '.join(wrong)}; {told}")
     if told["outcome"] == "done":
-        missing = set(case.expected) - set(contents(case.output))
-        if missing:
+        if not case.is_whole():
+            missing = set(case.expected) - set(contents(case.output))
             tally.findings.append(f"{where}: said to be done, but lacks {', '.join(sorted(missing))}")
+    elif fault in REFUSALS:
+        tally.findings.append(f"{where}: expected no error, got {told}")
     else:
         again = child(lambda: convert(case, **({"restart": True} if restart else {})) or {})
-        if again["outcome"] != "done" or contents(case.output) != case.expected:
+        if again["outcome"] != "done" or not case.is_whole():
             tally.findings.append(f"{where}: the second run failed: {again}; the first: {told}")
     shutil.rmtree(case.output.parent)
     case.output.parent.mkdir()
@@ -172,13 +201,15 @@ def after(case: Case, tally: Tally, fault: str, told: dict[str, Any], *, restart
 
 def call_faults(case: Case, tally: Tally, every: int) -> None:
     """Every fault at every call in turn."""
+    faults = FAULTS | CLONE_FAULTS if case.verb == "clone" else FAULTS
     calls = {}
-    for kinds in (WRITES, READS):
+    for kinds in dict.fromkeys(kinds for kinds, _, _ in faults.values()):
         told = child(lambda kinds=kinds: with_fault(case, kinds, -1, ONCE, 0))
         calls[kinds] = told["calls"]
         after(case, tally, "none", told)
-    for number, (fault, (kinds, mode, error)) in enumerate(FAULTS.items()):
-        for nth in range(number % every, calls[kinds], every):
+    for number, (fault, (kinds, mode, error)) in enumerate(faults.items()):
+        step = max(every // 16, 1) if kinds == CLONES else every  # clones are few
+        for nth in range(number % step, calls[kinds], step):
             told = child(lambda n=nth, k=kinds, m=mode, e=error: with_fault(case, k, n, m, e))
             after(case, tally, fault, told)
     for fault, kinds, mode in (
@@ -235,17 +266,20 @@ def meanwhile(case: Case, tally: Tally, every: int) -> None:
     shutil.rmtree(kept)
 
 
-def run(verb: str, every: int) -> Tally:
-    """All rounds, in the process that has the shim loaded."""
+def run(verb: str, every: int, directory: str | None) -> Tally:
+    """All rounds, in the process that has the shim loaded. `directory`: where to work."""
     import synthetic
 
+    from zeroconsolidate.plan import congruent
     from zeroconsolidate.write import part
 
+    congruent.LEAST_FILE_BYTES, congruent.LEAST_SHARE = 1, 0
     part.SYNC_BYTES = 64 << 10  # many syncs in little data
     tally = Tally()
     for number, (name, (stage, options)) in enumerate(VARIANTS[verb].items()):
         # In memory where possible: a round syncs dozens of times.
-        with tempfile.TemporaryDirectory(prefix="faults-", dir=_MEMORY if os.path.isdir(_MEMORY) else None) as folder:
+        memory = _MEMORY if os.path.isdir(_MEMORY) else None
+        with tempfile.TemporaryDirectory(prefix="faults-", dir=directory or memory) as folder:
             work = Path(os.path.realpath(folder))
             checkpoint = work / "checkpoint-5"
             values = synthetic.values_of(synthetic.shapes_of(0.8, layers=2))
@@ -257,6 +291,12 @@ def run(verb: str, every: int) -> Tally:
             convert(case)  # here, so that every child inherits what is imported on the way
             case.expected = contents(case.output)
             shutil.rmtree(case.output)
+            if verb == "clone":
+                refused = child(lambda case=case: with_fault(case, CLONES, 0, STICKY, errno.EOPNOTSUPP))
+                case.copied = contents(case.output)
+                shutil.rmtree(case.output)
+                if refused["outcome"] != "done" or case.copied == case.expected:
+                    raise SystemExit(f"nothing is cloned in {directory}: {refused}")
             call_faults(case, tally, every)
             meanwhile(case, tally, max(1, every + number - 1))
     return tally
@@ -270,12 +310,13 @@ def compiled(folder: str) -> str:
     return library
 
 
-def rounds(verb: str, *, every: int) -> dict[str, Any]:
+def rounds(verb: str, *, every: int, directory: str | None = None) -> dict[str, Any]:
     """Run all rounds in a process of their own; returns the tally as plain values."""
     with tempfile.TemporaryDirectory(prefix="fault-shim-") as folder:
         library = compiled(folder)
         environment = os.environ | {"LD_PRELOAD": library, SHIM: library, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, __file__, "--verb", verb, "--every", str(every)]
+        command += ["--dir", directory] if directory else []
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout)
 
@@ -284,12 +325,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--verb", choices=VARIANTS, default="convert")
     parser.add_argument("--every", type=int, default=1, help="try each fault at every so manieth call")
+    parser.add_argument("--dir", help="where to work; by default in memory")
     options = parser.parse_args()
     if SHIM in os.environ:
-        tally = run(options.verb, options.every)
+        tally = run(options.verb, options.every, options.dir)
         json.dump({"rounds": tally.rounds, "outcomes": tally.outcomes, "findings": tally.findings}, sys.stdout)
         return 0
-    tally = rounds(options.verb, every=options.every)
+    tally = rounds(options.verb, every=options.every, directory=options.dir)
     for title in ("rounds", "outcomes"):
         print(f"{title}: {sum(tally[title].values())}")
         for name, number in sorted(tally[title].items(), key=lambda item: -item[1]):

@@ -9,16 +9,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { WRITES = 1, READS = 2 };                         /* kinds */
+enum { WRITES = 1, READS = 2, CLONES = 4 };             /* kinds */
 enum { ONCE = 0, STICKY = 1, SHORT = 2, BACKWARDS = 3 }; /* modes */
 
 static char folder[PATH_MAX];
@@ -181,6 +183,18 @@ ssize_t copy_file_range(int in, off64_t *in_start, int out, off64_t *out_start, 
         size = allowed(WRITES, size);
     }
     return real(in, in_start, out, out_start, size, flags);
+}
+
+/* Sharing blocks is a way of writing; some faults are about it alone. */
+int ioctl(int fd, unsigned long request, ...)
+{
+    va_list list;
+    va_start(list, request);
+    void *argument = va_arg(list, void *);
+    va_end(list);
+    REAL(int, "ioctl", int, unsigned long, ...);
+    if (request == FICLONERANGE && is_our_fd(fd) && fails(WRITES | CLONES)) return -1;
+    return real(fd, request, argument);
 }
 
 int fsync(int fd)

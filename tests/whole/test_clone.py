@@ -21,6 +21,10 @@ from safetensors.torch import load_file
 
 import zeroconsolidate
 from zeroconsolidate.errors import BadOption, DamagedFile, OutputFailed
+from zeroconsolidate.opening.opened import open_to_convert
+from zeroconsolidate.options import Options
+from zeroconsolidate.outputs.planned import plan_weights
+from zeroconsolidate.outputs.sharing import means_of
 from zeroconsolidate.plan import congruent
 from zeroconsolidate.run import clone, local
 from zeroconsolidate.write import part
@@ -126,6 +130,18 @@ class TestMerged:
         assert tensors(place / "out") == tensors(place / "copied")
 
 
+class TestNever:
+    @pytest.mark.parametrize("reflink", ["auto", "never"])
+    def test_leaves_nothing_to_the_kernel_which_shares_what_it_can(self, place: Path, reflink: str) -> None:
+        opened = open_to_convert(str(FIXTURES / "z3_bf16/checkpoint"), Options(names="stored"))
+        plan = plan_weights(opened, Options(names="stored")).plan
+        means = means_of(plan, Options(reflink=reflink))
+        (place / "in").write_bytes(os.urandom(MB))
+        with local.LocalFiles() as files, (place / "out").open("w+b") as file:
+            output = local.LocalOutput("out", file.fileno(), start=0, means=means)
+            assert (output.copy_from(files, str(place / "in"), 0, MB, 0) == 0) == (reflink == "never")
+
+
 class TestTheCall:
     """What the file system answers to FICLONERANGE."""
 
@@ -183,7 +199,8 @@ class TestTheCall:
             consolidate(checkpoint, place / "out", reflink="always")
         assert not (place / "out").exists()
 
-    def test_a_source_that_has_become_shorter_is_damaged(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("reflink", ["auto", "always"])
+    def test_a_source_that_has_become_shorter_is_damaged(self, place: Path, reflink: str) -> None:
         checkpoint = checkpoint_in(place, stage=3, megabytes=6)
         last = max(checkpoint.rglob("*optim_states.pt"))
 
@@ -192,7 +209,7 @@ class TestTheCall:
                 os.truncate(last, MB)
 
         with pytest.raises(DamagedFile, match="the file ends too early"):
-            consolidate(checkpoint, place / "out", status=shorten)
+            consolidate(checkpoint, place / "out", status=shorten, reflink=reflink)
 
 
 def refusing(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import synthetic
 from cloned import checkpoint_in, consolidate, contents, tensors
+from command import REPOSITORY
 from disks import MAKERS, Disk, disk
 from fixtures import FIXTURES
 
 import zeroconsolidate
-from zeroconsolidate.errors import BadOption, ZeroConsolidateError
+from zeroconsolidate.errors import BadOption, OutputFailed, ZeroConsolidateError
 from zeroconsolidate.plan import congruent
 from zeroconsolidate.write import part
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+MB = 1 << 20
 CASES = sorted(path.parent for path in FIXTURES.rglob("provenance.json") if (path.parent / "checkpoint").is_dir())
 
 
@@ -98,6 +103,19 @@ class TestWhatIsShared:
         assert report.cloned_bytes == 0
         assert shared.used_bytes() - before > 0.95 * report.bytes_written
         assert [path.name for path in (place / "out").glob("*.safetensors")] == ["model.safetensors"]
+
+    def test_needs_no_room_for_what_is_shared(self, shared: Disk, place: Path) -> None:
+        if shared.kind == "btrfs":
+            pytest.skip("a full Btrfs has no room for metadata either")
+        checkpoint = checkpoint_in(place, stage=3)
+        shared.used_bytes()
+        status = os.statvfs(place)
+        with (place / "filler").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - 16 * MB)
+        shared.used_bytes()
+        with pytest.raises(OutputFailed, match="the disk has too little room"):
+            consolidate(checkpoint, place / "copied", reflink="never")
+        assert consolidate(checkpoint, place / "out").cloned_bytes > 16 * MB
 
     @pytest.mark.parametrize("gone", ["checkpoint", "out"])
     def test_each_outlives_the_other(self, shared: Disk, place: Path, gone: str) -> None:
@@ -193,3 +211,11 @@ class TestAfterAPowerCut:
         report = consolidate(checkpoint, place / "out", reflink="always")
         assert report.resumed_bytes > 0
         assert contents(place / "out") == straight
+
+
+def test_killed_conversions_go_on(place: Path) -> None:
+    """`tools/kill_rounds.py` makes more rounds."""
+    tool = REPOSITORY / "tools/kill_rounds.py"
+    options = ["--verb", "clone", "--rounds", "6", "--megabytes", "6", "--dir", str(place)]
+    done = subprocess.run([sys.executable, str(tool), *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -32,6 +32,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 from mutations import (  # noqa: E402
     adapted,
     answered,
+    cloned,
+    followed,
     hostile,
     hostile_files,
     incomplete,
@@ -53,6 +55,7 @@ TABLES = (
     adapted,
     answered,
     interrupted,
+    cloned,
     incomplete,
     verified,
     merged,
@@ -62,6 +65,7 @@ TABLES = (
     universal,
     universal_layouts,
     loading,
+    followed,
     hostile,
     hostile_files,
 )

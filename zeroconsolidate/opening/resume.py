@@ -29,6 +29,12 @@ class Resume:
     remarks : tuple[str, ...]
         What is missing from the newest save, and what the file `latest` says against what is there.
     text
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> zeroconsolidate.inspect_run("tests/fixtures/trainer_zero3_tied/checkpoint").resume.newest_whole
+    True
     """
 
     newest: str
@@ -42,8 +48,8 @@ class Resume:
     def text(self) -> str:
         """The answer in one line."""
         if self.save is None:
-            answer = "no save can be resumed from"
-        elif self.save == self.newest:
+            return f"no: {'; '.join(self.remarks)}"
+        if self.save == self.newest:
             answer = f"yes: {self.line}" if self.whole else f"not exactly: {self.line}"
         else:
             answer = f"from {self.save}: {self.line}"

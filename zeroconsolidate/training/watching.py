@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import NotACheckpoint, OutputBusy, OutputFailed, SaveGone, ZeroConsolidateError
-from ..options import roots_of, takes
+from ..options import as_typed, roots_of, takes
 from ..options.follow import WatchOptions
 from ..saves.judge import is_optimizer, number_of
 from ..saves.listing import list_saves
@@ -50,6 +50,14 @@ class Watched:
         The report of the conversion.
     removed : tuple[str, ...]
         What was removed for it: older models, and saves whose optimizer files were.
+
+    Examples
+    --------
+    >>> import shutil, tempfile, zeroconsolidate
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     _ = shutil.copytree("tests/fixtures/z3_bf16/checkpoint", f"{run}/checkpoint_2")
+    ...     [watched.made for watched in zeroconsolidate.watch(run, idle=0, interval=0)]
+    [True]
     """
 
     name: str
@@ -206,6 +214,7 @@ class Watch:
         self._is_last |= last is not None and _number(listing) >= last
 
     def _failed(self, listing: Listing, output: str, error: ZeroConsolidateError) -> Watched | None:
+        as_typed(error)  # what a watcher says is for a terminal or a log
         if self._said.get(listing.name) == error.message:
             return None
         self._said[listing.name] = error.message

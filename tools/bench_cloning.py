@@ -1,0 +1,148 @@
+"""Conversions on a file system that shares blocks, side by side with `cp`: tables in docs/cloning.md and the README.
+
+    python tools/bench_cloning.py run CHECKPOINT … [--repeat 5]    of checkpoints that `bench.py make` made, moved there
+    python tools/bench_cloning.py growth --dir DIR                 of 1 GB and of 10 GB, made in DIR
+
+Everything lies on the file system of the checkpoint, the output and what is copied too. As in `bench.py`, every command
+is a process of its own, each runs once in a round, the first round is not counted, and quoted are medians. "New" is
+what the file system has less of free space afterwards, in the last round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import Run, measure
+
+LAYERS = {"1 GB": 16, "10 GB": 160}
+"""Of 4096 x 4096, which are 67 MB in fp32."""
+RANKS = 4
+COPY, CLONE = "`cp` and sync of the output", "`cp --reflink=always` and sync"
+OURS = "zeroconsolidate"
+
+
+def commands(checkpoint: Path, scratch: Path) -> dict[str, list[str]]:
+    """What is compared, by label."""
+    ours = [sys.executable, "-m", "zeroconsolidate", "convert", str(checkpoint), str(scratch / "out"), "--quiet"]
+    copy = f"{scratch}/reference {scratch}/out && sync -f {scratch}/out"
+    return {
+        COPY: ["sh", "-c", f"cp -r --reflink=never {copy}"],
+        CLONE: ["sh", "-c", f"cp -r --reflink=always {copy}"],
+        OURS: ours,
+        f"{OURS} --reflink never": [*ours, "--reflink", "never"],
+    }
+
+
+def clear(scratch: Path) -> int:
+    """Take away the last output and let the disk finish; returns the free bytes."""
+    shutil.rmtree(scratch / "out", ignore_errors=True)
+    return synced(scratch)
+
+
+def synced(scratch: Path) -> int:
+    subprocess.run(["sync", "-f", str(scratch)], check=True)
+    status = os.statvfs(scratch)
+    return status.f_bfree * status.f_frsize
+
+
+def compare(checkpoint: Path, repeat: int) -> str:
+    """A table: rounds of all commands on one checkpoint."""
+    scratch = checkpoint.parent / "scratch"
+    scratch.mkdir(exist_ok=True)
+    shutil.rmtree(scratch / "reference", ignore_errors=True)
+    subprocess.run([*commands(checkpoint, scratch)[OURS][:-2], str(scratch / "reference"), "--quiet"],
+                   check=True, stderr=subprocess.DEVNULL)  # fmt: skip
+    runs: dict[str, list[Run]] = {}
+    new: dict[str, int] = {}
+    for number in range(repeat + 1):
+        for label, command in commands(checkpoint, scratch).items():
+            before = clear(scratch)
+            run = measure(command)
+            if number:
+                runs.setdefault(label, []).append(run)
+            new[label] = before - synced(scratch)
+            print(f"  round {number}  {label:<40} {run.wall:6.2f} s", file=sys.stderr)
+    shutil.rmtree(scratch)
+    lines = [f"**{checkpoint}**", "", "| | time | of the copy | CPU time | new on the disk |", "|---|--:|--:|--:|--:|"]
+    for label, measured in runs.items():
+        ratio = statistics.median(run.wall / copy.wall for run, copy in zip(measured, runs[COPY], strict=True))
+        wall, cpu = (statistics.median(getattr(run, key) for run in measured) for key in ("wall", "cpu"))
+        lines.append(f"| {label} | {wall:.2f} s | {ratio:.2f} | {cpu:.2f} s | {new[label] / 1e6:.1f} MB |")
+    return "\n".join(lines)
+
+
+def make(root: Path, layers: int) -> None:
+    """A checkpoint of stage 3 whose masters are zeros, which are written like any other bytes."""
+    import torch
+
+    folder = root / "global_step1"
+    if (root / "latest").exists():
+        return
+    folder.mkdir(parents=True)
+    shapes = OrderedDict((f"layers.{layer}.weight", torch.Size([4096, 4096])) for layer in range(layers))
+    model = {
+        "module": OrderedDict((name, torch.empty(0, dtype=torch.bfloat16)) for name in shapes),
+        "buffer_names": [], "param_shapes": [shapes], "frozen_param_shapes": None, "frozen_param_fragments": None,
+        "shared_params": {}, "global_steps": 1, "dp_world_size": RANKS, "mp_world_size": 1, "ds_config": {},
+        "ds_version": "0.19.8",
+    }  # fmt: skip
+    numel = layers * 4096 * 4096 // RANKS
+    zeros = folder / "zeros"
+    with zeros.open("wb") as file:
+        file.truncate(numel * 4)
+    flat = torch.from_file(str(zeros), shared=False, size=numel)  # mapped: no memory is taken
+    for rank in range(RANKS):
+        torch.save(model, folder / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt")
+        state = {"zero_stage": 3, "partition_count": RANKS, "ds_version": "0.19.8", "fp32_flat_groups": [flat],
+                 "optimizer_state_dict": {"state": {}, "param_groups": []}}  # fmt: skip
+        torch.save({"optimizer_state_dict": state, "ds_config": {}, "ds_version": "0.19.8"},
+                   folder / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")  # fmt: skip
+    zeros.unlink()
+    (root / "latest").write_text("global_step1")
+
+
+def growth(directory: Path, repeat: int) -> str:
+    """The time for ten times the bytes."""
+    runs: dict[str, list[Run]] = {size: [] for size in LAYERS}
+    for size, layers in LAYERS.items():
+        make(directory / size.replace(" ", ""), layers)
+    for number in range(repeat + 1):
+        for size in LAYERS:
+            clear(directory)
+            run = measure([sys.executable, "-m", "zeroconsolidate", "convert", str(directory / size.replace(" ", "")),
+                           str(directory / "out"), "--names", "stored", "--reflink", "always", "--quiet"])  # fmt: skip
+            if number:
+                runs[size].append(run)
+            print(f"  round {number}  {size:<6} {run.wall:6.2f} s", file=sys.stderr)
+    clear(directory)
+    lines = ["| cloned | time | CPU time |", "|---|--:|--:|"]
+    for size, measured in runs.items():
+        wall, cpu = (statistics.median(getattr(run, key) for run in measured) for key in ("wall", "cpu"))
+        lines.append(f"| {size} | {wall:.2f} s | {cpu:.2f} s |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=("run", "growth"))
+    parser.add_argument("checkpoints", type=Path, nargs="*")
+    parser.add_argument("--dir", type=Path)
+    parser.add_argument("--repeat", type=int, default=5)
+    options = parser.parse_args()
+    if options.verb == "growth":
+        print(growth(options.dir, options.repeat))
+    for checkpoint in options.checkpoints:
+        print("\n" + compare(checkpoint, options.repeat))
+
+
+if __name__ == "__main__":
+    main()

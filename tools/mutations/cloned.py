@@ -1,0 +1,57 @@
+"""What is cloned is right, and what cannot be cloned is copied."""
+
+from __future__ import annotations
+
+from .mutation import Mutation
+
+CLONE = "whole/test_clone.py"
+PLACES = "plan/test_congruent.py::TestPlaces"
+
+MUTATIONS = (
+    Mutation(
+        "no tensor is planned where a loader could not map it",
+        f"{PLACES}::test_a_residue_at_which_no_loader_maps_the_tensor_does_not_count",
+        ("plan/congruent.py", "residue % itemsize == 0 and ", ""),
+    ),
+    Mutation(
+        "no tensor stands behind others where its items are not aligned",
+        f"{PLACES}::test_no_tensor_stands_where_its_items_are_not_aligned",
+        ("plan/congruent.py", "return is_aligned and (", "return ("),
+    ),
+    Mutation(
+        "files on another file system are not counted as shared",
+        f"{PLACES}::test_what_is_cast_small_or_on_another_disk_stands_behind",
+        ("plan/congruent.py", " and copy.file not in sharing.apart", ""),
+    ),
+    Mutation(
+        "a disk that is full while blocks are shared is an error",
+        f"{CLONE}::TestTheCall::test_what_fails_is_an_error",
+        ("run/local.py", "            if error.errno not in CANNOT:\n                raise OutputFailed.from_system"
+         "(self.path, error) from None\n            self._refuse", "            self._refuse"),
+    ),
+    Mutation(
+        "with --reflink always, a block that cannot be shared is an error",
+        f"{CLONE}::TestTheCall::test_always_fails_where_one_block_cannot",
+        ("run/local.py", "if self._means.must_share:", "if False:"),
+    ),
+    Mutation(
+        "with --reflink always, an output of which nothing can be cloned is refused",
+        f"{CLONE}::TestNotWorthIt::test_what_is_cast_cannot_be_cloned",
+        ("outputs/sharing.py", 'if options.reflink == "always" and plan.sharing is None:', "if False:"),
+    ),
+    Mutation(
+        "with --reflink never, the kernel is not asked to copy, which may share",
+        f"{CLONE}::TestNever::test_leaves_nothing_to_the_kernel_which_shares_what_it_can",
+        ("outputs/sharing.py", "return Means(in_kernel=False)", "return ANY_MEANS"),
+    ),
+    Mutation(
+        "an interrupted conversion continues with its layout, whatever the disk says now",
+        f"{CLONE}::TestInterrupted::test_goes_on_with_the_layout_it_has_begun",
+        ("outputs/sharing.py", "if before is not None:", "if False:"),
+    ),
+    Mutation(
+        "a source that has become shorter is damaged, not one that cannot be cloned",
+        f"{CLONE}::TestTheCall::test_a_source_that_has_become_shorter_is_damaged",
+        ("run/local.py", "        if size_bytes < stop:", "        if False:"),
+    ),
+)  # fmt: skip
