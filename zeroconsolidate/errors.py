@@ -89,6 +89,8 @@ class ZeroConsolidateError(Exception):
         Names of the files that are missing or cannot be used, if this is what is wrong.
     losses : tuple of Loss
         What is lost of each tensor with these files.
+    typed : dict
+        Where the error speaks of keywords, its parts as the command spells them; else empty.
     comparison
     finding
     remedy
@@ -115,6 +117,7 @@ class ZeroConsolidateError(Exception):
         self.address = parts.get("address", ())
         self.files: tuple[str, ...] = ()
         self.losses: tuple[Any, ...] = ()
+        self.typed: dict[str, Any] = {}
 
     @property
     def comparison(self) -> str:
@@ -145,15 +148,49 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-class NotACheckpoint(ZeroConsolidateError, FileNotFoundError):
-    """There is no checkpoint at the path, under the tag, or where the file `latest` points; or it may not be read."""
+class _OfFiles(ZeroConsolidateError):
+    """An error that the system would report as one of a file: it has `errno` and `filename` as an OSError has them."""
+
+    number: int | None = None
+
+    def __init__(self, message: str, **parts: Unpack[Parts]) -> None:
+        super().__init__(message, **parts)
+        self.errno = self.number
+
+    @property
+    def filename(self) -> str | None:
+        """The file or directory that it is about, the first of the address; None if there is none."""
+        return self.address[0] if self.address else None
+
+
+class NotACheckpoint(_OfFiles, FileNotFoundError):
+    """There is no checkpoint at the path, under the tag, or where the file `latest` points; or it may not be read.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> try:
+    ...     zeroconsolidate.inspect("tests/fixtures")
+    ... except zeroconsolidate.NotACheckpoint as error:
+    ...     print(error.filename, error.errno)
+    tests/fixtures 2
+    """
+
+    number = errno.ENOENT
 
 
 class SaveGone(NotACheckpoint):
-    """The save was removed, by a trainer that keeps only the newest ones, before it could be converted."""
+    """The save was removed, by a trainer that keeps only the newest ones, before it could be converted.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> issubclass(zeroconsolidate.SaveGone, zeroconsolidate.NotACheckpoint)
+    True
+    """
 
 
-class MissingFiles(ZeroConsolidateError, FileNotFoundError):
+class MissingFiles(_OfFiles, FileNotFoundError):
     """Files of some ranks are missing, or too damaged to be used.
 
     Parameters
@@ -164,7 +201,15 @@ class MissingFiles(ZeroConsolidateError, FileNotFoundError):
         Names of these files.
     **parts
         See `ZeroConsolidateError`.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> issubclass(zeroconsolidate.MissingFiles, FileNotFoundError)
+    True
     """
+
+    number = errno.ENOENT
 
     def __init__(self, message: str, *, files: tuple[str, ...] = (), **parts: Unpack[Parts]) -> None:
         super().__init__(message, **parts)
@@ -172,19 +217,47 @@ class MissingFiles(ZeroConsolidateError, FileNotFoundError):
 
 
 class DamagedFile(ZeroConsolidateError, ValueError):
-    """A file is truncated, empty, or not what its name says."""
+    """A file is truncated, empty, or not what its name says.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> issubclass(zeroconsolidate.DamagedFile, ValueError)
+    True
+    """
 
 
 class UnsafePickle(DamagedFile):
-    """A pickle names code that no checkpoint needs: it may be an attack. Nothing in it was run."""
+    """A pickle names code that no checkpoint needs: it may be an attack. Nothing in it was run.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> issubclass(zeroconsolidate.UnsafePickle, zeroconsolidate.DamagedFile)
+    True
+    """
 
 
 class UnsafePath(DamagedFile):
-    """A link or a name leads out of its directory, or to something that is not a regular file. It was not read."""
+    """A link or a name leads out of its directory, or to something that is not a regular file. It was not read.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> issubclass(zeroconsolidate.UnsafePath, zeroconsolidate.DamagedFile)
+    True
+    """
 
 
 class Disagreement(ZeroConsolidateError, ValueError):
-    """Two files of one checkpoint contradict each other."""
+    """Two files of one checkpoint contradict each other.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> issubclass(zeroconsolidate.Disagreement, ValueError)
+    True
+    """
 
 
 class WitnessMismatch(ZeroConsolidateError, ValueError):
@@ -192,11 +265,24 @@ class WitnessMismatch(ZeroConsolidateError, ValueError):
 
     The witness of a master weight is the 16-bit copy that was saved with it: the master, rounded to the training dtype,
     must equal it.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> issubclass(zeroconsolidate.WitnessMismatch, ValueError)
+    True
     """
 
 
 class UnsupportedLayout(ZeroConsolidateError, NotImplementedError):
-    """The layout of the checkpoint is unknown, or known to be one that cannot be read."""
+    """The layout of the checkpoint is unknown, or known to be one that cannot be read.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> issubclass(zeroconsolidate.UnsupportedLayout, NotImplementedError)
+    True
+    """
 
 
 class WrongNames(ZeroConsolidateError, ValueError):
@@ -212,6 +298,15 @@ class WrongNames(ZeroConsolidateError, ValueError):
         Names that are there and not expected, likewise.
     **parts
         See `ZeroConsolidateError`.
+
+    Examples
+    --------
+    >>> import torch, zeroconsolidate
+    >>> try:
+    ...     zeroconsolidate.load_into(torch.nn.Linear(2, 2), "tests/fixtures/z3_bf16/checkpoint")
+    ... except zeroconsolidate.WrongNames as error:
+    ...     print(error.missing)
+    ('weight', 'bias')
     """
 
     def __init__(
@@ -223,26 +318,75 @@ class WrongNames(ZeroConsolidateError, ValueError):
 
 
 class BadOption(ZeroConsolidateError, ValueError):
-    """An option is unknown, or makes no sense for this checkpoint or output."""
+    """An option is unknown, or makes no sense for this checkpoint or output.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> try:
+    ...     zeroconsolidate.inspect("tests/fixtures/z3_bf16/checkpoint", tga="global_step2")
+    ... except zeroconsolidate.BadOption as error:
+    ...     print(error)
+    inspect has no option 'tga'; did you mean 'tag'?
+    """
 
 
 class NoSuchTensor(ZeroConsolidateError, KeyError):
-    """The checkpoint has no tensor of this name."""
+    """The checkpoint has no tensor of this name.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> try:
+    ...     zeroconsolidate.open_checkpoint("tests/fixtures/z3_bf16/checkpoint")["embed.wieght"]
+    ... except KeyError as error:
+    ...     print(error.message)
+    the checkpoint has no tensor 'embed.wieght'
+    """
 
 
 class BadIndex(ZeroConsolidateError, IndexError):
-    """What stands between the brackets, behind a tensor that has not been read, is not in the tensor."""
+    """What stands between the brackets, behind a tensor that has not been read, is not in the tensor.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> try:
+    ...     zeroconsolidate.open_checkpoint("tests/fixtures/z3_bf16/checkpoint")["embed.weight"][13]
+    ... except IndexError as error:
+    ...     print(error)
+    the index 13 is out of range for dimension 0, which has 13
+    """
 
 
-class OutputExists(ZeroConsolidateError, FileExistsError):
-    """The output directory is not empty, or another process is writing it."""
+class OutputExists(_OfFiles, FileExistsError):
+    """The output directory is not empty, or another process is writing it.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> try:
+    ...     zeroconsolidate.consolidate("tests/fixtures/z3_bf16/checkpoint", "tests")
+    ... except FileExistsError as error:
+    ...     print(error.filename, error.remedy, sep=": ")
+    tests: replace its model with overwrite=True
+    """
+
+    number = errno.EEXIST
 
 
 class OutputBusy(OutputExists):
-    """Another process is writing the output."""
+    """Another process is writing the output.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> issubclass(zeroconsolidate.OutputBusy, zeroconsolidate.OutputExists)
+    True
+    """
 
 
-class OutputFailed(ZeroConsolidateError, OSError):
+class OutputFailed(_OfFiles, OSError):
     """The output could not be written.
 
     Parameters
@@ -253,6 +397,12 @@ class OutputFailed(ZeroConsolidateError, OSError):
         The system's error number, if the system refused.
     **parts
         See `ZeroConsolidateError`.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> issubclass(zeroconsolidate.OutputFailed, OSError)
+    True
     """
 
     def __init__(self, message: str, *, errno: int | None = None, **parts: Unpack[Parts]) -> None:
@@ -308,11 +458,25 @@ def reason(error: OSError) -> str:
 
 
 class RankFailed(ZeroConsolidateError, RuntimeError):
-    """Another rank of a running engine could not load its part, so this one does not go on either."""
+    """Another rank of a running engine could not load its part, so this one does not go on either.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> issubclass(zeroconsolidate.RankFailed, RuntimeError)
+    True
+    """
 
 
 class PlanBroken(ZeroConsolidateError, ValueError):
-    """A plan does not cover its tensors exactly once: a bug in this library, noticed before it could do harm."""
+    """A plan does not cover its tensors exactly once: a bug in this library, noticed before it could do harm.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> issubclass(zeroconsolidate.PlanBroken, ValueError)
+    True
+    """
 
 
 @contextmanager

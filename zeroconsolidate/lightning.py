@@ -16,6 +16,7 @@ from .archive.located import LocatedTensor
 from .dtypes import DType
 from .errors import NotACheckpoint
 from .opening.open import find, open_catalog
+from .options import in_python
 from .outputs.client_state import first_model_file
 from .outputs.named import ties_of
 from .outputs.state_dict_files import in_deepspeeds_order, state_dict_content, tensor_plan, write_file
@@ -66,7 +67,8 @@ def ds_checkpoint_dir(checkpoint_dir: str | PathLike[str], tag: str | None = Non
     >>> ds_checkpoint_dir("tests/fixtures/z3_bf16/checkpoint")
     'tests/fixtures/z3_bf16/checkpoint/global_step2'
     """
-    return find(checkpoint_dir, tag).directory
+    with in_python():
+        return find(checkpoint_dir, tag).directory
 
 
 def convert_zero_checkpoint_to_fp32_state_dict(
@@ -111,7 +113,8 @@ def convert_zero_checkpoint_to_fp32_state_dict(
     """
     import torch
 
-    catalog = open_catalog(checkpoint_dir, tag)
+    with in_python():
+        catalog = open_catalog(checkpoint_dir, tag)
     raw = first_model_file(catalog)
     if raw is None:
         raise NotACheckpoint("the checkpoint has no model file", address=(os.fspath(checkpoint_dir),))

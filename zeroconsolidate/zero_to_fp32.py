@@ -41,7 +41,7 @@ from .api.deepspeed_helpers import (
 from .api.loading import load_into
 from .errors import BadOption, NotACheckpoint, WrongNames, ZeroConsolidateError
 from .opening.open import open_catalog
-from .options import element_type, parse_size
+from .options import element_type, in_python, parse_size
 from .outputs.state_dict_files import in_deepspeeds_order, plan_files, write_files
 from .plan.sources import sources
 from .run.local import LocalFiles
@@ -300,7 +300,8 @@ def load_state_dict_from_zero_checkpoint(
 
 
 def _named(checkpoint_dir: str | PathLike[str], tag: str | None, exclude_frozen: bool) -> dict[str, Source]:
-    catalog = open_catalog(checkpoint_dir, tag)
+    with in_python():
+        catalog = open_catalog(checkpoint_dir, tag)
     return in_deepspeeds_order(catalog, sources(catalog), frozen=not exclude_frozen)
 
 

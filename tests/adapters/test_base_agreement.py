@@ -153,7 +153,7 @@ class TestConversion:
         return checkpoint
 
     def test_insisted(self, checkpoint: Path, other: Path, tmp_path: Path) -> None:
-        with pytest.raises(Disagreement, match=r"model_type is llama.*--base-differs"):
+        with pytest.raises(Disagreement, match=r"model_type is llama.*base_differs=True"):
             consolidate(checkpoint, tmp_path / "out", lora="merge", base=other)
         assert not (tmp_path / "out").exists()
         report = consolidate(checkpoint, tmp_path / "out", lora="merge", base=other, base_differs=True)
@@ -165,7 +165,7 @@ class TestConversion:
         source = ROOT / "llm_reranker_lora_z2" / "checkpoint"
         other = shutil.copytree(BASE, tmp_path / "llama")
         shutil.copy(ROOT / "llm_untied_z2" / "checkpoint" / "model.safetensors", other)
-        with pytest.raises(WitnessMismatch, match="--base-differs"):
+        with pytest.raises(WitnessMismatch, match="base_differs=True"):
             consolidate(source, tmp_path / "out", lora="merge", base=other)
         consolidate(source, tmp_path / "out", lora="merge", base=other, base_differs=True)
         written, theirs = (load_file(d / "model.safetensors") for d in (tmp_path / "out", other))
@@ -192,7 +192,7 @@ class TestConversion:
             return download(name, cache_dir=tmp_path / "hub", **options)
 
         monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-        with pytest.raises(BadOption, match="--base _bases/llama"):
+        with pytest.raises(BadOption, match=r"base=._bases/llama"):
             consolidate(CHECKPOINT, tmp_path / "out", lora="merge")
         (repository / "refs").mkdir()
         (repository / "refs" / "main").write_text(COMMIT)

@@ -110,7 +110,7 @@ def test_a_later_kind_is_refused_by_name(tmp_path: Path) -> None:
     source = tune(llama, default=lora()).save(tmp_path / "in", stage=2, frozen=False, dtype=torch.bfloat16)
     config = source / "adapter_config.json"
     config.write_text(config.read_text().replace('"LORA"', '"NEWLORA"'))
-    with pytest.raises(UnsupportedLayout, match=r"NEWLORA.*--lora keep"):
+    with pytest.raises(UnsupportedLayout, match=r"NEWLORA.*lora=.keep"):
         consolidate(source, tmp_path / "out")
 
 

@@ -98,7 +98,7 @@ def test_without_a_configuration(tmp_path: Path):
     tuned = tune(llama, default=lora())
     source = tuned.save(tmp_path / "in", stage=2, frozen=False, dtype=torch.bfloat16)
     (source / "adapter_config.json").unlink()
-    with pytest.raises(NotACheckpoint, match="--lora keep"):
+    with pytest.raises(NotACheckpoint, match=r"lora=.keep"):
         zeroconsolidate.consolidate(source, tmp_path / "out")
 
 

@@ -214,20 +214,20 @@ def test_the_base_that_is_recorded_is_proposed(tmp_path: Path, monkeypatch: pyte
             zeroconsolidate.consolidate(source, tmp_path / "out", lora="merge")
         return str(refused.value.remedy)
 
-    assert said(str(base)) == f"merge into the model that adapter_config.json names: --base '{base}'"
-    assert said("owner/name").endswith("adapter_config.json names: --base owner/name")
-    gone = "name the original model with --base; adapter_config.json says /gone/base, which is not a directory here"
+    assert said(str(base)) == f'merge into the model that adapter_config.json names: base="{base}"'
+    assert said("owner/name").endswith('adapter_config.json names: base="owner/name"')
+    gone = "name the original model with base; adapter_config.json says /gone/base, which is not a directory here"
     assert said("/gone/base") == gone
-    assert said(None) == "name the original model with --base"
+    assert said(None) == "name the original model with base"
     monkeypatch.chdir(tmp_path)
-    assert said("a base").endswith("--base 'a base'")
+    assert said("a base").endswith('base="a base"')
     zeroconsolidate.consolidate(source, tmp_path / "out", lora="merge", base="a base")
 
 
 def test_a_base_that_does_not_fit(tmp_path: Path):
     tuned = tune(llama, default=lora())
     source = tuned.save(tmp_path / "in", stage=2, frozen=False, dtype=torch.bfloat16)
-    with pytest.raises(BadOption, match="name the original model with --base"):
+    with pytest.raises(BadOption, match="name the original model with base"):
         zeroconsolidate.consolidate(source, tmp_path / "out", lora="merge")
     other = tune(gpt2, default=lora(target_modules=["c_attn"])).save_base(tmp_path / "base")
     with pytest.raises(BadOption, match="nearest names there are"):

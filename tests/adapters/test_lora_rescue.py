@@ -36,7 +36,7 @@ def test_nothing_is_rescued_unasked(tuned: Tuned, tmp_path: Path) -> None:
     for stage in (2, 3):
         root = without_a_rank(tuned, tmp_path / f"z{stage}", stage)
         for mode in ("adapter", "merge", "keep"):
-            with pytest.raises(MissingFiles, match="--rescue writes"):
+            with pytest.raises(MissingFiles, match="rescue=True writes"):
                 consolidate(root, tmp_path / "out", lora=mode)
 
 
@@ -71,7 +71,7 @@ def test_an_adapter_is_whole_or_not_written(tuned: Tuned, tmp_path: Path, option
     root = without_a_rank(tuned, tmp_path / "in", 3)
     if "base" in options:
         options = options | {"base": tuned.save_base(tmp_path / "base")}
-    with pytest.raises(BadOption, match=r"12 tensors of the adapter cannot be rescued.*--fill.*--lora keep"):
+    with pytest.raises(BadOption, match=r"12 tensors of the adapter cannot be rescued.*fill.*lora=.keep"):
         consolidate(root, tmp_path / "out", rescue=True, **options)
     assert not (tmp_path / "out").exists()
     # What is whole can be had under its own names, and is what it was.

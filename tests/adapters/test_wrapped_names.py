@@ -69,9 +69,9 @@ def test_merged_into_the_base(wrapper: str, stage: int, frozen: bool, tmp_path: 
 
 def test_nothing_tells_whether_a_module_called_module_is_the_model_s(tmp_path: Path) -> None:
     checkpoint = save(tmp_path / "in", "module.")
-    with pytest.raises(UnsupportedLayout, match=r"called 'module'.*--base"):
+    with pytest.raises(UnsupportedLayout, match=r"called 'module'.*base"):
         consolidate(checkpoint, tmp_path / "out")
-    with pytest.raises(UnsupportedLayout, match=r"called 'module'.*--base"):
+    with pytest.raises(UnsupportedLayout, match=r"called 'module'.*base"):
         consolidate(checkpoint, tmp_path / "out", lora="merge")
     consolidate(checkpoint, tmp_path / "out", lora="keep")
     shutil.copy(run().save_base(tmp_path / "base") / "config.json", checkpoint)  # transformers tells the names

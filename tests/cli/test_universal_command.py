@@ -34,7 +34,9 @@ def test_as_json(tmp_path: Path):
     found = json.loads(done.stdout)
     assert (found["ok"], found["tensors"], found["step"]) == (True, 39, 2)
     assert "global_step2_universal/zero/embed.weight/exp_avg.pt" in found["files"]
-    refused = zeroconsolidate("universal", FIXTURES / "layouts" / "tp2_z1" / "checkpoint", tmp_path / "other", "--json")
+    refused = zeroconsolidate(
+        "universal", FIXTURES / "layouts" / "universal_z3" / "checkpoint", tmp_path / "other", "--json"
+    )
     assert refused.returncode == 2
     assert json.loads(refused.stdout)["error"]["kind"] == "UnsupportedLayout"
 

@@ -72,7 +72,7 @@ class TestOfRealRuns:
         root = older(FIXTURES / source, **before)
         with pytest.raises(WrongNames, match=r"config\.json does not agree with the weights") as caught:
             consolidate(root, tmp_path / "out")
-        assert caught.value.remedies == (f"--set-config {rule}",)
+        assert caught.value.remedies == (f'set_config="{rule}"',)
         assert f"{rule}, by " in (caught.value.expected or "")
         assert by in (caught.value.expected or "")
         assert not (tmp_path / "out").exists()
@@ -95,13 +95,13 @@ class TestOfRealRuns:
         root = older(MODELS / "llm_untied_z3", vocab_size=290, num_hidden_layers=3)
         with pytest.raises(WrongNames, match="got vocab_size=290 and num_hidden_layers=3") as caught:
             consolidate(root, tmp_path / "out")
-        assert caught.value.remedies == ("--set-config vocab_size=288 --set-config num_hidden_layers=2",)
+        assert caught.value.remedies == ('set_config=["vocab_size=288", "num_hidden_layers=2"]',)
 
     def test_nothing_is_offered_that_does_not_help(self, older: Any, tmp_path: Path) -> None:
         root = older(MODELS / "llm_untied_z3", model_type="qwen2", architectures=["Qwen2ForCausalLM"], vocab_size=290)
         with pytest.raises(WrongNames) as caught:
             consolidate(root, tmp_path / "out")
-        assert "--set-config" not in str(caught.value)
+        assert "set_config" not in str(caught.value)
 
     def test_in_the_command(self, older: Any, tmp_path: Path) -> None:
         root = older(MODELS / "llm_untied_z3", vocab_size=290)
@@ -114,13 +114,13 @@ class TestOfRealRuns:
 def test_without_transformers_the_rows_still_tell(older: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zeroconsolidate.naming.sources.find_spec", lambda _: None)
     root = older(MODELS / "llm_untied_z3", vocab_size=290)
-    with pytest.raises(Disagreement, match="--set-config vocab_size=288"):
+    with pytest.raises(Disagreement, match=r"set_config=.vocab_size=288"):
         consolidate(root, tmp_path / "out")
     assert consolidate(root, tmp_path / "out", set_config=["vocab_size=288"]).tensors
 
 
 def test_there_must_be_a_config(tmp_path: Path) -> None:
-    with pytest.raises(BadOption, match=r"no config\.json to set fields of; add one with --base"):
+    with pytest.raises(BadOption, match=r"no config\.json to set fields of; add one with base"):
         consolidate(FIXTURES / "z3_bf16/checkpoint", tmp_path / "out", set_config="vocab_size=7")
 
 

@@ -485,7 +485,7 @@ class TestLayouts:
         assert set(stored) == {"module." + name for name in truth}
 
     def test_without_transformers_it_says_what_to_install(self, alone: None, tmp_path: Path) -> None:
-        with pytest.raises(WrongNames, match="install transformers 5, or write them fused with --names in-memo"):
+        with pytest.raises(WrongNames, match=r"install transformers 5, or write them fused with names=.in-memo"):
             consolidate(self.CASE, tmp_path / "out")
         consolidate(self.CASE, tmp_path / "out", names="in-memory")
 

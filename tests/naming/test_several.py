@@ -41,9 +41,9 @@ class TestConversion:
             consolidate(ROOT / case / "checkpoint", tmp_path / "out")
         assert f"{one}: 5,968 parameters in 21 tensors (fits it)" in (caught.value.found or "")
         assert f"{other}: " in (caught.value.found or "")
-        assert caught.value.remedies[0] == f"write {one} with --include '{one}.*'"
+        assert caught.value.remedies[0] == f'write {one} with include="{one}.*"'
         assert caught.value.remedies[1].startswith(
-            f"write {other} with --include '{other}.*' --rename {other}.= --allow-missing,"
+            f'write {other} with include="{other}.*" rename="{other}.=" allow_missing=True,'
         )
         assert not (tmp_path / "out").exists()
 

@@ -198,17 +198,17 @@ class TestDiagnosis:
         assert {loss.fate for loss in error.losses} >= {"whole", "partly lost"}
         lost, held = (sum(getattr(loss, size) for loss in error.losses) for size in ("lost_bytes", "nbytes"))
         assert f"{100 * lost / held:.1f} % of all bytes are lost;" in said
-        assert error.remedies[0] == "--tag last-complete takes global_step5, the newest complete tag"
+        assert error.remedies[0] == 'tag="last-complete" takes global_step5, the newest complete tag'
         if inspect(run).stage == 2:
             assert error.consequence.endswith(
                 "3 of 14 tensors are lost, 2 partly lost, 9 whole; 25.0 % of all bytes are lost"
             )
             assert error.remedies[1:] == (
-                "--rescue writes all tensors: 75.0 % of the values exactly, 25.0 % in 16 bits",
+                "rescue=True writes all tensors: 75.0 % of the values exactly, 25.0 % in 16 bits",
             )
         else:
             assert error.consequence.endswith("13 of 14 tensors are partly lost, 1 whole; 25.0 % of all bytes are lost")
-            assert error.remedies[1:] == ("--rescue=zeros writes all that is left, with zeros where values are lost",)
+            assert error.remedies[1:] == ('rescue="zeros" writes all that is left, with zeros where values are lost',)
         assert not (tmp_path / "out").exists()
         info = inspect(run)
         assert info.missing_files == ("bf16_zero_pp_rank_2_mp_rank_00_optim_states.pt",)
@@ -225,7 +225,7 @@ class TestDiagnosis:
 
     def test_latest_may_name_a_tag_that_was_never_begun(self, run: Path) -> None:
         (run / "latest").write_text("global_step15")
-        with pytest.raises(NotACheckpoint, match="--tag last-complete takes global_step10, the newest complete tag"):
+        with pytest.raises(NotACheckpoint, match='tag="last-complete" takes global_step10, the newest complete tag'):
             inspect(run)
 
     def test_trainers_older_checkpoints_are_looked_at(self, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ class TestDiagnosis:
         with pytest.raises(MissingFiles) as failed:
             consolidate(tmp_path / "checkpoint-15", tmp_path / "out")
         assert failed.value.remedies[0] == f"zeroconsolidate convert {tmp_path / 'checkpoint-5'} OUTPUT"
-        assert "--tag" not in str(failed.value)
+        assert "tag=" not in str(failed.value)
         with pytest.raises(NotACheckpoint, match="no tag is complete; tried global_step15; zeroconsolidate conv"):
             consolidate(tmp_path / "checkpoint-15", tmp_path / "out", tag="last-complete")
 
@@ -268,7 +268,7 @@ class TestDiagnosis:
             path.unlink()
         with pytest.raises(MissingFiles) as failed:
             consolidate(root, tmp_path / "out")
-        assert failed.value.remedies == ("--rescue writes all tensors, in 16 bits",)
+        assert failed.value.remedies == ("rescue=True writes all tensors, in 16 bits",)
 
     def test_most_files_decide_which_save_it_is(self, tmp_path: Path) -> None:
         """A save over an older one of the same tag died after one, two or three ranks of four."""
@@ -293,7 +293,7 @@ class TestDiagnosis:
         for rescue in (False, "zeros"):
             with pytest.raises(Disagreement) as failed:
                 consolidate(tmp_path / "one", tmp_path / "out", rescue=rescue)
-            assert "--rescue" not in str(failed.value)
+            assert "rescue=" not in str(failed.value)
         (one / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt").unlink()
         with pytest.raises(Disagreement, match="'param_shapes' differs"):
             consolidate(tmp_path / "one", tmp_path / "out", rescue="zeros")
@@ -439,7 +439,7 @@ class TestRescue:
 
     def test_options_that_make_no_sense(self, tmp_path: Path) -> None:
         root = FIXTURES / "z3_w4/checkpoint"
-        with pytest.raises(BadOption, match="used only with --rescue"):
+        with pytest.raises(BadOption, match="used only with rescue=True"):
             consolidate(root, tmp_path / "out", fill=tmp_path)
         with pytest.raises(BadOption, match="rescue must be False, True or 'zeros'; got"):
             consolidate(root, tmp_path / "out", rescue="ones")  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import zeroconsolidate
-from zeroconsolidate import Report
+from zeroconsolidate import Report, zero_to_fp32
 from zeroconsolidate.options import Group, Options, Roots, option, takes
 
 
@@ -47,6 +47,35 @@ def after_training(run: Path, out: Path) -> Report:
     print(found.ok, zeroconsolidate.verify_source(run, tag="global_step1").problems)
     print(zeroconsolidate.open_checkpoint(run)["embed.weight"].load().shape)
     return report
+
+
+def train(run: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> float:
+    with zeroconsolidate.open_checkpoint(run, names="hub", rescue=True) as checkpoint:
+        loaded = zeroconsolidate.load_into(model, checkpoint, strict=False, dtype=torch.bfloat16, device="cpu")
+        part: torch.Tensor = checkpoint["embed.weight"][2:4, ..., 0]
+        moments: dict[str, zeroconsolidate.TensorView] = checkpoint.optimizer_state("embed.weight")
+        print(loaded.missing, part.shape, moments, checkpoint.step, checkpoint.param_groups)
+        for name, tensor in checkpoint.stream("bf16"):
+            print(name, tensor.dtype)
+    weights: dict[str, torch.Tensor] = zeroconsolidate.state_dict(run, dtype="bf16")
+    views: dict[str, zeroconsolidate.TensorView] = zeroconsolidate.state_dict(run, lazy=True)
+    model.load_state_dict(weights, strict=False)
+    print({name: view.numpy().shape for name, view in views.items()})
+    old: dict[str, torch.Tensor] = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(run)
+    model = zero_to_fp32.load_state_dict_from_zero_checkpoint(model, run)
+    zero_to_fp32.convert_zero_checkpoint_to_fp32_state_dict(run, "out", max_shard_size=None)
+    try:
+        zeroconsolidate.convert(run, "model", dtype=torch.float16)
+    except (zeroconsolidate.MissingFiles, zeroconsolidate.OutputFailed) as error:
+        print(error.files, error.errno, error.filename)
+    loss = torch.stack([parameter.sum() for parameter in model.parameters()]).sum()
+    optimizer.step()
+    return loss.item() + len(old)
+
+
+zeroconsolidate.load_into("in", "model")  # arg-type
+zeroconsolidate.state_dict("in", lazy=True)["a"].shapes  # attr-defined
+zeroconsolidate.open_checkpoint("in", nmaes="hub")  # call-arg
 
 
 zeroconsolidate.consolidate("in", "out", dtpye="bf16")  # call-arg
@@ -98,5 +127,5 @@ def slips(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
 
 def test_only_slips_are_found_and_all_of_them(slips: list[tuple[str, str]]) -> None:
     marked = [(match[1], line) for line in SCRIPT.splitlines() if (match := re.search(r"  # ([a-z-]+)$", line))]
-    assert len(marked) == 9
+    assert len(marked) == 12
     assert slips == marked

@@ -169,7 +169,7 @@ def test_adapters(tmp_path: Path):
     assert {key.rpartition(".")[0] for key in found} == adapter.keys()
     assert all(found[f"{name}.exp_avg"].shape == tensor.shape for name, tensor in adapter.items())
     assert verify(tmp_path / "out", against=source).ok
-    with pytest.raises(BadOption, match=r"cannot be used with --lora merge.*; --lora adapter$"):
+    with pytest.raises(BadOption, match=r'cannot be used with lora="merge".*; lora="adapter"$'):
         consolidate(source, tmp_path / "merged", optimizer=True, lora="merge", base=FIXTURES / "models/_bases/llama")
 
 
@@ -243,7 +243,7 @@ def test_loaders_of_models_do_not_see_it(tmp_path: Path):
     ("case", "why"),
     [
         ("adamw_8bit_z2", "the optimizer's state '__bnb_optimizer_quant_state__' is not laid out"),
-        ("z0_fp32", r"the optimizer's state 'exp_avg', 'exp_avg_sq' .*\(none\)"),
+        ("z0_fp32", "nothing says of which parameters the optimizer's state 'exp_avg', 'exp_avg_sq' is"),
         ("ds0_3_16_z1", r"such a checkpoint keeps is not read \(FP16_DeepSpeedZeroOptimizer_Stage1\)"),
         ("universal_z1", r"such a checkpoint keeps is not read \(universal checkpoint\)"),
     ],

@@ -195,7 +195,8 @@ AS_THEIRS = [
     case
     for case in CASES
     if re.fullmatch(r"(tp2_(bf16opt|z.*)|pp2_.*|ds0_14_4_z1_pp2|megatron_.*|autoep_.*|bf16opt_.*)", case)
-    and case != "tp2_z2_rr_dp2"
+    and case not in ("tp2_z2_rr_dp2", "tp2_z0_bf16", "megatron_tp2_pp2_z0")
+    and not case.startswith("pp2_z0")
 ]
 
 
@@ -222,14 +223,16 @@ def test_all_that_is_in_a_fragment_is_what_deepspeeds_converter_writes(case: str
     [
         ("ds0_19_5_z2_tp2", r"Unused patterns=\['\^head"),
         ("ds0_19_5_z3_tp2", r"Unused patterns=\['\^head"),
-        ("moe_ep2_z2", "is invalid for input of size 14"),
+        ("moe_ep2_z2", "is invalid for input of size "),
+        ("megatron_tp2_pp2_z0", "param_shapes must contain dictionaries"),
+        ("z0_bf16", "can't find \\*_optim_states.pt files"),
         ("tp2_z2_rr_dp2", "hold different data for the same block"),
     ],
 )
 def test_where_deepspeeds_converter_fails(case: str, message: str, tmp_path: Path):
     """Ours are those of the live engine: `test_values_are_those_of_the_live_engine`."""
     assert case in CASES
-    with pytest.raises((AssertionError, RuntimeError, ValueError), match=message):
+    with pytest.raises((AssertionError, RuntimeError, ValueError, FileNotFoundError), match=message):
         theirs(case, tmp_path / "theirs")
 
 

@@ -122,7 +122,7 @@ def test_which_param_group_a_parameter_is_in():
     ("changes", "why"),
     [
         ({"unplaced": ("absmax1",)}, "the optimizer's state 'absmax1' is not laid out like the parameters"),
-        ({"parts": ()}, "the optimizer's state 'exp_avg' is not laid out .*read for it"),
+        ({"parts": ()}, "nothing says of which parameters the optimizer's state 'exp_avg' is"),
     ],
 )
 def test_states_of_which_some_would_be_lost(changes: dict[str, Any], why: str):

@@ -301,9 +301,12 @@ class TestWhichOne:
 
 
 def test_models_that_were_made_of_a_save_are_found(run: Path, tmp_path: Path) -> None:
-    for folder in ("run-models/checkpoint-90", "run/model-90"):
+    for folder in ("run-models/checkpoint-90", "run/model"):
         consolidate(run / "checkpoint-90", tmp_path / folder)
-    assert {save.name: save.converted for save in inspect_run(run).saves} == dict.fromkeys(
-        ["checkpoint-90", "checkpoint-500", "checkpoint-1000"],
-        (f"{run}-models/checkpoint-90", f"{run}/model-90"),
-    )  # the copies are all of step 3, as their files say
+    # The copies are all of step 3, as their files say; but a model that is called like a save belongs to that.
+    assert {save.name: save.converted for save in inspect_run(run).saves} == {
+        "checkpoint-90": (f"{run}-models/checkpoint-90", f"{run}/model"),
+        "checkpoint-500": (f"{run}/model",),
+        "checkpoint-1000": (f"{run}/model",),
+    }
+    assert f"{run}-models/checkpoint-90 and 1 more" in command("inspect", run).stdout

@@ -35,8 +35,10 @@ PAGES = [README, *(ROOT / link for link in _LINK.findall(README.read_text()))]
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^\$ .*(?:\n> .*)*", re.MULTILINE)
 """A command, with the lines that continue it."""
-# What differs from run to run: times, and sizes of files that have our version in them.
-_CHANGES = re.compile(r"^  (time|read) .*|(?<=transformers )5[.\d]+", re.MULTILINE)
+# What differs from run to run: times and dates, and sizes of files that have our version in them.
+_CHANGES = re.compile(
+    r"^  (time|read) .*|(?<=transformers )5[.\d]+|\d{4}-\d\d-\d\d \d\d:\d\d|(?<= in )[\d.]+ s$", re.MULTILINE
+)
 
 
 def clone(folder: Path, python: str | None = None) -> Path:

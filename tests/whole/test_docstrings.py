@@ -89,6 +89,12 @@ def test_classes(name: str) -> None:
         assert found(f"{place(name)}.{member}", *only_summary) == []
 
 
+@pytest.mark.parametrize("name", PUBLIC)
+def test_help_has_an_example(name: str) -> None:
+    """pytest's doctests run it."""
+    assert ">>> " in parsed(PUBLIC[name])["Examples"][0]
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_attributes(name: str) -> None:
     """Fields and properties are listed, those in their order and with the type that the code states."""

@@ -92,7 +92,7 @@ def test_inspect_names_the_layout(name: str):
 
 @pytest.mark.parametrize("name", DRIFTED)
 def test_drifted_replicas_are_refused(name: str, tmp_path: Path):
-    with pytest.raises(Disagreement, match="--replicas first"):
+    with pytest.raises(Disagreement, match=r"replicas=.first"):
         zeroconsolidate.consolidate(LAYOUTS / name / "checkpoint", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

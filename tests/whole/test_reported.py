@@ -237,7 +237,7 @@ class TestNotGivenToTheOptimizer:
         assert not out.exists()
 
     def test_the_error_says_what_to_do(self, out: Path) -> None:
-        with pytest.raises(ZeroConsolidateError, match=r"15 .*--base"):
+        with pytest.raises(ZeroConsolidateError, match=r"15 .*base"):
             consolidate(self.case.checkpoint, out)
 
     def test_the_base_supplies_them(self, tmp_path: Path, out: Path) -> None:

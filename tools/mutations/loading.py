@@ -7,6 +7,7 @@ from .mutation import Mutation
 WRITTEN = "outputs/test_optimizer.py"
 TORCH = "loading/test_torch_optimizer.py"
 LIVE = "live/test_loading.py::test_what_load_into_engine_promises"
+INTO, OPEN, DROP_IN = "loading/test_into.py", "outputs/test_mapping.py", "whole/test_drop_in.py"
 OPTIMIZER, STATES = "outputs/optimizer.py", "plan/states.py"
 LOADED, ENGINE = "loading/torch_optimizer.py", "loading/engine.py"
 LIVE_ENGINE, LIVE_OPTIMIZERS = "integrations/live_engine.py", "integrations/live_optimizers.py"
@@ -20,7 +21,7 @@ MUTATIONS = (
     Mutation(
         "an optimizer with values that are not understood is refused",
         "plan/test_states.py::test_states_with_a_value_that_is_not_understood",
-        (STATES, "    if unread:\n", "    if False:\n"),
+        (STATES, "    if training is not None and training.unread:\n", "    if False:\n"),
     ),
     Mutation(
         "a flat group is in a param group",
@@ -126,5 +127,55 @@ MUTATIONS = (
         "the optimizer counts on from the step of the checkpoint",
         LIVE,
         (ENGINE, "            live.optimizer.set_step(master, step)\n", "            pass\n"),
+    ),
+    Mutation(
+        "names that only one side has are an error",
+        f"{INTO}::TestNames::test_missing_and_unexpected",
+        ("loading/match.py", "    if strict and (found.missing or found.unexpected):\n", "    if False:\n"),
+    ),
+    Mutation(
+        "other shapes are an error, whatever is forgiven",
+        f"{INTO}::TestNames::test_shapes_are_never_forgiven",
+        ("loading/match.py", "    if found.mismatched:\n", "    if strict and found.mismatched:\n"),
+    ),
+    Mutation(
+        "nothing is left on the meta device",
+        f"{INTO}::TestMeta::test_what_would_be_left_is_an_error",
+        ("loading/into.py", "    if left:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "a module that ties two tensors is refused",
+        f"{INTO}::TestNames::test_ties_of_one_side",
+        ("loading/into.py", "        if differs:\n", "        if False:\n"),
+    ),
+    Mutation(
+        "parameters that DeepSpeed holds are refused",
+        f"{INTO}::TestWrapped::test_partitioned_by_zero",
+        ("loading/target.py", 'if hasattr(tensor, "ds_id"):', "if False:"),
+    ),
+    Mutation(
+        "of an incomplete checkpoint only whole tensors are served",
+        f"{OPEN}::TestIncomplete::test_what_is_whole_is_served",
+        ("outputs/open_mapping.py", " if not gaps(source.recipe)}", "}"),
+    ),
+    Mutation(
+        "a tensor of several has no optimizer state",
+        f"{OPEN}::TestNames::test_a_tensor_of_several_has_no_state",
+        ("outputs/mapping.py", "if stored is None or stored.recipe is not source.recipe:", "if False:"),
+    ),
+    Mutation(
+        "a module without a name in common is an error",
+        f"{DROP_IN}::test_scenarios",
+        ("zero_to_fp32.py", "    if not report.loaded:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "the checksums in a file of torch are those of its tensors",
+        f"{DROP_IN}::test_files_of_torch",
+        ("outputs/state_dict_files.py", "checksums.append(data.value)", "checksums.append(0)"),
+    ),
+    Mutation(
+        "a file that could not be written is gone",
+        f"{DROP_IN}::TestWriting::test_what_fails_leaves_nothing",
+        ("outputs/state_dict_files.py", "                remove(aside)\n", "                pass\n"),
     ),
 )  # fmt: skip

@@ -33,6 +33,7 @@ from mutations import (  # noqa: E402
     adapted,
     answered,
     cloned,
+    followed,
     hostile,
     hostile_files,
     incomplete,
@@ -64,6 +65,7 @@ TABLES = (
     universal,
     universal_layouts,
     loading,
+    followed,
     hostile,
     hostile_files,
 )

@@ -93,6 +93,10 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
     return made(output, opened, options, directory, began)
 
 
+convert = consolidate
+"""`consolidate`, as the command is called."""
+
+
 @takes(Options)
 def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
     """Say what `consolidate` with the same arguments would do: its cost, what the model would lack, and warnings.

@@ -39,6 +39,12 @@ class Verification:
         Number of NaN and of infinite elements, by tensor, for tensors that have any.
     ok
     gb_per_second
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> zeroconsolidate.verify_source("tests/fixtures/z3_bf16/checkpoint").problems
+    ()
     """
 
     subject: str

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.printable import printable
 from ..errors import ZeroConsolidateError
-from ..options import Opening, Options, PruneOptions, UniversalOptions, VerifyOptions, WatchOptions
+from ..options import Opening, Options, PruneOptions, UniversalOptions, VerifyOptions, WatchOptions, as_typed
 from . import printing as texts
 from .arguments import CONTINUING, Misuse, flags_of, given_of
 from .exit_codes import ExitCode
@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _failed(error: ZeroConsolidateError, *, as_json: bool, given: argparse.Namespace | None = None) -> ExitCode:
     """The exit code, after the error on stderr, and with `as_json` on stdout too."""
+    as_typed(error)
     output = getattr(given, "output", None)
     print(error_text(error, checkpoint=getattr(given, "roots", ()), output=output), file=sys.stderr)
     if isinstance(error, Misuse) and error.usage:

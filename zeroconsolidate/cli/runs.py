@@ -73,8 +73,14 @@ def _row(save: SaveInfo) -> tuple[str, ...]:
         "resume" if save.whole else "resume, but see below" if save.resumable else save.use,
         size_text(save.model_bytes),
         size_text(save.optimizer_bytes),
-        listed(save.converted, 1) or "no",
+        _models(save.converted),
     )
+
+
+def _models(converted: Sequence[str]) -> str:
+    if not converted:
+        return "no"
+    return converted[0] + (f" and {len(converted) - 1} more" if len(converted) > 1 else "")
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

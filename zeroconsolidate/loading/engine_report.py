@@ -31,6 +31,11 @@ class EngineReport(LoadReport):
         The engine's step (`global_steps`) at which the checkpoint was saved.
     client_state : Mapping[str, Any]
         What the program gave `save_checkpoint` to keep: plain values, containers of them, and tensors.
+
+    Examples
+    --------
+    >>> EngineReport(loaded=1, missing=(), unexpected=(), step=2).complete
+    True
     """
 
     step: int | None = None

@@ -22,6 +22,14 @@ class LoadReport:
     notes : tuple[str, ...]
         What was decided or changed on the way.
     complete
+
+    Examples
+    --------
+    >>> import torch, zeroconsolidate
+    >>> module = torch.nn.ModuleDict({"embed": torch.nn.Embedding(13, 7)})
+    >>> report = zeroconsolidate.load_into(module, "tests/fixtures/z3_bf16/checkpoint", strict=False)
+    >>> report.loaded, report.missing, report.complete
+    (1, (), False)
     """
 
     loaded: int

@@ -41,6 +41,13 @@ class TensorInfo:
     tied_to : str | None
         For a tie, the name that its parameter is stored under.
     numel
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> tensor = zeroconsolidate.inspect("tests/fixtures/z3_bf16/checkpoint").tensors[0]
+    >>> tensor.name, tensor.shape, tensor.role
+    ('embed.weight', (13, 7), 'trainable')
     """
 
     name: str
@@ -123,6 +130,13 @@ class CheckpointInfo:
         What is unusual.
     resume : Resume | None
         Whether a training can resume, and from which save: this one, another tag, or another checkpoint of the run.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> info = zeroconsolidate.inspect("tests/fixtures/z3_bf16/checkpoint")
+    >>> info.tag, info.step, info.optimizer_state
+    ('global_step2', 2, ('exp_avg', 'exp_avg_sq'))
     """
 
     root: str

@@ -38,6 +38,11 @@ class Loss:
     lost_bytes : int
         Bytes that are lost.
     fate
+
+    Examples
+    --------
+    >>> Loss(name="a", role="trainable", numel=4, lost_numel=2, nbytes=16, lost_bytes=8).fate
+    'partly lost'
     """
 
     name: str

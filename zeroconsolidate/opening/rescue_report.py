@@ -85,6 +85,16 @@ class RescueReport:
         universal checkpoint: the master weights.
     states : Mapping[str, RescuedState]
         Of a universal checkpoint: the same of what the optimizer keeps, by state such as `exp_avg`.
+
+    Examples
+    --------
+    >>> import os, shutil, tempfile, zeroconsolidate
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = shutil.copytree("tests/fixtures/z2_w4/checkpoint", f"{folder}/run")
+    ...     os.unlink(f"{run}/global_step2/bf16_zero_pp_rank_2_mp_rank_00_optim_states.pt")
+    ...     report = zeroconsolidate.consolidate(run, f"{folder}/model", rescue=True)
+    >>> [source for source, count in report.rescue.by_source.items() if count]
+    ['checkpoint', 'module']
     """
 
     tag: str

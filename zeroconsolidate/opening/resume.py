@@ -29,6 +29,12 @@ class Resume:
     remarks : tuple[str, ...]
         What is missing from the newest save, and what the file `latest` says against what is there.
     text
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> zeroconsolidate.inspect_run("tests/fixtures/trainer_zero3_tied/checkpoint").resume.newest_whole
+    True
     """
 
     newest: str

@@ -14,6 +14,7 @@ from .keywords import takes
 from .loading import LoadingOptions, StateDictOptions
 from .prune import PruneOptions
 from .reading import ReadingOptions
+from .spoken import as_typed, in_python
 from .universal import UniversalOptions
 from .values import Path, Progress, Roots, element_type, parse_dtype, parse_size, roots_of, size_text
 from .verify import VerifyOptions
@@ -41,8 +42,10 @@ __all__ = [
     "WatchOptions",
     "Working",
     "Writing",
+    "as_typed",
     "declarations",
     "element_type",
+    "in_python",
     "matches",
     "option",
     "parse_dtype",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, ca
 
 from ..errors import BadOption
 from .declaration import declarations, read_as
+from .spoken import in_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -124,7 +125,8 @@ def _with_keywords(verb: Callable[..., Any], kind: type) -> Callable[..., Any]:
         for name in keywords:
             if name not in declared:
                 raise BadOption(unknown(verb.__name__, name, [*about, *declared]))
-        return verb(*arguments, **given, options=kind(**keywords))
+        with in_python():
+            return verb(*arguments, **given, options=kind(**keywords))
 
     keywords = [
         inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)

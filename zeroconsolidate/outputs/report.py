@@ -90,6 +90,14 @@ class Report:
     load_line : str
         The line of Python that loads the output.
     gb_per_second
+
+    Examples
+    --------
+    >>> import tempfile, zeroconsolidate
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = zeroconsolidate.consolidate("tests/fixtures/z3_bf16/checkpoint", f"{folder}/model")
+    >>> report.step, report.dtype, "model.safetensors" in report.files
+    (2, 'float32', True)
     """
 
     output: str

@@ -68,6 +68,12 @@ class Cost:
         Files of weights, the index included.
     tensors : int
         Tensors that are written.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> zeroconsolidate.estimate("tests/fixtures/z3_bf16/checkpoint", names="stored").tensors
+    19
     """
 
     input_bytes: int

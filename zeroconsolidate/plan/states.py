@@ -50,36 +50,40 @@ def every_state(catalog: Catalog, *, remedy: str | None) -> dict[str, dict[str, 
 
     Raises UnsupportedLayout as well if the optimizer's state is laid out in a way of its own, or not all understood.
     """
-    found = {} if catalog.unplaced else states(catalog)
-    lost = list(catalog.unplaced) or [name for name in catalog.origin.optimizer_state if name not in found]
-    unread = catalog.training.unread if catalog.training is not None else ()
+    at_hand, training = (catalog.origin.tag,), catalog.training
+    if catalog.unplaced:
+        raise UnsupportedLayout(
+            f"the optimizer's state {listed(list(map(repr, catalog.unplaced)))} is not laid out like the parameters",
+            remedy=remedy,
+            address=at_hand,
+        )
+    found = states(catalog)
+    lost = [name for name in catalog.origin.optimizer_state if name not in found]
     if lost:
         raise UnsupportedLayout(
-            f"the optimizer's state {listed([repr(name) for name in lost])} is not laid out like the "
-            f"parameters, or in files that are not read for it ({catalog.origin.wrapper})",
+            f"nothing says of which parameters the optimizer's state {listed(list(map(repr, lost)))} is",
             remedy=remedy,
-            address=(catalog.origin.tag,),
+            address=at_hand,
         )
-    if unread:
+    if training is not None and training.unread:
         raise UnsupportedLayout(
-            f"{listed(list(unread), 4)}: the value is not plain, and would be lost",
+            f"{listed(list(training.unread), 4)}: the value is not plain, and would be lost",
             remedy=remedy,
-            address=(catalog.origin.tag,),
+            address=at_hand,
         )
-    differs = catalog.training.differs if catalog.training is not None else ()
-    if differs:
+    if training is not None and training.differs:
         raise UnsupportedLayout(
-            f"the param groups of model-parallel ranks differ in {listed([repr(name) for name in differs], 4)}",
+            f"the param groups of model-parallel ranks differ in {listed(list(map(repr, training.differs)), 4)}",
             remedy=remedy,
-            address=(catalog.origin.tag,),
+            address=at_hand,
         )
-    is_listed = catalog.training is not None and bool(catalog.training.param_groups)
+    is_listed = training is not None and bool(training.param_groups)
     nameless = any(name not in _kept(part) for part in catalog.parts for name in part.saved_masters)
     if nameless or not found[MASTERS] or (len(found) == 1 and not is_listed):
         raise UnsupportedLayout(
             f"what the optimizer of such a checkpoint keeps is not read ({catalog.origin.wrapper})",
             remedy=remedy,
-            address=(catalog.origin.tag,),
+            address=at_hand,
         )
     return found
 

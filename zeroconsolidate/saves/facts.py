@@ -112,6 +112,12 @@ class SaveInfo:
     resume_line : str
         What to type or to pass to resume from it.
     use
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> zeroconsolidate.inspect_run("tests/fixtures/trainer_zero3_tied/checkpoint").newest.whole
+    True
     """
 
     name: str
@@ -160,6 +166,12 @@ class RunInfo:
         Whether a training can resume, and from which save.
     newest
     last_complete
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> len(zeroconsolidate.inspect_run("tests/fixtures/trainer_zero3_tied/checkpoint").saves)
+    1
     """
 
     root: str

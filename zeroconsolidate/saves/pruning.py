@@ -33,6 +33,15 @@ class PrunedSave:
         The model that it was converted to, and that is verified before anything is removed.
     reason : str
         Why it stays as it is, or what has to hold before anything is removed.
+
+    Examples
+    --------
+    >>> import shutil, tempfile, zeroconsolidate
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     _ = shutil.copytree("tests/fixtures/z3_bf16/checkpoint", f"{run}/checkpoint_2")
+    ...     pruning = zeroconsolidate.prune(run, keep=1)
+    >>> pruning.saves[0].name, pruning.saves[0].removes
+    ('checkpoint_2', 'nothing')
     """
 
     name: str
@@ -61,6 +70,15 @@ class Pruning:
     failed : tuple[str, ...]
         Saves that were to be removed and stay, because their model could not be verified.
     freed_bytes
+
+    Examples
+    --------
+    >>> import shutil, tempfile, zeroconsolidate
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     _ = shutil.copytree("tests/fixtures/z3_bf16/checkpoint", f"{run}/checkpoint_2")
+    ...     pruning = zeroconsolidate.prune(run, keep=1)
+    >>> pruning.done, len(pruning.saves)
+    (False, 1)
     """
 
     root: str
@@ -103,7 +121,10 @@ def plan(
     usable = [save for save in run.saves if save.resumable]
     if not usable:
         return tuple(stays(save, "no save can be resumed from, so all stay") for save in run.saves)
-    protected = {save.name: f"one of the newest {keep} to resume from" for save in usable[-keep:]}
+    protected = {
+        save.name: "the newest to resume from" if keep == 1 else f"one of the newest {keep} to resume from"
+        for save in usable[-keep:]
+    }
     if run.last_complete is not None:
         protected.setdefault(run.last_complete.name, "the newest complete one")
     protected |= {name: "the file `latest` names it" for name in (run.latest,) if name and name not in protected}

@@ -49,7 +49,11 @@ def read_run(
     beside = Counter(name for listing in ordered for name in listing.beside)
     usual = {name for name, count in beside.items() if 2 * count > len(ordered)}
     converted = converted_by(roots[0], models)
-    saves = tuple(save_of(listing, facts.get(listing.name), usual, converted) for listing in ordered)
+    names = {listing.name for listing in ordered}
+    saves = tuple(
+        save_of(listing, facts.get(listing.name), usual, _of_this(converted, listing.name, names))
+        for listing in ordered
+    )
     latest = found.latest if any(listing.is_tag for listing in ordered) else None
     return RunInfo(
         root=os.path.normpath(roots[0]),
@@ -100,6 +104,14 @@ def save_of(
         converted=tuple(converted.get((listing.tag or listing.name, stated), ())),
         resume_line=resume_line(writer, listing),
     )
+
+
+def _of_this(
+    converted: Mapping[tuple[str, int | None], list[str]], name: str, names: set[str]
+) -> dict[tuple[str, int | None], list[str]]:
+    """Models without those that are called like another save: two saves of a run may be of the same step."""
+    others = names - {name}
+    return {made: [m for m in models if os.path.basename(m) not in others] for made, models in converted.items()}
 
 
 def _examined(ordered: Sequence[Listing], read: Callable[[Listing], Examined]) -> dict[str, Examined]:

@@ -51,6 +51,14 @@ class BackgroundRun:
         The directory of the model.
     done
     removed
+
+    Examples
+    --------
+    >>> import tempfile, zeroconsolidate
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = zeroconsolidate.consolidate_in_background("tests/fixtures/z3_bf16/checkpoint", f"{folder}/model")
+    ...     run.result(timeout=60).tensors
+    19
     """
 
     def __init__(self, job: Job) -> None:

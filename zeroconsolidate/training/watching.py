@@ -50,6 +50,14 @@ class Watched:
         The report of the conversion.
     removed : tuple[str, ...]
         What was removed for it: older models, and saves whose optimizer files were.
+
+    Examples
+    --------
+    >>> import shutil, tempfile, zeroconsolidate
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     _ = shutil.copytree("tests/fixtures/z3_bf16/checkpoint", f"{run}/checkpoint_2")
+    ...     [watched.made for watched in zeroconsolidate.watch(run, idle=0, interval=0)]
+    [True]
     """
 
     name: str
