@@ -82,7 +82,10 @@ def run(cells: Sequence[Cell], root: Path) -> list[tuple[Cell, Result]]:
         written.touch()
         error = ""
         try:
-            ranks.run(resume_all, left, root, written, world_size=world_size, log=root / f"resumed-{world_size}.log")
+            ranks.run(
+                resume_all, left, root, written, world_size=world_size,
+                log=root / f"resumed-{world_size}.log", timeout_seconds=900 + 30 * len(left),
+            )  # fmt: skip
         except RuntimeError as failed:
             error = _last_line(str(failed))
         results = [Result(**json.loads(line)) for line in written.read_text().splitlines()]
