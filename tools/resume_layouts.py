@@ -121,11 +121,11 @@ def main() -> int:
 
     root = args.out or Path(tempfile.mkdtemp(prefix="resume-layouts-"))
     rows: list[Row] = []
-    for name, targets in TARGETS.items():
-        if args.only and name not in args.only:
-            continue
+    chosen = {name: targets for name, targets in TARGETS.items() if not args.only or name in args.only}
+    for name in chosen:
         (root / name).mkdir(parents=True)
         convert(FIXTURES / name / "checkpoint", root / name / "universal")
+    for name, targets in chosen.items():
         for changes in targets:
             rows.append(resumed(name, changes, root / name, args.timeout))
             print(rows[-1], flush=True)

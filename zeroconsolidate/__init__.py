@@ -21,7 +21,7 @@ which:
     loading        tensors of a checkpoint -> a module, an engine or an optimizer in memory
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
-    integrations   transformers, PEFT and the hub, in their own process or imported only when needed
+    integrations   transformers, PEFT, the hub, engines of DeepSpeed: in their own process or imported when needed
     training       beside a training: each save becomes a model, in a process of its own
     cli            command line -> calls of the functions, printed results, exit codes
 """

@@ -12,7 +12,6 @@ by `zeroconsolidate.consolidate`, which also writes config and tokenizer under t
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .api.deepspeed_command import parsed
 from .api.deepspeed_helpers import (
     OUTPUT_DTYPE_NAMES,
     LazyTensor,
@@ -39,7 +39,7 @@ from .api.deepspeed_helpers import (
     zero_model_state,
 )
 from .api.loading import load_into
-from .errors import BadOption, NotACheckpoint, WrongNames, ZeroConsolidateError
+from .errors import BadOption, WrongNames, ZeroConsolidateError
 from .opening.open import open_catalog
 from .options import element_type, in_python, parse_size
 from .outputs.state_dict_files import in_deepspeeds_order, plan_files, write_files
@@ -205,29 +205,9 @@ def convert_zero_checkpoint_to_fp32_state_dict(
     *,
     output_file: str | PathLike[str] | None = None,
 ) -> None:
-    """Write the float32 weights of a checkpoint: `convert_zero_checkpoint_to_state_dict` without its `dtype`.
+    """Write the float32 weights of a checkpoint.
 
-    Parameters
-    ----------
-    checkpoint_dir : str or os.PathLike
-        The checkpoint: the directory with `latest` in it, or the tag's own folder.
-    output_dir : str or os.PathLike
-        The directory to write into, or one file.
-    max_shard_size : str or int, optional, default "5GB"
-        Split the weights into files of at most this size; None writes one.
-    safe_serialization : bool, default False
-        Write safetensors, in which a tied weight is written once.
-    tag : str, optional
-        Which save to read; without it, the one that `latest` names.
-    exclude_frozen_parameters : bool, default False
-        Leave out parameters that were not trained.
-    output_file : str or os.PathLike, optional
-        What `output_dir` was called before DeepSpeed 0.15.3.
-
-    Raises
-    ------
-    ZeroConsolidateError
-        What `convert_zero_checkpoint_to_state_dict` raises.
+    It is `convert_zero_checkpoint_to_state_dict` without `dtype`, whose other parameters and errors it has.
 
     Examples
     --------
@@ -323,23 +303,7 @@ def _split(output: str) -> tuple[str, str | None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, with the arguments of DeepSpeed's `zero_to_fp32.py` and `zero_to_torch.py`."""
-    parser = argparse.ArgumentParser(prog="python -m zeroconsolidate.zero_to_fp32", description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint_dir", help="the checkpoint, e.g. path/checkpoint-12")
-    parser.add_argument("output_dir", help="the directory to write into, or one file such as pytorch_model.bin")
-    parser.add_argument("--dtype", choices=sorted(OUTPUT_DTYPE_NAMES), default="fp32", help="dtype of the output")
-    parser.add_argument("--max_shard_size", "--max-shard-size", default="5GB", help="largest size of a file")
-    parser.add_argument(
-        "--safe_serialization", "--safe-serialization", action="store_true", help="write safetensors, not pickles"
-    )
-    parser.add_argument("-t", "--tag", help="which save to read, e.g. global_step1; by default the one in latest")
-    parser.add_argument(
-        "--exclude_frozen_parameters",
-        "--exclude-frozen-parameters",
-        action="store_true",
-        help="leave out parameters that were not trained",
-    )
-    parser.add_argument("-d", "--debug", action="store_true", help="log what is done")
-    given = parser.parse_args(argv)
+    given = parsed(argv)
     logging.basicConfig(level=logging.DEBUG if given.debug else logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         convert_zero_checkpoint_to_state_dict(
@@ -352,8 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             exclude_frozen_parameters=given.exclude_frozen_parameters,
         )
     except ZeroConsolidateError as error:
-        hint = "" if not isinstance(error, NotACheckpoint) else "; the checkpoint is the first argument"
-        sys.stderr.write(f"zeroconsolidate: {error}{hint}\n")
+        sys.stderr.write(f"zeroconsolidate: {error}\n")
         return 1
     sys.stderr.write(f"zeroconsolidate: wrote {given.output_dir}\n")
     return 0

@@ -99,7 +99,8 @@ class TestSpellings:
              "--source b"),
             (["verify", "--against", "b"], "--against compares one OUTPUT with a checkpoint; "
              "zeroconsolidate verify OUTPUT --against b"),
-            ([], "the command is missing; expected convert, universal, inspect, verify; zeroconsolidate --help"),
+            ([], "the command is missing\n  expected convert, universal, inspect, verify, watch, prune\n  "
+             "zeroconsolidate --help"),
             (["--dtype", "bf16", "c", "o"], "the command is missing; zeroconsolidate convert --dtype bf16 c o"),
         ],
     )  # fmt: skip
@@ -113,7 +114,7 @@ class TestSpellings:
         assert done.err.splitlines()[-1] == "  did you mean inspect?"
         assert done.code == 2
 
-    @pytest.mark.parametrize("verb", ["convert", "inspect", "verify"])
+    @pytest.mark.parametrize("verb", ["convert", "inspect", "verify", "watch", "prune"])
     def test_help_has_a_usage_that_fits_examples_and_exit_codes(self, capsys: Any, verb: str) -> None:
         with pytest.raises(SystemExit) as ended:
             main([verb, "--help"])
@@ -121,7 +122,7 @@ class TestSpellings:
         text = capsys.readouterr().out
         usage = text.partition("\n\n")[0].splitlines()
         assert all(len(line) < 80 for line in usage)
-        assert len(usage) == (3 if verb == "verify" else 1)
+        assert len(usage) == {"verify": 3, "inspect": 2}.get(verb, 1)
         for code in ExitCode:
             assert f"  {code.value:>3}  {code.meaning.replace('`', '')}" in text
         examples = text.partition("examples:\n")[2].partition("\n\n")[0].splitlines()

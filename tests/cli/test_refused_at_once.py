@@ -79,7 +79,7 @@ class TestAtOnce:
     @pytest.mark.parametrize("verb", [consolidate, dry_run])
     def test_an_output_that_is_not_empty(self, tmp_path: Path, verb: Callable[..., Any]) -> None:
         with pytest.raises(
-            OutputExists, match=r"the output directory is not empty \(x\); replace its model with --over"
+            OutputExists, match=r"the output directory is not empty \(x\); replace its model with overwrite=True"
         ):
             verb(TRAINER, taken(tmp_path))
 

@@ -36,6 +36,7 @@ CHECKPOINT = FIXTURES / "z3_bf16/checkpoint"
         ("--max-shard-size none writes one file", "max_shard_size=None writes one file"),
         ("--tag last-complete takes t", 'tag="last-complete" takes t'),
         ("zeroconsolidate inspect --tag t RUN", "zeroconsolidate inspect --tag t RUN"),
+        ("out/.zeroconsolidate has it, with --restart", "out/.zeroconsolidate has it, with restart=True"),
         ("--unheard-of stays, a--b too", "--unheard-of stays, a--b too"),
     ],
 )

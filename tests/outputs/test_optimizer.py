@@ -69,7 +69,9 @@ def test_states_of_every_layout_are_those_of_the_live_optimizer(case: str, tmp_p
     try:
         consolidate(folder / "checkpoint", tmp_path / "out", **how)
     except (UnsupportedLayout, DamagedFile) as error:
-        is_refused = case.startswith(("universal_", "writer_mock", "ds0_3_16_z1")) or "_z0_fp32" in f"_{case}"
+        is_refused = case.startswith(("universal_", "writer_mock", "ds0_3_16_z1")) or re.search(
+            r"(^|_)z0_fp32(?!_names)", case
+        )
         assert is_refused, error
         return
     path = tmp_path / "out" / "optimizer" / "optimizer.safetensors"

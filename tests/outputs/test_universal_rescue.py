@@ -6,13 +6,14 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import hostile
 import pytest
 import synthetic
 import torch
 from fixtures import FIXTURES
 
 from zeroconsolidate import consolidate, universal, verify
-from zeroconsolidate.errors import BadOption, MissingFiles
+from zeroconsolidate.errors import BadOption, MissingFiles, UnsafePickle
 
 if TYPE_CHECKING:
     from collections import OrderedDict
@@ -186,6 +187,19 @@ def test_what_is_filled_from_must_be_whole(tmp_path: Path):
         universal(root, tmp_path / "out", rescue=True, fill=tmp_path / "empty")
     with pytest.raises(BadOption, match="fill is used only with rescue=True"):
         universal(root, tmp_path / "out", fill=other)
+
+
+def test_an_attack_is_no_loss_wherever_it_is(before: Path, tmp_path: Path):
+    """In what is rescued, and in what that is filled from."""
+    root, other = damaged(tmp_path / "run", 3, 1), tmp_path / "other"
+    shutil.copytree(before, other)
+    hostile.checkpoint(tmp_path / "forged", hostile.Zip(hostile.records(b"cos\nsystem\n.")).build())
+    shutil.copy(tmp_path / "forged" / hostile.MODEL, next(other.glob("*/*pp_rank_1_*optim_states.pt")))
+    with pytest.raises(UnsafePickle, match=r"'os\.system'"):
+        universal(root, tmp_path / "out", rescue=True, fill=other)
+    shutil.copy(tmp_path / "forged" / hostile.MODEL, next(root.glob("*/*pp_rank_2_*optim_states.pt")))
+    with pytest.raises(UnsafePickle, match=r"'os\.system'"):
+        universal(root, tmp_path / "out", rescue=True, fill=before)
 
 
 def test_a_model_is_filled_from_a_checkpoint_too(before: Path, tmp_path: Path):

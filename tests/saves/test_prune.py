@@ -173,6 +173,15 @@ class TestNeverTouched:
         assert fates(pruning) == {"global_step1": "nothing", "global_step2": "checkpoint", "global_step3": "nothing"}
         assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["global_step1", "global_step3", "latest"]
 
+    def test_other_trainings_in_the_same_directory(self, run: Path) -> None:
+        """Of each, this is the last complete save."""
+        for step, name in ((1, "bert"), (2, "run2"), (3, "run3")):
+            (run / f"checkpoint-{step}").rename(run / name)
+        consolidate(run / "bert", f"{run}-models/bert")
+        pruning = prune(run, keep=1, remove="checkpoint", unconverted=True, yes=True)
+        assert set(fates(pruning).values()) == {"nothing"}
+        assert set(uses(run).values()) == {"resume"}
+
     def test_no_save_to_resume_from(self, run: Path) -> None:
         for path in run.glob("*/trainer_state.json"):
             path.unlink()

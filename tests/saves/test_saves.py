@@ -82,6 +82,13 @@ class TestTrainer:
         monkeypatch.chdir(run / "checkpoint-1000")
         assert inspect(".").resume.line == f"resume_from_checkpoint={run}/checkpoint-500"
 
+    def test_a_checkpoint_beside_those_of_other_trainings(self, run: Path) -> None:
+        (run / "checkpoint-1000").rename(run / "mine")
+        assert inspect(run / "mine").resume.save is None
+        (run / "mine").rename(run / "checkpoint-1000")
+        (run / "checkpoint-500").rename(run / "other")
+        assert inspect(run / "checkpoint-1000").resume.save == "checkpoint-90"
+
     @pytest.mark.parametrize(
         ("file", "resumable", "lacks"),
         [

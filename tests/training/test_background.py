@@ -105,7 +105,7 @@ def test_killed(tmp_path: Path) -> None:
 
 
 def test_errors_are_those_of_consolidate(tmp_path: Path) -> None:
-    with pytest.raises(BadOption, match="--include 'nothing' matches no tensor") as caught:
+    with pytest.raises(BadOption, match='include="nothing" matches no tensor') as caught:
         consolidate_in_background(save(tmp_path, 1), tmp_path / "model", include="nothing", niceness=0).result(SECONDS)
     assert caught.value.remedy
     with pytest.raises(SaveGone):

@@ -75,6 +75,10 @@ def start(case: EngineCase, apart: Apart = Apart()) -> Any:
     groups = _param_groups(model, case.groups)
     for index, group in enumerate(groups):
         group |= {"lr": LEARNING_RATE * apart.scale * (1 + 2 * index), "weight_decay": 0.5 * apart.scale * index}
+    if (case.stage, case.dtype) == (0, "fp32"):  # only so are there names in what torch's optimizer saves
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        for group in groups:
+            group["params"] = [(names[parameter], parameter) for parameter in group["params"]]
     optimizer = torch.optim.AdamW(groups, eps=apart.eps)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=case.ds_config)
     return engine

@@ -26,6 +26,11 @@ MUTATIONS = (
         ("saves/pruning.py", "for name in (run.best,)", "for name in ()"),
     ),
     Mutation(
+        "a save that may be of another training stays",
+        f"{PRUNE}::TestNeverTouched::test_other_trainings_in_the_same_directory",
+        ("saves/pruning.py", "elif not is_a_step(save.name):", "elif False:"),
+    ),
+    Mutation(
         "the save that latest names stays",
         f"{PRUNE}::TestNeverTouched::test_what_latest_names",
         ("saves/pruning.py", "for name in (run.latest,)", "for name in ()"),

@@ -53,6 +53,15 @@ MUTATIONS = (
         (OUTPUT, "ranks.dp_rank == first[ranks.mp_rank]:", "ranks.dp_rank == 0:"),
     ),
     Mutation(
+        "an attack in what is filled from is called that",
+        f"{RESCUED}::test_an_attack_is_no_loss_wherever_it_is",
+        (
+            "opening/substitutes.py",
+            '    except (UnsafePickle, UnsafePath):\n        raise\n    except ZeroConsolidateError as error:\n        raise BadOption(f"the checkpoint',
+            '    except ZeroConsolidateError as error:\n        raise BadOption(f"the checkpoint',
+        ),
+    ),
+    Mutation(
         "zeros for moments are warned of",
         f"{RESCUED}::test_lost_elements_are_replaced_and_no_others",
         (OUTPUT, "*_warnings_of_zeros(opened.report)", ""),

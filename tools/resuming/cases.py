@@ -25,7 +25,12 @@ def cases() -> list[EngineCase]:
 def at_stage(stage: int) -> list[EngineCase]:
     """All cases at one stage."""
     found = [
-        EngineCase(name=f"z{stage}_{dtype}", description=dtype, stage=stage, dtype=dtype)
+        EngineCase(
+            name=f"z{stage}_{dtype}",
+            description=dtype if (stage, dtype) != (0, "fp32") else "fp32, `AdamW(model.named_parameters())`",
+            stage=stage,
+            dtype=dtype,
+        )
         for dtype in ("bf16", "fp16", "fp32")
     ]
     found.append(

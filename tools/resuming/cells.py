@@ -17,7 +17,7 @@ from fixtures_lib import ranks
 from .ways import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from fixtures_lib.cases import EngineCase
@@ -73,9 +73,9 @@ def without(*, refused: str = "", error: str = "") -> Result:
     return Result(equal=0, of=0, losses_apart=None, refused=refused, error=error)
 
 
-def run(cells: Sequence[Cell], root: Path) -> Iterator[tuple[Cell, Result]]:
+def run(cells: Sequence[Cell], root: Path) -> list[tuple[Cell, Result]]:
     """Resume cells of one world size, in order. `root / case` has what each case saved."""
-    left = list(cells)
+    left, found = list(cells), list[tuple["Cell", "Result"]]()
     while left:
         world_size = left[0].world_size
         written = root / f"resumed-{world_size}-{len(left)}.jsonl"
@@ -88,8 +88,9 @@ def run(cells: Sequence[Cell], root: Path) -> Iterator[tuple[Cell, Result]]:
         results = [Result(**json.loads(line)) for line in written.read_text().splitlines()]
         if error:
             results.append(without(error=error))
-        yield from zip(left, results, strict=False)
+        found += zip(left, results, strict=False)
         left = left[len(results) :]
+    return found
 
 
 def _last_line(text: str) -> str:

@@ -48,9 +48,9 @@ CONTINUING = (*WRITING, "watch", "prune")
 USAGE = {
     "convert": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
     "universal": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
-    "inspect": ("CHECKPOINT|RUN_DIR [CHECKPOINT|RUN_DIR ...]",),
+    "inspect": ("CHECKPOINT [CHECKPOINT ...]", "RUN_DIR [RUN_DIR ...]"),
     "verify": ("OUTPUT", "OUTPUT CHECKPOINT [CHECKPOINT ...]", "CHECKPOINT [CHECKPOINT ...]"),
-    "watch": ("RUN_DIR [RUN_DIR ...] [OUTPUT_PATTERN]",),
+    "watch": ("RUN_DIR [RUN_DIR ...] [PATTERN]",),
     "prune": ("RUN_DIR [RUN_DIR ...]",),
 }
 """Command -> the forms of its arguments."""

@@ -1,1 +1,1 @@
-"""Other programs: transformers, PEFT, the hub. Imported only when needed."""
+"""Other programs: transformers, PEFT, the hub, DeepSpeed. Imported only when needed."""

@@ -48,8 +48,8 @@ class Resume:
     def text(self) -> str:
         """The answer in one line."""
         if self.save is None:
-            answer = "no save can be resumed from"
-        elif self.save == self.newest:
+            return f"no: {'; '.join(self.remarks)}"
+        if self.save == self.newest:
             answer = f"yes: {self.line}" if self.whole else f"not exactly: {self.line}"
         else:
             answer = f"from {self.save}: {self.line}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z-]*(?:=[a-z]+)?)(?: ('[^']*'|[^\s,;:()]+))?")
 _TEXT = r'"[^"]*"'
 _REPEATED = re.compile(rf"(\w+)={_TEXT}(?: \1={_TEXT})+")
-_COMMAND = re.compile(r"\bzeroconsolidate [a-z]+ ")
+_COMMAND = re.compile(r"(?<![\w./-])zeroconsolidate (?:convert|universal|inspect|verify|watch|prune) ")
 """A line for the shell stays one."""
 _VALUE = re.compile(r"'.*'|[A-Z]+(?:[=|][A-Z]+)*|\S*[=/_]\S*|last-complete|\d\S*|none")
 """What stands for a value behind a flag: quoted, in capitals, or with a sign that words do not have. An ordinary word

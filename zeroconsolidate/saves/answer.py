@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import NotACheckpoint
 from ..options import roots_of
+from .judge import is_a_step
 from .listing import list_saves
 from .metadata import examine, examined_with
 from .resuming import resume_of
@@ -42,6 +43,8 @@ def beside(src: Roots, left: Incomplete) -> tuple[dict[str, bool], Resume | None
 
 def _others(root: str, this: SaveInfo) -> tuple[SaveInfo, ...]:
     """The other saves of the run that a checkpoint belongs to, if it lies in the directory of one."""
+    if not is_a_step(this.name):
+        return ()
     own, given = os.path.basename(os.path.abspath(root)), os.path.normpath(root)
     parent = os.path.dirname(given) or "."
     if os.path.basename(given) != own:
@@ -52,4 +55,4 @@ def _others(root: str, this: SaveInfo) -> tuple[SaveInfo, ...]:
         return ()
     if not found.is_run or this.name not in {listing.name for listing in found.listings}:
         return ()
-    return tuple(save for save in read_run([parent], found).saves if save.name != this.name)
+    return tuple(save for save in read_run([parent], found).saves if save.name != this.name and is_a_step(save.name))

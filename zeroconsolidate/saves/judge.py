@@ -30,6 +30,19 @@ def number_of(name: str) -> int | None:
     return int(match[1] or match[2]) if match else None
 
 
+def is_a_step(name: str) -> bool:
+    """Whether a folder is called as trainers call saves of one training. Folders beside each other with other names may
+    be of several trainings.
+
+    >>> [is_a_step(name) for name in ("checkpoint-500", "global_step7", "epoch=1-step=40.ckpt", "500", "run2")]
+    [True, True, True, True, False]
+    """
+    return name.isdecimal() or _STEP.search(name) is not None
+
+
+_STEP = re.compile(r"(?:^|[^a-z])(?:checkpoint|ckpt|steps?|epoch|iter|iteration)[=_-]?[0-9]+")
+
+
 def writer_of(listing: Listing, examined: Examined | None) -> Writer:
     """What saved it, by the files that only that writes."""
     if any(name in listing.beside for name in _TRAINERS_OWN) or re.fullmatch(r"(tmp-)?checkpoint-[0-9]+", listing.name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from .judge import by_rank, is_optimizer
+from .judge import by_rank, is_a_step, is_optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,6 +135,8 @@ def plan(
     for place, (save, listing) in enumerate(zip(run.saves, listings, strict=True)):
         if save.name in protected:
             decided.append(stays(save, protected[save.name]))
+        elif not is_a_step(save.name):
+            decided.append(stays(save, "its name has no step, so it may be of another training"))
         elif place > newest:
             decided.append(stays(save, "newer than the newest to resume from: it may still be being written"))
         elif listing.changed_ns > changed_ns:

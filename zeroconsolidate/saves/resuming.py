@@ -45,7 +45,7 @@ def resume_of(saves: Sequence[SaveInfo], latest: str | None) -> Resume:
     best = best or next((save for save in reversed(saves) if save.resumable), None)
     remarks = []
     if not newest.whole:
-        called = f"{newest.name}, the newest," if best is not newest else newest.name
+        called = f"{newest.name}, the newest," if len(saves) > 1 and best is not newest else newest.name
         remarks.append(f"{called} {_lack(newest)}")
     if latest is not None:
         named = next((save for save in saves if save.name == latest), None)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import NotACheckpoint, OutputBusy, OutputFailed, SaveGone, ZeroConsolidateError
-from ..options import roots_of, takes
+from ..options import as_typed, roots_of, takes
 from ..options.follow import WatchOptions
 from ..saves.judge import is_optimizer, number_of
 from ..saves.listing import list_saves
@@ -214,6 +214,7 @@ class Watch:
         self._is_last |= last is not None and _number(listing) >= last
 
     def _failed(self, listing: Listing, output: str, error: ZeroConsolidateError) -> Watched | None:
+        as_typed(error)  # what a watcher says is for a terminal or a log
         if self._said.get(listing.name) == error.message:
             return None
         self._said[listing.name] = error.message
