@@ -149,8 +149,10 @@ class TestCommand:
             (["out", "--max_shard_size=2KB", "--exclude_frozen_parameters", "-d"], None),
         ],
     )
-    def test_arguments(self, arguments: list[str], files: list[str] | None, tmp_path: Path) -> None:
-        os.chdir(tmp_path)
+    def test_arguments(
+        self, arguments: list[str], files: list[str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
         assert ours.main([str(case("z2_frozen")), *arguments]) == 0
         assert files is None or os.listdir(tmp_path / "out") == files
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.cpu_ranks import free_port
+from shared.cpu_ranks import free_port, remove_buffers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,8 +56,9 @@ def run(work: Callable[..., None], *args: Any, world_size: int, log: Path, timeo
     """
     import torch.multiprocessing as mp
 
+    port = free_port()
     context = mp.start_processes(
-        _rank, args=(work, args, world_size, free_port(), log), nprocs=world_size, join=False, start_method="fork"
+        _rank, args=(work, args, world_size, port, log), nprocs=world_size, join=False, start_method="fork"
     )
     deadline = time.monotonic() + timeout_seconds
     try:
@@ -71,6 +72,8 @@ def run(work: Callable[..., None], *args: Any, world_size: int, log: Path, timeo
     finally:
         for process in context.processes:
             process.kill()
+            process.join()
+        remove_buffers(port)
 
 
 def _rank(rank: int, work: Callable[..., None], args: tuple[Any, ...], world_size: int, port: int, log: Path) -> None:

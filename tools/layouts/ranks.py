@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.cpu_ranks import free_port
+from shared.cpu_ranks import free_port, remove_buffers
 
 if TYPE_CHECKING:
     from .case import Case
@@ -44,6 +44,7 @@ def run(case: Case, out: Path, timeout: float, *, load: Path | None = None) -> N
         for process in ranks:
             process.kill()
             process.join()
+        remove_buffers(port)
     if any(code != 0 for code in codes):
         rank = next((r for r, code in enumerate(codes) if code), 0)
         raise RuntimeError(f"exit codes {codes} (None: still running); rank {rank} said:\n{tail(out, rank)}")
