@@ -49,14 +49,14 @@ def taken(tmp_path: Path) -> Path:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"include": "nothing*"}, r"--include 'nothing\*' matches no tensor"),
-    ({"include": ["*", "model.embed_tokns.weight"]}, r"--include 'model.embed_tokns.weight' matches no .*nearest names "
+    ({"include": "nothing*"}, r'include="nothing\*" matches no tensor'),
+    ({"include": ["*", "model.embed_tokns.weight"]}, r'include="model.embed_tokns.weight" matches no .*nearest names '
      r"are model\.embed_tokens\.weight and"),
     ({"exclude": "*"}, "nothing is left to write: the options exclude every tensor"),
     ({"max_shard_size": "5"}, "a size needs a unit"),
-    ({"lora": "merge"}, "the checkpoint has no PEFT adapters: --lora and --adapter do not apply"),
+    ({"lora": "merge"}, "the checkpoint has no PEFT adapters: lora and adapters do not apply"),
     ({"adapters": "default"}, "the checkpoint has no PEFT adapters"),
-    ({"rename": "no rule"}, "--rename takes FROM=TO"),
+    ({"rename": "no rule"}, "rename takes FROM=TO"),
     ({"base": "no/such/base/model"}, "no such directory: no/such/base/model"),
     ({"digest": "xxh3"}, "the digest xxh3 needs the package xxhash"),
 ]  # fmt: skip
@@ -103,7 +103,7 @@ class TestAtOnce:
         shutil.copytree(TRAINER, tmp_path / "c")
         for config, found in (
             ("{}", "a config.json without hidden_size"),
-            (None, "no config.json; add one with --base"),
+            (None, "no config.json; add one with base="),
         ):
             if config is None:
                 (tmp_path / "c/config.json").unlink()
@@ -181,7 +181,7 @@ class TestDryRun:
             with pytest.raises(BadOption) as refused:
                 verb(checkpoint, out, dtype="bf16")
             said = str(refused.value)
-            assert "with other options or input: --dtype was 'fp32', is 'bf16'; start over with --restart" in said
+            assert "with other options or input: dtype was 'fp32', is 'bf16'; start over with restart=True" in said
             assert "header" not in said
         assert dry_run(checkpoint, out, dtype="bf16", restart=True).cost.tensors == 19
         (out / "mine.txt").touch()

@@ -442,7 +442,7 @@ def test_nothing_worth_continuing_leaves_nothing(checkpoint: Path, tmp_path: Pat
 
 def test_terminated_from_outside_says_that_it_goes_on(checkpoint: Path, tmp_path: Path) -> None:
     script = (
-        "import sys, os, signal; from zeroconsolidate import api, cli\n"
+        "import sys, os, signal; from zeroconsolidate import cli; from zeroconsolidate.api import converting as api\n"
         "true = api.consolidate\n"
         "def stop(done, total):\n"
         "    if done > 3 << 20: os.kill(os.getpid(), signal.SIGTERM)\n"

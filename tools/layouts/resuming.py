@@ -43,8 +43,7 @@ TARGETS: dict[str, list[dict[str, Any]]] = {
     "tp2_z0_bf16": [{"stage": 2}],
     "nvme_z3": [{"zero": {}, "patches": ()}, {"stage": 2, "zero": {}, "patches": ()}],
     "cpu_adam_z2": [{}, {"stage": 3}],
-    "muon_z2": [{}, {"stage": 1, "world": 3}],
-    "bf16opt_z1_frozen_w3": [{}, {"stage": 2, "world": 2, "config": {}}],
+    "bf16opt_z1_frozen_w3": [{"stage": 2, "world": 2, "config": {}}],
 }
 """Fixture -> what is different in the engines that resume from it."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..archive import names
-from ..archive.discover import LATEST, natural
+from ..archive.discover import LATEST, natural, tags_in
 from ..archive.regular import read_small, scan
 from ..errors import NotACheckpoint, ZeroConsolidateError, reason
 from .facts import Listing
@@ -96,7 +97,7 @@ def _list(root: str) -> Found:
     if any(map(names.parse, here.files)):
         return Found(is_run=False, latest=None, listings=(_listing(own, root, here, here, tag=None),))
     latest = _latest(root, here)
-    tags = _tags(here)
+    tags = _tags(root, here)
     if tags:
         begun = [name for name in here.folders if re.fullmatch(r"global_step[0-9]+", name) and name not in tags]
         if len(tags) + len(begun) == 1:
@@ -125,7 +126,7 @@ def _list(root: str) -> Found:
 def _list_save(path: str, name: str) -> Listing | None:
     """The save in a folder of a run; None if the folder is none."""
     here = _folder(path)
-    tags = _tags(here)
+    tags = _tags(path, here)
     latest = _latest(path, here)
     if tags:
         tag = latest if latest in tags else natural(list(tags))[-1]
@@ -198,16 +199,12 @@ def _folder(path: str) -> _Folder:
     return _Folder(files, folders)
 
 
-def _tags(here: _Folder) -> dict[str, _Folder]:
-    """The folders with files of DeepSpeed in them."""
+def _tags(path: str, here: _Folder) -> dict[str, _Folder]:
+    """The folders with files of DeepSpeed in them. Of the others no more is read than shows that they are none."""
     found = {}
-    for name, path in here.folders.items():
-        try:
-            inside = _folder(path)
-        except ZeroConsolidateError:
-            continue
-        if any(map(names.parse, inside.files)):
-            found[name] = inside
+    for name in tags_in(path):
+        with suppress(ZeroConsolidateError):
+            found[name] = _folder(here.folders[name])
     return found
 
 

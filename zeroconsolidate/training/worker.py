@@ -90,7 +90,7 @@ def _listing(job: Job, tag: str | None) -> tuple[Listing, bool]:
 def _be_modest(niceness: int) -> None:
     """Take what the training leaves of the processor; the program `ionice` has done so for the disk."""
     with suppress(OSError):
-        os.nice(niceness)
+        os.setpriority(os.PRIO_PROCESS, 0, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write(_FIRST_TO_BE_KILLED)
 
