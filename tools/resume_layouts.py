@@ -117,6 +117,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="keep all files there")
     parser.add_argument("--timeout", type=float, default=600, help="seconds an engine may take")
     args = parser.parse_args()
+    from fixtures_lib import ranks
+
+    ranks.prepare()
     from layouts.resuming import TARGETS
 
     root = args.out or Path(tempfile.mkdtemp(prefix="resume-layouts-"))
