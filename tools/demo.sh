@@ -13,7 +13,8 @@ environment demo . FlagEmbedding sentence-transformers transformers
 case=tests/fixtures/models/m3_z3
 output=${1:-demo-model}
 rm -rf "$output"
-zeroconsolidate inspect "$case/checkpoint"
+# 3 says that training would not resume exactly: the schedule and the random states are not kept in this repository.
+zeroconsolidate inspect "$case/checkpoint" || [ $? -eq 3 ]
 echo
 zeroconsolidate convert "$case/checkpoint" "$output"
 echo
