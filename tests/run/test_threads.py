@@ -20,6 +20,7 @@ from zeroconsolidate.run.storage import Writable
 from zeroconsolidate.run.threads import Threads
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from zeroconsolidate.plan.layout import FilePlan
@@ -116,13 +117,27 @@ def test_threads_make_pieces_at_the_same_time():
 
 
 def test_what_comes_behind_an_error_is_not_begun():
+    """Two threads, and four tasks handed out: the first fails, the next two are under way, the last waits."""
+    all_waiting, raised = threading.Event(), threading.Event()
     begun: list[int] = []
+
+    def tasks() -> Iterator[int]:
+        for task in range(100):
+            if task == 3:
+                all_waiting.set()
+            yield task
 
     def make(_: str, task: int) -> int:
         begun.append(task)
-        return 1 // (task - 2)
+        if task == 0:
+            all_waiting.wait(30)
+            raise ValueError("the first")
+        raised.wait(30)
+        return task
 
-    with pytest.raises(ZeroDivisionError), Threads(["a"], make) as threads:
-        for _ in threads.in_order(range(100)):
-            pass
-    assert max(begun) < 10
+    with pytest.raises(ValueError, match="the first"), Threads(["a", "b"], make) as threads:
+        try:
+            list(threads.in_order(tasks()))
+        finally:
+            raised.set()
+    assert set(begun) <= {0, 1, 2}
