@@ -9,7 +9,7 @@ import sys
 import pytest
 from command import REPOSITORY, environment
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.long]
 
 CHECKS = (
     "plain striped offloaded round_robin warm unequal other_names weights_alone other_training saved_again"

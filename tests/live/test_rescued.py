@@ -15,7 +15,7 @@ from command import REPOSITORY, environment
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.long]
 
 PAGE, FIGURE = "incomplete-checkpoints.md", "losses-after-a-rescue.svg"
 
