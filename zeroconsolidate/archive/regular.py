@@ -10,11 +10,12 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from ..errors import DamagedFile, UnsafePath, ZeroConsolidateError, reason
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
     from collections.abc import Iterator
     from types import TracebackType
 

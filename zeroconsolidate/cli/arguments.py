@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .._version import __version__
 from ..errors import BadOption, Parts
@@ -23,6 +23,7 @@ from .exit_codes import ExitCode
 from .flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFlags
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
     from collections.abc import Callable
 
     from ..options import Declaration

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from ..archive.phrases import counted, listed
 from ..errors import MissingFiles, NoSuchTensor, UnsupportedLayout
@@ -17,6 +17,7 @@ from .named import in_storage_order, nearest, written_names
 from .views import TensorView
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
     from types import TracebackType
 
     import torch

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import BadOption
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .local import LocalFiles
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
     from collections.abc import Callable, Hashable, Iterator
     from types import TracebackType
 

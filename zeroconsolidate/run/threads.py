@@ -13,9 +13,10 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from ..archive.regular import open_regular, read_errors
 from ..errors import OutputFailed, PlanBroken, WrongNames, at
@@ -25,6 +25,7 @@ from .refusals import JOURNAL, STAGING, refuse_existing, refuse_file, refuse_ful
 from .system import remove, sync_directory, system_errors, write_all
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
     from collections.abc import Iterator, Mapping, Sequence
 
     from ..run.clone import Means
