@@ -207,9 +207,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _HOMES[name] != "errors":
-        from .integrations.packages import refuse_windows
-
-        refuse_windows()
+        import_module(f"{__name__}.integrations.packages").refuse_windows()
     value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     return value
 

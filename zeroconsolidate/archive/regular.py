@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from ..errors import DamagedFile, UnsafePath, ZeroConsolidateError, reason
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
     from collections.abc import Iterator
     from types import TracebackType
+
+    from typing_extensions import Self
 
 MAX_ENTRIES = 1 << 18
 """A directory with more entries than this is refused. 1,024 ranks make 2,048 files."""

@@ -23,8 +23,9 @@ from .exit_codes import ExitCode
 from .flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFlags
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
     from collections.abc import Callable
+
+    from typing_extensions import Unpack
 
     from ..options import Declaration
 

@@ -14,10 +14,11 @@ from ..options import size_text
 from .printing import time_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Self
 
     from .bar import Bar
-    from collections.abc import Callable
 
 FIRST_SECONDS = 0.5
 """Work that takes less time prints nothing on a terminal."""

@@ -8,6 +8,7 @@ import sys
 _OURS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 """Where the package is imported from."""
 
+_HAS_SAFE_PATH = sys.version_info >= (3, 11)
 _LIKE_SAFE_PATH = """
 import sys
 del sys.path[0]
@@ -27,7 +28,7 @@ def command(*arguments: str) -> list[str]:
 
     The working directory may be a checkpoint, so nothing is imported from it.
     """
-    safely = ["-P"] if sys.version_info >= (3, 11) else ["-c", _LIKE_SAFE_PATH]
+    safely = ["-P"] if _HAS_SAFE_PATH else ["-c", _LIKE_SAFE_PATH]
     return [sys.executable, *safely, *arguments]
 
 

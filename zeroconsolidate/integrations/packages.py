@@ -11,16 +11,20 @@ from ..errors import MissingPackage, UnsupportedSystem
 def need_torch(what: str) -> None:
     """Raises MissingPackage where torch is not installed. `what`: what needs it, as the subject of a sentence.
 
-    It looks for torch without importing it, so that this can be asked before anything is written.
+    torch is searched for and not imported, so that this can be asked before anything is written.
     """
     if find_spec("torch") is None:
-        raise MissingPackage(f"{what} needs torch, which is not installed", remedy='pip install "zeroconsolidate[torch]"')
+        raise MissingPackage(
+            f"{what} needs torch, which is not installed", remedy='pip install "zeroconsolidate[torch]"'
+        )
 
 
 def need_peft(kind: str) -> None:
     """Raises MissingPackage where PEFT is not installed. `kind`: of adapter, as PEFT spells it."""
     if find_spec("peft") is None:
-        raise MissingPackage(f"merging adapters of kind {kind} needs PEFT, which is not installed", remedy="pip install peft")
+        raise MissingPackage(
+            f"merging adapters of kind {kind} needs PEFT, which is not installed", remedy="pip install peft"
+        )
 
 
 def refuse_windows() -> None:

@@ -17,10 +17,10 @@ from .named import in_storage_order, nearest, written_names
 from .views import TensorView
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
     from types import TracebackType
 
     import torch
+    from typing_extensions import Self
 
     from ..dtypes import DType
     from ..opening.info import CheckpointInfo

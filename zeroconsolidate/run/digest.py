@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 from ..errors import BadOption
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
+
+    from typing_extensions import Self
 
     from .storage import Readable, Writable
 

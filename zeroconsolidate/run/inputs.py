@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from .local import LocalFiles
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
     from collections.abc import Callable, Hashable, Iterator
     from types import TracebackType
+
+    from typing_extensions import Self
 
     from .storage import Readable
 

@@ -16,8 +16,9 @@ from .clone import ANY_MEANS, CANNOT, clone
 from .storage import Readable, Writable
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
     from types import TracebackType
+
+    from typing_extensions import Self
 
     from .clone import Means
 

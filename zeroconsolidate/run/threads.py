@@ -16,9 +16,10 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
+
+    from typing_extensions import Self
 
 M = TypeVar("M")
 """A member: what one thread works with, and no other."""

@@ -25,8 +25,9 @@ from .refusals import JOURNAL, STAGING, refuse_existing, refuse_file, refuse_ful
 from .system import remove, sync_directory, system_errors, write_all
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
     from collections.abc import Iterator, Mapping, Sequence
+
+    from typing_extensions import Self
 
     from ..run.clone import Means
 
