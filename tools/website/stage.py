@@ -91,7 +91,8 @@ def stage(folder: Path) -> None:
 
 
 def beside(folder: Path) -> None:
-    """Put the pages in Markdown, and llms.txt which lists them, beside the HTML in `folder`."""
+    """Put the pages in Markdown, llms.txt which lists them, and the JSON schemas beside the HTML in `folder`."""
     for name, text in pages().items():
         (folder / name).write_text(text)
+    shutil.copytree(DOCS / "schemas", folder / "schemas", dirs_exist_ok=True)
     (folder / "llms.txt").write_text(llms((DOCS / "index.md").read_text()))
