@@ -125,10 +125,8 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
                     noted=opened.catalog.noted,
                 )
                 stage.write(MANIFEST_NAME, text)
-                if parts is None:
-                    refuse_changed(traits)
-                else:
-                    refuse_changed(traits, start_over=start_over(stage.folder))
+                again = "convert again with --restart" if parts is None else start_over(stage.folder)
+                refuse_changed(traits, start_over=again)
                 sizes = stage.publish(last=[*output.published_last, MANIFEST_NAME])
             remembered = _facts(output, stage)
             overflows = {

@@ -67,7 +67,7 @@ def parts_in(before: Fingerprint) -> int | None:
     return count
 
 
-def refuse_changed(before: Fingerprint, *, start_over: str = "convert again with --restart") -> None:
+def refuse_changed(before: Fingerprint, *, start_over: str) -> None:
     """Raise DamagedFile if an input file is not what it was when the fingerprint was taken.
 
     `start_over`: how. Someone may have trained on into the same folder while we read: half of each file would be of
