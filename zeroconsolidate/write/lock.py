@@ -14,7 +14,7 @@ _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVA
 
 class Lock:
     """An exclusive `flock` on a file, until :meth:`release` or the end of the process, however that comes; or one that
-    is `shared` with others of its kind, and with nobody else. On NFS it holds between machines.
+    is `shared` with others of its kind only. On NFS it holds between machines.
 
     Raises OutputBusy if someone else has it. On a file system without locks there is none: the caller
     must then prevent two conversions at the same time.
