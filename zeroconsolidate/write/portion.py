@@ -19,7 +19,7 @@ import errno
 import os
 import shlex
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from ..archive.phrases import listed
 from ..errors import BadOption, OutputBusy, OutputFailed, at
@@ -32,6 +32,8 @@ from .system import remove, sync_directory, system_errors, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from typing_extensions import Self
 
     from ..plan.stretches import Part as Number
     from ..plan.stretches import Stretch
