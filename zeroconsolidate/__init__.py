@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         DamagedFile,
         Disagreement,
         MissingFiles,
+        MissingPackage,
         NoSuchTensor,
         NotACheckpoint,
         OutputBusy,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         UnsafePath,
         UnsafePickle,
         UnsupportedLayout,
+        UnsupportedSystem,
         WitnessMismatch,
         WrongNames,
         ZeroConsolidateError,
@@ -92,6 +94,7 @@ __all__ = [
     "LoadReport",
     "Loss",
     "MissingFiles",
+    "MissingPackage",
     "NoSuchTensor",
     "NotACheckpoint",
     "OutputBusy",
@@ -112,6 +115,7 @@ __all__ = [
     "UnsafePath",
     "UnsafePickle",
     "UnsupportedLayout",
+    "UnsupportedSystem",
     "Verification",
     "Watched",
     "WitnessMismatch",
@@ -150,6 +154,7 @@ _HOMES = {
     "LoadReport": "loading.report",
     "Loss": "opening.losses",
     "MissingFiles": "errors",
+    "MissingPackage": "errors",
     "NoSuchTensor": "errors",
     "NotACheckpoint": "errors",
     "OutputBusy": "errors",
@@ -170,6 +175,7 @@ _HOMES = {
     "UnsafePath": "errors",
     "UnsafePickle": "errors",
     "UnsupportedLayout": "errors",
+    "UnsupportedSystem": "errors",
     "Verification": "audit.findings",
     "Watched": "training.watching",
     "WitnessMismatch": "errors",
@@ -196,9 +202,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first used. Raises AttributeError for any other."""
+    """A public name, imported when it is first used. Raises AttributeError for any other, and on Windows
+    UnsupportedSystem."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOMES[name] != "errors":
+        import_module(f"{__name__}.integrations.packages").refuse_windows()
     value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     return value
 

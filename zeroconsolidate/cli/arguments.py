@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .._version import __version__
 from ..errors import BadOption, Parts
@@ -24,6 +24,8 @@ from .flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFla
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from typing_extensions import Unpack
 
     from ..options import Declaration
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from ..archive.regular import open_regular, read_errors
 from ..errors import OutputFailed, PlanBroken, WrongNames, at
@@ -26,6 +26,8 @@ from .system import remove, sync_directory, system_errors, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from typing_extensions import Self
 
     from ..run.clone import Means
 
