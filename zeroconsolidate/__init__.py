@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api.converting import consolidate, convert, estimate
+    from .api.converting import consolidate, consolidate_part, convert, estimate, finish_parts
     from .api.loading import load_into, load_into_engine, state_dict, to_torch_optimizer
     from .api.pruning import prune
     from .api.reading import inspect, inspect_run, open_checkpoint
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from .opening.rescue_report import RescueReport
     from .opening.resume import Resume
     from .outputs.mapping import Checkpoint
+    from .outputs.parts import PartReport
     from .outputs.report import Report
     from .outputs.views import TensorView
     from .plan.build import Cost
