@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api.converting import consolidate, convert, estimate
+    from .api.converting import consolidate, consolidate_part, convert, estimate, finish_parts
     from .api.loading import load_into, load_into_engine, state_dict, to_torch_optimizer
     from .api.pruning import prune
     from .api.reading import inspect, inspect_run, open_checkpoint
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from .opening.rescue_report import RescueReport
     from .opening.resume import Resume
     from .outputs.mapping import Checkpoint
+    from .outputs.parts import PartReport
     from .outputs.report import Report
     from .outputs.views import TensorView
     from .plan.build import Cost
@@ -100,6 +101,7 @@ __all__ = [
     "OutputBusy",
     "OutputExists",
     "OutputFailed",
+    "PartReport",
     "PlanBroken",
     "PrunedSave",
     "Pruning",
@@ -124,8 +126,10 @@ __all__ = [
     "__version__",
     "consolidate",
     "consolidate_in_background",
+    "consolidate_part",
     "convert",
     "estimate",
+    "finish_parts",
     "inspect",
     "inspect_run",
     "load_into",
@@ -160,6 +164,7 @@ _HOMES = {
     "OutputBusy": "errors",
     "OutputExists": "errors",
     "OutputFailed": "errors",
+    "PartReport": "outputs.parts",
     "PlanBroken": "errors",
     "PrunedSave": "saves.pruning",
     "Pruning": "saves.pruning",
@@ -183,8 +188,10 @@ _HOMES = {
     "ZeroConsolidateError": "errors",
     "consolidate": "api.converting",
     "consolidate_in_background": "training.background",
+    "consolidate_part": "api.converting",
     "convert": "api.converting",
     "estimate": "api.converting",
+    "finish_parts": "api.converting",
     "inspect": "api.reading",
     "inspect_run": "api.reading",
     "load_into": "api.loading",
