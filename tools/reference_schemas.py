@@ -14,6 +14,7 @@ from typing import Any
 from reference_json import PARTS, documented, plain
 
 from zeroconsolidate.audit.findings import Verification
+from zeroconsolidate.integrations.surroundings import Surroundings
 from zeroconsolidate.opening.info import CheckpointInfo
 from zeroconsolidate.opening.rescue_report import RescueReport
 from zeroconsolidate.outputs.parts import PartReport
@@ -33,6 +34,7 @@ KINDS: dict[str, type] = {
     "verification": Verification,
     "watched": Watched,
     "pruning": Pruning,
+    "environment": Surroundings,
 }
 """What an object says that it is -> what is printed."""
 

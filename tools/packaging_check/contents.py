@@ -10,7 +10,7 @@ from .builds import ROOT, in_sdist, in_wheel, metadata, tracked
 if TYPE_CHECKING:
     from pathlib import Path
 
-ALWAYS = {"numpy", "safetensors", "tqdm"}
+ALWAYS = {"numpy", "safetensors", "shtab", "tqdm"}
 """What an installation without extras brings."""
 FOR_USERS = {"torch", "deepspeed", "hub", "xxh3"}
 FOR_CONTRIBUTORS = {"test", "lint", "fuzz"}

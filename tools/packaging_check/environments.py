@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _KEPT = ("PIP_", "UV_", "SSL_CERT", "REQUESTS_CA", "LANG", "LC_")
 """Variables that say how packages are reached here; all others are dropped."""

@@ -51,10 +51,8 @@ def _convert(environment: Environment) -> None:
     environment.run(command, "verify", "model", CHECKPOINT)
     environment.run(command, "universal", CHECKPOINT, "resume")
     environment.run(command, "verify", "resume", CHECKPOINT)
-    environment.run(
-        "python", "-c", "import zeroconsolidate as z; print(z.open_checkpoint(%r)['lm_head.weight'].numpy().shape)"
-        % str(CHECKPOINT),
-    )  # fmt: skip
+    code = "import sys, zeroconsolidate as z; [view.numpy() for view in z.open_checkpoint(sys.argv[1]).values()]"
+    environment.run("python", "-c", code, CHECKPOINT)
 
 
 def _say_what_is_needed(environment: Environment) -> None:

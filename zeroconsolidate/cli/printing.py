@@ -48,7 +48,7 @@ def time_text(seconds: float) -> str:
 def cost_text(cost: Cost) -> str:
     """What a conversion would take."""
     written = f"{counted(cost.tensors, 'tensor')} in {counted(cost.files, 'file')}"
-    return _rows(
+    return rows_text(
         [
             ("reads", size_text(cost.input_bytes)),
             ("writes", f"{size_text(cost.output_bytes)}, {written}"),
@@ -96,7 +96,7 @@ def report_text(report: Report) -> str:
         rows.append(("time", f"{time_text(report.seconds)} to finish them"))
     else:
         rows.append(("time", _time_row(report.seconds, report.gb_per_second)))
-    return f"{report.output}\n{_rows(rows)}\n\n{report.load_line}"
+    return f"{report.output}\n{rows_text(rows)}\n\n{report.load_line}"
 
 
 def verification_text(found: Verification) -> str:
@@ -111,7 +111,7 @@ def verification_text(found: Verification) -> str:
     well = "all is well"
     if any(note.startswith(NOT_WHOLE) for note in found.notes):
         well = f"nothing is wrong, but it is {NOT_WHOLE}"
-    return f"{found.subject}: {well if found.ok else many}\n{_rows(rows)}"
+    return f"{found.subject}: {well if found.ok else many}\n{rows_text(rows)}"
 
 
 def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
@@ -144,7 +144,7 @@ def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
         ("output", ", ".join(f"{size_text(size)} as {dtype}" for dtype, size in info.output_bytes.items())),
         *(("note", note) for note in _at_most(once(info.notes), NOTES)),
     ]
-    text = f"{info.root}\n{_rows(rows)}"
+    text = f"{info.root}\n{rows_text(rows)}"
     return f"{text}\n{_tensors_text(info)}" if tensors else text
 
 
@@ -282,7 +282,8 @@ def _at_most(texts: Sequence[str], most: int) -> list[str]:
     return [*texts[:most], *([f"and {len(texts) - most} more"] if len(texts) > most else [])]
 
 
-def _rows(rows: Sequence[tuple[str, str]]) -> str:
+def rows_text(rows: Sequence[tuple[str, str]]) -> str:
+    """Labels and what stands behind them, in two columns."""
     width = max(len(label) for label, _ in rows)
     return "\n".join(folded(f"  {label:<{width}}  {text}", " " * (width + 4)) for label, text in rows)
 
