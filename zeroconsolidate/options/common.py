@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadOption
 from .declaration import Group, Switch, in_order, option
+from .urls import real
 from .values import as_plain, roots_of
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Recorded(Working):
         for declared in in_order(type(self)):
             if declared.decides != "nothing":
                 value = self._decided(declared.name)
-                chosen[declared.name] = as_plain(value, os.path.realpath if declared.is_path else None)
+                chosen[declared.name] = as_plain(value, real if declared.is_path else None)
         return chosen
 
     def for_manifest(self) -> dict[str, Any]:

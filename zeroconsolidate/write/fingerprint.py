@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
+from ..archive.places import identity
 from ..errors import DamagedFile, reason
+from ..options.urls import real
 from ..plan.congruent import Sharing
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def fingerprint(
         json.dumps(
             {
                 "options": dict(options),
-                "source": {path: _looks(path) for path in sorted(set(map(os.path.realpath, sources)))},
+                "source": {path: _looks(path) for path in sorted(set(map(real, sources)))},
                 "output": {
                     file.name: {"bytes": file.size_bytes, "header": hashlib.sha256(file.header).hexdigest()[:16]}
                     for file in layout
@@ -76,7 +77,6 @@ def refuse_changed(before: Fingerprint) -> None:
 
 def _looks(path: str) -> dict[str, Any]:
     try:
-        status = os.stat(path)
+        return identity(path)
     except OSError as error:
         raise DamagedFile(f"the file cannot be read any more: {reason(error)}", address=(path,)) from None
-    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
