@@ -12,7 +12,7 @@ from ..options.urls import is_url
 from .regular import scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 def is_directory(path: str) -> bool:
@@ -47,21 +47,38 @@ def exists(path: str) -> bool:
 def size_bytes(path: str) -> int:
     """The length of a file. Raises OSError."""
     if is_url(path):
-        return int(identity(path)["bytes"])
-    return os.path.getsize(path)
-
-
-def identity(path: str) -> dict[str, int | str]:
-    """What changes when a file does: its length, with its time or with what its store says of it. Raises OSError."""
-    if is_url(path):
         from .remote import look
 
         found = look(path)
         if found is None:
             raise FileNotFoundError(2, os.strerror(2), path)
+        return found.size_bytes
+    return os.path.getsize(path)
+
+
+def identity(path: str) -> dict[str, int | str]:
+    """What changes when a file does: its length and its time, or what its store says of it. Raises OSError.
+
+    A store is asked for a folder at a time, and its answer believed for some seconds: see :func:`look_anew`.
+    """
+    if is_url(path):
+        from .remote import in_listing
+
+        found = in_listing(path)
+        if found is None:
+            raise FileNotFoundError(2, os.strerror(2), path)
         return {"bytes": found.size_bytes, "is": found.identity}
     status = os.stat(path)
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def look_anew(paths: Iterable[str]) -> None:
+    """Forget what stores have said of these files: what is asked next is answered as it is now."""
+    urls = [path for path in paths if is_url(path)]
+    if urls:
+        from .remote import forget
+
+        forget(urls)
 
 
 def names_in(directory: str) -> list[str]:

@@ -45,12 +45,16 @@ class RemoteFile:
     is_remote = True
 
     def __init__(self, url: str, *, ends: bool = True) -> None:
-        """`ends`: whether to read the ends of the file at once."""
+        """`ends`: read the ends of the file at once, as it is now. Without, it is the file that was opened so before:
+        if it is another by now, reading it is an error."""
         self._url = url
         self._store = store_of(url)
-        self.item = self._store.look(url)
+        known = None if ends else self._store.known.get(url)
+        self.item = self._store.look(url) if known is None else known
         if self.item.is_folder:
             raise IsADirectoryError(url)
+        if ends:
+            self._store.know(url, self.item)
         self.size_bytes = self.item.size_bytes
         self._held: list[tuple[int, bytes]] = []
         if not ends:
@@ -136,7 +140,7 @@ class RemoteEntry:
 
 def entries(folder: str) -> list[RemoteEntry]:
     """What is directly in a folder. Raises FileNotFoundError if nothing is, NotADirectoryError for an object."""
-    return [RemoteEntry(folder, item) for item in store_of(folder).list(folder)]
+    return [RemoteEntry(folder, item) for item in store_of(folder).entries(folder).values()]
 
 
 def tree(folder: str) -> list[str]:
@@ -150,6 +154,21 @@ def look(url: str) -> Item | None:
         return store_of(url).look(url)
     except FileNotFoundError:
         return None
+
+
+def in_listing(url: str) -> Item | None:
+    """What the listing of its folder says of an object, None if it is not there."""
+    folder, _, name = url.rpartition("/")
+    try:
+        return store_of(url).entries(folder).get(name)
+    except FileNotFoundError:
+        return None
+
+
+def forget(urls: Iterable[str]) -> None:
+    """Forget what was listed."""
+    for store in {id(store): store for store in map(store_of, urls)}.values():
+        store.forget()
 
 
 def merged(ranges: Sequence[tuple[int, int]], near_bytes: int, most_bytes: int) -> list[tuple[int, int]]:

@@ -32,6 +32,11 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 15.0
 """Pauses double from the first to the longest; half of each is left to chance, so that callers do not come back all at
 once."""
 
+LISTED_SECONDS = 3.0
+"""So long a listing is believed: one command asks for the same folders again and again."""
+_LISTINGS = 4096
+_KNOWN = 1 << 17
+
 CLIENTS = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs",
     "hf": "huggingface_hub",
@@ -67,6 +72,9 @@ class Store:
         self.scheme = scheme
         self.files = _client(scheme)
         self._handles: dict[str, Any] = {}
+        self._listed: dict[str, tuple[float, dict[str, Item]]] = {}
+        self.known: dict[str, Item] = {}
+        """What an object was when its metadata were read: its values must be of the same."""
         self._turn = threading.Lock()
 
     def key(self, url: str) -> str:
@@ -76,10 +84,43 @@ class Store:
 
     def look(self, url: str) -> Item:
         """What is there."""
+        folder, _, name = url.rpartition("/")
+        listed = self._remembered(folder)
+        if listed is not None:
+            if name not in listed:
+                raise FileNotFoundError(url)
+            return listed[name]
         return _item(self.ask(url, 0, lambda: self.files.info(self.key(url), **self._fresh)))
 
-    def list(self, url: str) -> list[Item]:
-        """What is directly in a folder. Raises NotADirectoryError for an object."""
+    def entries(self, url: str) -> dict[str, Item]:
+        """What is directly in a folder, by name. Raises NotADirectoryError for an object."""
+        listed = self._remembered(url)
+        if listed is None:
+            begun = time.monotonic()
+            listed = {item.name: item for item in self._list(url)}
+            if len(self._listed) >= _LISTINGS:
+                self._listed.clear()
+            self._listed[url] = (begun, listed)
+        return listed
+
+    def know(self, url: str, item: Item) -> None:
+        """Remember what an object is."""
+        with self._turn:
+            self.known.pop(url, None)
+            while len(self.known) >= _KNOWN:
+                self.known.pop(next(iter(self.known)))
+            self.known[url] = item
+
+    def forget(self) -> None:
+        """What was listed may have changed: something was written."""
+        self._listed.clear()
+
+    def _remembered(self, folder: str) -> dict[str, Item] | None:
+        """What a folder held a moment ago."""
+        begun, listed = self._listed.get(folder, (0.0, None))
+        return listed if time.monotonic() - begun < LISTED_SECONDS else None
+
+    def _list(self, url: str) -> list[Item]:
         key = self.key(url)
         found = self.ask(url, 0, lambda: self.files.ls(key, detail=True, **self._fresh))
         if len(found) == 1 and found[0]["name"].strip("/") == key.strip("/") and found[0]["type"] != "directory":
@@ -140,8 +181,7 @@ class Store:
         with self._turn:
             handle = self._handles.get(key)
             if handle is None or handle[0] != item.identity:
-                opened = self.files.open(key, "rb", cache_type="none")
-                handle = self._handles[key] = (item.identity, opened)
+                self._handles[key] = handle = (item.identity, self.files.open(key, "rb", cache_type="none"))
         if isinstance(handle[1], AbstractBufferedFile):
             return bytes(handle[1]._fetch_range(start, stop))  # noqa: SLF001  (exactly these bytes, from any thread)
         return bytes(self.files.cat_file(key, start=start, end=stop))

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..archive.places import identity
+from ..archive.places import identity, look_anew
 from ..errors import DamagedFile, reason
 from ..options.urls import real
 from ..plan.congruent import Sharing
@@ -32,11 +32,13 @@ def fingerprint(
     Where every byte comes from follows from these by arithmetic, so the copies themselves are not in it.
     Raises DamagedFile if an input file has gone.
     """
+    paths = sorted(set(map(real, sources)))
+    look_anew(paths)
     exact: Fingerprint = json.loads(
         json.dumps(
             {
                 "options": dict(options),
-                "source": {path: _looks(path) for path in sorted(set(map(real, sources)))},
+                "source": {path: _looks(path) for path in paths},
                 "output": {
                     file.name: {"bytes": file.size_bytes, "header": hashlib.sha256(file.header).hexdigest()[:16]}
                     for file in layout
@@ -65,6 +67,7 @@ def refuse_changed(before: Fingerprint) -> None:
 
     Someone may have trained on into the same folder while we read: half of each file would be of another step.
     """
+    look_anew(before["source"])
     for path, looks in before["source"].items():
         if _looks(path) != looks:
             raise DamagedFile(
