@@ -6,17 +6,21 @@ client ── proxy ── moto          every request is recorded; rules say wh
 from __future__ import annotations
 
 import http.client
+import logging
 import random
+import re
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
 
 BUCKET = "runs"
 
@@ -73,11 +77,51 @@ class Store:
     """The server, as tests see it."""
 
     endpoint: str
+    behind: tuple[str, int]
     requests: list[Request] = field(default_factory=list)
     rule: Rule = lambda _: None
 
     def url(self, key: str = "") -> str:
         return f"s3://{BUCKET}/{key}".rstrip("/")
+
+    def put(self, folder: Path, key: str) -> str:
+        """A copy of a directory in the bucket, past the proxy; returns its URL."""
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                self.direct("PUT", f"{key}/{file.relative_to(folder)}", file.read_bytes())
+        return self.url(key)
+
+    def get(self, key: str) -> bytes:
+        """The content of an object."""
+        return self.direct("GET", key)
+
+    def direct(self, method: str, key: str, body: bytes = b"") -> bytes:
+        """One request, past the proxy."""
+        asked = http.client.HTTPConnection(*self.behind)
+        headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=a/b/us-east-1/s3/"}
+        asked.request(method, f"/{BUCKET}/{quote(key, safe='/?=&')}".rstrip("/"), body=body, headers=headers)
+        answer = asked.getresponse()
+        data = answer.read()
+        asked.close()
+        if answer.status >= 300:
+            raise FileNotFoundError(f"{answer.status} {key}: {data[:200]!r}")
+        return data
+
+    def keys(self) -> list[str]:
+        """The names of all objects."""
+        return [unescape(key) for key in re.findall(r"<Key>(.*?)</Key>", self.direct("GET", "?list-type=2").decode())]
+
+    def uploads(self) -> list[str]:
+        """The names of all uploads that were begun and neither completed nor given up."""
+        return re.findall(r"<Key>(.*?)</Key>", self.direct("GET", "?uploads").decode())
+
+    def empty(self) -> None:
+        """Remove all objects and uploads."""
+        for key in self.keys():
+            self.direct("DELETE", key)
+        listed = self.direct("GET", "?uploads").decode()
+        for key, upload in re.findall(r"<Key>(.*?)</Key>\s*<UploadId>(.*?)</UploadId>", listed):
+            self.direct("DELETE", f"{key}?uploadId={upload}")
 
     @property
     def read_bytes(self) -> int:
@@ -101,19 +145,18 @@ def s3_server() -> Iterator[Store]:
     """A server with one empty bucket, behind the proxy."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     moto = ThreadedMotoServer(port=0, verbose=False)
     moto.start()
     host, port = moto.get_host_and_port()
-    store = Store("")
+    store = Store("", (host, port))
     proxy = _Proxy(("127.0.0.1", 0), _Handler)
-    proxy.store, proxy.behind = store, (host, port)
+    proxy.store = store
     thread = threading.Thread(target=proxy.serve_forever, daemon=True)
     thread.start()
     store.endpoint = f"http://127.0.0.1:{proxy.server_address[1]}"
     try:
-        asked = http.client.HTTPConnection(host, port)
-        asked.request("PUT", f"/{BUCKET}", headers={"Authorization": "AWS4-HMAC-SHA256 Credential=a/b/us-east-1/s3/"})
-        asked.getresponse().read()
+        store.direct("PUT", "")
         yield store
     finally:
         proxy.shutdown()
@@ -125,7 +168,6 @@ class _Proxy(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
     store: Store
-    behind: tuple[str, int]
     turn = threading.Lock()
 
     def handle_error(self, *_: object) -> None:
@@ -139,7 +181,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Nothing is printed."""
 
-    def do_GET(self) -> None:
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("do_"):
+            return self._answer
+        raise AttributeError(name)
+
+    def _answer(self) -> None:
         parts = urlsplit(self.path)
         store = self.server.store
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -160,8 +207,6 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         self._pass_on(body, fault)
 
-    do_PUT = do_POST = do_DELETE = do_HEAD = do_GET
-
     def _refuse(self, fault: Fault) -> None:
         text = f"<Error><Code>{fault.code}</Code><Message>{fault.code} (injected)</Message></Error>".encode()
         self.send_response(fault.status or 500)
@@ -172,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(text)
 
     def _pass_on(self, body: bytes, fault: Fault | None) -> None:
-        behind = http.client.HTTPConnection(*self.server.behind)
+        behind = http.client.HTTPConnection(*self.server.store.behind)
         try:
             headers = {
                 name: value for name, value in self.headers.items() if name.lower() not in ("connection", "expect")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from ..outputs.planned import plan_weights, with_recorded_base
 from ..outputs.weights import workers_for
 from ..run.execute import BLOCK_BYTES
 from ..saves.target import settled
-from .writing import found, made
+from .writing import directory_for, found, made
 
 if TYPE_CHECKING:
     from ..opening.opened import Opened
@@ -88,7 +87,7 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
     ('bfloat16', 19, 2)
     """
     began = time.monotonic()
-    directory = os.path.normpath(os.fspath(out))
+    directory = directory_for(out)
     opened, output, options = _planned(src, directory, options)
     return made(output, opened, options, directory, began)
 
@@ -103,7 +102,7 @@ def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
 
     Nothing is written. Raises what `consolidate` would raise before it compares or copies values.
     """
-    directory = os.path.normpath(os.fspath(out))
+    directory = directory_for(out)
     opened, output, options = _planned(src, directory, options)
     return rehearse(output, opened, options, directory)
 
@@ -151,6 +150,6 @@ def estimate(src: Roots, out: Path | None = None, *, options: Options) -> Cost:
     """
     src, options = settled(src, options)
     opened = open_to_convert(src, options)
-    directory = None if out is None else os.path.normpath(os.fspath(out))
+    directory = None if out is None else directory_for(out)
     plan = plan_weights(opened, with_recorded_base(opened, options), directory=directory).plan
     return plan.cost(BLOCK_BYTES, workers_for(plan, options))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadOption
 from .declaration import Group, Switch, in_order, option
-from .urls import real
+from .urls import plain, real, refuse_urls
 from .values import as_plain, roots_of
 
 if TYPE_CHECKING:
@@ -110,7 +110,9 @@ def directory_of(base: str | PathLike[str] | None) -> str | None:
         return None
     from ..integrations.hub import resolved
 
-    return resolved(os.fspath(base))
+    path = plain(os.fspath(base))
+    refuse_urls([path], "a base model", "download it, and name the directory; a model of the hub is named owner/name")
+    return resolved(path)
 
 
 # Two commands have these: a field belongs to one class, so each makes its own.

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
 
 from ..errors import BadOption
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _FILE = "file://"
@@ -64,3 +68,10 @@ def real(path: str) -> str:
 def absolute(path: str) -> str:
     """A path from the root on, a URL as it is."""
     return normal(path) if is_url(path) else os.path.abspath(path)
+
+
+def refuse_urls(paths: Iterable[str], what: str, remedy: str) -> None:
+    """Raise BadOption for a URL where only a path will do."""
+    for path in paths:
+        if is_url(path):
+            raise BadOption(f"{what} must be on this machine", found=path, remedy=remedy)
