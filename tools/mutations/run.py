@@ -42,6 +42,7 @@ from mutations import (  # noqa: E402
     merged,
     named,
     optioned,
+    remote,
     tabled,
     universal,
     universal_layouts,
@@ -68,6 +69,7 @@ TABLES = (
     followed,
     hostile,
     hostile_files,
+    remote,
 )
 SECONDS = 300
 """A mutation may take the bound from a loop: then this is the bound."""

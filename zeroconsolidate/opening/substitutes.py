@@ -113,9 +113,7 @@ def filler(directory: str) -> Filler:
         )
     except NotACheckpoint:
         return _model_filler(directory)
-    except (UnsafePickle, UnsafePath):
-        raise
-    except StoreFailed:
+    except (UnsafePickle, UnsafePath, StoreFailed):
         raise
     except ZeroConsolidateError as error:
         raise BadOption(f"the checkpoint in --fill cannot be used: {error.finding}", address=(directory,)) from None

@@ -32,7 +32,7 @@ PIECE_BYTES = 4 << 20
 WINDOW_BYTES = 128 << 20
 """What one reader has under way or waiting."""
 _BATCH_BYTES = WINDOW_BYTES // 4
-"""So much is looked at together, to find what lies side by side in one file."""
+"""So much is sorted at a time, to find what lies side by side in one file."""
 _WASTE = 64
 """What lies between two extents is read with them if it is at most this fraction of what is read already."""
 _NEAR_BYTES = 32 << 10
