@@ -17,7 +17,7 @@ which:
     write          bytes -> files that are safe on disk before they get their final names
     outputs        a checkpoint and options -> a model directory or adapter, and the report
     saves          a run directory -> its saves, what each is good for, what can be removed
-    audit          an output or a checkpoint -> what is wrong with it
+    audit          an output or a checkpoint -> what is wrong with it; two models -> how they differ
     loading        tensors of a checkpoint -> a module, an engine or an optimizer in memory
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from .api.pruning import prune
     from .api.reading import inspect, inspect_run, open_checkpoint
     from .api.universal import universal
+    from .audit.compare import compare
+    from .audit.comparison import ComparedSide, ComparedTensor, Figures, ModelComparison
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
     from .errors import (
@@ -84,14 +86,18 @@ __all__ = [
     "BadOption",
     "Checkpoint",
     "CheckpointInfo",
+    "ComparedSide",
+    "ComparedTensor",
     "ConsolidateCallback",
     "Cost",
     "DamagedFile",
     "Disagreement",
     "EngineReport",
+    "Figures",
     "LoadReport",
     "Loss",
     "MissingFiles",
+    "ModelComparison",
     "NoSuchTensor",
     "NotACheckpoint",
     "OutputBusy",
@@ -118,6 +124,7 @@ __all__ = [
     "WrongNames",
     "ZeroConsolidateError",
     "__version__",
+    "compare",
     "consolidate",
     "consolidate_in_background",
     "convert",
@@ -142,14 +149,18 @@ _HOMES = {
     "BadOption": "errors",
     "Checkpoint": "outputs.mapping",
     "CheckpointInfo": "opening.info",
+    "ComparedSide": "audit.comparison",
+    "ComparedTensor": "audit.comparison",
     "ConsolidateCallback": "training.callback",
     "Cost": "plan.build",
     "DamagedFile": "errors",
     "Disagreement": "errors",
     "EngineReport": "loading.engine_report",
+    "Figures": "audit.comparison",
     "LoadReport": "loading.report",
     "Loss": "opening.losses",
     "MissingFiles": "errors",
+    "ModelComparison": "audit.comparison",
     "NoSuchTensor": "errors",
     "NotACheckpoint": "errors",
     "OutputBusy": "errors",
@@ -175,6 +186,7 @@ _HOMES = {
     "WitnessMismatch": "errors",
     "WrongNames": "errors",
     "ZeroConsolidateError": "errors",
+    "compare": "audit.compare",
     "consolidate": "api.converting",
     "consolidate_in_background": "training.background",
     "convert": "api.converting",
