@@ -1,4 +1,4 @@
-"""Writes docs/reference-options.md, docs/reference-json.md and the tables in README.md, from what the code declares.
+"""Writes docs/reference-options.md, docs/reference-json.md, docs/schemas and the tables in README.md, from the code.
 
 python tools/reference.py
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import reference_json
+import reference_schemas
 
 from zeroconsolidate.cli.exit_codes import ExitCode
 from zeroconsolidate.cli.flags import CompareFlags, ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFlags
@@ -36,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference-options.md"
 JSON_PAGE = ROOT / "docs" / "reference-json.md"
 README = ROOT / "README.md"
+SCHEMAS = ROOT / "docs" / "schemas"
 
 VERBS = {
     "convert": (Options, ConvertFlags, "`consolidate` and `estimate`"),
@@ -143,3 +145,5 @@ if __name__ == "__main__":
     PAGE.write_text(page())
     JSON_PAGE.write_text(reference_json.page())
     README.write_text(readme())
+    for name, text in reference_schemas.schemas().items():
+        (SCHEMAS / name).write_text(text)

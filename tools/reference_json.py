@@ -129,18 +129,18 @@ def page() -> str:
     """docs/reference-json.md as it should be."""
     parts = [HEAD]
     for title, sentence, kind, more in PARTS:
-        rows = [*_documented(kind), *((key, *described) for key, described in more.items())]
-        table = "\n".join(f"| `{key}` | {what} | {_plain(text)} |" for key, what, text in rows)
+        rows = [*documented(kind), *((key, *described) for key, described in more.items())]
+        table = "\n".join(f"| `{key}` | {what} | {plain(text)} |" for key, what, text in rows)
         parts.append(f"## {title}\n\n{sentence}\n\n| key | value | |\n|---|---|---|\n{table}\n")
     return "\n".join(parts)
 
 
-def _plain(docstring: str) -> str:
+def plain(docstring: str) -> str:
     """A docstring as a cell of a table, in the words of JSON."""
     return " ".join(docstring.split()).replace("None", "null").replace(":class:", "")
 
 
-def _documented(kind: type) -> list[tuple[str, str, str]]:
+def documented(kind: type) -> list[tuple[str, str, str]]:
     """(name, type in words, description) of each field, from the section `Attributes` of the docstring (numpydoc)."""
     _, _, section = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes\n----------\n")
     found = dict(re.findall(r"^(\w+) : .*\n((?:    .*\n?)+)", section.partition("\n\n")[0], re.MULTILINE))

@@ -23,14 +23,9 @@ from pathlib import Path
 import preloaded
 import pytest
 from command import PROGRAM
+from pages import PAGES, ROOT
 
 from zeroconsolidate import consolidate, inspect
-
-ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
-_LINK = re.compile(r"^[0-9]+\. \[.*?\]\((docs/[\w-]+\.md)\)", re.MULTILINE)
-PAGES = [README, *(ROOT / link for link in _LINK.findall(README.read_text()))]
-"""In the order of reading, which is that of the list in the README."""
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^\$ .*(?:\n> .*)*", re.MULTILINE)
@@ -94,29 +89,6 @@ def test_pages_can_be_read_one_after_the_other(tmp_path: Path) -> None:
     folder = clone(tmp_path)
     for page in PAGES:
         assert _CHANGES.sub("", run(page, folder)) == _CHANGES.sub("", page.read_text()), page.name
-
-
-def test_every_page_is_in_the_readme() -> None:
-    links = set(re.findall(r"\((docs/[\w-]+\.md)\)", README.read_text()))
-    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} == links
-    assert len(PAGES) > 10
-
-
-def test_links_lead_somewhere() -> None:
-    """To a page, and where they name a heading, to one that is there."""
-    for page in [README, *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"]:
-        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
-            path, _, heading = link.partition("#")
-            if not re.match(r"\w+://", link):
-                target = (page.parent / path) if path else page
-                assert target.exists(), (page.name, link)
-                assert not heading or heading in headings(target), (page.name, link)
-
-
-def headings(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub spells them."""
-    found = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in found}
 
 
 def test_every_test_that_is_named_exists() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, cast, overload
 
-from ..options import LoadingOptions, Opening, StateDictOptions, takes
+from ..options import LoadingOptions, Opening, StateDictOptions, in_python, takes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,6 +121,7 @@ def state_dict(src: Roots | Checkpoint, lazy: bool = False, *, options: StateDic
     return state_dict_of(src, options, lazy=lazy)
 
 
+@in_python()
 def load_into_engine(
     engine: Any,
     src: Roots,
@@ -197,6 +198,7 @@ accelerator.prepare returned first, got str
     return put_into_engine(live, src, Opening(tag=tag, checkpoint=checkpoint), optimizer=optimizer, strict=strict)
 
 
+@in_python()
 def to_torch_optimizer(
     model: torch.nn.Module,
     src: Roots,
