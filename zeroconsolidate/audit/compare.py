@@ -10,7 +10,7 @@ from ..options import CompareOptions, takes
 from ..outputs.gate import examine
 from ..run.inputs import Inputs
 from ..run.statistics import Statistics
-from .comparison import ComparedSide, Figures, ModelComparison
+from .comparison import ComparedSide, ModelComparison, figures_of
 from .kinds import KINDS
 from .measure import measure, measure_alone, total, work_bytes
 from .pairing import pair
@@ -103,7 +103,7 @@ def compare(a: Path, b: Path, options: CompareOptions) -> ModelComparison:
         only_a=pairing.only_a,
         only_b=pairing.only_b,
         beyond=tuple(tensor.name for tensor in tensors if _is_beyond(tensor, options.allowed)),
-        whole=total(measured, lambda _: "").get("", Figures.of(Statistics())),
+        whole=total(measured, lambda _: "").get("", figures_of(Statistics())),
         kinds={kind: kinds[kind] for kind in KINDS if kind in kinds},
         layers={name: layers[name] for name in natural(list(layers))},
         tensors=tuple(tensors),

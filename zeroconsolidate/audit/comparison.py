@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,14 @@ class ComparedSide:
         Their elements.
     dtypes : dict[str, int]
         Elements by dtype.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> models = "tests/fixtures/models"
+    >>> found = zeroconsolidate.compare(f"{models}/_bases/llama", f"{models}/llm_untied_z3/checkpoint")
+    >>> found.a.what, found.a.dtypes
+    ('model directory', {'float32': 13136})
     """
 
     path: str
@@ -75,6 +84,14 @@ class Figures:
         Elements of the first that are 0.
     zeros_b : int
         Elements of the second that are 0.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> models = "tests/fixtures/models"
+    >>> found = zeroconsolidate.compare(f"{models}/_bases/llama", f"{models}/llm_untied_z3/checkpoint")
+    >>> found.whole.numel, round(found.whole.relative, 2)
+    (13136, 0.29)
     """
 
     numel: int
@@ -95,20 +112,20 @@ class Figures:
     zeros_a: int
     zeros_b: int
 
-    @classmethod
-    def of(cls, found: Statistics) -> Figures:
-        """The figures of what was counted."""
-        return cls(
-            numel=found.numel,
-            changed=found.changed,
-            unlike=found.unlike,
-            largest=found.largest,
-            largest_relative=found.largest_relative,
-            relative=found.relative,
-            cosine=found.cosine,
-            **_sided("a", found.a),
-            **_sided("b", found.b),
-        )
+
+def figures_of(found: Statistics) -> Figures:
+    """The figures of what was counted."""
+    return Figures(
+        numel=found.numel,
+        changed=found.changed,
+        unlike=found.unlike,
+        largest=found.largest,
+        largest_relative=found.largest_relative,
+        relative=found.relative,
+        cosine=found.cosine,
+        **_sided("a", found.a),
+        **_sided("b", found.b),
+    )
 
 
 def _sided(side: str, values: Values) -> dict[str, Any]:
@@ -159,6 +176,17 @@ class ComparedTensor:
         Of a vocabulary: how many rows differ; else None.
     first_rows : tuple[int, ...]
         The first of these rows.
+    is_same
+    numel
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> models = "tests/fixtures/models"
+    >>> found = zeroconsolidate.compare(f"{models}/_bases/llama", f"{models}/llm_untied_z3/checkpoint")
+    >>> tensor = found.tensors[0]
+    >>> tensor.name, tensor.kind, tensor.state, tensor.changed_rows
+    ('lm_head.weight', 'head', 'differs', 288)
     """
 
     name: str
@@ -269,16 +297,16 @@ class ModelComparison:
         Returns
         -------
         dict
-            The fields by name, and those within them. Numbers that JSON does not have are None.
+            The fields by name, and those within them. Sums too large for float64 are its largest number.
         """
         found: dict[str, object] = _finite(asdict(self))
         return found | {"equal": self.equal, "gb_per_second": round(self.gb_per_second, 3)}
 
 
 def _finite(value: Any) -> Any:
-    """Without infinite numbers: sums of squares of large float64 numbers."""
+    """With the largest float64 in place of infinity, which JSON does not have: sums of squares may be too large."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return sys.float_info.max if value == math.inf else value

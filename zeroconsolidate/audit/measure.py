@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import at
 from ..run.statistics import RowMarks, Statistics, differ, values_of
-from .comparison import ComparedTensor, Figures
+from .comparison import ComparedTensor, Figures, figures_of
 from .kinds import kind_of, layer_of
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _pair(a: Side, b: Side, name: str, name_b: str, inputs: Inputs, progress: Ca
         shape_a=tuple(left.shape),
         shape_b=tuple(right.shape),
         state=_state(left, right, found),
-        figures=None if found is None else Figures.of(found),
+        figures=None if found is None else figures_of(found),
         largest_at=None if found is None or not found.largest else _unravel(found.largest_at, left.shape),
         changed_rows=None if rows is None else len(rows),
         first_rows=() if rows is None else tuple(rows[:LISTED_ROWS]),
@@ -148,4 +148,4 @@ def total(measured: list[Measured], key: Callable[[ComparedTensor], str | None])
         place = key(each.tensor)
         if place is not None and each.statistics is not None:
             sums.setdefault(place, Statistics()).include(each.statistics)
-    return {place: Figures.of(found) for place, found in sums.items()}
+    return {place: figures_of(found) for place, found in sums.items()}

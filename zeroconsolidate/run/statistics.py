@@ -102,6 +102,8 @@ class Statistics:
     def relative(self) -> float:
         """Norm of the difference, relative to the larger norm."""
         largest = max(self.a.norm, self.b.norm)
+        if math.isinf(largest):  # its square is too large for float64
+            return self.largest / max(self.a.peak, self.b.peak)
         return math.sqrt(self.difference_square) / largest if largest else 0.0
 
     @property
