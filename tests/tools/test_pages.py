@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import builtins
 import re
+import sysconfig
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import reference
+from collect_texts import PACKAGE
 from command import REPOSITORY
 from pages import INDEX, LISTED, PAGES, WRITTEN
 from website import built, stage
@@ -16,10 +21,11 @@ from website.index import sections
 from website.llms import llms
 
 import zeroconsolidate
+from zeroconsolidate import errors
 from zeroconsolidate.cli.arguments import parser
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 REFERENCE = REPOSITORY / "docs/reference-python.md"
 COMMANDS = next(action.choices for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
@@ -76,6 +82,50 @@ def test_every_option_is_in_the_reference(verb: str) -> None:
     section = next((part for part in parts if part.startswith(f"`zeroconsolidate {verb}`")), "")
     assert {flag for flag in flags if not re.search(rf"`{re.escape(flag)}[ `]", section)} == set()
     assert section or not flags
+
+
+class TestTroubleshooting:
+    """Every error has its entry, and messages are quoted as they are."""
+
+    PAGE = (REPOSITORY / "docs/troubleshooting.md").read_text()
+
+    def test_every_error_has_an_entry(self) -> None:
+        entries = re.findall(r"^### `(\w+)`(?: \((\w+)\))?$", self.PAGE, re.MULTILINE)
+        classes = {name: kind for name, kind in vars(errors).items() if _is_error(kind)}
+        assert sorted(name for name, _ in entries) == sorted(classes)
+        for name, builtin in entries:
+            assert not builtin or issubclass(classes[name], getattr(builtins, builtin)), name
+
+    def test_our_messages_are_ours(self) -> None:
+        """A message in a table is one of the package, with `…` for what varies."""
+        ours = "\n".join(spelled for path in PACKAGE.rglob("*.py") for spelled in _texts(path))
+        tables = self.PAGE.partition("## zeroconsolidate\n")[2]
+        quoted = re.findall(r"^\| `([^`]+)` \|", tables, re.MULTILINE)
+        assert len(quoted) > 30
+        for message in quoted:
+            parts = [part.strip(" ;:,") for part in message.split("…")]
+            assert all(part in ours for part in parts), message
+
+    def test_messages_of_others_are_theirs(self) -> None:
+        quoted = re.findall(r"^<!-- said by (\S+): (.*) -->$", self.PAGE, re.MULTILINE)
+        assert len(quoted) > 10
+        packages = Path(sysconfig.get_path("purelib"))
+        for file, words in quoted:
+            if (packages / file.partition("/")[0]).is_dir():
+                assert words in (packages / file).read_text(), words
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """The texts in a module, with `{}` for what an f-string puts in."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def _is_error(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, errors.ZeroConsolidateError) and kind.__name__[0] != "_"
 
 
 class TestSite:

@@ -106,6 +106,8 @@ def state_dict(src: Roots | Checkpoint, lazy: bool = False, *, options: StateDic
     ------
     BadOption
         If a keyword is unknown, or its value makes no sense.
+    MissingPackage
+        If torch is not installed.
     ZeroConsolidateError
         What `open_checkpoint` raises.
 
@@ -116,8 +118,11 @@ def state_dict(src: Roots | Checkpoint, lazy: bool = False, *, options: StateDic
     >>> weights["embed.weight"].shape, weights["embed.weight"].dtype
     (torch.Size([13, 7]), torch.bfloat16)
     """
+    from ..integrations.packages import need_torch
     from ..loading.whole import state_dict_of
 
+    if not lazy:
+        need_torch("a dict of torch's tensors")
     return state_dict_of(src, options, lazy=lazy)
 
 

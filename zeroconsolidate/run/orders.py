@@ -73,7 +73,7 @@ _MASK = (1 << 64) - 1
 
 def _mixed(bits: Hashes) -> Hashes:
     """Each number with its bits mixed, by multiplications modulo 2**64 with odd numbers and shifts: one to one."""
-    mixed = bits ^ (bits >> np.uint64(31))
+    mixed: Hashes = bits ^ (bits >> np.uint64(31))
     mixed *= np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(29)
     mixed *= np.uint64(0xD6E8FEB86659FD93)
