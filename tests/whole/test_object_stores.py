@@ -231,3 +231,9 @@ class TestErrors:
     def test_a_client_that_is_not_installed(self):
         with pytest.raises(BadOption, match=r"gs:// URLs need gcsfs.*pip install 'zeroconsolidate\[gcs\]'"):
             zeroconsolidate.inspect("gs://runs/one")
+
+
+def test_compare():
+    url = in_store("trainer_zero3_tied")
+    found = zeroconsolidate.compare(url, FIXTURES / "trainer_zero3_tied/checkpoint")
+    assert found.equal

@@ -12,7 +12,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import DamagedFile, UnsafePath, ZeroConsolidateError, reason
 from ..options.urls import is_url, real
@@ -20,6 +20,8 @@ from ..options.urls import is_url, real
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
+
+    from typing_extensions import Self
 
 MAX_ENTRIES = 1 << 18
 """A directory with more entries than this is refused. 1,024 ranks make 2,048 files."""

@@ -55,7 +55,7 @@ def make_weights(
                 stage.keep(file.name)
             else:
                 with at(file.name):
-                    _file(file, several, stage, options, means, _shifted(options.progress, before, total_bytes))
+                    _file(file, several, stage, options, means, shifted(options.progress, before, total_bytes))
             before += file.size_bytes
     if stage.has_unsynced:
         options.doing("syncing")
@@ -87,7 +87,7 @@ def _file(
         listeners = [part.reached, progress]
         follower = None
         if digest is not None:
-            follower = stack.enter_context(Follower(part.output, _spans(file), digest))
+            follower = stack.enter_context(Follower(part.output, spans_of(file), digest))
             listeners.append(follower.reached)
             follower.reached(part.start)
 
@@ -97,7 +97,7 @@ def _file(
 
         overflows = part.facts.setdefault("overflows", {})
         if isinstance(file, FragmentPlan):
-            _fragment(file, inputs[0], part, overflows, reached)
+            make_fragment(file, inputs[0], part, overflows, reached)
         else:
             first, *others = inputs
             stack.enter_context(first.files.expecting(extents_of(file, part.start)))
@@ -109,7 +109,7 @@ def _file(
             part.facts["digests"] = {"file": found.file, "tensors": found.tensors}
 
 
-def _fragment(
+def make_fragment(
     file: FragmentPlan, inputs: Inputs, part: Part, overflows: dict[str, int], reached: Callable[[int], None]
 ) -> None:
     """A file of torch: behind the tensor stands the checksum of its bytes, and the zip directory."""
@@ -119,7 +119,8 @@ def _fragment(
     reached(file.size_bytes)
 
 
-def _spans(file: FilePlan) -> list[Span]:
+def spans_of(file: FilePlan) -> list[Span]:
+    """A file's header, tensors and what is behind them."""
     spans = [Span(0, len(file.header), None)]
     for tensor, start in zip(file.tensors, file.starts, strict=True):
         spans.append(Span(start, start + tensor.nbytes, tensor.name))
@@ -127,7 +128,8 @@ def _spans(file: FilePlan) -> list[Span]:
     return [*spans, *([Span(end, file.size_bytes, None)] if end < file.size_bytes else [])]
 
 
-def _shifted(progress: Callable[[int, int], None] | None, before: int, total_bytes: int) -> Callable[[int], None]:
+def shifted(progress: Callable[[int, int], None] | None, before: int, total_bytes: int) -> Callable[[int], None]:
+    """A function that is called with the bytes done of a file, for one that is called with those of all."""
     return lambda upto: None if progress is None else progress(before + upto, total_bytes)
 
 
