@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from ..opening.opened import open_to_convert
 from ..options import Options, takes
+from ..outputs.averaging import mean_of
 from ..outputs.checks import refuse_unplaced
 from ..outputs.make import Rehearsal, rehearse
 from ..outputs.model import plan_output
 from ..outputs.planned import plan_weights, with_recorded_base
 from ..outputs.weights import workers_for
 from ..run.execute import BLOCK_BYTES
-from ..saves.target import settled
+from ..saves.several import several
 from .writing import found, made
 
 if TYPE_CHECKING:
@@ -110,10 +111,12 @@ def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
 
 def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Output, Options]:
     """What is to be made, and with which options. What can be refused at once is, before any file is opened."""
-    src, options = settled(src, options)
-    files = found(src, directory, options)
-    opened = open_to_convert(src, options, files)
-    refuse_unplaced(opened.catalog, weights_only=options.weights_only)
+    chosen = several(src, options)
+    options = options if options.average is not None else chosen[0][1]
+    files = [found(path, directory, own) for path, own in chosen]
+    opened = mean_of([open_to_convert(path, own, its) for (path, own), its in zip(chosen, files, strict=True)], options)
+    for each in opened.each:
+        refuse_unplaced(each.catalog, weights_only=options.weights_only)
     options.doing("checking names")
     options = with_recorded_base(opened, options)
     return opened, plan_output(opened, options, directory=directory), options
@@ -149,8 +152,9 @@ def estimate(src: Roots, out: Path | None = None, *, options: Options) -> Cost:
     >>> zeroconsolidate.estimate("tests/fixtures/z3_bf16/checkpoint", names="stored").files
     1
     """
-    src, options = settled(src, options)
-    opened = open_to_convert(src, options)
+    chosen = several(src, options)
+    options = options if options.average is not None else chosen[0][1]
+    opened = mean_of([open_to_convert(path, own) for path, own in chosen], options)
     directory = None if out is None else os.path.normpath(os.fspath(out))
     plan = plan_weights(opened, with_recorded_base(opened, options), directory=directory).plan
     return plan.cost(BLOCK_BYTES, workers_for(plan, options))

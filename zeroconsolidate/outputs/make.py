@@ -115,6 +115,7 @@ def make(output: Output, opened: Opened, options: Writing, directory: str) -> Ma
                     beside=around,
                     excused=excused,
                     noted=opened.catalog.noted,
+                    averaged=[member.catalog.origin for member in opened.members],
                 )
                 stage.write(MANIFEST_NAME, text)
                 refuse_changed(traits)
@@ -151,7 +152,7 @@ def _prepared(output: Output, opened: Opened, options: Writing, inputs: Inputs) 
     side_files = output.side_files(inputs)
     if opened.report is not None:
         side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
-    sources = [*opened.catalog.files, *side_files.copies.values(), *output.read_files, *opened.filled_from]
+    sources = [*opened.files, *side_files.copies.values(), *output.read_files, *opened.filled_from]
     traits = fingerprint(
         version=__version__,
         options=options.plain(),
