@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api.converting import consolidate, convert, estimate
+    from .api.converting import consolidate, consolidate_part, convert, estimate, finish_parts
     from .api.loading import load_into, load_into_engine, state_dict, to_torch_optimizer
     from .api.pruning import prune
     from .api.reading import inspect, inspect_run, open_checkpoint
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         DamagedFile,
         Disagreement,
         MissingFiles,
+        MissingPackage,
         NoSuchTensor,
         NotACheckpoint,
         OutputBusy,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         UnsafePath,
         UnsafePickle,
         UnsupportedLayout,
+        UnsupportedSystem,
         WitnessMismatch,
         WrongNames,
         ZeroConsolidateError,
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from .opening.rescue_report import RescueReport
     from .opening.resume import Resume
     from .outputs.mapping import Checkpoint
+    from .outputs.parts import PartReport
     from .outputs.report import Report
     from .outputs.views import TensorView
     from .plan.build import Cost
@@ -94,11 +97,13 @@ __all__ = [
     "LoadReport",
     "Loss",
     "MissingFiles",
+    "MissingPackage",
     "NoSuchTensor",
     "NotACheckpoint",
     "OutputBusy",
     "OutputExists",
     "OutputFailed",
+    "PartReport",
     "PlanBroken",
     "PrunedSave",
     "Pruning",
@@ -115,6 +120,7 @@ __all__ = [
     "UnsafePath",
     "UnsafePickle",
     "UnsupportedLayout",
+    "UnsupportedSystem",
     "Verification",
     "Watched",
     "WitnessMismatch",
@@ -123,8 +129,10 @@ __all__ = [
     "__version__",
     "consolidate",
     "consolidate_in_background",
+    "consolidate_part",
     "convert",
     "estimate",
+    "finish_parts",
     "inspect",
     "inspect_run",
     "load_into",
@@ -153,11 +161,13 @@ _HOMES = {
     "LoadReport": "loading.report",
     "Loss": "opening.losses",
     "MissingFiles": "errors",
+    "MissingPackage": "errors",
     "NoSuchTensor": "errors",
     "NotACheckpoint": "errors",
     "OutputBusy": "errors",
     "OutputExists": "errors",
     "OutputFailed": "errors",
+    "PartReport": "outputs.parts",
     "PlanBroken": "errors",
     "PrunedSave": "saves.pruning",
     "Pruning": "saves.pruning",
@@ -174,6 +184,7 @@ _HOMES = {
     "UnsafePath": "errors",
     "UnsafePickle": "errors",
     "UnsupportedLayout": "errors",
+    "UnsupportedSystem": "errors",
     "Verification": "audit.findings",
     "Watched": "training.watching",
     "WitnessMismatch": "errors",
@@ -181,8 +192,10 @@ _HOMES = {
     "ZeroConsolidateError": "errors",
     "consolidate": "api.converting",
     "consolidate_in_background": "training.background",
+    "consolidate_part": "api.converting",
     "convert": "api.converting",
     "estimate": "api.converting",
+    "finish_parts": "api.converting",
     "inspect": "api.reading",
     "inspect_run": "api.reading",
     "load_into": "api.loading",
@@ -200,9 +213,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first used. Raises AttributeError for any other."""
+    """A public name, imported when it is first used. Raises AttributeError for any other, and on Windows
+    UnsupportedSystem."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOMES[name] != "errors":
+        import_module(f"{__name__}.integrations.packages").refuse_windows()
     value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     return value
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import re
-import tomllib
 from functools import cache
 from typing import Any, NamedTuple
 
 import pytest
+import tomllib
 from command import REPOSITORY, python
 from fixtures import FIXTURES
 

@@ -231,7 +231,7 @@ MUTATIONS = (
         "rescue-report.json is written",
         "opening/test_rescue.py::TestRescue::test_the_report_is_written_returned_and_true",
         (
-            "outputs/make.py",
+            "outputs/prepared.py",
             "        side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()\n",
             "        pass\n",
         ),

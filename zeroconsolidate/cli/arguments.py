@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .._version import __version__
 from ..errors import BadOption, Parts
@@ -20,10 +20,12 @@ from ..options import (
     read_as,
 )
 from .exit_codes import ExitCode
-from .flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFlags
+from .flags import ConvertFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from typing_extensions import Unpack
 
     from ..options import Declaration
 
@@ -31,7 +33,7 @@ Flags = TypeVar("Flags")
 
 
 VERBS: dict[str, tuple[type, type]] = {
-    "convert": (Options, ConvertFlags),
+    "convert": (Options, ModelFlags),
     "universal": (UniversalOptions, ConvertFlags),
     "inspect": (Opening, InspectFlags),
     "verify": (VerifyOptions, VerifyFlags),
@@ -60,6 +62,7 @@ _EXAMPLES = {
         "zeroconsolidate convert checkpoint-500 my-model",
         "zeroconsolidate convert checkpoint-500 my-model --dtype bf16 --max-shard-size 5GB",
         "zeroconsolidate convert checkpoint-500 my-model --lora merge --base Qwen/Qwen2.5-7B",
+        "zeroconsolidate convert checkpoint-500 my-model --part 3/16       in each of 16 jobs; then once --finish",
     ),
     "universal": (
         "zeroconsolidate universal checkpoint-500 resume-500",

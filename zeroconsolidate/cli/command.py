@@ -17,7 +17,8 @@ from ..options import Opening, Options, PruneOptions, UniversalOptions, VerifyOp
 from . import printing as texts
 from .arguments import CONTINUING, Misuse, flags_of, given_of
 from .exit_codes import ExitCode
-from .flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFlags
+from .flags import ConvertFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
+from .parted import part_text, refuse_contradicting
 from .problems import ended_dict, error_dict, error_text, warnings_text
 from .progress import Display
 from .understand import understand
@@ -105,9 +106,26 @@ def _end(number: int, _: object) -> None:
 
 
 def _convert(given: argparse.Namespace) -> ExitCode:
-    from ..api.converting import consolidate, dry_run
+    from ..api.converting import consolidate, dry_run, finish_parts
 
-    return _written(given, Options, consolidate, dry_run)
+    flags = flags_of(ModelFlags, given)
+    refuse_contradicting(flags)
+    if flags.part is not None:
+        return _convert_part(given, flags, flags.part)
+    return _written(given, Options, finish_parts if flags.finish else consolidate, dry_run)
+
+
+def _convert_part(given: argparse.Namespace, flags: ModelFlags, part: str) -> ExitCode:
+    from ..api.converting import consolidate_part
+
+    with Display(sys.stderr, hidden=flags.quiet) as display:
+        options = given_of(Options, given) | {"progress": display.progress, "status": display.status}
+        report = consolidate_part(given.roots, given.output, part, **options)
+    for warning in warnings_text(report):
+        print(warning, file=sys.stderr)
+    if flags.json or not flags.quiet:
+        _print(flags.json, report.to_dict(), "part", ExitCode.DONE, lambda: part_text(report))
+    return ExitCode.DONE
 
 
 def _universal(given: argparse.Namespace) -> ExitCode:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import signal
 from enum import IntEnum
-from typing import Self
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ExitCode(IntEnum):

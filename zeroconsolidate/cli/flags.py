@@ -31,6 +31,25 @@ class ConvertFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelFlags(ConvertFlags):
+    """Flags of `convert` that Python does not have: there they are functions, `consolidate_part` and `finish_parts`."""
+
+    part: str | None = option(
+        None,
+        "write only part K of N, such as `3/16`, in each job of a batch array: parts may be written at the same time "
+        "on machines that share the file system, and again; `--finish` then makes the output of them",
+        group=Group.MACHINES,
+        metavar="K/N",
+    )
+    finish: bool = option(
+        False,
+        "finish an output when all jobs with {part} and otherwise the same options have ended: check it, and give it "
+        "its name",
+        group=Group.MACHINES,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class InspectFlags:
     """Flags of `inspect` that Python does not have."""
 

@@ -91,7 +91,11 @@ def report_text(report: Report) -> str:
         rows.append(("cloned", _cloned_text(report.cloned_bytes, report.bytes_written)))
     if report.resumed_bytes:
         rows.append(("resumed", f"{size_text(report.resumed_bytes)} were there already"))
-    rows.append(("time", _time_row(report.seconds, report.gb_per_second)))
+    if report.parts > 1:
+        rows.append(("parts", f"{report.parts:,}, each written by a command of its own"))
+        rows.append(("time", f"{time_text(report.seconds)} to finish them"))
+    else:
+        rows.append(("time", _time_row(report.seconds, report.gb_per_second)))
     return f"{report.output}\n{_rows(rows)}\n\n{report.load_line}"
 
 

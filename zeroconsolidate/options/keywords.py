@@ -49,6 +49,10 @@ class _Writes(Protocol[O_contra, R_co]):
     def __call__(self, src: Roots, out: Path, options: O_contra) -> R_co: ...
 
 
+class _WritesPart(Protocol[O_contra, R_co]):
+    def __call__(self, src: Roots, out: Path, part: str, options: O_contra) -> R_co: ...
+
+
 class _Checks(Protocol[O_contra, R_co]):
     def __call__(self, output: Path, options: O_contra) -> R_co: ...
 
@@ -73,6 +77,12 @@ class Writes(Protocol[P, R_co]):
     """A function that writes something made of a checkpoint."""
 
     def __call__(self, src: Roots, out: Path, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
+class WritesPart(Protocol[P, R_co]):
+    """A function that writes a part of something made of a checkpoint."""
+
+    def __call__(self, src: Roots, out: Path, part: str, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 class Checks(Protocol[P, R_co]):
@@ -103,6 +113,8 @@ class takes(Generic[P, O]):  # noqa: N801  (a decorator)
     def __call__(self, verb: _Reads[O, R]) -> Reads[P, R]: ...
     @overload
     def __call__(self, verb: _Writes[O, R]) -> Writes[P, R]: ...
+    @overload
+    def __call__(self, verb: _WritesPart[O, R]) -> WritesPart[P, R]: ...
     @overload
     def __call__(self, verb: _Checks[O, R]) -> Checks[P, R]: ...
     @overload

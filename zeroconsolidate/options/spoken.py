@@ -25,6 +25,8 @@ _TEXT = r'"[^"]*"'
 _REPEATED = re.compile(rf"(\w+)={_TEXT}(?: \1={_TEXT})+")
 _COMMAND = re.compile(r"(?<![\w./-])zeroconsolidate (?:convert|universal|inspect|verify|watch|prune) ")
 """A line for the shell stays one."""
+_FUNCTIONS = {"--part": "consolidate_part", "--finish": "finish_parts"}
+"""Flags that are functions in Python."""
 _VALUE = re.compile(r"'.*'|[A-Z]+(?:[=|][A-Z]+)*|\S*[=/_]\S*|last-complete|\d\S*|none")
 """What stands for a value behind a flag: quoted, in capitals, or with a sign that words do not have. An ordinary word
 is the next one of the sentence."""
@@ -72,6 +74,8 @@ def _keyword(match: re.Match[str]) -> str:
     flag, word = match[1], match[2]
     switches, valued = _known()
     rest = "" if word is None else f" {word}"
+    if flag in _FUNCTIONS:
+        return f"{_FUNCTIONS[flag]}{rest}"
     if flag in switches:
         name, value = switches[flag]
         return f"{name}={_shown(value)}{rest}"

@@ -117,7 +117,7 @@ def worker_count(given: object) -> int | Literal["auto"]:
     text = str(given)
     count = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
     if not 1 <= count <= MAX_WORKERS or isinstance(given, bool):
-        raise BadOption(f"workers is a number from 1 to {MAX_WORKERS}, or auto", found=repr(given))
+        raise BadOption(f"--workers takes a number from 1 to {MAX_WORKERS}, or auto", found=repr(given))
     return count
 
 
