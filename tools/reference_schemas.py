@@ -13,6 +13,7 @@ from typing import Any
 
 from reference_json import PARTS, documented, plain
 
+from zeroconsolidate.audit.comparison import ModelComparison
 from zeroconsolidate.audit.findings import Verification
 from zeroconsolidate.opening.info import CheckpointInfo
 from zeroconsolidate.opening.rescue_report import RescueReport
@@ -31,6 +32,7 @@ KINDS: dict[str, type] = {
     "checkpoint": CheckpointInfo,
     "run": RunInfo,
     "verification": Verification,
+    "comparison": ModelComparison,
     "watched": Watched,
     "pruning": Pruning,
 }

@@ -18,7 +18,7 @@ which:
     write          bytes -> files that are safe on disk before they get their final names
     outputs        a checkpoint and options -> a model directory or adapter, and the report
     saves          a run directory -> its saves, what each is good for, what can be removed
-    audit          an output or a checkpoint -> what is wrong with it
+    audit          an output or a checkpoint -> what is wrong with it; two models -> how they differ
     loading        tensors of a checkpoint -> a module, an engine or an optimizer in memory
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from .api.pruning import prune
     from .api.reading import inspect, inspect_run, open_checkpoint
     from .api.universal import universal
+    from .audit.compare import compare
+    from .audit.comparison import ComparedSide, ComparedTensor, Figures, ModelComparison
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
     from .errors import (
@@ -89,15 +91,19 @@ __all__ = [
     "BadOption",
     "Checkpoint",
     "CheckpointInfo",
+    "ComparedSide",
+    "ComparedTensor",
     "ConsolidateCallback",
     "Cost",
     "DamagedFile",
     "Disagreement",
     "EngineReport",
+    "Figures",
     "LoadReport",
     "Loss",
     "MissingFiles",
     "MissingPackage",
+    "ModelComparison",
     "NoSuchTensor",
     "NotACheckpoint",
     "OutputBusy",
@@ -127,6 +133,7 @@ __all__ = [
     "WrongNames",
     "ZeroConsolidateError",
     "__version__",
+    "compare",
     "consolidate",
     "consolidate_in_background",
     "consolidate_part",
@@ -153,15 +160,19 @@ _HOMES = {
     "BadOption": "errors",
     "Checkpoint": "outputs.mapping",
     "CheckpointInfo": "opening.info",
+    "ComparedSide": "audit.comparison",
+    "ComparedTensor": "audit.comparison",
     "ConsolidateCallback": "training.callback",
     "Cost": "plan.build",
     "DamagedFile": "errors",
     "Disagreement": "errors",
     "EngineReport": "loading.engine_report",
+    "Figures": "audit.comparison",
     "LoadReport": "loading.report",
     "Loss": "opening.losses",
     "MissingFiles": "errors",
     "MissingPackage": "errors",
+    "ModelComparison": "audit.comparison",
     "NoSuchTensor": "errors",
     "NotACheckpoint": "errors",
     "OutputBusy": "errors",
@@ -190,6 +201,7 @@ _HOMES = {
     "WitnessMismatch": "errors",
     "WrongNames": "errors",
     "ZeroConsolidateError": "errors",
+    "compare": "audit.compare",
     "consolidate": "api.converting",
     "consolidate_in_background": "training.background",
     "consolidate_part": "api.converting",
