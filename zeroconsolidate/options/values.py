@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..dtypes import DType
 from ..errors import BadOption
+from .steps import Transform
 from .urls import plain
 
 if TYPE_CHECKING:
@@ -167,6 +168,8 @@ def element_type(given: object) -> DType:
 
 def as_plain(value: object, path: Callable[[str], str] | None) -> object:
     """`value` as JSON can hold it, texts as `path` makes them. A callable is named."""
+    if isinstance(value, Transform):
+        return dict(value.record)
     if callable(value):
         module = getattr(value, "__module__", None) or "builtins"  # which is not said of `str.lower`
         return f"{module}.{getattr(value, '__qualname__', 'callable')}"
