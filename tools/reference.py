@@ -15,6 +15,7 @@ import reference_schemas
 
 from zeroconsolidate.cli.exit_codes import ExitCode
 from zeroconsolidate.cli.flags import (
+    CompareFlags,
     CompletionFlags,
     ConvertFlags,
     EnvFlags,
@@ -26,6 +27,7 @@ from zeroconsolidate.cli.flags import (
     WatchFlags,
 )
 from zeroconsolidate.options import (
+    CompareOptions,
     LoadingOptions,
     Opening,
     Options,
@@ -53,6 +55,7 @@ VERBS = {
     "universal": (UniversalOptions, ConvertFlags, "`universal`"),
     "inspect": (Opening, InspectFlags, "`inspect`"),
     "verify": (VerifyOptions, VerifyFlags, "`verify`; `verify_source` takes `tag`, `progress` and `status`"),
+    "compare": (CompareOptions, CompareFlags, "`compare`"),
     "watch": (WatchOptions, WatchFlags, "`watch`; `consolidate_in_background` has most of them, and `patience`"),
     "prune": (PruneOptions, PruneFlags, "`prune`"),
     "env": (NoOptions, EnvFlags, "there is none"),

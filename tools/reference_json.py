@@ -10,6 +10,7 @@ import inspect
 import re
 from dataclasses import fields
 
+from zeroconsolidate.audit.comparison import ComparedSide, ComparedTensor, Figures, ModelComparison
 from zeroconsolidate.audit.findings import Verification
 from zeroconsolidate.integrations.surroundings import Surroundings
 from zeroconsolidate.naming.several import Part
@@ -29,7 +30,8 @@ HEAD = """\
 
 With `--json` each command prints one JSON object on stdout, in one line. It has the fields below, and two more: `ok`
 says whether the exit code is 0, and `kind` says what the object is: `conversion`, `dry run`, `part`, `checkpoint`,
-`run`, `verification`, `watched`, `pruning`, `environment` or `error`. In Python the fields are attributes of what the
+`run`, `verification`, `comparison`, `watched`, `pruning`, `environment` or `error`. In Python the fields are
+attributes of what the
 functions return, and `to_dict()` gives them all. Warnings go to stderr.
 
 An error is printed twice: as a sentence on stderr, for people, and as this object on stdout, which has one object
@@ -73,6 +75,21 @@ PARTS: tuple[tuple[str, str, type, dict[str, tuple[str, str]]], ...] = (
         },
     ),
     (
+        "`compare --json`",
+        "Python: `compare`.",
+        ModelComparison,
+        {
+            "equal": (
+                "true or false",
+                "Whether both have the same tensors, and none differs by more than `tolerance`.",
+            ),
+            "gb_per_second": ("number", RATE),
+        },
+    ),
+    ("`a` and `b`", "Of `compare`.", ComparedSide, {}),
+    ("An entry of `tensors` of `compare`", "A tensor that both have.", ComparedTensor, {}),
+    ("Figures of `compare`", "Of a tensor, a kind, a layer, or the `whole`.", Figures, {}),
+    (
         "`watch --json`",
         "A line for each save. The `kind` is `watched`. Python: `watch`.",
         Watched,
@@ -105,6 +122,9 @@ _WORDS = {
     "None": "null",
     "TensorInfo": "tensor",
     "Loss": "loss",
+    "ComparedSide": "side",
+    "ComparedTensor": "tensor",
+    "Figures": "figures",
     "Part": "module",
     "Extent": "extent",
     "RescuedState": "state",

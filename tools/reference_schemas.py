@@ -13,6 +13,7 @@ from typing import Any
 
 from reference_json import PARTS, documented, plain
 
+from zeroconsolidate.audit.comparison import ModelComparison
 from zeroconsolidate.audit.findings import Verification
 from zeroconsolidate.integrations.surroundings import Surroundings
 from zeroconsolidate.opening.info import CheckpointInfo
@@ -32,6 +33,7 @@ KINDS: dict[str, type] = {
     "checkpoint": CheckpointInfo,
     "run": RunInfo,
     "verification": Verification,
+    "comparison": ModelComparison,
     "watched": Watched,
     "pruning": Pruning,
     "environment": Surroundings,

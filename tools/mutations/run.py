@@ -33,6 +33,7 @@ from mutations import (  # noqa: E402
     adapted,
     answered,
     cloned,
+    compared,
     followed,
     hostile,
     hostile_files,
@@ -43,6 +44,7 @@ from mutations import (  # noqa: E402
     named,
     optioned,
     parted,
+    remote,
     tabled,
     universal,
     universal_layouts,
@@ -57,6 +59,7 @@ TABLES = (
     answered,
     interrupted,
     cloned,
+    compared,
     incomplete,
     verified,
     merged,
@@ -70,6 +73,7 @@ TABLES = (
     followed,
     hostile,
     hostile_files,
+    remote,
 )
 SECONDS = 300
 """A mutation may take the bound from a loop: then this is the bound."""

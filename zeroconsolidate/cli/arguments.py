@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from .._version import __version__
 from ..errors import BadOption, Parts
 from ..options import (
+    CompareOptions,
     Opening,
     Options,
     PruneOptions,
@@ -21,6 +22,7 @@ from ..options import (
 )
 from .exit_codes import ExitCode
 from .flags import (
+    CompareFlags,
     CompletionFlags,
     ConvertFlags,
     EnvFlags,
@@ -47,6 +49,7 @@ VERBS: dict[str, tuple[type, type]] = {
     "universal": (UniversalOptions, ConvertFlags),
     "inspect": (Opening, InspectFlags),
     "verify": (VerifyOptions, VerifyFlags),
+    "compare": (CompareOptions, CompareFlags),
     "watch": (WatchOptions, WatchFlags),
     "prune": (PruneOptions, PruneFlags),
     "env": (NoOptions, EnvFlags),
@@ -66,6 +69,7 @@ USAGE = {
     "universal": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
     "inspect": ("CHECKPOINT [CHECKPOINT ...]", "RUN_DIR [RUN_DIR ...]"),
     "verify": ("OUTPUT", "OUTPUT CHECKPOINT [CHECKPOINT ...]", "CHECKPOINT [CHECKPOINT ...]"),
+    "compare": ("A B",),
     "watch": ("RUN_DIR [RUN_DIR ...] [PATTERN]",),
     "prune": ("RUN_DIR [RUN_DIR ...]",),
     "env": ("",),
@@ -93,6 +97,11 @@ _EXAMPLES = {
         "zeroconsolidate verify my-model                   headers, index, sizes, config, names, digests",
         "zeroconsolidate verify my-model checkpoint-500    byte for byte, whatever tool wrote my-model",
         "zeroconsolidate verify checkpoint-500             checksums, ranks, NaN, 16-bit copies",
+    ),
+    "compare": (
+        "zeroconsolidate compare checkpoint-500 Qwen/Qwen2.5-7B           what training changed",
+        "zeroconsolidate compare checkpoint-500 checkpoint-1000           two steps",
+        "zeroconsolidate compare my-model checkpoint-500 --tolerance 1%   a model that another tool wrote",
     ),
     "watch": (
         "zeroconsolidate watch run                         models in run-models/checkpoint-500 and so on",
@@ -184,6 +193,20 @@ def parser() -> argparse.ArgumentParser:
         help="a model directory, whatever tool wrote it; a checkpoint; or both",
     )
     add_options(verify, *VERBS["verify"])
+
+    compare = add(
+        "compare",
+        "compare two models: what differs, by how much, and what is suspicious",
+        "Compare two models, tensor by tensor. Each is a checkpoint, a model directory, an adapter or a hub id.\n"
+        "Names are matched as a loader would; tensors of different dtypes are compared by value.",
+    )
+    compare.add_argument(
+        "paths",
+        metavar="A, B",
+        nargs="*",
+        help="a checkpoint, a model directory, an adapter, or the id of a model on the hub",
+    )
+    add_options(compare, *VERBS["compare"])
 
     watch = add(
         "watch",

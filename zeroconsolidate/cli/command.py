@@ -11,13 +11,21 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..archive.printable import printable
-from ..options import Opening, Options, PruneOptions, UniversalOptions, VerifyOptions, WatchOptions
+from ..options import (
+    CompareOptions,
+    Opening,
+    Options,
+    PruneOptions,
+    UniversalOptions,
+    VerifyOptions,
+    WatchOptions,
+)
 from . import printing as texts
 from .arguments import Misuse, flags_of, given_of
 from .colour import RED, YELLOW, painted
 from .ending import DEBUG, ended, failed, is_debugging
 from .exit_codes import ExitCode
-from .flags import ConvertFlags, EnvFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
+from .flags import CompareFlags, ConvertFlags, EnvFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
 from .parted import part_text, refuse_contradicting
 from .problems import warnings_text
 from .progress import Display
@@ -179,6 +187,20 @@ def _verify(given: argparse.Namespace) -> ExitCode:
     return code
 
 
+def _compare(given: argparse.Namespace) -> ExitCode:
+    from ..audit.compare import compare
+    from .compared import comparison_text
+
+    flags = flags_of(CompareFlags, given)
+    with Display(sys.stderr, hidden=flags.quiet) as display:
+        options = given_of(CompareOptions, given) | {"progress": display.progress, "status": display.status}
+        found = compare(given.a, given.b, **options)
+    code = ExitCode.DONE if found.equal else ExitCode.WRONG
+    if flags.json or not flags.quiet or not found.equal:
+        _print(flags.json, found.to_dict(), "comparison", code, lambda: comparison_text(found, tensors=flags.tensors))
+    return code
+
+
 def _watch(given: argparse.Namespace) -> ExitCode:
     from ..training.watching import watch
     from .runs import watched_text
@@ -245,6 +267,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], ExitCode]] = {
     "universal": _universal,
     "inspect": _inspect,
     "verify": _verify,
+    "compare": _compare,
     "watch": _watch,
     "prune": _prune,
     "env": _env,

@@ -85,6 +85,15 @@ class VerifyFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareFlags:
+    """Flags of `compare` that Python does not have."""
+
+    tensors: bool = option(False, "list every tensor", group=Group.PRINTING)
+    quiet: bool = option(False, "print nothing if both are equal, and no progress", group=Group.PRINTING, short="-q")
+    json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
+
+
+@dataclass(frozen=True, kw_only=True)
 class WatchFlags:
     """Flags of `watch` that Python does not have."""
 
