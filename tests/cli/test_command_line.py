@@ -99,8 +99,8 @@ class TestSpellings:
              "--source b"),
             (["verify", "--against", "b"], "--against compares one OUTPUT with a checkpoint; "
              "zeroconsolidate verify OUTPUT --against b"),
-            ([], "the command is missing\n  expected convert, universal, inspect, verify, compare, watch, prune\n  "
-             "zeroconsolidate --help"),
+            ([], "the command is missing\n  expected convert, universal, inspect, verify, compare, watch, prune, "
+             "env, completion\n  zeroconsolidate --help"),
             (["--dtype", "bf16", "c", "o"], "the command is missing; zeroconsolidate convert --dtype bf16 c o"),
         ],
     )  # fmt: skip
