@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from mutations import (  # noqa: E402
     adapted,
     answered,
+    carded,
     cloned,
     followed,
     hostile,
@@ -65,6 +66,7 @@ TABLES = (
     universal,
     universal_layouts,
     loading,
+    carded,
     followed,
     hostile,
     hostile_files,

@@ -149,6 +149,15 @@ class Options(Recorded):
         choices=("cls", "mean", "last"),
         decides="bytes",
     )
+    model_card: bool = option(
+        True,
+        "write a model card, `README.md`, beside a model or adapter that comes with none: base model, library, step, "
+        "what was merged, how to load it, how it was made",
+        group=Group.OUTPUT,
+        switches=(Switch("--no-model-card", False, "do not write a model card, `README.md`"),),
+        choices=(True, False),
+        decides="bytes",
+    )
     rescue: bool | Literal["zeros"] = option(
         False,
         "write what is left of an incomplete checkpoint, with 16-bit copies in place of lost values where there are "

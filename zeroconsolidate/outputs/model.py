@@ -9,7 +9,9 @@ from ..archive.model_files import ADAPTER_CONFIG, BESIDE_FOLDER, CONFIG
 from ..archive.phrases import counted
 from . import remarks
 from .assets import assets_beside, of_adapters
+from .card_facts import card_facts, is_wanted
 from .gate import Excuses, examine
+from .model_card import CARD, card
 from .modules import modules_of
 from .output import Output, Recomputed, SideFiles
 from .planned import plan_weights
@@ -19,7 +21,9 @@ from .usage import load_adapter, load_model, load_tensors
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ..catalog.facts import Origin
     from ..opening.opened import Opened
+    from ..opening.rescue_report import RescueReport
     from ..options import Options
     from ..run.inputs import Inputs
     from .assets import Assets
@@ -36,10 +40,25 @@ class _Directory(Output):
     options: Options
     loads: bool
     """Whether nothing is known that would keep a model's own class from loading the weights."""
+    origin: Origin
+    rescue: RescueReport | None
+    directory: str | None
+    """Where it is to be written, if that is known."""
 
     def side_files(self, inputs: Inputs) -> SideFiles:
         """The index, config, tokenizer, heads and whatever else belongs to the model."""
         found = side_files(self.weights, self.assets, self.options, inputs)
+        if self.loads and is_wanted(self.options, found, self.directory):
+            facts = card_facts(
+                self.origin,
+                self.rescue,
+                self.weights.adapted,
+                self.options,
+                dtype=self.dtype.torch_name,
+                found=found,
+                load_line=self.load_line(".", found),
+            )
+            found = replace(found, made=found.made | {CARD: card(facts)})
         optimizer = self.weights.optimizer
         return found if optimizer is None else replace(found, made=found.made | dict(optimizer.small))
 
@@ -170,6 +189,9 @@ def plan_output(opened: Opened, options: Options, *, directory: str | None = Non
         assets=assets,
         weights=weights,
         options=options,
+        origin=opened.catalog.origin,
+        rescue=opened.report,
+        directory=directory,
         loads=named.loads
         and (not options.partial or named.complete)
         and options.names != "stored"
