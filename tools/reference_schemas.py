@@ -13,9 +13,11 @@ from typing import Any
 
 from reference_json import PARTS, documented, plain
 
+from zeroconsolidate.audit.comparison import ModelComparison
 from zeroconsolidate.audit.findings import Verification
 from zeroconsolidate.opening.info import CheckpointInfo
 from zeroconsolidate.opening.rescue_report import RescueReport
+from zeroconsolidate.outputs.parts import PartReport
 from zeroconsolidate.outputs.report import Report
 from zeroconsolidate.plan.build import Cost
 from zeroconsolidate.saves.facts import RunInfo
@@ -25,10 +27,12 @@ from zeroconsolidate.training.watching import Watched
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 KINDS: dict[str, type] = {
     "conversion": Report,
+    "part": PartReport,
     "dry run": Cost,
     "checkpoint": CheckpointInfo,
     "run": RunInfo,
     "verification": Verification,
+    "comparison": ModelComparison,
     "watched": Watched,
     "pruning": Pruning,
 }

@@ -12,12 +12,13 @@ which:
     opening        paths -> one checkpoint to plan from, complete or with substitutes
     naming         stored names -> the names that a loader expects
     adapters       PEFT: find, export, merge
+    transforms     tensors and config -> other tensors and config: averages, quantization, your own
     plan           facts -> for each tensor of the output, which bytes of which files
     run            recipes -> bytes, through a storage
     write          bytes -> files that are safe on disk before they get their final names
     outputs        a checkpoint and options -> a model directory or adapter, and the report
     saves          a run directory -> its saves, what each is good for, what can be removed
-    audit          an output or a checkpoint -> what is wrong with it
+    audit          an output or a checkpoint -> what is wrong with it; two models -> how they differ
     loading        tensors of a checkpoint -> a module, an engine or an optimizer in memory
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
@@ -34,11 +35,13 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api.converting import consolidate, convert, estimate
+    from .api.converting import consolidate, consolidate_part, convert, estimate, finish_parts
     from .api.loading import load_into, load_into_engine, state_dict, to_torch_optimizer
     from .api.pruning import prune
     from .api.reading import inspect, inspect_run, open_checkpoint
     from .api.universal import universal
+    from .audit.compare import compare
+    from .audit.comparison import ComparedSide, ComparedTensor, Figures, ModelComparison
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
     from .errors import (
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from .opening.rescue_report import RescueReport
     from .opening.resume import Resume
     from .outputs.mapping import Checkpoint
+    from .outputs.parts import PartReport
     from .outputs.report import Report
     from .outputs.views import TensorView
     from .plan.build import Cost
@@ -79,6 +83,7 @@ if TYPE_CHECKING:
     from .training.background import BackgroundRun, consolidate_in_background
     from .training.callback import ConsolidateCallback
     from .training.watching import Watched, watch
+    from .transforms.transform import Transform
 
 __all__ = [
     "BackgroundRun",
@@ -86,20 +91,25 @@ __all__ = [
     "BadOption",
     "Checkpoint",
     "CheckpointInfo",
+    "ComparedSide",
+    "ComparedTensor",
     "ConsolidateCallback",
     "Cost",
     "DamagedFile",
     "Disagreement",
     "EngineReport",
+    "Figures",
     "LoadReport",
     "Loss",
     "MissingFiles",
     "MissingPackage",
+    "ModelComparison",
     "NoSuchTensor",
     "NotACheckpoint",
     "OutputBusy",
     "OutputExists",
     "OutputFailed",
+    "PartReport",
     "PlanBroken",
     "PrunedSave",
     "Pruning",
@@ -112,6 +122,7 @@ __all__ = [
     "SaveInfo",
     "TensorInfo",
     "TensorView",
+    "Transform",
     "UnsafePath",
     "UnsafePickle",
     "UnsupportedLayout",
@@ -122,10 +133,13 @@ __all__ = [
     "WrongNames",
     "ZeroConsolidateError",
     "__version__",
+    "compare",
     "consolidate",
     "consolidate_in_background",
+    "consolidate_part",
     "convert",
     "estimate",
+    "finish_parts",
     "inspect",
     "inspect_run",
     "load_into",
@@ -146,20 +160,25 @@ _HOMES = {
     "BadOption": "errors",
     "Checkpoint": "outputs.mapping",
     "CheckpointInfo": "opening.info",
+    "ComparedSide": "audit.comparison",
+    "ComparedTensor": "audit.comparison",
     "ConsolidateCallback": "training.callback",
     "Cost": "plan.build",
     "DamagedFile": "errors",
     "Disagreement": "errors",
     "EngineReport": "loading.engine_report",
+    "Figures": "audit.comparison",
     "LoadReport": "loading.report",
     "Loss": "opening.losses",
     "MissingFiles": "errors",
     "MissingPackage": "errors",
+    "ModelComparison": "audit.comparison",
     "NoSuchTensor": "errors",
     "NotACheckpoint": "errors",
     "OutputBusy": "errors",
     "OutputExists": "errors",
     "OutputFailed": "errors",
+    "PartReport": "outputs.parts",
     "PlanBroken": "errors",
     "PrunedSave": "saves.pruning",
     "Pruning": "saves.pruning",
@@ -172,6 +191,7 @@ _HOMES = {
     "SaveInfo": "saves.facts",
     "TensorInfo": "opening.info",
     "TensorView": "outputs.views",
+    "Transform": "transforms.transform",
     "UnsafePath": "errors",
     "UnsafePickle": "errors",
     "UnsupportedLayout": "errors",
@@ -181,10 +201,13 @@ _HOMES = {
     "WitnessMismatch": "errors",
     "WrongNames": "errors",
     "ZeroConsolidateError": "errors",
+    "compare": "audit.compare",
     "consolidate": "api.converting",
     "consolidate_in_background": "training.background",
+    "consolidate_part": "api.converting",
     "convert": "api.converting",
     "estimate": "api.converting",
+    "finish_parts": "api.converting",
     "inspect": "api.reading",
     "inspect_run": "api.reading",
     "load_into": "api.loading",

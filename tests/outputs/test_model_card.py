@@ -109,6 +109,18 @@ class TestModels:
         assert f"**The save was not complete.** {report.rescue.percent('checkpoint'):.1f} % of the values" in text
         assert report.rescue.percent("checkpoint") < 100
 
+    def test_a_mean(self, tmp_path: Path) -> None:
+        both = [MODELS / f"llm_tied_z{stage}/checkpoint" for stage in (2, 3)]
+        consolidate(both, tmp_path / "out", average="weights:0.2,0.8")
+        _, text = read(tmp_path / "out")
+        assert "The mean of 2 saves of a training with DeepSpeed, in float32: `global_step3`, `global_step3`." in text
+        command = "zeroconsolidate convert CHECKPOINT [CHECKPOINT ...] OUTPUT --average weights:0.2,0.8\n"
+        assert block(text, "sh") == command
+
+    def test_what_only_python_can_say(self, tmp_path: Path) -> None:
+        consolidate(MODELS / "llm_tied_z3/checkpoint", tmp_path / "out", rename=lambda name: name)
+        assert "In Python, with functions for rename." in read(tmp_path / "out")[1]
+
 
 class TestAdapters:
     def test_one_that_peft_described_keeps_its_card(self, tmp_path: Path) -> None:
@@ -227,7 +239,8 @@ def facts(**changes: object) -> CardFacts:
     )  # fmt: skip
     given: dict[str, object] = {
         "origin": origin, "dtype": "float32", "load_line": 'AutoModel.from_pretrained(".")', "is_diffusers": False,
-        "architecture": None, "base": None, "base_directory": None, "adapter": None, "rescue": None, "flags": "",
+        "architecture": None, "base": None, "base_directory": None, "adapter": None, "rescue": None, "members": (),
+        "flags": "", "only_in_python": (),
     }  # fmt: skip
     return CardFacts(**given | changes)
 

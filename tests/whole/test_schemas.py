@@ -121,6 +121,9 @@ def test_journals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert main(["convert", "-q", str(TRAINER), str(tmp_path / f"out{number}"), *options]) == 0
     source = FIXTURES / "trainer_zero2_bf16/checkpoint"
     assert main(["convert", "-q", str(source), str(tmp_path / "out2")]) == 0
+    assert main(["convert", "-q", str(TRAINER), str(tmp_path / "parts"), "--part", "1/1"]) == 0
+    for name in ("journal", "parts/1-of-1"):
+        kept += records(tmp_path / "parts/.zeroconsolidate" / name)
     for record in kept:
         validate(record, "journal-record")
     assert {"begin", "checked", "upto", "done", "publish"} <= {key for record in kept for key in record}
@@ -144,6 +147,7 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("conversion", ["convert", FIXTURES / "models/lora_z3/checkpoint", "OUT/b", "--dtype", "bf16"], 0),
         ("conversion", ["universal", FIXTURES / "z2_bf16/checkpoint", "OUT/c"], 0),
         ("conversion", ["convert", "RUN/checkpoint-6", "OUT/d", "--rescue=zeros"], 3),
+        ("part", ["convert", TRAINER, "OUT/p", "--part", "2/3"], 0),
         ("dry-run", ["convert", TRAINER, "OUT/e", "--dry-run"], 0),
         ("dry-run", ["universal", TRAINER, "OUT/e", "--dry-run"], 0),
         ("checkpoint", ["inspect", TRAINER, "--tensors"], 0),

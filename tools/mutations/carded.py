@@ -22,7 +22,7 @@ MUTATIONS = (
     Mutation(
         "the checkpoint's own card is not written over",
         f"{THERE}::test_the_checkpoints_own_is_copied",
-        ("outputs/card_facts.py", "and CARD not in names and not (", "and not ("),
+        ("outputs/card_facts.py", "not options.model_card or CARD in names", "not options.model_card"),
     ),
     Mutation(
         "what loads no model has no card that says so",
@@ -37,7 +37,7 @@ MUTATIONS = (
     Mutation(
         "a card says what was lost",
         f"{CARD}::TestModels::test_what_was_rescued",
-        ("outputs/card_facts.py", "        rescue=rescue,\n", "        rescue=None,\n"),
+        ("outputs/card_facts.py", "        rescue=opened.report,\n", "        rescue=None,\n"),
     ),
     Mutation(
         "a card names no folder of the machine",

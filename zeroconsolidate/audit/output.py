@@ -168,9 +168,10 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             findings.problems.append(f"{name}: {error}")
             continue
         digested += 1
-        if name == CARD and got != entry[algorithm]:
-            findings.notes.append(f"{name}: edited since it was written")
-        elif got != entry[algorithm]:
+        if got != entry[algorithm]:
+            if name == CARD:
+                findings.notes.append(f"{name}: edited since it was written")
+                continue
             damaged = _damaged(directory, name, algorithm, manifest["tensors"])
             where = f", in {', '.join(damaged)}" if damaged else ""
             findings.problems.append(f"{name}: the {algorithm} differs{where}; expected {entry[algorithm]}, got {got}")

@@ -16,7 +16,11 @@ class ExitCode(IntEnum):
     meaning: str
 
     DONE = 0, "done"
-    WRONG = 1, "`verify` found something wrong, or `prune` a model that it could not verify"
+    WRONG = (
+        1,
+        "`verify` found something wrong, `compare` a difference beyond the tolerance, or `prune` a model that it could "
+        "not verify",
+    )
     ERROR = 2, "an error: stderr says what is wrong; no output was written"
     LOSSES = (
         3,

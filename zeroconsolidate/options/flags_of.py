@@ -29,6 +29,22 @@ def flags_of(options: Recorded) -> str:
     return shlex.join(words)
 
 
+def only_in_python(options: Recorded) -> list[str]:
+    """What was given of them that has no flag: functions.
+
+    >>> from zeroconsolidate.options import Options
+    >>> only_in_python(Options(dtype="bf16", rename=str.lower))
+    ['rename']
+    """
+    return [
+        declared.name
+        for declared in in_order(type(options))
+        if declared.decides != "nothing"
+        and getattr(options, declared.name) != declared.default
+        and not list(_words(declared, options))
+    ]
+
+
 def _words(declared: Declaration, options: Recorded) -> Iterator[str]:
     value = getattr(options, declared.name)
     if declared.decides == "nothing" or value == declared.default or callable(value):

@@ -12,7 +12,7 @@ from ..archive.model_files import ADAPTER_CONFIG, CONFIG, MANIFEST_NAME
 from ..archive.regular import read_small
 from ..errors import DamagedFile, ZeroConsolidateError
 from ..integrations.hub import cached_as, is_hub_id
-from ..options.flags_of import flags_of
+from ..options.flags_of import flags_of, only_in_python
 from .model_card import CARD, Adapter, CardFacts
 
 if TYPE_CHECKING:
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..adapters.plan import Adapted
-    from ..catalog.facts import Origin
-    from ..opening.rescue_report import RescueReport
+    from ..opening.opened import Opened
     from ..options import Options
     from .output import SideFiles
 
@@ -29,16 +28,12 @@ if TYPE_CHECKING:
 def is_wanted(options: Options, found: SideFiles, directory: str | None) -> bool:
     """Whether a card is to be written: there is a model or an adapter, and no card from elsewhere."""
     names = {*found.made, *found.copies}
-    has_model = CONFIG in names or any(os.path.basename(name) == ADAPTER_CONFIG for name in names)
-    return (
-        options.model_card
-        and has_model
-        and CARD not in names
-        and not (
-            # Without `overwrite` the output holds nothing but what an interrupted run of ours has renamed.
-            options.overwrite and directory and _is_someones(directory)
-        )
-    )
+    if not options.model_card or CARD in names:
+        return False
+    # Without `overwrite` the output holds nothing but what an interrupted run of ours has renamed.
+    if options.overwrite and directory and _is_someones(directory):
+        return False
+    return CONFIG in names or any(os.path.basename(name) == ADAPTER_CONFIG for name in names)
 
 
 def _is_someones(directory: str) -> bool:
@@ -54,9 +49,8 @@ def _is_someones(directory: str) -> bool:
 
 
 def card_facts(
-    origin: Origin, rescue: RescueReport | None, adapted: Adapted | None, options: Options, *, dtype: str,
-    found: SideFiles, load_line: str,
-) -> CardFacts:  # fmt: skip
+    opened: Opened, adapted: Adapted | None, options: Options, *, dtype: str, found: SideFiles, load_line: str
+) -> CardFacts:
     """What the card says. `found`: the files beside the weights; `load_line`: what loads them from the folder `.`."""
     config = _config(found.made.get(CONFIG))
     configs = _adapter_configs(adapted)
@@ -70,7 +64,7 @@ def card_facts(
         task = next((each["task_type"] for each in configs if isinstance(each.get("task_type"), str)), None)
         adapter = Adapter(kinds=adapted.kinds, types=types, task=task, merged=not adapted.is_adapter)
     return CardFacts(
-        origin=origin,
+        origin=opened.catalog.origin,
         dtype=dtype,
         load_line=load_line,
         is_diffusers=is_diffusers(config),
@@ -78,8 +72,10 @@ def card_facts(
         base=base,
         base_directory=None if given is None or base else os.path.basename(os.path.realpath(given)),
         adapter=adapter,
-        rescue=rescue,
+        rescue=opened.report,
+        members=tuple(each.catalog.origin for each in opened.members),
         flags=flags_of(options),
+        only_in_python=tuple(only_in_python(options)),
     )
 
 

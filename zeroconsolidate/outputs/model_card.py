@@ -91,8 +91,12 @@ class CardFacts:
     """The last name of its directory, where one was given and it has no hub id."""
     adapter: Adapter | None
     rescue: RescueReport | None
+    members: tuple[Origin, ...]
+    """Of a mean of several saves: all of them."""
     flags: str
     """The options, as they are typed."""
+    only_in_python: tuple[str, ...]
+    """Options that cannot be typed."""
 
 
 def card(facts: CardFacts) -> bytes:
@@ -166,6 +170,9 @@ def _body(facts: CardFacts) -> list[str]:
         f"Weights{step} of a training with DeepSpeed: the save `{printable(origin.tag)}` ({saved}{release}), in "
         f"{facts.dtype}.",
     ]
+    if facts.members:
+        steps = ", ".join(f"`{printable(each.tag)}`" for each in facts.members)
+        lines[-1] = f"The mean of {len(facts.members)} saves of a training with DeepSpeed, in {facts.dtype}: {steps}."
     if adapter is not None and adapter.merged:
         lines += ["", f"Merged into it: the adapter {adapter.kinds}{f', trained on {base}' if base else ''}."]
     elif base:
@@ -177,6 +184,7 @@ def _body(facts: CardFacts) -> list[str]:
             f"**The save was not complete.** {exact:.1f} % of the values are those that were trained; "
             "`rescue-report.json` says where each of the others came from.",
         ]
+    checkpoints = "CHECKPOINT" + (" [CHECKPOINT ...]" if facts.members and "--last" not in facts.flags else "")
     lines += [
         "",
         "What it was trained on and for, its languages, its limits and its license are not known to the program that "
@@ -193,9 +201,10 @@ def _body(facts: CardFacts) -> list[str]:
         "## How it was made",
         "",
         "```sh",
-        " ".join(filter(None, ("zeroconsolidate convert CHECKPOINT OUTPUT", facts.flags))),
+        " ".join(filter(None, (f"zeroconsolidate convert {checkpoints} OUTPUT", facts.flags))),
         "```",
         "",
+        *([f"In Python, with functions for {' and '.join(facts.only_in_python)}.", ""] if facts.only_in_python else []),
         f"With zeroconsolidate {__version__}. `zeroconsolidate.json` lists all files and tensors, and `zeroconsolidate "
         "verify OUTPUT` checks them.",
         "",

@@ -93,6 +93,24 @@ def digest_of(
     return hashed.hexdigest()
 
 
+def digests_of(files: Readable, file: str, spans: Sequence[Span], algorithm: str) -> Digests:
+    """The digests of a file that is complete, and of its tensors. `spans` are the whole file, in order.
+
+    Raises DamagedFile if the file cannot be read or ends before they do.
+    """
+    make = maker(algorithm)
+    whole, tensors = make(), {}
+    for span in spans:
+        tensor = make()
+        for part in file_blocks(files, file, span.start, span.stop):
+            whole.update(part)
+            if span.name is not None:
+                tensor.update(part)
+        if span.name is not None:
+            tensors[span.name] = tensor.hexdigest()
+    return Digests(file=whole.hexdigest(), tensors=tensors)
+
+
 def file_blocks(files: Readable, file: str, start: int, stop: int) -> Iterator[memoryview]:
     """Bytes `[start, stop)` of a file, block by block; the next overwrites the last. Raises DamagedFile."""
     block = memoryview(bytearray(_CACHED_BYTES))
