@@ -16,7 +16,7 @@ from .environments import Environment
 TESTS = ROOT / "tests"
 SUPPORT = TESTS / "support"
 NEEDED = ("pytest", "hypothesis", "jsonschema", "pytest-timeout")
-_HEAVY = {"torch", "transformers", "deepspeed", "peft", "lightning", "numpydoc", "tomllib"}
+_HEAVY = {"torch", "transformers", "deepspeed", "peft", "lightning", "numpydoc", "tomllib", "fsspec"}
 _LEFT_OUT = ("live", "tools", "models", "faults")
 """Folders of tests of other things than this package on a Python."""
 
@@ -79,7 +79,7 @@ def _imports(path: Path) -> frozenset[str]:
     if any(name.endswith(".torch") for name in names):
         names.add("torch")
     for name in list(names):
-        helper = SUPPORT / f"{name}.py"
-        if helper.exists() and helper != path:
-            names |= _imports(helper)
+        for helper in (SUPPORT / f"{name}.py", ROOT / "tools" / f"{name}.py"):
+            if helper.exists() and helper != path:
+                names |= _imports(helper)
     return frozenset(names)

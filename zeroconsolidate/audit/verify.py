@@ -6,7 +6,9 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from ..archive.printable import printable
 from ..errors import BadOption
+from ..integrations.records import record
 from ..opening.open import find, open_catalog
 from ..opening.opened import open_whole
 from ..options import VerifyOptions, Working, takes
@@ -68,7 +70,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
         options.doing("reading back")
         findings = _findings(options.progress, alone.work_bytes(directory))
         alone.audit_output(directory, findings, base=options.base_directory)
-        return findings.verification(directory, time.monotonic() - began)
+        return _logged(findings.verification(directory, time.monotonic() - began))
     if is_universal(directory):
         against, options = settled(against, options)
         opened = open_whole(against, find(against, options.tag))
@@ -76,7 +78,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
         findings = _findings(options.progress, 2 * sum(file.size_bytes for file in plan_universal(opened).plan.files))
         with Inputs() as inputs:
             audit_universal_against(directory, opened, inputs, findings)
-        return findings.verification(directory, time.monotonic() - began)
+        return _logged(findings.verification(directory, time.monotonic() - began))
     manifest = read_manifest(directory) or {}
     recorded = manifest.get("options", {})
     opened, chosen = reopened(against, manifest, options)
@@ -102,7 +104,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
             f"the output was made with the base model {recorded['base']}: name its directory with --base, and compare "
             "again"
         )
-    return findings.verification(directory, time.monotonic() - began)
+    return _logged(findings.verification(directory, time.monotonic() - began))
 
 
 @takes(Working)
@@ -144,7 +146,15 @@ def verify_source(src: Roots, options: Working) -> Verification:
     findings = _findings(options.progress, work_bytes(catalog, stored))
     with Inputs() as inputs:
         audit_source(catalog, stored, inputs, findings)
-    return findings.verification(os.path.dirname(catalog.files[0]), time.monotonic() - began)
+    return _logged(findings.verification(os.path.dirname(catalog.files[0]), time.monotonic() - began))
+
+
+def _logged(found: Verification) -> Verification:
+    """What is wrong is a warning, notes are information."""
+    subject = printable(found.subject)
+    record("warning", map(printable, found.problems), of=subject)
+    record("info", map(printable, (*found.checks, *found.notes)), of=subject)
+    return found
 
 
 def _findings(progress: Progress | None, total_bytes: int) -> Findings:
