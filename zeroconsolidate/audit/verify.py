@@ -11,7 +11,7 @@ from ..errors import BadOption
 from ..integrations.records import record
 from ..opening.open import find, open_catalog
 from ..opening.opened import open_whole
-from ..options import VerifyOptions, Working, takes
+from ..options import SourceOptions, VerifyOptions, takes
 from ..options.urls import normal
 from ..outputs.planned import plan_weights, with_recorded_base
 from ..outputs.universal import plan_universal
@@ -69,7 +69,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     if against is None:
         options.doing("reading back")
         findings = _findings(options.progress, alone.work_bytes(directory))
-        alone.audit_output(directory, findings, base=options.base_directory)
+        alone.audit_output(directory, findings, base=options.base_directory, share=options.share)
         return _logged(findings.verification(directory, time.monotonic() - began))
     if is_universal(directory):
         against, options = settled(against, options)
@@ -77,7 +77,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
         options.doing("comparing values")
         findings = _findings(options.progress, 2 * sum(file.size_bytes for file in plan_universal(opened).plan.files))
         with Inputs() as inputs:
-            audit_universal_against(directory, opened, inputs, findings)
+            audit_universal_against(directory, opened, inputs, findings, share=options.share)
         return _logged(findings.verification(directory, time.monotonic() - began))
     manifest = read_manifest(directory) or {}
     recorded = manifest.get("options", {})
@@ -96,9 +96,9 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     owners = {name: id(tensor.recipe) for name, tensor in planned.items()}
     written = {owners[name] for name in weights.tensors if name in owners}
     aliases = frozenset(name for name, owner in owners.items() if owner in written)
-    findings = _findings(options.progress, bytewise.work_bytes(weights, planned))
+    findings = _findings(options.progress, bytewise.work_bytes(weights, planned, options.share))
     with Inputs() as inputs:
-        bytewise.audit_against(weights, planned, aliases, inputs, findings)
+        bytewise.audit_against(weights, planned, aliases, inputs, findings, share=options.share)
     if findings.problems and options.base is None and recorded.get("base"):
         findings.notes.append(
             f"the output was made with the base model {recorded['base']}: name its directory with --base, and compare "
@@ -107,8 +107,8 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     return _logged(findings.verification(directory, time.monotonic() - began))
 
 
-@takes(Working)
-def verify_source(src: Roots, options: Working) -> Verification:
+@takes(SourceOptions)
+def verify_source(src: Roots, options: SourceOptions) -> Verification:
     """Check a checkpoint, including all of its values.
 
     This checks the CRC-32 of every record that is used, whether the ranks agree, every master weight against its 16-bit
@@ -143,9 +143,9 @@ def verify_source(src: Roots, options: Working) -> Verification:
     catalog = open_catalog(src, options.tag)
     stored = sources(catalog)
     options.doing("reading all values")
-    findings = _findings(options.progress, work_bytes(catalog, stored))
+    findings = _findings(options.progress, work_bytes(catalog, stored, options.share))
     with Inputs() as inputs:
-        audit_source(catalog, stored, inputs, findings)
+        audit_source(catalog, stored, inputs, findings, share=options.share)
     return _logged(findings.verification(os.path.dirname(catalog.files[0]), time.monotonic() - began))
 
 

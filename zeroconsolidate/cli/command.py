@@ -16,6 +16,7 @@ from ..options import (
     Opening,
     Options,
     PruneOptions,
+    SourceOptions,
     UniversalOptions,
     VerifyOptions,
     WatchOptions,
@@ -175,15 +176,26 @@ def _verify(given: argparse.Namespace) -> ExitCode:
     options, flags = given_of(VerifyOptions, given), flags_of(VerifyFlags, given)
     form = form_of(given.paths, against=options.pop("against", None), source=flags.source)
     given.roots = form.checkpoints
+    if flags.tensors and (form.output is None or not form.checkpoints):
+        raise Misuse(
+            "--tensors compares an OUTPUT with its CHECKPOINT",
+            remedy="zeroconsolidate verify OUTPUT CHECKPOINT --tensors",
+        )
     with Display(sys.stderr, hidden=flags.quiet) as display:
         watching: dict[str, Any] = {"progress": display.progress, "status": display.status}
         if form.output is None:
-            found = verify_source(form.checkpoints, **given_of(Opening, given), **watching)
+            found = verify_source(form.checkpoints, **given_of(SourceOptions, given), **watching)
         else:
             found = verify(form.output, **options, **watching, against=form.checkpoints or None)
     code = ExitCode.DONE if found.ok else ExitCode.WRONG
     if flags.json or not flags.quiet or not found.ok:
-        _print(flags.json, found.to_dict(), "verification", code, lambda: texts.verification_text(found))
+        _print(
+            flags.json,
+            found.to_dict(),
+            "verification",
+            code,
+            lambda: texts.verification_text(found, tensors=flags.tensors),
+        )
     return code
 
 

@@ -79,6 +79,12 @@ class VerifyFlags:
         metavar="CHECKPOINT",
         repeatable=True,
     )
+    tensors: bool = option(
+        False,
+        "with OUTPUT and CHECKPOINT: list every tensor with a mark in front: = equal, * other values, + only in the "
+        "output, - only in the checkpoint, ! another shape or dtype, ? not read",
+        group=Group.PRINTING,
+    )
     quiet: bool = option(False, "print only problems, and no progress", group=Group.PRINTING, short="-q")
     json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
     debug: bool = debug()
