@@ -1,6 +1,6 @@
 """A share, such as 5 % or 10 GB -> which tensors or files are read, and what is said of the others.
 
-They are taken in the order of a digest of their names, which has nothing to do with their place in the model, as long as
+They are taken in the order of a digest of their names, which has nothing to do with their place in the model, while
 they fit into the share. So 5 % find one damaged place with a probability of about 5 %, and a damaged disk sooner.
 """
 
