@@ -12,6 +12,7 @@ which:
     opening        paths -> one checkpoint to plan from, complete or with substitutes
     naming         stored names -> the names that a loader expects
     adapters       PEFT: find, export, merge
+    transforms     tensors and config -> other tensors and config: averages, quantization, your own
     plan           facts -> for each tensor of the output, which bytes of which files
     run            recipes -> bytes, through a storage
     write          bytes -> files that are safe on disk before they get their final names
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         PlanBroken,
         RankFailed,
         SaveGone,
+        StoreFailed,
         UnsafePath,
         UnsafePickle,
         UnsupportedLayout,
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from .training.background import BackgroundRun, consolidate_in_background
     from .training.callback import ConsolidateCallback
     from .training.watching import Watched, watch
+    from .transforms.transform import Transform
 
 __all__ = [
     "BackgroundRun",
@@ -120,8 +123,10 @@ __all__ = [
     "RunInfo",
     "SaveGone",
     "SaveInfo",
+    "StoreFailed",
     "TensorInfo",
     "TensorView",
+    "Transform",
     "UnsafePath",
     "UnsafePickle",
     "UnsupportedLayout",
@@ -183,6 +188,7 @@ _HOMES = {
     "PrunedSave": "saves.pruning",
     "Pruning": "saves.pruning",
     "RankFailed": "errors",
+    "StoreFailed": "errors",
     "Report": "outputs.report",
     "RescueReport": "opening.rescue_report",
     "Resume": "opening.resume",
@@ -191,6 +197,7 @@ _HOMES = {
     "SaveInfo": "saves.facts",
     "TensorInfo": "opening.info",
     "TensorView": "outputs.views",
+    "Transform": "transforms.transform",
     "UnsafePath": "errors",
     "UnsafePickle": "errors",
     "UnsupportedLayout": "errors",

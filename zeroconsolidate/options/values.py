@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..dtypes import DType
 from ..errors import BadOption
+from .steps import Transform
+from .urls import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,8 +25,9 @@ Progress: TypeAlias = "Callable[[int, int], None]"
 
 
 def roots_of(src: Roots) -> list[str]:
-    """The directories, as text."""
-    return [os.fspath(src)] if isinstance(src, (str, os.PathLike)) else [os.fspath(root) for root in src]
+    """The directories, as text: paths and URLs."""
+    roots = [src] if isinstance(src, (str, os.PathLike)) else src
+    return [plain(os.fspath(root)) for root in roots]
 
 
 _SIZE = re.compile(r"\s*([0-9]+)(?:\.([0-9]+))?\s*([A-Z]*)\s*", re.IGNORECASE)
@@ -165,6 +168,8 @@ def element_type(given: object) -> DType:
 
 def as_plain(value: object, path: Callable[[str], str] | None) -> object:
     """`value` as JSON can hold it, texts as `path` makes them. A callable is named."""
+    if isinstance(value, Transform):
+        return dict(value.record)
     if callable(value):
         module = getattr(value, "__module__", None) or "builtins"  # which is not said of `str.lower`
         return f"{module}.{getattr(value, '__qualname__', 'callable')}"
