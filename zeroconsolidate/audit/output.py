@@ -17,6 +17,7 @@ from ..archive.weights import Weights, read_weights
 from ..errors import BadOption, DamagedFile, NotACheckpoint, StoreFailed, ZeroConsolidateError, reason
 from ..outputs.gate import examine
 from ..outputs.gate_finding import Kind
+from ..outputs.model_card import CARD
 from ..outputs.modules import has_own_weights, modules_in
 from ..run.digest import digest_of
 from ..run.files import Files
@@ -149,7 +150,12 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
         try:
             size_bytes = length(path)
         except OSError as error:
+            if name == CARD:
+                continue  # it is there to be edited, or to be removed
             findings.problems.append(f"{name}: {reason(error)}")
+            continue
+        if name == CARD and size_bytes != entry.get("bytes"):
+            findings.notes.append(f"{name}: edited since it was written")
             continue
         if size_bytes != entry.get("bytes"):
             findings.problems.append(f"{name}: the size differs; expected {entry.get('bytes')} bytes, got {size_bytes}")
@@ -167,6 +173,9 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             continue
         digested += 1
         if got != entry[algorithm]:
+            if name == CARD:
+                findings.notes.append(f"{name}: edited since it was written")
+                continue
             damaged = _damaged(directory, name, algorithm, manifest["tensors"])
             where = f", in {', '.join(damaged)}" if damaged else ""
             findings.problems.append(f"{name}: the {algorithm} differs{where}; expected {entry[algorithm]}, got {got}")

@@ -22,6 +22,15 @@ def html_flag(what: str) -> str | None:
     )
 
 
+def debug() -> bool:
+    """A field belongs to one class, so each makes its own."""
+    return option(
+        False,
+        "show the traceback behind an error, as the environment variable `ZEROCONSOLIDATE_DEBUG=1` does",
+        group=Group.PRINTING,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConvertFlags:
     """Flags of `convert` and `universal` that Python does not have."""
@@ -39,6 +48,7 @@ class ConvertFlags:
     )
     json: bool = option(False, "print the report, or the error, as one JSON object", group=Group.PRINTING)
     html: str | None = html_flag("the rescue report")
+    debug: bool = debug()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +77,7 @@ class InspectFlags:
     tensors: bool = option(False, "list every tensor", group=Group.PRINTING)
     json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
     html: str | None = html_flag("what the checkpoint holds")
+    debug: bool = debug()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +94,7 @@ class VerifyFlags:
     quiet: bool = option(False, "print only problems, and no progress", group=Group.PRINTING, short="-q")
     json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
     html: str | None = html_flag("the result")
+    debug: bool = debug()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +105,7 @@ class CompareFlags:
     quiet: bool = option(False, "print nothing if both are equal, and no progress", group=Group.PRINTING, short="-q")
     json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
     html: str | None = html_flag("the comparison")
+    debug: bool = debug()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +114,7 @@ class WatchFlags:
 
     quiet: bool = option(False, "print only what was not converted", group=Group.PRINTING, short="-q")
     json: bool = option(False, "print a JSON object a save, each in one line", group=Group.PRINTING)
+    debug: bool = debug()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,3 +123,24 @@ class PruneFlags:
 
     quiet: bool = option(False, "print no report and no progress", group=Group.PRINTING, short="-q")
     json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
+    debug: bool = debug()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvFlags:
+    """Flags of `env`."""
+
+    json: bool = option(False, "print it as one JSON object", group=Group.PRINTING)
+    debug: bool = debug()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionFlags:
+    """Flags of `completion`."""
+
+    debug: bool = debug()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """The options of a command that has none."""
