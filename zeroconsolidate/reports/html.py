@@ -27,7 +27,8 @@ def html_report(found: CheckpointInfo | ModelComparison | Verification | RescueR
     Returns
     -------
     str
-        The text of the page. Names in it are escaped, and a browser is told to load and run nothing else.
+        The text of the page. Names in it are escaped, and its policy keeps a browser from loading or running anything
+        else.
 
     Raises
     ------

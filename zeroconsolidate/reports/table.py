@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 Cell: TypeAlias = "str | tuple[str, float | int | None]"
-"""A text; or what is shown, and the number to sort by (None sorts below all)."""
+"""A text; or a text and the number to sort by (None sorts below all)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..audit.findings import Verification
 
 MOST = 2000
-"""So many problems are listed: a page of more helps nobody, and `--json` has all."""
+"""So many problems are listed: `--json` has all."""
 
 
 def verification_page(found: Verification) -> str:
