@@ -137,26 +137,32 @@ class TestLostWorkers:
     def test_one_is_killed(self, checkpoint: Path, tmp_path: Path, straight: dict[str, bytes]) -> None:
         """A process of a pool: the pool is broken then, and another is made."""
         pools: list[ProcessPoolExecutor] = []
+        killed: list[int] = []
 
         def pool() -> ProcessPoolExecutor:
             pools.append(spawned(2))
             return pools[-1]
 
         def kill(done: int, total: int) -> None:
-            if len(pools) == 1 and done < total // 2:
+            if not killed:
+                killed.append(done)
                 os.kill(next(iter(pools[0]._processes)), signal.SIGKILL)
 
         consolidate(checkpoint, tmp_path / "out", executor=pool, progress=kill, **OPTIONS)
         assert len(pools) == 2
+        assert killed[0] < 6 * MB
         assert contents(tmp_path / "out") == straight
 
     def test_without_another_executor_the_same_call_goes_on(
         self, checkpoint: Path, tmp_path: Path, straight: dict[str, bytes]
     ) -> None:
+        killed: list[int] = []
         with spawned(1) as pool:
 
             def kill(done: int, total: int) -> None:
-                os.kill(next(iter(pool._processes)), signal.SIGKILL)
+                if not killed:
+                    killed.append(done)
+                    os.kill(next(iter(pool._processes)), signal.SIGKILL)
 
             with pytest.raises(OutputFailed, match=r"the executor takes no more tasks: .*what is written is kept"):
                 consolidate(checkpoint, tmp_path / "out", executor=pool, progress=kill, **OPTIONS)
