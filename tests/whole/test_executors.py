@@ -302,7 +302,7 @@ class TestGoingOn:
         with pytest.raises(KeyboardInterrupt):
             consolidate(checkpoint, out, executor=executor, progress=Stop(after), **OPTIONS)
 
-    @pytest.mark.parametrize("order", ["wop", "pwo", "wpw", "pwpw", "ww", "wpo", "pow", "wpow"])
+    @pytest.mark.parametrize("order", ["wop", "pwo", "wpw", "pwpw", "ww", "wpo", "po", "pow", "wpow"])
     def test_with_workers_and_without(
         self, order: str, checkpoint: Path, tmp_path: Path, straight: dict[str, bytes]
     ) -> None:

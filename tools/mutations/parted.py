@@ -108,7 +108,7 @@ MUTATIONS = (
     ),
     Mutation(
         "what one process writes afresh is no longer what workers have made",
-        f"{WORKERS}::TestGoingOn::test_with_workers_and_without",
+        "write/test_journal.py::test_what_workers_made_is_forgotten_before_it_is_cut_off",
         ("write/stage.py", "            if name in self._journal.progress.stretches:\n", "            if False:\n"),
     ),
     Mutation(
