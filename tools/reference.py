@@ -14,8 +14,20 @@ import reference_json
 import reference_schemas
 
 from zeroconsolidate.cli.exit_codes import ExitCode
-from zeroconsolidate.cli.flags import ConvertFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
+from zeroconsolidate.cli.flags import (
+    CompareFlags,
+    CompletionFlags,
+    ConvertFlags,
+    EnvFlags,
+    InspectFlags,
+    ModelFlags,
+    NoOptions,
+    PruneFlags,
+    VerifyFlags,
+    WatchFlags,
+)
 from zeroconsolidate.options import (
+    CompareOptions,
     LoadingOptions,
     Opening,
     Options,
@@ -43,8 +55,11 @@ VERBS = {
     "universal": (UniversalOptions, ConvertFlags, "`universal`"),
     "inspect": (Opening, InspectFlags, "`inspect`"),
     "verify": (VerifyOptions, VerifyFlags, "`verify`; `verify_source` takes `tag`, `progress` and `status`"),
+    "compare": (CompareOptions, CompareFlags, "`compare`"),
     "watch": (WatchOptions, WatchFlags, "`watch`; `consolidate_in_background` has most of them, and `patience`"),
     "prune": (PruneOptions, PruneFlags, "`prune`"),
+    "env": (NoOptions, EnvFlags, "there is none"),
+    "completion": (NoOptions, CompletionFlags, "there is none"),
 }
 """Verb of the command -> what Python's functions take too, what it alone takes, and which functions these are."""
 

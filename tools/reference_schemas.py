@@ -13,7 +13,9 @@ from typing import Any
 
 from reference_json import PARTS, documented, plain
 
+from zeroconsolidate.audit.comparison import ModelComparison
 from zeroconsolidate.audit.findings import Verification
+from zeroconsolidate.integrations.surroundings import Surroundings
 from zeroconsolidate.opening.info import CheckpointInfo
 from zeroconsolidate.opening.rescue_report import RescueReport
 from zeroconsolidate.outputs.parts import PartReport
@@ -31,8 +33,10 @@ KINDS: dict[str, type] = {
     "checkpoint": CheckpointInfo,
     "run": RunInfo,
     "verification": Verification,
+    "comparison": ModelComparison,
     "watched": Watched,
     "pruning": Pruning,
+    "environment": Surroundings,
 }
 """What an object says that it is -> what is printed."""
 

@@ -12,12 +12,13 @@ which:
     opening        paths -> one checkpoint to plan from, complete or with substitutes
     naming         stored names -> the names that a loader expects
     adapters       PEFT: find, export, merge
+    transforms     tensors and config -> other tensors and config: averages, quantization, your own
     plan           facts -> for each tensor of the output, which bytes of which files
     run            recipes -> bytes, through a storage
     write          bytes -> files that are safe on disk before they get their final names
     outputs        a checkpoint and options -> a model directory or adapter, and the report
     saves          a run directory -> its saves, what each is good for, what can be removed
-    audit          an output or a checkpoint -> what is wrong with it
+    audit          an output or a checkpoint -> what is wrong with it; two models -> how they differ
     loading        tensors of a checkpoint -> a module, an engine or an optimizer in memory
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from .api.pruning import prune
     from .api.reading import inspect, inspect_run, open_checkpoint
     from .api.universal import universal
+    from .audit.compare import compare
+    from .audit.comparison import ComparedSide, ComparedTensor, Figures, ModelComparison
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
     from .errors import (
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
         PlanBroken,
         RankFailed,
         SaveGone,
+        StoreFailed,
         UnsafePath,
         UnsafePickle,
         UnsupportedLayout,
@@ -80,6 +84,7 @@ if TYPE_CHECKING:
     from .training.background import BackgroundRun, consolidate_in_background
     from .training.callback import ConsolidateCallback
     from .training.watching import Watched, watch
+    from .transforms.transform import Transform
 
 __all__ = [
     "BackgroundRun",
@@ -87,15 +92,19 @@ __all__ = [
     "BadOption",
     "Checkpoint",
     "CheckpointInfo",
+    "ComparedSide",
+    "ComparedTensor",
     "ConsolidateCallback",
     "Cost",
     "DamagedFile",
     "Disagreement",
     "EngineReport",
+    "Figures",
     "LoadReport",
     "Loss",
     "MissingFiles",
     "MissingPackage",
+    "ModelComparison",
     "NoSuchTensor",
     "NotACheckpoint",
     "OutputBusy",
@@ -112,8 +121,10 @@ __all__ = [
     "RunInfo",
     "SaveGone",
     "SaveInfo",
+    "StoreFailed",
     "TensorInfo",
     "TensorView",
+    "Transform",
     "UnsafePath",
     "UnsafePickle",
     "UnsupportedLayout",
@@ -124,6 +135,7 @@ __all__ = [
     "WrongNames",
     "ZeroConsolidateError",
     "__version__",
+    "compare",
     "consolidate",
     "consolidate_in_background",
     "consolidate_part",
@@ -150,15 +162,19 @@ _HOMES = {
     "BadOption": "errors",
     "Checkpoint": "outputs.mapping",
     "CheckpointInfo": "opening.info",
+    "ComparedSide": "audit.comparison",
+    "ComparedTensor": "audit.comparison",
     "ConsolidateCallback": "training.callback",
     "Cost": "plan.build",
     "DamagedFile": "errors",
     "Disagreement": "errors",
     "EngineReport": "loading.engine_report",
+    "Figures": "audit.comparison",
     "LoadReport": "loading.report",
     "Loss": "opening.losses",
     "MissingFiles": "errors",
     "MissingPackage": "errors",
+    "ModelComparison": "audit.comparison",
     "NoSuchTensor": "errors",
     "NotACheckpoint": "errors",
     "OutputBusy": "errors",
@@ -169,6 +185,7 @@ _HOMES = {
     "PrunedSave": "saves.pruning",
     "Pruning": "saves.pruning",
     "RankFailed": "errors",
+    "StoreFailed": "errors",
     "Report": "outputs.report",
     "RescueReport": "opening.rescue_report",
     "Resume": "opening.resume",
@@ -177,6 +194,7 @@ _HOMES = {
     "SaveInfo": "saves.facts",
     "TensorInfo": "opening.info",
     "TensorView": "outputs.views",
+    "Transform": "transforms.transform",
     "UnsafePath": "errors",
     "UnsafePickle": "errors",
     "UnsupportedLayout": "errors",
@@ -186,6 +204,7 @@ _HOMES = {
     "WitnessMismatch": "errors",
     "WrongNames": "errors",
     "ZeroConsolidateError": "errors",
+    "compare": "audit.compare",
     "consolidate": "api.converting",
     "consolidate_in_background": "training.background",
     "consolidate_part": "api.converting",

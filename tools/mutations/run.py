@@ -32,7 +32,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 from mutations import (  # noqa: E402
     adapted,
     answered,
+    carded,
     cloned,
+    compared,
     followed,
     hostile,
     hostile_files,
@@ -43,6 +45,7 @@ from mutations import (  # noqa: E402
     named,
     optioned,
     parted,
+    remote,
     tabled,
     universal,
     universal_layouts,
@@ -57,6 +60,7 @@ TABLES = (
     answered,
     interrupted,
     cloned,
+    compared,
     incomplete,
     verified,
     merged,
@@ -67,9 +71,11 @@ TABLES = (
     universal,
     universal_layouts,
     loading,
+    carded,
     followed,
     hostile,
     hostile_files,
+    remote,
 )
 SECONDS = 300
 """A mutation may take the bound from a loop: then this is the bound."""

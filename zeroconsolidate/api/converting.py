@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
 from ..opening.opened import open_to_convert
 from ..options import Options, takes
+from ..outputs.averaging import mean_of
 from ..outputs.checks import refuse_unplaced
 from ..outputs.gathered import refuse_not_begun
 from ..outputs.make import Rehearsal, rehearse
@@ -17,8 +17,8 @@ from ..outputs.planned import plan_weights, with_recorded_base
 from ..outputs.weights import workers_for
 from ..plan.stretches import Part
 from ..run.execute import BLOCK_BYTES
-from ..saves.target import settled
-from .writing import found, made, made_part
+from ..saves.several import several
+from .writing import directory_for, found, made, made_part
 
 if TYPE_CHECKING:
     from ..opening.opened import Opened
@@ -92,7 +92,7 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
     ('bfloat16', 19, 2)
     """
     began = time.monotonic()
-    directory = os.path.normpath(os.fspath(out))
+    directory = directory_for(out)
     opened, output, options = _planned(src, directory, options)
     return made(output, opened, options, directory, began)
 
@@ -144,7 +144,7 @@ def consolidate_part(src: Roots, out: Path, part: str, options: Options) -> Part
     """
     began, number = time.monotonic(), Part.parse(part)
     refuse_restart(options)
-    directory = os.path.normpath(os.fspath(out))
+    directory = directory_for(out)
     opened, output, options = _planned(src, directory, options)
     return made_part(output, opened, options, directory, number, began)
 
@@ -191,7 +191,7 @@ def finish_parts(src: Roots, out: Path, options: Options) -> Report:
     """
     began = time.monotonic()
     refuse_restart(options)
-    directory = os.path.normpath(os.fspath(out))
+    directory = directory_for(out)
     refuse_not_begun(directory)  # what is asked for is known to be wrong before any file is read
     opened, output, options = _planned(src, directory, options)
     return made(output, opened, options, directory, began, finishing=True)
@@ -203,17 +203,19 @@ def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
 
     Nothing is written. Raises what `consolidate` would raise before it compares or copies values.
     """
-    directory = os.path.normpath(os.fspath(out))
+    directory = directory_for(out)
     opened, output, options = _planned(src, directory, options)
     return rehearse(output, opened, options, directory)
 
 
 def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Output, Options]:
     """What is to be made, and with which options. What can be refused at once is, before any file is opened."""
-    src, options = settled(src, options)
-    files = found(src, directory, options)
-    opened = open_to_convert(src, options, files)
-    refuse_unplaced(opened.catalog, weights_only=options.weights_only)
+    chosen = several(src, options)
+    options = options if options.average is not None else chosen[0][1]
+    files = [found(path, directory, own) for path, own in chosen]
+    opened = mean_of([open_to_convert(path, own, its) for (path, own), its in zip(chosen, files, strict=True)], options)
+    for each in opened.each:
+        refuse_unplaced(each.catalog, weights_only=options.weights_only)
     options.doing("checking names")
     options = with_recorded_base(opened, options)
     return opened, plan_output(opened, options, directory=directory), options
@@ -249,8 +251,9 @@ def estimate(src: Roots, out: Path | None = None, *, options: Options) -> Cost:
     >>> zeroconsolidate.estimate("tests/fixtures/z3_bf16/checkpoint", names="stored").files
     1
     """
-    src, options = settled(src, options)
-    opened = open_to_convert(src, options)
-    directory = None if out is None else os.path.normpath(os.fspath(out))
+    chosen = several(src, options)
+    options = options if options.average is not None else chosen[0][1]
+    opened = mean_of([open_to_convert(path, own) for path, own in chosen], options)
+    directory = None if out is None else directory_for(out)
     plan = plan_weights(opened, with_recorded_base(opened, options), directory=directory).plan
     return plan.cost(BLOCK_BYTES, workers_for(plan, options))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..archive.phrases import counted
-from ..errors import ZeroConsolidateError
+from ..errors import StoreFailed, ZeroConsolidateError
 from ..plan.pieces import View
-from ..run.compare import first_difference
+from ..run.compare import extents_of, first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,9 +43,12 @@ def audit_against(
             findings.problems.append(f"{name}: the dtype differs; expected {made.code}, got {written.code}")
             continue
         try:
-            found = first_difference(
-                inputs, plan.recipe, View(tensor), start=0, stop=plan.numel, progress=findings.read
-            )
+            with inputs.files.expecting(extents_of(plan.recipe, View(tensor), [(0, plan.numel)])):
+                found = first_difference(
+                    inputs, plan.recipe, View(tensor), start=0, stop=plan.numel, progress=findings.read
+                )
+        except StoreFailed:
+            raise
         except ZeroConsolidateError as error:
             findings.problems.append(f"{name}: {error}")
             continue

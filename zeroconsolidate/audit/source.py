@@ -13,13 +13,13 @@ import numpy as np
 from ..archive.container import ZipContainer
 from ..archive.legacy import open_container
 from ..archive.phrases import counted
-from ..errors import Disagreement, WitnessMismatch, ZeroConsolidateError
+from ..errors import Disagreement, StoreFailed, WitnessMismatch, ZeroConsolidateError
 from ..plan.sources import replicas
 from ..plan.witness import comparisons, replica_comparisons
 from ..run.cast import to_single
 from ..run.digest import file_blocks
 from ..run.elements import blocks
-from ..run.local import LocalFiles
+from ..run.files import Files
 from ..run.witness import compare
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def _checksums(used: Mapping[str, array[int]], findings: Findings) -> None:
                     findings.notes.append(f"{name}: not checked, the file format of torch before 1.6 has no checksums")
                     continue
                 bad, checked = damaged_records(container, starts, findings)
+        except StoreFailed:
+            raise
         except (ZeroConsolidateError, OSError) as error:
             findings.problems.append(f"{name}: {error}")
             continue
@@ -93,7 +95,7 @@ def damaged_records(container: ZipContainer, starts: array[int], findings: Findi
     """(the records whose CRC-32 is wrong, how many were read): the pickle, and those in which one of the extents
     `starts` begins."""
     bad, checked = [], 0
-    with LocalFiles() as files:
+    with Files() as files:
         for record in container.names:
             if record != "data.pkl" and not record.startswith("data/"):
                 continue

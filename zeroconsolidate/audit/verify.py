@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 from ..errors import BadOption
 from ..opening.open import find, open_catalog
-from ..opening.opened import open_to_convert, open_whole
-from ..options import Options, VerifyOptions, Working, takes
+from ..opening.opened import open_whole
+from ..options import VerifyOptions, Working, takes
+from ..options.urls import normal
 from ..outputs.planned import plan_weights, with_recorded_base
 from ..outputs.universal import plan_universal
 from ..plan.build import sources
 from ..run.inputs import Inputs
 from ..saves.target import settled
 from .findings import Findings, Verification
+from .reopened import reopened
 
 if TYPE_CHECKING:
     from ..options import Path, Progress, Roots
@@ -58,25 +60,26 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     from . import output as alone
     from .universal import audit_universal_against, is_universal
 
-    began, directory = time.monotonic(), os.path.normpath(os.fspath(output))
+    began, directory = time.monotonic(), normal(os.fspath(output))
     if options.checkpoint is not None and options.against is None:
         raise BadOption("--checkpoint says which save to compare with", expected="a run directory as well")
-    if options.against is None:
+    against = options.against
+    if against is None:
         options.doing("reading back")
         findings = _findings(options.progress, alone.work_bytes(directory))
         alone.audit_output(directory, findings, base=options.base_directory)
         return findings.verification(directory, time.monotonic() - began)
-    against, options = settled(options.against, options)
     if is_universal(directory):
+        against, options = settled(against, options)
         opened = open_whole(against, find(against, options.tag))
         options.doing("comparing values")
         findings = _findings(options.progress, 2 * sum(file.size_bytes for file in plan_universal(opened).plan.files))
         with Inputs() as inputs:
             audit_universal_against(directory, opened, inputs, findings)
         return findings.verification(directory, time.monotonic() - began)
-    recorded = (read_manifest(directory) or {}).get("options", {})
-    chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base)
-    opened = open_to_convert(against, chosen)
+    manifest = read_manifest(directory) or {}
+    recorded = manifest.get("options", {})
+    opened, chosen = reopened(against, manifest, options)
     options.doing("checking names")
     chosen = with_recorded_base(opened, chosen)
     plan = plan_weights(opened, chosen, modules_in(directory), every_name=True).plan

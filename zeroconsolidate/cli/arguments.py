@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from .._version import __version__
 from ..errors import BadOption, Parts
 from ..options import (
+    CompareOptions,
     Opening,
     Options,
     PruneOptions,
@@ -20,7 +21,18 @@ from ..options import (
     read_as,
 )
 from .exit_codes import ExitCode
-from .flags import ConvertFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
+from .flags import (
+    CompareFlags,
+    CompletionFlags,
+    ConvertFlags,
+    EnvFlags,
+    InspectFlags,
+    ModelFlags,
+    NoOptions,
+    PruneFlags,
+    VerifyFlags,
+    WatchFlags,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,13 +49,18 @@ VERBS: dict[str, tuple[type, type]] = {
     "universal": (UniversalOptions, ConvertFlags),
     "inspect": (Opening, InspectFlags),
     "verify": (VerifyOptions, VerifyFlags),
+    "compare": (CompareOptions, CompareFlags),
     "watch": (WatchOptions, WatchFlags),
     "prune": (PruneOptions, PruneFlags),
+    "env": (NoOptions, EnvFlags),
+    "completion": (NoOptions, CompletionFlags),
 }
 """Command -> its options: those that Python has too, and its own."""
 
 WRITING = ("convert", "universal")
 """Commands that take an OUTPUT as their last path."""
+SHELLS = ("bash", "zsh", "fish")
+"""Shells for which there is a completion."""
 CONTINUING = (*WRITING, "watch", "prune")
 """Commands that continue what was interrupted."""
 
@@ -52,8 +69,11 @@ USAGE = {
     "universal": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
     "inspect": ("CHECKPOINT [CHECKPOINT ...]", "RUN_DIR [RUN_DIR ...]"),
     "verify": ("OUTPUT", "OUTPUT CHECKPOINT [CHECKPOINT ...]", "CHECKPOINT [CHECKPOINT ...]"),
+    "compare": ("A B",),
     "watch": ("RUN_DIR [RUN_DIR ...] [PATTERN]",),
     "prune": ("RUN_DIR [RUN_DIR ...]",),
+    "env": ("",),
+    "completion": ("bash|zsh|fish",),
 }
 """Command -> the forms of its arguments."""
 
@@ -78,6 +98,11 @@ _EXAMPLES = {
         "zeroconsolidate verify my-model checkpoint-500    byte for byte, whatever tool wrote my-model",
         "zeroconsolidate verify checkpoint-500             checksums, ranks, NaN, 16-bit copies",
     ),
+    "compare": (
+        "zeroconsolidate compare checkpoint-500 Qwen/Qwen2.5-7B           what training changed",
+        "zeroconsolidate compare checkpoint-500 checkpoint-1000           two steps",
+        "zeroconsolidate compare my-model checkpoint-500 --tolerance 1%   a model that another tool wrote",
+    ),
     "watch": (
         "zeroconsolidate watch run                         models in run-models/checkpoint-500 and so on",
         "zeroconsolidate watch run 'models/{name}' --dtype bf16 --keep 3",
@@ -87,6 +112,12 @@ _EXAMPLES = {
         "zeroconsolidate prune run                         what would be removed",
         "zeroconsolidate prune run --keep 2 --yes",
         "zeroconsolidate prune run --remove checkpoint --yes",
+    ),
+    "env": ("zeroconsolidate env", "zeroconsolidate env --json"),
+    "completion": (
+        "zeroconsolidate completion bash > ~/.local/share/bash-completion/completions/zeroconsolidate",
+        'zeroconsolidate completion zsh > "${fpath[1]}/_zeroconsolidate"',
+        "zeroconsolidate completion fish > ~/.config/fish/completions/zeroconsolidate.fish",
     ),
 }
 
@@ -102,12 +133,12 @@ def parser() -> argparse.ArgumentParser:
         epilog=f"exit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    whole.add_argument("--version", action="version", version=__version__)
+    whole.add_argument("--version", action="version", version=f"zeroconsolidate {__version__}")
     verbs = whole.add_subparsers(required=True, metavar="COMMAND", dest="verb")
 
     def add(verb: str, about: str, description: str) -> argparse.ArgumentParser:
         examples = "\n".join(f"  {line}" for line in _EXAMPLES[verb])
-        forms = [f"zeroconsolidate {verb} [OPTION ...] {form}" for form in USAGE[verb]]
+        forms = [f"zeroconsolidate {verb} [OPTION ...] {form}".rstrip() for form in USAGE[verb]]
         return verbs.add_parser(
             verb,
             help=about,
@@ -163,6 +194,20 @@ def parser() -> argparse.ArgumentParser:
     )
     add_options(verify, *VERBS["verify"])
 
+    compare = add(
+        "compare",
+        "compare two models: what differs, by how much, and what is suspicious",
+        "Compare two models, tensor by tensor. Each is a checkpoint, a model directory, an adapter or a hub id.\n"
+        "Names are matched as a loader would; tensors of different dtypes are compared by value.",
+    )
+    compare.add_argument(
+        "paths",
+        metavar="A, B",
+        nargs="*",
+        help="a checkpoint, a model directory, an adapter, or the id of a model on the hub",
+    )
+    add_options(compare, *VERBS["compare"])
+
     watch = add(
         "watch",
         "convert each save of a run as it appears",
@@ -180,6 +225,23 @@ def parser() -> argparse.ArgumentParser:
     )
     _run_directory(prune)
     add_options(prune, *VERBS["prune"])
+
+    env = add(
+        "env",
+        "print what a report of a bug needs: versions, file system, limits",
+        "Print the versions of Python and of all packages that can play a part, the file system of the working\n"
+        "directory, processors and limits. Of environment variables it is only said that they are set.",
+    )
+    add_options(env, *VERBS["env"])
+
+    completion = add(
+        "completion",
+        "print a script with which a shell completes commands and options",
+        "Print the script that completes commands, options and their values in a shell. Write it to where the shell\n"
+        "reads such files, once; after an update, again.",
+    )
+    completion.add_argument("roots", metavar="SHELL", nargs="*", help=f"the shell: {', '.join(SHELLS)}")
+    add_options(completion, *VERBS["completion"])
     return whole
 
 

@@ -9,8 +9,9 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
+from ..archive.phrases import counted
 from ..options import declarations
-from .arguments import USAGE, VERBS, WRITING, Misuse, parser
+from .arguments import SHELLS, USAGE, VERBS, WRITING, Misuse, parser
 
 if TYPE_CHECKING:
     import argparse
@@ -25,8 +26,7 @@ _NEEDS = {"inspect": "CHECKPOINT", "watch": "RUN_DIR", "prune": "RUN_DIR"}
 _INSTEAD = {
     "-f": "did you mean --overwrite?",
     "--force": "did you mean --overwrite?",
-    "-d": "leave it out; --json prints everything",
-    "--debug": "leave it out; --json prints everything",
+    "-d": "did you mean --debug?",
     "-o": "OUTPUT is the last argument, without an option",
     "--out": "OUTPUT is the last argument, without an option",
     "--output": "OUTPUT is the last argument, without an option",
@@ -50,17 +50,28 @@ def understand(words: Sequence[str]) -> argparse.Namespace:
     if unknown:
         raise _no_such_option(given.verb, unknown[0])
     # argparse takes the paths before the first option only.
-    if given.verb == "verify":
+    if given.verb in ("verify", "compare"):
         given.paths += rest
     else:
-        given.roots += rest
-    if given.verb in WRITING:
+        given.roots = [*getattr(given, "roots", ()), *rest]
+    if given.verb == "compare":
+        _split_pair(given)
+    elif given.verb in WRITING:
         _split_output(given)
     elif given.verb in _NEEDS and not given.roots:
         needed = _NEEDS[given.verb]
         raise Misuse(f"{given.verb} needs a {needed}", remedy=f"zeroconsolidate {given.verb} {needed}")
     if given.verb == "watch":
         _split_pattern(given)
+    elif given.verb == "env" and given.roots:
+        raise Misuse("env takes no paths", found=shlex.join(given.roots), remedy="zeroconsolidate env")
+    elif given.verb == "completion" and (len(given.roots) != 1 or given.roots[0] not in SHELLS):
+        raise Misuse(
+            "completion needs a shell",
+            expected=f"one of {', '.join(SHELLS)}",
+            found=shlex.join(given.roots) or None,
+            remedy="zeroconsolidate completion bash",
+        )
     return given
 
 
@@ -109,6 +120,17 @@ def _split_output(given: argparse.Namespace) -> None:
         lacks = "an OUTPUT directory as well" if given.roots else "a CHECKPOINT and an OUTPUT directory"
         raise Misuse(f"{given.verb} needs {lacks}", remedy=f"zeroconsolidate {given.verb} {there} OUTPUT")
     given.output = given.roots.pop()
+
+
+def _split_pair(given: argparse.Namespace) -> None:
+    if len(given.paths) != 2:
+        there = shlex.join([*given.paths, "A", "B"][:2])
+        raise Misuse(
+            "compare takes two models",
+            found=counted(len(given.paths), "path") if given.paths else None,
+            remedy=f"zeroconsolidate compare {there}",
+        )
+    given.a, given.b = given.paths
 
 
 def _no_such_option(verb: str, word: str) -> Misuse:

@@ -57,6 +57,10 @@ class _Checks(Protocol[O_contra, R_co]):
     def __call__(self, output: Path, options: O_contra) -> R_co: ...
 
 
+class _Compares(Protocol[O_contra, R_co]):
+    def __call__(self, a: Path, b: Path, options: O_contra) -> R_co: ...
+
+
 class _Loads(Protocol[O_contra, R_co]):
     def __call__(self, model: torch.nn.Module, src: Any, options: O_contra) -> R_co: ...
 
@@ -91,6 +95,12 @@ class Checks(Protocol[P, R_co]):
     def __call__(self, output: Path, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
+class Compares(Protocol[P, R_co]):
+    """A function about two models."""
+
+    def __call__(self, a: Path, b: Path, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
 class Loads(Protocol[P, R_co]):
     """A function that loads a checkpoint, or one that is open, into a module."""
 
@@ -117,6 +127,8 @@ class takes(Generic[P, O]):  # noqa: N801  (a decorator)
     def __call__(self, verb: _WritesPart[O, R]) -> WritesPart[P, R]: ...
     @overload
     def __call__(self, verb: _Checks[O, R]) -> Checks[P, R]: ...
+    @overload
+    def __call__(self, verb: _Compares[O, R]) -> Compares[P, R]: ...
     @overload
     def __call__(self, verb: _Loads[O, R]) -> Loads[P, R]: ...
     def __call__(self, verb: Callable[..., Any]) -> Callable[..., Any]:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 _FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z-]*(?:=[a-z]+)?)(?: ('[^']*'|[^\s,;:()]+))?")
 _TEXT = r'"[^"]*"'
 _REPEATED = re.compile(rf"(\w+)={_TEXT}(?: \1={_TEXT})+")
-_COMMAND = re.compile(r"(?<![\w./-])zeroconsolidate (?:convert|universal|inspect|verify|watch|prune) ")
+_COMMAND = re.compile(
+    r"(?<![\w./-])zeroconsolidate (?:convert|universal|inspect|verify|watch|prune|compare|env|completion) "
+)
 """A line for the shell stays one."""
 _FUNCTIONS = {"--part": "consolidate_part", "--finish": "finish_parts"}
 """Flags that are functions in Python."""
@@ -99,9 +101,10 @@ def _shown(value: object) -> str:
 @cache
 def _known() -> tuple[Mapping[str, tuple[str, object]], Mapping[str, Declaration]]:
     """Flags that stand for a value, and flags that take one."""
+    from .compare import CompareOptions
     from .convert import Options
     from .verify import VerifyOptions
 
-    every = declarations(Options, VerifyOptions)
+    every = declarations(Options, VerifyOptions, CompareOptions)
     switches = {switch.flag: (declared.name, switch.value) for declared in every for switch in declared.switches}
     return switches, {declared.flag: declared for declared in every if declared.flag is not None}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .common import Working, directory_of
 from .declaration import Group, option
+from .steps import Transform, steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +35,17 @@ class VerifyOptions(Working):
         metavar="DIR|ID",
         is_path=True,
     )
+
+    transforms: Sequence[Transform] = option(
+        (),
+        "with {against}: the transformations of your own that the output was written with",
+        group=Group.CHECKING,
+        flag=None,
+    )
+
+    def __post_init__(self) -> None:
+        Working.__post_init__(self)
+        object.__setattr__(self, "transforms", steps(self.transforms))
 
     @cached_property
     def base_directory(self) -> str | None:

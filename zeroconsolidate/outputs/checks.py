@@ -27,8 +27,11 @@ def checked(output: Output, opened: Opened, inputs: Inputs, stage: Stage, *, che
     known = stage.checks
     if known is not None and known.how == how:
         return known
-    numel = _compare_copies(output, opened, inputs, check)
-    warnings = _compare_replicas(output, opened.catalog, inputs, replicas, check)
+    numel = _compare_base(output, inputs, check)
+    warnings: list[str] = []
+    for each in opened.each:
+        numel += _compare_copies(each, inputs, check)
+        warnings += _compare_replicas(output, each.catalog, inputs, replicas, check)
     found = Checks(how=how, numel=numel, warnings=tuple(warnings))
     stage.note_checks(found)
     return found
@@ -46,19 +49,21 @@ def refuse_unplaced(catalog: Catalog, *, weights_only: bool) -> None:
         )
 
 
-def _compare_copies(output: Output, opened: Opened, inputs: Inputs, check: str) -> int:
-    if check == "none":
+def _compare_base(output: Output, inputs: Inputs, check: str) -> int:
+    if check == "none" or not output.comparisons:
         return 0
-    catalog, numel = opened.catalog, 0
-    if output.comparisons:
-        from ..adapters.plan import prove_base
+    from ..adapters.plan import prove_base
 
-        numel = prove_base(output.comparisons, inputs)
-    if catalog.module or catalog.stacked:
-        from ..run.witness import compare
+    return prove_base(output.comparisons, inputs)
 
-        numel += compare(comparisons(catalog, opened.whole, everything=check == "all"), inputs)
-    return numel
+
+def _compare_copies(opened: Opened, inputs: Inputs, check: str) -> int:
+    catalog = opened.catalog
+    if check == "none" or not (catalog.module or catalog.stacked):
+        return 0
+    from ..run.witness import compare
+
+    return compare(comparisons(catalog, opened.whole, everything=check == "all"), inputs)
 
 
 def _compare_replicas(output: Output, catalog: Catalog, inputs: Inputs, replicas: str, check: str) -> list[str]:

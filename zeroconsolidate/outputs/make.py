@@ -127,6 +127,7 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
                     beside=around,
                     excused=excused,
                     noted=opened.catalog.noted,
+                    averaged=[member.catalog.origin for member in opened.members],
                 )
                 stage.write(MANIFEST_NAME, text)
                 again = "convert again with --restart" if parts is None else start_over(stage.folder)

@@ -36,7 +36,7 @@ def prepared(
     side_files = output.side_files(inputs)
     if opened.report is not None:
         side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
-    sources = [*opened.catalog.files, *side_files.copies.values(), *output.read_files, *opened.filled_from]
+    sources = [*opened.files, *side_files.copies.values(), *output.read_files, *opened.filled_from]
     traits = fingerprint(
         version=__version__,
         options=options.plain(),
