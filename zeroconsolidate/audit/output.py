@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..archive.json_file import parse_object
@@ -18,18 +19,21 @@ from ..outputs.gate_finding import Kind
 from ..outputs.modules import has_own_weights, modules_in
 from ..run.digest import digest_of
 from ..run.local import LocalFiles
+from ..run.together import in_order
 from ..write.refusals import JOURNAL, STAGING
 from .findings import NOT_WHOLE
 from .universal import audit_universal, is_universal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from ..run.inputs import Inputs
     from .findings import Findings
 
 
-def audit_output(directory: str, findings: Findings, *, base: str | None = None) -> None:
-    """All checks; what is wrong goes into `findings`. `base`: directory of the original model.
+def audit_output(directory: str, several: Sequence[Inputs], findings: Findings, *, base: str | None = None) -> None:
+    """All checks; what is wrong goes into `findings`. `several`: inputs for a thread each. `base`: directory of the
+    original model.
 
     Raises NotACheckpoint if there is no such directory.
     """
@@ -56,9 +60,9 @@ def audit_output(directory: str, findings: Findings, *, base: str | None = None)
         if weights is not None:
             _tensors(weights, manifest["tensors"], findings)
         # Fragments have checksums of their own.
-        _files(directory, manifest | ({"digest": "crc32"} if resumes else {}), findings)
+        _files(directory, manifest | ({"digest": "crc32"} if resumes else {}), several, findings)
     if resumes:
-        audit_universal(directory, findings)
+        audit_universal(directory, several, findings)
     else:
         _loading(directory, manifest or {}, base, findings)
 
@@ -132,40 +136,43 @@ def _tensors(weights: Weights, listed: Mapping[str, Any], findings: Findings) ->
     findings.checks.append("names, dtypes and shapes against the manifest")
 
 
-def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> None:
+def _files(directory: str, manifest: Mapping[str, Any], several: Sequence[Inputs], findings: Findings) -> None:
     """Sizes and digests as the manifest lists them; damage in weights is traced to the tensors it is in."""
-    digested = 0
+    problems: dict[str, list[str]] = {}
+    asked: list[_Asked] = []
     for name, entry in manifest["files"].items():
+        wrong = problems[name] = []
         path = os.path.join(directory, name)
         if os.path.isabs(name) or ".." in name.split("/"):
-            findings.problems.append(
-                f"{MANIFEST_NAME}: it names a file outside of the directory; got {described(name)}"
-            )
+            wrong.append(f"{MANIFEST_NAME}: it names a file outside of the directory; got {described(name)}")
             continue
         try:
             size_bytes = os.path.getsize(path)
         except OSError as error:
-            findings.problems.append(f"{name}: {reason(error)}")
+            wrong.append(f"{name}: {reason(error)}")
             continue
         if size_bytes != entry.get("bytes"):
-            findings.problems.append(f"{name}: the size differs; expected {entry.get('bytes')} bytes, got {size_bytes}")
+            wrong.append(f"{name}: the size differs; expected {entry.get('bytes')} bytes, got {size_bytes}")
         algorithm = next((key for key in ("sha256", "xxh3") if key in entry), None)
-        if algorithm is None:
-            continue
-        try:
-            with LocalFiles() as files:
-                got = digest_of(files, path, algorithm, progress=findings.read)
-        except BadOption as error:
-            findings.notes.append(f"{name}: digest not checked: {error}")
-            continue
-        except DamagedFile as error:
-            findings.problems.append(f"{name}: {error}")
-            continue
-        digested += 1
-        if got != entry[algorithm]:
-            damaged = _damaged(directory, name, algorithm, manifest["tensors"])
-            where = f", in {', '.join(damaged)}" if damaged else ""
-            findings.problems.append(f"{name}: the {algorithm} differs{where}; expected {entry[algorithm]}, got {got}")
+        if algorithm is not None:
+            asked.append(_Asked(name, path, algorithm))
+    digested, (inputs, *others) = 0, several
+    with in_order(_digest, asked, inputs, others=others, progress=findings.read) as results:
+        for file, got in results:
+            name, expected = file.name, manifest["files"][file.name][file.algorithm]
+            if isinstance(got, BadOption):
+                findings.notes.append(f"{name}: digest not checked: {got}")
+            elif isinstance(got, ZeroConsolidateError):
+                problems[name].append(f"{name}: {got}")
+            else:
+                digested += 1
+                if got != expected:
+                    damaged = _damaged(directory, name, file.algorithm, manifest["tensors"])
+                    where = f", in {', '.join(damaged)}" if damaged else ""
+                    problems[name].append(
+                        f"{name}: the {file.algorithm} differs{where}; expected {expected}, got {got}"
+                    )
+    findings.problems += [text for texts in problems.values() for text in texts]
     sizes = counted(len(manifest["files"]), "file size")
     findings.checks.append(f"{sizes} and {counted(digested, 'digest')} against the manifest")
     if manifest.get("digest") is None:
@@ -173,6 +180,22 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             "values not checked: the manifest has no digests of the weights; convert with --digest, or compare with "
             "--against CHECKPOINT"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A file of which the manifest has a digest."""
+
+    name: str
+    path: str
+    algorithm: str
+
+
+def _digest(inputs: Inputs, file: _Asked, advance: Callable[[int], None]) -> tuple[_Asked, str | ZeroConsolidateError]:
+    try:
+        return file, digest_of(inputs.files, file.path, file.algorithm, progress=advance)
+    except (BadOption, DamagedFile) as error:
+        return file, error
 
 
 def _damaged(directory: str, file: str, algorithm: str, listed: Mapping[str, Any]) -> list[str]:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import BadOption
 from ..opening.open import find, open_catalog
 from ..opening.opened import open_to_convert, open_whole
-from ..options import Options, VerifyOptions, Working, takes
+from ..options import Checking, Options, VerifyOptions, takes
 from ..outputs.planned import plan_weights, with_recorded_base
 from ..outputs.universal import plan_universal
 from ..plan.build import sources
-from ..run.inputs import Inputs
+from ..run.inputs import Inputs, side_by_side, threads_for
 from ..saves.target import settled
 from .findings import Findings, Verification
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..options import Path, Progress, Roots
 
 
@@ -64,15 +67,16 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     if options.against is None:
         options.doing("reading back")
         findings = _findings(options.progress, alone.work_bytes(directory))
-        alone.audit_output(directory, findings, base=options.base_directory)
+        with _several(options) as several:
+            alone.audit_output(directory, several, findings, base=options.base_directory)
         return findings.verification(directory, time.monotonic() - began)
     against, options = settled(options.against, options)
     if is_universal(directory):
         opened = open_whole(against, find(against, options.tag))
         options.doing("comparing values")
         findings = _findings(options.progress, 2 * sum(file.size_bytes for file in plan_universal(opened).plan.files))
-        with Inputs() as inputs:
-            audit_universal_against(directory, opened, inputs, findings)
+        with _several(options) as several:
+            audit_universal_against(directory, opened, several, findings)
         return findings.verification(directory, time.monotonic() - began)
     recorded = (read_manifest(directory) or {}).get("options", {})
     chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base)
@@ -92,8 +96,8 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     written = {owners[name] for name in weights.tensors if name in owners}
     aliases = frozenset(name for name, owner in owners.items() if owner in written)
     findings = _findings(options.progress, bytewise.work_bytes(weights, planned))
-    with Inputs() as inputs:
-        bytewise.audit_against(weights, planned, aliases, inputs, findings)
+    with _several(options) as (inputs, *others):
+        bytewise.audit_against(weights, planned, aliases, inputs, findings, others=others)
     if findings.problems and options.base is None and recorded.get("base"):
         findings.notes.append(
             f"the output was made with the base model {recorded['base']}: name its directory with --base, and compare "
@@ -102,8 +106,8 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     return findings.verification(directory, time.monotonic() - began)
 
 
-@takes(Working)
-def verify_source(src: Roots, options: Working) -> Verification:
+@takes(Checking)
+def verify_source(src: Roots, options: Checking) -> Verification:
     """Check a checkpoint, including all of its values.
 
     This checks the CRC-32 of every record that is used, whether the ranks agree, every master weight against its 16-bit
@@ -139,9 +143,16 @@ def verify_source(src: Roots, options: Working) -> Verification:
     stored = sources(catalog)
     options.doing("reading all values")
     findings = _findings(options.progress, work_bytes(catalog, stored))
-    with Inputs() as inputs:
-        audit_source(catalog, stored, inputs, findings)
+    with _several(options) as several:
+        audit_source(catalog, stored, several, findings)
     return findings.verification(os.path.dirname(catalog.files[0]), time.monotonic() - began)
+
+
+@contextmanager
+def _several(options: Checking) -> Iterator[tuple[Inputs, ...]]:
+    """Inputs for each thread."""
+    with Inputs() as inputs, side_by_side(inputs, threads_for(options.workers)) as several:
+        yield several
 
 
 def _findings(progress: Progress | None, total_bytes: int) -> Findings:

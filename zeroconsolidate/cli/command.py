@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.printable import printable
 from ..errors import ZeroConsolidateError
-from ..options import Opening, Options, PruneOptions, UniversalOptions, VerifyOptions, WatchOptions, as_typed
+from ..options import Checking, Opening, Options, PruneOptions, UniversalOptions, VerifyOptions, WatchOptions, as_typed
 from . import printing as texts
 from .arguments import CONTINUING, Misuse, flags_of, given_of
 from .exit_codes import ExitCode
@@ -175,7 +175,7 @@ def _verify(given: argparse.Namespace) -> ExitCode:
     with Display(sys.stderr, hidden=flags.quiet) as display:
         watching: dict[str, Any] = {"progress": display.progress, "status": display.status}
         if form.output is None:
-            found = verify_source(form.checkpoints, **given_of(Opening, given), **watching)
+            found = verify_source(form.checkpoints, **given_of(Checking, given), **watching)
         else:
             found = verify(form.output, **options, **watching, against=form.checkpoints or None)
     code = ExitCode.DONE if found.ok else ExitCode.WRONG

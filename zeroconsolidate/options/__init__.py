@@ -17,13 +17,14 @@ from .reading import ReadingOptions
 from .spoken import as_typed, in_python
 from .universal import UniversalOptions
 from .values import Path, Progress, Roots, element_type, parse_dtype, parse_size, roots_of, size_text
-from .verify import VerifyOptions
+from .verify import Checking, VerifyOptions
 
 Writing: TypeAlias = Options | UniversalOptions
 """The options of a command that writes."""
 
 __all__ = [
     "BackgroundOptions",
+    "Checking",
     "Declaration",
     "FollowOptions",
     "Group",

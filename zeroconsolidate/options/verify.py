@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from .common import Working, directory_of
 from .declaration import Group, option
+from .values import worker_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +16,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyOptions(Working):
+class Checking(Working):
+    """The options of checking a checkpoint."""
+
+    workers: int | Literal["auto"] = option(
+        "auto",
+        "how many threads read and compare at the same time; by default one for each processor. The result is the same "
+        "with any number",
+        group=Group.CHECKING,
+        metavar="N|auto",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "workers", worker_count(self.workers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(Checking):
     """The options of `verify`."""
 
     against: str | PathLike[str] | Sequence[str | PathLike[str]] | None = option(
