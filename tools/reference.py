@@ -1,4 +1,4 @@
-"""Writes docs/reference-options.md, docs/reference-json.md and the tables in README.md, from what the code declares.
+"""Writes docs/reference-options.md, docs/reference-json.md, docs/schemas and the tables in README.md, from the code.
 
 python tools/reference.py
 """
@@ -11,10 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import reference_json
+import reference_schemas
 
 from zeroconsolidate.cli.exit_codes import ExitCode
-from zeroconsolidate.cli.flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFlags
+from zeroconsolidate.cli.flags import (
+    CompareFlags,
+    ConvertFlags,
+    InspectFlags,
+    ModelFlags,
+    PruneFlags,
+    VerifyFlags,
+    WatchFlags,
+)
 from zeroconsolidate.options import (
+    CompareOptions,
     LoadingOptions,
     Opening,
     Options,
@@ -35,12 +45,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference-options.md"
 JSON_PAGE = ROOT / "docs" / "reference-json.md"
 README = ROOT / "README.md"
+SCHEMAS = ROOT / "docs" / "schemas"
 
 VERBS = {
-    "convert": (Options, ConvertFlags, "`consolidate` and `estimate`"),
+    "convert": (Options, ModelFlags, "`consolidate` and `estimate`; `consolidate_part` and `finish_parts`"),
     "universal": (UniversalOptions, ConvertFlags, "`universal`"),
     "inspect": (Opening, InspectFlags, "`inspect`"),
     "verify": (VerifyOptions, VerifyFlags, "`verify`; `verify_source` takes `tag`, `progress` and `status`"),
+    "compare": (CompareOptions, CompareFlags, "`compare`"),
     "watch": (WatchOptions, WatchFlags, "`watch`; `consolidate_in_background` has most of them, and `patience`"),
     "prune": (PruneOptions, PruneFlags, "`prune`"),
 }
@@ -118,7 +130,7 @@ _CODES = re.compile(r"(?<=<!-- exit codes -->\n).*?(?=<!-- /exit codes -->)", re
 def readme() -> str:
     """README.md with the flags of `convert` by group, and the exit codes."""
     lines = []
-    for group, several in groupby(declarations(Options, ConvertFlags), key=lambda declared: declared.group):
+    for group, several in groupby(declarations(Options, ModelFlags), key=lambda declared: declared.group):
         lines.append(row(group.value, ", ".join(flag for declared in several for flag in with_default(declared))))
     table = "\n".join([row("", "options"), "|---|---|", *lines])
     text = _LIST.sub(lambda _: f"{table}\n", README.read_text())
@@ -141,3 +153,5 @@ if __name__ == "__main__":
     PAGE.write_text(page())
     JSON_PAGE.write_text(reference_json.page())
     README.write_text(readme())
+    for name, text in reference_schemas.schemas().items():
+        (SCHEMAS / name).write_text(text)

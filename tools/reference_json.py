@@ -10,12 +10,14 @@ import inspect
 import re
 from dataclasses import fields
 
+from zeroconsolidate.audit.comparison import ComparedSide, ComparedTensor, Figures, ModelComparison
 from zeroconsolidate.audit.findings import Verification
 from zeroconsolidate.naming.several import Part
 from zeroconsolidate.opening.info import CheckpointInfo, TensorInfo
 from zeroconsolidate.opening.losses import Loss
 from zeroconsolidate.opening.rescue_report import Extent, RescuedState, RescueReport
 from zeroconsolidate.opening.resume import Resume
+from zeroconsolidate.outputs.parts import PartReport
 from zeroconsolidate.outputs.report import Report
 from zeroconsolidate.plan.build import Cost
 from zeroconsolidate.saves.facts import RunInfo, SaveInfo
@@ -26,9 +28,9 @@ HEAD = """\
 # Fields of `--json`
 
 With `--json` each command prints one JSON object on stdout, in one line. It has the fields below, and two more: `ok`
-says whether the exit code is 0, and `kind` says what the object is: `conversion`, `dry run`, `checkpoint`, `run`,
-`verification`, `watched`, `pruning` or `error`. In Python the fields are attributes of what the functions return, and
-`to_dict()` gives them all. Warnings go to stderr.
+says whether the exit code is 0, and `kind` says what the object is: `conversion`, `dry run`, `part`, `checkpoint`,
+`run`, `verification`, `comparison`, `watched`, `pruning` or `error`. In Python the fields are attributes of what the
+functions return, and `to_dict()` gives them all. Warnings go to stderr.
 
 An error has one field, `error`, with an object in it: `kind` (the class, such as `MissingFiles`), `message`,
 `expected`, `found`, `consequence`, `remedy` (what to do; null where there is nothing), `address` (a list: file, rank,
@@ -52,6 +54,12 @@ PARTS: tuple[tuple[str, str, type, dict[str, tuple[str, str]]], ...] = (
         {"use": ("text", "What it is good for: `resume`, `weights` or `nothing`.")},
     ),
     ("`resume`", "Of `inspect`.", Resume, {"text": ("text", "The answer in one line.")}),
+    (
+        "`convert --part --json`",
+        "The `kind` is `part`. Python: `consolidate_part`.",
+        PartReport,
+        {},
+    ),
     ("An entry of `modules`", "Of `inspect`, where a checkpoint has several models or towers.", Part, {}),
     ("An entry of `losses`", "Of `inspect`, where files are missing.", Loss, {}),
     (
@@ -63,6 +71,21 @@ PARTS: tuple[tuple[str, str, type, dict[str, tuple[str, str]]], ...] = (
             "gb_per_second": ("number", RATE),
         },
     ),
+    (
+        "`compare --json`",
+        "Python: `compare`.",
+        ModelComparison,
+        {
+            "equal": (
+                "true or false",
+                "Whether both have the same tensors, and none differs by more than `tolerance`.",
+            ),
+            "gb_per_second": ("number", RATE),
+        },
+    ),
+    ("`a` and `b`", "Of `compare`.", ComparedSide, {}),
+    ("An entry of `tensors` of `compare`", "A tensor that both have.", ComparedTensor, {}),
+    ("Figures of `compare`", "Of a tensor, a kind, a layer, or the `whole`.", Figures, {}),
     (
         "`watch --json`",
         "A line for each save. The `kind` is `watched`. Python: `watch`.",
@@ -95,6 +118,9 @@ _WORDS = {
     "None": "null",
     "TensorInfo": "tensor",
     "Loss": "loss",
+    "ComparedSide": "side",
+    "ComparedTensor": "tensor",
+    "Figures": "figures",
     "Part": "module",
     "Extent": "extent",
     "RescuedState": "state",
@@ -110,18 +136,18 @@ def page() -> str:
     """docs/reference-json.md as it should be."""
     parts = [HEAD]
     for title, sentence, kind, more in PARTS:
-        rows = [*_documented(kind), *((key, *described) for key, described in more.items())]
-        table = "\n".join(f"| `{key}` | {what} | {_plain(text)} |" for key, what, text in rows)
+        rows = [*documented(kind), *((key, *described) for key, described in more.items())]
+        table = "\n".join(f"| `{key}` | {what} | {plain(text)} |" for key, what, text in rows)
         parts.append(f"## {title}\n\n{sentence}\n\n| key | value | |\n|---|---|---|\n{table}\n")
     return "\n".join(parts)
 
 
-def _plain(docstring: str) -> str:
+def plain(docstring: str) -> str:
     """A docstring as a cell of a table, in the words of JSON."""
     return " ".join(docstring.split()).replace("None", "null").replace(":class:", "")
 
 
-def _documented(kind: type) -> list[tuple[str, str, str]]:
+def documented(kind: type) -> list[tuple[str, str, str]]:
     """(name, type in words, description) of each field, from the section `Attributes` of the docstring (numpydoc)."""
     _, _, section = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes\n----------\n")
     found = dict(re.findall(r"^(\w+) : .*\n((?:    .*\n?)+)", section.partition("\n\n")[0], re.MULTILINE))

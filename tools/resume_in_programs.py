@@ -24,7 +24,9 @@ ranks.prepare()
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "resume-in-frameworks.md"
-_SCRIPT = re.compile(r"^<!-- train_(\w+)\.py -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_SCRIPT = re.compile(
+    r"^<!-- run by tools/resume_in_programs\.py as train_(\w+)\.py -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 SAVED = {"trainer": "run/checkpoint-3", "accelerate": "run", "lightning": "run/epoch=0.ckpt"}
 """Where each script saves in the middle, as the page says."""
 

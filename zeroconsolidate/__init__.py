@@ -12,12 +12,13 @@ which:
     opening        paths -> one checkpoint to plan from, complete or with substitutes
     naming         stored names -> the names that a loader expects
     adapters       PEFT: find, export, merge
+    transforms     tensors and config -> other tensors and config: averages, quantization, your own
     plan           facts -> for each tensor of the output, which bytes of which files
     run            recipes -> bytes, through a storage
     write          bytes -> files that are safe on disk before they get their final names
     outputs        a checkpoint and options -> a model directory or adapter, and the report
     saves          a run directory -> its saves, what each is good for, what can be removed
-    audit          an output or a checkpoint -> what is wrong with it
+    audit          an output or a checkpoint -> what is wrong with it; two models -> how they differ
     loading        tensors of a checkpoint -> a module, an engine or an optimizer in memory
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
@@ -34,11 +35,13 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api.converting import consolidate, convert, estimate
+    from .api.converting import consolidate, consolidate_part, convert, estimate, finish_parts
     from .api.loading import load_into, load_into_engine, state_dict, to_torch_optimizer
     from .api.pruning import prune
     from .api.reading import inspect, inspect_run, open_checkpoint
     from .api.universal import universal
+    from .audit.compare import compare
+    from .audit.comparison import ComparedSide, ComparedTensor, Figures, ModelComparison
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
     from .errors import (
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
         DamagedFile,
         Disagreement,
         MissingFiles,
+        MissingPackage,
         NoSuchTensor,
         NotACheckpoint,
         OutputBusy,
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
         UnsafePath,
         UnsafePickle,
         UnsupportedLayout,
+        UnsupportedSystem,
         WitnessMismatch,
         WrongNames,
         ZeroConsolidateError,
@@ -69,6 +74,7 @@ if TYPE_CHECKING:
     from .opening.rescue_report import RescueReport
     from .opening.resume import Resume
     from .outputs.mapping import Checkpoint
+    from .outputs.parts import PartReport
     from .outputs.report import Report
     from .outputs.views import TensorView
     from .plan.build import Cost
@@ -77,6 +83,7 @@ if TYPE_CHECKING:
     from .training.background import BackgroundRun, consolidate_in_background
     from .training.callback import ConsolidateCallback
     from .training.watching import Watched, watch
+    from .transforms.transform import Transform
 
 __all__ = [
     "BackgroundRun",
@@ -84,19 +91,25 @@ __all__ = [
     "BadOption",
     "Checkpoint",
     "CheckpointInfo",
+    "ComparedSide",
+    "ComparedTensor",
     "ConsolidateCallback",
     "Cost",
     "DamagedFile",
     "Disagreement",
     "EngineReport",
+    "Figures",
     "LoadReport",
     "Loss",
     "MissingFiles",
+    "MissingPackage",
+    "ModelComparison",
     "NoSuchTensor",
     "NotACheckpoint",
     "OutputBusy",
     "OutputExists",
     "OutputFailed",
+    "PartReport",
     "PlanBroken",
     "PrunedSave",
     "Pruning",
@@ -109,19 +122,24 @@ __all__ = [
     "SaveInfo",
     "TensorInfo",
     "TensorView",
+    "Transform",
     "UnsafePath",
     "UnsafePickle",
     "UnsupportedLayout",
+    "UnsupportedSystem",
     "Verification",
     "Watched",
     "WitnessMismatch",
     "WrongNames",
     "ZeroConsolidateError",
     "__version__",
+    "compare",
     "consolidate",
     "consolidate_in_background",
+    "consolidate_part",
     "convert",
     "estimate",
+    "finish_parts",
     "inspect",
     "inspect_run",
     "load_into",
@@ -142,19 +160,25 @@ _HOMES = {
     "BadOption": "errors",
     "Checkpoint": "outputs.mapping",
     "CheckpointInfo": "opening.info",
+    "ComparedSide": "audit.comparison",
+    "ComparedTensor": "audit.comparison",
     "ConsolidateCallback": "training.callback",
     "Cost": "plan.build",
     "DamagedFile": "errors",
     "Disagreement": "errors",
     "EngineReport": "loading.engine_report",
+    "Figures": "audit.comparison",
     "LoadReport": "loading.report",
     "Loss": "opening.losses",
     "MissingFiles": "errors",
+    "MissingPackage": "errors",
+    "ModelComparison": "audit.comparison",
     "NoSuchTensor": "errors",
     "NotACheckpoint": "errors",
     "OutputBusy": "errors",
     "OutputExists": "errors",
     "OutputFailed": "errors",
+    "PartReport": "outputs.parts",
     "PlanBroken": "errors",
     "PrunedSave": "saves.pruning",
     "Pruning": "saves.pruning",
@@ -167,18 +191,23 @@ _HOMES = {
     "SaveInfo": "saves.facts",
     "TensorInfo": "opening.info",
     "TensorView": "outputs.views",
+    "Transform": "transforms.transform",
     "UnsafePath": "errors",
     "UnsafePickle": "errors",
     "UnsupportedLayout": "errors",
+    "UnsupportedSystem": "errors",
     "Verification": "audit.findings",
     "Watched": "training.watching",
     "WitnessMismatch": "errors",
     "WrongNames": "errors",
     "ZeroConsolidateError": "errors",
+    "compare": "audit.compare",
     "consolidate": "api.converting",
     "consolidate_in_background": "training.background",
+    "consolidate_part": "api.converting",
     "convert": "api.converting",
     "estimate": "api.converting",
+    "finish_parts": "api.converting",
     "inspect": "api.reading",
     "inspect_run": "api.reading",
     "load_into": "api.loading",
@@ -196,9 +225,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first used. Raises AttributeError for any other."""
+    """A public name, imported when it is first used. Raises AttributeError for any other, and on Windows
+    UnsupportedSystem."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOMES[name] != "errors":
+        import_module(f"{__name__}.integrations.packages").refuse_windows()
     value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     return value
 

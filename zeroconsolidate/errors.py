@@ -14,6 +14,8 @@ Each is also the built-in error that a caller would think of catching::
     ├── UnsupportedLayout     NotImplementedError  the layout is unknown, or known and cannot be read
     ├── WrongNames            ValueError           a loader would not find its parameters under these names
     ├── BadOption             ValueError           an option that is unknown, or makes no sense for this checkpoint
+    ├── MissingPackage        ImportError          a package that only this needs is not installed, such as torch
+    ├── UnsupportedSystem     ImportError          the operating system lacks what this package needs: Windows
     ├── NoSuchTensor          KeyError             the checkpoint has no tensor of this name
     ├── BadIndex              IndexError           what stands between the brackets is not in the tensor
     ├── OutputExists          FileExistsError      the output is not empty, or another process is writing it
@@ -43,10 +45,12 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from typing_extensions import Unpack
 
 
 class Parts(TypedDict, total=False):
@@ -328,6 +332,28 @@ class BadOption(ZeroConsolidateError, ValueError):
     ... except zeroconsolidate.BadOption as error:
     ...     print(error)
     inspect has no option 'tga'; did you mean 'tag'?
+    """
+
+
+class MissingPackage(ZeroConsolidateError, ImportError):
+    """A package that only this needs is not installed, such as torch.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> issubclass(zeroconsolidate.MissingPackage, ImportError)
+    True
+    """
+
+
+class UnsupportedSystem(ZeroConsolidateError, ImportError):
+    """The operating system lacks what this package needs to write safely: Windows.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> issubclass(zeroconsolidate.UnsupportedSystem, ImportError)
+    True
     """
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .archive.located import LocatedTensor
 from .dtypes import DType
 from .errors import NotACheckpoint
+from .integrations.packages import need_torch
 from .opening.open import find, open_catalog
 from .options import in_python
 from .outputs.client_state import first_model_file
@@ -111,6 +112,7 @@ def convert_zero_checkpoint_to_fp32_state_dict(
     >>> content["epoch"], content["state_dict"]["embed.weight"].dtype
     (3, torch.float32)
     """
+    need_torch("Lightning's converter, which returns tensors,")
     import torch
 
     with in_python():

@@ -18,6 +18,16 @@ import sys
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from .errors import MissingPackage
+from .integrations.packages import need_torch
+
+try:
+    need_torch("DeepSpeed's converter, which speaks of torch's dtypes,")
+except MissingPackage as missing:
+    if __name__ != "__main__":
+        raise
+    sys.exit(f"zeroconsolidate: {missing}")
+
 import torch
 
 from .api.deepspeed_command import parsed

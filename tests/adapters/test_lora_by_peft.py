@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 import zeroconsolidate
 from zeroconsolidate.adapters.merge import BY_PEFT
-from zeroconsolidate.errors import ZeroConsolidateError
-from zeroconsolidate.integrations import peft_modules
+from zeroconsolidate.errors import MissingPackage, ZeroConsolidateError
+from zeroconsolidate.integrations import packages, peft_modules
 
 pytest.importorskip("peft")
 
@@ -130,6 +130,15 @@ def test_the_adapter_is_the_one_peft_saves(kind: str, tmp_path: Path):
     tuned.model.save_pretrained(tmp_path / "truth")
     ours, truth = (load_file(tmp_path / folder / "adapter_model.safetensors") for folder in ("out", "truth"))
     assert differing(ours, truth) == []
+
+
+def test_without_peft_it_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tuned = tune(llama, default=CONFIGS["LOHA"]())
+    source = tuned.save(tmp_path / "in", stage=2, frozen=False, dtype=torch.bfloat16)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == "peft" else name)
+    with pytest.raises(MissingPackage, match="kind LOHA needs PEFT, which is not installed; pip install peft"):
+        zeroconsolidate.consolidate(source, tmp_path / "out", lora="merge", base=tuned.save_base(tmp_path / "base"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("processes_of_their_own")

@@ -99,7 +99,7 @@ class TestSpellings:
              "--source b"),
             (["verify", "--against", "b"], "--against compares one OUTPUT with a checkpoint; "
              "zeroconsolidate verify OUTPUT --against b"),
-            ([], "the command is missing\n  expected convert, universal, inspect, verify, watch, prune\n  "
+            ([], "the command is missing\n  expected convert, universal, inspect, verify, compare, watch, prune\n  "
              "zeroconsolidate --help"),
             (["--dtype", "bf16", "c", "o"], "the command is missing; zeroconsolidate convert --dtype bf16 c o"),
         ],

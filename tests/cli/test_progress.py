@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from command import environment
+from command import environment, python
 from fixtures import FIXTURES
 
 from zeroconsolidate import consolidate, verify, verify_source
@@ -72,7 +72,7 @@ class TestLine:
 
 
 class TestDisplay:
-    def test_on_a_terminal_the_line_is_redrawn_and_gone_in_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_on_a_terminal_a_bar_is_redrawn_and_gone_in_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(progress, "FIRST_SECONDS", 0.01)
         monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.01)
         stream = Stream(terminal=True)
@@ -82,10 +82,35 @@ class TestDisplay:
             stream.wait_for("checking names (")
             display.status("copying")
             display.progress(10**6, 4 * 10**6)
-            stream.wait_for("copying 1.00 MB of 4.00 MB, 25 %")
+            stream.wait_for("copying  25 %|")
+            stream.wait_for("| 1.00MB of 4.00MB [")
+            display.progress(4 * 10**6, 4 * 10**6)
+            display.status("syncing")
+            stream.wait_for("syncing 100 %|")
         shown = stream.getvalue()
         assert "\n" not in shown
         assert re.search(r"\r {10,}\r$", shown)
+
+    def test_what_an_earlier_run_did_is_not_counted_into_the_rate(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(progress, "FIRST_SECONDS", 0.01)
+        monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.01)
+        stream = Stream(terminal=True)
+        with Display(stream, hidden=False) as display:
+            display.status("copying")
+            display.progress(3 * 10**12, 4 * 10**12)
+            stream.wait_for("copying  75 %|")
+            stream.wait_for("| 3.00TB of 4.00TB [00:00<?, ?B/s]")
+
+    def test_tqdm_is_imported_only_to_draw(self) -> None:
+        code = (
+            "import io, sys, time\nfrom zeroconsolidate.cli.progress import Display\n"
+            "class Terminal(io.StringIO):\n    def isatty(self): return True\n"
+            "with Display(io.StringIO(), hidden=False): time.sleep(0.8)\n"
+            "print('tqdm' in sys.modules)\n"
+            "with Display(Terminal(), hidden=False): time.sleep(0.8)\n"
+            "print('tqdm' in sys.modules)"
+        )
+        assert python(code).stdout.split() == ["False", "True"]
 
     def test_what_is_done_at_once_leaves_no_trace(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(progress, "FIRST_SECONDS", LONG)

@@ -54,8 +54,9 @@ def test_without_saying_which_it_is_an_error(run: Path):
         lambda: zeroconsolidate.to_torch_optimizer(model(), run),
         lambda: zeroconsolidate.state_dict(run, checkpoint=3),
     ):
-        with pytest.raises(NotACheckpoint):
+        with pytest.raises(NotACheckpoint) as caught:
             load()
+        assert " --" not in str(caught.value), "to a caller from Python it speaks of keywords"
 
 
 def test_a_model_beside_the_saves_is_what_is_loaded(run: Path):

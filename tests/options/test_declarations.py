@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import reference
 import reference_json
+import reference_schemas
 
 import zeroconsolidate
 from zeroconsolidate.cli.arguments import add_options, given_of, parser
@@ -195,6 +196,8 @@ def test_the_reference_is_up_to_date() -> None:
     assert reference.PAGE.read_text() == reference.page()
     assert reference.README.read_text() == reference.readme()
     assert reference.JSON_PAGE.read_text() == reference_json.page()
+    made = reference_schemas.schemas()
+    assert {name: (reference.SCHEMAS / name).read_text() for name in made} == made
     assert "--max-shard-size" in reference.readme()
 
 

@@ -37,6 +37,7 @@ CHECKPOINT = FIXTURES / "z3_bf16/checkpoint"
         ("--tag last-complete takes t", 'tag="last-complete" takes t'),
         ("zeroconsolidate inspect --tag t RUN", "zeroconsolidate inspect --tag t RUN"),
         ("out/.zeroconsolidate has it, with --restart", "out/.zeroconsolidate has it, with restart=True"),
+        ("--part 1/16 first, then --finish", "consolidate_part 1/16 first, then finish_parts"),
         ("--unheard-of stays, a--b too", "--unheard-of stays, a--b too"),
     ],
 )

@@ -13,24 +13,16 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import preloaded
 import pytest
-from command import PROGRAM
+from pages import PAGES, ROOT, clone, shell
 
 from zeroconsolidate import consolidate, inspect
-
-ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
-_LINK = re.compile(r"^[0-9]+\. \[.*?\]\((docs/[\w-]+\.md)\)", re.MULTILINE)
-PAGES = [README, *(ROOT / link for link in _LINK.findall(README.read_text()))]
-"""In the order of reading, which is that of the list in the README."""
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^\$ .*(?:\n> .*)*", re.MULTILINE)
@@ -41,42 +33,14 @@ _CHANGES = re.compile(
 )
 
 
-def clone(folder: Path, python: str | None = None) -> Path:
-    """A folder in which the commands of a page can be run as in a fresh clone. The command is in `.bin`.
-
-    `python`: what starts other processes; by default one that has transformers imported already.
-    """
-    pytest.importorskip("transformers", minversion="5")
-    bin_ = folder / ".bin"
-    bin_.mkdir()
-    (folder / "tests").symlink_to(ROOT / "tests")
-    commands = {
-        "python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n',
-        "zeroconsolidate": f"#!{sys.executable}{PROGRAM.format(python=python or preloaded.python())}",
-    }
-    for name, text in commands.items():
-        (bin_ / name).write_text(text)
-        (bin_ / name).chmod(0o755)
-    return folder
-
-
 def run(page: Path, folder: Path) -> str:
     """The page as it would be if its commands were run now, one after the other, in `folder`."""
-    surroundings = os.environ | {"PATH": f"{folder / '.bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
     def printed(block: re.Match[str]) -> str:
         text, code = "", 0
         for command in _COMMAND.findall(block[1]):
-            shell = ["sh", "-c", f"(exit {code}); {re.sub(r'^[$>] ', '', command, flags=re.MULTILINE)}"]
-            done = subprocess.run(
-                shell,
-                cwd=folder,
-                env=surroundings,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
+            spelled = re.sub(r"^[$>] ", "", command, flags=re.MULTILINE)
+            done = shell(f"(exit {code}); {spelled}", folder)
             code = done.returncode
             text += f"{command}\n{done.stdout}"
         return f"```console\n{text}```"
@@ -86,37 +50,16 @@ def run(page: Path, folder: Path) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_page_shows_what_is_printed(page: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", minversion="5")
     assert _CHANGES.sub("", run(page, clone(tmp_path))) == _CHANGES.sub("", page.read_text())
 
 
 def test_pages_can_be_read_one_after_the_other(tmp_path: Path) -> None:
     """In one clone: what a page makes is in no other's way."""
+    pytest.importorskip("transformers", minversion="5")
     folder = clone(tmp_path)
     for page in PAGES:
         assert _CHANGES.sub("", run(page, folder)) == _CHANGES.sub("", page.read_text()), page.name
-
-
-def test_every_page_is_in_the_readme() -> None:
-    links = set(re.findall(r"\((docs/[\w-]+\.md)\)", README.read_text()))
-    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} == links
-    assert len(PAGES) > 10
-
-
-def test_links_lead_somewhere() -> None:
-    """To a page, and where they name a heading, to one that is there."""
-    for page in [README, *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"]:
-        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
-            path, _, heading = link.partition("#")
-            if not re.match(r"\w+://", link):
-                target = (page.parent / path) if path else page
-                assert target.exists(), (page.name, link)
-                assert not heading or heading in headings(target), (page.name, link)
-
-
-def headings(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub spells them."""
-    found = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in found}
 
 
 def test_every_test_that_is_named_exists() -> None:

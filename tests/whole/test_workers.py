@@ -100,7 +100,7 @@ def test_auto_is_one_for_each_processor_where_something_is_computed(monkeypatch:
 
 @pytest.mark.parametrize("workers", [0, -1, 65, "many", "2.5", True, 1.0])
 def test_what_is_no_number_of_threads_is_refused(workers: Any, tmp_path: Path):
-    with pytest.raises(BadOption, match="workers is a number from 1 to 64, or auto"):
+    with pytest.raises(BadOption, match=r"^workers takes a number from 1 to 64, or auto"):
         consolidate(FIXTURES / "z2_fp32" / "checkpoint", tmp_path / "out", workers=workers)
     assert not (tmp_path / "out").exists()
 

@@ -244,19 +244,27 @@ MUTATIONS = (
     Mutation(
         "in a log there is a sign of life",
         f"{PROGRESS}::TestCommand::test_in_a_log",
-        ("cli/progress.py", '                self._say(f"zeroconsolidate: {line}\\n")\n', "                pass\n"),
+        (
+            "cli/progress.py",
+            '                self._stream.write(f"zeroconsolidate: {self.line(time.monotonic())}\\n")\n',
+            "",
+        ),
     ),
     Mutation(
-        "on a terminal the line is gone in the end",
-        f"{PROGRESS}::TestDisplay::test_on_a_terminal_the_line_is_redrawn_and_gone_in_the_end",
-        ("cli/progress.py", '        self._write("")\n', ""),
+        "on a terminal the bar is gone in the end",
+        f"{PROGRESS}::TestDisplay::test_on_a_terminal_a_bar_is_redrawn_and_gone_in_the_end",
+        (
+            "cli/progress.py",
+            "        with suppress(OSError, ValueError):\n            if bar is not None:\n                bar.close()\n",
+            "",
+        ),
     ),
     Mutation(
         "what is done at once leaves no trace on a terminal",
         f"{PROGRESS}::TestDisplay::test_what_is_done_at_once_leaves_no_trace",
         (
             "cli/progress.py",
-            "        wait = FIRST_SECONDS if self._redraws else LINE_SECONDS\n",
+            "        wait = FIRST_SECONDS\n",
             "        wait = 0.0\n",
         ),
     ),
@@ -264,5 +272,25 @@ MUTATIONS = (
         "without room for a thread the work goes on",
         f"{PROGRESS}::TestDisplay::test_where_no_thread_can_be_started_the_work_goes_on",
         ("cli/progress.py", "            with suppress(RuntimeError):\n", "            if True:\n"),
+    ),
+    Mutation(
+        "what needs torch says so before anything is written",
+        "whole/test_without_torch.py::test_a_merge_says_what_it_needs_before_it_writes",
+        ("outputs/adapted.py", '    need_torch("merging adapters")\n', ""),
+    ),
+    Mutation(
+        "what needs PEFT says so before anything is written",
+        "adapters/test_lora_by_peft.py::test_without_peft_it_is_said_before_anything_is_written",
+        ("adapters/plan.py", "        need_peft(config.peft_type)\n", "        pass\n"),
+    ),
+    Mutation(
+        "a system without O_TMPFILE is not asked to share blocks",
+        "whole/test_other_systems.py::test_one_call_at_a_time",
+        ("run/clone.py", 'if sys.platform != "linux" or not hasattr(os, "O_TMPFILE"):', "if False:"),
+    ),
+    Mutation(
+        "Windows gets a sentence",
+        "whole/test_other_systems.py::test_windows_gets_a_sentence",
+        ("cli/__init__.py", "        refuse_windows()\n", "        pass\n"),
     ),
 )

@@ -442,15 +442,20 @@ MUTATIONS = (
     Mutation(
         "nothing of a checkpoint is imported by who asks PEFT",
         "adapters/test_lora_by_peft.py::test_nothing_in_the_working_directory_is_imported",
-        ("integrations/apart.py", '"-P", *arguments]', "*arguments]"),
+        ("integrations/apart.py", '["-P"] if', "[] if"),
+    ),
+    Mutation(
+        "nor on a Python without -P",
+        "integrations/test_apart.py::test_a_script_and_a_module",
+        ("integrations/apart.py", "del sys.path[0]\n", ""),
     ),
     Mutation(
         "who asks transformers has bounded memory",
         "whole/test_hostile_models.py::test_a_config_that_fills_the_memory",
         (
             "integrations/architecture.py",
-            "    resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))\n",
-            "",
+            "        resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))\n",
+            "        pass\n",
         ),
     ),
     Mutation(

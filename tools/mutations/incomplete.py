@@ -94,7 +94,11 @@ MUTATIONS = (
     Mutation(
         "masters of another save do not pass the witness",
         "cli/test_bad_input.py::test_masters_and_module_of_different_saves cli/test_bad_input.py::test_swapped_ranks_do_not_pass_the_witness",
-        ("outputs/checks.py", "    if catalog.module or catalog.stacked:\n", "    if False:\n"),
+        (
+            "outputs/checks.py",
+            '    if check == "none" or not (catalog.module or catalog.stacked):\n        return 0\n',
+            "    return 0\n",
+        ),
     ),
     Mutation(
         "ranks that hold different copies are an error",
@@ -227,7 +231,7 @@ MUTATIONS = (
         "rescue-report.json is written",
         "opening/test_rescue.py::TestRescue::test_the_report_is_written_returned_and_true",
         (
-            "outputs/make.py",
+            "outputs/prepared.py",
             "        side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()\n",
             "        pass\n",
         ),

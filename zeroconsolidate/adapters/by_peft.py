@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 from contextlib import suppress
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..dtypes import DType
-from ..errors import BadOption, PlanBroken, UnsupportedLayout, at
+from ..errors import PlanBroken, UnsupportedLayout, at
 from ..integrations import apart
 from ..run.cast import STORAGE
 from ..run.elements import read_all
@@ -27,8 +26,6 @@ class Peft:
     """A running process. It ends with :meth:`close`."""
 
     def __init__(self, job: ModuleJob) -> None:
-        if find_spec("peft") is None:
-            raise BadOption(f"an adapter of kind {job.kind} is merged by PEFT, which is not installed")
         self.setting = job.setting
         self._process = subprocess.Popen(  # noqa: S603  (our own module, no shell)
             apart.command("-m", "zeroconsolidate.integrations.peft_modules", *job.setting),

@@ -12,6 +12,7 @@ from ..archive.model_files import ADAPTER_CONFIG, CONFIG
 from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
 from ..errors import UnsupportedLayout, WitnessMismatch, WrongNames, at
+from ..integrations.packages import need_peft
 from ..plan.build import ModelPlan, Selection, padding_bytes, select
 from ..plan.witness import Comparison, both_ends, spread
 from .base import agreed, base_remedy
@@ -206,6 +207,8 @@ def _without_a_place(unknown: Sequence[str], original: Original, unasked: str) -
 def _refuse(config: PeftConfig) -> None:
     if config.peft_type not in BY_FORMULA and config.peft_type not in BY_PEFT:
         raise UnsupportedLayout(f"adapters of kind {config.peft_type} cannot be merged")
+    if config.peft_type in BY_PEFT:
+        need_peft(config.peft_type)
     if config.variants:
         raise UnsupportedLayout(f"a LoRA with {', '.join(config.variants)} cannot be merged")
 

@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING
 
 from ..opening.opened import open_to_convert
 from ..options import Options, takes
+from ..outputs.averaging import mean_of
 from ..outputs.checks import refuse_unplaced
+from ..outputs.gathered import refuse_not_begun
 from ..outputs.make import Rehearsal, rehearse
 from ..outputs.model import plan_output
+from ..outputs.parts import refuse_restart
 from ..outputs.planned import plan_weights, with_recorded_base
 from ..outputs.weights import workers_for
+from ..plan.stretches import Part
 from ..run.execute import BLOCK_BYTES
-from ..saves.target import settled
-from .writing import found, made
+from ..saves.several import several
+from .writing import found, made, made_part
 
 if TYPE_CHECKING:
     from ..opening.opened import Opened
     from ..options import Path, Roots
     from ..outputs.output import Output
+    from ..outputs.parts import PartReport
     from ..outputs.report import Report
     from ..plan.build import Cost
 
@@ -98,6 +103,102 @@ convert = consolidate
 
 
 @takes(Options)
+def consolidate_part(src: Roots, out: Path, part: str, options: Options) -> PartReport:
+    """Write one part of what `consolidate` would write: each part by a process of its own, on any machine.
+
+    All machines must see the checkpoint and the output. Parts may be written at the same time, in any order, and again:
+    one that was interrupted, even killed, continues where it stopped. When all are written, `finish_parts` with the
+    same options checks the output and gives it its name. Until then nothing in `out` has a final name.
+
+    Parameters
+    ----------
+    src : str, os.PathLike, or sequence of these
+        The checkpoint, as for `consolidate`.
+    out : str or os.PathLike
+        The directory that the output will be in.
+    part : str
+        Which part, and of how many: `3/16`. They are cut by bytes, to equal shares.
+
+    Returns
+    -------
+    PartReport
+        Which bytes were written.
+
+    Raises
+    ------
+    OutputBusy
+        If another process writes the same part, or finishes the output.
+    BadOption
+        If `out` has a conversion in it with other options, of another checkpoint or in another number of parts.
+    ZeroConsolidateError
+        What `consolidate` raises before it compares or copies values.
+
+    Examples
+    --------
+    >>> import tempfile, zeroconsolidate
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for part in ("1/2", "2/2"):
+    ...         _ = zeroconsolidate.consolidate_part("tests/fixtures/z3_bf16/checkpoint", f"{folder}/model", part)
+    ...     report = zeroconsolidate.finish_parts("tests/fixtures/z3_bf16/checkpoint", f"{folder}/model")
+    >>> report.parts
+    2
+    """
+    began, number = time.monotonic(), Part.parse(part)
+    refuse_restart(options)
+    directory = os.path.normpath(os.fspath(out))
+    opened, output, options = _planned(src, directory, options)
+    return made_part(output, opened, options, directory, number, began)
+
+
+@takes(Options)
+def finish_parts(src: Roots, out: Path, options: Options) -> Report:
+    """Finish an output whose parts `consolidate_part` has written: it is checked, and gets its name.
+
+    The result is what `consolidate` with the same options writes, byte for byte. If it is interrupted, even killed, the
+    same call goes on.
+
+    Parameters
+    ----------
+    src : str, os.PathLike, or sequence of these
+        The checkpoint, as for `consolidate`.
+    out : str or os.PathLike
+        The directory that the parts were written for.
+
+    Returns
+    -------
+    Report
+        What was written, what was checked and what could not be, and the line of Python that loads the result.
+
+    Raises
+    ------
+    BadOption
+        If parts are missing or not finished, or were written with other options or of another checkpoint.
+    OutputBusy
+        If parts are still being written.
+    OutputFailed
+        If a staged file is no longer there.
+    ZeroConsolidateError
+        What `consolidate` raises.
+
+    Examples
+    --------
+    >>> import tempfile, zeroconsolidate
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     try:
+    ...         zeroconsolidate.finish_parts("tests/fixtures/z3_bf16/checkpoint", f"{folder}/model")
+    ...     except zeroconsolidate.BadOption as error:
+    ...         print(error.expected)
+    an output whose parts have been written
+    """
+    began = time.monotonic()
+    refuse_restart(options)
+    directory = os.path.normpath(os.fspath(out))
+    refuse_not_begun(directory)  # what is asked for is known to be wrong before any file is read
+    opened, output, options = _planned(src, directory, options)
+    return made(output, opened, options, directory, began, finishing=True)
+
+
+@takes(Options)
 def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
     """Say what `consolidate` with the same arguments would do: its cost, what the model would lack, and warnings.
 
@@ -110,10 +211,12 @@ def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
 
 def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Output, Options]:
     """What is to be made, and with which options. What can be refused at once is, before any file is opened."""
-    src, options = settled(src, options)
-    files = found(src, directory, options)
-    opened = open_to_convert(src, options, files)
-    refuse_unplaced(opened.catalog, weights_only=options.weights_only)
+    chosen = several(src, options)
+    options = options if options.average is not None else chosen[0][1]
+    files = [found(path, directory, own) for path, own in chosen]
+    opened = mean_of([open_to_convert(path, own, its) for (path, own), its in zip(chosen, files, strict=True)], options)
+    for each in opened.each:
+        refuse_unplaced(each.catalog, weights_only=options.weights_only)
     options.doing("checking names")
     options = with_recorded_base(opened, options)
     return opened, plan_output(opened, options, directory=directory), options
@@ -149,8 +252,9 @@ def estimate(src: Roots, out: Path | None = None, *, options: Options) -> Cost:
     >>> zeroconsolidate.estimate("tests/fixtures/z3_bf16/checkpoint", names="stored").files
     1
     """
-    src, options = settled(src, options)
-    opened = open_to_convert(src, options)
+    chosen = several(src, options)
+    options = options if options.average is not None else chosen[0][1]
+    opened = mean_of([open_to_convert(path, own) for path, own in chosen], options)
     directory = None if out is None else os.path.normpath(os.fspath(out))
     plan = plan_weights(opened, with_recorded_base(opened, options), directory=directory).plan
     return plan.cost(BLOCK_BYTES, workers_for(plan, options))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, cast, overload
 
-from ..options import LoadingOptions, Opening, StateDictOptions, takes
+from ..options import LoadingOptions, Opening, StateDictOptions, in_python, takes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +106,8 @@ def state_dict(src: Roots | Checkpoint, lazy: bool = False, *, options: StateDic
     ------
     BadOption
         If a keyword is unknown, or its value makes no sense.
+    MissingPackage
+        If torch is not installed.
     ZeroConsolidateError
         What `open_checkpoint` raises.
 
@@ -116,11 +118,15 @@ def state_dict(src: Roots | Checkpoint, lazy: bool = False, *, options: StateDic
     >>> weights["embed.weight"].shape, weights["embed.weight"].dtype
     (torch.Size([13, 7]), torch.bfloat16)
     """
+    from ..integrations.packages import need_torch
     from ..loading.whole import state_dict_of
 
+    if not lazy:
+        need_torch("a dict of torch's tensors")
     return state_dict_of(src, options, lazy=lazy)
 
 
+@in_python()
 def load_into_engine(
     engine: Any,
     src: Roots,
@@ -197,6 +203,7 @@ accelerator.prepare returned first, got str
     return put_into_engine(live, src, Opening(tag=tag, checkpoint=checkpoint), optimizer=optimizer, strict=strict)
 
 
+@in_python()
 def to_torch_optimizer(
     model: torch.nn.Module,
     src: Roots,

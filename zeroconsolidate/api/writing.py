@@ -9,6 +9,7 @@ from ..opening.open import find
 from ..options import roots_of
 from ..outputs.logged import log
 from ..outputs.make import make
+from ..outputs.parts import PartReport, make_part
 from ..outputs.report import Report, report_of
 from ..run.digest import maker
 from ..write.refusals import refuse_inside, refuse_taken
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ..opening.opened import Opened
     from ..options import Roots, Writing
     from ..outputs.output import Output
+    from ..plan.stretches import Part
 
 
 def found(src: Roots, directory: str, options: Writing) -> CheckpointFiles:
@@ -32,10 +34,30 @@ def found(src: Roots, directory: str, options: Writing) -> CheckpointFiles:
     return files
 
 
-def made(output: Output, opened: Opened, options: Writing, directory: str, began: float) -> Report:
-    """Write a planned output. `began`: when, by the monotonic clock, the call did."""
-    made = make(output, opened, options, directory)
+def made(
+    output: Output, opened: Opened, options: Writing, directory: str, began: float, *, finishing: bool = False
+) -> Report:
+    """Write a planned output, or finish what parts have made of it. `began`: when, by the monotonic clock, the call
+    did."""
+    made = make(output, opened, options, directory, finishing=finishing)
     seconds = time.monotonic() - began
     report = report_of(output, opened, made, directory=directory, seconds=seconds, check=options.check)
     log(report)
     return report
+
+
+def made_part(output: Output, opened: Opened, options: Writing, directory: str, part: Part, began: float) -> PartReport:
+    """Write a part of a planned output."""
+    made = make_part(output, opened, options, directory, part)
+    return PartReport(
+        output=directory,
+        part=part.number,
+        parts=part.count,
+        files={stretch.file: (stretch.start, stretch.stop) for stretch in made.share},
+        bytes_written=sum(stretch.nbytes for stretch in made.share),
+        total_bytes=sum(file.size_bytes for file in output.plan.all_files),
+        resumed_bytes=made.resumed_bytes,
+        seconds=time.monotonic() - began,
+        missing=output.missing,
+        warnings=made.warnings,
+    )

@@ -10,13 +10,15 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from ..errors import DamagedFile, UnsafePath, ZeroConsolidateError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
+
+    from typing_extensions import Self
 
 MAX_ENTRIES = 1 << 18
 """A directory with more entries than this is refused. 1,024 ranks make 2,048 files."""

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 from ..errors import BadOption
 from ..opening.open import find, open_catalog
-from ..opening.opened import open_to_convert, open_whole
-from ..options import Checking, Options, VerifyOptions, takes
+from ..opening.opened import open_whole
+from ..options import Checking, VerifyOptions, takes
 from ..outputs.planned import plan_weights, with_recorded_base
 from ..outputs.universal import plan_universal
 from ..plan.build import sources
 from ..run.inputs import Inputs, side_by_side, threads_for
 from ..saves.target import settled
 from .findings import Findings, Verification
+from .reopened import reopened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,23 +65,24 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     began, directory = time.monotonic(), os.path.normpath(os.fspath(output))
     if options.checkpoint is not None and options.against is None:
         raise BadOption("--checkpoint says which save to compare with", expected="a run directory as well")
-    if options.against is None:
+    against = options.against
+    if against is None:
         options.doing("reading back")
         findings = _findings(options.progress, alone.work_bytes(directory))
         with _several(options) as several:
             alone.audit_output(directory, several, findings, base=options.base_directory)
         return findings.verification(directory, time.monotonic() - began)
-    against, options = settled(options.against, options)
     if is_universal(directory):
+        against, options = settled(against, options)
         opened = open_whole(against, find(against, options.tag))
         options.doing("comparing values")
         findings = _findings(options.progress, 2 * sum(file.size_bytes for file in plan_universal(opened).plan.files))
         with _several(options) as several:
             audit_universal_against(directory, opened, several, findings)
         return findings.verification(directory, time.monotonic() - began)
-    recorded = (read_manifest(directory) or {}).get("options", {})
-    chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base)
-    opened = open_to_convert(against, chosen)
+    manifest = read_manifest(directory) or {}
+    recorded = manifest.get("options", {})
+    opened, chosen = reopened(against, manifest, options)
     options.doing("checking names")
     chosen = with_recorded_base(opened, chosen)
     plan = plan_weights(opened, chosen, modules_in(directory), every_name=True).plan

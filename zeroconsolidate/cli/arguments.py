@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .._version import __version__
 from ..errors import BadOption, Parts
 from ..options import (
+    CompareOptions,
     Opening,
     Options,
     PruneOptions,
@@ -20,10 +21,12 @@ from ..options import (
     read_as,
 )
 from .exit_codes import ExitCode
-from .flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFlags
+from .flags import CompareFlags, ConvertFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from typing_extensions import Unpack
 
     from ..options import Declaration
 
@@ -31,10 +34,11 @@ Flags = TypeVar("Flags")
 
 
 VERBS: dict[str, tuple[type, type]] = {
-    "convert": (Options, ConvertFlags),
+    "convert": (Options, ModelFlags),
     "universal": (UniversalOptions, ConvertFlags),
     "inspect": (Opening, InspectFlags),
     "verify": (VerifyOptions, VerifyFlags),
+    "compare": (CompareOptions, CompareFlags),
     "watch": (WatchOptions, WatchFlags),
     "prune": (PruneOptions, PruneFlags),
 }
@@ -50,6 +54,7 @@ USAGE = {
     "universal": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
     "inspect": ("CHECKPOINT [CHECKPOINT ...]", "RUN_DIR [RUN_DIR ...]"),
     "verify": ("OUTPUT", "OUTPUT CHECKPOINT [CHECKPOINT ...]", "CHECKPOINT [CHECKPOINT ...]"),
+    "compare": ("A B",),
     "watch": ("RUN_DIR [RUN_DIR ...] [PATTERN]",),
     "prune": ("RUN_DIR [RUN_DIR ...]",),
 }
@@ -60,6 +65,7 @@ _EXAMPLES = {
         "zeroconsolidate convert checkpoint-500 my-model",
         "zeroconsolidate convert checkpoint-500 my-model --dtype bf16 --max-shard-size 5GB",
         "zeroconsolidate convert checkpoint-500 my-model --lora merge --base Qwen/Qwen2.5-7B",
+        "zeroconsolidate convert checkpoint-500 my-model --part 3/16       in each of 16 jobs; then once --finish",
     ),
     "universal": (
         "zeroconsolidate universal checkpoint-500 resume-500",
@@ -74,6 +80,11 @@ _EXAMPLES = {
         "zeroconsolidate verify my-model                   headers, index, sizes, config, names, digests",
         "zeroconsolidate verify my-model checkpoint-500    byte for byte, whatever tool wrote my-model",
         "zeroconsolidate verify checkpoint-500             checksums, ranks, NaN, 16-bit copies",
+    ),
+    "compare": (
+        "zeroconsolidate compare checkpoint-500 Qwen/Qwen2.5-7B           what training changed",
+        "zeroconsolidate compare checkpoint-500 checkpoint-1000           two steps",
+        "zeroconsolidate compare my-model checkpoint-500 --tolerance 1%   a model that another tool wrote",
     ),
     "watch": (
         "zeroconsolidate watch run                         models in run-models/checkpoint-500 and so on",
@@ -159,6 +170,20 @@ def parser() -> argparse.ArgumentParser:
         help="a model directory, whatever tool wrote it; a checkpoint; or both",
     )
     add_options(verify, *VERBS["verify"])
+
+    compare = add(
+        "compare",
+        "compare two models: what differs, by how much, and what is suspicious",
+        "Compare two models, tensor by tensor. Each is a checkpoint, a model directory, an adapter or a hub id.\n"
+        "Names are matched as a loader would; tensors of different dtypes are compared by value.",
+    )
+    compare.add_argument(
+        "paths",
+        metavar="A, B",
+        nargs="*",
+        help="a checkpoint, a model directory, an adapter, or the id of a model on the hub",
+    )
+    add_options(compare, *VERBS["compare"])
 
     watch = add(
         "watch",

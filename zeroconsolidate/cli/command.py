@@ -13,11 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.printable import printable
 from ..errors import ZeroConsolidateError
-from ..options import Checking, Opening, Options, PruneOptions, UniversalOptions, VerifyOptions, WatchOptions, as_typed
+from ..options import (
+    Checking,
+    CompareOptions,
+    Opening,
+    Options,
+    PruneOptions,
+    UniversalOptions,
+    VerifyOptions,
+    WatchOptions,
+    as_typed,
+)
 from . import printing as texts
 from .arguments import CONTINUING, Misuse, flags_of, given_of
 from .exit_codes import ExitCode
-from .flags import ConvertFlags, InspectFlags, PruneFlags, VerifyFlags, WatchFlags
+from .flags import CompareFlags, ConvertFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
+from .parted import part_text, refuse_contradicting
 from .problems import ended_dict, error_dict, error_text, warnings_text
 from .progress import Display
 from .understand import understand
@@ -105,9 +116,26 @@ def _end(number: int, _: object) -> None:
 
 
 def _convert(given: argparse.Namespace) -> ExitCode:
-    from ..api.converting import consolidate, dry_run
+    from ..api.converting import consolidate, dry_run, finish_parts
 
-    return _written(given, Options, consolidate, dry_run)
+    flags = flags_of(ModelFlags, given)
+    refuse_contradicting(flags)
+    if flags.part is not None:
+        return _convert_part(given, flags, flags.part)
+    return _written(given, Options, finish_parts if flags.finish else consolidate, dry_run)
+
+
+def _convert_part(given: argparse.Namespace, flags: ModelFlags, part: str) -> ExitCode:
+    from ..api.converting import consolidate_part
+
+    with Display(sys.stderr, hidden=flags.quiet) as display:
+        options = given_of(Options, given) | {"progress": display.progress, "status": display.status}
+        report = consolidate_part(given.roots, given.output, part, **options)
+    for warning in warnings_text(report):
+        print(warning, file=sys.stderr)
+    if flags.json or not flags.quiet:
+        _print(flags.json, report.to_dict(), "part", ExitCode.DONE, lambda: part_text(report))
+    return ExitCode.DONE
 
 
 def _universal(given: argparse.Namespace) -> ExitCode:
@@ -184,6 +212,20 @@ def _verify(given: argparse.Namespace) -> ExitCode:
     return code
 
 
+def _compare(given: argparse.Namespace) -> ExitCode:
+    from ..audit.compare import compare
+    from .compared import comparison_text
+
+    flags = flags_of(CompareFlags, given)
+    with Display(sys.stderr, hidden=flags.quiet) as display:
+        options = given_of(CompareOptions, given) | {"progress": display.progress, "status": display.status}
+        found = compare(given.a, given.b, **options)
+    code = ExitCode.DONE if found.equal else ExitCode.WRONG
+    if flags.json or not flags.quiet or not found.equal:
+        _print(flags.json, found.to_dict(), "comparison", code, lambda: comparison_text(found, tensors=flags.tensors))
+    return code
+
+
 def _watch(given: argparse.Namespace) -> ExitCode:
     from ..training.watching import watch
     from .runs import watched_text
@@ -228,6 +270,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], ExitCode]] = {
     "universal": _universal,
     "inspect": _inspect,
     "verify": _verify,
+    "compare": _compare,
     "watch": _watch,
     "prune": _prune,
 }

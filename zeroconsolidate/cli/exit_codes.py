@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import signal
 from enum import IntEnum
-from typing import Self
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ExitCode(IntEnum):
@@ -13,7 +16,11 @@ class ExitCode(IntEnum):
     meaning: str
 
     DONE = 0, "done"
-    WRONG = 1, "`verify` found something wrong, or `prune` a model that it could not verify"
+    WRONG = (
+        1,
+        "`verify` found something wrong, `compare` a difference beyond the tolerance, or `prune` a model that it could "
+        "not verify",
+    )
     ERROR = 2, "an error: stderr says what is wrong; no output was written"
     LOSSES = (
         3,

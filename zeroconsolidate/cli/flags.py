@@ -31,6 +31,25 @@ class ConvertFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelFlags(ConvertFlags):
+    """Flags of `convert` that Python does not have: there they are functions, `consolidate_part` and `finish_parts`."""
+
+    part: str | None = option(
+        None,
+        "write only part K of N, such as `3/16`, in each job of a batch array: parts may be written at the same time "
+        "on machines that share the file system, and again; `--finish` then makes the output of them",
+        group=Group.MACHINES,
+        metavar="K/N",
+    )
+    finish: bool = option(
+        False,
+        "finish an output when all jobs with {part} and otherwise the same options have ended: check it, and give it "
+        "its name",
+        group=Group.MACHINES,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class InspectFlags:
     """Flags of `inspect` that Python does not have."""
 
@@ -50,6 +69,15 @@ class VerifyFlags:
         repeatable=True,
     )
     quiet: bool = option(False, "print only problems, and no progress", group=Group.PRINTING, short="-q")
+    json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareFlags:
+    """Flags of `compare` that Python does not have."""
+
+    tensors: bool = option(False, "list every tensor", group=Group.PRINTING)
+    quiet: bool = option(False, "print nothing if both are equal, and no progress", group=Group.PRINTING, short="-q")
     json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
 
 

@@ -48,7 +48,7 @@ def time_text(seconds: float) -> str:
 def cost_text(cost: Cost) -> str:
     """What a conversion would take."""
     written = f"{counted(cost.tensors, 'tensor')} in {counted(cost.files, 'file')}"
-    return _rows(
+    return rows_text(
         [
             ("reads", size_text(cost.input_bytes)),
             ("writes", f"{size_text(cost.output_bytes)}, {written}"),
@@ -83,7 +83,7 @@ def report_text(report: Report) -> str:
         rows.append(("names", report.names_change))
     rows += [
         ("files", _files_text(report)),
-        *(("note", text) for text in _at_most(once(report.notes), NOTES)),
+        *(("note", text) for text in at_most(once(report.notes), NOTES)),
     ]
     if report.left_behind:
         rows.append(("not copied", _left_behind_text(report)))
@@ -91,23 +91,27 @@ def report_text(report: Report) -> str:
         rows.append(("cloned", _cloned_text(report.cloned_bytes, report.bytes_written)))
     if report.resumed_bytes:
         rows.append(("resumed", f"{size_text(report.resumed_bytes)} were there already"))
-    rows.append(("time", _time_row(report.seconds, report.gb_per_second)))
-    return f"{report.output}\n{_rows(rows)}\n\n{report.load_line}"
+    if report.parts > 1:
+        rows.append(("parts", f"{report.parts:,}, each written by a command of its own"))
+        rows.append(("time", f"{time_text(report.seconds)} to finish them"))
+    else:
+        rows.append(("time", time_row(report.seconds, report.gb_per_second)))
+    return f"{report.output}\n{rows_text(rows)}\n\n{report.load_line}"
 
 
 def verification_text(found: Verification) -> str:
     """What a verification found: problems first."""
     many = counted(len(found.problems), "problem")
     rows = [
-        *(("WRONG", text) for text in _at_most(found.problems, 50)),
+        *(("WRONG", text) for text in at_most(found.problems, 50)),
         *(("checked", text) for text in found.checks),
-        *(("note", text) for text in _at_most(once(found.notes), 20)),
-        ("read", f"{size_text(found.bytes_read)} in {_time_row(found.seconds, found.gb_per_second)}"),
+        *(("note", text) for text in at_most(once(found.notes), 20)),
+        ("read", f"{size_text(found.bytes_read)} in {time_row(found.seconds, found.gb_per_second)}"),
     ]
     well = "all is well"
     if any(note.startswith(NOT_WHOLE) for note in found.notes):
         well = f"nothing is wrong, but it is {NOT_WHOLE}"
-    return f"{found.subject}: {well if found.ok else many}\n{_rows(rows)}"
+    return f"{found.subject}: {well if found.ok else many}\n{rows_text(rows)}"
 
 
 def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
@@ -138,9 +142,9 @@ def info_text(info: CheckpointInfo, *, tensors: bool) -> str:
         *([("tied", listed(ties, 4))] if ties else []),
         *(("group", _group_text(group)) for group in info.param_groups),
         ("output", ", ".join(f"{size_text(size)} as {dtype}" for dtype, size in info.output_bytes.items())),
-        *(("note", note) for note in _at_most(once(info.notes), NOTES)),
+        *(("note", note) for note in at_most(once(info.notes), NOTES)),
     ]
-    text = f"{info.root}\n{_rows(rows)}"
+    text = f"{info.root}\n{rows_text(rows)}"
     return f"{text}\n{_tensors_text(info)}" if tensors else text
 
 
@@ -195,7 +199,7 @@ _STATE_SOURCES = {"checkpoint": "as saved", "fill": "from --fill", "zeros": "zer
 
 def _rescue_rows(rescue: RescueReport) -> list[tuple[str, str]]:
     rows = [
-        ("lost file", text) for text in _at_most([f"{name}: {reason}" for name, reason in rescue.lost_files.items()], 8)
+        ("lost file", text) for text in at_most([f"{name}: {reason}" for name, reason in rescue.lost_files.items()], 8)
     ]
     rows += [
         ("rescued", f"{rescue.percent(source):5.1f} % {text} ({counted(rescue.by_source[source], 'element')})")
@@ -253,7 +257,8 @@ def _left_behind_text(report: Report) -> str:
     )
 
 
-def _time_row(seconds: float, gb_per_second: float) -> str:
+def time_row(seconds: float, gb_per_second: float) -> str:
+    """A duration, with the rate where that says something."""
     is_rated = seconds >= _RATED_SECONDS and gb_per_second >= _RATED_GB_PER_SECOND
     return time_text(seconds) + (f", {gb_per_second:.2f} GB/s" if is_rated else "")
 
@@ -274,11 +279,13 @@ def once(texts: Iterable[str]) -> list[str]:
     return [f"{same[0]} ({len(same) - 1} more like it)" if len(same) > 1 else same[0] for same in alike.values()]
 
 
-def _at_most(texts: Sequence[str], most: int) -> list[str]:
+def at_most(texts: Sequence[str], most: int) -> list[str]:
+    """The first texts, and how many more there are."""
     return [*texts[:most], *([f"and {len(texts) - most} more"] if len(texts) > most else [])]
 
 
-def _rows(rows: Sequence[tuple[str, str]]) -> str:
+def rows_text(rows: Sequence[tuple[str, str]]) -> str:
+    """A line for each label with its text, folded where it is long."""
     width = max(len(label) for label, _ in rows)
     return "\n".join(folded(f"  {label:<{width}}  {text}", " " * (width + 4)) for label, text in rows)
 

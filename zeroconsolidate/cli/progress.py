@@ -1,21 +1,24 @@
 """Calls of `progress` and `status` -> lines on stderr: what is being done, and how far it is.
 
-On a terminal it is one line that is redrawn. Elsewhere it is a line now and then, so that a log shows that it goes on.
+On a terminal it is a bar of tqdm. Elsewhere it is a line now and then, so that a log shows that it goes on.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ..options import size_text
 from .printing import time_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from typing_extensions import Self
+
+    from .bar import Bar
 
 FIRST_SECONDS = 0.5
 """Work that takes less time prints nothing on a terminal."""
@@ -24,12 +27,10 @@ LINE_SECONDS = 30.0
 """Seconds between two lines where stderr is not a terminal."""
 _STACK_BYTES = 1 << 19
 """A thread has a stack of 8 MiB by default, a fifth of all that a conversion takes."""
-_COLUMNS = 80
-"""Width of a terminal that does not state it."""
 
 
 class Display:
-    """Use it as a context manager: the line is gone when the block ends. Nothing is printed if it is `hidden`."""
+    """Use it as a context manager: the bar is gone when the block ends. Nothing is printed if it is `hidden`."""
 
     def __init__(self, stream: TextIO, *, hidden: bool, doing: str = "reading metadata") -> None:
         self._stream = stream
@@ -42,7 +43,6 @@ class Display:
         self._since = time.monotonic()
         self._from: tuple[float, int] | None = None
         """When the first bytes were reported, and how many there were already."""
-        self._drawn = 0
 
     def __enter__(self) -> Self:
         if self._thread is not None:
@@ -57,7 +57,6 @@ class Display:
         self._ended.set()
         if self._thread is not None and self._thread.ident is not None:
             self._thread.join()
-        self._write("")
 
     @property
     def status(self) -> Callable[[str], None] | None:
@@ -95,30 +94,36 @@ class Display:
             self._from = (time.monotonic(), done)
 
     def _run(self) -> None:
-        wait = FIRST_SECONDS if self._redraws else LINE_SECONDS
+        (self._draw if self._redraws else self._log)()
+
+    def _log(self) -> None:
+        """Lines for a log."""
+        while not self._ended.wait(LINE_SECONDS):
+            with suppress(OSError, ValueError):  # a stream that was closed
+                self._stream.write(f"zeroconsolidate: {self.line(time.monotonic())}\n")
+                self._stream.flush()
+
+    def _draw(self) -> None:
+        """A bar on a terminal, until the end."""
+        bar: Bar | None = None
+        wait = FIRST_SECONDS
         while not self._ended.wait(wait):
-            line = self.line(time.monotonic())
-            if self._redraws:
-                wait = REDRAW_SECONDS
-                self._write(line)
-            else:
-                self._say(f"zeroconsolidate: {line}\n")
-
-    def _write(self, line: str) -> None:
-        """Put `line` in the place of the one before; empty, take that away."""
-        if line or self._drawn:
-            columns = self._columns
-            line = line[: columns - 1]
-            self._say(f"\r{line:<{min(self._drawn, columns - 1)}}" + ("" if line else "\r"))
-            self._drawn = len(line)
-
-    @property
-    def _columns(self) -> int:
+            wait = REDRAW_SECONDS
+            with suppress(OSError, ValueError):  # a terminal that hung up
+                bar = self._redrawn(bar)
         with suppress(OSError, ValueError):
-            return os.get_terminal_size(self._stream.fileno()).columns or _COLUMNS
-        return _COLUMNS
+            if bar is not None:
+                bar.close()
 
-    def _say(self, text: str) -> None:
-        with suppress(OSError, ValueError):  # a terminal that hung up, a stream that was closed
-            self._stream.write(text)
-            self._stream.flush()
+    def _redrawn(self, bar: Bar | None) -> Bar:
+        """The bar as things are now. Another takes its place when it is known how much there is to do."""
+        from .bar import Bar
+
+        done, total = self._done, self._total
+        if bar is None or (total and bar.total != total):
+            if bar is not None:
+                bar.close()
+            bar = Bar(self._stream, total=total, initial=self._from[1] if self._from else done)
+        doing = self._doing if total else f"{self._doing} ({time.monotonic() - self._since:.0f} s)"
+        bar.show(doing, done)
+        return bar

@@ -9,6 +9,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
+from ..archive.phrases import counted
 from ..options import declarations
 from .arguments import USAGE, VERBS, WRITING, Misuse, parser
 
@@ -50,11 +51,13 @@ def understand(words: Sequence[str]) -> argparse.Namespace:
     if unknown:
         raise _no_such_option(given.verb, unknown[0])
     # argparse takes the paths before the first option only.
-    if given.verb == "verify":
+    if given.verb in ("verify", "compare"):
         given.paths += rest
     else:
         given.roots += rest
-    if given.verb in WRITING:
+    if given.verb == "compare":
+        _split_pair(given)
+    elif given.verb in WRITING:
         _split_output(given)
     elif given.verb in _NEEDS and not given.roots:
         needed = _NEEDS[given.verb]
@@ -109,6 +112,17 @@ def _split_output(given: argparse.Namespace) -> None:
         lacks = "an OUTPUT directory as well" if given.roots else "a CHECKPOINT and an OUTPUT directory"
         raise Misuse(f"{given.verb} needs {lacks}", remedy=f"zeroconsolidate {given.verb} {there} OUTPUT")
     given.output = given.roots.pop()
+
+
+def _split_pair(given: argparse.Namespace) -> None:
+    if len(given.paths) != 2:
+        there = shlex.join([*given.paths, "A", "B"][:2])
+        raise Misuse(
+            "compare takes two models",
+            found=counted(len(given.paths), "path") if given.paths else None,
+            remedy=f"zeroconsolidate compare {there}",
+        )
+    given.a, given.b = given.paths
 
 
 def _no_such_option(verb: str, word: str) -> Misuse:

@@ -7,22 +7,23 @@ from typing import TYPE_CHECKING
 
 from ..archive.phrases import counted
 from ..archive.weights import read_weights
-from ..errors import BadOption, WrongNames, ZeroConsolidateError
+from ..errors import WrongNames, ZeroConsolidateError
 from ..plan.build import Selection, Source
 from .auto_ep import as_before_auto_ep
 from .base import filled, without_parts
 from .by_class import of_class
 from .check import check_names, is_fused
-from .decision import best_mapping, decide, judge, renamed, unique, without_expectation
+from .choice import choose, stored_shapes
+from .decision import judge
 from .expectation import Naming, compare, outcome
 from .hub_layout import to_hub
 from .shared import landed, names_to_write, tied_together
 from .sources import NameSources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
-    from ..catalog.facts import Catalog, Shape
+    from ..catalog.facts import Catalog
     from ..options import Options
     from .expectation import Expectation
 
@@ -72,7 +73,7 @@ def fit(
     if isinstance(sources.config, dict) and "model_type" in sources.config:
         selection = as_before_auto_ep(selection)
     if sources.lacks_class and not partial and options.rename is None:
-        found = of_class(sources, *_stored(catalog, selection))
+        found = of_class(sources, *stored_shapes(catalog, selection))
         if found is not None:
             named, _ = _fitted(catalog, selection, options, sources.knowing(found.architecture), partial=partial)
             return replace(named, class_name=found.class_name)
@@ -94,7 +95,7 @@ def _confirmed(
     if naming.expectation not in (known.architecture.expectation, known.architecture.hub):
         return None
     # Once more, and of all names: weights beside the checkpoint may have more of them than the architecture.
-    judged = judge({**naming.mapping, **naming.heads}, *_stored(catalog, selection), naming.expectation)
+    judged = judge({**naming.mapping, **naming.heads}, *stored_shapes(catalog, selection), naming.expectation)
     return named if naming.fits and judged.fits and not named.warnings and not named.from_base else None
 
 
@@ -108,7 +109,7 @@ def _fitted(
     supplied: Collection[str] = (),
 ) -> tuple[Named, Naming]:
     """The tensors under the names that `sources` decide, and the decision."""
-    naming = _names(catalog, selection, options, sources)
+    naming = choose(catalog, selection, options, sources)
     selection, naming = without_parts(selection, naming, supplied)
     selection = _as_expected(catalog, selection, naming, options, config_ties=sources.ties_embeddings)
     named, heads, dropped = _apply(selection, naming)
@@ -172,82 +173,6 @@ def written_once(catalog: Catalog, selection: Selection, mapping: Mapping[str, s
         written.setdefault(source.name, new)
     owners = {name: catalog.ties.get(name, name) for name in selection.left_out}
     return {mapping.get(name, name): written[owner] for name, owner in owners.items() if owner in written}
-
-
-def _names(catalog: Catalog, selection: Selection, options: Options, sources: NameSources) -> Naming:
-    """The decision, over all names that are selected or tied to a selected one."""
-    shapes, ties = _stored(catalog, selection)
-    if options.rename is not None:
-        return _as_asked(shapes, ties, options.rename, sources)
-    own = sources.own()
-    naming = None if own is None else best_mapping(shapes, ties, own)
-    if naming is not None and naming.fits:
-        agreed = _agreed(naming, shapes, ties, sources)
-        if agreed is not None:
-            return agreed
-    return decide(shapes, ties, sources) or without_expectation(shapes, bare=sources.is_bare)
-
-
-def _stored(catalog: Catalog, selection: Selection) -> tuple[dict[str, Shape], dict[str, str]]:
-    """The shapes of all names that are selected or tied to a selected one, and these ties."""
-    shapes = {name: source.shape for name, source in selection.named.items()}
-    owners = {source.name: source.shape for source in selection.named.values()}
-    ties = {alias: owner for alias, owner in catalog.ties.items() if owner in owners}
-    # A name that was dropped as a tie still says which model this is.
-    shapes |= {alias: owners[owner] for alias, owner in ties.items()}
-    shapes |= {owner: owners[owner] for owner in ties.values()}
-    return shapes, ties
-
-
-def _agreed(
-    naming: Naming, shapes: Mapping[str, Shape], ties: Mapping[str, str], sources: NameSources
-) -> Naming | None:
-    """A naming that weights beside the checkpoint suggest, if the architecture, where it can be asked, agrees.
-
-    Those weights may be what a converter made of the same shards, wrapper and all.
-    """
-    if sources.architecture is None:
-        return naming
-    for expectation in (sources.architecture.expectation, sources.architecture.hub):
-        judged = judge(naming.mapping, shapes, ties, expectation)
-        if judged.loads:
-            # What the architecture does not know, but was saved all the same, harms nobody; but then it is the saved
-            # weights that the names match.
-            origin = naming.expectation.origin if judged.unexpected and naming.expectation else expectation.origin
-            return replace(naming, expectation=replace(expectation, origin=origin))
-    return None
-
-
-def _as_asked(
-    shapes: Mapping[str, Shape],
-    ties: Mapping[str, str],
-    rename: Sequence[str] | Callable[[str], str],
-    sources: NameSources,
-) -> Naming:
-    """The user's own mapping, compared with the first expectation there is."""
-    if callable(rename):
-        mapping = unique({name: rename(name) for name in shapes})
-    else:
-        mapping = renamed(shapes, [_rule(rule) for rule in rename])
-    expectation = next(iter(sources), None)
-    if expectation is not None:
-        return judge(mapping, shapes, ties, expectation)
-    return Naming(
-        mapping=mapping,
-        heads={},
-        change="renamed with --rename",
-        missing=(),
-        unexpected=(),
-        mismatched=(),
-        expectation=None,
-    )
-
-
-def _rule(text: str) -> tuple[str, str]:
-    old, equals, new = text.partition("=")
-    if not equals or not old:
-        raise BadOption("--rename takes FROM=TO", found=repr(text))
-    return old, new
 
 
 def _as_expected(

@@ -201,6 +201,8 @@ def architecture(
         return None, IS_DIFFUSERS
     if find_spec("transformers") is None:
         return None, "transformers is not installed"
+    if find_spec("torch") is None:
+        return None, "transformers cannot answer without torch, which is not installed"
     try:
         config = _config(directory, rules)
     except (ZeroConsolidateError, OSError) as error:
@@ -236,7 +238,7 @@ def stated_class(config: Mapping[str, Any]) -> bool:
 
 def every_class(directory: str, rules: Sequence[str] = ()) -> tuple[Architecture, ...]:
     """What transformers says of each of its classes for a config; empty if it cannot be asked."""
-    if not has_config(directory) or find_spec("transformers") is None:
+    if not has_config(directory) or find_spec("transformers") is None or find_spec("torch") is None:
         return ()
     try:
         config = _config(directory, rules)

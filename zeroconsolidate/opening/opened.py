@@ -36,6 +36,18 @@ class Opened:
     """Files of other models and checkpoints that stand in for lost parts."""
     rescued_states: Mapping[str, Mapping[str, Source]] | None = None
     """With a rescue of what training goes on from: what :func:`.states.states` says of a whole checkpoint."""
+    members: tuple[Opened, ...] = ()
+    """Of a mean of several checkpoints: each of them, the last is this one before the mean was taken."""
+
+    @property
+    def each(self) -> tuple[Opened, ...]:
+        """The checkpoints that are read: this one, or those that the mean is of."""
+        return self.members or (self,)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Their files."""
+        return tuple(file for opened in self.each for file in opened.catalog.files)
 
 
 def open_to_convert(src: Roots, options: Options, files: CheckpointFiles | None = None) -> Opened:

@@ -51,7 +51,7 @@ class RescuedState:
     Attributes
     ----------
     by_source : Mapping[str, int]
-        Elements by source; :class:`Extent` lists the sources.
+        Elements by source; `Extent` lists the sources.
     tensors : Mapping[str, tuple[Extent, ...]]
         By parameter, where the elements came from.
     """
@@ -77,7 +77,7 @@ class RescueReport:
     numel : int
         Elements of all tensors together; a tied parameter counts once.
     by_source : Mapping[str, int]
-        Elements by source; :class:`Extent` lists the sources.
+        Elements by source; `Extent` lists the sources.
     not_written : tuple[str, ...]
         Tensors that were not written, because nothing had the values that are lost of them.
     tensors : Mapping[str, tuple[Extent, ...]]

@@ -6,6 +6,7 @@ Flags, keywords, checks, the manifest's record and the reference are made of the
 from typing import TypeAlias
 
 from .common import Opening, Working
+from .compare import CompareOptions
 from .convert import Options
 from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
 from .follow import BackgroundOptions, FollowOptions, WatchOptions
@@ -25,6 +26,7 @@ Writing: TypeAlias = Options | UniversalOptions
 __all__ = [
     "BackgroundOptions",
     "Checking",
+    "CompareOptions",
     "Declaration",
     "FollowOptions",
     "Group",

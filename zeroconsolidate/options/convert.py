@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from .averages import number_of_saves, refuse_beside_average
 from .common import Opening, Recorded, check, digest, directory_of, fill, refuse_fill_alone, replicas, restart
 from .declaration import Group, Switch, in_order, option
+from .steps import Transform, refuse_states_of, steps
 from .values import dtype_name, parse_size, worker_count
 
 if TYPE_CHECKING:
@@ -192,6 +194,29 @@ class Options(Recorded):
         choices=("auto", "always", "never"),
         decides="bytes",
     )
+    average: str | None = option(
+        None,
+        "write the mean of several checkpoints, each of which is a path of its own, or of the {last} saves of a run "
+        "directory: `uniform`; `ema:0.9`, a moving average in their order; or `weights:0.2,0.8`",
+        group=Group.OUTPUT,
+        metavar="uniform|ema:DECAY|weights:W,…",
+        decides="tensors",
+    )
+    last: str | int | None = option(
+        None,
+        "with {average}: take so many of the newest complete saves of a run directory",
+        group=Group.OUTPUT,
+        metavar="N",
+        decides="bytes",
+    )
+    transforms: Sequence[Transform] = option(
+        (),
+        "transformations of your own, which are applied one after the other when the tensors have the names they are "
+        "written under",
+        group=Group.OUTPUT,
+        flag=None,
+        decides="bytes",
+    )
     workers: int | Literal["auto"] = option(
         "auto",
         "how many threads cast and merge side by side, each in blocks of its own, and compare values with {check}; "
@@ -214,6 +239,12 @@ class Options(Recorded):
         if self.max_shard_size is not None:
             parse_size(self.max_shard_size)
         refuse_fill_alone(self.fill, rescue=bool(self.rescue))
+        object.__setattr__(self, "last", number_of_saves(self.last, self.average))
+        object.__setattr__(self, "transforms", steps(self.transforms))
+        of_one = {"--rescue": self.rescue, "--optimizer": self.optimizer, "--tag": self.tag,
+                  "--checkpoint": self.checkpoint}  # fmt: skip
+        refuse_beside_average(self.average, of_one)
+        refuse_states_of(self.transforms, with_states=self.optimizer)
 
     @cached_property
     def base_directory(self) -> str | None:
@@ -234,12 +265,22 @@ class Options(Recorded):
         return bool(self.exclude_frozen or self.include or self.exclude)
 
     @classmethod
-    def from_manifest(cls, chosen: dict[str, Any], *, tag: str | None, base: str | PathLike[str] | None) -> Options:
-        """The options of a manifest, as far as they decide which tensors there are and how they are called."""
+    def from_manifest(
+        cls,
+        chosen: dict[str, Any],
+        *,
+        tag: str | None,
+        base: str | PathLike[str] | None,
+        transforms: Sequence[Transform] = (),
+    ) -> Options:
+        """The options of a manifest, as far as they decide which tensors there are and how they are called.
+
+        `transforms`: those of the caller, of which a manifest keeps the record only.
+        """
         known = {declared.name for declared in in_order(cls) if declared.decides == "tensors"}
         if chosen.get("lora") == "merge":
             known |= {"dtype"}  # merged weights depend on it, and on `base`, of which a manifest keeps the name only
         kept = {key: value for key, value in chosen.items() if key in known}
         if isinstance(kept.get("rename"), str):
             del kept["rename"]  # a function, of which a manifest keeps the name only
-        return cls(tag=tag, ties="copy", base=base, **kept)
+        return cls(tag=tag, ties="copy", base=base, transforms=transforms, **kept)

@@ -45,6 +45,7 @@ class Group(Enum):
     NAMES = "names"
     ADAPTERS = "adapters"
     INCOMPLETE = "incomplete checkpoints"
+    MACHINES = "several machines"
     CHECKING = "checking"
     PRINTING = "progress and printing"
 

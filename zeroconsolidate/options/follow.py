@@ -43,6 +43,9 @@ class FollowOptions(Options):
             named = "checkpoint" if self.checkpoint is not None else "restart"
             raise BadOption(f"{named} makes no sense here: every save is converted once")
 
+        if self.average is not None:
+            raise BadOption("average makes no sense here: every save is converted by itself")
+
     @property
     def kept_models(self) -> int | None:
         """`keep` as a number."""

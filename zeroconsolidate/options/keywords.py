@@ -49,8 +49,16 @@ class _Writes(Protocol[O_contra, R_co]):
     def __call__(self, src: Roots, out: Path, options: O_contra) -> R_co: ...
 
 
+class _WritesPart(Protocol[O_contra, R_co]):
+    def __call__(self, src: Roots, out: Path, part: str, options: O_contra) -> R_co: ...
+
+
 class _Checks(Protocol[O_contra, R_co]):
     def __call__(self, output: Path, options: O_contra) -> R_co: ...
+
+
+class _Compares(Protocol[O_contra, R_co]):
+    def __call__(self, a: Path, b: Path, options: O_contra) -> R_co: ...
 
 
 class _Loads(Protocol[O_contra, R_co]):
@@ -75,10 +83,22 @@ class Writes(Protocol[P, R_co]):
     def __call__(self, src: Roots, out: Path, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
+class WritesPart(Protocol[P, R_co]):
+    """A function that writes a part of something made of a checkpoint."""
+
+    def __call__(self, src: Roots, out: Path, part: str, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
 class Checks(Protocol[P, R_co]):
     """A function that checks an output."""
 
     def __call__(self, output: Path, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
+class Compares(Protocol[P, R_co]):
+    """A function about two models."""
+
+    def __call__(self, a: Path, b: Path, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 class Loads(Protocol[P, R_co]):
@@ -104,7 +124,11 @@ class takes(Generic[P, O]):  # noqa: N801  (a decorator)
     @overload
     def __call__(self, verb: _Writes[O, R]) -> Writes[P, R]: ...
     @overload
+    def __call__(self, verb: _WritesPart[O, R]) -> WritesPart[P, R]: ...
+    @overload
     def __call__(self, verb: _Checks[O, R]) -> Checks[P, R]: ...
+    @overload
+    def __call__(self, verb: _Compares[O, R]) -> Compares[P, R]: ...
     @overload
     def __call__(self, verb: _Loads[O, R]) -> Loads[P, R]: ...
     def __call__(self, verb: Callable[..., Any]) -> Callable[..., Any]:

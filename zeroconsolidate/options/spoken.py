@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 _FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z-]*(?:=[a-z]+)?)(?: ('[^']*'|[^\s,;:()]+))?")
 _TEXT = r'"[^"]*"'
 _REPEATED = re.compile(rf"(\w+)={_TEXT}(?: \1={_TEXT})+")
-_COMMAND = re.compile(r"(?<![\w./-])zeroconsolidate (?:convert|universal|inspect|verify|watch|prune) ")
+_COMMAND = re.compile(r"(?<![\w./-])zeroconsolidate (?:convert|universal|inspect|verify|watch|prune|compare) ")
 """A line for the shell stays one."""
+_FUNCTIONS = {"--part": "consolidate_part", "--finish": "finish_parts"}
+"""Flags that are functions in Python."""
 _VALUE = re.compile(r"'.*'|[A-Z]+(?:[=|][A-Z]+)*|\S*[=/_]\S*|last-complete|\d\S*|none")
 """What stands for a value behind a flag: quoted, in capitals, or with a sign that words do not have. An ordinary word
 is the next one of the sentence."""
@@ -72,6 +74,8 @@ def _keyword(match: re.Match[str]) -> str:
     flag, word = match[1], match[2]
     switches, valued = _known()
     rest = "" if word is None else f" {word}"
+    if flag in _FUNCTIONS:
+        return f"{_FUNCTIONS[flag]}{rest}"
     if flag in switches:
         name, value = switches[flag]
         return f"{name}={_shown(value)}{rest}"
@@ -95,9 +99,10 @@ def _shown(value: object) -> str:
 @cache
 def _known() -> tuple[Mapping[str, tuple[str, object]], Mapping[str, Declaration]]:
     """Flags that stand for a value, and flags that take one."""
+    from .compare import CompareOptions
     from .convert import Options
     from .verify import VerifyOptions
 
-    every = declarations(Options, VerifyOptions)
+    every = declarations(Options, VerifyOptions, CompareOptions)
     switches = {switch.flag: (declared.name, switch.value) for declared in every for switch in declared.switches}
     return switches, {declared.flag: declared for declared in every if declared.flag is not None}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..dtypes import DType
 from ..errors import BadOption
+from .steps import Transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,6 +104,32 @@ def parse_dtype(given: object, training: DType) -> DType:
     return _DTYPES.get(dtype_name(given), training)
 
 
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How much two elements may differ."""
+
+    most: float
+    is_relative: bool
+    """Whether `most` is a share of the larger of both absolute values."""
+
+
+def parse_tolerance(given: object) -> Tolerance:
+    """A number, or one with a percent sign. Raises BadOption.
+
+    >>> parse_tolerance("1e-6"), parse_tolerance("0.5%")
+    (Tolerance(most=1e-06, is_relative=False), Tolerance(most=0.005, is_relative=True))
+    """
+    text = str(given).strip()
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf or isinstance(given, bool):
+        raise BadOption("the tolerance is not a number", expected="1e-6 or 0.5%, for example", found=repr(given)[:60])
+    is_relative = text.endswith("%")
+    return Tolerance(number / 100 if is_relative else number, is_relative)
+
+
 MAX_WORKERS = 64
 """More threads than this are refused: one file does not feed them."""
 
@@ -116,7 +145,7 @@ def worker_count(given: object) -> int | Literal["auto"]:
     text = str(given)
     count = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
     if not 1 <= count <= MAX_WORKERS or isinstance(given, bool):
-        raise BadOption(f"workers is a number from 1 to {MAX_WORKERS}, or auto", found=repr(given))
+        raise BadOption(f"--workers takes a number from 1 to {MAX_WORKERS}, or auto", found=repr(given))
     return count
 
 
@@ -137,6 +166,8 @@ def element_type(given: object) -> DType:
 
 def as_plain(value: object, path: Callable[[str], str] | None) -> object:
     """`value` as JSON can hold it, texts as `path` makes them. A callable is named."""
+    if isinstance(value, Transform):
+        return dict(value.record)
     if callable(value):
         module = getattr(value, "__module__", None) or "builtins"  # which is not said of `str.lower`
         return f"{module}.{getattr(value, '__qualname__', 'callable')}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .common import Working, directory_of
 from .declaration import Group, option
+from .steps import Transform, steps
 from .values import worker_count
 
 if TYPE_CHECKING:
@@ -52,6 +53,17 @@ class VerifyOptions(Checking):
         metavar="DIR|ID",
         is_path=True,
     )
+
+    transforms: Sequence[Transform] = option(
+        (),
+        "with {against}: the transformations of your own that the output was written with",
+        group=Group.CHECKING,
+        flag=None,
+    )
+
+    def __post_init__(self) -> None:
+        Working.__post_init__(self)
+        object.__setattr__(self, "transforms", steps(self.transforms))
 
     @cached_property
     def base_directory(self) -> str | None:

@@ -17,6 +17,7 @@ from ..archive.model_files import BESIDE_FOLDER
 from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
 from ..errors import BadOption, ZeroConsolidateError
+from ..integrations.packages import need_torch
 from ..naming.base_layout import is_exactly
 from ..naming.fit import Named, fit
 from ..naming.sources import NameSources
@@ -74,7 +75,11 @@ def exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType)
 def merged(
     opened: Opened, adapters: Adapters, options: Options, dtype: DType, wanted: Callable[[str, Source], bool]
 ) -> tuple[Selection, Adapted, list[FilePlan]]:
-    """The model with its adapters merged into it, and the file of what was trained around it."""
+    """The model with its adapters merged into it, and the file of what was trained around it.
+
+    Raises MissingPackage where torch is not installed.
+    """
+    need_torch("merging adapters")
     if options.base_directory is None and not options.allow_missing:
         refuse_unsaved(opened.catalog.unsaved, (), None)
     if options.exclude_frozen:

@@ -31,8 +31,11 @@ def checked(output: Output, opened: Opened, inputs: Inputs, stage: Stage, option
     if known is not None and known.how == how:
         return known
     with side_by_side(inputs, threads_for(options.workers)) as (_, *others):
-        numel = _compare_copies(output, opened, inputs, others, options.check)
-        warnings = _compare_replicas(output, opened.catalog, inputs, others, options)
+        numel = _compare_base(output, inputs, options.check)
+        warnings: list[str] = []
+        for each in opened.each:
+            numel += _compare_copies(each, inputs, others, options.check)
+            warnings += _compare_replicas(output, each.catalog, inputs, others, options)
     found = Checks(how=how, numel=numel, warnings=tuple(warnings))
     stage.note_checks(found)
     return found
@@ -50,22 +53,24 @@ def refuse_unplaced(catalog: Catalog, *, weights_only: bool) -> None:
         )
 
 
-def _compare_copies(output: Output, opened: Opened, inputs: Inputs, others: Sequence[Inputs], check: str) -> int:
-    if check == "none":
+def _compare_base(output: Output, inputs: Inputs, check: str) -> int:
+    if check == "none" or not output.comparisons:
         return 0
-    catalog, numel = opened.catalog, 0
-    if output.comparisons:
-        from ..adapters.plan import prove_base
+    from ..adapters.plan import prove_base
 
-        numel = prove_base(output.comparisons, inputs)
-    if catalog.module or catalog.stacked:
-        from ..run.witness import compare
+    return prove_base(output.comparisons, inputs)
 
-        everything = check == "all"
-        # A sample is compared before threads have begun.
-        beside = others if everything else ()
-        numel += compare(comparisons(catalog, opened.whole, everything=everything), inputs, others=beside)
-    return numel
+
+def _compare_copies(opened: Opened, inputs: Inputs, others: Sequence[Inputs], check: str) -> int:
+    catalog = opened.catalog
+    if check == "none" or not (catalog.module or catalog.stacked):
+        return 0
+    from ..run.witness import compare
+
+    everything = check == "all"
+    # A sample is compared before threads have begun.
+    beside = others if everything else ()
+    return compare(comparisons(catalog, opened.whole, everything=everything), inputs, others=beside)
 
 
 def _compare_replicas(

@@ -6,8 +6,10 @@ Each is what `torch.save(linear.state_dict())` writes, with the keys `weight` an
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
+
+from ..plan.fragment import plain_file
+from ..plan.pickled import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,19 +22,14 @@ if TYPE_CHECKING:
 def files(heads: Mapping[str, tuple[tuple[int, ...], NDArray[Any], DType]]) -> dict[str, bytes]:
     """Output name -> content. `heads`: tensor name such as `colbert_linear.weight` -> (shape, elements, dtype).
 
-    Imports torch, because the files have torch's format; heads are small.
+    Heads are small: a file is made in memory.
     """
-    import torch
-
-    from ..run.tensors import to_torch
-
-    states: dict[str, dict[str, torch.Tensor]] = {}
+    states: dict[str, dict[str, Stored]] = {}
+    data: dict[str, dict[str, bytes]] = {}
     for name, (shape, elements, dtype) in heads.items():
         head, _, key = name.partition(".")
-        states.setdefault(head, {})[key] = to_torch(elements, dtype).reshape(shape)
-    found = {}
-    for head, state in states.items():
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        found[f"{head}.pt"] = buffer.getvalue()
-    return found
+        state = states.setdefault(head, {})
+        number = str(len(state))
+        state[key] = Stored(number, dtype, shape, elements.size)
+        data.setdefault(head, {})[number] = elements.tobytes()
+    return {f"{head}.pt": plain_file(f"{head}.pt", state, data[head]) for head, state in states.items()}

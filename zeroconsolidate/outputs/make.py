@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .._version import __version__
-from ..archive.model_files import MANIFEST_NAME, RESCUE_REPORT_NAME
+from ..archive.model_files import MANIFEST_NAME
 from ..run.execute import BLOCK_BYTES
 from ..run.inputs import Inputs
-from ..write.fingerprint import fingerprint, refuse_changed
+from ..write.fingerprint import refuse_changed
 from ..write.part import CLONED
+from ..write.portion import start_over
 from ..write.refusals import refuse_staged, refuse_unwritable
 from ..write.stage import Stage
 from .checks import checked
 from .gate import pass_or_refuse
+from .gathered import gather, refuse_not_begun
 from .manifest import manifest
 from .output import Recomputed
-from .preview import preview
+from .prepared import prepared, refuse_what_would_not_load
 from .weights import make_side_files, make_weights, workers_for
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ..opening.opened import Opened
     from ..options import Writing
     from ..plan.build import Cost
-    from ..write.journal import Checks, Fingerprint
+    from ..write.journal import Checks
     from .gate_finding import GateResult
     from .output import Output, SideFiles
 
@@ -40,6 +41,8 @@ class Made:
     cost: Cost
     resumed_bytes: int
     """Bytes of weights that an earlier, interrupted run had written."""
+    parts: int
+    """In how many parts the weights were made, by as many commands."""
     cloned_bytes: int
     """Bytes of weights that share the blocks of input files, those of an earlier run included."""
     checks: Checks
@@ -68,31 +71,33 @@ def rehearse(output: Output, opened: Opened, options: Writing, directory: str) -
     """Refuse what :func:`make` would refuse before it compares or copies values, and write nothing."""
     cost = output.plan.cost(BLOCK_BYTES, workers_for(output.plan, options))
     with Inputs() as inputs:
-        side_files, traits = _prepared(output, opened, options, inputs)
+        side_files, traits = prepared(output, opened, options, inputs)
     from tempfile import TemporaryDirectory  # 10 ms that only a dry run pays
 
     with TemporaryDirectory(prefix="zeroconsolidate-") as folder:
-        _refuse_what_would_not_load(folder, output, side_files, opened)
+        refuse_what_would_not_load(folder, output, side_files, opened)
     refuse_staged(directory, traits, overwrite=options.overwrite, restart=options.restart)
     refuse_unwritable(directory, output.plan.sizes, cloned_bytes=cost.cloned_bytes)
     return Rehearsal(cost=cost, missing=output.missing, warnings=(*output.warnings, *side_files.warnings))
 
 
-def make(output: Output, opened: Opened, options: Writing, directory: str) -> Made:
-    """Write the output into `directory`. An interrupted run of the same conversion is continued.
+def make(output: Output, opened: Opened, options: Writing, directory: str, *, finishing: bool = False) -> Made:
+    """Write the output into `directory`. An interrupted run of the same conversion is continued. When `finishing`, its
+    weights have been made in parts (:mod:`.parts`), and everything else is left to do.
 
     Raises WitnessMismatch and Disagreement for values that contradict each other, OutputExists, OutputFailed,
-    BadOption if files of another conversion are staged there.
+    BadOption if files of another conversion are staged there, or parts are not finished.
     """
+    parts = refuse_not_begun(directory) if finishing else None
     cost = output.plan.cost(BLOCK_BYTES, workers_for(output.plan, options))
     excuses = output.excuses(opened)
     with Inputs() as inputs:
-        side_files, traits = _prepared(output, opened, options, inputs)
+        side_files, traits = prepared(output, opened, options, inputs, parts=parts)
         with Stage(directory, overwrite=options.overwrite, restart=options.restart, fingerprint=traits) as stage:
-            resumed_bytes = stage.resumed_bytes
-            if not stage.is_publishing:
+            resumed_bytes = stage.resumed_bytes if parts is None else 0
+            if parts is None and not stage.is_publishing:
                 stage.need(output.plan.sizes, cloned_bytes=cost.cloned_bytes)
-                _refuse_what_would_not_load(stage.folder, output, side_files, opened)
+                refuse_what_would_not_load(stage.folder, output, side_files, opened)
             options.doing("comparing values")
             checks = checked(output, opened, inputs, stage, options)
             recomputed = Recomputed(checks=(), not_checked=())
@@ -101,7 +106,10 @@ def make(output: Output, opened: Opened, options: Writing, directory: str) -> Ma
                 found = output.examined(directory)
                 excused = tuple(finding.text for finding in found.findings)
             else:
-                make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
+                if parts is None:
+                    make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
+                else:
+                    gather(output.plan, stage, options, parts)
                 recomputed = output.recomputed(opened, stage.path)
                 around = make_side_files(side_files, stage)
                 found = output.examined(stage.path(""))
@@ -115,9 +123,11 @@ def make(output: Output, opened: Opened, options: Writing, directory: str) -> Ma
                     beside=around,
                     excused=excused,
                     noted=opened.catalog.noted,
+                    averaged=[member.catalog.origin for member in opened.members],
                 )
                 stage.write(MANIFEST_NAME, text)
-                refuse_changed(traits)
+                again = "convert again with --restart" if parts is None else start_over(stage.folder)
+                refuse_changed(traits, start_over=again)
                 sizes = stage.publish(last=[*output.published_last, MANIFEST_NAME])
             remembered = _facts(output, stage)
             overflows = {
@@ -127,6 +137,7 @@ def make(output: Output, opened: Opened, options: Writing, directory: str) -> Ma
         sizes=sizes,
         cost=cost,
         resumed_bytes=resumed_bytes,
+        parts=parts or 1,
         cloned_bytes=sum(facts.get(CLONED, 0) for facts in remembered.values()),
         checks=checks,
         overflows=overflows,
@@ -135,31 +146,6 @@ def make(output: Output, opened: Opened, options: Writing, directory: str) -> Ma
         gate=found,
         excused_warnings=() if options.partial or output.warnings else excused,
     )
-
-
-def _refuse_what_would_not_load(folder: str, output: Output, side_files: SideFiles, opened: Opened) -> None:
-    """Hold the headers and the files beside them against the loader, before a byte of weights is written."""
-    if not output.has_preview:
-        return
-    with preview(folder, output.plan.files, side_files) as directory:
-        if directory is not None:
-            pass_or_refuse(output.examined(directory), output.excuses(opened))
-
-
-def _prepared(output: Output, opened: Opened, options: Writing, inputs: Inputs) -> tuple[SideFiles, Fingerprint]:
-    """What lies beside the weights, and all that decides a byte of the output."""
-    side_files = output.side_files(inputs)
-    if opened.report is not None:
-        side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
-    sources = [*opened.catalog.files, *side_files.copies.values(), *output.read_files, *opened.filled_from]
-    traits = fingerprint(
-        version=__version__,
-        options=options.plain(),
-        sources=sources,
-        layout=output.plan.all_files,
-        sharing=output.plan.sharing,
-    )
-    return side_files, traits
 
 
 def _facts(output: Output, stage: Stage) -> dict[str, dict[str, Any]]:

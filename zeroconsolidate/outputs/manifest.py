@@ -4,6 +4,7 @@
       "manifest": 1,                                    version of this format
       "zeroconsolidate": "0.1.0",                       version of the library
       "source": {"tag": …, "step": …, "stage": …, "world_size": …, "ds_version": …},
+      "averaged": [{"tag": …, "step": …}, …],           of a mean only: the checkpoints, in order; `source` is the last
       "options": {"dtype": "fp32", …},                  as given to `consolidate`
       "digest": "sha256",                               of weights; null if none was asked for
       "excused": ["…"],                                 findings that an option allowed
@@ -39,11 +40,13 @@ def manifest(
     beside: Mapping[str, tuple[int, str]],
     excused: Sequence[str],
     noted: Mapping[str, Sequence[str]],
+    averaged: Sequence[Origin] = (),
 ) -> bytes:
     """The manifest's text.
 
-    `weights`: file -> `{"file": digest, "tensors": {name: digest}}`, empty without digests. `beside`: every other
-    file -> (size in bytes, SHA-256). `noted`: note -> the tensors it is about.
+    `averaged`: of a mean of several checkpoints, where each comes from. `weights`: file -> `{"file": digest,
+    "tensors": {name: digest}}`, empty without digests. `beside`: every other file -> (size in bytes, SHA-256).
+    `noted`: note -> the tensors it is about.
     """
     files: dict[str, dict[str, object]] = {}
     tensors: dict[str, dict[str, object]] = {}
@@ -68,6 +71,7 @@ def manifest(
             "world_size": origin.world_size,
             "ds_version": origin.ds_version,
         },
+        **({"averaged": [{"tag": each.tag, "step": each.step} for each in averaged]} if averaged else {}),
         "options": dict(options),
         "digest": digest,
         "excused": list(excused),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from ..archive.phrases import counted, listed
 from ..errors import MissingFiles, NoSuchTensor, UnsupportedLayout
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import torch
+    from typing_extensions import Self
 
     from ..dtypes import DType
     from ..opening.info import CheckpointInfo

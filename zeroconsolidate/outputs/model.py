@@ -9,16 +9,19 @@ from ..archive.model_files import ADAPTER_CONFIG, BESIDE_FOLDER, CONFIG
 from ..archive.phrases import counted
 from . import remarks
 from .assets import assets_beside, of_adapters
+from .averaging import note_of
 from .gate import Excuses, examine
 from .modules import modules_of
 from .output import Output, Recomputed, SideFiles
 from .planned import plan_weights
 from .side_files import side_files
+from .transforming import refuse_without_config
 from .usage import load_adapter, load_model, load_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ..adapters.plan import Adapted
     from ..opening.opened import Opened
     from ..options import Options
     from ..run.inputs import Inputs
@@ -73,6 +76,9 @@ class _Directory(Output):
         adapted = self.weights.adapted
         if adapted is None or self.options.check == "none":
             return Recomputed(checks=(), not_checked=())
+        if opened.members or self.weights.model is not None:
+            what = "a mean" if opened.members else "transformed values"
+            return Recomputed(checks=(), not_checked=(f"merged values: not recomputed of {what}",))
         # Only who has adapters pays for the imports.
         if adapted.is_adapter:
             from .exported import compare_adapters
@@ -126,6 +132,11 @@ class AdapterDirectory(_Directory):
         return (CONFIG, ADAPTER_CONFIG)
 
 
+def _fate(adapted: Adapted | None) -> str:
+    """What becomes of adapters."""
+    return "" if adapted is None else "written" if adapted.is_adapter else "merged"
+
+
 def plan_output(opened: Opened, options: Options, *, directory: str | None = None) -> Output:
     """Plan what the options ask for, to be written into `directory`. Raises what `plan_weights` and `assets_beside`
     raise."""
@@ -134,7 +145,8 @@ def plan_output(opened: Opened, options: Options, *, directory: str | None = Non
     remarks.refuse_unsized(options, assets.copies)
     remarks.refuse_fieldless(options, assets.copies)
     weights = plan_weights(opened, options, modules_of(assets.copies), directory=directory)
-    named, adapted, additions = weights.named, weights.adapted, weights.additions
+    named, adapted, additions, model = weights.named, weights.adapted, weights.additions, weights.model
+    refuse_without_config(model, has_config=CONFIG in assets.copies)
     if adapted is not None:
         assets = of_adapters(assets, adapted)
     kind: type[_Directory] = AdapterDirectory if adapted is not None and adapted.is_adapter else ModelDirectory
@@ -151,6 +163,8 @@ def plan_output(opened: Opened, options: Options, *, directory: str | None = Non
         missing=assets.missing,
         notes=(
             *(adapted.notes if adapted else ()),
+            *note_of(opened, options, adapters=_fate(adapted)),
+            *(model.notes if model is not None else ()),
             *remarks.notes(options, weights.plan),
             *([weights.optimizer.note] if weights.optimizer else []),
         ),

@@ -95,4 +95,5 @@ def _along(recipe: Recipe, shape: Shape, taken: list[int], axis: str, inputs: In
         return rows_of(recipe, shape, taken, inputs)
     step = max(BLOCK_NUMEL // shape[1], 1)
     blocks = [range(first, min(first + step, shape[0])) for first in range(0, shape[0], step)]
-    return np.concatenate([rows_of(recipe, shape, block, inputs)[:, taken] for block in blocks]).T
+    columns: Floats = np.concatenate([rows_of(recipe, shape, block, inputs)[:, taken] for block in blocks]).T
+    return columns

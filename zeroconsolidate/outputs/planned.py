@@ -17,8 +17,10 @@ from ..opening.unsaved import NO_ADDITIONS, Additions, frozen_of_base, refuse_un
 from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
 from ..plan.layout import FilePlan
+from .averaging import merged_mean
 from .modules import apart
 from .sharing import refuse_unshared, sharing_of
+from .transforming import apply, refuse_on_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..plan.build import Source
     from ..plan.congruent import Sharing
+    from ..transforms.transform import Model
     from .modules import Module
     from .optimizer import PlannedOptimizer
 
@@ -49,6 +52,8 @@ class PlannedWeights:
     """What the disk can share, whether or not the weights make use of it."""
     optimizer: PlannedOptimizer | None = None
     """What the optimizer keeps of them, if that was asked for."""
+    model: Model | None = None
+    """As transformations have left it; None without any."""
 
 
 def plan_weights(
@@ -102,9 +107,13 @@ def _weights(opened: Opened, options: Options, modules: tuple[Module, ...], dire
     else:
         adapted.refuse_unusable(opened, adapters, options)
         if options.lora != "merge":
+            refuse_on_adapters(options)
             plan, named, peft = adapted.exported(opened, adapters, options, dtype)
             return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=peft)
-        selection, peft, beside = adapted.merged(opened, adapters, options, dtype, _wanted(options))
+        if opened.members:
+            selection, peft, beside = merged_mean(opened, options, dtype, _wanted(options))
+        else:
+            selection, peft, beside = adapted.merged(opened, adapters, options, dtype, _wanted(options))
     folders: dict[str, dict[str, Source]] = {}
     if options.names != "stored" and options.rename is None and options.lora != "keep":
         selection, folders = apart(selection, modules)
@@ -112,8 +121,9 @@ def _weights(opened: Opened, options: Options, modules: tuple[Module, ...], dire
         named = _fitted(opened, selection, options, additions, lacking)
     else:
         named = adapted.name_merged(opened, selection, peft, options)
+    named, model = apply(named, opened, options, dtype)
     read_files = (*additions.files, *named.files, *(peft.files if peft else ()))
-    sharing = sharing_of(directory, [*catalog.files, *opened.filled_from, *read_files], options)
+    sharing = sharing_of(directory, [*opened.files, *opened.filled_from, *read_files], options)
     plan = build(
         named.selection,
         dtype=dtype,
@@ -124,7 +134,9 @@ def _weights(opened: Opened, options: Options, modules: tuple[Module, ...], dire
         sharing=sharing,
     )
     plan = replace(plan, files=(*plan.files, *beside))
-    return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=peft, additions=additions, sharing=sharing)
+    return PlannedWeights(
+        plan=plan, dtype=dtype, named=named, adapted=peft, additions=additions, sharing=sharing, model=model
+    )
 
 
 def _file_name(root: str, base: str | None) -> str:

@@ -61,6 +61,9 @@ class Report:
         others take room on it.
     resumed_bytes : int
         Those of `bytes_written` that an earlier, interrupted run had written.
+    parts : int
+        In how many parts the weights were made, each by a command of its own; 1 without parts. `seconds` are then those
+        of the command that finished them.
     checked : int
         Elements that were compared with their second copy before writing.
     checks : tuple[str, ...]
@@ -117,6 +120,7 @@ class Report:
     bytes_written: int
     cloned_bytes: int
     resumed_bytes: int
+    parts: int
     checked: int
     checks: tuple[str, ...]
     not_checked: tuple[str, ...]
@@ -175,6 +179,7 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
         bytes_written=cost.output_bytes,
         cloned_bytes=made.cloned_bytes,
         resumed_bytes=made.resumed_bytes,
+        parts=made.parts,
         checked=made.checks.numel,
         checks=checks,
         not_checked=not_checked,

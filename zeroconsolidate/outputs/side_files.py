@@ -20,6 +20,7 @@ from .config import (
     readable_before_5,
     tokenizer_readable_before_5,
     with_dtype,
+    with_member,
     with_vocabulary,
     without_ties,
     without_truncation,
@@ -72,6 +73,9 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
                 notes.append(
                     f"config.json: architectures added: {planned.named.class_name} is the class of these names"
                 )
+            for name, value in (planned.model.fields if planned.model is not None else {}).items():
+                text = with_member(text.decode("utf-8"), name, value).encode()
+                notes.append(f"config.json: {name} set")
             made["config.json"], changed = readable_before_5(text)
             config = parse(text)
             warnings += _wrong_vocabulary(text, planned, insisted=options.allow_missing or options.names == "stored")

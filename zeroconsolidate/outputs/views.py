@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dtypes import DType
 from ..errors import BadOption
+from ..integrations.packages import need_torch
 from ..options import element_type
 from ..plan.index import box
 from ..run.inputs import Inputs
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ..plan.index import Key
     from ..plan.sources import Source
     from ..run.storage import Readable
+
+_TENSOR = "a tensor of torch, which numpy() gives as an array,"
 
 
 class TensorView:
@@ -81,7 +84,8 @@ class TensorView:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype it is stored in: torch.float32 for master weights. Imports torch."""
+        """The dtype it is stored in: torch.float32 for master weights. Imports torch, or raises MissingPackage."""
+        need_torch("a dtype of torch")
         import torch
 
         dtype: torch.dtype = getattr(torch, self._source.recipe.dtype.torch_name)
@@ -107,11 +111,14 @@ class TensorView:
             If a file cannot be read any more, or has become shorter since the checkpoint was opened.
         BadOption
             If there is no such dtype.
+        MissingPackage
+            If torch is not installed. `numpy()` does without.
 
         Notes
         -----
         Memory: the tensor itself, and a second one while it is cast.
         """
+        need_torch(_TENSOR)
         from ..run.elements import read_all
         from ..run.tensors import to_torch
 
@@ -122,7 +129,8 @@ class TensorView:
         return tensor if wanted is None else tensor.to(wanted)
 
     def __getitem__(self, key: Key) -> torch.Tensor:
-        """The elements that `key` names, contiguous, on the CPU. Raises BadIndex, and DamagedFile as `load` does."""
+        """The elements that `key` names, contiguous, on the CPU. Raises BadIndex, and what `load` raises."""
+        need_torch(_TENSOR)
         from ..run.boxes import read_box
         from ..run.tensors import to_torch
 

@@ -53,7 +53,7 @@ def make_weights(
                 stage.keep(file.name)
             else:
                 with at(file.name):
-                    _file(file, several, stage, options, means, _shifted(options.progress, before, total_bytes))
+                    _file(file, several, stage, options, means, shifted(options.progress, before, total_bytes))
             before += file.size_bytes
     if stage.has_unsynced:
         options.doing("syncing")
@@ -85,7 +85,7 @@ def _file(
         listeners = [part.reached, progress]
         follower = None
         if digest is not None:
-            follower = stack.enter_context(Follower(part.output, _spans(file), digest))
+            follower = stack.enter_context(Follower(part.output, spans_of(file), digest))
             listeners.append(follower.reached)
             follower.reached(part.start)
 
@@ -95,7 +95,7 @@ def _file(
 
         overflows = part.facts.setdefault("overflows", {})
         if isinstance(file, FragmentPlan):
-            _fragment(file, inputs[0], part, overflows, reached)
+            make_fragment(file, inputs[0], part, overflows, reached)
         else:
             first, *others = inputs
             execute(file, first, part.output, start=part.start, overflows=overflows, reached=reached, others=others)
@@ -106,7 +106,7 @@ def _file(
             part.facts["digests"] = {"file": found.file, "tensors": found.tensors}
 
 
-def _fragment(
+def make_fragment(
     file: FragmentPlan, inputs: Inputs, part: Part, overflows: dict[str, int], reached: Callable[[int], None]
 ) -> None:
     """A file of torch: behind the tensor stands the checksum of its bytes, and the zip directory."""
@@ -116,7 +116,8 @@ def _fragment(
     reached(file.size_bytes)
 
 
-def _spans(file: FilePlan) -> list[Span]:
+def spans_of(file: FilePlan) -> list[Span]:
+    """A file's header, tensors and what is behind them."""
     spans = [Span(0, len(file.header), None)]
     for tensor, start in zip(file.tensors, file.starts, strict=True):
         spans.append(Span(start, start + tensor.nbytes, tensor.name))
@@ -124,7 +125,8 @@ def _spans(file: FilePlan) -> list[Span]:
     return [*spans, *([Span(end, file.size_bytes, None)] if end < file.size_bytes else [])]
 
 
-def _shifted(progress: Callable[[int, int], None] | None, before: int, total_bytes: int) -> Callable[[int], None]:
+def shifted(progress: Callable[[int, int], None] | None, before: int, total_bytes: int) -> Callable[[int], None]:
+    """A function that is called with the bytes done of a file, for one that is called with those of all."""
     return lambda upto: None if progress is None else progress(before + upto, total_bytes)
 
 

@@ -209,7 +209,7 @@ def tensor_plans(named: Mapping[str, Source], dtype: DType | None) -> list[Tenso
     tensors = []
     for name, source in named.items():
         is_parameter = source.role != "buffer"
-        castable = is_parameter and source.recipe.dtype.kind in ("float", "float8")
+        castable = is_parameter and not source.keeps_dtype and source.recipe.dtype.kind in ("float", "float8")
         tensors.append(
             TensorPlan(
                 name=name,

@@ -33,6 +33,8 @@ class Source:
     recipe: Recipe
     role: str
     """`trainable`, `frozen` or `buffer`."""
+    keeps_dtype: bool = False
+    """Whether the output's dtype does not apply to it: a transformation has given it the dtype it must have."""
 
     @classmethod
     def of_model(cls, name: str, tensor: LocatedTensor) -> Source:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,8 @@ def probe(folder: str, files: Iterable[str]) -> Shareable:
 
     It is shared with a file that has no name and is gone when this returns. Nothing is written to the files.
     """
+    if sys.platform != "linux" or not hasattr(os, "O_TMPFILE"):
+        return Shareable(block_bytes=0, apart=dict.fromkeys(files, "this system has no call for it"))
     by_device: dict[int, list[str]] = {}
     apart: dict[str, str] = {}
     for file in files:

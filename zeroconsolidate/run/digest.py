@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import BadOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
+
+    from typing_extensions import Self
 
     from .storage import Readable, Writable
 
@@ -89,6 +91,24 @@ def digest_of(
         hashed.update(part)
         progress(len(part))
     return hashed.hexdigest()
+
+
+def digests_of(files: Readable, file: str, spans: Sequence[Span], algorithm: str) -> Digests:
+    """The digests of a file that is complete, and of its tensors. `spans` are the whole file, in order.
+
+    Raises DamagedFile if the file cannot be read or ends before they do.
+    """
+    make = maker(algorithm)
+    whole, tensors = make(), {}
+    for span in spans:
+        tensor = make()
+        for part in file_blocks(files, file, span.start, span.stop):
+            whole.update(part)
+            if span.name is not None:
+                tensor.update(part)
+        if span.name is not None:
+            tensors[span.name] = tensor.hexdigest()
+    return Digests(file=whole.hexdigest(), tensors=tensors)
 
 
 def file_blocks(files: Readable, file: str, start: int, stop: int) -> Iterator[memoryview]:

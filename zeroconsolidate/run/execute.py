@@ -48,17 +48,20 @@ def execute(
     output: Writable,
     *,
     start: int,
+    stop: int | None = None,
     overflows: dict[str, int],
     reached: Callable[[int], None],
     others: Sequence[Inputs] = (),
 ) -> None:
-    """Write one output file from byte `start` on; the bytes below are there already.
+    """Write bytes `[start, stop)` of one output file, to its end by default; `stop` lies where an element ends.
 
-    `reached(n)` is called again and again: every byte of the file below n is written. Finite elements that become
-    infinite in a cast are counted in `overflows`, by tensor; whenever `reached` is called the counts are right. With
-    `others`, inputs for a further thread each, pieces of the file are made side by side, and bytes above n may be
-    written, too. Raises DamagedFile if an input ends early, OutputFailed if the output cannot be written.
+    `reached(n)` is called again and again: every byte of the file from `start` to n is written. Finite
+    elements that become infinite in a cast are counted in `overflows`, by tensor; whenever `reached` is called the
+    counts are right. With `others`, inputs for a further thread each, pieces of the file are made side by side, and
+    bytes above n may be written, too. Raises DamagedFile if an input ends early, OutputFailed if the output cannot be
+    written.
     """
+    stop = plan.size_bytes if stop is None else stop
     if start < len(plan.header):
         output.write(plan.header, 0)
         reached(len(plan.header))
@@ -74,25 +77,27 @@ def execute(
         makers = [_Maker(own, output) for own in (inputs, *others)]
         with Threads(makers, _Maker.quietly) as threads:
             if threads.are_there:
-                for piece, infinite in threads.in_order(_pieces(plan, start, PIECE_BYTES)):
+                for piece, infinite in threads.in_order(_pieces(plan, start, stop, PIECE_BYTES)):
                     made(piece.tensor, piece.end_byte, infinite)
                 return
     maker = _Maker(inputs, output)
-    for piece in _pieces(plan, start, None):
+    for piece in _pieces(plan, start, stop, None):
         maker.make(piece, made)
 
 
-def _pieces(plan: FilePlan, start: int, most_bytes: int | None) -> Iterator[_Piece]:
-    """What is to be made from byte `start` on, in the order of the file: whole tensors, or pieces of `most_bytes`."""
+def _pieces(plan: FilePlan, start: int, stop: int, most_bytes: int | None) -> Iterator[_Piece]:
+    """What is to be made of bytes `[start, stop)`, in the order of the file: whole tensors, or pieces of
+    `most_bytes`."""
     for tensor, first_byte in zip(plan.tensors, plan.starts, strict=True):
-        # An element that a stop has cut in two is made again.
+        # An element that an interruption has cut in two is made again.
         first = max(start - first_byte, 0) // tensor.dtype.itemsize
-        if first >= tensor.numel:
+        last = min((stop - first_byte) // tensor.dtype.itemsize, tensor.numel)
+        if first >= last:
             continue
-        cuts = [tensor.numel]
+        cuts = [last]
         if most_bytes is not None:
             wide = max(tensor.dtype.itemsize, tensor.recipe.dtype.itemsize)
-            cuts = cuts_of(tensor.recipe, max(most_bytes // wide, 1))
+            cuts = [*(cut for cut in cuts_of(tensor.recipe, max(most_bytes // wide, 1)) if cut < last), last]
         for cut in cuts:
             if cut > first:
                 yield _Piece(tensor, first_byte, first, cut)

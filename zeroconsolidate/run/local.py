@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from ..archive.regular import open_regular
 from ..errors import DamagedFile, OutputFailed, reason
@@ -17,6 +17,8 @@ from .storage import Readable, Writable
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from typing_extensions import Self
 
     from .clone import Means
 
@@ -236,11 +238,24 @@ def _read(fd: int, start: int, buffer: memoryview) -> int:
     """Fill `buffer` from byte `start`; returns how many bytes there were. Raises OSError."""
     done = 0
     while done < len(buffer):
-        got = os.preadv(fd, [buffer[done:]], start + done)
+        got = _read_some(fd, start + done, buffer[done:])
         if not got:
             break
         done += got
     return done
+
+
+if hasattr(os, "preadv"):
+
+    def _read_some(fd: int, start: int, buffer: memoryview) -> int:
+        return os.preadv(fd, [buffer], start)
+
+else:  # macOS before 11
+
+    def _read_some(fd: int, start: int, buffer: memoryview) -> int:
+        data = os.pread(fd, len(buffer), start)
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _ended_early(path: str, expected: int, got: int) -> DamagedFile:

@@ -13,11 +13,13 @@ import threading
 from collections import deque
 from concurrent.futures import Future, wait
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
     from types import TracebackType
+
+    from typing_extensions import Self
 
 M = TypeVar("M")
 """A member: what one thread works with, and no other."""

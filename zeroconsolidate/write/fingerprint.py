@@ -24,9 +24,10 @@ def fingerprint(
     sources: Iterable[str],
     layout: Sequence[FilePlan],
     sharing: Sharing | None,
+    parts: int | None = None,
 ) -> Fingerprint:
     """The options, the input files with sizes and times, the output files with their headers, what their layout goes
-    by, and our version.
+    by, in how many parts they are made if each is made by a command of its own, and our version.
 
     Where every byte comes from follows from these by arithmetic, so the copies themselves are not in it.
     Raises DamagedFile if an input file has gone.
@@ -43,6 +44,7 @@ def fingerprint(
                 "layout": {}
                 if sharing is None
                 else {"block_bytes": sharing.block_bytes, "apart": sorted(sharing.apart)},
+                "parts": {} if parts is None else {"count": parts},
                 "zeroconsolidate": {"version": version},
             }
         )
@@ -59,17 +61,24 @@ def sharing_in(before: Fingerprint, *, insisted: bool) -> Sharing | None:
     return Sharing(block_bytes=known["block_bytes"], apart=frozenset(known["apart"]), insisted=insisted)
 
 
-def refuse_changed(before: Fingerprint) -> None:
+def parts_in(before: Fingerprint) -> int | None:
+    """In how many parts a conversion is being made, None for one that a single command makes."""
+    count: int | None = before.get("parts", {}).get("count")
+    return count
+
+
+def refuse_changed(before: Fingerprint, *, start_over: str) -> None:
     """Raise DamagedFile if an input file is not what it was when the fingerprint was taken.
 
-    Someone may have trained on into the same folder while we read: half of each file would be of another step.
+    `start_over`: how. Someone may have trained on into the same folder while we read: half of each file would be of
+    another step.
     """
     for path, looks in before["source"].items():
         if _looks(path) != looks:
             raise DamagedFile(
                 "the file was changed while it was being converted",
                 consequence="no output was written",
-                remedy="wait until nothing writes to it, then convert again with --restart",
+                remedy=f"wait until nothing writes to it, then {start_over}",
                 address=(path,),
             )
 

@@ -9,6 +9,9 @@ and everything behind it do not count.
     {"file": "model.safetensors", "upto": 536870912, …}     every byte below is on disk
     {"file": "model.safetensors", "done": 988097824, …}     the file is complete and checked
     {"publish": ["model.safetensors", …], …}                all files are complete: only renames are left
+
+A conversion in parts has one more of each part (see :mod:`.portion`), in which `upto` and `done` end its share of a
+file. Its first line names the conversion that the part belongs to.
 """
 
 from __future__ import annotations
@@ -52,6 +55,8 @@ class Progress:
     """What the records of a journal add up to."""
 
     fingerprint: Fingerprint | None = None
+    token: str | None = None
+    """Of a conversion in parts: what its parts know it by."""
     checks: Checks | None = None
     upto: dict[str, int] = field(default_factory=dict)
     """File -> bytes that are on disk."""
@@ -66,7 +71,7 @@ class Progress:
     def take(self, record: Mapping[str, Any]) -> None:
         """Add one record up."""
         if "begin" in record:
-            self.fingerprint = record["begin"]
+            self.fingerprint, self.token = record["begin"], record.get("token")
         elif "checked" in record:
             self.checks = Checks(how=record["how"], numel=record["checked"], warnings=tuple(record["warnings"]))
         elif "publish" in record:
@@ -111,9 +116,8 @@ class Journal:
 
     def append(self, *records: Mapping[str, Any]) -> None:
         """Write records and sync them. What the records state must be synced already. Any thread may call it."""
-        texts = [json.dumps(record, separators=(",", ":")).encode() for record in records]
         with self._turn:
-            write_all(self._fd, b"".join(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts))
+            write_all(self._fd, encoded(*records))
             os.fsync(self._fd)
             for record in records:
                 self.progress.take(record)
@@ -125,6 +129,12 @@ class Journal:
         self._fd = -1
 
 
+def encoded(*records: Mapping[str, Any]) -> bytes:
+    """Records as they are written."""
+    texts = [json.dumps(record, separators=(",", ":")).encode() for record in records]
+    return b"".join(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts)
+
+
 def _record(line: bytes) -> dict[str, Any] | None:
     crc, _, text = line.rstrip(b"\n").partition(b" ")
     if not line.endswith(b"\n") or crc != b"%08x" % zlib.crc32(text):
@@ -133,7 +143,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return record
 
 
-def refuse_other(before: Fingerprint, now: Fingerprint, folder: str) -> None:
+def refuse_other(before: Fingerprint, now: Fingerprint, folder: str, *, remedy: str | None = None) -> None:
     """Raise BadOption, saying what changed, if staged work was made from something else."""
     found = [
         (aspect, _change(aspect, name, before.get(aspect, {}).get(name), now.get(aspect, {}).get(name)))
@@ -146,14 +156,19 @@ def refuse_other(before: Fingerprint, now: Fingerprint, folder: str) -> None:
         change for _, change in found
     ]
     if changes:
+        if remedy is None:
+            remedy = "start over with --restart, or run the earlier command again to continue it"
         more = f", and {counted(len(changes) - 3, 'more change')}" if len(changes) > 3 else ""
         raise BadOption(
             f"{folder} has an interrupted conversion with other options or input: {'; '.join(changes[:3])}{more}",
-            remedy="start over with --restart, or run the earlier command again to continue it",
+            remedy=remedy,
         )
 
 
 def _change(aspect: str, name: str, before: object, now: object) -> str:
+    if aspect == "parts":
+        there = "in one piece" if before is None else f"in {before} parts"
+        return f"it is being made {there}, not {'in one piece' if now is None else f'in {now} parts'}"
     label = f"{aspect} {name}" if aspect != "options" else _flag(name)
     if before is None or now is None:
         return f"{label} {'is new' if before is None else 'has gone'}"

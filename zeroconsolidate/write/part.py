@@ -32,7 +32,8 @@ class Memory(Protocol):
 
 
 class Part:
-    """`output` is where to write it, everything below byte `start` is there already.
+    """`output` is where to write it, everything from `begin`, where this run's share of the file begins, to byte
+    `start` is there already. `size_bytes`: where the share ends.
 
     `facts` are plain values that are remembered with every sync and given back to the run that continues.
     Syncs are made by a thread, so that the next bytes are copied while the disk takes the last ones; there is never
@@ -41,15 +42,23 @@ class Part:
     """
 
     def __init__(
-        self, path: str, name: str, fd: int, size_bytes: int, *, before: Progress, memory: Memory, means: Means
+        self,
+        path: str,
+        name: str,
+        fd: int,
+        size_bytes: int,
+        *,
+        begin: int = 0,
+        before: Progress,
+        memory: Memory,
+        means: Means,
     ) -> None:
         self.name = name
         self._fd = fd
-        upto = before.upto.get(name, 0)
+        upto = before.upto.get(name, begin)
         # A staged file shorter than the journal says was tampered with; longer, the rest was never vouched for.
-        self.start = upto if upto <= min(os.fstat(fd).st_size, size_bytes) else 0
-        self.facts: dict[str, Any] = before.facts.get(name, {}) if self.start else {}
-        os.ftruncate(fd, self.start)
+        self.start = upto if begin <= upto <= min(os.fstat(fd).st_size, size_bytes) else begin
+        self.facts: dict[str, Any] = before.facts.get(name, {}) if self.start > begin else {}
         self.output = LocalOutput(path, fd, start=self.start, means=means)
         self._cloned_before: int = self.facts.get(CLONED, 0)
         self._path = path

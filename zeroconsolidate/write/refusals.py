@@ -26,6 +26,8 @@ STAGING = ".zeroconsolidate"
 """Name of the staging folder in an output."""
 JOURNAL = "journal"
 """Name of the journal in it: where there is one, there is something to finish."""
+PARTS = "parts"
+"""Name of the folder in it with a journal of each part, of a conversion in parts."""
 _NOTED_BYTES = 2 << 10
 """What the journal and the manifest say of a file, with digests, takes less."""
 

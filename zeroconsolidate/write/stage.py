@@ -11,21 +11,24 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from ..archive.regular import open_regular, read_errors
 from ..errors import OutputFailed, PlanBroken, WrongNames, at
 from ..run.clone import ANY_MEANS
 from .batch import Batch
+from .fingerprint import parts_in
 from .journal import Checks, Fingerprint, Journal, refuse_other
 from .lock import Lock
 from .part import CLONED, Part
 from .publish import rename
-from .refusals import JOURNAL, STAGING, refuse_existing, refuse_file, refuse_full
+from .refusals import JOURNAL, PARTS, STAGING, refuse_existing, refuse_file, refuse_full
 from .system import remove, sync_directory, system_errors, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from typing_extensions import Self
 
     from ..run.clone import Means
 
@@ -69,10 +72,13 @@ class Stage:
         self._batch.close()
         progress = self._journal.progress
         worth_keeping = bool(progress.upto or progress.done or progress.publish)
+        # A plan that broke would break again at the same place: its work is worth nothing.
+        worth_keeping = worth_keeping and not isinstance(error, (PlanBroken, WrongNames))
+        if progress.fingerprint is not None and parts_in(progress.fingerprint) is not None:
+            worth_keeping = True  # whatever this run has found, others have worked for it
         self._journal.close()
         try:
-            # A plan that broke would break again at the same place: its work is worth nothing.
-            if self._published or not worth_keeping or isinstance(error, (PlanBroken, WrongNames)):
+            if self._published or not worth_keeping:
                 self._clear()
         finally:
             self._lock.release()
@@ -135,6 +141,7 @@ class Stage:
         try:
             with system_errors(final):
                 part = Part(final, name, fd, size_bytes, before=self._journal.progress, memory=self, means=means)
+                os.ftruncate(fd, part.start)
             try:
                 yield part
             except BaseException as stopped:
@@ -164,6 +171,17 @@ class Stage:
         """Sync and remember all that is complete and waits for it: then :meth:`facts` knows it, too."""
         with system_errors(self.output):
             self._batch.settle()
+
+    @property
+    def token(self) -> str | None:
+        """What the parts of this conversion know it by; None if it is not made in parts."""
+        return self._journal.progress.token
+
+    def adopt(self, name: str, size_bytes: int, facts: Mapping[str, Any]) -> None:
+        """A file that parts have made, and synced, is complete."""
+        with system_errors(self.output):
+            self._journal.append({"file": name, "done": size_bytes, "facts": dict(facts)})
+        self._names.append(name)
 
     def keep(self, name: str) -> None:
         """A file that an earlier run has completed is part of this output."""
@@ -284,7 +302,8 @@ class Stage:
         refuse_existing(self.output, overwrite=self._overwrite)
         self._journal.close()
         remove(self._journal_path)
-        shutil.rmtree(os.path.join(self.folder, "files"), ignore_errors=True)
+        for name in (PARTS, "files"):
+            shutil.rmtree(os.path.join(self.folder, name), ignore_errors=True)
         self._journal = Journal(self._journal_path)
         self._journal.append({"begin": self._fingerprint})
 

@@ -1,0 +1,37 @@
+"""What only a part of the work needs, or all of it -> whether it is there, or the sentence what to do about it."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+from ..errors import MissingPackage, UnsupportedSystem
+
+
+def need_torch(what: str) -> None:
+    """Raises MissingPackage where torch is not installed. `what`: what needs it, as the subject of a sentence.
+
+    torch is searched for and not imported, so that this can be asked before anything is written.
+    """
+    if find_spec("torch") is None:
+        raise MissingPackage(
+            f"{what} needs torch, which is not installed", remedy='pip install "zeroconsolidate[torch]"'
+        )
+
+
+def need_peft(kind: str) -> None:
+    """Raises MissingPackage where PEFT is not installed. `kind`: of adapter, as PEFT spells it."""
+    if find_spec("peft") is None:
+        raise MissingPackage(
+            f"merging adapters of kind {kind} needs PEFT, which is not installed", remedy="pip install peft"
+        )
+
+
+def refuse_windows() -> None:
+    """Raises UnsupportedSystem on Windows: what makes an output safe (locks, names that are replaced while they are in
+    use, folders that are synced) are calls that it does not have."""
+    if sys.platform == "win32":
+        raise UnsupportedSystem(
+            "zeroconsolidate runs on Linux and macOS, not on Windows itself",
+            remedy="install and run it in the Windows Subsystem for Linux: wsl --install",
+        )

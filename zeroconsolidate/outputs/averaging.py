@@ -1,0 +1,95 @@
+"""Several checkpoints that are open -> one whose tensors are their mean."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..adapters.find import find_adapters
+from ..archive.phrases import counted, listed
+from ..errors import Disagreement, UnsupportedLayout
+from ..options.averages import weights_of
+from ..transforms.averaged import averaged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ..adapters.plan import Adapted
+    from ..dtypes import DType
+    from ..opening.opened import Opened
+    from ..options import Options
+    from ..plan.build import Selection, Source
+    from ..plan.layout import FilePlan
+
+
+def mean_of(several: Sequence[Opened], options: Options) -> Opened:
+    """The last of the checkpoints with the mean of all in place of its tensors; the only one as it is.
+
+    Raises Disagreement if they are not of one model, BadOption if the weights are not as many as they are.
+    """
+    last = several[-1]
+    if options.average is None:
+        return last
+    weights = weights_of(options.average, len(several))
+    for other in several[:-1]:
+        if dict(other.catalog.ties) != dict(last.catalog.ties):
+            differing = sorted(set(other.catalog.ties.items()) ^ set(last.catalog.ties.items()))
+            raise Disagreement(
+                f"the checkpoints are not of one model: {differing[0][0]} is tied in one and not in the other",
+                consequence="a mean is taken of tensors that all of them have",
+                address=(place_of(other),),
+            )
+    mean = averaged([each.stored for each in several], weights, [place_of(each) for each in several])
+    return replace(last, stored=mean, whole=mean, members=tuple(several))
+
+
+def merged_mean(
+    opened: Opened, options: Options, dtype: DType, wanted: Callable[[str, Source], bool]
+) -> tuple[Selection, Adapted, list[FilePlan]]:
+    """Every checkpoint's own model with its own adapters merged, and the mean of these models.
+
+    Raises what a merge raises, and UnsupportedLayout where something was trained around the models.
+    """
+    from . import adapted
+
+    merged = []
+    for each in opened.members:
+        adapters = find_adapters(each.catalog, lora=options.lora, chosen=options.adapters, base=options.base_directory)
+        if adapters is None:
+            raise Disagreement("the checkpoints are not of one model: one has no adapters", address=(place_of(each),))
+        adapted.refuse_unusable(each, adapters, options)
+        merged.append(adapted.merged(each, adapters, options, dtype, wanted))
+    selection, peft, beside = merged[-1]
+    if beside:
+        raise UnsupportedLayout(
+            "no mean is taken of what was trained around a model with adapters", found=listed([beside[0].name], 1)
+        )
+    named = averaged(
+        [each.named for each, _, _ in merged],
+        weights_of(str(options.average), len(merged)),
+        [place_of(each) for each in opened.members],
+    )
+    compared = tuple(comparison for _, each, _ in merged for comparison in each.comparisons)
+    return replace(selection, named=named), replace(peft, comparisons=compared), beside
+
+
+def place_of(opened: Opened) -> str:
+    """Where a checkpoint lies, for people."""
+    origin = opened.catalog.origin
+    return f"{origin.root}/{origin.tag}"
+
+
+def note_of(opened: Opened, options: Options, *, adapters: str = "") -> tuple[str, ...]:
+    """What the report says of a mean. `adapters`: `written` or `merged` ones."""
+    if not opened.members:
+        return ()
+    tags = listed([member.catalog.origin.tag for member in opened.members], 8)
+    said = [f"mean of {counted(len(opened.members), 'checkpoint')} ({options.average}): {tags}"]
+    if adapters == "written":
+        said.append(
+            "the mean of A and the mean of B were taken: their product is not the mean of the products; --lora merge "
+            "takes that of the merged weights"
+        )
+    if adapters == "merged":
+        said.append("adapters were merged first: the mean is that of the merged weights")
+    return tuple(said)

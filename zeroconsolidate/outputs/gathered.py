@@ -1,0 +1,102 @@
+"""Weights that were made in parts -> complete files in the staging folder, checked as those of one run are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadOption, at
+from ..plan.stretches import Part, share_of
+from ..run.digest import digests_of
+from ..run.inputs import processors
+from ..run.local import LocalFiles
+from ..run.threads import Threads
+from ..write.check import check as check_file
+from ..write.fingerprint import parts_in
+from ..write.part import CLONED
+from ..write.portion import gathered
+from ..write.refusals import begun
+from .weights import spans_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..options import Writing
+    from ..plan.build import ModelPlan
+    from ..plan.layout import FilePlan
+    from ..run.digest import Digests
+    from ..write.stage import Stage
+
+
+def refuse_not_begun(directory: str) -> int:
+    """In how many parts an output is being made. Raises BadOption if it is not."""
+    before = begun(directory)
+    if before is None:
+        raise BadOption(
+            f"{directory} has no parts to finish",
+            expected="an output whose parts have been written",
+            remedy="write each part first, with --part 1/16 to --part 16/16 in place of --finish, for example",
+        )
+    parts = parts_in(before)
+    if parts is None:
+        raise BadOption(
+            f"{directory} has an interrupted conversion that is not made in parts",
+            remedy="continue it with the same command without --finish",
+        )
+    return parts
+
+
+def gather(plan: ModelPlan, stage: Stage, options: Writing, parts: int) -> None:
+    """Take over the files that parts have made: all of them must be finished. With `options.digest` they are read.
+
+    Raises BadOption for parts that are not finished, OutputFailed for files that are not there, PlanBroken for files
+    that are not what was planned.
+    """
+    files = plan.all_files
+    shares = {part: share_of(files, part) for part in (Part(number, parts) for number in range(1, parts + 1))}
+    found = gathered(stage.folder, stage.token, shares, {file.name: file.size_bytes for file in files})
+    left = []
+    for file in files:
+        if stage.facts(file.name) is not None:
+            stage.keep(file.name)
+        else:
+            check_file(stage.path(file.name), file)
+            left.append(file)
+    done, total = 0, sum(file.size_bytes for file in left)
+    if options.digest is not None and left:
+        options.doing("computing digests")
+    for file, digests in _digests(left, stage, options.digest):
+        stage.adopt(file.name, file.size_bytes, _together(found[file.name], digests))
+        done += file.size_bytes
+        if options.progress is not None:
+            options.progress(done, total)
+
+
+def _digests(files: list[FilePlan], stage: Stage, algorithm: str | None) -> Iterable[tuple[FilePlan, Digests | None]]:
+    if algorithm is None:
+        yield from ((file, None) for file in files)
+        return
+
+    def digests(local: LocalFiles, file: FilePlan) -> tuple[FilePlan, Digests]:
+        with at(file.name):
+            return file, digests_of(local, stage.path(file.name), spans_of(file), algorithm)
+
+    with LocalFiles() as local:
+        with Threads([local] * min(processors(), len(files)), digests) as threads:
+            if threads.are_there:
+                yield from threads.in_order(files)
+                return
+        yield from (digests(local, file) for file in files)
+
+
+def _together(facts: list[dict[str, Any]], digests: Digests | None) -> dict[str, Any]:
+    """What the parts remember of a file, as one run would."""
+    overflows: dict[str, int] = {}
+    for of_part in facts:
+        for name, count in of_part.get("overflows", {}).items():
+            overflows[name] = overflows.get(name, 0) + count
+    cloned_bytes = sum(of_part.get(CLONED, 0) for of_part in facts)
+    return (
+        {"overflows": overflows}
+        | ({CLONED: cloned_bytes} if cloned_bytes else {})
+        | ({} if digests is None else {"digests": {"file": digests.file, "tensors": digests.tensors}})
+    )
