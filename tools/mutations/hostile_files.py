@@ -158,7 +158,7 @@ MUTATIONS = (
     Mutation(
         "entries of a directory are counted",
         f"{FOLDERS}::test_directories_are_read_to_a_limit",
-        ("archive/regular.py", "            if count >= MAX_ENTRIES:\n", "            if False:\n"),
+        ("archive/regular.py", "        if count >= MAX_ENTRIES:\n", "        if False:\n"),
     ),
     Mutation(
         "entries of the folders beside the tags are counted",

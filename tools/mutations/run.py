@@ -44,6 +44,7 @@ from mutations import (  # noqa: E402
     named,
     optioned,
     parted,
+    remote,
     tabled,
     universal,
     universal_layouts,
@@ -72,6 +73,7 @@ TABLES = (
     followed,
     hostile,
     hostile_files,
+    remote,
 )
 SECONDS = 300
 """A mutation may take the bound from a loop: then this is the bound."""

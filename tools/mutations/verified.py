@@ -15,7 +15,7 @@ MUTATIONS = (
     Mutation(
         "an interrupted conversion is noticed",
         DAMAGE,
-        ("audit/output.py", "    if os.path.lexists(os.path.join(directory, STAGING, JOURNAL)):\n", "    if False:\n"),
+        ("audit/output.py", "    if exists(os.path.join(directory, STAGING, JOURNAL)):\n", "    if False:\n"),
     ),
     Mutation(
         "weights that cannot be read are a problem",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from ..outputs.weights import workers_for
 from ..plan.stretches import Part
 from ..run.execute import BLOCK_BYTES
 from ..saves.several import several
-from .writing import found, made, made_part
+from .writing import directory_for, found, made, made_part
 
 if TYPE_CHECKING:
     from ..opening.opened import Opened
@@ -93,7 +92,7 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
     ('bfloat16', 19, 2)
     """
     began = time.monotonic()
-    directory = os.path.normpath(os.fspath(out))
+    directory = directory_for(out)
     opened, output, options = _planned(src, directory, options)
     return made(output, opened, options, directory, began)
 
@@ -145,7 +144,7 @@ def consolidate_part(src: Roots, out: Path, part: str, options: Options) -> Part
     """
     began, number = time.monotonic(), Part.parse(part)
     refuse_restart(options)
-    directory = os.path.normpath(os.fspath(out))
+    directory = directory_for(out)
     opened, output, options = _planned(src, directory, options)
     return made_part(output, opened, options, directory, number, began)
 
@@ -192,7 +191,7 @@ def finish_parts(src: Roots, out: Path, options: Options) -> Report:
     """
     began = time.monotonic()
     refuse_restart(options)
-    directory = os.path.normpath(os.fspath(out))
+    directory = directory_for(out)
     refuse_not_begun(directory)  # what is asked for is known to be wrong before any file is read
     opened, output, options = _planned(src, directory, options)
     return made(output, opened, options, directory, began, finishing=True)
@@ -204,7 +203,7 @@ def dry_run(src: Roots, out: Path, options: Options) -> Rehearsal:
 
     Nothing is written. Raises what `consolidate` would raise before it compares or copies values.
     """
-    directory = os.path.normpath(os.fspath(out))
+    directory = directory_for(out)
     opened, output, options = _planned(src, directory, options)
     return rehearse(output, opened, options, directory)
 
@@ -255,6 +254,6 @@ def estimate(src: Roots, out: Path | None = None, *, options: Options) -> Cost:
     chosen = several(src, options)
     options = options if options.average is not None else chosen[0][1]
     opened = mean_of([open_to_convert(path, own) for path, own in chosen], options)
-    directory = None if out is None else os.path.normpath(os.fspath(out))
+    directory = None if out is None else directory_for(out)
     plan = plan_weights(opened, with_recorded_base(opened, options), directory=directory).plan
     return plan.cost(BLOCK_BYTES, workers_for(plan, options))

@@ -10,6 +10,7 @@ from ..audit.findings import NOT_WHOLE
 from ..audit.verify import verify
 from ..errors import ZeroConsolidateError
 from ..options import PruneOptions, roots_of, takes
+from ..options.urls import refuse_urls
 from ..saves.listing import list_again, list_saves
 from ..saves.pruning import PrunedSave, Pruning, plan, stays
 from ..saves.removal import finish_removals, remove_optimizer, remove_whole
@@ -66,6 +67,7 @@ def prune(src: Roots, options: PruneOptions) -> Pruning:
     (False, [('checkpoint_2', 'nothing'), ('checkpoint_4', 'nothing')])
     """
     roots = roots_of(src)
+    refuse_urls(roots, "a run directory that is pruned", "remove objects with the client of the store")
     options.doing("reading metadata")
     found = list_saves(roots)
     run = read_run(roots, found, models=roots_of(options.models))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
 from ..opening.open import find
 from ..options import roots_of
+from ..options.urls import normal, refuse_urls
 from ..outputs.logged import log
 from ..outputs.make import make
 from ..outputs.parts import PartReport, make_part
@@ -17,9 +19,16 @@ from ..write.refusals import refuse_inside, refuse_taken
 if TYPE_CHECKING:
     from ..archive.raw import CheckpointFiles
     from ..opening.opened import Opened
-    from ..options import Roots, Writing
+    from ..options import Path, Roots, Writing
     from ..outputs.output import Output
     from ..plan.stretches import Part
+
+
+def directory_for(out: Path) -> str:
+    """The directory to write. Raises BadOption for a URL."""
+    directory = normal(os.fspath(out))
+    refuse_urls([directory], "the output", "write it here, and copy it with the client of the store")
+    return directory
 
 
 def found(src: Roots, directory: str, options: Writing) -> CheckpointFiles:

@@ -17,6 +17,7 @@ from ..adapters.peft_config import TUNER_PREFIXES, read_peft_config
 from ..adapters.wrapping import PEFT_MODEL
 from ..archive.json_file import read_json
 from ..archive.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ..archive.places import is_file
 from ..archive.safetensors import read_file
 from ..archive.weights import read_pickled
 from ..catalog.facts import Catalog, Degrees, Origin, Part
@@ -40,7 +41,7 @@ def has_adapter(directory: str) -> bool:
 
 
 def _is_file(directory: str, name: str) -> bool:
-    return os.path.isfile(os.path.join(directory, name))
+    return is_file(os.path.join(directory, name))
 
 
 def adapter_catalog(directory: str) -> Catalog:

@@ -10,15 +10,17 @@ from ..archive.json_file import parse_object
 from ..archive.manifest_file import read_manifest
 from ..archive.model_files import MANIFEST_NAME, MAX_HEADER_BYTES, is_weights
 from ..archive.phrases import counted
+from ..archive.places import exists, is_directory, names_in
+from ..archive.places import size_bytes as length
 from ..archive.printable import described
 from ..archive.regular import read_small
 from ..archive.weights import Weights, read_weights
-from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, reason
+from ..errors import BadOption, DamagedFile, NotACheckpoint, StoreFailed, ZeroConsolidateError, reason
 from ..outputs.gate import examine
 from ..outputs.gate_finding import Kind
 from ..outputs.modules import has_own_weights, modules_in
 from ..run.digest import digest_of
-from ..run.local import LocalFiles
+from ..run.files import Files
 from ..run.together import in_order
 from ..write.refusals import JOURNAL, STAGING
 from .findings import NOT_WHOLE
@@ -37,14 +39,16 @@ def audit_output(directory: str, several: Sequence[Inputs], findings: Findings, 
 
     Raises NotACheckpoint if there is no such directory.
     """
-    if not os.path.isdir(directory):
+    if not is_directory(directory):
         raise NotACheckpoint("there is no such directory", address=(directory,))
-    if os.path.lexists(os.path.join(directory, STAGING, JOURNAL)):
+    if exists(os.path.join(directory, STAGING, JOURNAL)):
         findings.problems.append("a conversion into this directory was interrupted; run it again to finish it")
     weights, resumes = None, is_universal(directory)
     try:
         if not resumes and has_own_weights(modules_in(directory)):
             weights = read_weights(directory)
+    except StoreFailed:
+        raise
     except ZeroConsolidateError as error:
         findings.problems.append(str(error))
     if weights is not None:
@@ -103,7 +107,7 @@ def _structure(directory: str, weights: Weights, findings: Findings) -> None:
     findings.checks.append(
         f"headers of {counted(len(weights.files), 'file')} with {counted(len(weights.tensors), 'tensor')}"
     )
-    unlisted = [name for name in sorted(os.listdir(directory)) if is_weights(name) and name not in weights.files]
+    unlisted = [name for name in sorted(names_in(directory)) if is_weights(name) and name not in weights.files]
     if weights.index:
         findings.checks.append("the index against the shards")
         findings.problems += [f"{name}: the index does not name this file" for name in unlisted]
@@ -147,7 +151,7 @@ def _files(directory: str, manifest: Mapping[str, Any], several: Sequence[Inputs
             wrong.append(f"{MANIFEST_NAME}: it names a file outside of the directory; got {described(name)}")
             continue
         try:
-            size_bytes = os.path.getsize(path)
+            size_bytes = length(path)
         except OSError as error:
             wrong.append(f"{name}: {reason(error)}")
             continue
@@ -202,7 +206,7 @@ def _damaged(directory: str, file: str, algorithm: str, listed: Mapping[str, Any
     """The tensors of a file whose own digests differ."""
     try:
         weights = read_weights(directory)
-        with LocalFiles() as files:
+        with Files() as files:
             return [
                 name
                 for name, entry in listed.items()

@@ -14,13 +14,14 @@ import numpy as np
 from ..archive.container import ZipContainer
 from ..archive.legacy import open_container
 from ..archive.phrases import counted
-from ..errors import ZeroConsolidateError
+from ..errors import StoreFailed, ZeroConsolidateError
 from ..plan.sources import replicas
 from ..plan.witness import comparisons, replica_comparisons
-from ..run.cast import to_single
+from ..run.cast import STORAGE, to_single
 from ..run.digest import file_blocks
-from ..run.elements import blocks
-from ..run.execute import PIECE_BYTES, cuts_of
+from ..run.elements import extents_of
+from ..run.execute import BLOCK_BYTES, PIECE_BYTES, cuts_of
+from ..run.reader import reader
 from ..run.together import in_order
 from ..run.witness import compared
 
@@ -91,6 +92,8 @@ def _checksums(used: Mapping[str, array[int]], inputs: Inputs, others: Sequence[
                     findings.notes.append(f"{name}: not checked, the file format of torch before 1.6 has no checksums")
                     continue
                 records[path] = records_of(container, starts)
+        except StoreFailed:
+            raise
         except (ZeroConsolidateError, OSError) as error:
             problems[path] = [str(error)]
     checked = [record for found in records.values() for record in found]
@@ -147,6 +150,8 @@ def _crc32(inputs: Inputs, record: Record, advance: Callable[[int], None]) -> tu
         for part in file_blocks(inputs.files, record.path, record.start, record.start + record.size_bytes):
             crc = zlib.crc32(part, crc)
             advance(len(part))
+    except StoreFailed:
+        raise
     except ZeroConsolidateError as error:
         return record, error
     return record, crc
@@ -154,7 +159,11 @@ def _crc32(inputs: Inputs, record: Record, advance: Callable[[int], None]) -> tu
 
 def _finite(stored: Mapping[str, Source], inputs: Inputs, others: Sequence[Inputs], findings: Findings) -> None:
     found: dict[str, tuple[int, int]] = {}
-    with in_order(_nonfinite, _pieces(stored), inputs, others=others, progress=findings.read) as results:
+    coming = (extent for _, recipe, start, stop in _pieces(stored) for extent in extents_of(recipe, [(start, stop)]))
+    with (
+        inputs.files.expecting(coming),
+        in_order(_nonfinite, _pieces(stored), inputs, others=others, progress=findings.read) as results,
+    ):
         for name, nans, infinities in results:
             if nans or infinities:
                 before = found.get(name, (0, 0))
@@ -180,7 +189,11 @@ def _nonfinite(
 ) -> tuple[str, int, int]:
     name, recipe, start, stop = piece
     nans = infinities = 0
-    for block in blocks(recipe, [(start, stop)], inputs):
+    elements, most = reader(recipe, inputs), BLOCK_BYTES // recipe.dtype.itemsize
+    for first in range(start, stop, most):
+        last = min(first + most, stop)
+        block = np.empty(last - first, STORAGE[recipe.dtype])
+        elements.fill(first, last, block)
         # numpy knows the types that are called f; what it does not know fits into float32.
         values = block if block.dtype.kind == "f" else to_single(block, recipe.dtype)
         advance(block.nbytes)

@@ -14,10 +14,11 @@ from ..archive.located import LocatedTensor, contiguous
 from ..archive.model_files import MANIFEST_NAME
 from ..archive.names import UNIVERSAL_FOLDER
 from ..archive.phrases import counted
-from ..archive.regular import Fence, read_errors
+from ..archive.places import is_directory, is_file, names_in, size_bytes
+from ..archive.regular import Fence, read_errors, read_small
 from ..archive.unpickle import unpickle
 from ..archive.weights import Weights
-from ..errors import DamagedFile, NotACheckpoint, ZeroConsolidateError, at
+from ..errors import DamagedFile, NotACheckpoint, StoreFailed, ZeroConsolidateError, at
 from ..outputs.universal import LATEST, plan_universal
 from ..plan.fragment import FragmentPlan
 from ..plan.states import plain_step
@@ -51,7 +52,7 @@ class Fragments:
 
 def is_universal(directory: str) -> bool:
     """Whether DeepSpeed would resume from this directory with `load_universal`."""
-    return os.path.isfile(os.path.join(directory, LATEST))
+    return is_file(os.path.join(directory, LATEST))
 
 
 def audit_universal(directory: str, several: Sequence[Inputs], findings: Findings) -> None:
@@ -68,6 +69,8 @@ def audit_universal(directory: str, several: Sequence[Inputs], findings: Finding
                 if isinstance(container, ZipContainer):
                     starts = array("q", sorted(map(container.start, container.names)))
                     records[name] = records_of(container, starts)
+        except StoreFailed:
+            raise
         except ZeroConsolidateError as error:
             problems[name] = [str(error)]
         findings.files += 1
@@ -93,7 +96,7 @@ def audit_universal_against(directory: str, opened: Opened, several: Sequence[In
     planned = _planned(expected)
     weights = replace(found.weights, tensors=_shaped(_trained(found, opened), planned))
     audit_against(weights, planned, frozenset(), inputs, findings, others=others)
-    is_ours = os.path.exists(os.path.join(directory, MANIFEST_NAME))
+    is_ours = is_file(os.path.join(directory, MANIFEST_NAME))
     for own, step in expected.steps.items():
         # DeepSpeed's converter writes none at stage 3.
         if (own in found.steps or is_ours) and plain_step(found.steps.get(own)) != plain_step(step):
@@ -125,13 +128,13 @@ def fragments_of(directory: str) -> Fragments:
 def _paths(directory: str) -> Iterator[tuple[str, str]]:
     """`parameter/state` and the path, sorted."""
     folder = os.path.join(discover(directory).directory, UNIVERSAL_FOLDER)
-    if not os.path.isdir(folder):
+    if not is_directory(folder):
         raise NotACheckpoint("there are no fragments", expected=f"a folder {UNIVERSAL_FOLDER}", address=(directory,))
     fence = Fence(directory)
-    for parameter in sorted(os.listdir(folder)):
+    for parameter in sorted(names_in(folder)):
         inside = os.path.join(folder, parameter)
-        if os.path.isdir(inside):
-            for file in sorted(os.listdir(inside)):
+        if is_directory(inside):
+            for file in sorted(names_in(inside)):
                 fence.check(os.path.join(inside, file))
                 yield f"{parameter}/{file.removesuffix('.pt')}", os.path.join(inside, file)
 
@@ -183,7 +186,7 @@ def _others(directory: str, expected: UniversalCheckpoint, inputs: Inputs, findi
             compared += 1
             path = os.path.join(directory, file.name)
             try:
-                same = os.path.getsize(path) == file.size_bytes and not first_difference(
+                same = size_bytes(path) == file.size_bytes and not first_difference(
                     inputs, tensor.recipe, bytes_of(path, tensor.numel), start=0, stop=tensor.numel,
                     progress=findings.read,
                 )  # fmt: skip
@@ -194,9 +197,8 @@ def _others(directory: str, expected: UniversalCheckpoint, inputs: Inputs, findi
     for name, data in expected.small.items():
         compared += 1
         try:
-            with open(os.path.join(directory, name), "rb") as small:
-                same = small.read(len(data) + 1) == data
-        except OSError:
+            same = read_small(os.path.join(directory, name), len(data)) == data
+        except (OSError, DamagedFile):
             same = False
         if not same:
             findings.problems.append(f"{name}: it is not what the checkpoint says")

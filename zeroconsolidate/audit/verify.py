@@ -11,6 +11,7 @@ from ..errors import BadOption
 from ..opening.open import find, open_catalog
 from ..opening.opened import open_whole
 from ..options import Checking, VerifyOptions, takes
+from ..options.urls import normal
 from ..outputs.planned import plan_weights, with_recorded_base
 from ..outputs.universal import plan_universal
 from ..plan.build import sources
@@ -62,7 +63,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     from . import output as alone
     from .universal import audit_universal_against, is_universal
 
-    began, directory = time.monotonic(), os.path.normpath(os.fspath(output))
+    began, directory = time.monotonic(), normal(os.fspath(output))
     if options.checkpoint is not None and options.against is None:
         raise BadOption("--checkpoint says which save to compare with", expected="a run directory as well")
     against = options.against

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 from ..archive.manifest_file import read_manifest
 from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
-from ..errors import BadOption, MissingFiles, NotACheckpoint, UnsafePath, UnsafePickle, ZeroConsolidateError
+from ..errors import (
+    BadOption,
+    MissingFiles,
+    NotACheckpoint,
+    StoreFailed,
+    UnsafePath,
+    UnsafePickle,
+    ZeroConsolidateError,
+)
 from ..plan.build import Source, sources
 from ..plan.states import MASTERS, states
 from .open import open_catalog
@@ -88,7 +96,7 @@ def filler(directory: str) -> Filler:
         )
     except NotACheckpoint:
         return _model_filler(directory)
-    except (UnsafePickle, UnsafePath):
+    except (UnsafePickle, UnsafePath, StoreFailed):
         raise
     except ZeroConsolidateError as error:
         raise BadOption(f"the checkpoint in --fill cannot be used: {error.finding}", address=(directory,)) from None
@@ -115,6 +123,8 @@ def _files(fillers: Sequence[Filler]) -> tuple[str, ...]:
 def _step(directory: str) -> int | None:
     try:
         step = (read_manifest(directory) or {"source": {}})["source"].get("step")
+    except StoreFailed:
+        raise
     except ZeroConsolidateError:
         return None
     return step if type(step) is int else None

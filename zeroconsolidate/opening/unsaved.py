@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
-from ..errors import BadOption, NotACheckpoint, ZeroConsolidateError
+from ..errors import BadOption, NotACheckpoint, StoreFailed, ZeroConsolidateError
 from ..naming.base import missing_frozen, unsaved_in_base
 from ..plan.build import Source
 
@@ -40,6 +40,8 @@ def frozen_of_base(catalog: Catalog, stored: Mapping[str, Source], base: str | N
         weights = read_weights(base)
     except NotACheckpoint:
         return NO_ADDITIONS  # config and tokenizer are all it has
+    except StoreFailed:
+        raise
     except ZeroConsolidateError as error:
         return Additions(sources={}, files=(), warnings=(f"the weights in --base cannot be read: {error}",))
     supplied: dict[str, LocatedTensor] = {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadOption
 from .declaration import Group, Switch, in_order, option
+from .urls import plain, real, refuse_urls
 from .values import as_plain, roots_of
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Recorded(Working):
         for declared in in_order(type(self)):
             if declared.decides != "nothing":
                 value = self._decided(declared.name)
-                chosen[declared.name] = as_plain(value, os.path.realpath if declared.is_path else None)
+                chosen[declared.name] = as_plain(value, real if declared.is_path else None)
         return chosen
 
     def for_manifest(self) -> dict[str, Any]:
@@ -109,7 +110,9 @@ def directory_of(base: str | PathLike[str] | None) -> str | None:
         return None
     from ..integrations.hub import resolved
 
-    return resolved(os.fspath(base))
+    path = plain(os.fspath(base))
+    refuse_urls([path], "a base model", "download it, and name the directory; a model of the hub is named owner/name")
+    return resolved(path)
 
 
 # Two commands have these: a field belongs to one class, so each makes its own.

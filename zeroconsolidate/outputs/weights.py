@@ -10,7 +10,7 @@ from ..errors import at
 from ..plan.fragment import FragmentPlan
 from ..run.checksum import Checksummed
 from ..run.digest import Follower, Span, digest_of
-from ..run.execute import execute
+from ..run.execute import execute, extents_of
 from ..run.inputs import processors, side_by_side
 from ..run.local import LocalFiles
 from ..write.check import check as check_file
@@ -47,7 +47,9 @@ def make_weights(
     With `options.digest`, the stage also remembers the digests of each file.
     """
     before, means = 0, means_of(plan, options)
-    with side_by_side(inputs, workers_for(plan, options)) as several:
+    small = [each for each in plan.all_files if isinstance(each, FragmentPlan) and stage.facts(each.name) is None]
+    coming = (extent for each in small for extent in extents_of(each, 0))
+    with side_by_side(inputs, workers_for(plan, options)) as several, inputs.files.expecting(coming):
         for file in plan.all_files:
             if stage.facts(file.name) is not None:
                 stage.keep(file.name)
@@ -98,6 +100,7 @@ def _file(
             make_fragment(file, inputs[0], part, overflows, reached)
         else:
             first, *others = inputs
+            stack.enter_context(first.files.expecting(extents_of(file, part.start)))
             execute(file, first, part.output, start=part.start, overflows=overflows, reached=reached, others=others)
             options.doing("syncing")
         check_file(stage.path(file.name), file)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ZeroConsolidateError
+from ..errors import StoreFailed, ZeroConsolidateError
 from .cast import STORAGE, as_dtype, raw, to_single
 from .execute import BLOCK_BYTES, PIECE_BYTES, cuts_of
 from .reader import reader
+from .storage import extents
 from .together import in_order
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from ..plan.witness import Comparison
     from .inputs import Inputs
     from .reader import Reader
+    from .storage import Extent
+
+_IN_TURN_NUMEL = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +72,12 @@ def differences(
     called by the caller's thread, after every n bytes read.
     """
     found: Difference | ZeroConsolidateError | None = None
-    with in_order(_compared, _pieces(comparisons), inputs, others=others, progress=progress) as results:
+    comparisons = list(comparisons)
+    coming = (extent for each in comparisons for extent in extents_of(each.master, each.copy, each.intervals))
+    with (
+        inputs.files.expecting(coming),
+        in_order(_compared, _pieces(comparisons), inputs, others=others, progress=progress) as results,
+    ):
         for piece, result in results:
             found = found or result
             if piece.is_last:
@@ -108,6 +117,8 @@ def _compared(
         found = _first(
             readers, comparison.master.dtype, comparison.copy.dtype, piece.start, piece.stop, progress=advance
         )
+    except StoreFailed:
+        raise
     except ZeroConsolidateError as error:
         return piece, error
     return piece, found
@@ -152,6 +163,15 @@ def _first(
             return Difference(index=first + index, expected=value, got=got)
         progress((last - first) * (source.itemsize + target.itemsize))
     return None
+
+
+def extents_of(source: Recipe, target: Recipe, intervals: Iterable[tuple[int, int]]) -> Iterator[Extent]:
+    """What a comparison reads of the inputs, for who wants to announce it: some of each in turn."""
+    for start, stop in intervals:
+        for first in range(start, stop, _IN_TURN_NUMEL):
+            for recipe in (source, target):
+                if recipe.is_copied:
+                    yield from extents(recipe.copies(first, min(first + _IN_TURN_NUMEL, stop)))
 
 
 def _difference(

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ..archive.regular import open_regular, read_errors
+from ..archive.regular import open_regular, opened, read_errors
 from ..errors import OutputFailed, PlanBroken, WrongNames, at
+from ..options.urls import is_url
 from ..run.clone import ANY_MEANS
 from .batch import Batch
 from .fingerprint import parts_in
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..run.clone import Means
+
+_COPIED_BYTES = 32 << 20
+"""What is held of a file from a store while it is copied."""
 
 
 class Stage:
@@ -210,6 +214,13 @@ class Stage:
 
     def copy(self, name: str, source: str) -> None:
         """A file of the checkpoint or the base model, byte for byte, block by block."""
+        if is_url(source):
+            with read_errors(source), closing(opened(source)) as remote, self.create(name) as fd:
+                for start in range(0, remote.size_bytes, _COPIED_BYTES):
+                    data = remote.pread(min(_COPIED_BYTES, remote.size_bytes - start), start)
+                    with system_errors(os.path.join(self.output, name)):
+                        write_all(fd, data)
+            return
         with read_errors(source), open(open_regular(source), "rb", buffering=0) as file, self.create(name) as fd:
             while data := file.read(1 << 20):
                 with system_errors(os.path.join(self.output, name)):
