@@ -67,7 +67,7 @@ MUTATIONS = (
     Mutation(
         "digests are compared with the manifest",
         "audit/test_verify.py::TestOutput::test_one_bit_is_found_and_traced_to_its_tensor",
-        ("audit/output.py", "                if got != expected:\n", "                if False:\n"),
+        ("audit/output.py", "                elif got != expected:\n", "                elif False:\n"),
     ),
     Mutation(
         "damage is traced to its tensor",

@@ -18,6 +18,7 @@ from ..archive.weights import Weights, read_weights
 from ..errors import BadOption, DamagedFile, NotACheckpoint, StoreFailed, ZeroConsolidateError, reason
 from ..outputs.gate import examine
 from ..outputs.gate_finding import Kind
+from ..outputs.model_card import CARD
 from ..outputs.modules import has_own_weights, modules_in
 from ..run.digest import digest_of
 from ..run.files import Files
@@ -153,7 +154,12 @@ def _files(directory: str, manifest: Mapping[str, Any], several: Sequence[Inputs
         try:
             size_bytes = length(path)
         except OSError as error:
+            if name == CARD:
+                continue  # it is there to be edited, or to be removed
             wrong.append(f"{name}: {reason(error)}")
+            continue
+        if name == CARD and size_bytes != entry.get("bytes"):
+            findings.notes.append(f"{name}: edited since it was written")
             continue
         if size_bytes != entry.get("bytes"):
             wrong.append(f"{name}: the size differs; expected {entry.get('bytes')} bytes, got {size_bytes}")
@@ -170,7 +176,9 @@ def _files(directory: str, manifest: Mapping[str, Any], several: Sequence[Inputs
                 problems[name].append(f"{name}: {got}")
             else:
                 digested += 1
-                if got != expected:
+                if got != expected and name == CARD:
+                    findings.notes.append(f"{name}: edited since it was written")
+                elif got != expected:
                     damaged = _damaged(directory, name, file.algorithm, manifest["tensors"])
                     where = f", in {', '.join(damaged)}" if damaged else ""
                     problems[name].append(

@@ -217,6 +217,15 @@ class Options(Recorded):
         flag=None,
         decides="bytes",
     )
+    model_card: bool = option(
+        True,
+        "write a model card, `README.md`, beside a model or adapter that comes with none: base model, library, step, "
+        "what was merged, how to load it, how it was made",
+        group=Group.OUTPUT,
+        switches=(Switch("--no-model-card", False, "do not write a model card, `README.md`"),),
+        choices=(True, False),
+        decides="bytes",
+    )
     workers: int | Literal["auto"] = option(
         "auto",
         "how many threads cast and merge side by side, each in blocks of its own, and compare values with {check}; "
