@@ -18,6 +18,7 @@ from zeroconsolidate.cli.arguments import add_options, given_of, parser
 from zeroconsolidate.cli.understand import understand
 from zeroconsolidate.errors import BadOption
 from zeroconsolidate.options import (
+    Checking,
     Group,
     LoadingOptions,
     Opening,
@@ -26,7 +27,6 @@ from zeroconsolidate.options import (
     StateDictOptions,
     Switch,
     VerifyOptions,
-    Working,
     declarations,
     option,
     takes,
@@ -43,7 +43,7 @@ VERBS = {
     zeroconsolidate.load_into: LoadingOptions,
     zeroconsolidate.state_dict: StateDictOptions,
     zeroconsolidate.verify: VerifyOptions,
-    zeroconsolidate.verify_source: Working,
+    zeroconsolidate.verify_source: Checking,
 }
 
 
