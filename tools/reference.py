@@ -16,9 +16,12 @@ import reference_schemas
 from zeroconsolidate.cli.exit_codes import ExitCode
 from zeroconsolidate.cli.flags import (
     CompareFlags,
+    CompletionFlags,
     ConvertFlags,
+    EnvFlags,
     InspectFlags,
     ModelFlags,
+    NoOptions,
     PruneFlags,
     VerifyFlags,
     WatchFlags,
@@ -55,6 +58,8 @@ VERBS = {
     "compare": (CompareOptions, CompareFlags, "`compare`"),
     "watch": (WatchOptions, WatchFlags, "`watch`; `consolidate_in_background` has most of them, and `patience`"),
     "prune": (PruneOptions, PruneFlags, "`prune`"),
+    "env": (NoOptions, EnvFlags, "there is none"),
+    "completion": (NoOptions, CompletionFlags, "there is none"),
 }
 """Verb of the command -> what Python's functions take too, what it alone takes, and which functions these are."""
 

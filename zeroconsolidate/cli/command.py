@@ -7,12 +7,10 @@ import json
 import os
 import signal
 import sys
-from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..archive.printable import printable
-from ..errors import ZeroConsolidateError
 from ..options import (
     CompareOptions,
     Opening,
@@ -21,14 +19,15 @@ from ..options import (
     UniversalOptions,
     VerifyOptions,
     WatchOptions,
-    as_typed,
 )
 from . import printing as texts
-from .arguments import CONTINUING, Misuse, flags_of, given_of
+from .arguments import Misuse, flags_of, given_of
+from .colour import RED, YELLOW, painted
+from .ending import DEBUG, ended, failed, is_debugging
 from .exit_codes import ExitCode
-from .flags import CompareFlags, ConvertFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
+from .flags import CompareFlags, ConvertFlags, EnvFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
 from .parted import part_text, refuse_contradicting
-from .problems import ended_dict, error_dict, error_text, warnings_text
+from .problems import warnings_text
 from .progress import Display
 from .understand import understand
 
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 
     from ..outputs.make import Rehearsal
     from ..outputs.report import Report
+    from .problems import Warned
 
 
 _ENDING = {
@@ -61,11 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # As stderr does: a name that the locale has no letters for is not a reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in words
+    as_json, debugging = "--json" in words, is_debugging(words)
     try:
-        given = understand(words)
+        given = understand([word for word in words if word != DEBUG])
     except Misuse as error:
-        return _failed(error, as_json=as_json)
+        return failed(error, as_json=as_json, debugging=debugging)
     # Whoever ignores a signal (nohup, a shell's background job) means the command to go on, and a program that calls
     # this function has handlers of its own.
     taken = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
@@ -73,41 +73,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, _end)
     try:
         return _VERBS[given.verb](given)
-    except ZeroConsolidateError as error:
-        return _failed(error, as_json=as_json, given=given)
     except BrokenPipeError:
         # Whoever read what we print has gone (`| head`); what was to be done is done.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.UNREAD
+    except Exception as error:  # noqa: BLE001  (ours, and what is a bug)
+        return failed(error, as_json=as_json, debugging=debugging, given=given)
     except KeyboardInterrupt:
-        return _ended("interrupted", ExitCode.INTERRUPTED, given.verb, as_json=as_json)
-    except _Ended as ended:
-        return _ended(*_ENDING[ended.signal], given.verb, as_json=as_json)
+        return ended("interrupted", ExitCode.INTERRUPTED, given.verb, as_json=as_json)
+    except _Ended as signalled:
+        return ended(*_ENDING[signalled.signal], given.verb, as_json=as_json)
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _failed(error: ZeroConsolidateError, *, as_json: bool, given: argparse.Namespace | None = None) -> ExitCode:
-    """The exit code, after the error on stderr, and with `as_json` on stdout too."""
-    as_typed(error)
-    output = getattr(given, "output", None)
-    print(error_text(error, checkpoint=getattr(given, "roots", ()), output=output), file=sys.stderr)
-    if isinstance(error, Misuse) and error.usage:
-        print(error.usage.rstrip(), file=sys.stderr)
-    if as_json:
-        print(json.dumps(error_dict(error, ExitCode.ERROR, output=output)))
-    return ExitCode.ERROR
-
-
-def _ended(how: str, code: ExitCode, verb: str, *, as_json: bool) -> ExitCode:
-    """The exit code, after a sentence for whoever is still there to read it: a terminal that hung up is not."""
-    message = how + ("; the same command continues from here" if verb in CONTINUING else "")
-    with suppress(OSError):
-        print(f"zeroconsolidate: {message}", file=sys.stderr, flush=True)
-        if as_json:
-            print(json.dumps(ended_dict(message, code)), flush=True)
-    return code
 
 
 def _end(number: int, _: object) -> None:
@@ -130,8 +108,7 @@ def _convert_part(given: argparse.Namespace, flags: ModelFlags, part: str) -> Ex
     with Display(sys.stderr, hidden=flags.quiet) as display:
         options = given_of(Options, given) | {"progress": display.progress, "status": display.status}
         report = consolidate_part(given.roots, given.output, part, **options)
-    for warning in warnings_text(report):
-        print(warning, file=sys.stderr)
+    _warn(report)
     if flags.json or not flags.quiet:
         _print(flags.json, report.to_dict(), "part", ExitCode.DONE, lambda: part_text(report))
     return ExitCode.DONE
@@ -153,8 +130,7 @@ def _written(
             planned = rehearse(given.roots, given.output, **options)
         else:
             report = write(given.roots, given.output, **options)
-    for warning in warnings_text(planned if flags.dry_run else report):
-        print(warning, file=sys.stderr)
+    _warn(planned if flags.dry_run else report)
     if flags.dry_run:
         code = ExitCode.DONE
         _print(flags.json, asdict(planned.cost), "dry run", code, lambda: texts.cost_text(planned.cost))
@@ -232,7 +208,7 @@ def _watch(given: argparse.Namespace) -> ExitCode:
     flags, code = flags_of(WatchFlags, given), ExitCode.DONE
     for watched in watch(given.roots, given.output, **given_of(WatchOptions, given)):
         if watched.report is not None:
-            sys.stderr.writelines(f"{warning}\n" for warning in warnings_text(watched.report))
+            _warn(watched.report)
         if not watched.made:
             code = ExitCode.LOSSES
         if flags.json:
@@ -256,12 +232,34 @@ def _prune(given: argparse.Namespace) -> ExitCode:
     return code
 
 
+def _warn(result: Warned) -> None:
+    """The warnings of a result on stderr."""
+    for warning in warnings_text(result):
+        print(painted(warning, "warning:", YELLOW, sys.stderr), file=sys.stderr)
+
+
 def _print(as_json: bool, content: dict[str, Any], kind: str, code: ExitCode, text: Callable[[], str]) -> None:
     """The result on stdout."""
     if as_json:
         print(json.dumps({"ok": code == ExitCode.DONE, "kind": kind} | content))
     else:
-        print(printable(text(), keep="\n"))
+        print(painted(printable(text(), keep="\n"), "WRONG", RED, sys.stdout))
+
+
+def _env(given: argparse.Namespace) -> ExitCode:
+    from ..integrations.surroundings import surroundings
+    from .about import surroundings_text
+
+    found, flags = surroundings(), flags_of(EnvFlags, given)
+    _print(flags.json, asdict(found), "environment", ExitCode.DONE, lambda: surroundings_text(found))
+    return ExitCode.DONE
+
+
+def _completion(given: argparse.Namespace) -> ExitCode:
+    from .about import completion
+
+    print(completion(given.roots[0]))
+    return ExitCode.DONE
 
 
 _VERBS: dict[str, Callable[[argparse.Namespace], ExitCode]] = {
@@ -272,6 +270,8 @@ _VERBS: dict[str, Callable[[argparse.Namespace], ExitCode]] = {
     "compare": _compare,
     "watch": _watch,
     "prune": _prune,
+    "env": _env,
+    "completion": _completion,
 }
 
 if __name__ == "__main__":

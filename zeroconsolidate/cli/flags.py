@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     from os import PathLike
 
 
+def debug() -> bool:
+    """A field belongs to one class, so each makes its own."""
+    return option(
+        False,
+        "show the traceback behind an error, as the environment variable `ZEROCONSOLIDATE_DEBUG=1` does",
+        group=Group.PRINTING,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConvertFlags:
     """Flags of `convert` and `universal` that Python does not have."""
@@ -28,6 +37,7 @@ class ConvertFlags:
         short="-q",
     )
     json: bool = option(False, "print the report, or the error, as one JSON object", group=Group.PRINTING)
+    debug: bool = debug()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +65,7 @@ class InspectFlags:
 
     tensors: bool = option(False, "list every tensor", group=Group.PRINTING)
     json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
+    debug: bool = debug()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +81,7 @@ class VerifyFlags:
     )
     quiet: bool = option(False, "print only problems, and no progress", group=Group.PRINTING, short="-q")
     json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
+    debug: bool = debug()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +99,7 @@ class WatchFlags:
 
     quiet: bool = option(False, "print only what was not converted", group=Group.PRINTING, short="-q")
     json: bool = option(False, "print a JSON object a save, each in one line", group=Group.PRINTING)
+    debug: bool = debug()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,3 +108,24 @@ class PruneFlags:
 
     quiet: bool = option(False, "print no report and no progress", group=Group.PRINTING, short="-q")
     json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
+    debug: bool = debug()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvFlags:
+    """Flags of `env`."""
+
+    json: bool = option(False, "print it as one JSON object", group=Group.PRINTING)
+    debug: bool = debug()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionFlags:
+    """Flags of `completion`."""
+
+    debug: bool = debug()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """The options of a command that has none."""

@@ -14,6 +14,7 @@ from .values import dtype_name, parse_size, worker_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
     from os import PathLike
 
     import torch
@@ -232,6 +233,14 @@ class Options(Recorded):
         "single one if everything is copied as it is; the output is the same for any number",
         group=Group.OUTPUT,
         metavar="N|auto",
+    )
+    executor: Executor | Callable[[], Executor] | None = option(
+        None,
+        "have the weights written by the workers of this executor, in tasks of some hundred megabytes: any with the "
+        "interface of `concurrent.futures`, or a function that makes one, which is called again if all of its workers "
+        "are lost",
+        group=Group.MACHINES,
+        flag=None,
     )
     restart: bool = restart()
     digest: Literal["sha256", "xxh3"] | None = digest()

@@ -18,7 +18,7 @@ from ..write.refusals import begun
 from .weights import spans_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ..options import Writing
     from ..plan.build import ModelPlan
@@ -54,6 +54,17 @@ def gather(plan: ModelPlan, stage: Stage, options: Writing, parts: int) -> None:
     files = plan.all_files
     shares = {part: share_of(files, part) for part in (Part(number, parts) for number in range(1, parts + 1))}
     found = gathered(stage.folder, stage.token, shares, {file.name: file.size_bytes for file in files})
+    adopt(files, stage, options, found)
+
+
+def adopt(
+    files: Sequence[FilePlan], stage: Stage, options: Writing, found: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> None:
+    """Take over files that are complete: each is opened by its reader, and with `options.digest` read. `found`: what is
+    remembered of each, by those who have made it.
+
+    Raises PlanBroken for a file that is not what was planned.
+    """
     left = []
     for file in files:
         if stage.facts(file.name) is not None:
@@ -88,7 +99,7 @@ def _digests(files: list[FilePlan], stage: Stage, algorithm: str | None) -> Iter
         yield from (digests(local, file) for file in files)
 
 
-def _together(facts: list[dict[str, Any]], digests: Digests | None) -> dict[str, Any]:
+def _together(facts: Sequence[Mapping[str, Any]], digests: Digests | None) -> dict[str, Any]:
     """What the parts remember of a file, as one run would."""
     overflows: dict[str, int] = {}
     for of_part in facts:
