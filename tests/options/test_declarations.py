@@ -18,12 +18,12 @@ from zeroconsolidate.cli.arguments import add_options, given_of, parser
 from zeroconsolidate.cli.understand import understand
 from zeroconsolidate.errors import BadOption
 from zeroconsolidate.options import (
-    Checking,
     Group,
     LoadingOptions,
     Opening,
     Options,
     ReadingOptions,
+    SourceOptions,
     StateDictOptions,
     Switch,
     VerifyOptions,
@@ -43,7 +43,7 @@ VERBS = {
     zeroconsolidate.load_into: LoadingOptions,
     zeroconsolidate.state_dict: StateDictOptions,
     zeroconsolidate.verify: VerifyOptions,
-    zeroconsolidate.verify_source: Checking,
+    zeroconsolidate.verify_source: SourceOptions,
 }
 
 
