@@ -477,8 +477,8 @@ MUTATIONS = (
         f"{FOLDERS}::test_terminals_are_not_steered",
         (
             "cli/command.py",
-            'print(printable(text(), keep="\\n"))',
-            "print(text())",
+            'painted(printable(text(), keep="\\n"), "WRONG", RED, sys.stdout)',
+            "text()",
         ),
     ),
     Mutation(

@@ -162,7 +162,7 @@ MUTATIONS = (
         "a terminal that hung up is not spoken to",
         "whole/test_interrupt.py::test_a_terminal_that_hangs_up",
         (
-            "cli/command.py",
+            "cli/ending.py",
             '    with suppress(OSError):\n        print(f"zeroconsolidate: {message}',
             '    if True:\n        print(f"zeroconsolidate: {message}',
         ),

@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from mutations import (  # noqa: E402
     adapted,
     answered,
+    carded,
     cloned,
     compared,
     followed,
@@ -70,6 +71,7 @@ TABLES = (
     universal,
     universal_layouts,
     loading,
+    carded,
     followed,
     hostile,
     hostile_files,

@@ -93,7 +93,7 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
     ('bfloat16', 19, 2)
     """
     began = time.monotonic()
-    directory = directory_for(out)
+    directory = directory_for(out, local=None if options.executor is None else "an output that an executor makes")
     opened, output, options = _planned(src, directory, options)
     return made(output, opened, options, directory, began)
 

@@ -14,6 +14,7 @@ from .values import dtype_name, parse_size, worker_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
     from os import PathLike
 
     import torch
@@ -217,12 +218,29 @@ class Options(Recorded):
         flag=None,
         decides="bytes",
     )
+    model_card: bool = option(
+        True,
+        "write a model card, `README.md`, beside a model or adapter that comes with none: base model, library, step, "
+        "what was merged, how to load it, how it was made",
+        group=Group.OUTPUT,
+        switches=(Switch("--no-model-card", False, "do not write a model card, `README.md`"),),
+        choices=(True, False),
+        decides="bytes",
+    )
     workers: int | Literal["auto"] = option(
         "auto",
         "how many threads cast and merge side by side, each in blocks of its own; `auto`: one for each processor, or a "
         "single one if everything is copied as it is; the output is the same for any number",
         group=Group.OUTPUT,
         metavar="N|auto",
+    )
+    executor: Executor | Callable[[], Executor] | None = option(
+        None,
+        "have the weights written by the workers of this executor, in tasks of some hundred megabytes: any with the "
+        "interface of `concurrent.futures`, or a function that makes one, which is called again if all of its workers "
+        "are lost",
+        group=Group.MACHINES,
+        flag=None,
     )
     restart: bool = restart()
     digest: Literal["sha256", "xxh3"] | None = digest()

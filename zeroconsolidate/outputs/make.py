@@ -119,14 +119,19 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
                 found = output.examined(directory)
                 excused = tuple(finding.text for finding in found.findings)
             else:
-                if parts is None or not isinstance(stage, Stage):
+                if not isinstance(stage, Stage):
                     make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
-                else:
-                    gather(output.plan, stage, options, parts)
-                if isinstance(stage, Stage):
-                    recomputed = output.recomputed(opened, stage.path)
-                else:
                     recomputed = Recomputed(checks=(stage.checked,), not_checked=(_NOT_READ_BACK,))
+                else:
+                    if parts is not None:
+                        gather(output.plan, stage, options, parts)
+                    elif options.executor is not None:
+                        from .spread import spread_weights  # pickle and the like, which others do not pay for
+
+                        spread_weights(output.plan, stage, options, options.executor, total_bytes=cost.output_bytes)
+                    else:
+                        make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
+                    recomputed = output.recomputed(opened, stage.path)
                 around = make_side_files(side_files, stage)
                 found = output.examined(stage.path(""))
                 excused = pass_or_refuse(found, excuses)

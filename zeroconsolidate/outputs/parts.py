@@ -148,7 +148,7 @@ def _make(
     overflows = place.facts.setdefault("overflows", {})
     first, *others = inputs
     if isinstance(file, FragmentPlan):
-        make_fragment(file, first, place, overflows, reached)
+        make_fragment(file, first, place.output, place.start, overflows, reached)
     else:
         with first.files.expecting(extents_of(file, place.start, stretch.stop)):
             execute(

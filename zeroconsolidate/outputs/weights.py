@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..plan.layout import FilePlan
     from ..run.clone import Means
     from ..run.inputs import Inputs
+    from ..run.storage import Writable
     from ..write.part import Part
     from ..write.staging import Staging
     from ..write.uploads import SentPart
@@ -102,7 +103,7 @@ def _file(
 
         overflows = part.facts.setdefault("overflows", {})
         if isinstance(file, FragmentPlan):
-            make_fragment(file, inputs[0], part, overflows, reached)
+            make_fragment(file, inputs[0], part.output, part.start, overflows, reached)
         else:
             first, *others = inputs
             stack.enter_context(first.files.expecting(extents_of(file, part.start)))
@@ -115,11 +116,17 @@ def _file(
 
 
 def make_fragment(
-    file: FragmentPlan, inputs: Inputs, part: Part | SentPart, overflows: dict[str, int], reached: Callable[[int], None]
+    file: FragmentPlan,
+    inputs: Inputs,
+    target: Writable,
+    start: int,
+    overflows: dict[str, int],
+    reached: Callable[[int], None],
 ) -> None:
-    """A file of torch: behind the tensor stands the checksum of its bytes, and the zip directory."""
-    output = Checksummed(part.output, start=len(file.header), stop=file.tail_start, written=part.start)
-    execute(file, inputs, output, start=part.start, overflows=overflows, reached=reached)
+    """A file of torch, from byte `start` on: behind the tensor stands the checksum of its bytes, and the zip
+    directory."""
+    output = Checksummed(target, start=len(file.header), stop=file.tail_start, written=start)
+    execute(file, inputs, output, start=start, overflows=overflows, reached=reached)
     output.write(file.tail(output.value), file.tail_start)
     reached(file.size_bytes)
 

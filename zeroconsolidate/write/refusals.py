@@ -29,6 +29,8 @@ JOURNAL = "journal"
 """Name of the journal in it: where there is one, there is something to finish."""
 PARTS = "parts"
 """Name of the folder in it with a journal of each part, of a conversion in parts."""
+TASKS = "tasks"
+"""Name of the folder in it with what workers need to know."""
 _NOTED_BYTES = 2 << 10
 """What the journal and the manifest say of a file, with digests, takes less."""
 
