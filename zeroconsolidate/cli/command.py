@@ -28,7 +28,7 @@ from .colour import RED, YELLOW, painted
 from .ending import DEBUG, ended, failed, is_debugging
 from .exit_codes import ExitCode
 from .flags import CompareFlags, ConvertFlags, EnvFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
-from .parted import part_text, refuse_contradicting
+from .parted import aborted_text, part_text, refuse_contradicting
 from .problems import warnings_text
 from .progress import Display
 from .understand import understand
@@ -99,9 +99,22 @@ def _convert(given: argparse.Namespace) -> ExitCode:
 
     flags = flags_of(ModelFlags, given)
     refuse_contradicting(flags)
+    if flags.abort:
+        return _abort(given, flags)
     if flags.part is not None:
         return _convert_part(given, flags, flags.part)
     return _written(given, Options, finish_parts if flags.finish else consolidate, dry_run)
+
+
+def _abort(given: argparse.Namespace, flags: ModelFlags) -> ExitCode:
+    from ..api.writing import directory_for
+    from ..write.staging import abort
+
+    directory = directory_for(given.output)
+    text = aborted_text(directory, abort(directory))
+    if not flags.quiet:
+        print(printable(text, keep="\n"))
+    return ExitCode.DONE
 
 
 def _convert_part(given: argparse.Namespace, flags: ModelFlags, part: str) -> ExitCode:

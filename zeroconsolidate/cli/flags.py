@@ -69,6 +69,13 @@ class ModelFlags(ConvertFlags):
         group=Group.MACHINES,
     )
 
+    abort: bool = option(
+        False,
+        "convert nothing; remove what an interrupted conversion has left in OUTPUT: staged files, and in an object "
+        "store uploads that no listing shows",
+        group=Group.OUTPUT,
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class InspectFlags:
