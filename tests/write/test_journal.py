@@ -125,7 +125,7 @@ def test_where_no_thread_can_be_started_the_sync_is_made_at_once(
 ) -> None:
     """A limit on the address space leaves no room for a thread's stack."""
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(part, "SYNC_BYTES", 1)
