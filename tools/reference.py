@@ -16,9 +16,12 @@ import reference_schemas
 from zeroconsolidate.cli.exit_codes import ExitCode
 from zeroconsolidate.cli.flags import (
     CompareFlags,
+    CompletionFlags,
     ConvertFlags,
+    EnvFlags,
     InspectFlags,
     ModelFlags,
+    NoOptions,
     PruneFlags,
     VerifyFlags,
     WatchFlags,
@@ -51,10 +54,16 @@ VERBS = {
     "convert": (Options, ModelFlags, "`consolidate` and `estimate`; `consolidate_part` and `finish_parts`"),
     "universal": (UniversalOptions, ConvertFlags, "`universal`"),
     "inspect": (Opening, InspectFlags, "`inspect`"),
-    "verify": (VerifyOptions, VerifyFlags, "`verify`; `verify_source` takes `tag`, `progress` and `status`"),
+    "verify": (
+        VerifyOptions,
+        VerifyFlags,
+        "`verify`; `verify_source`: `tag`, `checkpoint`, `subset`, `progress`, `status`",
+    ),
     "compare": (CompareOptions, CompareFlags, "`compare`"),
     "watch": (WatchOptions, WatchFlags, "`watch`; `consolidate_in_background` has most of them, and `patience`"),
     "prune": (PruneOptions, PruneFlags, "`prune`"),
+    "env": (NoOptions, EnvFlags, "there is none"),
+    "completion": (NoOptions, CompletionFlags, "there is none"),
 }
 """Verb of the command -> what Python's functions take too, what it alone takes, and which functions these are."""
 

@@ -12,6 +12,7 @@ from dataclasses import fields
 
 from zeroconsolidate.audit.comparison import ComparedSide, ComparedTensor, Figures, ModelComparison
 from zeroconsolidate.audit.findings import Verification
+from zeroconsolidate.integrations.surroundings import Surroundings
 from zeroconsolidate.naming.several import Part
 from zeroconsolidate.opening.info import CheckpointInfo, TensorInfo
 from zeroconsolidate.opening.losses import Loss
@@ -29,12 +30,14 @@ HEAD = """\
 
 With `--json` each command prints one JSON object on stdout, in one line. It has the fields below, and two more: `ok`
 says whether the exit code is 0, and `kind` says what the object is: `conversion`, `dry run`, `part`, `checkpoint`,
-`run`, `verification`, `comparison`, `watched`, `pruning` or `error`. In Python the fields are attributes of what the
+`run`, `verification`, `comparison`, `watched`, `pruning`, `environment` or `error`. In Python the fields are
+attributes of what the
 functions return, and `to_dict()` gives them all. Warnings go to stderr.
 
-An error has one field, `error`, with an object in it: `kind` (the class, such as `MissingFiles`), `message`,
-`expected`, `found`, `consequence`, `remedy` (what to do; null where there is nothing), `address` (a list: file, rank,
-tensor), `files` (those that are missing) and `exit_code`.
+An error is printed twice: as a sentence on stderr, for people, and as this object on stdout, which has one object
+however the command ends. It has one field, `error`, with an object in it: `kind` (the class, such as `MissingFiles`),
+`message`, `expected`, `found`, `consequence`, `remedy` (what to do; null where there is nothing), `address` (a list:
+file, rank, tensor), `files` (those that are missing) and `exit_code`.
 
 Keys change only where they must, and the [changelog](../CHANGELOG.md) says so. New ones may be added. Sizes are bytes
 and counts are elements, unless a line says otherwise. Written by `python tools/reference.py` from the code.
@@ -99,6 +102,7 @@ PARTS: tuple[tuple[str, str, type, dict[str, tuple[str, str]]], ...] = (
         {"freed_bytes": ("integer", "The space that is freed.")},
     ),
     ("An entry of `saves` of `prune`", "What happens to one save.", PrunedSave, {}),
+    ("`env --json`", "The `kind` is `environment`.", Surroundings, {}),
     (
         "`rescue-report.json`",
         "The file that `--rescue` writes next to the weights. The report of the command has the same as `rescue`.",

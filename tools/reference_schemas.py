@@ -15,6 +15,7 @@ from reference_json import PARTS, documented, plain
 
 from zeroconsolidate.audit.comparison import ModelComparison
 from zeroconsolidate.audit.findings import Verification
+from zeroconsolidate.integrations.surroundings import Surroundings
 from zeroconsolidate.opening.info import CheckpointInfo
 from zeroconsolidate.opening.rescue_report import RescueReport
 from zeroconsolidate.outputs.parts import PartReport
@@ -35,6 +36,7 @@ KINDS: dict[str, type] = {
     "comparison": ModelComparison,
     "watched": Watched,
     "pruning": Pruning,
+    "environment": Surroundings,
 }
 """What an object says that it is -> what is printed."""
 

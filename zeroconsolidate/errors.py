@@ -18,6 +18,7 @@ Each is also the built-in error that a caller would think of catching::
     ├── UnsupportedSystem     ImportError          the operating system lacks what this package needs: Windows
     ├── NoSuchTensor          KeyError             the checkpoint has no tensor of this name
     ├── BadIndex              IndexError           what stands between the brackets is not in the tensor
+    ├── StoreFailed           RuntimeError         an object store refuses, or does not answer
     ├── OutputExists          FileExistsError      the output is not empty, or another process is writing it
     │   └── OutputBusy        FileExistsError      another process is writing it
     ├── OutputFailed          OSError              the output could not be written (`.errno` is the system's)
@@ -382,6 +383,19 @@ class BadIndex(ZeroConsolidateError, IndexError):
     ... except IndexError as error:
     ...     print(error)
     the index 13 is out of range for dimension 0, which has 13
+    """
+
+
+class StoreFailed(ZeroConsolidateError, RuntimeError):
+    """An object store refuses access, or has not answered until the deadline. Nothing is said about the checkpoint.
+
+    It is no OSError: an unreadable file is a reason to look for another, and a store that is away is none.
+
+    Examples
+    --------
+    >>> import zeroconsolidate
+    >>> issubclass(zeroconsolidate.StoreFailed, RuntimeError)
+    True
     """
 
 

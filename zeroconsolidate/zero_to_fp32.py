@@ -54,7 +54,7 @@ from .opening.open import open_catalog
 from .options import element_type, in_python, parse_size
 from .outputs.state_dict_files import in_deepspeeds_order, plan_files, write_files
 from .plan.sources import sources
-from .run.local import LocalFiles
+from .run.files import Files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -297,7 +297,7 @@ def _named(checkpoint_dir: str | PathLike[str], tag: str | None, exclude_frozen:
 
 def _lazy(named: dict[str, Source]) -> OrderedDict[str, LazyTensor]:
     """A tied weight is one object."""
-    files, made = LocalFiles(), dict[int, LazyTensor]()
+    files, made = Files(), dict[int, LazyTensor]()
     return OrderedDict(
         (name, made.setdefault(id(source.recipe), LazyTensor(name, source, files))) for name, source in named.items()
     )

@@ -69,13 +69,13 @@ class TestSpellings:
             (["convert", "c", "o", "-f"], "convert has no option -f; did you mean --overwrite?"),
             (["convert", "c", "o", "--force"], "convert has no option --force; did you mean --overwrite?"),
             (["convert", "c", "o", "--froce"], "convert has no option --froce; did you mean --overwrite?"),
-            (["convert", "c", "o", "--debug"], "convert has no option --debug; leave it out; "),
+            (["convert", "c", "o", "-d"], "convert has no option -d; did you mean --debug?"),
             (["convert", "c", "-o", "o"], "convert has no option -o; OUTPUT is the last argument, without an option"),
             (["convert", "c", "o", "--shard-size", "5GB"], "no option --shard-size; did you mean --max-shard-size?"),
             (["convert", "c", "o", "--max_shard_sizes", "5GB"], "--max-shard-sizes; did you mean --max-shard-size?"),
             (["convert", "c", "o", "--qqqq"], "no option --qqqq; zeroconsolidate convert --help lists the options"),
             (["inspect", "c", "--dtype", "bf16"], "inspect has no option --dtype; it is an option of convert"),
-            (["verify", "c", "--tensors"], "verify has no option --tensors; it is an option of inspect"),
+            (["universal", "c", "--tensors"], "universal has no option --tensors; it is an option of inspect"),
         ],
     )
     def test_an_unknown_option_is_answered(self, run: Any, words: list[str], said: str) -> None:
@@ -99,8 +99,8 @@ class TestSpellings:
              "--source b"),
             (["verify", "--against", "b"], "--against compares one OUTPUT with a checkpoint; "
              "zeroconsolidate verify OUTPUT --against b"),
-            ([], "the command is missing\n  expected convert, universal, inspect, verify, compare, watch, prune\n  "
-             "zeroconsolidate --help"),
+            ([], "the command is missing\n  expected convert, universal, inspect, verify, compare, watch, prune, "
+             "env, completion\n  zeroconsolidate --help"),
             (["--dtype", "bf16", "c", "o"], "the command is missing; zeroconsolidate convert --dtype bf16 c o"),
         ],
     )  # fmt: skip
@@ -114,7 +114,7 @@ class TestSpellings:
         assert done.err.splitlines()[-1] == "  did you mean inspect?"
         assert done.code == 2
 
-    @pytest.mark.parametrize("verb", ["convert", "inspect", "verify", "watch", "prune"])
+    @pytest.mark.parametrize("verb", ["convert", "inspect", "verify", "watch", "prune", "completion"])
     def test_help_has_a_usage_that_fits_examples_and_exit_codes(self, capsys: Any, verb: str) -> None:
         with pytest.raises(SystemExit) as ended:
             main([verb, "--help"])

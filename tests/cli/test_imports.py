@@ -17,7 +17,8 @@ RUN = """
 import json, sys
 from zeroconsolidate.cli import main
 code = main(sys.argv[1:])
-heavy = {"torch", "deepspeed", "transformers", "numpy", "safetensors", "tqdm", "huggingface_hub", "peft"}
+heavy = {"torch", "deepspeed", "transformers", "numpy", "safetensors", "tqdm", "huggingface_hub", "peft",
+         "fsspec", "s3fs", "concurrent.futures"}
 print(json.dumps([code, sorted(heavy & set(sys.modules))]))
 """
 
@@ -44,7 +45,7 @@ OPTIONS = [[], ["--dtype", "bf16", "--check", "--max-shard-size", "1KB"], ["--dr
 def test_a_conversion_imports_neither_torch_nor_the_trainers(case: str, options: list[str], tmp_path: Path):
     found = imported("convert", FIXTURES / case / "checkpoint", tmp_path / "out", *options)
     assert found.startswith("[0, ")
-    for heavy in ("torch", "deepspeed", "transformers", "huggingface_hub", "peft"):
+    for heavy in ("torch", "deepspeed", "transformers", "huggingface_hub", "peft", "fsspec"):
         assert heavy not in found
 
 

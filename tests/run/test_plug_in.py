@@ -378,12 +378,13 @@ import pickle, sys
 recipe, contents = pickle.load(open(sys.argv[1], "rb"))
 assert not {"torch", "numpy"} & set(sys.modules)
 
-class Files:
-    def read_into(self, file, start, buffer):
-        buffer[:] = contents[file][start : start + len(buffer)]
-
 from zeroconsolidate.run.inputs import Inputs
 from zeroconsolidate.run.elements import read_all
+from zeroconsolidate.run.storage import Readable
+
+class Files(Readable):
+    def read_into(self, file, start, buffer):
+        buffer[:] = contents[file][start : start + len(buffer)]
 
 with Inputs(Files()) as inputs:
     print(read_all(recipe, inputs).tobytes().hex())

@@ -159,6 +159,7 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("verification", ["verify", TRAINER], 0),
         ("watched", ["watch", "RUN", "OUT/{name}", "--idle", "0.2", "--interval", "0.1"], None),
         ("pruning", ["prune", "RUN", "--keep", "1"], 0),
+        ("environment", ["env"], 0),
         ("error", ["inspect", "nowhere"], 2),
         ("error", ["convert", "RUN/checkpoint-6", "OUT/f"], 2),
         ("error", ["convert", TRAINER, "OUT/g", "--dtpye", "bf16"], 2),

@@ -13,9 +13,10 @@ import pytest
 
 from zeroconsolidate.errors import BadOption, OutputExists, OutputFailed
 from zeroconsolidate.plan.layout import FilePlan
+from zeroconsolidate.plan.stretches import Stretch
 from zeroconsolidate.write import part, stage
 from zeroconsolidate.write.fingerprint import fingerprint
-from zeroconsolidate.write.journal import Journal, refuse_other
+from zeroconsolidate.write.journal import Journal, read_progress, refuse_other
 from zeroconsolidate.write.lock import Lock
 from zeroconsolidate.write.refusals import refuse_unwritable
 from zeroconsolidate.write.stage import Stage
@@ -301,3 +302,16 @@ def test_files_need_inodes_where_they_are_counted(tmp_path: Path, monkeypatch: p
         refuse_unwritable(str(tmp_path / "out"), sizes)
     monkeypatch.setattr(stage.os, "statvfs", lambda _: Disk(1000, 0, counts_inodes=False))
     refuse_unwritable(str(tmp_path / "out"), sizes)
+
+
+def test_what_workers_made_is_forgotten_before_it_is_cut_off(tmp_path: Path):
+    """A crash may leave the file as long as it was, without what was in it."""
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "out") as half:
+        half.made_before("model", SIZE)
+        half.note(Stretch(file="model", start=0, stop=100), {})
+        raise KeyboardInterrupt
+    journal = tmp_path / "out/.zeroconsolidate/journal"
+    assert read_progress(str(journal)).stretches == {"model": {(0, 100): {}}}
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "out") as half, half.weights("model", SIZE):
+        assert read_progress(str(journal)).stretches == {}
+        raise KeyboardInterrupt

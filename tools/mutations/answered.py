@@ -18,15 +18,15 @@ MUTATIONS = (
         f"{LINE}::TestWhereItGoes::test_warnings_go_to_stderr_also_when_quiet",
         (
             "cli/command.py",
-            "else report):\n        print(warning, file=sys.stderr)\n",
-            "else report):\n        flags.quiet or print(warning, file=sys.stderr)\n",
+            "    _warn(planned if flags.dry_run else report)\n",
+            "    flags.quiet or _warn(planned if flags.dry_run else report)\n",
         ),
     ),
     Mutation(
         "an error is JSON, too",
         f"{LINE}::TestWhereItGoes::test_an_error_is_json_too",
         (
-            "cli/command.py",
+            "cli/ending.py",
             "    if as_json:\n        print(json.dumps(error_dict",
             "    if False:\n        print(json.dumps(error_dict",
         ),
@@ -58,7 +58,7 @@ MUTATIONS = (
     Mutation(
         "an output that is taken is refused before anything is opened",
         f"{AT_ONCE}::test_an_output_that_is_not_empty {AT_ONCE}::test_an_output_that_is_a_file",
-        ("api/writing.py", "    refuse_taken(directory, overwrite=options.overwrite)\n", ""),
+        ("api/writing.py", "    refuse_taken_output(directory, overwrite=options.overwrite)\n", ""),
     ),
     Mutation(
         "a dry run refuses an output in the checkpoint",
@@ -205,7 +205,7 @@ MUTATIONS = (
     Mutation(
         "paths may stand behind options",
         f"{LINE}::TestSpellings::test_options_may_stand_anywhere",
-        ("cli/understand.py", "        given.roots += rest\n", "        pass\n"),
+        ("cli/understand.py", '[*getattr(given, "roots", ()), *rest]', '[*getattr(given, "roots", ())]'),
     ),
     Mutation(
         "other programs' options are answered",
@@ -292,5 +292,20 @@ MUTATIONS = (
         "Windows gets a sentence",
         "whole/test_other_systems.py::test_windows_gets_a_sentence",
         ("cli/__init__.py", "        refuse_windows()\n", "        pass\n"),
+    ),
+    Mutation(
+        "an exception that nobody expected is called a bug",
+        "cli/test_ending.py::TestBug::test_it_is_called_one",
+        ("cli/ending.py", "code = ExitCode.BUG if said is not error else ExitCode.ERROR", "code = ExitCode.ERROR"),
+    ),
+    Mutation(
+        "no colours against NO_COLOR",
+        "cli/test_ending.py::TestColour::test_never_against_who_does_not_want_it",
+        ("cli/colour.py", '    if os.environ.get("NO_COLOR"):\n        return False\n', ""),
+    ),
+    Mutation(
+        "values of variables are not printed",
+        "cli/test_ending.py::TestEnv::test_as_json",
+        ("integrations/surroundings.py", "tuple(name for name in", "tuple(os.environ[name] for name in"),
     ),
 )

@@ -158,7 +158,7 @@ MUTATIONS = (
     Mutation(
         "entries of a directory are counted",
         f"{FOLDERS}::test_directories_are_read_to_a_limit",
-        ("archive/regular.py", "            if count >= MAX_ENTRIES:\n", "            if False:\n"),
+        ("archive/regular.py", "        if count >= MAX_ENTRIES:\n", "        if False:\n"),
     ),
     Mutation(
         "entries of the folders beside the tags are counted",
@@ -477,8 +477,8 @@ MUTATIONS = (
         f"{FOLDERS}::test_terminals_are_not_steered",
         (
             "cli/command.py",
-            'print(printable(text(), keep="\\n"))',
-            "print(text())",
+            'painted(printable(text(), keep="\\n"), "WRONG", RED, sys.stdout)',
+            "text()",
         ),
     ),
     Mutation(

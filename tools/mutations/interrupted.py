@@ -162,7 +162,7 @@ MUTATIONS = (
         "a terminal that hung up is not spoken to",
         "whole/test_interrupt.py::test_a_terminal_that_hangs_up",
         (
-            "cli/command.py",
+            "cli/ending.py",
             '    with suppress(OSError):\n        print(f"zeroconsolidate: {message}',
             '    if True:\n        print(f"zeroconsolidate: {message}',
         ),
@@ -180,7 +180,7 @@ MUTATIONS = (
     Mutation(
         "the fingerprint knows the sources' times",
         "whole/test_resume.py::test_a_changed_source_is_refused_and_named",
-        ("write/fingerprint.py", '"mtime_ns": status.st_mtime_ns', '"mtime_ns": 0'),
+        ("archive/places.py", '"mtime_ns": status.st_mtime_ns', '"mtime_ns": 0'),
     ),
     Mutation(
         "the fingerprint knows the layout",
@@ -190,7 +190,7 @@ MUTATIONS = (
     Mutation(
         "the fingerprint knows the sources' sizes",
         "write/test_journal.py::test_each_part_of_the_fingerprint_counts",
-        ("write/fingerprint.py", '"bytes": status.st_size', '"bytes": 0'),
+        ("archive/places.py", '"bytes": status.st_size', '"bytes": 0'),
     ),
     Mutation(
         "the fingerprint knows the library's version",
@@ -323,7 +323,7 @@ MUTATIONS = (
         "whole/test_resume.py::test_half_done_publishing_is_finished",
         (
             "write/publish.py",
-            "            if old not in sizes and (is_weights(old) or old in (*_INDICES, ADAPTER_CONFIG)):\n",
+            "            if old not in sizes and (is_weights(old) or old in (*INDICES, ADAPTER_CONFIG)):\n",
             "            if False:\n",
         ),
     ),
@@ -337,8 +337,8 @@ MUTATIONS = (
         "cli/test_bad_input.py::test_an_output_inside_the_checkpoint_by_a_link",
         (
             "write/refusals.py",
-            "    real, inside = os.path.realpath(output),",
-            "    real, inside = os.path.abspath(output),",
+            "    here, inside = real(output),",
+            "    here, inside = os.path.abspath(output),",
         ),
     ),
     Mutation(
@@ -346,7 +346,7 @@ MUTATIONS = (
         "cli/test_bad_input.py::test_an_output_inside_the_checkpoint",
         (
             "write/refusals.py",
-            "    if is_within(real, inside):\n",
+            "    if is_within(here, inside):\n",
             "    if False:\n",
         ),
     ),

@@ -6,6 +6,7 @@ from .mutation import Mutation
 
 TESTS = "whole/test_parts.py"
 PORTION = "write/portion.py"
+WORKERS = "whole/test_executors.py"
 
 MUTATIONS = (
     Mutation(
@@ -85,5 +86,63 @@ MUTATIONS = (
         "a file with a checksum of its bytes is not cut",
         "plan/test_stretches.py::test_parts_are_every_byte_once",
         ("plan/stretches.py", "    if isinstance(file, FragmentPlan):\n", "    if False:\n"),
+    ),
+    Mutation(
+        "a task that is lost is given out again",
+        f"{WORKERS}::TestLostWorkers::test_tasks_are_given_out_again",
+        (
+            "outputs/spread.py",
+            "                    waiting.append(task)\n                    if isinstance(error, BrokenExecutor)",
+            "                    if isinstance(error, BrokenExecutor)",
+        ),
+    ),
+    Mutation(
+        "what was under way in an executor that broke is given out again",
+        f"{WORKERS}::TestLostWorkers::test_one_is_killed",
+        ("outputs/spread.py", "        return lost\n", "        return []\n"),
+    ),
+    Mutation(
+        "a task that is lost every time ends the conversion",
+        f"{WORKERS}::TestLostWorkers::test_executors_that_break_every_time",
+        ("outputs/spread.py", " or self._in_vain >= _ATTEMPTS:", ":"),
+    ),
+    Mutation(
+        "what one process writes afresh is no longer what workers have made",
+        "write/test_journal.py::test_what_workers_made_is_forgotten_before_it_is_cut_off",
+        ("write/stage.py", "            if name in self._journal.progress.stretches:\n", "            if False:\n"),
+    ),
+    Mutation(
+        "a complete file that was cut is not complete again when it is as long as it was",
+        f"{WORKERS}::test_a_complete_file_that_was_cut_is_never_taken_for_complete_again",
+        (
+            "write/journal.py",
+            "(self.upto, self.facts, self.stretches, self.done)",
+            "(self.upto, self.facts, self.stretches)",
+        ),
+    ),
+    Mutation(
+        "stretches of a file that was taken away do not count",
+        f"{WORKERS}::TestGoingOn::test_with_workers_and_without",
+        ("write/spread.py", "        if there < least or ", "        if "),
+    ),
+    Mutation(
+        "a task of a conversion that was thrown away does nothing",
+        f"{WORKERS}::TestLate::test_it_was_started_over",
+        ("write/stage.py", "        spread.drop_plan(self.folder)\n", ""),
+    ),
+    Mutation(
+        "starting over waits for workers that are opening files",
+        f"{WORKERS}::TestLate::test_starting_over_waits_for_who_opens_files",
+        ("outputs/tasks.py", 'TASKS, "lock"), shared=True)', 'TASKS, "lock.shared"), shared=True)'),
+    ),
+    Mutation(
+        "a worker runs the plan that its task was cut from",
+        f"{WORKERS}::TestLate::test_another_plan_of_that_name",
+        ("outputs/tasks.py", "    if hashlib.sha256(data).hexdigest() != digest:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "a worker of another version does nothing",
+        f"{WORKERS}::TestLate::test_another_version",
+        ("outputs/tasks.py", "    if task.version != __version__:\n", "    if False:\n"),
     ),
 )

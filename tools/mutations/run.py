@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from mutations import (  # noqa: E402
     adapted,
     answered,
+    carded,
     cloned,
     compared,
     followed,
@@ -44,6 +45,7 @@ from mutations import (  # noqa: E402
     named,
     optioned,
     parted,
+    remote,
     tabled,
     transformed,
     universal,
@@ -71,9 +73,11 @@ TABLES = (
     universal,
     universal_layouts,
     loading,
+    carded,
     followed,
     hostile,
     hostile_files,
+    remote,
 )
 SECONDS = 300
 """A mutation may take the bound from a loop: then this is the bound."""

@@ -57,7 +57,7 @@ MUTATIONS = (
         f"{RESCUED}::test_an_attack_is_no_loss_wherever_it_is",
         (
             "opening/substitutes.py",
-            '    except (UnsafePickle, UnsafePath):\n        raise\n    except ZeroConsolidateError as error:\n        raise BadOption(f"the checkpoint',
+            '    except (UnsafePickle, UnsafePath, StoreFailed):\n        raise\n    except ZeroConsolidateError as error:\n        raise BadOption(f"the checkpoint',
             '    except ZeroConsolidateError as error:\n        raise BadOption(f"the checkpoint',
         ),
     ),
@@ -133,7 +133,7 @@ MUTATIONS = (
     Mutation(
         "and against the values of the checkpoint",
         f"{VERIFIED}::test_a_fragment_that_torch_wrote_with_other_values",
-        (AUDIT, "    audit_against(weights, planned, frozenset(), inputs, findings)\n", ""),
+        (AUDIT, "    audit_against(weights, planned, frozenset(), inputs, findings, share=share)\n", ""),
     ),
     Mutation(
         "steps too",
@@ -181,7 +181,7 @@ MUTATIONS = (
     Mutation(
         "nor a pipe",
         f"{BESIDE}::test_what_is_no_file_of_the_checkpoint",
-        (RESUMED, "                        os.close(open_regular(path))\n", ""),
+        (RESUMED, "                        opened(path).close()\n", ""),
     ),
     Mutation(
         "what lies beside must not change meanwhile",

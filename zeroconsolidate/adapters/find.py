@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..archive.json_file import read_json
 from ..archive.model_files import ADAPTER_CONFIG
 from ..archive.phrases import counted
+from ..archive.places import is_file
 from ..archive.regular import Fence
 from ..archive.weights import read_weights
 from ..catalog.plain import plain_names
@@ -71,7 +72,7 @@ def find_adapters(
         dict.fromkeys([*catalog.order, *catalog.unsaved_ties, *catalog.unsaved_ties.values(), *catalog.unsaved])
     )
     config_path = os.path.join(root, ADAPTER_CONFIG)
-    first = _read(root, config_path) if os.path.isfile(config_path) else None
+    first = _read(root, config_path) if is_file(config_path) else None
     wrapped = is_wrapped(plain_names(names).values())
     prefixes = tuple(prefix for group in TUNER_PREFIXES.values() for prefix in group)
     if first is not None:
@@ -163,7 +164,7 @@ def _config_file(root: str, adapter: str, *, alone: bool) -> str:
     if alone or adapter == "default":
         places.append(os.path.join(root, ADAPTER_CONFIG))
     for place in places:
-        if os.path.isfile(place):
+        if is_file(place):
             return place
     raise NotACheckpoint(
         f"the names are those of a PEFT model, but the configuration of its adapter {adapter!r} is missing",

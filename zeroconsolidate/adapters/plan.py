@@ -61,6 +61,8 @@ class Adapted:
     """The original model against its frozen copy in the checkpoint."""
     notes: tuple[str, ...]
     """What was decided and why, for the report."""
+    kinds: str
+    """The adapters in words: `default (LORA)`."""
     trained_as: TrainedAs | None = None
     """For a merge into a base model: the class that the output is for."""
     rows: int | None = None
@@ -86,6 +88,7 @@ def plan_export(
     bases = dict.fromkeys(config.base for config in adapters.configs.values() if config.base)
     adapted = Adapted(
         is_adapter=True,
+        kinds=adapters.kinds,
         is_wrapped=adapters.is_wrapped,
         config_files={os.path.join(file.folder, ADAPTER_CONFIG): adapters.files[file.adapter] for file in files},
         files=tuple(adapters.files.values()),
@@ -170,6 +173,7 @@ def plan_merge(
     base_files = () if original is None else dict.fromkeys(tensor.file for tensor in original.tensors.values())
     adapted = Adapted(
         is_adapter=False,
+        kinds=adapters.kinds,
         is_wrapped=adapters.is_wrapped,
         config_files={},
         files=(*adapters.files.values(), *base_files),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from ..options import UniversalOptions, takes
 from ..outputs.make import Rehearsal, rehearse
 from ..outputs.universal import plan_universal
 from ..saves.target import settled
-from .writing import found, made
+from .writing import directory_for, found, made
 
 if TYPE_CHECKING:
     from ..opening.opened import Opened
@@ -61,7 +60,7 @@ def universal(src: Roots, out: Path, options: UniversalOptions) -> Report:
     (2, ['global_step2_universal/zero/embed.weight/exp_avg.pt'])
     """
     began = time.monotonic()
-    directory = os.path.normpath(os.fspath(out))
+    directory = directory_for(out, local="a universal checkpoint")
     opened, output = _planned_universal(src, directory, options)
     return made(output, opened, options, directory, began)
 
@@ -69,7 +68,7 @@ def universal(src: Roots, out: Path, options: UniversalOptions) -> Report:
 @takes(UniversalOptions)
 def dry_run_universal(src: Roots, out: Path, options: UniversalOptions) -> Rehearsal:
     """Say what `universal` with the same arguments would do: its cost, and warnings. Nothing is written."""
-    directory = os.path.normpath(os.fspath(out))
+    directory = directory_for(out, local="a universal checkpoint")
     opened, output = _planned_universal(src, directory, options)
     return rehearse(output, opened, options, directory)
 

@@ -21,6 +21,8 @@ from .regular import OpenFile
 from .zip_directory import Record, read_directory
 from .zip_format import LOCAL_HEADER
 
+_HEADER_BYTES = 256
+"""No local header that torch writes is longer: 30 bytes, a name such as `bf16_zero_pp_rank_0_…/data/0`, padding."""
 MAX_PICKLE_BYTES = 1 << 28
 """A `data.pkl` larger than this is refused. Real ones take about 150 bytes a tensor."""
 
@@ -33,8 +35,10 @@ class ZipContainer(OpenFile):
     """
 
     def _begin(self) -> None:
-        self._records = read_directory(self._fd, self.size_bytes)
+        self._records = read_directory(self._file)
         self._prefix = _prefix(self._records)
+        if self._file.is_remote:
+            self._expect_headers()
         self.big_endian = f"{self._prefix}/byteorder" in self._records and self._is_big_endian()
 
     @property
@@ -104,6 +108,14 @@ class ZipContainer(OpenFile):
                     found=start + record.size_bytes,
                 )
         return start
+
+    def _expect_headers(self) -> None:
+        """Every local header will be read, and behind it the value of a tensor of one element."""
+        self._file.expect(
+            (record.header_start, record.header_start + _HEADER_BYTES)
+            for record in self._records.values()
+            if record.size_bytes
+        )
 
     def _is_big_endian(self) -> bool:
         order = self.read("byteorder", limit_bytes=16)

@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from contextlib import nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ..errors import NotACheckpoint, ZeroConsolidateError, at, reason
+from ..errors import NotACheckpoint, StoreFailed, ZeroConsolidateError, at, reason
+from ..options.urls import absolute, is_url, normal
 from . import names
 from .names import FileKind, FileName
 from .phrases import listed
+from .places import exists, is_directory, is_file
 from .raw import CheckpointFiles, SwapFile
 from .regular import MAX_ENTRIES, Fence, read_small, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from .regular import Entry
 
 
 def discover(path: str | os.PathLike[str], tag: str | None = None) -> CheckpointFiles:
@@ -25,13 +31,13 @@ def discover(path: str | os.PathLike[str], tag: str | None = None) -> Checkpoint
     Without `tag`, `latest` decides, or the only tag there is. Raises NotACheckpoint, with what was found instead,
     UnsafePath for links that lead out of the directory, DamagedFile for a directory of too many entries.
     """
-    root = os.path.normpath(os.fspath(path))
+    root = normal(os.fspath(path))
     with at(root):
         entries = _list(root)
         if tag is None and any(names.parse(entry) for entry in entries):
-            parent, own = os.path.split(os.path.abspath(root))
+            parent, own = os.path.split(absolute(root))
             # A tag that was moved out of its checkpoint has no business with the folder it lies in now.
-            home = parent if any(os.path.lexists(os.path.join(parent, name)) for name in LATEST) else root
+            home = parent if any(exists(os.path.join(parent, name)) for name in LATEST) else root
             return _files(root=home, tag=own, directory=root, tags=(own,), latest=None, fence=Fence(root))
         tags = _tags(root, natural(entries))
         named = next((file for file in LATEST if file in entries), None)
@@ -45,7 +51,7 @@ def discover(path: str | os.PathLike[str], tag: str | None = None) -> Checkpoint
 
 def tags_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Every tag in a checkpoint's directory, in natural order. Raises NotACheckpoint if it cannot be listed."""
-    root = os.path.normpath(os.fspath(path))
+    root = normal(os.fspath(path))
     with at(root):
         return _tags(root, natural(_list(root)))
 
@@ -53,8 +59,10 @@ def tags_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Whether a directory holds tags, or is one."""
     try:
-        entries = _list(os.path.normpath(os.fspath(path)))
+        entries = _list(normal(os.fspath(path)))
         return any(map(names.parse, entries)) or bool(tags_in(path))
+    except StoreFailed:
+        raise
     except (ZeroConsolidateError, OSError):
         return False
 
@@ -72,7 +80,7 @@ def _list(root: str) -> list[str]:
     return sorted(entry.name for entry in _entries(root))
 
 
-def _entries(root: str) -> list[os.DirEntry[str]]:
+def _entries(root: str) -> list[Entry]:
     try:
         return list(scan(root))
     except NotADirectoryError:
@@ -91,9 +99,11 @@ def _unreadable(directory: str, error: OSError) -> NotACheckpoint:
 def _tags(root: str, entries: list[str]) -> tuple[str, ...]:
     """The folders that hold a DeepSpeed file. At most MAX_ENTRIES entries are read in all of them together."""
     found, left = [], MAX_ENTRIES
+    if is_url(root):
+        entries = natural([entry.name for entry in _entries(root) if entry.is_dir()])
     for entry in entries:
         try:
-            with os.scandir(os.path.join(root, entry)) as inside:
+            with _inside(os.path.join(root, entry)) as inside:
                 for file in islice(inside, max(left, 1)):
                     left -= 1
                     if names.parse(file.name):
@@ -104,10 +114,16 @@ def _tags(root: str, entries: list[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _inside(folder: str) -> AbstractContextManager[Iterator[Entry]]:
+    return nullcontext(scan(folder)) if is_url(folder) else os.scandir(folder)
+
+
 def _latest(root: str, file: str, *, needed: bool) -> str | None:
     """The tag that `latest` names; None if the file is damaged and somebody else names the tag."""
     try:
         return _read_latest(root, file)
+    except StoreFailed:
+        raise
     except ZeroConsolidateError:
         if needed:
             raise
@@ -173,7 +189,7 @@ def _choose(root: str, entries: list[str], tags: tuple[str, ...], latest: str | 
 def _wrong_tag(tag: str, tags: tuple[str, ...], *, given: bool, directory: str) -> NotACheckpoint:
     there = f"the tags here are: {listed(tags, 12)}" if tags else "there are no tags here"
     who = f"there is no tag {tag[:80]!r}" if given else f"the file `latest` names the tag {tag!r}, which is not here"
-    if tag and "/" not in tag and os.path.isdir(os.path.join(directory, tag)):
+    if tag and "/" not in tag and is_directory(os.path.join(directory, tag)):
         inside = os.path.join(directory, tag)
         _refuse_unreadable(inside)
         if tag.strip(".") and is_checkpoint(inside):
@@ -187,6 +203,8 @@ def _wrong_tag(tag: str, tags: tuple[str, ...], *, given: bool, directory: str) 
 
 def _refuse_unreadable(directory: str) -> None:
     """What is in a folder that may not be listed nobody knows. Raises NotACheckpoint for one."""
+    if is_url(directory):
+        return  # listing what is above it has told
     try:
         os.scandir(directory).close()
     except (FileNotFoundError, NotADirectoryError):
@@ -234,7 +252,7 @@ def _universal(folder: str, fence: Fence) -> Iterator[tuple[FileKind, FileName]]
             yield FileKind.UNIVERSAL_STATE, FileName(name=inside)
         elif entry.is_dir():
             weights = os.path.join(entry.path, names.UNIVERSAL_WEIGHTS)
-            if os.path.exists(weights):
+            if is_file(weights):
                 fence.check(weights)
                 yield FileKind.UNIVERSAL, FileName(name=f"{inside}/{names.UNIVERSAL_WEIGHTS}")
 

@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import DamagedFile, Disagreement, NotACheckpoint, at
+from ..options.urls import is_url
 from .container import ZipContainer
 from .discover import discover
 from .model_config import has_config
 from .names import one_of_each
+from .places import is_same_file
 from .regular import read_errors
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ def _parts(roots: Sequence[str], tag: str | None) -> list[CheckpointFiles]:
 
 def _same(one: str, other: str) -> None:
     """Two files of the same name must be copies: the same records with the same checksums, else the same bytes."""
-    if os.path.samefile(one, other):
+    if is_same_file(one, other):
         return
     with at(os.path.basename(one)):
         if not _equal(one, other):
@@ -91,6 +93,8 @@ def _equal(one: str, other: str) -> bool:
     looks = [_looks(path) for path in (one, other)]
     if None not in looks:
         return looks[0] == looks[1]
+    if is_url(one) or is_url(other):
+        return False  # both would be read whole
     with read_errors():
         return filecmp.cmp(one, other, shallow=False)
 

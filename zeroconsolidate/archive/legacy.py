@@ -13,18 +13,24 @@ persistent ids. So the object is read twice: once to learn the sizes, once with 
 from __future__ import annotations
 
 import mmap
-import os
+from typing import TYPE_CHECKING
 
 from ..errors import DamagedFile, UnsupportedLayout
 from .container import MAX_PICKLE_BYTES, ZipContainer
 from .interpreter import Interpreter, broken_pickles
 from .machine import Limits
 from .printable import described
-from .regular import OpenFile, open_regular
+from .regular import LocalFile, OpenFile, opened
 from .unpickle import World
+
+if TYPE_CHECKING:
+    from .regular import Positioned
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
+_PICKLES = 5
+_FIRST_BYTES = 1 << 20
+"""What is read of a file in a store to find them."""
 
 
 class LegacyContainer(OpenFile):
@@ -36,9 +42,29 @@ class LegacyContainer(OpenFile):
     form = "torch legacy"
 
     def _begin(self) -> None:
-        self._data = mmap.mmap(self._fd, min(self.size_bytes, MAX_PICKLE_BYTES), access=mmap.ACCESS_READ)
+        self._data: mmap.mmap | bytes
+        most_bytes = min(self.size_bytes, MAX_PICKLE_BYTES)
+        if isinstance(self._file, LocalFile):
+            self._data = mmap.mmap(self._file.fd, most_bytes, access=mmap.ACCESS_READ)
+        else:
+            self._data = self._pickles(most_bytes)
         with broken_pickles("the file"):
             self.big_endian, self._pickle, self._starts = self._survey()
+
+    def _pickles(self, most_bytes: int) -> bytes:
+        """So much of the beginning of the file as the five pickles take: where they end, only reading them tells."""
+        size_bytes = _FIRST_BYTES
+        while size_bytes < most_bytes:
+            self._data = self.pread(size_bytes, 0)
+            try:
+                machine, here = Interpreter(self._data, World(_Placeless(), size_bytes), Limits()), 0
+                for _ in range(_PICKLES):
+                    _, here = machine.run(here)
+            except DamagedFile:
+                size_bytes *= 16
+            else:
+                return self._data
+        return self.pread(most_bytes, 0)
 
     def read_pickle(self) -> bytes:
         """The bytes of the object's pickle."""
@@ -103,11 +129,14 @@ class _Placeless:
         return bytes(size_bytes)
 
 
-def open_container(path: str) -> ZipContainer | LegacyContainer:
-    """The container at `path`, of the kind that its first bytes say. Raises what the two raise."""
-    fd = open_regular(path)
+def open_container(path: str, file: Positioned | None = None) -> ZipContainer | LegacyContainer:
+    """The container at `path`, of the kind that its first bytes say. Raises what the two raise. `file`: the open file,
+    if it has been opened before."""
+    if file is None:
+        file = opened(path)
     try:
-        head = os.pread(fd, 2, 0)
-    finally:
-        os.close(fd)
-    return LegacyContainer(path) if head[:1] == b"\x80" else ZipContainer(path)
+        head = file.pread(min(2, file.size_bytes), 0)
+    except BaseException:
+        file.close()
+        raise
+    return LegacyContainer(path, file) if head[:1] == b"\x80" else ZipContainer(path, file)

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import DamagedFile, NotACheckpoint, UnsafePath, UnsafePickle, at
+from ..options.urls import is_url
 from .legacy import open_container
 from .located import LocatedTensor
 from .names import FileKind
 from .raw import MAX_REMEMBERED, CheckpointFiles, RawFile
-from .regular import read_errors
+from .regular import opened, read_errors
 from .unpickle import unpickle_placeless
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .names import FileName
+    from .regular import Positioned
 
 
 def load(files: CheckpointFiles, kind: FileKind) -> Iterator[RawFile]:
@@ -24,8 +26,19 @@ def load(files: CheckpointFiles, kind: FileKind) -> Iterator[RawFile]:
     Only pickles and zip directories are read, never tensors. Raises DamagedFile or UnsafePickle, with the file.
     """
     remembered: dict[bytes, object] = {}
-    for name in files.of(kind):
-        yield load_file(files.path(name), kind, name, remembered)
+    for name, opening in _opening(files, kind):
+        yield load_file(files.path(name), kind, name, remembered, opening)
+
+
+def _opening(files: CheckpointFiles, kind: FileKind) -> Iterator[tuple[FileName, Callable[[], Positioned] | None]]:
+    """The files of one kind. With those in a store comes what gives the open file: they are opened side by side."""
+    names = files.of(kind)
+    if not any(is_url(files.path(name)) for name in names):
+        yield from ((name, None) for name in names)
+        return
+    from .remote import ahead
+
+    yield from zip(names, ahead(lambda name: opened(files.path(name)), names), strict=True)
 
 
 class LoadReadable:
@@ -40,24 +53,32 @@ class LoadReadable:
     def __call__(self, files: CheckpointFiles, kind: FileKind) -> Iterator[RawFile]:
         """The readable files of one kind in the order of their ranks."""
         remembered: dict[bytes, object] = {}
-        for name in files.of(kind):
+        for name, opening in _opening(files, kind):
             try:
-                yield load_file(files.path(name), kind, name, remembered)
+                yield load_file(files.path(name), kind, name, remembered, opening)
             except (UnsafePickle, UnsafePath):
                 raise
             except (DamagedFile, NotACheckpoint) as error:
                 self.reasons[name.name] = error.sentence
 
 
-def load_file(path: str, kind: FileKind, name: FileName, remembered: dict[bytes, object] | None = None) -> RawFile:
+def load_file(
+    path: str,
+    kind: FileKind,
+    name: FileName,
+    remembered: dict[bytes, object] | None = None,
+    opening: Callable[[], Positioned] | None = None,
+) -> RawFile:
     """One file. Raises DamagedFile, UnsafePickle, UnsafePath, NotACheckpoint (if it may not be read).
+
+    `opening` gives the open file, if it is being opened already.
 
     `remembered`: contents by pickle. A content with no byte of a tensor in it says nothing about its file, and
     is the same object for all files that have the same pickle.
     """
     with at(name.name), read_errors():
         try:
-            with open_container(path) as container:
+            with open_container(path, opening() if opening else None) as container:
                 form = container.form
                 pickled = container.read_pickle()
                 content = None if remembered is None else remembered.get(pickled)

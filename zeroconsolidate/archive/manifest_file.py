@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import DamagedFile, at
 from .json_file import parse_object
 from .model_files import MANIFEST_NAME
+from .places import exists
 from .printable import described
 from .regular import read_small
 
@@ -18,7 +19,7 @@ MAX_MANIFEST_BYTES = 1 << 28
 def read_manifest(directory: str) -> dict[str, Any] | None:
     """The manifest, None if the directory has none. Raises DamagedFile if it is not a manifest of a version we know."""
     path = os.path.join(directory, MANIFEST_NAME)
-    if not os.path.lexists(path):
+    if not exists(path):
         return None
     with at(path):
         manifest = parse_object(read_small(path, MAX_MANIFEST_BYTES), "the manifest")

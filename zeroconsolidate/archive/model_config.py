@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import json_file
 from .model_files import CONFIG
+from .places import is_file
 from .regular import read_small
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ MAX_CONFIG_BYTES = 1 << 24
 
 def has_config(directory: str) -> bool:
     """Whether there is a config.json."""
-    return os.path.isfile(os.path.join(directory, CONFIG))
+    return is_file(os.path.join(directory, CONFIG))
 
 
 def is_bare(config: object) -> bool:

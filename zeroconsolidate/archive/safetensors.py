@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -17,8 +18,9 @@ from ..errors import DamagedFile, NotACheckpoint, at, reason
 from .json_file import parse_object
 from .located import MAX_DIMENSIONS, MAX_NUMEL, LocatedStorage, contiguous
 from .model_files import MAX_HEADER_BYTES
+from .places import names_in
 from .printable import described
-from .regular import open_regular, read_errors, read_small
+from .regular import opened, read_errors, read_small
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,9 +60,9 @@ class SafetensorsModel:
 def read_file(path: str) -> SafetensorsFile:
     """The header of one file. Raises DamagedFile."""
     with at(os.path.basename(path)):
-        with read_errors(), open(open_regular(path), "rb") as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            prefix = file.read(8)
+        with read_errors(), closing(opened(path)) as file:
+            size_bytes = file.size_bytes
+            prefix = file.pread(min(8, size_bytes), 0)
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or length > min(MAX_HEADER_BYTES, size_bytes - 8):
                 raise DamagedFile(
@@ -68,7 +70,7 @@ def read_file(path: str) -> SafetensorsFile:
                     expected=f"a header of at most {max(min(MAX_HEADER_BYTES, size_bytes - 8), 0)} bytes",
                     found=f"{length} in {size_bytes} bytes",
                 )
-            text = file.read(length)
+            text = file.pread(length, 8)
         header = parse_object(text, "the header")
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict):
@@ -119,7 +121,7 @@ def read_model(directory: str) -> SafetensorsModel:
 def entries_of(directory: str) -> list[str]:
     """The entries of a model's directory, sorted. Raises NotACheckpoint if it cannot be listed."""
     try:
-        return sorted(os.listdir(directory))
+        return sorted(names_in(directory))
     except OSError as error:
         raise NotACheckpoint(f"the model's directory cannot be read: {reason(error)}") from None
 

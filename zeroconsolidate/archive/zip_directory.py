@@ -7,12 +7,14 @@ directory, records do not overlap, none has two entries. torch writes no other f
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import DamagedFile
 from .printable import described
-from .regular import read_exactly
 from .zip_format import END, END64, END64_LOCATOR, LOCAL_HEADER
+
+if TYPE_CHECKING:
+    from .regular import Positioned
 
 MAX_RECORDS = 1 << 20
 """More records than this are refused. There is one for each storage, and a handful of others."""
@@ -33,21 +35,22 @@ class Record(NamedTuple):
     crc32: int
 
 
-def read_directory(fd: int, size_bytes: int) -> dict[str, Record]:
+def read_directory(file: Positioned) -> dict[str, Record]:
     """The records by name, from the central directory. As torch writes it, they must be in the order of the file.
 
     Raises DamagedFile if the file is empty, truncated, or not a zip, or if a record lies outside of it.
     """
+    size_bytes = file.size_bytes
     if size_bytes == 0:
         raise DamagedFile("the file is empty", expected="a torch checkpoint", found="0 bytes")
-    count, directory_bytes, start = _end_of_directory(fd, size_bytes)
+    count, directory_bytes, start = _end_of_directory(file, size_bytes)
     if count > MAX_RECORDS or start + directory_bytes > size_bytes or count * _CENTRAL.size > directory_bytes:
         raise DamagedFile(
             "the zip directory is impossible", found=f"{count} records in {directory_bytes} bytes at {start}"
         )
     if directory_bytes > count * _MAX_ENTRY_BYTES:
         raise DamagedFile("the zip directory is too large", found=f"{directory_bytes} bytes for {count} records")
-    data = read_exactly(fd, directory_bytes, start)
+    data = file.pread(directory_bytes, start)
     records: dict[str, Record] = {}
     position = end = 0
     before: tuple[str, int, int, bool, int] | None = None
@@ -93,26 +96,26 @@ def _add(records: dict[str, Record], record: tuple[str, int, int, bool, int], st
     records[name] = Record(header_start, size_bytes, stop, stored, crc32)
 
 
-def _end_of_directory(fd: int, size_bytes: int) -> tuple[int, int, int]:
+def _end_of_directory(file: Positioned, size_bytes: int) -> tuple[int, int, int]:
     """(number of records, directory's bytes, directory's start).
 
     The end record must be the last thing in the file. Zip allows a comment behind it, in which another end
     record can be hidden so that two readers see two archives; torch never writes one.
     """
     end_start = size_bytes - END.size
-    tail = read_exactly(fd, END.size, end_start) if end_start >= 0 else b""
+    tail = file.pread(END.size, end_start) if end_start >= 0 else b""
     if not tail.startswith(b"PK\x05\x06"):
-        raise _no_end(fd, size_bytes)
+        raise _no_end(file, size_bytes)
     _, _, _, _, count, directory_bytes, start, comment_bytes = END.unpack(tail)
     if comment_bytes:
         raise DamagedFile(f"the zip directory announces a comment of {comment_bytes} bytes, which is not there")
     locator_start = end_start - END64_LOCATOR.size
     if locator_start >= 0:
-        signature, _, end64_start, _ = END64_LOCATOR.unpack(read_exactly(fd, END64_LOCATOR.size, locator_start))
+        signature, _, end64_start, _ = END64_LOCATOR.unpack(file.pread(END64_LOCATOR.size, locator_start))
         if signature == b"PK\x06\x07":
             if end64_start + END64.size > locator_start:
                 raise DamagedFile("the zip64 end record lies outside of the file")
-            end64 = END64.unpack(read_exactly(fd, END64.size, end64_start))
+            end64 = END64.unpack(file.pread(END64.size, end64_start))
             if end64[0] != b"PK\x06\x06":
                 raise DamagedFile("the zip64 end record is not where its locator says")
             count, directory_bytes, start = end64[7:10]
@@ -126,12 +129,12 @@ def _end_of_directory(fd: int, size_bytes: int) -> tuple[int, int, int]:
     return count, directory_bytes, start
 
 
-def _no_end(fd: int, size_bytes: int) -> DamagedFile:
+def _no_end(file: Positioned, size_bytes: int) -> DamagedFile:
     """The error for a file that does not end in a zip directory."""
-    if read_exactly(fd, min(4, size_bytes), 0) != b"PK\x03\x04":
+    if file.pread(min(4, size_bytes), 0) != b"PK\x03\x04":
         return DamagedFile("the file is not a torch checkpoint: it is not a zip archive")
     tail_bytes = min(size_bytes, END.size + _MAX_COMMENT_BYTES)
-    if b"PK\x05\x06" in read_exactly(fd, tail_bytes, size_bytes - tail_bytes)[: 4 - END.size]:
+    if b"PK\x05\x06" in file.pread(tail_bytes, size_bytes - tail_bytes)[: 4 - END.size]:
         return DamagedFile("the file has bytes after its zip directory: something was appended to it")
     return DamagedFile(
         "the file is truncated",

@@ -17,6 +17,7 @@ from ..adapters.peft_config import TUNER_PREFIXES, read_peft_config
 from ..adapters.wrapping import PEFT_MODEL
 from ..archive.json_file import read_json
 from ..archive.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ..archive.places import is_file
 from ..archive.safetensors import read_file
 from ..archive.weights import read_pickled
 from ..catalog.facts import Catalog, Degrees, Origin, Part
@@ -40,7 +41,7 @@ def has_adapter(directory: str) -> bool:
 
 
 def _is_file(directory: str, name: str) -> bool:
-    return os.path.isfile(os.path.join(directory, name))
+    return is_file(os.path.join(directory, name))
 
 
 def adapter_catalog(directory: str) -> Catalog:
@@ -66,9 +67,7 @@ def _in_a_run(name: str, config: PeftConfig) -> str:
     parts = name.split(".")
     place = next((n for n, part in enumerate(parts) if part.startswith((*prefixes, "trainable_tokens_"))), None)
     if place is not None:
-        # DoRA's magnitudes are a module in a run, and a parameter in the file.
-        weight = ["weight"] if parts[place] == "lora_magnitude_vector" and place == len(parts) - 1 else []
-        return ".".join([*parts[: place + 1], _ADAPTER, *parts[place + 1 :], *weight])
+        return ".".join([*parts[: place + 1], _ADAPTER, *parts[place + 1 :]])
     is_own = ".base_layer." in name or (parts[-1] == "bias" and config.bias != "none")
     if not name.startswith(PEFT_MODEL) or is_own:
         return name

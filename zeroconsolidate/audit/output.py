@@ -9,38 +9,46 @@ from ..archive.json_file import parse_object
 from ..archive.manifest_file import read_manifest
 from ..archive.model_files import MANIFEST_NAME, MAX_HEADER_BYTES, is_weights
 from ..archive.phrases import counted
+from ..archive.places import exists, is_directory, names_in
+from ..archive.places import size_bytes as length
 from ..archive.printable import described
 from ..archive.regular import read_small
 from ..archive.weights import Weights, read_weights
-from ..errors import BadOption, DamagedFile, NotACheckpoint, ZeroConsolidateError, reason
+from ..errors import BadOption, DamagedFile, NotACheckpoint, StoreFailed, ZeroConsolidateError, reason
 from ..outputs.gate import examine
 from ..outputs.gate_finding import Kind
+from ..outputs.model_card import CARD
 from ..outputs.modules import has_own_weights, modules_in
 from ..run.digest import digest_of
-from ..run.local import LocalFiles
+from ..run.files import Files
 from ..write.refusals import JOURNAL, STAGING
 from .findings import NOT_WHOLE
+from .subset import choose
 from .universal import audit_universal, is_universal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..options.share import Share
     from .findings import Findings
 
 
-def audit_output(directory: str, findings: Findings, *, base: str | None = None) -> None:
-    """All checks; what is wrong goes into `findings`. `base`: directory of the original model.
+def audit_output(directory: str, findings: Findings, *, base: str | None = None, share: Share | None = None) -> None:
+    """All checks; what is wrong goes into `findings`. `base`: directory of the original model. `share`: how much of the
+    files that have digests is to be read.
 
     Raises NotACheckpoint if there is no such directory.
     """
-    if not os.path.isdir(directory):
+    if not is_directory(directory):
         raise NotACheckpoint("there is no such directory", address=(directory,))
-    if os.path.lexists(os.path.join(directory, STAGING, JOURNAL)):
+    if exists(os.path.join(directory, STAGING, JOURNAL)):
         findings.problems.append("a conversion into this directory was interrupted; run it again to finish it")
     weights, resumes = None, is_universal(directory)
     try:
         if not resumes and has_own_weights(modules_in(directory)):
             weights = read_weights(directory)
+    except StoreFailed:
+        raise
     except ZeroConsolidateError as error:
         findings.problems.append(str(error))
     if weights is not None:
@@ -56,9 +64,9 @@ def audit_output(directory: str, findings: Findings, *, base: str | None = None)
         if weights is not None:
             _tensors(weights, manifest["tensors"], findings)
         # Fragments have checksums of their own.
-        _files(directory, manifest | ({"digest": "crc32"} if resumes else {}), findings)
+        _files(directory, manifest | ({"digest": "crc32"} if resumes else {}), findings, share)
     if resumes:
-        audit_universal(directory, findings)
+        audit_universal(directory, findings, share=share)
     else:
         _loading(directory, manifest or {}, base, findings)
 
@@ -99,7 +107,7 @@ def _structure(directory: str, weights: Weights, findings: Findings) -> None:
     findings.checks.append(
         f"headers of {counted(len(weights.files), 'file')} with {counted(len(weights.tensors), 'tensor')}"
     )
-    unlisted = [name for name in sorted(os.listdir(directory)) if is_weights(name) and name not in weights.files]
+    unlisted = [name for name in sorted(names_in(directory)) if is_weights(name) and name not in weights.files]
     if weights.index:
         findings.checks.append("the index against the shards")
         findings.problems += [f"{name}: the index does not name this file" for name in unlisted]
@@ -132,9 +140,11 @@ def _tensors(weights: Weights, listed: Mapping[str, Any], findings: Findings) ->
     findings.checks.append("names, dtypes and shapes against the manifest")
 
 
-def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> None:
+def _files(directory: str, manifest: Mapping[str, Any], findings: Findings, share: Share | None) -> None:
     """Sizes and digests as the manifest lists them; damage in weights is traced to the tensors it is in."""
     digested = 0
+    with_digest = {name: entry for name, entry in manifest["files"].items() if _algorithm(entry) is not None}
+    subset = choose({name: entry["bytes"] for name, entry in with_digest.items()}, share)
     for name, entry in manifest["files"].items():
         path = os.path.join(directory, name)
         if os.path.isabs(name) or ".." in name.split("/"):
@@ -143,17 +153,22 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             )
             continue
         try:
-            size_bytes = os.path.getsize(path)
+            size_bytes = length(path)
         except OSError as error:
+            if name == CARD:
+                continue  # it is there to be edited, or to be removed
             findings.problems.append(f"{name}: {reason(error)}")
+            continue
+        if name == CARD and size_bytes != entry.get("bytes"):
+            findings.notes.append(f"{name}: edited since it was written")
             continue
         if size_bytes != entry.get("bytes"):
             findings.problems.append(f"{name}: the size differs; expected {entry.get('bytes')} bytes, got {size_bytes}")
-        algorithm = next((key for key in ("sha256", "xxh3") if key in entry), None)
-        if algorithm is None:
+        algorithm = _algorithm(entry)
+        if algorithm is None or name not in subset:
             continue
         try:
-            with LocalFiles() as files:
+            with Files() as files:
                 got = digest_of(files, path, algorithm, progress=findings.read)
         except BadOption as error:
             findings.notes.append(f"{name}: digest not checked: {error}")
@@ -163,9 +178,13 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             continue
         digested += 1
         if got != entry[algorithm]:
+            if name == CARD:
+                findings.notes.append(f"{name}: edited since it was written")
+                continue
             damaged = _damaged(directory, name, algorithm, manifest["tensors"])
             where = f", in {', '.join(damaged)}" if damaged else ""
             findings.problems.append(f"{name}: the {algorithm} differs{where}; expected {entry[algorithm]}, got {got}")
+    subset.tell(findings, "file")
     sizes = counted(len(manifest["files"]), "file size")
     findings.checks.append(f"{sizes} and {counted(digested, 'digest')} against the manifest")
     if manifest.get("digest") is None:
@@ -175,11 +194,16 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
         )
 
 
+def _algorithm(entry: Mapping[str, Any]) -> str | None:
+    """The kind of digest that a file has."""
+    return next((key for key in ("sha256", "xxh3") if key in entry), None)
+
+
 def _damaged(directory: str, file: str, algorithm: str, listed: Mapping[str, Any]) -> list[str]:
     """The tensors of a file whose own digests differ."""
     try:
         weights = read_weights(directory)
-        with LocalFiles() as files:
+        with Files() as files:
             return [
                 name
                 for name, entry in listed.items()

@@ -8,12 +8,12 @@ config.json: the head is the embedding     do both have the same values?
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archive.weights import read_weights
 from ..errors import ZeroConsolidateError
+from ..options.urls import real
 from ..plan.pieces import View
 from ..run.compare import first_difference
 from ..run.orders import other_order
@@ -150,7 +150,7 @@ def _of_base(
         return {}  # the merge says what is wrong with it
     found: dict[str, list[str]] = {"A": [], "B": []}
     for letter, side in (("A", a), ("B", b)):
-        if side.directory is not None and os.path.realpath(side.directory) == os.path.realpath(base):
+        if side.directory is not None and real(side.directory) == real(base):
             continue
         for tensor in [each for each in tensors if each.state == "differs" and each.name in original][:MOST]:
             own, there = side.tensors[tensor.name if letter == "A" else tensor.name_b], original[tensor.name]

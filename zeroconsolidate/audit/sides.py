@@ -12,12 +12,14 @@ from ..archive.manifest_file import read_manifest
 from ..archive.model_config import has_config, read_config
 from ..archive.model_files import ADAPTER_CONFIG, BESIDE_FOLDER, CONFIG, MANIFEST_NAME
 from ..archive.phrases import counted
+from ..archive.places import exists, is_directory, is_file, is_same_file
 from ..archive.weights import read_pickled, read_weights
 from ..errors import BadOption, NotACheckpoint, WrongNames, ZeroConsolidateError
 from ..integrations.hub import in_cache, is_hub_id, resolved
 from ..opening.open import open_catalog
 from ..opening.opened import of_catalog
 from ..options import Opening, Options
+from ..options.urls import is_url, normal, plain
 from ..outputs.modules import modules_in
 from ..outputs.named import ties_of
 from ..outputs.planned import plan_weights, with_recorded_base
@@ -77,16 +79,16 @@ def find_side(path: Path) -> Found:
 
     Raises NotACheckpoint or BadOption if there is nothing, else what `open_checkpoint` raises.
     """
-    given = os.fspath(path)
-    directory = given
-    if not os.path.lexists(given) and is_hub_id(given):
+    given = plain(os.fspath(path))
+    directory = normal(given) if is_url(given) else given
+    if not exists(given) and is_hub_id(given):
         directory = in_cache(given, None) or resolved(given)
-    if not os.path.isdir(directory):
-        why = "this is a file, not a directory" if os.path.lexists(directory) else "there is no such directory"
+    if not is_directory(directory):
+        why = "this is a file, not a directory" if exists(directory) else "there is no such directory"
         raise NotACheckpoint(
             why, expected="a checkpoint, a model directory, an adapter or a hub id", address=(given or repr(given),)
         )
-    has_manifest = os.path.lexists(os.path.join(directory, MANIFEST_NAME))
+    has_manifest = exists(os.path.join(directory, MANIFEST_NAME))
     if not has_manifest and (is_checkpoint(directory) or found_run([directory]) is not None):
         return _checkpoint(given, directory)
     manifest = _manifest(directory)
@@ -103,14 +105,12 @@ def _checkpoint(given: str, directory: str) -> Found:
     opened = of_catalog(open_catalog(roots, options.tag))
     origin = opened.catalog.origin
     what = f"{origin.tag}, ZeRO stage {origin.stage}, {counted(origin.world_size, 'rank')}"
-    if not os.path.samefile(origin.root, directory) and not os.path.samefile(
-        os.path.join(origin.root, origin.tag), directory
-    ):
+    if not is_same_file(origin.root, directory) and not is_same_file(os.path.join(origin.root, origin.tag), directory):
         what = f"{os.path.basename(origin.root)}, {what}"  # a run directory
     try:
         is_adapter = find_adapters(opened.catalog, lora=None, chosen=()) is not None
     except ZeroConsolidateError:
-        is_adapter = os.path.isfile(os.path.join(origin.root, ADAPTER_CONFIG))
+        is_adapter = is_file(os.path.join(origin.root, ADAPTER_CONFIG))
     return Found(path=given, directory=directory, opened=opened, is_adapter=is_adapter, what=what, manifest={})
 
 
@@ -201,14 +201,14 @@ def _weights(directory: str) -> dict[str, Any]:
     for folder in folders:
         inside = os.path.join(directory, folder)
         try:
-            weights = read_weights(inside) if os.path.isdir(inside) else None
+            weights = read_weights(inside) if is_directory(inside) else None
         except NotACheckpoint as error:  # a pooling has none
             missing = missing or error
             continue
         if weights is not None:
             found |= {os.path.join(folder, name): tensor for name, tensor in weights.tensors.items()}
     for head in HEAD_FILES:
-        if os.path.isfile(os.path.join(directory, f"{head}.pt")):
+        if is_file(os.path.join(directory, f"{head}.pt")):
             found |= {f"{head}.{name}": tensor for name, tensor in read_pickled(directory, f"{head}.pt").items()}
     if not found and missing is not None:
         raise missing

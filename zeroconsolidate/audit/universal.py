@@ -14,10 +14,11 @@ from ..archive.located import LocatedTensor, contiguous
 from ..archive.model_files import MANIFEST_NAME
 from ..archive.names import UNIVERSAL_FOLDER
 from ..archive.phrases import counted
-from ..archive.regular import Fence, read_errors
+from ..archive.places import is_directory, is_file, names_in, size_bytes
+from ..archive.regular import Fence, read_errors, read_small
 from ..archive.unpickle import unpickle
 from ..archive.weights import Weights
-from ..errors import DamagedFile, NotACheckpoint, ZeroConsolidateError, at
+from ..errors import DamagedFile, NotACheckpoint, StoreFailed, ZeroConsolidateError, at
 from ..outputs.universal import LATEST, plan_universal
 from ..plan.fragment import FragmentPlan
 from ..plan.states import plain_step
@@ -25,11 +26,13 @@ from ..plan.whole_file import WholeFilePlan, bytes_of
 from ..run.compare import first_difference
 from .against import audit_against
 from .source import damaged_records
+from .subset import choose
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ..opening.opened import Opened
+    from ..options.share import Share
     from ..outputs.universal import UniversalCheckpoint
     from ..plan.layout import TensorPlan
     from ..run.inputs import Inputs
@@ -50,13 +53,18 @@ class Fragments:
 
 def is_universal(directory: str) -> bool:
     """Whether DeepSpeed would resume from this directory with `load_universal`."""
-    return os.path.isfile(os.path.join(directory, LATEST))
+    return is_file(os.path.join(directory, LATEST))
 
 
-def audit_universal(directory: str, findings: Findings) -> None:
-    """Read every fragment, and compare its records with their CRC-32; what is wrong goes into `findings`."""
+def audit_universal(directory: str, findings: Findings, *, share: Share | None = None) -> None:
+    """Read every fragment, or a share of them, and compare its records with their CRC-32. What is wrong goes into
+    `findings`."""
     records = 0
-    for name, path in _paths(directory):
+    paths = dict(_paths(directory))
+    subset = choose({name: size_bytes(path) for name, path in paths.items()}, share)
+    for name, path in paths.items():
+        if name not in subset:
+            continue
         try:
             with at(name), read_errors(), open_container(path) as container:
                 _content(container)
@@ -65,20 +73,25 @@ def audit_universal(directory: str, findings: Findings) -> None:
                     bad, checked = damaged_records(container, starts, findings)
                     records += checked
                     findings.problems += [f"{name}: record {record} is damaged: its CRC-32 is wrong" for record in bad]
+        except StoreFailed:
+            raise
         except ZeroConsolidateError as error:
             findings.problems.append(str(error))
         findings.files += 1
+    subset.tell(findings, "fragment")
     findings.checks.append(f"CRC-32 of {counted(records, 'record')} in {counted(findings.files, 'fragment')}")
 
 
-def audit_universal_against(directory: str, opened: Opened, inputs: Inputs, findings: Findings) -> None:
+def audit_universal_against(
+    directory: str, opened: Opened, inputs: Inputs, findings: Findings, *, share: Share | None = None
+) -> None:
     """Compare it with what it should be made of: every value and step, and of what we wrote the other files, too."""
     expected = plan_universal(opened)
     found = fragments_of(directory)
     planned = _planned(expected)
     weights = replace(found.weights, tensors=_shaped(_trained(found, opened), planned))
-    audit_against(weights, planned, frozenset(), inputs, findings)
-    is_ours = os.path.exists(os.path.join(directory, MANIFEST_NAME))
+    audit_against(weights, planned, frozenset(), inputs, findings, share=share)
+    is_ours = is_file(os.path.join(directory, MANIFEST_NAME))
     for own, step in expected.steps.items():
         # DeepSpeed's converter writes none at stage 3.
         if (own in found.steps or is_ours) and plain_step(found.steps.get(own)) != plain_step(step):
@@ -110,13 +123,13 @@ def fragments_of(directory: str) -> Fragments:
 def _paths(directory: str) -> Iterator[tuple[str, str]]:
     """`parameter/state` and the path, sorted."""
     folder = os.path.join(discover(directory).directory, UNIVERSAL_FOLDER)
-    if not os.path.isdir(folder):
+    if not is_directory(folder):
         raise NotACheckpoint("there are no fragments", expected=f"a folder {UNIVERSAL_FOLDER}", address=(directory,))
     fence = Fence(directory)
-    for parameter in sorted(os.listdir(folder)):
+    for parameter in sorted(names_in(folder)):
         inside = os.path.join(folder, parameter)
-        if os.path.isdir(inside):
-            for file in sorted(os.listdir(inside)):
+        if is_directory(inside):
+            for file in sorted(names_in(inside)):
                 fence.check(os.path.join(inside, file))
                 yield f"{parameter}/{file.removesuffix('.pt')}", os.path.join(inside, file)
 
@@ -168,7 +181,7 @@ def _others(directory: str, expected: UniversalCheckpoint, inputs: Inputs, findi
             compared += 1
             path = os.path.join(directory, file.name)
             try:
-                same = os.path.getsize(path) == file.size_bytes and not first_difference(
+                same = size_bytes(path) == file.size_bytes and not first_difference(
                     inputs, tensor.recipe, bytes_of(path, tensor.numel), start=0, stop=tensor.numel,
                     progress=findings.read,
                 )  # fmt: skip
@@ -179,9 +192,8 @@ def _others(directory: str, expected: UniversalCheckpoint, inputs: Inputs, findi
     for name, data in expected.small.items():
         compared += 1
         try:
-            with open(os.path.join(directory, name), "rb") as small:
-                same = small.read(len(data) + 1) == data
-        except OSError:
+            same = read_small(os.path.join(directory, name), len(data)) == data
+        except (OSError, DamagedFile):
             same = False
         if not same:
             findings.problems.append(f"{name}: it is not what the checkpoint says")

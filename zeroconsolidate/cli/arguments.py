@@ -21,7 +21,18 @@ from ..options import (
     read_as,
 )
 from .exit_codes import ExitCode
-from .flags import CompareFlags, ConvertFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
+from .flags import (
+    CompareFlags,
+    CompletionFlags,
+    ConvertFlags,
+    EnvFlags,
+    InspectFlags,
+    ModelFlags,
+    NoOptions,
+    PruneFlags,
+    VerifyFlags,
+    WatchFlags,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,11 +52,15 @@ VERBS: dict[str, tuple[type, type]] = {
     "compare": (CompareOptions, CompareFlags),
     "watch": (WatchOptions, WatchFlags),
     "prune": (PruneOptions, PruneFlags),
+    "env": (NoOptions, EnvFlags),
+    "completion": (NoOptions, CompletionFlags),
 }
 """Command -> its options: those that Python has too, and its own."""
 
 WRITING = ("convert", "universal")
 """Commands that take an OUTPUT as their last path."""
+SHELLS = ("bash", "zsh", "fish")
+"""Shells for which there is a completion."""
 CONTINUING = (*WRITING, "watch", "prune")
 """Commands that continue what was interrupted."""
 
@@ -57,6 +72,8 @@ USAGE = {
     "compare": ("A B",),
     "watch": ("RUN_DIR [RUN_DIR ...] [PATTERN]",),
     "prune": ("RUN_DIR [RUN_DIR ...]",),
+    "env": ("",),
+    "completion": ("bash|zsh|fish",),
 }
 """Command -> the forms of its arguments."""
 
@@ -96,6 +113,12 @@ _EXAMPLES = {
         "zeroconsolidate prune run --keep 2 --yes",
         "zeroconsolidate prune run --remove checkpoint --yes",
     ),
+    "env": ("zeroconsolidate env", "zeroconsolidate env --json"),
+    "completion": (
+        "zeroconsolidate completion bash > ~/.local/share/bash-completion/completions/zeroconsolidate",
+        'zeroconsolidate completion zsh > "${fpath[1]}/_zeroconsolidate"',
+        "zeroconsolidate completion fish > ~/.config/fish/completions/zeroconsolidate.fish",
+    ),
 }
 
 
@@ -110,12 +133,12 @@ def parser() -> argparse.ArgumentParser:
         epilog=f"exit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    whole.add_argument("--version", action="version", version=__version__)
+    whole.add_argument("--version", action="version", version=f"zeroconsolidate {__version__}")
     verbs = whole.add_subparsers(required=True, metavar="COMMAND", dest="verb")
 
     def add(verb: str, about: str, description: str) -> argparse.ArgumentParser:
         examples = "\n".join(f"  {line}" for line in _EXAMPLES[verb])
-        forms = [f"zeroconsolidate {verb} [OPTION ...] {form}" for form in USAGE[verb]]
+        forms = [f"zeroconsolidate {verb} [OPTION ...] {form}".rstrip() for form in USAGE[verb]]
         return verbs.add_parser(
             verb,
             help=about,
@@ -202,6 +225,23 @@ def parser() -> argparse.ArgumentParser:
     )
     _run_directory(prune)
     add_options(prune, *VERBS["prune"])
+
+    env = add(
+        "env",
+        "print what a report of a bug needs: versions, file system, limits",
+        "Print the versions of Python and of all packages that can play a part, the file system of the working\n"
+        "directory, processors and limits. Of environment variables it is only said that they are set.",
+    )
+    add_options(env, *VERBS["env"])
+
+    completion = add(
+        "completion",
+        "print a script with which a shell completes commands and options",
+        "Print the script that completes commands, options and their values in a shell. Write it to where the shell\n"
+        "reads such files, once; after an update, again.",
+    )
+    completion.add_argument("roots", metavar="SHELL", nargs="*", help=f"the shell: {', '.join(SHELLS)}")
+    add_options(completion, *VERBS["completion"])
     return whole
 
 

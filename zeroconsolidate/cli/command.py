@@ -7,28 +7,29 @@ import json
 import os
 import signal
 import sys
-from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..archive.printable import printable
-from ..errors import ZeroConsolidateError
+from ..errors import BadOption
 from ..options import (
     CompareOptions,
     Opening,
     Options,
     PruneOptions,
+    SourceOptions,
     UniversalOptions,
     VerifyOptions,
     WatchOptions,
-    as_typed,
 )
 from . import printing as texts
-from .arguments import CONTINUING, Misuse, flags_of, given_of
+from .arguments import Misuse, flags_of, given_of
+from .colour import RED, YELLOW, painted
+from .ending import DEBUG, ended, failed, is_debugging
 from .exit_codes import ExitCode
-from .flags import CompareFlags, ConvertFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
-from .parted import part_text, refuse_contradicting
-from .problems import ended_dict, error_dict, error_text, warnings_text
+from .flags import CompareFlags, ConvertFlags, EnvFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
+from .parted import aborted_text, part_text, refuse_contradicting
+from .problems import warnings_text
 from .progress import Display
 from .understand import understand
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from ..outputs.make import Rehearsal
     from ..outputs.report import Report
+    from .problems import Warned
 
 
 _ENDING = {
@@ -61,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # As stderr does: a name that the locale has no letters for is not a reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in words
+    as_json, debugging = "--json" in words, is_debugging(words)
     try:
-        given = understand(words)
+        given = understand([word for word in words if word != DEBUG])
     except Misuse as error:
-        return _failed(error, as_json=as_json)
+        return failed(error, as_json=as_json, debugging=debugging)
     # Whoever ignores a signal (nohup, a shell's background job) means the command to go on, and a program that calls
     # this function has handlers of its own.
     taken = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
@@ -73,41 +75,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, _end)
     try:
         return _VERBS[given.verb](given)
-    except ZeroConsolidateError as error:
-        return _failed(error, as_json=as_json, given=given)
     except BrokenPipeError:
         # Whoever read what we print has gone (`| head`); what was to be done is done.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.UNREAD
+    except Exception as error:  # noqa: BLE001  (ours, and what is a bug)
+        return failed(error, as_json=as_json, debugging=debugging, given=given)
     except KeyboardInterrupt:
-        return _ended("interrupted", ExitCode.INTERRUPTED, given.verb, as_json=as_json)
-    except _Ended as ended:
-        return _ended(*_ENDING[ended.signal], given.verb, as_json=as_json)
+        return ended("interrupted", ExitCode.INTERRUPTED, given.verb, as_json=as_json)
+    except _Ended as signalled:
+        return ended(*_ENDING[signalled.signal], given.verb, as_json=as_json)
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _failed(error: ZeroConsolidateError, *, as_json: bool, given: argparse.Namespace | None = None) -> ExitCode:
-    """The exit code, after the error on stderr, and with `as_json` on stdout too."""
-    as_typed(error)
-    output = getattr(given, "output", None)
-    print(error_text(error, checkpoint=getattr(given, "roots", ()), output=output), file=sys.stderr)
-    if isinstance(error, Misuse) and error.usage:
-        print(error.usage.rstrip(), file=sys.stderr)
-    if as_json:
-        print(json.dumps(error_dict(error, ExitCode.ERROR, output=output)))
-    return ExitCode.ERROR
-
-
-def _ended(how: str, code: ExitCode, verb: str, *, as_json: bool) -> ExitCode:
-    """The exit code, after a sentence for whoever is still there to read it: a terminal that hung up is not."""
-    message = how + ("; the same command continues from here" if verb in CONTINUING else "")
-    with suppress(OSError):
-        print(f"zeroconsolidate: {message}", file=sys.stderr, flush=True)
-        if as_json:
-            print(json.dumps(ended_dict(message, code)), flush=True)
-    return code
 
 
 def _end(number: int, _: object) -> None:
@@ -119,9 +99,22 @@ def _convert(given: argparse.Namespace) -> ExitCode:
 
     flags = flags_of(ModelFlags, given)
     refuse_contradicting(flags)
+    if flags.abort:
+        return _abort(given, flags)
     if flags.part is not None:
         return _convert_part(given, flags, flags.part)
     return _written(given, Options, finish_parts if flags.finish else consolidate, dry_run)
+
+
+def _abort(given: argparse.Namespace, flags: ModelFlags) -> ExitCode:
+    from ..api.writing import directory_for
+    from ..write.staging import abort
+
+    directory = directory_for(given.output)
+    text = aborted_text(directory, abort(directory))
+    if not flags.quiet:
+        print(printable(text, keep="\n"))
+    return ExitCode.DONE
 
 
 def _convert_part(given: argparse.Namespace, flags: ModelFlags, part: str) -> ExitCode:
@@ -130,8 +123,7 @@ def _convert_part(given: argparse.Namespace, flags: ModelFlags, part: str) -> Ex
     with Display(sys.stderr, hidden=flags.quiet) as display:
         options = given_of(Options, given) | {"progress": display.progress, "status": display.status}
         report = consolidate_part(given.roots, given.output, part, **options)
-    for warning in warnings_text(report):
-        print(warning, file=sys.stderr)
+    _warn(report)
     if flags.json or not flags.quiet:
         _print(flags.json, report.to_dict(), "part", ExitCode.DONE, lambda: part_text(report))
     return ExitCode.DONE
@@ -147,19 +139,25 @@ def _written(
     given: argparse.Namespace, kind: type, write: Callable[..., Report], rehearse: Callable[..., Rehearsal]
 ) -> ExitCode:
     flags = flags_of(ConvertFlags, given)
+    if flags.html is not None and not hasattr(given, "rescue"):
+        raise BadOption("--html of a conversion is the rescue report", expected="--rescue as well")
+    _before_html(flags.html)
     with Display(sys.stderr, hidden=flags.quiet) as display:
         options = given_of(kind, given) | {"progress": display.progress, "status": display.status}
         if flags.dry_run:
             planned = rehearse(given.roots, given.output, **options)
         else:
             report = write(given.roots, given.output, **options)
-    for warning in warnings_text(planned if flags.dry_run else report):
-        print(warning, file=sys.stderr)
+    _warn(planned if flags.dry_run else report)
     if flags.dry_run:
         code = ExitCode.DONE
         _print(flags.json, asdict(planned.cost), "dry run", code, lambda: texts.cost_text(planned.cost))
         return code
     code = ExitCode.LOSSES if report.rescue else ExitCode.DONE
+    if report.rescue:
+        _html(flags.html, report)
+    elif flags.html is not None:
+        print(f"nothing was lost, so {flags.html} was not written", file=sys.stderr)
     if flags.json or not flags.quiet:
         _print(flags.json, report.to_dict(), "conversion", code, lambda: texts.report_text(report))
     return code
@@ -170,13 +168,15 @@ def _inspect(given: argparse.Namespace) -> ExitCode:
     from ..saves.target import found_run
 
     flags, options = flags_of(InspectFlags, given), given_of(Opening, given)
-    if not options and found_run(given.roots) is not None:
+    _before_html(flags.html)
+    if not options and flags.html is None and found_run(given.roots) is not None:
         return _inspect_run(given.roots, as_json=flags.json)
     with Display(sys.stderr, hidden=False):
         info = inspect(given.roots, **options)
     # Whoever names a save asks about that one; else the newest save is what the next run would start from.
     is_whole = info.complete[info.tag] and (bool(options) or info.resume is None or info.resume.newest_whole)
     code = ExitCode.DONE if is_whole else ExitCode.LOSSES
+    _html(flags.html, info)
     _print(flags.json, info.to_dict(), "checkpoint", code, lambda: texts.info_text(info, tensors=flags.tensors))
     return code
 
@@ -197,17 +197,30 @@ def _verify(given: argparse.Namespace) -> ExitCode:
     from .forms import form_of
 
     options, flags = given_of(VerifyOptions, given), flags_of(VerifyFlags, given)
+    _before_html(flags.html)
     form = form_of(given.paths, against=options.pop("against", None), source=flags.source)
     given.roots = form.checkpoints
+    if flags.tensors and (form.output is None or not form.checkpoints):
+        raise Misuse(
+            "--tensors compares an OUTPUT with its CHECKPOINT",
+            remedy="zeroconsolidate verify OUTPUT CHECKPOINT --tensors",
+        )
     with Display(sys.stderr, hidden=flags.quiet) as display:
         watching: dict[str, Any] = {"progress": display.progress, "status": display.status}
         if form.output is None:
-            found = verify_source(form.checkpoints, **given_of(Opening, given), **watching)
+            found = verify_source(form.checkpoints, **given_of(SourceOptions, given), **watching)
         else:
             found = verify(form.output, **options, **watching, against=form.checkpoints or None)
     code = ExitCode.DONE if found.ok else ExitCode.WRONG
+    _html(flags.html, found)
     if flags.json or not flags.quiet or not found.ok:
-        _print(flags.json, found.to_dict(), "verification", code, lambda: texts.verification_text(found))
+        _print(
+            flags.json,
+            found.to_dict(),
+            "verification",
+            code,
+            lambda: texts.verification_text(found, tensors=flags.tensors),
+        )
     return code
 
 
@@ -216,10 +229,12 @@ def _compare(given: argparse.Namespace) -> ExitCode:
     from .compared import comparison_text
 
     flags = flags_of(CompareFlags, given)
+    _before_html(flags.html)
     with Display(sys.stderr, hidden=flags.quiet) as display:
         options = given_of(CompareOptions, given) | {"progress": display.progress, "status": display.status}
         found = compare(given.a, given.b, **options)
     code = ExitCode.DONE if found.equal else ExitCode.WRONG
+    _html(flags.html, found)
     if flags.json or not flags.quiet or not found.equal:
         _print(flags.json, found.to_dict(), "comparison", code, lambda: comparison_text(found, tensors=flags.tensors))
     return code
@@ -232,7 +247,7 @@ def _watch(given: argparse.Namespace) -> ExitCode:
     flags, code = flags_of(WatchFlags, given), ExitCode.DONE
     for watched in watch(given.roots, given.output, **given_of(WatchOptions, given)):
         if watched.report is not None:
-            sys.stderr.writelines(f"{warning}\n" for warning in warnings_text(watched.report))
+            _warn(watched.report)
         if not watched.made:
             code = ExitCode.LOSSES
         if flags.json:
@@ -256,12 +271,51 @@ def _prune(given: argparse.Namespace) -> ExitCode:
     return code
 
 
+def _before_html(path: str | None) -> None:
+    """Refuse a place for `--html` before any work is done."""
+    if path is not None:
+        from ..reports.save import refuse_unwritable
+
+        refuse_unwritable(path)
+
+
+def _html(path: str | None, found: Any) -> None:
+    """The result as a page, if that was asked for."""
+    if path is not None:
+        from ..reports.html import html_report
+        from ..reports.save import save
+
+        save(path, html_report(found))
+
+
+def _warn(result: Warned) -> None:
+    """The warnings of a result on stderr."""
+    for warning in warnings_text(result):
+        print(painted(warning, "warning:", YELLOW, sys.stderr), file=sys.stderr)
+
+
 def _print(as_json: bool, content: dict[str, Any], kind: str, code: ExitCode, text: Callable[[], str]) -> None:
     """The result on stdout."""
     if as_json:
         print(json.dumps({"ok": code == ExitCode.DONE, "kind": kind} | content))
     else:
-        print(printable(text(), keep="\n"))
+        print(painted(printable(text(), keep="\n"), "WRONG", RED, sys.stdout))
+
+
+def _env(given: argparse.Namespace) -> ExitCode:
+    from ..integrations.surroundings import surroundings
+    from .about import surroundings_text
+
+    found, flags = surroundings(), flags_of(EnvFlags, given)
+    _print(flags.json, asdict(found), "environment", ExitCode.DONE, lambda: surroundings_text(found))
+    return ExitCode.DONE
+
+
+def _completion(given: argparse.Namespace) -> ExitCode:
+    from .about import completion
+
+    print(completion(given.roots[0]))
+    return ExitCode.DONE
 
 
 _VERBS: dict[str, Callable[[argparse.Namespace], ExitCode]] = {
@@ -272,6 +326,8 @@ _VERBS: dict[str, Callable[[argparse.Namespace], ExitCode]] = {
     "compare": _compare,
     "watch": _watch,
     "prune": _prune,
+    "env": _env,
+    "completion": _completion,
 }
 
 if __name__ == "__main__":

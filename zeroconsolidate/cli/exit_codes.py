@@ -27,6 +27,7 @@ class ExitCode(IntEnum):
         "`convert --rescue` or `universal --rescue` wrote its output, but not every value exactly; `inspect`: the "
         "newest save is not whole; `watch`: a save was not converted",
     )
+    BUG = 70, "a bug in this program: stderr says how to report it"
     HUNG_UP = 128 + signal.SIGHUP, "the terminal was closed (SIGHUP); run the same command again to continue"
     INTERRUPTED = 128 + signal.SIGINT, "interrupted (Ctrl-C); run the same command again to continue"
     UNREAD = 128 + signal.SIGPIPE, "stdout was closed by its reader, such as `head`; the work itself is done"

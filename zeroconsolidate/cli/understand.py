@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.phrases import counted
 from ..options import declarations
-from .arguments import USAGE, VERBS, WRITING, Misuse, parser
+from .arguments import SHELLS, USAGE, VERBS, WRITING, Misuse, parser
 
 if TYPE_CHECKING:
     import argparse
@@ -26,8 +26,7 @@ _NEEDS = {"inspect": "CHECKPOINT", "watch": "RUN_DIR", "prune": "RUN_DIR"}
 _INSTEAD = {
     "-f": "did you mean --overwrite?",
     "--force": "did you mean --overwrite?",
-    "-d": "leave it out; --json prints everything",
-    "--debug": "leave it out; --json prints everything",
+    "-d": "did you mean --debug?",
     "-o": "OUTPUT is the last argument, without an option",
     "--out": "OUTPUT is the last argument, without an option",
     "--output": "OUTPUT is the last argument, without an option",
@@ -54,7 +53,7 @@ def understand(words: Sequence[str]) -> argparse.Namespace:
     if given.verb in ("verify", "compare"):
         given.paths += rest
     else:
-        given.roots += rest
+        given.roots = [*getattr(given, "roots", ()), *rest]
     if given.verb == "compare":
         _split_pair(given)
     elif given.verb in WRITING:
@@ -64,6 +63,15 @@ def understand(words: Sequence[str]) -> argparse.Namespace:
         raise Misuse(f"{given.verb} needs a {needed}", remedy=f"zeroconsolidate {given.verb} {needed}")
     if given.verb == "watch":
         _split_pattern(given)
+    elif given.verb == "env" and given.roots:
+        raise Misuse("env takes no paths", found=shlex.join(given.roots), remedy="zeroconsolidate env")
+    elif given.verb == "completion" and (len(given.roots) != 1 or given.roots[0] not in SHELLS):
+        raise Misuse(
+            "completion needs a shell",
+            expected=f"one of {', '.join(SHELLS)}",
+            found=shlex.join(given.roots) or None,
+            remedy="zeroconsolidate completion bash",
+        )
     return given
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ..archive.places import is_directory
 from ..archive.weights import read_weights
 from ..errors import NotACheckpoint, ZeroConsolidateError
 from ..options import ReadingOptions, roots_of
@@ -15,7 +15,7 @@ from ..outputs.named import in_storage_order, planned_tensors
 from ..outputs.open_mapping import opened_mapping
 from ..outputs.views import TensorView
 from ..plan.sources import Source
-from ..run.local import LocalFiles
+from ..run.files import Files
 from ..saves.target import settled
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _tensors(checkpoint: Checkpoint, named: Mapping[str, Source], ties: Mapping[
 def _of_model(src: Roots) -> Tensors | None:
     """A model directory, whatever tool wrote it; None if it is none."""
     roots = roots_of(src)
-    if len(roots) != 1 or not os.path.isdir(roots[0]):
+    if len(roots) != 1 or not is_directory(roots[0]):
         return None
     try:
         weights = read_weights(roots[0])
@@ -115,5 +115,5 @@ def _of_model(src: Roots) -> Tensors | None:
         ties={},
         order=tuple(in_storage_order(named, files)),
         training_dtype=None,
-        files=LocalFiles(),
+        files=Files(),
     )

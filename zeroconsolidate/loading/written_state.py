@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.json_file import read_json
 from ..archive.model_files import MANIFEST_NAME, OPTIMIZER_FOLDER, OPTIMIZER_SETTINGS
+from ..archive.places import is_file
 from ..archive.weights import read_weights
 from ..catalog.state import settings
 from ..errors import BadOption, DamagedFile, NotACheckpoint, at
+from ..options.urls import normal
 from ..plan.sources import Source
 from .training_state import TrainingState
 
@@ -24,10 +26,10 @@ def written_state(src: Roots) -> TrainingState | None:
     """
     if not isinstance(src, (str, os.PathLike)):
         return None
-    directory = os.fspath(src)
+    directory = normal(os.fspath(src))
     path = os.path.join(directory, OPTIMIZER_SETTINGS)
-    if not os.path.isfile(path):
-        if os.path.isfile(os.path.join(directory, MANIFEST_NAME)):
+    if not is_file(path):
+        if is_file(os.path.join(directory, MANIFEST_NAME)):
             raise BadOption(
                 "the model was written without what its optimizer keeps",
                 remedy="zeroconsolidate convert CHECKPOINT OUTPUT --optimizer",

@@ -15,9 +15,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, is_diffusers, parse, read_config, short_int
+from ..archive.places import names_in
 from ..archive.regular import read_small
 from ..archive.safetensors import read_model
-from ..errors import ZeroConsolidateError
+from ..errors import StoreFailed, ZeroConsolidateError
 from ..integrations import apart
 from ..integrations.architecture import EVERY, TASK
 from .answers import as_answer, of_answer
@@ -107,6 +108,8 @@ class NameSources:
         """The value of config.json, integers as text; None if there is none that can be read."""
         try:
             return parse(_config(self.directory, self._rules))
+        except StoreFailed:
+            raise
         except (ZeroConsolidateError, OSError):
             return None
 
@@ -148,11 +151,13 @@ def reference(directory: str, origin: str, *, exact: bool) -> Expectation | None
     """
     if not any(
         name.endswith(".safetensors") and name.startswith(("model", "diffusion_pytorch_model"))
-        for name in os.listdir(directory)
+        for name in names_in(directory)
     ):
         return None
     try:
         model = read_model(directory)
+    except StoreFailed:
+        raise
     except ZeroConsolidateError:
         return None  # it is only a witness of names: a broken one has nothing to say
     shapes: dict[str, tuple[int, ...] | None] = {}
@@ -177,6 +182,8 @@ def in_table(directory: str, rules: Sequence[str] = ()) -> Architecture | None:
     """
     try:
         config = parse(_config(directory, rules), parse_int=short_int)
+    except StoreFailed:
+        raise
     except (ZeroConsolidateError, OSError):
         return None
     found, others = looked_up(config), differing(config)
@@ -205,6 +212,8 @@ def architecture(
         return None, "transformers cannot answer without torch, which is not installed"
     try:
         config = _config(directory, rules)
+    except StoreFailed:
+        raise
     except (ZeroConsolidateError, OSError) as error:
         return None, f"config.json cannot be read: {error}"
     if not _names_a_model(config):
@@ -242,6 +251,8 @@ def every_class(directory: str, rules: Sequence[str] = ()) -> tuple[Architecture
         return ()
     try:
         config = _config(directory, rules)
+    except StoreFailed:
+        raise
     except (ZeroConsolidateError, OSError):
         return ()
     return _ask_every(canonical(_for_task(config, EVERY)))
@@ -256,6 +267,8 @@ def _ask_every(config: bytes) -> tuple[Architecture, ...]:
 def _is_of_diffusers(directory: str) -> bool:
     try:
         return is_diffusers(read_config(os.path.join(directory, "config.json")))
+    except StoreFailed:
+        raise
     except (ZeroConsolidateError, OSError):
         return False  # said when it is read for what it says
 
@@ -273,6 +286,8 @@ def _names_a_model(config: bytes) -> bool:
     cannot (`AutoConfig.from_pretrained`)."""
     try:
         value = parse(config)
+    except StoreFailed:
+        raise
     except ZeroConsolidateError:
         return True  # transformers says what is wrong with it
     return not isinstance(value, dict) or "model_type" in value

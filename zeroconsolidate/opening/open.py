@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from ..errors import (
     Disagreement,
     MissingFiles,
     NotACheckpoint,
+    StoreFailed,
     UnsafePath,
     UnsafePickle,
     UnsupportedLayout,
@@ -23,6 +23,7 @@ from ..errors import (
     ZeroConsolidateError,
 )
 from ..options import roots_of
+from ..options.urls import real
 from ..run.inputs import Inputs
 from .incomplete import Incomplete, read_incomplete
 from .losses import in_words, losses
@@ -127,6 +128,8 @@ def _tags(roots: Sequence[str]) -> list[str]:
     for root in roots:
         try:
             found += tags_in(root)
+        except StoreFailed:
+            raise
         except ZeroConsolidateError:
             continue
     return natural(list(dict.fromkeys(found)))
@@ -135,6 +138,8 @@ def _tags(roots: Sequence[str]) -> list[str]:
 def _is_complete(roots: Sequence[str], tag: str | None) -> bool:
     try:
         read(gather(roots, tag), load)
+    except StoreFailed:
+        raise
     except ZeroConsolidateError:
         return False
     return True
@@ -153,6 +158,8 @@ def _explain(error: ZeroConsolidateError, files: CheckpointFiles, roots: Sequenc
         if not left.catalog.missing:
             return
         error.losses = losses(left.catalog)
+    except StoreFailed:
+        raise
     except ZeroConsolidateError:
         error.remedies += alternatives
         return
@@ -178,5 +185,5 @@ def _alternatives(root: str, roots: Sequence[str], verb: Verb = "convert") -> tu
     newest = of_a_tag(newest_complete(roots))
     if newest or len(set(roots)) > 1:
         return newest
-    home = roots[0] if os.path.realpath(root) == os.path.realpath(roots[0]) else root
+    home = roots[0] if real(root) == real(roots[0]) else root
     return of_a_sibling(home, lambda sibling: _is_complete([sibling], None), verb)

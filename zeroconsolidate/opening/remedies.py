@@ -8,7 +8,9 @@ import shlex
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..archive.discover import natural
+from ..archive.places import names_in
 from ..errors import ZeroConsolidateError
+from ..options.urls import absolute, normal
 from ..plan.states import MASTERS
 from .rescue import has_optimizer, rescue, rescue_states
 from .resume import LAST_COMPLETE
@@ -34,14 +36,14 @@ def of_a_tag(newest: str | None) -> tuple[str, ...]:
 
 def of_a_sibling(root: str, is_complete: Callable[[str], bool], verb: Verb) -> tuple[str, ...]:
     """Trainer keeps every save in a `checkpoint-N` of its own: the newest other one that is complete."""
-    parent, own = os.path.split(os.path.abspath(root))
+    parent, own = os.path.split(absolute(root))
     if not re.fullmatch(r"checkpoint-[0-9]+", own):
         return ()
     try:
-        entries = natural([entry for entry in os.listdir(parent) if re.fullmatch(r"checkpoint-[0-9]+", entry)])
+        entries = natural([entry for entry in names_in(parent) if re.fullmatch(r"checkpoint-[0-9]+", entry)])
     except OSError:
         return ()
-    given = os.path.normpath(root)
+    given = normal(root)
     shown = os.path.dirname(given) if os.path.basename(given) == own else parent
     others = [os.path.join(shown, entry) for entry in reversed(entries) if entry != own][:_MAX_SIBLINGS]
     found = next((other for other in others if is_complete(other)), None)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from ..archive.manifest_file import read_manifest
 from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
-from ..errors import BadOption, MissingFiles, NotACheckpoint, UnsafePath, UnsafePickle, ZeroConsolidateError
+from ..errors import (
+    BadOption,
+    MissingFiles,
+    NotACheckpoint,
+    StoreFailed,
+    UnsafePath,
+    UnsafePickle,
+    ZeroConsolidateError,
+)
 from ..naming.base import missing_frozen, unsaved_in_base
 from ..plan.build import Source, sources
 from ..plan.states import MASTERS, states
@@ -105,7 +113,7 @@ def filler(directory: str) -> Filler:
         )
     except NotACheckpoint:
         return _model_filler(directory)
-    except (UnsafePickle, UnsafePath):
+    except (UnsafePickle, UnsafePath, StoreFailed):
         raise
     except ZeroConsolidateError as error:
         raise BadOption(f"the checkpoint in --fill cannot be used: {error.finding}", address=(directory,)) from None
@@ -138,6 +146,8 @@ def frozen_of_base(catalog: Catalog, stored: Mapping[str, Source], base: str | N
         weights = read_weights(base)
     except NotACheckpoint:
         return NO_ADDITIONS  # config and tokenizer are all it has
+    except StoreFailed:
+        raise
     except ZeroConsolidateError as error:
         return Additions(sources={}, files=(), warnings=(f"the weights in --base cannot be read: {error}",))
     supplied: dict[str, LocatedTensor] = {}
@@ -186,6 +196,8 @@ def refuse_unsaved(
 def _step(directory: str) -> int | None:
     try:
         step = (read_manifest(directory) or {"source": {}})["source"].get("step")
+    except StoreFailed:
+        raise
     except ZeroConsolidateError:
         return None
     return step if type(step) is int else None

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadOption
+from ..integrations.records import record
 from .declaration import Group, Switch, in_order, option
+from .urls import plain, real, refuse_urls
 from .values import as_plain, roots_of
 
 if TYPE_CHECKING:
@@ -67,7 +69,8 @@ class Reporting(Declared):
     )
 
     def doing(self, what: str) -> None:
-        """Report that `what` begins, if there is a `status` function."""
+        """Report that `what` begins: to the `status` function, if there is one, and to the log."""
+        record("debug", (what,))
         if self.status is not None:
             self.status(what)
 
@@ -87,7 +90,7 @@ class Recorded(Working):
         for declared in in_order(type(self)):
             if declared.decides != "nothing":
                 value = self._decided(declared.name)
-                chosen[declared.name] = as_plain(value, os.path.realpath if declared.is_path else None)
+                chosen[declared.name] = as_plain(value, real if declared.is_path else None)
         return chosen
 
     def for_manifest(self) -> dict[str, Any]:
@@ -109,7 +112,9 @@ def directory_of(base: str | PathLike[str] | None) -> str | None:
         return None
     from ..integrations.hub import resolved
 
-    return resolved(os.fspath(base))
+    path = plain(os.fspath(base))
+    refuse_urls([path], "a base model", "download it, and name the directory; a model of the hub is named owner/name")
+    return resolved(path)
 
 
 # Two commands have these: a field belongs to one class, so each makes its own.

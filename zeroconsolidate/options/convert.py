@@ -15,6 +15,7 @@ from .values import dtype_name, parse_size, worker_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
     from os import PathLike
 
     import torch
@@ -210,6 +211,23 @@ class Options(Recorded):
         metavar="N",
         decides="bytes",
     )
+    transforms: Sequence[Transform] = option(
+        (),
+        "transformations of your own, which are applied one after the other when the tensors have the names they are "
+        "written under",
+        group=Group.OUTPUT,
+        flag=None,
+        decides="bytes",
+    )
+    model_card: bool = option(
+        True,
+        "write a model card, `README.md`, beside a model or adapter that comes with none: base model, library, step, "
+        "what was merged, how to load it, how it was made",
+        group=Group.OUTPUT,
+        switches=(Switch("--no-model-card", False, "do not write a model card, `README.md`"),),
+        choices=(True, False),
+        decides="bytes",
+    )
     quantize: Literal["fp8", "fp8-block", "int8"] | None = option(
         None,
         "quantize the linear layers of the model's blocks, in a format that vLLM, SGLang and transformers load: `fp8` "
@@ -228,20 +246,20 @@ class Options(Recorded):
         repeatable=True,
         decides="tensors",
     )
-    transforms: Sequence[Transform] = option(
-        (),
-        "transformations of your own, which are applied one after the other when the tensors have the names they are "
-        "written under",
-        group=Group.OUTPUT,
-        flag=None,
-        decides="bytes",
-    )
     workers: int | Literal["auto"] = option(
         "auto",
         "how many threads cast and merge side by side, each in blocks of its own; `auto`: one for each processor, or a "
         "single one if everything is copied as it is; the output is the same for any number",
         group=Group.OUTPUT,
         metavar="N|auto",
+    )
+    executor: Executor | Callable[[], Executor] | None = option(
+        None,
+        "have the weights written by the workers of this executor, in tasks of some hundred megabytes: any with the "
+        "interface of `concurrent.futures`, or a function that makes one, which is called again if all of its workers "
+        "are lost",
+        group=Group.MACHINES,
+        flag=None,
     )
     restart: bool = restart()
     digest: Literal["sha256", "xxh3"] | None = digest()

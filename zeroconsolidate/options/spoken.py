@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 _FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z-]*(?:=[a-z]+)?)(?: ('[^']*'|[^\s,;:()]+))?")
 _TEXT = r'"[^"]*"'
 _REPEATED = re.compile(rf"(\w+)={_TEXT}(?: \1={_TEXT})+")
-_COMMAND = re.compile(r"(?<![\w./-])zeroconsolidate (?:convert|universal|inspect|verify|watch|prune|compare) ")
+_COMMAND = re.compile(
+    r"(?<![\w./-])zeroconsolidate (?:convert|universal|inspect|verify|watch|prune|compare|env|completion) "
+)
 """A line for the shell stays one."""
 _FUNCTIONS = {"--part": "consolidate_part", "--finish": "finish_parts"}
 """Flags that are functions in Python."""

@@ -34,6 +34,8 @@ class UniversalOptions(Recorded):
     """A checksum of every fragment is written, for which its bytes are read."""
     overwrite: ClassVar[bool] = False
     """Never: files of two universal checkpoints in one folder would be loaded together."""
+    executor: ClassVar[None] = None
+    """One machine writes it."""
     workers: ClassVar[int] = 1
     """Everything is copied."""
     partial: ClassVar[bool] = False

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from ..dtypes import DType
 from ..errors import BadOption
 from .steps import Transform
+from .urls import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,8 +25,9 @@ Progress: TypeAlias = "Callable[[int, int], None]"
 
 
 def roots_of(src: Roots) -> list[str]:
-    """The directories, as text."""
-    return [os.fspath(src)] if isinstance(src, (str, os.PathLike)) else [os.fspath(root) for root in src]
+    """The directories, as text: paths and URLs."""
+    roots = [src] if isinstance(src, (str, os.PathLike)) else src
+    return [plain(os.fspath(root)) for root in roots]
 
 
 _SIZE = re.compile(r"\s*([0-9]+)(?:\.([0-9]+))?\s*([A-Z]*)\s*", re.IGNORECASE)

@@ -9,8 +9,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from ..archive.model_config import is_diffusers, read_config
+from ..archive.places import files_in, is_directory, is_file
+from ..archive.places import size_bytes as length
 from ..archive.regular import Fence, open_regular, read_errors, read_small, scan
 from ..errors import BadOption, DamagedFile, at, reason
+from ..options.urls import absolute, is_url
 from .known_files import group_of, is_left_behind, is_of_deepspeed
 from .missing import missing
 from .modules import MODULES, has_own_weights, modules_of
@@ -19,9 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ..adapters.plan import Adapted
+    from ..archive.regular import Entry
     from ..catalog.facts import Origin
 
-Entry = TypeVar("Entry")
+T = TypeVar("T")
 
 MAX_ASSETS = 10_000
 """A checkpoint or base model with more entries than this beside the weights is refused."""
@@ -65,8 +69,8 @@ def assets_beside(origin: Origin, base: str | None) -> Assets:
 
 def is_tag_itself(origin: Origin) -> bool:
     """Whether the root is the tag's own folder, which lies in no checkpoint's directory."""
-    own = os.path.basename(os.path.abspath(origin.root))
-    return own == origin.tag and not os.path.isdir(os.path.join(origin.root, own))
+    own = os.path.basename(absolute(origin.root))
+    return own == origin.tag and not is_directory(os.path.join(origin.root, own))
 
 
 def choose(checkpoint: str, base: str | None, *, tags: Iterable[str], is_tag: bool = False) -> Assets:
@@ -125,7 +129,7 @@ def _of_modules(copies: Mapping[str, str]) -> dict[str, str]:
     root = os.path.dirname(copies[MODULES]) if modules else ""
     found: dict[str, str] = {}
     for folder in dict.fromkeys(module.folder for module in modules if module.folder):
-        if os.path.isdir(os.path.join(root, folder)):
+        if is_directory(os.path.join(root, folder)):
             with at(folder):
                 found |= _tree(os.path.join(root, folder), folder, Fence(root))
     return found
@@ -135,10 +139,14 @@ def _refuse_unfit(path: str) -> None:
     if os.path.basename(path) == "config.json":
         read_config(path)
         return
-    with read_errors():
-        fd = open_regular(path)
-    size_bytes = os.fstat(fd).st_size
-    os.close(fd)
+    if is_url(path):
+        with read_errors():
+            size_bytes = length(path)
+    else:
+        with read_errors():
+            fd = open_regular(path)
+        size_bytes = os.fstat(fd).st_size
+        os.close(fd)
     if size_bytes > MAX_COPY_BYTES:
         raise DamagedFile(
             "the file is too large to be copied with the weights",
@@ -168,14 +176,14 @@ def _sorted(directory: str) -> tuple[dict[str, dict[str, str]], list[str]]:
     return grouped, rest
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: Entry) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
 
 
-def _few(entries: Iterable[Entry]) -> list[Entry]:
+def _few(entries: Iterable[T]) -> list[T]:
     listed = list(islice(entries, MAX_ASSETS + 1))
     if len(listed) > MAX_ASSETS:
         raise DamagedFile("there are too many files to copy with the weights", expected=f"at most {MAX_ASSETS}")
@@ -184,8 +192,7 @@ def _few(entries: Iterable[Entry]) -> list[Entry]:
 
 def _tree(path: str, prefix: str, fence: Fence) -> dict[str, str]:
     found = {}
-    for inside, file in _few((inside, file) for inside, _, files in os.walk(path) for file in files):
-        source = os.path.join(inside, file)
+    for source in _few(files_in(path)):
         fence.check(source)
         found[os.path.normpath(os.path.join(prefix, os.path.relpath(source, path)))] = source
     return dict(sorted(found.items()))
@@ -211,7 +218,7 @@ def _remote_code(config: str | None, directory: str) -> dict[str, str]:
         module = wanted.pop()
         name, path = f"{module}.py", os.path.join(directory, f"{module}.py")
         # An identifier is not a path: not absolute, not upwards.
-        if module.isidentifier() and name not in found and os.path.isfile(path):
+        if module.isidentifier() and name not in found and is_file(path):
             with at(name):
                 fence.check(path)
                 found[name] = path

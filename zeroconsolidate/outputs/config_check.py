@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..archive.model_config import MAX_CONFIG_BYTES, parse, short_int
 from ..archive.phrases import counted
+from ..archive.places import exists
 from ..archive.regular import read_small
 from ..errors import DamagedFile
 
@@ -37,7 +38,7 @@ class Problem(NamedTuple):
 def config_problems(directory: str, tensors: Mapping[str, LocatedTensor]) -> tuple[list[Problem], list[str]]:
     """(problems, checks done). A model without config.json, or one too unusual to judge, has neither."""
     path = os.path.join(directory, "config.json")
-    if not os.path.lexists(path):
+    if not exists(path):
         return [], []
     try:
         config = parse(read_small(path, MAX_CONFIG_BYTES), parse_int=short_int)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archive.model_files import ADAPTER_CONFIG
+from ..archive.places import exists, is_file, names_in
+from ..archive.regular import scan
 from ..archive.safetensors import read_file
 from ..archive.weights import read_pickled, read_weights
 from ..errors import UnsafePath, UnsafePickle, WrongNames, ZeroConsolidateError
@@ -54,7 +56,7 @@ def examine(directory: str, *, base: str | None = None, is_merged: bool = False,
         weights = read_weights(directory) if has_own_weights(modules) else None
     except ZeroConsolidateError as error:
         findings.append(Finding(kind=Kind.FILE, text=str(error)))
-    adapters = [folder for folder in _folders(directory) if os.path.lexists(os.path.join(folder, ADAPTER_CONFIG))]
+    adapters = [folder for folder in _folders(directory) if exists(os.path.join(folder, ADAPTER_CONFIG))]
     if adapters:
         from . import gate_adapter
 
@@ -96,9 +98,9 @@ def _other_weights(directory: str, weights: Weights | None, adapters: list[str])
     """Weights that were copied: a run under ZeRO-3 leaves files of empty tensors behind, which load without a word."""
     own = set() if weights is None else {os.path.join(directory, name) for name in weights.files}
     for folder in _folders(directory):
-        for entry in sorted(os.listdir(folder)):
+        for entry in sorted(names_in(folder)):
             path = os.path.join(folder, entry)
-            if path in own or not os.path.isfile(path) or (folder in adapters and entry.startswith("adapter_model.")):
+            if path in own or not is_file(path) or (folder in adapters and entry.startswith("adapter_model.")):
                 continue
             name = os.path.relpath(path, directory)
             try:
@@ -130,8 +132,7 @@ def _folders(directory: str) -> Iterator[str]:
         yield folder
         if depth < MAX_DEPTH:
             try:
-                with os.scandir(folder) as entries:
-                    below = sorted(e.path for e in entries if e.is_dir(follow_symlinks=False) and e.name[0] != ".")
+                below = sorted(e.path for e in scan(folder) if e.is_dir(follow_symlinks=False) and e.name[0] != ".")
             except OSError:
                 continue
             pending += [(path, depth + 1) for path in below]

@@ -17,6 +17,7 @@ from ..adapters.wrapping import PEFT_MODEL
 from ..archive.json_file import read_json
 from ..archive.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
 from ..archive.phrases import counted
+from ..archive.places import exists, is_file
 from ..archive.safetensors import read_file
 from ..archive.weights import read_pickled
 from ..catalog.plain import WRAPPERS
@@ -87,7 +88,7 @@ def examine(folder: str, directory: str, base: str | None, *, remember: bool) ->
 
 def _shapes(folder: str) -> dict[str, Shape]:
     path = os.path.join(folder, ADAPTER_WEIGHTS)
-    tensors = read_file(path).tensors if os.path.lexists(path) else read_pickled(folder, "adapter_model.bin")
+    tensors = read_file(path).tensors if exists(path) else read_pickled(folder, "adapter_model.bin")
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 
@@ -238,7 +239,7 @@ def _held_against(
     The path in adapter_config.json is not followed: it comes from outside.
     """
     for place in dict.fromkeys((base, directory)):
-        if place is not None and os.path.isfile(os.path.join(place, CONFIG)):
+        if place is not None and is_file(os.path.join(place, CONFIG)):
             known = in_table(place)
             # The built-in table confirms; only transformers itself can say that something is wrong.
             if known is not None and not [*_against_base(shapes, config, _modules_of(known))]:

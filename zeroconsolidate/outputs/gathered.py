@@ -9,7 +9,6 @@ from ..plan.stretches import Part, share_of
 from ..run.digest import digests_of
 from ..run.inputs import processors
 from ..run.local import LocalFiles
-from ..run.threads import Threads
 from ..write.check import check as check_file
 from ..write.fingerprint import parts_in
 from ..write.part import CLONED
@@ -18,7 +17,7 @@ from ..write.refusals import begun
 from .weights import spans_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ..options import Writing
     from ..plan.build import ModelPlan
@@ -54,6 +53,17 @@ def gather(plan: ModelPlan, stage: Stage, options: Writing, parts: int) -> None:
     files = plan.all_files
     shares = {part: share_of(files, part) for part in (Part(number, parts) for number in range(1, parts + 1))}
     found = gathered(stage.folder, stage.token, shares, {file.name: file.size_bytes for file in files})
+    adopt(files, stage, options, found)
+
+
+def adopt(
+    files: Sequence[FilePlan], stage: Stage, options: Writing, found: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> None:
+    """Take over files that are complete: each is opened by its reader, and with `options.digest` read. `found`: what is
+    remembered of each, by those who have made it.
+
+    Raises PlanBroken for a file that is not what was planned.
+    """
     left = []
     for file in files:
         if stage.facts(file.name) is not None:
@@ -81,6 +91,8 @@ def _digests(files: list[FilePlan], stage: Stage, algorithm: str | None) -> Iter
             return file, digests_of(local, stage.path(file.name), spans_of(file), algorithm)
 
     with LocalFiles() as local:
+        from ..run.threads import Threads  # with what it imports, which a conversion in one part does without
+
         with Threads([local] * min(processors(), len(files)), digests) as threads:
             if threads.are_there:
                 yield from threads.in_order(files)
@@ -88,7 +100,7 @@ def _digests(files: list[FilePlan], stage: Stage, algorithm: str | None) -> Iter
         yield from (digests(local, file) for file in files)
 
 
-def _together(facts: list[dict[str, Any]], digests: Digests | None) -> dict[str, Any]:
+def _together(facts: Sequence[Mapping[str, Any]], digests: Digests | None) -> dict[str, Any]:
     """What the parts remember of a file, as one run would."""
     overflows: dict[str, int] = {}
     for of_part in facts:

@@ -11,7 +11,7 @@ from ..archive.phrases import counted, listed
 from ..errors import MissingFiles, NoSuchTensor, UnsupportedLayout
 from ..options import element_type
 from ..plan.states import MASTERS, states
-from ..run.local import LocalFiles
+from ..run.files import Files
 from .client_state import client_state
 from .named import in_storage_order, nearest, written_names
 from .views import TensorView
@@ -92,7 +92,7 @@ class Checkpoint(Mapping[str, TensorView]):
         self.losses = losses
         self._info = info
         self._base = base
-        self._local = LocalFiles()
+        self._local = Files()
         self.contents = Contents(opened=opened, tensors=tensors, files=self._local if files is None else files)
 
     @property

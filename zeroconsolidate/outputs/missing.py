@@ -6,6 +6,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
+from ..archive.places import names_in
 from .known_files import group_of
 
 if TYPE_CHECKING:
@@ -40,6 +41,6 @@ def missing(groups: Container[str], checkpoint: str, base: str | None, *, is_tag
 
 def _listed(directory: str) -> list[str]:
     try:
-        return os.listdir(directory)
+        return names_in(directory)
     except OSError:
         return []

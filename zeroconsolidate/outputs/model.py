@@ -10,7 +10,9 @@ from ..archive.phrases import counted
 from . import remarks
 from .assets import assets_beside, of_adapters
 from .averaging import note_of
+from .card_facts import card_facts, is_wanted
 from .gate import Excuses, examine
+from .model_card import CARD, card
 from .modules import modules_of
 from .output import Output, Recomputed, SideFiles
 from .planned import plan_weights
@@ -39,10 +41,23 @@ class _Directory(Output):
     options: Options
     loads: bool
     """Whether nothing is known that would keep a model's own class from loading the weights."""
+    opened: Opened
+    directory: str | None
+    """Where it is to be written, if that is known."""
 
     def side_files(self, inputs: Inputs) -> SideFiles:
         """The index, config, tokenizer, heads and whatever else belongs to the model."""
         found = side_files(self.weights, self.assets, self.options, inputs)
+        if self.loads and is_wanted(self.options, found, self.directory):
+            facts = card_facts(
+                self.opened,
+                self.weights.adapted,
+                self.options,
+                dtype=self.dtype.torch_name,
+                found=found,
+                load_line=self.load_line(".", found),
+            )
+            found = replace(found, made=found.made | {CARD: card(facts)})
         optimizer = self.weights.optimizer
         return found if optimizer is None else replace(found, made=found.made | dict(optimizer.small))
 
@@ -184,6 +199,8 @@ def plan_output(opened: Opened, options: Options, *, directory: str | None = Non
         assets=assets,
         weights=weights,
         options=options,
+        opened=opened,
+        directory=directory,
         loads=named.loads
         and (not options.partial or named.complete)
         and options.names != "stored"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..archive.json_file import parse
+from ..archive.places import is_file, names_in
 from ..archive.regular import read_small
 from ..errors import DamagedFile, at
 from ..plan.build import Selection
@@ -72,12 +73,12 @@ def modules_of(files: Mapping[str, str]) -> tuple[Module, ...]:
 def modules_in(directory: str) -> tuple[Module, ...]:
     """The modules of a model on disk. Raises what `modules_of` raises."""
     try:
-        entries = sorted(os.listdir(directory))
+        entries = sorted(names_in(directory))
     except OSError:
         return ()  # said by who reads its weights
     names = [MODULES, ROUTER, *(f"{entry}/{ROUTER}" for entry in entries)]
     paths = {name: os.path.join(directory, name) for name in names}
-    return modules_of({name: path for name, path in paths.items() if os.path.isfile(path)})
+    return modules_of({name: path for name, path in paths.items() if is_file(path)})
 
 
 def _json(path: str, kind: type) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import BadOption, at
 from ..plan.fragment import FragmentPlan
 from ..plan.stretches import share_of
-from ..run.execute import execute
+from ..run.execute import execute, extents_of
 from ..run.inputs import Inputs, side_by_side
 from ..write.fingerprint import refuse_changed
 from ..write.portion import Portion, start_over
@@ -148,15 +148,16 @@ def _make(
     overflows = place.facts.setdefault("overflows", {})
     first, *others = inputs
     if isinstance(file, FragmentPlan):
-        make_fragment(file, first, place, overflows, reached)
+        make_fragment(file, first, place.output, place.start, overflows, reached)
     else:
-        execute(
-            file,
-            first,
-            place.output,
-            start=place.start,
-            stop=stretch.stop,
-            overflows=overflows,
-            reached=reached,
-            others=others,
-        )
+        with first.files.expecting(extents_of(file, place.start, stretch.stop)):
+            execute(
+                file,
+                first,
+                place.output,
+                start=place.start,
+                stop=stretch.stop,
+                overflows=overflows,
+                reached=reached,
+                others=others,
+            )

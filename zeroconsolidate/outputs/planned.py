@@ -12,7 +12,7 @@ from ..archive.model_config import has_config, is_diffusers, read_config
 from ..archive.model_files import CONFIG, DIFFUSERS_WEIGHTS, WEIGHTS
 from ..catalog.facts import Unsaved
 from ..dtypes import DType
-from ..errors import BadOption, WrongNames, ZeroConsolidateError
+from ..errors import BadOption, StoreFailed, WrongNames, ZeroConsolidateError
 from ..naming.fit import Named, fit
 from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base, refuse_unsaved
 from ..options import parse_dtype, refuse_unmatched
@@ -149,6 +149,8 @@ def _file_name(root: str, base: str | None) -> str:
     directory = next((place for place in (root, base) if place is not None and has_config(place)), None)
     try:
         config = None if directory is None else read_config(os.path.join(directory, CONFIG))
+    except StoreFailed:
+        raise
     except (ZeroConsolidateError, OSError):
         config = None  # said when it is written
     return DIFFUSERS_WEIGHTS if is_diffusers(config) else WEIGHTS

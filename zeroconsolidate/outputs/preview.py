@@ -10,6 +10,9 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ..archive.places import size_bytes
+from ..archive.regular import read_small
+from ..options.urls import is_url
 from ..write.system import write_all
 
 if TYPE_CHECKING:
@@ -47,7 +50,11 @@ def _is_written(directory: str, files: Sequence[FilePlan], side_files: SideFiles
             with _opened(directory, name) as fd:
                 write_all(fd, data)
         for name, path in side_files.copies.items():
-            if os.path.getsize(path) <= MAX_COPY_BYTES:
+            if is_url(path):
+                if size_bytes(path) <= MAX_COPY_BYTES:
+                    with _opened(directory, name) as fd:
+                        write_all(fd, read_small(path, MAX_COPY_BYTES))
+            elif os.path.getsize(path) <= MAX_COPY_BYTES:
                 os.makedirs(os.path.dirname(os.path.join(directory, name)), exist_ok=True)
                 shutil.copyfile(path, os.path.join(directory, name))
     except OSError:

@@ -79,7 +79,7 @@ class Report:
     left_behind : tuple[str, ...]
         Entries of the checkpoint's folder that were not copied.
     not_copied : tuple[str, ...]
-        Those of `left_behind` that someone could miss: neither training state nor weights.
+        Those of `left_behind` that someone could miss: neither training state nor weights, and not written again.
     missing : tuple[str, ...]
         What a loader will not find in the output.
     notes : tuple[str, ...]
@@ -187,7 +187,7 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
         left_out=output.plan.left_out,
         ties=dict(output.ties),
         left_behind=output.left_behind,
-        not_copied=_could_be_missed(output.left_behind, origin.tags),
+        not_copied=tuple(e for e in _could_be_missed(output.left_behind, origin.tags) if e not in made.sizes),
         missing=output.missing,
         from_base=output.from_base,
         rescue=opened.report,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.names import file_name, parse
 from ..archive.phrases import counted
-from ..archive.regular import Fence, open_regular, read_errors, scan
+from ..archive.regular import Fence, opened, read_errors, scan
 from ..errors import BadOption, at, reason
 from .assets import is_tag_itself
 
@@ -96,7 +96,7 @@ def files_beside(catalog: Catalog) -> Beside:
                     path = os.path.join(root, name)
                     with at(name), read_errors():
                         fence.check(path)
-                        os.close(open_regular(path))
+                        opened(path).close()
                     found.setdefault(name, path)
     return Beside(program=program, files=found, notes=tuple(_notes(program, found)))
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ..archive.model_config import MAX_CONFIG_BYTES, is_bare, parse, short_int
 from ..archive.model_files import CONFIG
+from ..archive.places import is_file, size_bytes
 from ..archive.regular import read_small
 from ..archive.weights import read_pickled
-from ..errors import BadOption, DamagedFile, Disagreement, ZeroConsolidateError, at
+from ..errors import BadOption, DamagedFile, Disagreement, StoreFailed, ZeroConsolidateError, at
 from ..naming.config_fields import with_fields
 from ..naming.expectation import HEADS
 from . import heads as head_files
@@ -149,7 +150,7 @@ def _wrong_vocabulary(text: bytes, planned: PlannedWeights, *, insisted: bool) -
 def _edit(name: str, edit: Edit, limit_bytes: int, copies: Mapping[str, str], made: dict[str, bytes]) -> bool:
     """Make an edited copy of a text file; whether anything was to be changed. What is larger is copied as it is."""
     path = copies.get(name)
-    if path is None or os.path.getsize(path) > limit_bytes:
+    if path is None or size_bytes(path) > limit_bytes:
         return False
     with at(path):
         try:
@@ -177,11 +178,13 @@ def _heads(planned: PlannedWeights, inputs: Inputs) -> dict[str, bytes]:
 def _base_heads(base: str, names: Sequence[str], copies: dict[str, str], notes: list[str]) -> None:
     """Heads that were not trained are the base model's; FlagEmbedding loads both or takes random ones."""
     paths = {name: os.path.join(base, name) for name in names}
-    if not all(os.path.isfile(path) for path in paths.values()):
+    if not all(is_file(path) for path in paths.values()):
         return
     for name in names:
         try:
             tensors = read_pickled(base, name)
+        except StoreFailed:
+            raise
         except ZeroConsolidateError as error:
             notes.append(f"{name} of the base model was not copied, because it cannot be read: {error}")
             return

@@ -19,13 +19,13 @@ they have the frozen parameters and buffers.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..archive.located import LocatedTensor
 from ..archive.names import FileKind, file_name, parse
 from ..archive.phrases import counted, listed
+from ..archive.places import size_bytes
 from ..errors import ZeroConsolidateError
 from ..opening.open import open_catalog
 from ..plan.build import ModelPlan
@@ -125,7 +125,7 @@ def plan_universal(opened: Opened) -> UniversalCheckpoint:
     masters = by_state[MASTERS]
     within = tuple(folders(catalog, masters))
     files: list[FilePlan] = [*_model_files(catalog, folder), *fragments(catalog, zero, within, by_state, step_of)]
-    files += [whole_file(name, path, os.path.getsize(path)) for name, path in beside.files.items()]
+    files += [whole_file(name, path, size_bytes(path)) for name, path in beside.files.items()]
     state_file = optimizer_state(
         f"{zero}/optimizer_state.pt",
         training,
@@ -168,7 +168,7 @@ def _model_files(catalog: Catalog, folder: str) -> Iterator[FilePlan]:
             continue
         kind, ranks = parsed
         if kind in (FileKind.LAYER, FileKind.EXPERT):
-            yield whole_file(f"{folder}/{file_name(path)}", path, os.path.getsize(path))
+            yield whole_file(f"{folder}/{file_name(path)}", path, size_bytes(path))
             continue
         whole = f"mp_rank_{ranks.mp_rank:02d}_model_states.pt"
         own, of_rank_0 = f"zero_pp_rank_{ranks.dp_rank}_{whole}", f"zero_pp_rank_0_{whole}"
@@ -176,7 +176,7 @@ def _model_files(catalog: Catalog, folder: str) -> Iterator[FilePlan]:
         if kind is FileKind.PARTITIONED_MODEL and ranks.dp_rank == first[ranks.mp_rank]:
             names = [own, whole] if own == of_rank_0 else [of_rank_0, own, whole]
         for name in names:
-            yield whole_file(f"{folder}/{name}", path, os.path.getsize(path))
+            yield whole_file(f"{folder}/{name}", path, size_bytes(path))
 
 
 def _partitioned(catalog: Catalog) -> Iterator[FileName]:

@@ -10,7 +10,7 @@ from ..errors import at
 from ..plan.fragment import FragmentPlan
 from ..run.checksum import Checksummed
 from ..run.digest import Follower, Span, digest_of
-from ..run.execute import execute
+from ..run.execute import execute, extents_of
 from ..run.inputs import processors, side_by_side
 from ..run.local import LocalFiles
 from ..write.check import check as check_file
@@ -18,14 +18,17 @@ from .sharing import means_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from ..options import Writing
     from ..plan.build import ModelPlan
     from ..plan.layout import FilePlan
     from ..run.clone import Means
     from ..run.inputs import Inputs
+    from ..run.storage import Writable
     from ..write.part import Part
-    from ..write.stage import Stage
+    from ..write.staging import Staging
+    from ..write.uploads import SentPart
     from .output import SideFiles
 
 
@@ -36,7 +39,7 @@ _WORTHWHILE = 16
 def make_weights(
     plan: ModelPlan,
     inputs: Inputs,
-    stage: Stage,
+    stage: Staging,
     options: Writing,
     *,
     total_bytes: int,
@@ -47,7 +50,9 @@ def make_weights(
     With `options.digest`, the stage also remembers the digests of each file.
     """
     before, means = 0, means_of(plan, options)
-    with side_by_side(inputs, workers_for(plan, options)) as several:
+    small = [each for each in plan.all_files if isinstance(each, FragmentPlan) and stage.facts(each.name) is None]
+    coming = (extent for each in small for extent in extents_of(each, 0))
+    with side_by_side(inputs, workers_for(plan, options)) as several, inputs.files.expecting(coming):
         for file in plan.all_files:
             if stage.facts(file.name) is not None:
                 stage.keep(file.name)
@@ -72,7 +77,7 @@ def workers_for(plan: ModelPlan, options: Writing) -> int:
 def _file(
     file: FilePlan,
     inputs: tuple[Inputs, ...],
-    stage: Stage,
+    stage: Staging,
     options: Writing,
     means: Means,
     progress: Callable[[int], None],
@@ -81,7 +86,10 @@ def _file(
     options.doing("copying")
     with ExitStack() as stack:
         together = isinstance(file, FragmentPlan)
-        part = stack.enter_context(stage.weights(file.name, file.size_bytes, means=means, together=together))
+        place: AbstractContextManager[Part | SentPart] = stage.weights(
+            file.name, file.size_bytes, means=means, together=together
+        )
+        part = stack.enter_context(place)
         listeners = [part.reached, progress]
         follower = None
         if digest is not None:
@@ -95,9 +103,10 @@ def _file(
 
         overflows = part.facts.setdefault("overflows", {})
         if isinstance(file, FragmentPlan):
-            make_fragment(file, inputs[0], part, overflows, reached)
+            make_fragment(file, inputs[0], part.output, part.start, overflows, reached)
         else:
             first, *others = inputs
+            stack.enter_context(first.files.expecting(extents_of(file, part.start)))
             execute(file, first, part.output, start=part.start, overflows=overflows, reached=reached, others=others)
             options.doing("syncing")
         check_file(stage.path(file.name), file)
@@ -107,11 +116,17 @@ def _file(
 
 
 def make_fragment(
-    file: FragmentPlan, inputs: Inputs, part: Part, overflows: dict[str, int], reached: Callable[[int], None]
+    file: FragmentPlan,
+    inputs: Inputs,
+    target: Writable,
+    start: int,
+    overflows: dict[str, int],
+    reached: Callable[[int], None],
 ) -> None:
-    """A file of torch: behind the tensor stands the checksum of its bytes, and the zip directory."""
-    output = Checksummed(part.output, start=len(file.header), stop=file.tail_start, written=part.start)
-    execute(file, inputs, output, start=part.start, overflows=overflows, reached=reached)
+    """A file of torch, from byte `start` on: behind the tensor stands the checksum of its bytes, and the zip
+    directory."""
+    output = Checksummed(target, start=len(file.header), stop=file.tail_start, written=start)
+    execute(file, inputs, output, start=start, overflows=overflows, reached=reached)
     output.write(file.tail(output.value), file.tail_start)
     reached(file.size_bytes)
 
@@ -130,7 +145,7 @@ def shifted(progress: Callable[[int, int], None] | None, before: int, total_byte
     return lambda upto: None if progress is None else progress(before + upto, total_bytes)
 
 
-def make_side_files(files: SideFiles, stage: Stage) -> dict[str, tuple[int, str]]:
+def make_side_files(files: SideFiles, stage: Staging) -> dict[str, tuple[int, str]]:
     """Stage everything that is not weights. Returns sizes and SHA-256 by name."""
     for name, data in files.made.items():
         stage.write(name, data)

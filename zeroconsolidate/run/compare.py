@@ -10,15 +10,19 @@ import numpy as np
 from .cast import STORAGE, as_dtype, raw, to_single
 from .execute import BLOCK_BYTES
 from .reader import reader
+from .storage import extents
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
     from ..dtypes import DType
     from ..plan.pieces import Recipe
     from .inputs import Inputs
+    from .storage import Extent
+
+_IN_TURN_NUMEL = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,15 @@ def first_difference(
             return Difference(index=first + index, expected=value, got=got)
         progress((last - first) * (source.dtype.itemsize + target.dtype.itemsize))
     return None
+
+
+def extents_of(source: Recipe, target: Recipe, intervals: Iterable[tuple[int, int]]) -> Iterator[Extent]:
+    """What :func:`first_difference` reads of the inputs, for who wants to announce it: some of each in turn."""
+    for start, stop in intervals:
+        for first in range(start, stop, _IN_TURN_NUMEL):
+            for recipe in (source, target):
+                if recipe.is_copied:
+                    yield from extents(recipe.copies(first, min(first + _IN_TURN_NUMEL, stop)))
 
 
 def _difference(

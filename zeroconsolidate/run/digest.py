@@ -114,10 +114,11 @@ def digests_of(files: Readable, file: str, spans: Sequence[Span], algorithm: str
 def file_blocks(files: Readable, file: str, start: int, stop: int) -> Iterator[memoryview]:
     """Bytes `[start, stop)` of a file, block by block; the next overwrites the last. Raises DamagedFile."""
     block = memoryview(bytearray(_CACHED_BYTES))
-    for here in range(start, stop, _CACHED_BYTES):
-        part = block[: min(_CACHED_BYTES, stop - here)]
-        files.read_into(file, here, part)
-        yield part
+    with files.expecting([(file, start, stop)]):
+        for here in range(start, stop, _CACHED_BYTES):
+            part = block[: min(_CACHED_BYTES, stop - here)]
+            files.read_into(file, here, part)
+            yield part
 
 
 class Follower:

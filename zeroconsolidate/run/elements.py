@@ -11,6 +11,7 @@ from ..plan.pieces import View
 from .cast import STORAGE, as_dtype, raw, to_single
 from .execute import BLOCK_BYTES
 from .reader import reader
+from .storage import extents
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..archive.located import LocatedTensor
     from ..plan.pieces import Recipe
     from .inputs import Inputs
+    from .storage import Extent
 
 
 _QUIET_NAN = {DType.BF16: 0x7FC0, DType.F16: 0x7E00, DType.F32: 0x7FC00000, DType.F64: 0x7FF8 << 48}
@@ -34,7 +36,8 @@ def read_range(recipe: Recipe, start: int, stop: int, inputs: Inputs) -> NDArray
     """Elements `[start, stop)`, flat, of dtype STORAGE[recipe.dtype]. No others are read."""
     block = np.empty(stop - start, STORAGE[recipe.dtype])
     if start < stop:
-        reader(recipe, inputs).fill(start, stop, block)
+        with inputs.files.expecting(_extents(recipe, [(start, stop)])):
+            reader(recipe, inputs).fill(start, stop, block)
     return block
 
 
@@ -42,11 +45,18 @@ def blocks(recipe: Recipe, intervals: Iterable[tuple[int, int]], inputs: Inputs)
     """The elements in the intervals, at most BLOCK_BYTES at a time. A block is overwritten by the next."""
     elements, size = reader(recipe, inputs), BLOCK_BYTES // recipe.dtype.itemsize
     block = np.empty(min(size, recipe.numel), STORAGE[recipe.dtype])
-    for start, stop in intervals:
-        for first in range(start, stop, size):
-            last = min(first + size, stop)
-            elements.fill(first, last, block[: last - first])
-            yield block[: last - first]
+    intervals = list(intervals)
+    with inputs.files.expecting(_extents(recipe, intervals)):
+        for start, stop in intervals:
+            for first in range(start, stop, size):
+                last = min(first + size, stop)
+                elements.fill(first, last, block[: last - first])
+                yield block[: last - first]
+
+
+def _extents(recipe: Recipe, intervals: Iterable[tuple[int, int]]) -> Iterator[Extent]:
+    for start, stop in intervals if recipe.is_copied else ():
+        yield from extents(recipe.copies(start, stop))
 
 
 def distinct(recipe: Recipe, most: int, inputs: Inputs) -> int:

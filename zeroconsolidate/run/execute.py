@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PlanBroken, at
 from ..plan.computed import Computed
 from .reader import reader
-from .storage import copy_range
+from .storage import copy_range, extents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..plan.layout import FilePlan, TensorPlan
     from .inputs import Inputs
-    from .storage import Writable
+    from .storage import Extent, Writable
 
 BLOCK_BYTES = 1 << 20
 """The executor's reusable buffer: small enough for the processor's cache, large enough to make calls cheap."""
@@ -82,6 +82,13 @@ def execute(
     maker = _Maker(inputs, output)
     for piece in _pieces(plan, start, stop, None):
         maker.make(piece, made)
+
+
+def extents_of(plan: FilePlan, start: int, stop: int | None = None) -> Iterator[Extent]:
+    """What :func:`execute` reads of the inputs, for who wants to announce it: what is computed is left out."""
+    for piece in _pieces(plan, start, plan.size_bytes if stop is None else stop, None):
+        if piece.tensor.recipe.is_copied:
+            yield from extents(piece.tensor.recipe.copies(piece.start, piece.stop))
 
 
 def _pieces(plan: FilePlan, start: int, stop: int, most_bytes: int | None) -> Iterator[_Piece]:

@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from .local import LocalFiles
+from .files import Files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -30,15 +30,16 @@ R = TypeVar("R", bound=Resource)
 class Inputs:
     """The inputs of one thread's run; use it as a context manager.
 
-    `files` may be shared by several runs at a time; the caller that made it closes it. None: files of this machine.
+    `files` may be shared by several runs at a time; the caller that made it closes it. None: files of this machine, and
+    of stores.
     """
 
     def __init__(self, files: Readable | None = None) -> None:
         self._closing = ExitStack()
         if files is None:
-            local = LocalFiles()
-            self._closing.callback(local.close)
-            files = local
+            opened = Files()
+            self._closing.callback(opened.close)
+            files = opened
         self.files = files
         self._resources: dict[Hashable, Any] = {}
 

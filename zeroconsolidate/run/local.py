@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from ..archive.regular import open_regular
 from ..errors import DamagedFile, OutputFailed, reason
+from ..options.urls import is_url
 from .clone import ANY_MEANS, CANNOT, clone
-from .storage import Readable, Writable
+from .storage import Readable, Writable, ended_early
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -66,7 +67,7 @@ class LocalFiles(Readable):
         except OSError as error:
             raise DamagedFile(f"the file cannot be read: {reason(error)}", address=(file,)) from None
         if got < len(buffer):
-            raise _ended_early(file, start + len(buffer), start + got)
+            raise ended_early(file, start + len(buffer), start + got)
 
     def read_runs(
         self, file: str, start: int, *, run_bytes: int, step_bytes: int, count: int, buffer: memoryview
@@ -78,7 +79,7 @@ class LocalFiles(Readable):
         opened = self.opened(file)
         size_bytes = os.fstat(opened.fd).st_size
         if start + span_bytes > size_bytes:
-            raise _ended_early(file, start + span_bytes, size_bytes)
+            raise ended_early(file, start + span_bytes, size_bytes)
         skipped = start % mmap.ALLOCATIONGRANULARITY
         mapped = mmap.mmap(opened.fd, span_bytes + skipped, access=mmap.ACCESS_READ, offset=start - skipped)
         unit = next(n for n in (8, 4, 2, 1) if run_bytes % n == step_bytes % n == 0)
@@ -154,7 +155,7 @@ class LocalOutput(Writable):
         Without that, a file system that cannot share extents splices each page in two halves, which was measured to
         take half as long again as reading and writing blocks that fit the processor's cache.
         """
-        if not isinstance(source, LocalFiles):
+        if not isinstance(source, LocalFiles) or is_url(file):
             return 0
         got = self._share(source, file, file_start, size_bytes, start)
         if got:
@@ -171,7 +172,7 @@ class LocalOutput(Writable):
             return 0
         # Either the input has ended or this file system answers 0 for "cannot".
         if not got and os.fstat(opened.fd).st_size < file_start + size_bytes:
-            raise _ended_early(file, file_start + size_bytes, file_start)
+            raise ended_early(file, file_start + size_bytes, file_start)
         self._begin_to_write_back(start + got)
         return got
 
@@ -208,7 +209,7 @@ class LocalOutput(Writable):
         """Blocks up to byte `stop` of an input file could not be shared: an error, or a reason not to try again."""
         size_bytes = os.fstat(opened.fd).st_size
         if size_bytes < stop:  # which is answered with EINVAL, too
-            raise _ended_early(file, stop, size_bytes)
+            raise ended_early(file, stop, size_bytes)
         if self._means.must_share:
             raise OutputFailed(
                 f"--reflink always: the file system does not share blocks of this file: {reason(error)}",
@@ -256,8 +257,3 @@ else:  # macOS before 11
         data = os.pread(fd, len(buffer), start)
         buffer[: len(data)] = data
         return len(data)
-
-
-def _ended_early(path: str, expected: int, got: int) -> DamagedFile:
-    """The error for a file that is shorter than its own directory says."""
-    return DamagedFile("the file ends too early", expected=f"at least {expected} bytes", found=got, address=(path,))

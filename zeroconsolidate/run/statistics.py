@@ -14,6 +14,7 @@ import numpy as np
 
 from ..dtypes import DType
 from .cast import STORAGE, as_dtype, raw, to_single
+from .compare import extents_of
 from .reader import reader
 
 if TYPE_CHECKING:
@@ -162,16 +163,19 @@ def differ(
     found = Statistics()
     mine, other = reader(a, inputs), reader(b, inputs)
     step = block_numel or mine.block_numel or other.block_numel or BLOCK_NUMEL
-    for start in range(0, numel, step):
-        stop = min(start + step, numel)
-        ours, theirs = np.empty(stop - start, STORAGE[a.dtype]), np.empty(stop - start, STORAGE[b.dtype])
-        mine.fill(start, stop, ours)
-        other.fill(start, stop, theirs)
-        with np.errstate(over="ignore", invalid="ignore"):  # squares of large float64 numbers, and pairs of infinities
-            changed = _add(found, ours, a.dtype, theirs, b.dtype, start)
-        if marks is not None and changed is not None:
-            marks.mark(start, changed)
-        progress((stop - start) * (a.dtype.itemsize + b.dtype.itemsize))
+    with inputs.files.expecting(extents_of(a, b, [(0, numel)])):
+        for start in range(0, numel, step):
+            stop = min(start + step, numel)
+            ours, theirs = np.empty(stop - start, STORAGE[a.dtype]), np.empty(stop - start, STORAGE[b.dtype])
+            mine.fill(start, stop, ours)
+            other.fill(start, stop, theirs)
+            with np.errstate(
+                over="ignore", invalid="ignore"
+            ):  # squares of large float64 numbers, and pairs of infinities
+                changed = _add(found, ours, a.dtype, theirs, b.dtype, start)
+            if marks is not None and changed is not None:
+                marks.mark(start, changed)
+            progress((stop - start) * (a.dtype.itemsize + b.dtype.itemsize))
     return found
 
 

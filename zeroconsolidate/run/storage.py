@@ -1,14 +1,23 @@
 """What a storage must be able to do, to be read from or written to.
 
-Files are named by strings that only their storage understands. The local file system is `local.py`.
+Files are named by strings that only their storage understands. The local file system is `local.py`, object stores are
+`remote.py`; `files.py` knows which of the two a name means.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from ..errors import DamagedFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ..plan.pieces import Copy
+
+Extent: TypeAlias = "tuple[str, int, int]"
+"""(file, start, stop): bytes `[start, stop)` of an input file."""
 
 
 class Readable(Protocol):
@@ -33,6 +42,13 @@ class Readable(Protocol):
         for index in range(count):
             self.read_into(file, start + index * step_bytes, buffer[index * run_bytes : (index + 1) * run_bytes])
 
+    def expecting(self, extents: Iterable[Extent]) -> AbstractContextManager[None]:
+        """Until the end of the block, these will be read, in about this order.
+
+        By default nothing follows from it, and they are not gone through.
+        """
+        return nullcontext()
+
 
 class Writable(Protocol):
     """A file that is written, from where the run begins to its end. Raises OutputFailed."""
@@ -50,6 +66,18 @@ class Writable(Protocol):
         left is read and written.
         """
         return 0
+
+
+def extents(copies: Iterable[Copy]) -> Iterator[Extent]:
+    """What is read for copies. Runs that are apart are left out: they are read as they come."""
+    for copy in copies:
+        if copy.count == 1 or copy.file_step == copy.run_numel:
+            yield copy.file, copy.file_start, copy.file_start + copy.nbytes
+
+
+def ended_early(file: str, expected: int, got: int) -> DamagedFile:
+    """The error for a file that is shorter than its own directory says."""
+    return DamagedFile("the file ends too early", expected=f"at least {expected} bytes", found=got, address=(file,))
 
 
 def copy_range(

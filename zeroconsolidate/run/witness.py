@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import Disagreement, WitnessMismatch, ZeroConsolidateError, at
-from .compare import first_difference
+from .compare import extents_of, first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,16 +20,18 @@ def compare(
 ) -> int:
     """Returns the number of elements compared. At the first that differs raises WitnessMismatch, or for replicas
     Disagreement."""
-    compared = 0
-    for comparison in comparisons:
-        with at(comparison.name):
-            for start, stop in comparison.intervals:
-                found = first_difference(
-                    inputs, comparison.master, comparison.copy, start=start, stop=stop, progress=progress
-                )
-                if found is not None:
-                    raise _mismatch(comparison, found)
-                compared += stop - start
+    compared, comparisons = 0, list(comparisons)
+    coming = (extent for each in comparisons for extent in extents_of(each.master, each.copy, each.intervals))
+    with inputs.files.expecting(coming):
+        for comparison in comparisons:
+            with at(comparison.name):
+                for start, stop in comparison.intervals:
+                    found = first_difference(
+                        inputs, comparison.master, comparison.copy, start=start, stop=stop, progress=progress
+                    )
+                    if found is not None:
+                        raise _mismatch(comparison, found)
+                    compared += stop - start
     return compared
 
 

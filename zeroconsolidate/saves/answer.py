@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import NotACheckpoint
 from ..options import roots_of
+from ..options.urls import absolute, normal
 from .judge import is_a_step
 from .listing import list_saves
 from .metadata import examine, examined_with
@@ -45,10 +46,10 @@ def _others(root: str, this: SaveInfo) -> tuple[SaveInfo, ...]:
     """The other saves of the run that a checkpoint belongs to, if it lies in the directory of one."""
     if not is_a_step(this.name):
         return ()
-    own, given = os.path.basename(os.path.abspath(root)), os.path.normpath(root)
+    own, given = os.path.basename(absolute(root)), normal(root)
     parent = os.path.dirname(given) or "."
     if os.path.basename(given) != own:
-        parent = os.path.dirname(os.path.abspath(root))
+        parent = os.path.dirname(absolute(root))
     try:
         found = list_saves([parent])
     except NotACheckpoint:

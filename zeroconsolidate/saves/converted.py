@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from ..archive.manifest_file import read_manifest
 from ..archive.regular import scan
 from ..errors import ZeroConsolidateError
+from ..options.urls import normal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ def converted_by(root: str, models: Sequence[str] = ()) -> dict[tuple[str, int |
     """(tag, step) -> the model directories made of that save. They are looked for in the run directory, in the usual
     place beside it, and in `models`: directories of models, or models."""
     found: dict[tuple[str, int | None], list[str]] = {}
-    places = dict.fromkeys([*models, f"{os.path.normpath(root)}-models", os.path.normpath(root)])
+    places = dict.fromkeys([*models, f"{normal(root)}-models", normal(root)])
     for directory in dict.fromkeys(path for place in places for path in _candidates(place)):
         source = made_of(directory)
         if source is not None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..archive import names
 from ..archive.discover import LATEST, natural, tags_in
 from ..archive.regular import read_small, scan
-from ..errors import NotACheckpoint, ZeroConsolidateError, reason
+from ..errors import NotACheckpoint, StoreFailed, ZeroConsolidateError, reason
+from ..options.urls import absolute, normal
+from ..options.urls import real as real_path
 from .facts import Listing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from ..archive.regular import Status
 
 _SAVE = re.compile(r"(?:tmp-)?checkpoint[-_][0-9]+|global_step[0-9]+|.+\.ckpt")
 """A folder with such a name is a save, even if nothing of DeepSpeed is in it."""
@@ -28,7 +31,7 @@ _MAX_LATEST_BYTES = 4096
 class _Folder:
     """What is in a folder."""
 
-    files: dict[str, os.stat_result]
+    files: dict[str, Status]
     folders: dict[str, str]
     """Name -> path."""
 
@@ -57,7 +60,7 @@ class Found:
 def list_saves(roots: Sequence[str]) -> Found:
     """The saves in a run directory, in a folder of tags, or the one of a checkpoint; of several nodes' directories
     together. None, if it is something else. Raises NotACheckpoint if a directory cannot be listed."""
-    parts = [_list(os.path.normpath(root)) for root in roots]
+    parts = [_list(normal(root)) for root in roots]
     merged: dict[str, Listing] = {}
     for part in parts:
         for listing in part.listings:
@@ -93,7 +96,7 @@ def list_again(listing: Listing) -> Listing | None:
 
 def _list(root: str) -> Found:
     here = _folder(root)
-    own = os.path.basename(os.path.abspath(root))
+    own = os.path.basename(absolute(root))
     if any(map(names.parse, here.files)):
         return Found(is_run=False, latest=None, listings=(_listing(own, root, here, here, tag=None),))
     latest = _latest(root, here)
@@ -106,10 +109,10 @@ def _list(root: str) -> Found:
             return Found(is_run=False, latest=latest, listings=(alone,))
         found = [_of_tag(root, name, tags.get(name) or _Folder({}, {}), latest) for name in natural([*tags, *begun])]
         return Found(is_run=False, latest=latest, listings=tuple(found))
-    real = {os.path.realpath(path): name for name, path in here.folders.items() if not os.path.islink(path)}
+    real = {real_path(path): name for name, path in here.folders.items() if not os.path.islink(path)}
     saves = []
     for name, path in here.folders.items():
-        if name.startswith(".") or (os.path.islink(path) and os.path.realpath(path) in real):
+        if name.startswith(".") or (os.path.islink(path) and real_path(path) in real):
             continue  # hidden, or a second name of a save beside it, as Lightning's `last.ckpt` is
         try:
             save = _list_save(path, name)
@@ -153,7 +156,7 @@ def _listing(
 ) -> Listing:
     return Listing(
         name=name,
-        paths=(os.path.normpath(path),),
+        paths=(normal(path),),
         tag=tag,
         is_tag=False,
         latest=latest,
@@ -177,7 +180,7 @@ def _together(one: Listing, other: Listing) -> Listing:
 
 
 def _folder(path: str) -> _Folder:
-    files: dict[str, os.stat_result] = {}
+    files: dict[str, Status] = {}
     folders: dict[str, str] = {}
     try:
         for entry in sorted(scan(path), key=lambda entry: entry.name):
@@ -203,8 +206,12 @@ def _tags(path: str, here: _Folder) -> dict[str, _Folder]:
     """The folders with files of DeepSpeed in them. Of the others no more is read than shows that they are none."""
     found = {}
     for name in tags_in(path):
-        with suppress(ZeroConsolidateError):
+        try:
             found[name] = _folder(here.folders[name])
+        except StoreFailed:
+            raise
+        except ZeroConsolidateError:
+            continue
     return found
 
 
@@ -212,6 +219,8 @@ def _latest(root: str, here: _Folder) -> str | None:
     for name in _first(LATEST, here.files):
         try:
             return read_small(os.path.join(root, name), _MAX_LATEST_BYTES).decode("utf-8", "replace").strip() or None
+        except StoreFailed:
+            raise
         except ZeroConsolidateError:
             return None
     return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..archive.gather import gather
 from ..archive.load import LoadReadable
 from ..archive.names import FileKind
-from ..errors import ZeroConsolidateError
+from ..errors import StoreFailed, ZeroConsolidateError
 from ..opening.incomplete import read_incomplete
 from .facts import Examined
 
@@ -28,6 +28,8 @@ def examine(listing: Listing) -> Examined:
     loading = _Noting()
     try:
         left = read_incomplete(gather(listing.paths, listing.tag), loading, loading.readable.reasons)
+    except StoreFailed:
+        raise
     except ZeroConsolidateError as error:
         files = {name: loading.readable.reasons.get(name, "missing") for name in error.files}
         return _examined(loading, missing=files or loading.readable.reasons, problem=error.sentence)

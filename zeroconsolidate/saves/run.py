@@ -7,8 +7,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ..archive.json_file import read_json
-from ..errors import NotACheckpoint, ZeroConsolidateError
+from ..errors import NotACheckpoint, StoreFailed, ZeroConsolidateError
 from ..options import roots_of
+from ..options.urls import normal
 from . import judge
 from .converted import converted_by
 from .facts import RunInfo, SaveInfo, Writer
@@ -56,7 +57,7 @@ def read_run(
     )
     latest = found.latest if any(listing.is_tag for listing in ordered) else None
     return RunInfo(
-        root=os.path.normpath(roots[0]),
+        root=normal(roots[0]),
         saves=saves,
         latest=latest,
         best=_best(ordered, facts),
@@ -159,6 +160,8 @@ def _trainers_best(listing: Listing) -> str | None:
     for folder in listing.paths:
         try:
             best = read_json(os.path.join(folder, "trainer_state.json")).get("best_model_checkpoint")
+        except StoreFailed:
+            raise
         except ZeroConsolidateError:
             continue
         return best if isinstance(best, str) else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import NotACheckpoint, OutputBusy, OutputFailed, SaveGone, ZeroConsolidateError
 from ..options import as_typed, roots_of, takes
 from ..options.follow import WatchOptions
+from ..options.urls import refuse_urls
 from ..saves.judge import is_optimizer, number_of
 from ..saves.listing import list_saves
 from ..saves.metadata import examine
@@ -115,7 +116,11 @@ def watch(src: Roots, out: Path | None = None, *, options: WatchOptions) -> Iter
     checkpoint_2 True 2
     """
     pattern = checked(None if out is None else os.fspath(out))
-    return Watch(roots_of(src), pattern, options).events()
+    roots = roots_of(src)
+    refuse_urls(
+        [*roots, pattern], "a run directory that is watched, and its models,", "convert single saves by their URL"
+    )
+    return Watch(roots, pattern, options).events()
 
 
 class Watch:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
+from ..archive.places import identity, look_anew
 from ..errors import DamagedFile, reason
+from ..options.urls import real
 from ..plan.congruent import Sharing
 
 if TYPE_CHECKING:
@@ -32,11 +33,13 @@ def fingerprint(
     Where every byte comes from follows from these by arithmetic, so the copies themselves are not in it.
     Raises DamagedFile if an input file has gone.
     """
+    paths = sorted(set(map(real, sources)))
+    look_anew(paths)
     exact: Fingerprint = json.loads(
         json.dumps(
             {
                 "options": dict(options),
-                "source": {path: _looks(path) for path in sorted(set(map(os.path.realpath, sources)))},
+                "source": {path: _looks(path) for path in paths},
                 "output": {
                     file.name: {"bytes": file.size_bytes, "header": hashlib.sha256(file.header).hexdigest()[:16]}
                     for file in layout
@@ -73,6 +76,7 @@ def refuse_changed(before: Fingerprint, *, start_over: str) -> None:
     `start_over`: how. Someone may have trained on into the same folder while we read: half of each file would be of
     another step.
     """
+    look_anew(before["source"])
     for path, looks in before["source"].items():
         if _looks(path) != looks:
             raise DamagedFile(
@@ -85,7 +89,6 @@ def refuse_changed(before: Fingerprint, *, start_over: str) -> None:
 
 def _looks(path: str) -> dict[str, Any]:
     try:
-        status = os.stat(path)
+        return identity(path)
     except OSError as error:
         raise DamagedFile(f"the file cannot be read any more: {reason(error)}", address=(path,)) from None
-    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}

@@ -8,7 +8,11 @@ and everything behind it do not count.
     {"checked": 131072, "how": "sample, equal", …}          the witness has been compared, so many elements
     {"file": "model.safetensors", "upto": 536870912, …}     every byte below is on disk
     {"file": "model.safetensors", "done": 988097824, …}     the file is complete and checked
+    {"file": "model.safetensors", "stretch": [0, 4096], …}  these bytes are on disk, made by a worker
+    {"file": "model.safetensors", "afresh": true}           nothing of the file is there any more
     {"publish": ["model.safetensors", …], …}                all files are complete: only renames are left
+
+In a store also {"upload": id, "file": …}, an upload in parts, and {"run": …}, the newest run that writes it.
 
 A conversion in parts has one more of each part (see :mod:`.portion`), in which `upto` and `done` end its share of a
 file. Its first line names the conversion that the part belongs to.
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
 Fingerprint = dict[str, dict[str, Any]]
 """Aspect (`options`, `sources`, …) -> what decides the output's bytes, as values that survive JSON."""
 
-_MAX_BYTES = 1 << 28
+MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +66,29 @@ class Progress:
     """File -> bytes that are on disk."""
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """File -> what else its newest record says."""
+    stretches: dict[str, dict[tuple[int, int], dict[str, Any]]] = field(default_factory=dict)
+    """File -> (start, stop) of what workers have made of it -> what else is known of that."""
     done: dict[str, int] = field(default_factory=dict)
     """Complete file -> its size."""
     publish: dict[str, Any] | None = None
+    uploads: dict[str, str] = field(default_factory=dict)
+    """File -> the upload that was begun for it in a store."""
+    run: str | None = None
+    """The newest run that works on an output in a store."""
     valid_bytes: int = 0
     """How long the journal is up to its last whole record."""
+
+    @property
+    def made_bytes(self) -> int:
+        """Bytes of all files that are on disk."""
+        made = {name: sum(stop - start for start, stop in of_file) for name, of_file in self.stretches.items()}
+        return sum((made | self.upto | self.done).values())
+
+    @property
+    def all_facts(self) -> list[dict[str, Any]]:
+        """What is known of files, and of stretches of those that are not complete."""
+        stretches = [of_file.values() for name, of_file in self.stretches.items() if name not in self.done]
+        return [*self.facts.values(), *(facts for of_file in stretches for facts in of_file)]
 
     def take(self, record: Mapping[str, Any]) -> None:
         """Add one record up."""
@@ -76,9 +98,19 @@ class Progress:
             self.checks = Checks(how=record["how"], numel=record["checked"], warnings=tuple(record["warnings"]))
         elif "publish" in record:
             self.publish = dict(record)
+        elif "upload" in record:
+            self.uploads[record["file"]] = record["upload"]
+        elif "run" in record:
+            self.run = record["run"]
         elif "done" in record:
             self.done[record["file"]] = record["done"]
             self.facts[record["file"]] = record["facts"]
+        elif "stretch" in record:
+            start, stop = record["stretch"]
+            self.stretches.setdefault(record["file"], {})[start, stop] = record["facts"]
+        elif "afresh" in record:
+            for known in (self.upto, self.facts, self.stretches, self.done):
+                known.pop(record["file"], None)
         elif "upto" in record:
             self.upto[record["file"]] = record["upto"]
             self.facts[record["file"]] = record["facts"]
@@ -86,16 +118,20 @@ class Progress:
 
 def read_progress(path: str) -> Progress:
     """What the journal at `path` adds up to. Raises the system's errors."""
-    progress = Progress()
     with open(path, "rb") as file:
         # Python allocates what it is asked to read, whether it is there or not.
-        size_bytes = min(os.fstat(file.fileno()).st_size, _MAX_BYTES)
-        for line in file.read(size_bytes).splitlines(keepends=True):
-            record = _record(line)
-            if record is None:
-                break
-            progress.take(record)
-            progress.valid_bytes += len(line)
+        return progress_of(file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES)))
+
+
+def progress_of(text: bytes) -> Progress:
+    """What the records of a journal add up to."""
+    progress = Progress()
+    for line in text.splitlines(keepends=True):
+        record = _record(line)
+        if record is None:
+            break
+        progress.take(record)
+        progress.valid_bytes += len(line)
     return progress
 
 

@@ -14,6 +14,7 @@ from ..archive.phrases import listed
 from ..archive.regular import is_within
 from ..errors import BadOption, OutputExists, OutputFailed, at
 from ..options import size_text
+from ..options.urls import real
 from .journal import read_progress, refuse_other
 from .system import system_errors
 
@@ -28,14 +29,16 @@ JOURNAL = "journal"
 """Name of the journal in it: where there is one, there is something to finish."""
 PARTS = "parts"
 """Name of the folder in it with a journal of each part, of a conversion in parts."""
+TASKS = "tasks"
+"""Name of the folder in it with what workers need to know."""
 _NOTED_BYTES = 2 << 10
 """What the journal and the manifest say of a file, with digests, takes less."""
 
 
 def refuse_inside(output: str, *, checkpoint: str) -> None:
     """The output must not be in the checkpoint: we never modify what we read. Raises BadOption."""
-    real, inside = os.path.realpath(output), os.path.realpath(checkpoint)
-    if is_within(real, inside):
+    here, inside = real(output), real(checkpoint)
+    if is_within(here, inside):
         raise BadOption(
             f"the output {output} lies in the checkpoint {checkpoint}, which is never modified",
             remedy="name another directory",

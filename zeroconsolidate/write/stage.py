@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ..archive.regular import open_regular, read_errors
+from ..archive.regular import open_regular, opened, read_errors
 from ..errors import OutputFailed, PlanBroken, WrongNames, at
+from ..options.urls import is_url
 from ..run.clone import ANY_MEANS
+from . import spread
 from .batch import Batch
 from .fingerprint import parts_in
 from .journal import Checks, Fingerprint, Journal, refuse_other
@@ -30,7 +32,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from ..plan.stretches import Stretch
     from ..run.clone import Means
+
+_COPIED_BYTES = 32 << 20
+"""What is held of a file from a store while it is copied."""
 
 
 class Stage:
@@ -71,7 +77,7 @@ class Stage:
                 self._batch.settle()
         self._batch.close()
         progress = self._journal.progress
-        worth_keeping = bool(progress.upto or progress.done or progress.publish)
+        worth_keeping = bool(progress.upto or progress.stretches or progress.done or progress.publish)
         # A plan that broke would break again at the same place: its work is worth nothing.
         worth_keeping = worth_keeping and not isinstance(error, (PlanBroken, WrongNames))
         if progress.fingerprint is not None and parts_in(progress.fingerprint) is not None:
@@ -91,13 +97,12 @@ class Stage:
     @property
     def resumed_bytes(self) -> int:
         """Bytes of weights an earlier run had made."""
-        progress = self._journal.progress
-        return sum((progress.upto | progress.done).values())
+        return self._journal.progress.made_bytes
 
     @property
     def cloned_bytes(self) -> int:
         """Those of `resumed_bytes` that take no room on the disk, although the staged files have them."""
-        return sum(facts.get(CLONED, 0) for facts in self._journal.progress.facts.values())
+        return sum(facts.get(CLONED, 0) for facts in self._journal.progress.all_facts)
 
     @property
     def checks(self) -> Checks | None:
@@ -135,6 +140,8 @@ class Stage:
         with `together` when enough such files have come together: a sync of each of thousands would take minutes."""
         path, final = self.path(name), os.path.join(self.output, name)
         with system_errors(final):
+            if name in self._journal.progress.stretches:
+                spread.forget(self._journal, name)  # what is written from here on replaces them
             os.makedirs(os.path.dirname(path), exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         part = None
@@ -171,6 +178,19 @@ class Stage:
         """Sync and remember all that is complete and waits for it: then :meth:`facts` knows it, too."""
         with system_errors(self.output):
             self._batch.settle()
+
+    def made_before(self, name: str, size_bytes: int) -> dict[tuple[int, int], dict[str, Any]]:
+        """What earlier runs have made of a file that workers are to make: (start, stop) -> facts."""
+        with system_errors(os.path.join(self.output, name)):
+            return spread.made_before(self._journal, self.path(name), name, size_bytes)
+
+    def note(self, stretch: Stretch, facts: Mapping[str, Any]) -> None:
+        """Remember that a worker has made and synced a stretch."""
+        with system_errors(self.output):
+            if not self._journal.progress.stretches:
+                self.make_durable()
+            record = {"file": stretch.file, "stretch": [stretch.start, stretch.stop], "facts": dict(facts)}
+            self._journal.append(record)
 
     @property
     def token(self) -> str | None:
@@ -210,6 +230,13 @@ class Stage:
 
     def copy(self, name: str, source: str) -> None:
         """A file of the checkpoint or the base model, byte for byte, block by block."""
+        if is_url(source):
+            with read_errors(source), closing(opened(source)) as remote, self.create(name) as fd:
+                for start in range(0, remote.size_bytes, _COPIED_BYTES):
+                    data = remote.pread(min(_COPIED_BYTES, remote.size_bytes - start), start)
+                    with system_errors(os.path.join(self.output, name)):
+                        write_all(fd, data)
+            return
         with read_errors(source), open(open_regular(source), "rb", buffering=0) as file, self.create(name) as fd:
             while data := file.read(1 << 20):
                 with system_errors(os.path.join(self.output, name)):
@@ -302,6 +329,7 @@ class Stage:
         refuse_existing(self.output, overwrite=self._overwrite)
         self._journal.close()
         remove(self._journal_path)
+        spread.drop_plan(self.folder)
         for name in (PARTS, "files"):
             shutil.rmtree(os.path.join(self.folder, name), ignore_errors=True)
         self._journal = Journal(self._journal_path)

@@ -1,0 +1,104 @@
+"""Where files are: what a path or a URL leads to. The local file system unless it is a URL.
+
+Only for what is read. What is written is checked, synced and renamed by `write`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..options.urls import is_url
+from .regular import scan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+def is_directory(path: str) -> bool:
+    """Whether there is a directory."""
+    if is_url(path):
+        from .remote import look
+
+        found = look(path)
+        return found is not None and found.is_folder
+    return os.path.isdir(path)
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file."""
+    if is_url(path):
+        from .remote import look
+
+        found = look(path)
+        return found is not None and not found.is_folder
+    return os.path.isfile(path)
+
+
+def exists(path: str) -> bool:
+    """Whether anything is there, be it a link to nowhere."""
+    if is_url(path):
+        from .remote import look
+
+        return look(path) is not None
+    return os.path.lexists(path)
+
+
+def size_bytes(path: str) -> int:
+    """The length of a file. Raises OSError."""
+    if is_url(path):
+        from .remote import look
+
+        found = look(path)
+        if found is None:
+            raise FileNotFoundError(2, os.strerror(2), path)
+        return found.size_bytes
+    return os.path.getsize(path)
+
+
+def identity(path: str) -> dict[str, int | str]:
+    """What changes when a file does: its length and its time, or what its store says of it. Raises OSError.
+
+    A store is asked for a folder at a time, and its answer believed for some seconds: see :func:`look_anew`.
+    """
+    if is_url(path):
+        from .remote import in_listing
+
+        found = in_listing(path)
+        if found is None:
+            raise FileNotFoundError(2, os.strerror(2), path)
+        return {"bytes": found.size_bytes, "is": found.identity}
+    status = os.stat(path)
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def look_anew(paths: Iterable[str]) -> None:
+    """Forget what stores have said of these files: what is asked next is answered as it is now."""
+    urls = [path for path in paths if is_url(path)]
+    if urls:
+        from .remote import forget
+
+        forget(urls)
+
+
+def names_in(directory: str) -> list[str]:
+    """The names of what is in a directory. Raises OSError."""
+    return [entry.name for entry in scan(directory)] if is_url(directory) else os.listdir(directory)
+
+
+def is_same_file(one: str, other: str) -> bool:
+    """Whether two paths lead to one file. Raises OSError."""
+    if is_url(one) or is_url(other):
+        return one == other
+    return os.path.samefile(one, other)
+
+
+def files_in(directory: str) -> Iterator[str]:
+    """The paths of all files in a directory, however deep."""
+    if is_url(directory):
+        from .remote import tree
+
+        yield from (f"{directory}/{name}" for name in tree(directory))
+    else:
+        for inside, _, files in os.walk(directory):
+            yield from (os.path.join(inside, file) for file in files)

@@ -1,0 +1,161 @@
+"""A task: one stretch of an output, made by a process that has nothing but the plan's file and a few words.
+
+A worker may be lost at any moment, and its task given to another, even while it still writes itself: a task writes the
+same bytes at the same places however often it runs, and is done only when its bytes are on disk.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pickle
+import socket
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .._version import __version__
+from ..errors import BadOption, OutputFailed, at
+from ..plan.fragment import FragmentPlan
+from ..run.execute import execute
+from ..run.inputs import Inputs, side_by_side
+from ..run.local import LocalOutput
+from ..write.lock import Lock
+from ..write.part import CLONED
+from ..write.portion import opened
+from ..write.refusals import TASKS
+from ..write.system import system_errors
+from .weights import make_fragment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..plan.layout import FilePlan
+    from ..plan.stretches import Stretch
+    from ..run.clone import Means
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What is sent to a worker. The plan is not in it: that lies beside the staged files, once."""
+
+    folder: str
+    """The staging folder."""
+    plan: str
+    """Name of the plan's file: the SHA-256 of what is in it."""
+    version: str
+    """Of the package that has cut the plan."""
+    stretch: Stretch
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What a worker answers when its stretch is on disk."""
+
+    stretch: Stretch
+    facts: dict[str, Any]
+    """What is to be remembered of it."""
+    worker: str
+    """Machine and process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """What workers need to know of a plan, once for all tasks."""
+
+    files: dict[str, FilePlan]
+    means: Means
+
+
+def encoded(files: Sequence[FilePlan], means: Means) -> tuple[str, bytes]:
+    """The name of a plan's file, and its content."""
+    data = pickle.dumps(Spread(files={file.name: file for file in files}, means=means), pickle.HIGHEST_PROTOCOL)
+    return hashlib.sha256(data).hexdigest(), data
+
+
+def work(task: Task) -> Done:
+    """Make one stretch of an output, and sync it. Any process of any machine may do it, any number of times.
+
+    Raises BadOption if this is another version of the package, OutputFailed if the conversion is no longer the one
+    that the task belongs to or the file cannot be written, DamagedFile if an input cannot be read.
+    """
+    if task.version != __version__:
+        raise BadOption(
+            "a worker has another version of zeroconsolidate",
+            expected=task.version,
+            found=f"{__version__} on {socket.gethostname()}",
+            remedy="install the same version on all machines",
+        )
+    stretch = task.stretch
+    with system_errors(task.folder):
+        # Whoever starts the conversion over takes this lock to do so: after that, neither plan nor file is found.
+        try:
+            lock = Lock(os.path.join(task.folder, TASKS, "lock"), shared=True)
+        except FileNotFoundError:
+            raise _gone(task) from None
+        try:
+            spread = _plan(os.path.join(task.folder, TASKS, task.plan), task.plan)
+            fd = opened(task.folder, stretch.file, spread.files[stretch.file].size_bytes)
+        except FileNotFoundError:
+            raise _gone(task) from None
+        finally:
+            lock.release()
+    file, facts, path = spread.files[stretch.file], dict[str, Any](), os.path.join(task.folder, stretch.file)
+    try:
+        overflows = facts.setdefault("overflows", {})
+        output = LocalOutput(path, fd, start=stretch.start, means=spread.means)
+        with at(stretch.file), Inputs() as inputs, side_by_side(inputs, task.threads) as several:
+            if isinstance(file, FragmentPlan):
+                make_fragment(file, inputs, output, stretch.start, overflows, _ignore)
+            else:
+                execute(
+                    file,
+                    inputs,
+                    output,
+                    start=stretch.start,
+                    stop=stretch.stop,
+                    overflows=overflows,
+                    reached=_ignore,
+                    others=several[1:],
+                )
+        if output.cloned_bytes:
+            facts[CLONED] = output.cloned_bytes
+        with system_errors(path):
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    return Done(stretch=stretch, facts=facts, worker=f"{socket.gethostname()}:{os.getpid()}")
+
+
+def _ignore(_: int) -> None:
+    pass
+
+
+_TURN = threading.Lock()
+
+
+def _plan(path: str, digest: str) -> Spread:
+    with _TURN:  # of several threads, one reads it
+        os.stat(path)  # of a conversion that has been thrown away, a plan in memory does not count
+        return _read(path, digest)
+
+
+@functools.lru_cache(maxsize=2)
+def _read(path: str, digest: str) -> Spread:
+    with open(path, "rb") as file:
+        data = file.read()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise OutputFailed("the plan is not the one that the task belongs to", address=(path,))
+    # Safe: these are the bytes whose digest came with the task.
+    spread: Spread = pickle.loads(data)
+    return spread
+
+
+def _gone(task: Task) -> OutputFailed:
+    return OutputFailed(
+        "there is no conversion that this task belongs to",
+        consequence="either it has ended, or this machine does not see the output",
+        address=(f"{task.folder} on {socket.gethostname()}",),
+    )
