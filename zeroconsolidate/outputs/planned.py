@@ -14,7 +14,7 @@ from ..catalog.facts import Unsaved
 from ..dtypes import DType
 from ..errors import BadOption, StoreFailed, WrongNames, ZeroConsolidateError
 from ..naming.fit import Named, fit
-from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base, refuse_unsaved
+from ..opening.unsaved import NO_ADDITIONS, Additions, frozen_of_base, refuse_unsaved
 from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
 from ..plan.layout import FilePlan
