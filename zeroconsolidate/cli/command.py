@@ -17,6 +17,7 @@ from ..options import (
     Opening,
     Options,
     PruneOptions,
+    SourceOptions,
     UniversalOptions,
     VerifyOptions,
     WatchOptions,
@@ -28,7 +29,7 @@ from .colour import RED, YELLOW, painted
 from .ending import DEBUG, ended, failed, is_debugging
 from .exit_codes import ExitCode
 from .flags import CompareFlags, ConvertFlags, EnvFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
-from .parted import part_text, refuse_contradicting
+from .parted import aborted_text, part_text, refuse_contradicting
 from .problems import warnings_text
 from .progress import Display
 from .understand import understand
@@ -99,9 +100,22 @@ def _convert(given: argparse.Namespace) -> ExitCode:
 
     flags = flags_of(ModelFlags, given)
     refuse_contradicting(flags)
+    if flags.abort:
+        return _abort(given, flags)
     if flags.part is not None:
         return _convert_part(given, flags, flags.part)
     return _written(given, Options, finish_parts if flags.finish else consolidate, dry_run)
+
+
+def _abort(given: argparse.Namespace, flags: ModelFlags) -> ExitCode:
+    from ..api.writing import directory_for
+    from ..write.staging import abort
+
+    directory = directory_for(given.output)
+    text = aborted_text(directory, abort(directory))
+    if not flags.quiet:
+        print(printable(text, keep="\n"))
+    return ExitCode.DONE
 
 
 def _convert_part(given: argparse.Namespace, flags: ModelFlags, part: str) -> ExitCode:
@@ -187,16 +201,27 @@ def _verify(given: argparse.Namespace) -> ExitCode:
     _before_html(flags.html)
     form = form_of(given.paths, against=options.pop("against", None), source=flags.source)
     given.roots = form.checkpoints
+    if flags.tensors and (form.output is None or not form.checkpoints):
+        raise Misuse(
+            "--tensors compares an OUTPUT with its CHECKPOINT",
+            remedy="zeroconsolidate verify OUTPUT CHECKPOINT --tensors",
+        )
     with Display(sys.stderr, hidden=flags.quiet) as display:
         watching: dict[str, Any] = {"progress": display.progress, "status": display.status}
         if form.output is None:
-            found = verify_source(form.checkpoints, **given_of(Opening, given), **watching)
+            found = verify_source(form.checkpoints, **given_of(SourceOptions, given), **watching)
         else:
             found = verify(form.output, **options, **watching, against=form.checkpoints or None)
     code = ExitCode.DONE if found.ok else ExitCode.WRONG
     _html(flags.html, found)
     if flags.json or not flags.quiet or not found.ok:
-        _print(flags.json, found.to_dict(), "verification", code, lambda: texts.verification_text(found))
+        _print(
+            flags.json,
+            found.to_dict(),
+            "verification",
+            code,
+            lambda: texts.verification_text(found, tensors=flags.tensors),
+        )
     return code
 
 

@@ -70,6 +70,13 @@ class ModelFlags(ConvertFlags):
         group=Group.MACHINES,
     )
 
+    abort: bool = option(
+        False,
+        "convert nothing; remove what an interrupted conversion has left in OUTPUT: staged files, and in an object "
+        "store uploads that no listing shows",
+        group=Group.OUTPUT,
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class InspectFlags:
@@ -91,6 +98,12 @@ class VerifyFlags:
         group=Group.CHECKING,
         metavar="CHECKPOINT",
         repeatable=True,
+    )
+    tensors: bool = option(
+        False,
+        "with OUTPUT and CHECKPOINT: list every tensor with a mark in front: = equal, * other values, + only in the "
+        "output, - only in the checkpoint, ! another shape or dtype, ? not read",
+        group=Group.PRINTING,
     )
     quiet: bool = option(False, "print only problems, and no progress", group=Group.PRINTING, short="-q")
     json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
