@@ -25,18 +25,27 @@ from ..run.files import Files
 from ..run.together import in_order
 from ..write.refusals import JOURNAL, STAGING
 from .findings import NOT_WHOLE
+from .subset import choose
 from .universal import audit_universal, is_universal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from ..options.share import Share
     from ..run.inputs import Inputs
     from .findings import Findings
 
 
-def audit_output(directory: str, several: Sequence[Inputs], findings: Findings, *, base: str | None = None) -> None:
+def audit_output(
+    directory: str,
+    several: Sequence[Inputs],
+    findings: Findings,
+    *,
+    base: str | None = None,
+    share: Share | None = None,
+) -> None:
     """All checks; what is wrong goes into `findings`. `several`: inputs for a thread each. `base`: directory of the
-    original model.
+    original model. `share`: how much of the files that have digests is to be read.
 
     Raises NotACheckpoint if there is no such directory.
     """
@@ -65,9 +74,9 @@ def audit_output(directory: str, several: Sequence[Inputs], findings: Findings, 
         if weights is not None:
             _tensors(weights, manifest["tensors"], findings)
         # Fragments have checksums of their own.
-        _files(directory, manifest | ({"digest": "crc32"} if resumes else {}), several, findings)
+        _files(directory, manifest | ({"digest": "crc32"} if resumes else {}), several, findings, share)
     if resumes:
-        audit_universal(directory, several, findings)
+        audit_universal(directory, several, findings, share=share)
     else:
         _loading(directory, manifest or {}, base, findings)
 
@@ -141,8 +150,12 @@ def _tensors(weights: Weights, listed: Mapping[str, Any], findings: Findings) ->
     findings.checks.append("names, dtypes and shapes against the manifest")
 
 
-def _files(directory: str, manifest: Mapping[str, Any], several: Sequence[Inputs], findings: Findings) -> None:
+def _files(
+    directory: str, manifest: Mapping[str, Any], several: Sequence[Inputs], findings: Findings, share: Share | None
+) -> None:
     """Sizes and digests as the manifest lists them; damage in weights is traced to the tensors it is in."""
+    with_digest = {name: entry for name, entry in manifest["files"].items() if _algorithm(entry) is not None}
+    subset = choose({name: entry["bytes"] for name, entry in with_digest.items()}, share)
     problems: dict[str, list[str]] = {}
     asked: list[_Asked] = []
     for name, entry in manifest["files"].items():
@@ -163,8 +176,8 @@ def _files(directory: str, manifest: Mapping[str, Any], several: Sequence[Inputs
             continue
         if size_bytes != entry.get("bytes"):
             wrong.append(f"{name}: the size differs; expected {entry.get('bytes')} bytes, got {size_bytes}")
-        algorithm = next((key for key in ("sha256", "xxh3") if key in entry), None)
-        if algorithm is not None:
+        algorithm = _algorithm(entry)
+        if algorithm is not None and name in subset:
             asked.append(_Asked(name, path, algorithm))
     digested, (inputs, *others) = 0, several
     with in_order(_digest, asked, inputs, others=others, progress=findings.read) as results:
@@ -185,6 +198,7 @@ def _files(directory: str, manifest: Mapping[str, Any], several: Sequence[Inputs
                         f"{name}: the {file.algorithm} differs{where}; expected {expected}, got {got}"
                     )
     findings.problems += [text for texts in problems.values() for text in texts]
+    subset.tell(findings, "file")
     sizes = counted(len(manifest["files"]), "file size")
     findings.checks.append(f"{sizes} and {counted(digested, 'digest')} against the manifest")
     if manifest.get("digest") is None:
@@ -192,6 +206,11 @@ def _files(directory: str, manifest: Mapping[str, Any], several: Sequence[Inputs
             "values not checked: the manifest has no digests of the weights; convert with --digest, or compare with "
             "--against CHECKPOINT"
         )
+
+
+def _algorithm(entry: Mapping[str, Any]) -> str | None:
+    """The kind of digest that a file has."""
+    return next((key for key in ("sha256", "xxh3") if key in entry), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .common import Working, directory_of
 from .declaration import Group, option
+from .share import Share
 from .steps import Transform, steps
 from .values import worker_count
 
@@ -16,11 +17,18 @@ if TYPE_CHECKING:
     from os import PathLike
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checking(Working):
-    """The options of checking a checkpoint."""
+def _subset() -> str | None:
+    return option(
+        None,
+        "read only so much of the values, such as `5%` or `10G`: whole tensors, or whole files where files have "
+        "digests, the same each time; the report says which were not read",
+        group=Group.CHECKING,
+        metavar="PERCENT|SIZE",
+    )
 
-    workers: int | Literal["auto"] = option(
+
+def _workers() -> int | Literal["auto"]:
+    return option(
         "auto",
         "how many threads read and compare at the same time; by default one for each processor. The result is the same "
         "with any number",
@@ -28,13 +36,27 @@ class Checking(Working):
         metavar="N|auto",
     )
 
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(Working):
+    """The options of `verify_source`."""
+
+    subset: str | None = _subset()
+    workers: int | Literal["auto"] = _workers()
+
     def __post_init__(self) -> None:
-        super().__post_init__()
+        Working.__post_init__(self)
         object.__setattr__(self, "workers", worker_count(self.workers))
+        _ = self.share
+
+    @property
+    def share(self) -> Share | None:
+        """`subset`, understood."""
+        return None if self.subset is None else Share.parse(self.subset)
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyOptions(Checking):
+class VerifyOptions(Working):
     """The options of `verify`."""
 
     against: str | PathLike[str] | Sequence[str | PathLike[str]] | None = option(
@@ -54,6 +76,8 @@ class VerifyOptions(Checking):
         is_path=True,
     )
 
+    subset: str | None = _subset()
+    workers: int | Literal["auto"] = _workers()
     transforms: Sequence[Transform] = option(
         (),
         "with {against}: the transformations of your own that the output was written with",
@@ -64,6 +88,13 @@ class VerifyOptions(Checking):
     def __post_init__(self) -> None:
         Working.__post_init__(self)
         object.__setattr__(self, "transforms", steps(self.transforms))
+        object.__setattr__(self, "workers", worker_count(self.workers))
+        _ = self.share
+
+    @property
+    def share(self) -> Share | None:
+        """`subset`, understood."""
+        return None if self.subset is None else Share.parse(self.subset)
 
     @cached_property
     def base_directory(self) -> str | None:

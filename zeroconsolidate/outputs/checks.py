@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from ..opening.opened import Opened
     from ..options import Writing
     from ..run.inputs import Inputs
-    from ..write.stage import Stage
+    from ..write.staging import Staging
     from .output import Output
 
 
-def checked(output: Output, opened: Opened, inputs: Inputs, stage: Stage, options: Writing) -> Checks:
+def checked(output: Output, opened: Opened, inputs: Inputs, stage: Staging, options: Writing) -> Checks:
     """Compare what should be equal, unless an earlier run of the same conversion did.
 
     Raises WitnessMismatch where values differ that must be equal, Disagreement where ranks hold different copies.
