@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadOption
 from .averages import number_of_saves, refuse_beside_average
-from .common import Opening, Recorded, check, digest, directory_of, fill, refuse_fill_alone, replicas, restart
+from .common import Opening, Recorded, check, digest, directory_of, fill, reflink, refuse_fill_alone, replicas, restart
 from .declaration import Group, Switch, in_order, option
 from .steps import Transform, refuse_states_of, steps
 from .values import dtype_name, parse_size, worker_count
@@ -187,15 +187,7 @@ class Options(Recorded):
     overwrite: bool = option(
         False, "replace the model in the output directory once the new one is complete", group=Group.OUTPUT
     )
-    reflink: Literal["auto", "always", "never"] = option(
-        "auto",
-        "how to use a file system that can share blocks between files, such as XFS or Btrfs: `auto` clones weights "
-        "instead of copying them if most of them can be cloned, `always` refuses to convert if nothing can, `never` "
-        "makes copies",
-        group=Group.OUTPUT,
-        choices=("auto", "always", "never"),
-        decides="bytes",
-    )
+    reflink: Literal["auto", "always", "never"] = reflink("weights", " if most of them can be cloned")
     average: str | None = option(
         None,
         "write the mean of several checkpoints, each of which is a path of its own, or of the {last} saves of a run "
