@@ -256,7 +256,7 @@ def run(condition: Condition, arguments: Sequence[str]) -> Outcome:
         command = [*place.command, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}"]
         began = time.monotonic()
         done = subprocess.run(
-            [*command, "-m", "not heavy and not long", *arguments],
+            [*command, "-m", "not heavy and not long and not pages", *arguments],
             cwd=place.folder,
             env=place.environment,
             stdin=subprocess.DEVNULL,

@@ -48,12 +48,14 @@ def run(page: Path, folder: Path) -> str:
     return _BLOCK.sub(printed, page.read_text())
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_page_shows_what_is_printed(page: Path, tmp_path: Path) -> None:
     pytest.importorskip("transformers", minversion="5")
     assert _CHANGES.sub("", run(page, clone(tmp_path))) == _CHANGES.sub("", page.read_text())
 
 
+@pytest.mark.pages
 def test_pages_can_be_read_one_after_the_other(tmp_path: Path) -> None:
     """In one clone: what a page makes is in no other's way."""
     pytest.importorskip("transformers", minversion="5")

@@ -29,6 +29,7 @@ from zeroconsolidate import consolidate
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.pages
 TRAINER = FIXTURES / "trainer_zero3_tied/checkpoint"
 MODELS = FIXTURES / "models"
 PLACES = {
