@@ -1,4 +1,4 @@
-"""Conversions on a file system that shares blocks, side by side with `cp`: tables in docs/cloning.md and the README.
+"""Conversions on a file system that shares blocks, side by side with `cp`: tables in docs/cloning.md.
 
     python tools/bench_cloning.py run CHECKPOINT … [--repeat 5]    of checkpoints that `bench.py make` made, moved there
     python tools/bench_cloning.py growth --dir DIR                 of 1 GB and of 10 GB, made in DIR

@@ -54,7 +54,11 @@ VERBS = {
     "convert": (Options, ModelFlags, "`consolidate` and `estimate`; `consolidate_part` and `finish_parts`"),
     "universal": (UniversalOptions, ConvertFlags, "`universal`"),
     "inspect": (Opening, InspectFlags, "`inspect`"),
-    "verify": (VerifyOptions, VerifyFlags, "`verify`; `verify_source` takes `tag`, `progress` and `status`"),
+    "verify": (
+        VerifyOptions,
+        VerifyFlags,
+        "`verify`; `verify_source`: `tag`, `checkpoint`, `subset`, `progress`, `status`",
+    ),
     "compare": (CompareOptions, CompareFlags, "`compare`"),
     "watch": (WatchOptions, WatchFlags, "`watch`; `consolidate_in_background` has most of them, and `patience`"),
     "prune": (PruneOptions, PruneFlags, "`prune`"),

@@ -19,6 +19,7 @@ which:
     outputs        a checkpoint and options -> a model directory or adapter, and the report
     saves          a run directory -> its saves, what each is good for, what can be removed
     audit          an output or a checkpoint -> what is wrong with it; two models -> how they differ
+    reports        a result -> a page in HTML
     loading        tensors of a checkpoint -> a module, an engine or an optimizer in memory
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from .outputs.report import Report
     from .outputs.views import TensorView
     from .plan.build import Cost
+    from .reports.html import html_report
     from .saves.facts import RunInfo, SaveInfo
     from .saves.pruning import PrunedSave, Pruning
     from .training.background import BackgroundRun, consolidate_in_background
@@ -142,6 +144,7 @@ __all__ = [
     "convert",
     "estimate",
     "finish_parts",
+    "html_report",
     "inspect",
     "inspect_run",
     "load_into",
@@ -211,6 +214,7 @@ _HOMES = {
     "convert": "api.converting",
     "estimate": "api.converting",
     "finish_parts": "api.converting",
+    "html_report": "reports.html",
     "inspect": "api.reading",
     "inspect_run": "api.reading",
     "load_into": "api.loading",

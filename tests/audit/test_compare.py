@@ -508,6 +508,7 @@ class TestTolerance:
     def test_infinity_is_beyond_any(self, tmp_path: Path) -> None:
         def spoil(tensors: dict[str, torch.Tensor]) -> None:
             tensors["lm_head.weight"][0, 0] = math.inf
+            tensors["lm_head.weight"][0, 1] += 1e-3
 
         assert compare(LLAMA, altered(tmp_path / "bad", spoil), tolerance=1e30).beyond == ("lm_head.weight",)
 

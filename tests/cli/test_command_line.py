@@ -75,7 +75,7 @@ class TestSpellings:
             (["convert", "c", "o", "--max_shard_sizes", "5GB"], "--max-shard-sizes; did you mean --max-shard-size?"),
             (["convert", "c", "o", "--qqqq"], "no option --qqqq; zeroconsolidate convert --help lists the options"),
             (["inspect", "c", "--dtype", "bf16"], "inspect has no option --dtype; it is an option of convert"),
-            (["verify", "c", "--tensors"], "verify has no option --tensors; it is an option of inspect"),
+            (["universal", "c", "--tensors"], "universal has no option --tensors; it is an option of inspect"),
         ],
     )
     def test_an_unknown_option_is_answered(self, run: Any, words: list[str], said: str) -> None:

@@ -23,10 +23,10 @@ from zeroconsolidate.options import (
     Opening,
     Options,
     ReadingOptions,
+    SourceOptions,
     StateDictOptions,
     Switch,
     VerifyOptions,
-    Working,
     declarations,
     option,
     takes,
@@ -43,7 +43,7 @@ VERBS = {
     zeroconsolidate.load_into: LoadingOptions,
     zeroconsolidate.state_dict: StateDictOptions,
     zeroconsolidate.verify: VerifyOptions,
-    zeroconsolidate.verify_source: Working,
+    zeroconsolidate.verify_source: SourceOptions,
 }
 
 

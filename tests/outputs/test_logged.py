@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from command import python
 from fixtures import FIXTURES
 
@@ -52,6 +53,49 @@ def expected(report: Report) -> list[tuple[str, int, str]]:
     told = [(logging.INFO, text) for text in (report.names, *report.notes)]
     told += [(logging.WARNING, text) for text in (*report.missing, *report.warnings)]
     return [("zeroconsolidate", level, f"{report.output}: {text}") for level, text in told]
+
+
+def test_steps_are_told_to_who_debugs(caplog: pytest.LogCaptureFixture, checkpoint: Path, tmp_path: Path) -> None:
+    caplog.set_level(logging.DEBUG, "zeroconsolidate")
+    begun: list[str] = []
+    zeroconsolidate.consolidate(checkpoint, tmp_path / "model", status=begun.append)
+    told = [text for _, level, text in caplog.record_tuples if level == logging.DEBUG]
+    assert told == begun
+    assert told[0] == "reading metadata"
+    assert "copying" in told
+
+
+def test_what_verify_finds_wrong_warns(caplog: pytest.LogCaptureFixture, checkpoint: Path, tmp_path: Path) -> None:
+    caplog.set_level(logging.INFO, "zeroconsolidate")
+    zeroconsolidate.consolidate(checkpoint, tmp_path / "model")
+    caplog.clear()
+    found = zeroconsolidate.verify(tmp_path / "model", against=FIXTURES / "z3_fp32" / "checkpoint")
+    assert found.problems
+    warned = [text for _, level, text in caplog.record_tuples if level == logging.WARNING]
+    assert warned == [f"{found.subject}: {text}" for text in found.problems]
+    informed = [text for _, level, text in caplog.record_tuples if level == logging.INFO]
+    assert informed == [f"{found.subject}: {text}" for text in (*found.checks, *found.notes)]
+
+
+def test_names_that_only_one_side_has(caplog: pytest.LogCaptureFixture, checkpoint: Path) -> None:
+    caplog.set_level(logging.INFO, "zeroconsolidate")
+    module = torch.nn.ModuleDict({"embed": torch.nn.Embedding(13, 7), "other": torch.nn.Linear(1, 1)})
+    zeroconsolidate.load_into(module, checkpoint, strict=False)
+    missing, unexpected = (text for _, level, text in caplog.record_tuples if level == logging.WARNING)
+    assert missing == "2 names not in the checkpoint: other.weight, other.bias"
+    assert re.match(r"\d+ names not in the module: ", unexpected)
+
+
+def test_what_was_removed_is_told(caplog: pytest.LogCaptureFixture, checkpoint: Path, tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        shutil.copytree(checkpoint, tmp_path / "run" / f"checkpoint_{step}")
+    zeroconsolidate.consolidate(tmp_path / "run/checkpoint_2", tmp_path / "run-models/checkpoint_2", names="stored")
+    caplog.set_level(logging.INFO, "zeroconsolidate")
+    pruning = zeroconsolidate.prune(tmp_path / "run", keep=1, yes=True, models=tmp_path / "run-models")
+    removed = [save for save in pruning.saves if save.removes != "nothing"]
+    told = [text for _, _, text in caplog.record_tuples if ": removed " in text]
+    assert told == [f"{pruning.root}: {save.name}: removed {save.removes}; {save.reason}" for save in removed]
+    assert removed
 
 
 def test_the_command_prints_nothing_twice(checkpoint: Path, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class Store:
             raise FileNotFoundError(f"{answer.status} {key}: {data[:200]!r}")
         return data
 
-    def keys(self) -> list[str]:
+    def objects(self) -> list[str]:
         """The names of all objects."""
         return [unescape(key) for key in re.findall(r"<Key>(.*?)</Key>", self.direct("GET", "?list-type=2").decode())]
 
@@ -117,7 +117,7 @@ class Store:
 
     def empty(self) -> None:
         """Remove all objects and uploads."""
-        for key in self.keys():
+        for key in self.objects():
             self.direct("DELETE", key)
         listed = self.direct("GET", "?uploads").decode()
         for key, upload in re.findall(r"<Key>(.*?)</Key>\s*<UploadId>(.*?)</UploadId>", listed):

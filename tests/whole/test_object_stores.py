@@ -17,8 +17,17 @@ from synthetic import shapes_of, values_of, write
 
 import zeroconsolidate
 from zeroconsolidate.archive import remote as archive
-from zeroconsolidate.errors import BadOption, DamagedFile, MissingFiles, NotACheckpoint, StoreFailed
+from zeroconsolidate.errors import (
+    BadOption,
+    DamagedFile,
+    MissingFiles,
+    NotACheckpoint,
+    OutputExists,
+    OutputFailed,
+    StoreFailed,
+)
 from zeroconsolidate.integrations import object_stores
+from zeroconsolidate.write import remote_stage, staging, uploads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -237,3 +246,118 @@ def test_compare():
     url = in_store("trainer_zero3_tied")
     found = zeroconsolidate.compare(url, FIXTURES / "trainer_zero3_tied/checkpoint")
     assert found.equal
+
+
+class TestOutput:
+    """Stores that take streams: what is uploaded waits in the staging folder, and is copied to its name."""
+
+    @pytest.fixture(autouse=True)
+    def small_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(uploads, "part_bytes_of", lambda _: 8 << 10)
+        monkeypatch.setattr(remote_stage, "part_bytes_of", lambda _: 8 << 10)
+
+    def same(self, here: Path) -> None:
+        files = {path.relative_to(here).as_posix(): path.read_bytes() for path in here.rglob("*") if path.is_file()}
+        there = fsspec.filesystem("counted").find("/models/one")
+        assert {path.removeprefix("/models/one/") for path in there} == set(files)
+        assert {name: fsspec.filesystem("counted").cat_file(f"/models/one/{name}") for name in files} == files
+
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"dtype": "bf16", "digest": "sha256", "workers": 2}, {"max_shard_size": "20KB", "optimizer": True}],
+        ids=str,
+    )
+    def test_convert(self, options: dict[str, object], tmp_path: Path):
+        checkpoint = FIXTURES / "trainer_zero3_tied/checkpoint"
+        zeroconsolidate.consolidate(checkpoint, tmp_path / "here", **options)
+        zeroconsolidate.consolidate(checkpoint, "counted://models/one", **options)
+        self.same(tmp_path / "here")
+        assert zeroconsolidate.verify("counted://models/one", against=checkpoint).ok
+        with pytest.raises(OutputExists, match="not empty"):
+            zeroconsolidate.consolidate(checkpoint, "counted://models/one", **options)
+        zeroconsolidate.consolidate(checkpoint, "counted://models/one", overwrite=True, **options)
+        self.same(tmp_path / "here")
+
+    @pytest.mark.parametrize("writes", [1, 2, 4, 5, 6, 8, 9, 11, 13, 15, 17, 19, 21, 23])
+    def test_stopped_anywhere_and_continued(
+        self, writes: int, store: type[CountedFileSystem], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ):
+        """Nothing incomplete has a name; the manifest comes last; the same call goes on."""
+        checkpoint, options = FIXTURES / "trainer_zero3_tied/checkpoint", {"max_shard_size": "20KB"}
+        zeroconsolidate.consolidate(checkpoint, tmp_path / "here", **options)
+        done = 0
+
+        def counted(write):
+            def once(self, *arguments, **keywords):
+                nonlocal done
+                done += 1
+                if done > writes:
+                    raise PermissionError("ExpiredToken")
+                return write(self, *arguments, **keywords)
+
+            return once
+
+        with monkeypatch.context() as patch:
+            for name in ("pipe_file", "cp_file", "_rm", "_open"):
+                patch.setattr(store, name, counted(getattr(store, name)))
+            with pytest.raises(StoreFailed, match="refuses access"):
+                zeroconsolidate.consolidate(checkpoint, "counted://models/one", **options)
+        files = fsspec.filesystem("counted")
+        there = [path for path in files.find("/models/one") if "/.zeroconsolidate/" not in path]
+        assert "/models/one/zeroconsolidate.json" not in there
+        for path in there:
+            assert files.cat_file(path) == (tmp_path / "here" / path.removeprefix("/models/one/")).read_bytes()
+        object_stores.store_of("counted://models").forget()
+        zeroconsolidate.consolidate(checkpoint, "counted://models/one", **options)
+        self.same(tmp_path / "here")
+
+    def stop_at_publishing(self, store: type[CountedFileSystem], monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError("ExpiredToken")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "cp_file", refuse)
+            with pytest.raises(StoreFailed, match="with --abort it removes what has been uploaded"):
+                zeroconsolidate.consolidate(FIXTURES / "trainer_zero3_tied/checkpoint", "counted://models/one")
+
+    def test_an_interrupted_conversion_with_other_options(
+        self, store: type[CountedFileSystem], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ):
+        self.stop_at_publishing(store, monkeypatch)
+        checkpoint = FIXTURES / "trainer_zero3_tied/checkpoint"
+        with pytest.raises(BadOption, match="an interrupted conversion with other options"):
+            zeroconsolidate.consolidate(checkpoint, "counted://models/one", dtype="bf16")
+        zeroconsolidate.consolidate(checkpoint, "counted://models/one", dtype="bf16", restart=True)
+        zeroconsolidate.consolidate(checkpoint, tmp_path / "here", dtype="bf16")
+        self.same(tmp_path / "here")
+
+    def test_a_store_that_has_another_file(self, store: type[CountedFileSystem], monkeypatch: pytest.MonkeyPatch):
+        copied = store.cp_file
+
+        def cp_file(self: CountedFileSystem, one: str, other: str, **how: object) -> None:
+            copied(self, one, other, **how)
+            if other.endswith(".safetensors"):
+                self.pipe_file(other, self.cat_file(other)[:-1])
+
+        monkeypatch.setattr(store, "cp_file", cp_file)
+        with pytest.raises(OutputFailed, match=r"has another file than was sent; expected 56128 bytes, got 56127"):
+            zeroconsolidate.consolidate(FIXTURES / "trainer_zero3_tied/checkpoint", "counted://models/one")
+        assert "/models/one/zeroconsolidate.json" not in fsspec.filesystem("counted").find("/models/one")
+
+    def test_abort_removes_what_is_staged_and_nothing_else(
+        self, store: type[CountedFileSystem], monkeypatch: pytest.MonkeyPatch
+    ):
+        self.stop_at_publishing(store, monkeypatch)
+        assert fsspec.filesystem("counted").find("/models/one")
+        assert staging.abort("counted://models/one") > 5
+        assert fsspec.filesystem("counted").find("/models/one") == []
+
+
+def test_abort_on_a_disk(tmp_path: Path):
+    stage = tmp_path / "out/.zeroconsolidate"
+    (stage / "files").mkdir(parents=True)
+    (stage / "files/model.safetensors").write_bytes(b"half")
+    (tmp_path / "out/notes.txt").write_bytes(b"mine")
+    assert staging.abort(str(tmp_path / "out")) == 1
+    assert os.listdir(tmp_path / "out") == ["notes.txt"]
+    assert staging.abort(str(tmp_path / "out")) == 0

@@ -58,7 +58,7 @@ MUTATIONS = (
     Mutation(
         "an output that is taken is refused before anything is opened",
         f"{AT_ONCE}::test_an_output_that_is_not_empty {AT_ONCE}::test_an_output_that_is_a_file",
-        ("api/writing.py", "    refuse_taken(directory, overwrite=options.overwrite)\n", ""),
+        ("api/writing.py", "    refuse_taken_output(directory, overwrite=options.overwrite)\n", ""),
     ),
     Mutation(
         "a dry run refuses an output in the checkpoint",

@@ -20,11 +20,6 @@ MUTATIONS = (
         ("outputs/card_facts.py", ".hexdigest() != listed)", ".hexdigest() != 0)"),
     ),
     Mutation(
-        "the checkpoint's own card is not written over",
-        f"{THERE}::test_the_checkpoints_own_is_copied",
-        ("outputs/card_facts.py", "not options.model_card or CARD in names", "not options.model_card"),
-    ),
-    Mutation(
         "what loads no model has no card that says so",
         f"{THERE}::test_none_without_a_model_that_loads",
         ("outputs/model.py", "if self.loads and is_wanted(", "if is_wanted("),

@@ -1,4 +1,4 @@
-"""`compare` counts what differs, and points at faults."""
+"""`compare` counts what differs, and points at faults; pages of results run nothing that is in them."""
 
 from __future__ import annotations
 
@@ -86,8 +86,28 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "an adapter's magnitudes get the name that a run has for them",
+        "an adapter's tensors get the names that a run has for them",
         f"{ADAPTERS}::test_an_adapter_s_directory",
-        ("audit/adapter_side.py", '["weight"] if parts[place]', "[] if parts[place]"),
+        ("audit/adapter_side.py", '"modules_to_save", _ADAPTER', '"modules_to_save"'),
+    ),
+    Mutation(
+        "names are escaped in pages",
+        "reports/test_html.py::TestHostileNames",
+        ("reports/markup.py", "        return escaped(content)\n", "        return content\n"),
+    ),
+    Mutation(
+        "attributes of pages are escaped",
+        "reports/test_html.py::TestHostileNames::test_attributes_too",
+        ("reports/markup.py", '="{escaped(str(value))}"', '="{value}"'),
+    ),
+    Mutation(
+        "a browser may load nothing",
+        "reports/test_html.py::TestEveryPage::test_nothing_is_loaded",
+        ("reports/page.py", "default-src 'none'; ", ""),
+    ),
+    Mutation(
+        "a page that cannot be written is refused before any work",
+        "reports/test_html.py::TestFile::test_a_bad_place_is_refused_before_any_work",
+        ("cli/command.py", "        refuse_unwritable(path)\n", ""),
     ),
 )

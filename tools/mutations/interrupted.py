@@ -323,7 +323,7 @@ MUTATIONS = (
         "whole/test_resume.py::test_half_done_publishing_is_finished",
         (
             "write/publish.py",
-            "            if old not in sizes and (is_weights(old) or old in (*_INDICES, ADAPTER_CONFIG)):\n",
+            "            if old not in sizes and (is_weights(old) or old in (*INDICES, ADAPTER_CONFIG)):\n",
             "            if False:\n",
         ),
     ),

@@ -48,6 +48,30 @@ MUTATIONS = (
         ("write/fingerprint.py", '    look_anew(before["source"])\n', ""),
     ),
     Mutation(
+        "nothing in a store is overwritten unasked",
+        f"{WHOLE}::TestOutput::test_convert",
+        ("write/remote_publish.py", "    if there:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "the size of what a store has is compared",
+        f"{WHOLE}::TestOutput::test_a_store_that_has_another_file",
+        ("write/remote_publish.py", "    if found != expected:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "what was uploaded is continued, and its fingerprint compared",
+        f"{WHOLE}::TestOutput::test_an_interrupted_conversion_with_other_options",
+        (
+            "write/remote_stage.py",
+            '            refuse_other(progress.fingerprint, self._fingerprint, f"{self.output}/{STAGING}")\n',
+            "",
+        ),
+    ),
+    Mutation(
+        "--abort removes what is staged in a store",
+        f"{WHOLE}::TestOutput::test_abort_removes_what_is_staged_and_nothing_else",
+        ("write/remote_publish.py", '        uploads.remove([f"{output}/{STAGING}/{name}"])\n', "        pass\n"),
+    ),
+    Mutation(
         "what is read ahead is bounded",
         f"{AHEAD}::TestAhead::test_no_more_is_requested_than_the_window_holds",
         ("run/remote.py", "self._held_bytes + _BATCH_BYTES <= WINDOW_BYTES", "True"),

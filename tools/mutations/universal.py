@@ -133,7 +133,7 @@ MUTATIONS = (
     Mutation(
         "and against the values of the checkpoint",
         f"{VERIFIED}::test_a_fragment_that_torch_wrote_with_other_values",
-        (AUDIT, "    audit_against(weights, planned, frozenset(), inputs, findings)\n", ""),
+        (AUDIT, "    audit_against(weights, planned, frozenset(), inputs, findings, share=share)\n", ""),
     ),
     Mutation(
         "steps too",

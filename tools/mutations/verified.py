@@ -192,7 +192,7 @@ MUTATIONS = (
     Mutation(
         "--source: masters against the 16-bit copies",
         f"{SOURCE}::test_masters_of_another_save_are_found_by_the_witness",
-        ("audit/source.py", "    _witness(catalog, stored, inputs, findings)\n", ""),
+        ("audit/source.py", "    _witness(catalog, stored, subset, inputs, findings)\n", ""),
     ),
     Mutation(
         "--source: all of the masters",
@@ -216,7 +216,7 @@ MUTATIONS = (
     Mutation(
         "--source: ranks agree",
         f"{SOURCE}::test_ranks_that_do_not_agree_are_found",
-        ("audit/source.py", "    _replicas(catalog, inputs, findings)\n", ""),
+        ("audit/source.py", "    _replicas(catalog, subset, inputs, findings)\n", ""),
     ),
     Mutation(
         "the exit code is 1 if something is wrong",
@@ -308,5 +308,15 @@ MUTATIONS = (
             "    if finding.module and excuses.modules and finding.module not in excuses.modules:\n",
             "    if finding.module:\n",
         ),
+    ),
+    Mutation(
+        "with --subset no more is read than that",
+        "audit/test_subset.py::test_laws",
+        ("audit/subset.py", "            left -= sizes[name]\n", ""),
+    ),
+    Mutation(
+        "what was not read is said",
+        "audit/test_subset.py::TestAgainst::test_it_says_what_was_not_read",
+        ("audit/against.py", '    subset.tell(findings, "tensor")\n', ""),
     ),
 )

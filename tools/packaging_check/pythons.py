@@ -16,9 +16,11 @@ from .environments import Environment
 TESTS = ROOT / "tests"
 SUPPORT = TESTS / "support"
 NEEDED = ("pytest", "hypothesis", "jsonschema", "pytest-timeout")
-_HEAVY = {"torch", "transformers", "deepspeed", "peft", "lightning", "numpydoc", "tomllib"}
-_LEFT_OUT = ("live", "tools", "models", "faults")
-"""Folders of tests of other things than this package on a Python."""
+_HEAVY = {"torch", "transformers", "deepspeed", "peft", "lightning", "numpydoc", "tomllib", "fsspec"}
+_MAKERS = {path.name for path in (ROOT / "tools").iterdir() if path.is_dir()} - {"mutations", "website"}
+"""Packages of tools that make fixtures: they train."""
+_LEFT_OUT = ("live", "tools", "models", "faults", "test_tensor_parallel_memory.py", "test_docs.py")
+"""Tests of other things than this package on a Python, and what runs programs that need torch."""
 
 
 def found() -> dict[str, str]:
@@ -63,8 +65,8 @@ def try_all(folder: Path, wheel: Path) -> int:
 
 def without_torch() -> list[str]:
     """Files of tests that neither import torch and its like nor anything of ours that does."""
-    files = [path for path in sorted(TESTS.glob("*/test_*.py")) if path.parent.name not in _LEFT_OUT]
-    return [str(path.relative_to(ROOT)) for path in files if not _imports(path) & _HEAVY]
+    files = [path for path in sorted(TESTS.glob("*/test_*.py")) if not {path.parent.name, path.name} & {*_LEFT_OUT}]
+    return [str(path.relative_to(ROOT)) for path in files if not _imports(path) & (_HEAVY | _MAKERS)]
 
 
 @cache
@@ -79,7 +81,7 @@ def _imports(path: Path) -> frozenset[str]:
     if any(name.endswith(".torch") for name in names):
         names.add("torch")
     for name in list(names):
-        helper = SUPPORT / f"{name}.py"
-        if helper.exists() and helper != path:
-            names |= _imports(helper)
+        for helper in (SUPPORT / f"{name}.py", ROOT / "tools" / f"{name}.py"):
+            if helper.exists() and helper != path:
+                names |= _imports(helper)
     return frozenset(names)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..opening.opened import open_to_convert
 from ..options import Options, takes
+from ..options.urls import is_url
 from ..outputs.averaging import mean_of
 from ..outputs.checks import refuse_unplaced
 from ..outputs.gathered import refuse_not_begun
@@ -92,7 +93,7 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
     ('bfloat16', 19, 2)
     """
     began = time.monotonic()
-    directory = directory_for(out)
+    directory = directory_for(out, local=None if options.executor is None else "an output that an executor makes")
     opened, output, options = _planned(src, directory, options)
     return made(output, opened, options, directory, began)
 
@@ -144,7 +145,7 @@ def consolidate_part(src: Roots, out: Path, part: str, options: Options) -> Part
     """
     began, number = time.monotonic(), Part.parse(part)
     refuse_restart(options)
-    directory = directory_for(out)
+    directory = directory_for(out, local="an output that is made in parts")
     opened, output, options = _planned(src, directory, options)
     return made_part(output, opened, options, directory, number, began)
 
@@ -191,7 +192,7 @@ def finish_parts(src: Roots, out: Path, options: Options) -> Report:
     """
     began = time.monotonic()
     refuse_restart(options)
-    directory = directory_for(out)
+    directory = directory_for(out, local="an output that is made in parts")
     refuse_not_begun(directory)  # what is asked for is known to be wrong before any file is read
     opened, output, options = _planned(src, directory, options)
     return made(output, opened, options, directory, began, finishing=True)
@@ -218,7 +219,8 @@ def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Outp
         refuse_unplaced(each.catalog, weights_only=options.weights_only)
     options.doing("checking names")
     options = with_recorded_base(opened, options)
-    return opened, plan_output(opened, options, directory=directory), options
+    # A store shares no blocks with anything: the layout does not depend on where it is.
+    return opened, plan_output(opened, options, directory=None if is_url(directory) else directory), options
 
 
 @takes(Options)
@@ -254,6 +256,6 @@ def estimate(src: Roots, out: Path | None = None, *, options: Options) -> Cost:
     chosen = several(src, options)
     options = options if options.average is not None else chosen[0][1]
     opened = mean_of([open_to_convert(path, own) for path, own in chosen], options)
-    directory = None if out is None else directory_for(out)
+    directory = None if out is None or is_url(directory_for(out)) else directory_for(out)
     plan = plan_weights(opened, with_recorded_base(opened, options), directory=directory).plan
     return plan.cost(BLOCK_BYTES, workers_for(plan, options))

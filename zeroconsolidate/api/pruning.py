@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..archive.manifest_file import read_manifest
+from ..archive.printable import printable
 from ..audit.findings import NOT_WHOLE
 from ..audit.verify import verify
 from ..errors import ZeroConsolidateError
+from ..integrations.records import record
 from ..options import PruneOptions, roots_of, takes
 from ..options.urls import refuse_urls
 from ..saves.listing import list_again, list_saves
@@ -90,6 +92,10 @@ def prune(src: Roots, options: PruneOptions) -> Pruning:
         for each in planned
     )
     failed = [after.name for before, after in zip(planned, done, strict=True) if before.removes != after.removes]
+    removed = [f"{each.name}: removed {each.removes}; {each.reason}" for each in done if each.removes != "nothing"]
+    record("info", map(printable, removed), of=printable(run.root))
+    kept = [f"{each.name} stays: {each.reason}" for each in done if each.name in failed]
+    record("warning", map(printable, kept), of=printable(run.root))
     return Pruning(root=run.root, done=True, saves=done, failed=tuple(failed))
 
 

@@ -60,7 +60,7 @@ def universal(src: Roots, out: Path, options: UniversalOptions) -> Report:
     (2, ['global_step2_universal/zero/embed.weight/exp_avg.pt'])
     """
     began = time.monotonic()
-    directory = directory_for(out)
+    directory = directory_for(out, local="a universal checkpoint")
     opened, output = _planned_universal(src, directory, options)
     return made(output, opened, options, directory, began)
 
@@ -68,7 +68,7 @@ def universal(src: Roots, out: Path, options: UniversalOptions) -> Report:
 @takes(UniversalOptions)
 def dry_run_universal(src: Roots, out: Path, options: UniversalOptions) -> Rehearsal:
     """Say what `universal` with the same arguments would do: its cost, and warnings. Nothing is written."""
-    directory = directory_for(out)
+    directory = directory_for(out, local="a universal checkpoint")
     opened, output = _planned_universal(src, directory, options)
     return rehearse(output, opened, options, directory)
 

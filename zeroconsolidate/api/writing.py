@@ -14,7 +14,8 @@ from ..outputs.make import make
 from ..outputs.parts import PartReport, make_part
 from ..outputs.report import Report, report_of
 from ..run.digest import maker
-from ..write.refusals import refuse_inside, refuse_taken
+from ..write.refusals import refuse_inside
+from ..write.staging import refuse_taken_output
 
 if TYPE_CHECKING:
     from ..archive.raw import CheckpointFiles
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
     from ..plan.stretches import Part
 
 
-def directory_for(out: Path) -> str:
-    """The directory to write. Raises BadOption for a URL."""
+def directory_for(out: Path, *, local: str | None = None) -> str:
+    """The directory to write, or its URL. `local`: what is made, if that must be on this machine. Raises BadOption."""
     directory = normal(os.fspath(out))
-    refuse_urls([directory], "the output", "write it here, and copy it with the client of the store")
+    if local is not None:
+        refuse_urls([directory], local, "write it here, and copy it with the client of the store")
     return directory
 
 
@@ -37,7 +39,7 @@ def found(src: Roots, directory: str, options: Writing) -> CheckpointFiles:
     files = find(src, options.tag)
     for place in {files.root, files.directory, *roots_of(src)}:
         refuse_inside(directory, checkpoint=place)
-    refuse_taken(directory, overwrite=options.overwrite)
+    refuse_taken_output(directory, overwrite=options.overwrite)
     if options.digest is not None:
         maker(options.digest)
     return files

@@ -164,7 +164,9 @@ def read_small(path: str, limit_bytes: int) -> bytes:
     Raises DamagedFile if it cannot be read or is larger than `limit_bytes`, UnsafePath as :func:`open_regular` does.
     """
     if is_url(path):
-        with read_errors(), closing(opened(path)) as remote:
+        from .remote import RemoteFile
+
+        with read_errors(), closing(RemoteFile(path, is_located=False)) as remote:
             if remote.size_bytes > limit_bytes:
                 raise DamagedFile("the file is too large", expected=f"at most {limit_bytes} bytes")
             return remote.pread(remote.size_bytes, 0)

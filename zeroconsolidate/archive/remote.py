@@ -44,16 +44,16 @@ class RemoteFile:
 
     is_remote = True
 
-    def __init__(self, url: str, *, ends: bool = True) -> None:
+    def __init__(self, url: str, *, ends: bool = True, is_located: bool = True) -> None:
         """`ends`: read the ends of the file at once, as it is now. Without, it is the file that was opened so before:
-        if it is another by now, reading it is an error."""
+        if it is another by now, reading it is an error. `is_located`: it is read to learn where in it values are."""
         self._url = url
         self._store = store_of(url)
         known = None if ends else self._store.known.get(url)
         self.item = self._store.look(url) if known is None else known
         if self.item.is_folder:
             raise IsADirectoryError(url)
-        if ends:
+        if ends and is_located:
             self._store.know(url, self.item)
         self.size_bytes = self.item.size_bytes
         self._held: list[tuple[int, bytes]] = []

@@ -67,9 +67,7 @@ def _in_a_run(name: str, config: PeftConfig) -> str:
     parts = name.split(".")
     place = next((n for n, part in enumerate(parts) if part.startswith((*prefixes, "trainable_tokens_"))), None)
     if place is not None:
-        # DoRA's magnitudes are a module in a run, and a parameter in the file.
-        weight = ["weight"] if parts[place] == "lora_magnitude_vector" and place == len(parts) - 1 else []
-        return ".".join([*parts[: place + 1], _ADAPTER, *parts[place + 1 :], *weight])
+        return ".".join([*parts[: place + 1], _ADAPTER, *parts[place + 1 :]])
     is_own = ".base_layer." in name or (parts[-1] == "bias" and config.bias != "none")
     if not name.startswith(PEFT_MODEL) or is_own:
         return name

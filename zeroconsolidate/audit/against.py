@@ -8,29 +8,41 @@ from ..archive.phrases import counted
 from ..errors import StoreFailed, ZeroConsolidateError
 from ..plan.pieces import View
 from ..run.compare import extents_of, first_difference
+from .subset import choose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..archive.weights import Weights
+    from ..options.share import Share
     from ..plan.layout import TensorPlan
     from ..run.inputs import Inputs
     from .findings import Findings
 
 
 def audit_against(
-    weights: Weights, planned: Mapping[str, TensorPlan], may_lack: frozenset[str], inputs: Inputs, findings: Findings
+    weights: Weights,
+    planned: Mapping[str, TensorPlan],
+    may_lack: frozenset[str],
+    inputs: Inputs,
+    findings: Findings,
+    *,
+    share: Share | None = None,
 ) -> None:
     """Compare every tensor in `weights` with the planned one of that name, cast to the dtype it was written in.
 
     `may_lack`: planned names that an output may leave out, because it has the same parameter under another name.
+    `share`: how much is to be read; names, shapes and dtypes are compared of all.
     """
+    subset = choose({name: each.numel * each.dtype.itemsize for name, each in weights.tensors.items()}, share)
     findings.files = len(weights.files)
     findings.tensors = len(weights.tensors)
     compared = 0
     for name, tensor in weights.tensors.items():
         plan = planned.get(name)
+        findings.compared[name] = "!"
         if plan is None:
+            findings.compared[name] = "+"
             findings.problems.append(f"{name}: the checkpoint has no such tensor")
             continue
         if tensor.shape != plan.shape:
@@ -41,6 +53,9 @@ def audit_against(
         written, made = tensor.dtype, plan.recipe.dtype
         if written is not made and not (written.is_floating and made.kind.startswith("float")):
             findings.problems.append(f"{name}: the dtype differs; expected {made.code}, got {written.code}")
+            continue
+        if name not in subset:
+            findings.compared[name] = "?"
             continue
         try:
             with inputs.files.expecting(extents_of(plan.recipe, View(tensor), [(0, plan.numel)])):
@@ -53,6 +68,7 @@ def audit_against(
             findings.problems.append(f"{name}: {error}")
             continue
         compared += plan.numel
+        findings.compared[name] = "=" if found is None else "*"
         if found is not None:
             index = _unravel(found.index, plan.shape)
             findings.problems.append(
@@ -60,16 +76,19 @@ def audit_against(
             )
     lacking = [name for name in planned if name not in weights.tensors and name not in may_lack]
     findings.problems += [f"{name}: the output has no such tensor" for name in lacking]
+    findings.compared |= dict.fromkeys(lacking, "-")
+    subset.tell(findings, "tensor")
     findings.checks.append(f"{counted(compared, 'value')} against the checkpoint, byte for byte")
 
 
-def work_bytes(weights: Weights, planned: Mapping[str, TensorPlan]) -> int:
+def work_bytes(weights: Weights, planned: Mapping[str, TensorPlan], share: Share | None = None) -> int:
     """How many bytes `audit_against` will read, for a progress bar."""
-    return sum(
+    total = sum(
         tensor.numel * (tensor.dtype.itemsize + planned[name].recipe.dtype.itemsize)
         for name, tensor in weights.tensors.items()
         if name in planned
     )
+    return total if share is None else share.of(total)
 
 
 def _unravel(index: int, shape: tuple[int, ...]) -> list[int]:

@@ -35,6 +35,11 @@ class Verification:
         Bytes that were read or compared.
     seconds : float
         How long it took.
+    unread : tuple[str, ...]
+        With `subset`: the tensors, or files, whose values were not read.
+    compared : dict[str, str]
+        With `against`: by tensor, what was found: `=` equal, `*` other values, `+` only in the output, `-` only in the
+        checkpoint, `!` another shape or dtype, or not readable, `?` not read.
     nonfinite : dict[str, tuple[int, int]]
         Number of NaN and of infinite elements, by tensor, for tensors that have any.
     ok
@@ -55,6 +60,8 @@ class Verification:
     tensors: int
     bytes_read: int
     seconds: float
+    unread: tuple[str, ...]
+    compared: dict[str, str]
     nonfinite: dict[str, tuple[int, int]]
 
     @property
@@ -89,6 +96,8 @@ class Findings:
     files: int = 0
     tensors: int = 0
     bytes_read: int = 0
+    unread: tuple[str, ...] = ()
+    compared: dict[str, str] = field(default_factory=dict)
     nonfinite: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def read(self, size_bytes: int) -> None:
@@ -107,5 +116,7 @@ class Findings:
             tensors=self.tensors,
             bytes_read=self.bytes_read,
             seconds=seconds,
+            unread=self.unread,
+            compared=self.compared,
             nonfinite=self.nonfinite,
         )

@@ -26,7 +26,7 @@ _ATTENTION = re.compile(
     r"att(n|ention)|^(query|key|value|qkv|[qkvo]_proj|c_attn|query_key_value|wq|wk|wv|wo)$", re.IGNORECASE
 )
 _MLP = re.compile(
-    r"mlp|ffn|feed_?forward|^(fc\d?|fc_in|fc_out|up_proj|down_proj|gate_proj|gate_up_proj|intermediate|dense_h_to_4h|"
+    r"mlp|ffn|feed_?forward|^(up|down|fc\d?|fc_in|fc_out|up_proj|down_proj|gate_proj|gate_up_proj|intermediate|dense_h_to_4h|"
     r"dense_4h_to_h|w1|w2|w3|wi|wi_\d|DenseReluDense|c_fc|output|dense|lin\d)$",
     re.IGNORECASE,
 )

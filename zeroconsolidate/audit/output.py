@@ -23,16 +23,19 @@ from ..run.digest import digest_of
 from ..run.files import Files
 from ..write.refusals import JOURNAL, STAGING
 from .findings import NOT_WHOLE
+from .subset import choose
 from .universal import audit_universal, is_universal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..options.share import Share
     from .findings import Findings
 
 
-def audit_output(directory: str, findings: Findings, *, base: str | None = None) -> None:
-    """All checks; what is wrong goes into `findings`. `base`: directory of the original model.
+def audit_output(directory: str, findings: Findings, *, base: str | None = None, share: Share | None = None) -> None:
+    """All checks; what is wrong goes into `findings`. `base`: directory of the original model. `share`: how much of the
+    files that have digests is to be read.
 
     Raises NotACheckpoint if there is no such directory.
     """
@@ -61,9 +64,9 @@ def audit_output(directory: str, findings: Findings, *, base: str | None = None)
         if weights is not None:
             _tensors(weights, manifest["tensors"], findings)
         # Fragments have checksums of their own.
-        _files(directory, manifest | ({"digest": "crc32"} if resumes else {}), findings)
+        _files(directory, manifest | ({"digest": "crc32"} if resumes else {}), findings, share)
     if resumes:
-        audit_universal(directory, findings)
+        audit_universal(directory, findings, share=share)
     else:
         _loading(directory, manifest or {}, base, findings)
 
@@ -137,9 +140,11 @@ def _tensors(weights: Weights, listed: Mapping[str, Any], findings: Findings) ->
     findings.checks.append("names, dtypes and shapes against the manifest")
 
 
-def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> None:
+def _files(directory: str, manifest: Mapping[str, Any], findings: Findings, share: Share | None) -> None:
     """Sizes and digests as the manifest lists them; damage in weights is traced to the tensors it is in."""
     digested = 0
+    with_digest = {name: entry for name, entry in manifest["files"].items() if _algorithm(entry) is not None}
+    subset = choose({name: entry["bytes"] for name, entry in with_digest.items()}, share)
     for name, entry in manifest["files"].items():
         path = os.path.join(directory, name)
         if os.path.isabs(name) or ".." in name.split("/"):
@@ -159,8 +164,8 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             continue
         if size_bytes != entry.get("bytes"):
             findings.problems.append(f"{name}: the size differs; expected {entry.get('bytes')} bytes, got {size_bytes}")
-        algorithm = next((key for key in ("sha256", "xxh3") if key in entry), None)
-        if algorithm is None:
+        algorithm = _algorithm(entry)
+        if algorithm is None or name not in subset:
             continue
         try:
             with Files() as files:
@@ -179,6 +184,7 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             damaged = _damaged(directory, name, algorithm, manifest["tensors"])
             where = f", in {', '.join(damaged)}" if damaged else ""
             findings.problems.append(f"{name}: the {algorithm} differs{where}; expected {entry[algorithm]}, got {got}")
+    subset.tell(findings, "file")
     sizes = counted(len(manifest["files"]), "file size")
     findings.checks.append(f"{sizes} and {counted(digested, 'digest')} against the manifest")
     if manifest.get("digest") is None:
@@ -186,6 +192,11 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings) -> N
             "values not checked: the manifest has no digests of the weights; convert with --digest, or compare with "
             "--against CHECKPOINT"
         )
+
+
+def _algorithm(entry: Mapping[str, Any]) -> str | None:
+    """The kind of digest that a file has."""
+    return next((key for key in ("sha256", "xxh3") if key in entry), None)
 
 
 def _damaged(directory: str, file: str, algorithm: str, listed: Mapping[str, Any]) -> list[str]:

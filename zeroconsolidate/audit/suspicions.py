@@ -226,12 +226,14 @@ def _did_not_move(tensors: Sequence[ComparedTensor]) -> Iterator[str]:
     for each in free:
         if each.layer is not None:
             groups.setdefault(across_layers(each.name), []).append(each)
+    behind: dict[int, list[str]] = {}
     for group in groups.values():
         still = [each.name for each in group if each.is_same and each.name not in said]
         if still and 2 * len(still) < len(group):
             said.update(still)
-            others = counted(len(group) - len(still), "other layer")
-            yield f"did not move, though the same tensors of {others} did: {_named(still)}"
+            behind.setdefault(len(group) - len(still), []).extend(still)
+    for others, names in behind.items():
+        yield f"did not move, though the same tensors of {counted(others, 'other layer')} did: {_named(names)}"
     outside = [each for each in free if each.layer is None and each.is_same and each.name not in said]
     inside = [each for each in free if each.layer is not None]
     if outside and inside and 10 * sum(not each.is_same for each in inside) >= 9 * len(inside):

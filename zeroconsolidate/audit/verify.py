@@ -6,10 +6,12 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from ..archive.printable import printable
 from ..errors import BadOption
+from ..integrations.records import record
 from ..opening.open import find, open_catalog
 from ..opening.opened import open_whole
-from ..options import VerifyOptions, Working, takes
+from ..options import SourceOptions, VerifyOptions, takes
 from ..options.urls import normal
 from ..outputs.planned import plan_weights, with_recorded_base
 from ..outputs.universal import plan_universal
@@ -67,16 +69,16 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     if against is None:
         options.doing("reading back")
         findings = _findings(options.progress, alone.work_bytes(directory))
-        alone.audit_output(directory, findings, base=options.base_directory)
-        return findings.verification(directory, time.monotonic() - began)
+        alone.audit_output(directory, findings, base=options.base_directory, share=options.share)
+        return _logged(findings.verification(directory, time.monotonic() - began))
     if is_universal(directory):
         against, options = settled(against, options)
         opened = open_whole(against, find(against, options.tag))
         options.doing("comparing values")
         findings = _findings(options.progress, 2 * sum(file.size_bytes for file in plan_universal(opened).plan.files))
         with Inputs() as inputs:
-            audit_universal_against(directory, opened, inputs, findings)
-        return findings.verification(directory, time.monotonic() - began)
+            audit_universal_against(directory, opened, inputs, findings, share=options.share)
+        return _logged(findings.verification(directory, time.monotonic() - began))
     manifest = read_manifest(directory) or {}
     recorded = manifest.get("options", {})
     opened, chosen = reopened(against, manifest, options)
@@ -94,19 +96,19 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     owners = {name: id(tensor.recipe) for name, tensor in planned.items()}
     written = {owners[name] for name in weights.tensors if name in owners}
     aliases = frozenset(name for name, owner in owners.items() if owner in written)
-    findings = _findings(options.progress, bytewise.work_bytes(weights, planned))
+    findings = _findings(options.progress, bytewise.work_bytes(weights, planned, options.share))
     with Inputs() as inputs:
-        bytewise.audit_against(weights, planned, aliases, inputs, findings)
+        bytewise.audit_against(weights, planned, aliases, inputs, findings, share=options.share)
     if findings.problems and options.base is None and recorded.get("base"):
         findings.notes.append(
             f"the output was made with the base model {recorded['base']}: name its directory with --base, and compare "
             "again"
         )
-    return findings.verification(directory, time.monotonic() - began)
+    return _logged(findings.verification(directory, time.monotonic() - began))
 
 
-@takes(Working)
-def verify_source(src: Roots, options: Working) -> Verification:
+@takes(SourceOptions)
+def verify_source(src: Roots, options: SourceOptions) -> Verification:
     """Check a checkpoint, including all of its values.
 
     This checks the CRC-32 of every record that is used, whether the ranks agree, every master weight against its 16-bit
@@ -141,10 +143,18 @@ def verify_source(src: Roots, options: Working) -> Verification:
     catalog = open_catalog(src, options.tag)
     stored = sources(catalog)
     options.doing("reading all values")
-    findings = _findings(options.progress, work_bytes(catalog, stored))
+    findings = _findings(options.progress, work_bytes(catalog, stored, options.share))
     with Inputs() as inputs:
-        audit_source(catalog, stored, inputs, findings)
-    return findings.verification(os.path.dirname(catalog.files[0]), time.monotonic() - began)
+        audit_source(catalog, stored, inputs, findings, share=options.share)
+    return _logged(findings.verification(os.path.dirname(catalog.files[0]), time.monotonic() - began))
+
+
+def _logged(found: Verification) -> Verification:
+    """What is wrong is a warning, notes are information."""
+    subject = printable(found.subject)
+    record("warning", map(printable, found.problems), of=subject)
+    record("info", map(printable, (*found.checks, *found.notes)), of=subject)
+    return found
 
 
 def _findings(progress: Progress | None, total_bytes: int) -> Findings:

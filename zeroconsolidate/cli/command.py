@@ -11,11 +11,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..archive.printable import printable
+from ..errors import BadOption
 from ..options import (
     CompareOptions,
     Opening,
     Options,
     PruneOptions,
+    SourceOptions,
     UniversalOptions,
     VerifyOptions,
     WatchOptions,
@@ -26,7 +28,7 @@ from .colour import RED, YELLOW, painted
 from .ending import DEBUG, ended, failed, is_debugging
 from .exit_codes import ExitCode
 from .flags import CompareFlags, ConvertFlags, EnvFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
-from .parted import part_text, refuse_contradicting
+from .parted import aborted_text, part_text, refuse_contradicting
 from .problems import warnings_text
 from .progress import Display
 from .understand import understand
@@ -97,9 +99,22 @@ def _convert(given: argparse.Namespace) -> ExitCode:
 
     flags = flags_of(ModelFlags, given)
     refuse_contradicting(flags)
+    if flags.abort:
+        return _abort(given, flags)
     if flags.part is not None:
         return _convert_part(given, flags, flags.part)
     return _written(given, Options, finish_parts if flags.finish else consolidate, dry_run)
+
+
+def _abort(given: argparse.Namespace, flags: ModelFlags) -> ExitCode:
+    from ..api.writing import directory_for
+    from ..write.staging import abort
+
+    directory = directory_for(given.output)
+    text = aborted_text(directory, abort(directory))
+    if not flags.quiet:
+        print(printable(text, keep="\n"))
+    return ExitCode.DONE
 
 
 def _convert_part(given: argparse.Namespace, flags: ModelFlags, part: str) -> ExitCode:
@@ -124,6 +139,9 @@ def _written(
     given: argparse.Namespace, kind: type, write: Callable[..., Report], rehearse: Callable[..., Rehearsal]
 ) -> ExitCode:
     flags = flags_of(ConvertFlags, given)
+    if flags.html is not None and not hasattr(given, "rescue"):
+        raise BadOption("--html of a conversion is the rescue report", expected="--rescue as well")
+    _before_html(flags.html)
     with Display(sys.stderr, hidden=flags.quiet) as display:
         options = given_of(kind, given) | {"progress": display.progress, "status": display.status}
         if flags.dry_run:
@@ -136,6 +154,10 @@ def _written(
         _print(flags.json, asdict(planned.cost), "dry run", code, lambda: texts.cost_text(planned.cost))
         return code
     code = ExitCode.LOSSES if report.rescue else ExitCode.DONE
+    if report.rescue:
+        _html(flags.html, report)
+    elif flags.html is not None:
+        print(f"nothing was lost, so {flags.html} was not written", file=sys.stderr)
     if flags.json or not flags.quiet:
         _print(flags.json, report.to_dict(), "conversion", code, lambda: texts.report_text(report))
     return code
@@ -146,13 +168,15 @@ def _inspect(given: argparse.Namespace) -> ExitCode:
     from ..saves.target import found_run
 
     flags, options = flags_of(InspectFlags, given), given_of(Opening, given)
-    if not options and found_run(given.roots) is not None:
+    _before_html(flags.html)
+    if not options and flags.html is None and found_run(given.roots) is not None:
         return _inspect_run(given.roots, as_json=flags.json)
     with Display(sys.stderr, hidden=False):
         info = inspect(given.roots, **options)
     # Whoever names a save asks about that one; else the newest save is what the next run would start from.
     is_whole = info.complete[info.tag] and (bool(options) or info.resume is None or info.resume.newest_whole)
     code = ExitCode.DONE if is_whole else ExitCode.LOSSES
+    _html(flags.html, info)
     _print(flags.json, info.to_dict(), "checkpoint", code, lambda: texts.info_text(info, tensors=flags.tensors))
     return code
 
@@ -173,17 +197,30 @@ def _verify(given: argparse.Namespace) -> ExitCode:
     from .forms import form_of
 
     options, flags = given_of(VerifyOptions, given), flags_of(VerifyFlags, given)
+    _before_html(flags.html)
     form = form_of(given.paths, against=options.pop("against", None), source=flags.source)
     given.roots = form.checkpoints
+    if flags.tensors and (form.output is None or not form.checkpoints):
+        raise Misuse(
+            "--tensors compares an OUTPUT with its CHECKPOINT",
+            remedy="zeroconsolidate verify OUTPUT CHECKPOINT --tensors",
+        )
     with Display(sys.stderr, hidden=flags.quiet) as display:
         watching: dict[str, Any] = {"progress": display.progress, "status": display.status}
         if form.output is None:
-            found = verify_source(form.checkpoints, **given_of(Opening, given), **watching)
+            found = verify_source(form.checkpoints, **given_of(SourceOptions, given), **watching)
         else:
             found = verify(form.output, **options, **watching, against=form.checkpoints or None)
     code = ExitCode.DONE if found.ok else ExitCode.WRONG
+    _html(flags.html, found)
     if flags.json or not flags.quiet or not found.ok:
-        _print(flags.json, found.to_dict(), "verification", code, lambda: texts.verification_text(found))
+        _print(
+            flags.json,
+            found.to_dict(),
+            "verification",
+            code,
+            lambda: texts.verification_text(found, tensors=flags.tensors),
+        )
     return code
 
 
@@ -192,10 +229,12 @@ def _compare(given: argparse.Namespace) -> ExitCode:
     from .compared import comparison_text
 
     flags = flags_of(CompareFlags, given)
+    _before_html(flags.html)
     with Display(sys.stderr, hidden=flags.quiet) as display:
         options = given_of(CompareOptions, given) | {"progress": display.progress, "status": display.status}
         found = compare(given.a, given.b, **options)
     code = ExitCode.DONE if found.equal else ExitCode.WRONG
+    _html(flags.html, found)
     if flags.json or not flags.quiet or not found.equal:
         _print(flags.json, found.to_dict(), "comparison", code, lambda: comparison_text(found, tensors=flags.tensors))
     return code
@@ -230,6 +269,23 @@ def _prune(given: argparse.Namespace) -> ExitCode:
     if flags.json or not flags.quiet or pruning.failed:
         _print(flags.json, pruning.to_dict(), "pruning", code, lambda: pruning_text(pruning))
     return code
+
+
+def _before_html(path: str | None) -> None:
+    """Refuse a place for `--html` before any work is done."""
+    if path is not None:
+        from ..reports.save import refuse_unwritable
+
+        refuse_unwritable(path)
+
+
+def _html(path: str | None, found: Any) -> None:
+    """The result as a page, if that was asked for."""
+    if path is not None:
+        from ..reports.html import html_report
+        from ..reports.save import save
+
+        save(path, html_report(found))
 
 
 def _warn(result: Warned) -> None:

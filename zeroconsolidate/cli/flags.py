@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from os import PathLike
 
 
+def html_flag(what: str) -> str | None:
+    """`--html`, which several commands have: a field belongs to one class, so each makes its own."""
+    return option(
+        None,
+        f"write {what} as a page, one HTML file that needs no network",
+        group=Group.PRINTING,
+        metavar="REPORT.html",
+    )
+
+
 def debug() -> bool:
     """A field belongs to one class, so each makes its own."""
     return option(
@@ -37,6 +47,7 @@ class ConvertFlags:
         short="-q",
     )
     json: bool = option(False, "print the report, or the error, as one JSON object", group=Group.PRINTING)
+    html: str | None = html_flag("the rescue report")
     debug: bool = debug()
 
 
@@ -58,6 +69,13 @@ class ModelFlags(ConvertFlags):
         group=Group.MACHINES,
     )
 
+    abort: bool = option(
+        False,
+        "convert nothing; remove what an interrupted conversion has left in OUTPUT: staged files, and in an object "
+        "store uploads that no listing shows",
+        group=Group.OUTPUT,
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class InspectFlags:
@@ -65,6 +83,7 @@ class InspectFlags:
 
     tensors: bool = option(False, "list every tensor", group=Group.PRINTING)
     json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
+    html: str | None = html_flag("what the checkpoint holds")
     debug: bool = debug()
 
 
@@ -79,8 +98,15 @@ class VerifyFlags:
         metavar="CHECKPOINT",
         repeatable=True,
     )
+    tensors: bool = option(
+        False,
+        "with OUTPUT and CHECKPOINT: list every tensor with a mark in front: = equal, * other values, + only in the "
+        "output, - only in the checkpoint, ! another shape or dtype, ? not read",
+        group=Group.PRINTING,
+    )
     quiet: bool = option(False, "print only problems, and no progress", group=Group.PRINTING, short="-q")
     json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
+    html: str | None = html_flag("the result")
     debug: bool = debug()
 
 
@@ -91,6 +117,8 @@ class CompareFlags:
     tensors: bool = option(False, "list every tensor", group=Group.PRINTING)
     quiet: bool = option(False, "print nothing if both are equal, and no progress", group=Group.PRINTING, short="-q")
     json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)
+    html: str | None = html_flag("the comparison")
+    debug: bool = debug()
 
 
 @dataclass(frozen=True, kw_only=True)

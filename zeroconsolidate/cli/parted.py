@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..archive.phrases import counted
 from ..options import size_text
 from .arguments import Misuse
 from .printing import time_text
@@ -17,9 +18,16 @@ def refuse_contradicting(flags: ModelFlags) -> None:
     """Raises Misuse."""
     if flags.part is not None and flags.finish:
         raise Misuse("--part and --finish are of different commands", remedy="run --finish when all parts are written")
+    if flags.abort and (flags.dry_run or flags.finish or flags.json or flags.part is not None):
+        raise Misuse("--abort converts nothing", remedy="leave out --part, --finish, --dry-run and --json")
     if flags.dry_run and (flags.part is not None or flags.finish):
         name = "--finish" if flags.finish else "--part"
         raise Misuse(f"--dry-run is about the whole conversion, not about {name}", remedy=f"leave out {name}")
+
+
+def aborted_text(directory: str, removed: int) -> str:
+    """What --abort has removed."""
+    return f"{directory}: {counted(removed, 'staged file')} removed" if removed else f"{directory}: nothing is staged"
 
 
 def part_text(report: PartReport) -> str:

@@ -99,8 +99,8 @@ def report_text(report: Report) -> str:
     return f"{report.output}\n{rows_text(rows)}\n\n{report.load_line}"
 
 
-def verification_text(found: Verification) -> str:
-    """What a verification found: problems first."""
+def verification_text(found: Verification, *, tensors: bool = False) -> str:
+    """What a verification found: problems first. `tensors`: and of each tensor."""
     many = counted(len(found.problems), "problem")
     rows = [
         *(("WRONG", text) for text in at_most(found.problems, 50)),
@@ -111,7 +111,21 @@ def verification_text(found: Verification) -> str:
     well = "all is well"
     if any(note.startswith(NOT_WHOLE) for note in found.notes):
         well = f"nothing is wrong, but it is {NOT_WHOLE}"
-    return f"{found.subject}: {well if found.ok else many}\n{rows_text(rows)}"
+    text = f"{found.subject}: {well if found.ok else many}\n{rows_text(rows)}"
+    return f"{text}\n{_compared_text(found)}" if tensors else text
+
+
+_MARKS = {
+    "=": "equal", "*": "other values", "+": "only in the output", "-": "only in the checkpoint", "!": "not comparable",
+    "?": "not read",
+}  # fmt: skip
+
+
+def _compared_text(found: Verification) -> str:
+    """A tensor a line, with its mark in front; and how many there are of each."""
+    marks = list(found.compared.values())
+    counts = [f"{mark} {text}: {marks.count(mark)}" for mark, text in _MARKS.items() if mark in marks]
+    return "\n".join([f"  {', '.join(counts)}", *(f"  {mark} {name}" for name, mark in sorted(found.compared.items()))])
 
 
 def info_text(info: CheckpointInfo, *, tensors: bool) -> str:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..archive.phrases import listed
+from ..archive.phrases import counted, listed
 from ..errors import BadOption, WrongNames
+from ..integrations.records import record
 from ..run.inputs import Inputs
 from .match import match, refuse, spellings
 from .put import put
@@ -45,6 +46,9 @@ def loaded_into(model: torch.nn.Module, src: Roots | Checkpoint, options: Loadin
             if name in by_name:
                 slot, _ = by_name[name]
                 put(slot, tensors.named[name], inputs, dtype=dtype, device=device, assign=bool(options.assign))
+    record("info", (tensors.names, *notes))
+    for names, what in ((found.missing, "not in the checkpoint"), (found.unexpected, "not in the module")):
+        record("warning", [f"{counted(len(names), 'name')} {what}: {listed(names, 4)}"] if names else [])
     return LoadReport(
         loaded=len(found.pairs), missing=found.missing, unexpected=found.unexpected, notes=(tensors.names, *notes)
     )

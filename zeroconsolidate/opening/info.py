@@ -93,6 +93,8 @@ class CheckpointInfo:
         DeepSpeed's class around the optimizer, recognised by what it saves.
     writer : str
         The file format, such as `torch zip`.
+    files : tuple[str, ...]
+        Names of the files that were read; of a universal checkpoint each name once.
     missing_files : tuple[str, ...]
         Files of ranks that are missing or cannot be used; empty for a complete checkpoint.
     reasons : Mapping[str, str]
@@ -150,6 +152,7 @@ class CheckpointInfo:
     degrees: Mapping[str, int]
     wrapper: str
     writer: str
+    files: tuple[str, ...]
     missing_files: tuple[str, ...]
     reasons: Mapping[str, str]
     losses: tuple[Loss, ...]
@@ -211,6 +214,7 @@ def describe(
         degrees=asdict(origin.degrees),
         wrapper=origin.wrapper,
         writer=origin.writer,
+        files=tuple(dict.fromkeys(path.rpartition("/")[2] for path in catalog.files)),
         missing_files=catalog.missing,
         reasons=dict(reasons or {}),
         losses=losses(catalog) if catalog.missing else (),

@@ -18,7 +18,7 @@ from .reading import ReadingOptions
 from .spoken import as_typed, in_python
 from .universal import UniversalOptions
 from .values import Path, Progress, Roots, element_type, parse_dtype, parse_size, roots_of, size_text
-from .verify import VerifyOptions
+from .verify import SourceOptions, VerifyOptions
 
 Writing: TypeAlias = Options | UniversalOptions
 """The options of a command that writes."""
@@ -37,6 +37,7 @@ __all__ = [
     "PruneOptions",
     "ReadingOptions",
     "Roots",
+    "SourceOptions",
     "StateDictOptions",
     "Switch",
     "UniversalOptions",

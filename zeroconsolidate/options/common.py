@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadOption
+from ..integrations.records import record
 from .declaration import Group, Switch, in_order, option
 from .urls import plain, real, refuse_urls
 from .values import as_plain, roots_of
@@ -68,7 +69,8 @@ class Reporting(Declared):
     )
 
     def doing(self, what: str) -> None:
-        """Report that `what` begins, if there is a `status` function."""
+        """Report that `what` begins: to the `status` function, if there is one, and to the log."""
+        record("debug", (what,))
         if self.status is not None:
             self.status(what)
 

@@ -8,11 +8,38 @@ from typing import TYPE_CHECKING
 
 from .common import Working, directory_of
 from .declaration import Group, option
+from .share import Share
 from .steps import Transform, steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
+
+
+def _subset() -> str | None:
+    return option(
+        None,
+        "read only so much of the values, such as `5%` or `10G`: whole tensors, or whole files where files have "
+        "digests, the same each time; the report says which were not read",
+        group=Group.CHECKING,
+        metavar="PERCENT|SIZE",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(Working):
+    """The options of `verify_source`."""
+
+    subset: str | None = _subset()
+
+    def __post_init__(self) -> None:
+        Working.__post_init__(self)
+        _ = self.share
+
+    @property
+    def share(self) -> Share | None:
+        """`subset`, understood."""
+        return None if self.subset is None else Share.parse(self.subset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +63,7 @@ class VerifyOptions(Working):
         is_path=True,
     )
 
+    subset: str | None = _subset()
     transforms: Sequence[Transform] = option(
         (),
         "with {against}: the transformations of your own that the output was written with",
@@ -46,6 +74,12 @@ class VerifyOptions(Working):
     def __post_init__(self) -> None:
         Working.__post_init__(self)
         object.__setattr__(self, "transforms", steps(self.transforms))
+        _ = self.share
+
+    @property
+    def share(self) -> Share | None:
+        """`subset`, understood."""
+        return None if self.subset is None else Share.parse(self.subset)
 
     @cached_property
     def base_directory(self) -> str | None:

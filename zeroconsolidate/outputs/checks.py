@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from ..catalog.facts import Catalog
     from ..opening.opened import Opened
     from ..run.inputs import Inputs
-    from ..write.stage import Stage
+    from ..write.staging import Staging
     from .output import Output
 
 
-def checked(output: Output, opened: Opened, inputs: Inputs, stage: Stage, *, check: str, replicas: str) -> Checks:
+def checked(output: Output, opened: Opened, inputs: Inputs, stage: Staging, *, check: str, replicas: str) -> Checks:
     """Compare what should be equal, unless an earlier run of the same conversion did.
 
     `check`: `sample`, `all` or `none`. `replicas`: `equal`, or take the `first`. Raises WitnessMismatch where values

@@ -9,7 +9,6 @@ from ..plan.stretches import Part, share_of
 from ..run.digest import digests_of
 from ..run.inputs import processors
 from ..run.local import LocalFiles
-from ..run.threads import Threads
 from ..write.check import check as check_file
 from ..write.fingerprint import parts_in
 from ..write.part import CLONED
@@ -92,6 +91,8 @@ def _digests(files: list[FilePlan], stage: Stage, algorithm: str | None) -> Iter
             return file, digests_of(local, stage.path(file.name), spans_of(file), algorithm)
 
     with LocalFiles() as local:
+        from ..run.threads import Threads  # with what it imports, which a conversion in one part does without
+
         with Threads([local] * min(processors(), len(files)), digests) as threads:
             if threads.are_there:
                 yield from threads.in_order(files)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.model_files import MANIFEST_NAME
 from ..options.mapped import EVERYTHING_HERE
+from ..options.urls import is_url
 from ..run.execute import BLOCK_BYTES
 from ..run.inputs import Inputs
 from ..write.fingerprint import refuse_changed
@@ -14,6 +15,7 @@ from ..write.part import CLONED
 from ..write.portion import start_over
 from ..write.refusals import refuse_staged, refuse_unwritable
 from ..write.stage import Stage
+from ..write.staging import refuse_staged_remotely, staging
 from .checks import checked
 from .gate import pass_or_refuse
 from .gathered import gather, refuse_not_begun
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from ..options import Writing
     from ..plan.build import Cost
     from ..write.journal import Checks
+    from ..write.staging import Staging
     from .gate_finding import GateResult
     from .output import Output, SideFiles
 
@@ -77,8 +80,11 @@ def rehearse(output: Output, opened: Opened, options: Writing, directory: str) -
 
     with TemporaryDirectory(prefix="zeroconsolidate-") as folder:
         refuse_what_would_not_load(folder, output, side_files, opened)
-    refuse_staged(directory, traits, overwrite=options.overwrite, restart=options.restart)
-    refuse_unwritable(directory, output.plan.sizes, cloned_bytes=cost.cloned_bytes)
+    if is_url(directory):
+        refuse_staged_remotely(directory, traits, overwrite=options.overwrite, restart=options.restart)
+    else:
+        refuse_staged(directory, traits, overwrite=options.overwrite, restart=options.restart)
+        refuse_unwritable(directory, output.plan.sizes, cloned_bytes=cost.cloned_bytes)
     return Rehearsal(cost=cost, missing=output.missing, warnings=(*output.warnings, *side_files.warnings))
 
 
@@ -94,7 +100,14 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
     excuses = output.excuses(opened)
     with Inputs() as inputs:
         side_files, traits = prepared(output, opened, options, inputs, parts=parts)
-        with Stage(directory, overwrite=options.overwrite, restart=options.restart, fingerprint=traits) as stage:
+        with staging(
+            directory,
+            overwrite=options.overwrite,
+            restart=options.restart,
+            fingerprint=traits,
+            files=output.plan.all_files,
+            read_back=options.digest is not None,
+        ) as stage:
             resumed_bytes = stage.resumed_bytes if parts is None else 0
             if parts is None and not stage.is_publishing:
                 stage.need(output.plan.sizes, cloned_bytes=cost.cloned_bytes)
@@ -107,15 +120,19 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
                 found = output.examined(directory)
                 excused = tuple(finding.text for finding in found.findings)
             else:
-                if parts is not None:
-                    gather(output.plan, stage, options, parts)
-                elif options.executor is not None:
-                    from .spread import spread_weights  # pickle and the like, which others do not pay for
-
-                    spread_weights(output.plan, stage, options, options.executor, total_bytes=cost.output_bytes)
-                else:
+                if not isinstance(stage, Stage):
                     make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
-                recomputed = output.recomputed(opened, stage.path)
+                    recomputed = Recomputed(checks=(stage.checked,), not_checked=(_NOT_READ_BACK,))
+                else:
+                    if parts is not None:
+                        gather(output.plan, stage, options, parts)
+                    elif options.executor is not None:
+                        from .spread import spread_weights  # pickle and the like, which others do not pay for
+
+                        spread_weights(output.plan, stage, options, options.executor, total_bytes=cost.output_bytes)
+                    else:
+                        make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
+                    recomputed = output.recomputed(opened, stage.path)
                 around = make_side_files(side_files, stage)
                 found = output.examined(stage.path(""))
                 excused = pass_or_refuse(found, excuses)
@@ -154,6 +171,9 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
     )
 
 
-def _facts(output: Output, stage: Stage) -> dict[str, dict[str, Any]]:
+_NOT_READ_BACK = "uploaded weights were not read back: verify OUTPUT --against CHECKPOINT does"
+
+
+def _facts(output: Output, stage: Staging) -> dict[str, dict[str, Any]]:
     """What is remembered of each file of weights."""
     return {file.name: stage.facts(file.name) or {} for file in output.plan.all_files}

@@ -11,6 +11,7 @@ from ..archive.json_file import read_json
 from ..archive.model_config import is_diffusers, parse
 from ..archive.model_files import CONFIG
 from ..errors import DamagedFile, ZeroConsolidateError
+from ..options.urls import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,4 +99,7 @@ def _class_of(config_text: bytes) -> tuple[str, bool]:
 
 
 def _quoted(path: str) -> str:
+    """A path as Python spells it. Loaders take directories: of an output in a store, the name that a copy has."""
+    if is_url(path):
+        path = path.removeprefix("hf://") if re.fullmatch(r"hf://[^/]+/[^/]+", path) else path.rpartition("/")[2]
     return json.dumps(path, ensure_ascii=False)

@@ -18,6 +18,7 @@ from .sharing import means_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from ..options import Writing
     from ..plan.build import ModelPlan
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from ..run.clone import Means
     from ..run.inputs import Inputs
     from ..run.storage import Writable
-    from ..write.stage import Stage
+    from ..write.part import Part
+    from ..write.staging import Staging
+    from ..write.uploads import SentPart
     from .output import SideFiles
 
 
@@ -36,7 +39,7 @@ _WORTHWHILE = 16
 def make_weights(
     plan: ModelPlan,
     inputs: Inputs,
-    stage: Stage,
+    stage: Staging,
     options: Writing,
     *,
     total_bytes: int,
@@ -74,7 +77,7 @@ def workers_for(plan: ModelPlan, options: Writing) -> int:
 def _file(
     file: FilePlan,
     inputs: tuple[Inputs, ...],
-    stage: Stage,
+    stage: Staging,
     options: Writing,
     means: Means,
     progress: Callable[[int], None],
@@ -83,7 +86,10 @@ def _file(
     options.doing("copying")
     with ExitStack() as stack:
         together = isinstance(file, FragmentPlan)
-        part = stack.enter_context(stage.weights(file.name, file.size_bytes, means=means, together=together))
+        place: AbstractContextManager[Part | SentPart] = stage.weights(
+            file.name, file.size_bytes, means=means, together=together
+        )
+        part = stack.enter_context(place)
         listeners = [part.reached, progress]
         follower = None
         if digest is not None:
@@ -139,7 +145,7 @@ def shifted(progress: Callable[[int, int], None] | None, before: int, total_byte
     return lambda upto: None if progress is None else progress(before + upto, total_bytes)
 
 
-def make_side_files(files: SideFiles, stage: Stage) -> dict[str, tuple[int, str]]:
+def make_side_files(files: SideFiles, stage: Staging) -> dict[str, tuple[int, str]]:
     """Stage everything that is not weights. Returns sizes and SHA-256 by name."""
     for name, data in files.made.items():
         stage.write(name, data)

@@ -12,6 +12,8 @@ and everything behind it do not count.
     {"file": "model.safetensors", "afresh": true}           nothing of the file is there any more
     {"publish": ["model.safetensors", …], …}                all files are complete: only renames are left
 
+In a store also {"upload": id, "file": …}, an upload in parts, and {"run": …}, the newest run that writes it.
+
 A conversion in parts has one more of each part (see :mod:`.portion`), in which `upto` and `done` end its share of a
 file. Its first line names the conversion that the part belongs to.
 """
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 Fingerprint = dict[str, dict[str, Any]]
 """Aspect (`options`, `sources`, …) -> what decides the output's bytes, as values that survive JSON."""
 
-_MAX_BYTES = 1 << 28
+MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,10 @@ class Progress:
     done: dict[str, int] = field(default_factory=dict)
     """Complete file -> its size."""
     publish: dict[str, Any] | None = None
+    uploads: dict[str, str] = field(default_factory=dict)
+    """File -> the upload that was begun for it in a store."""
+    run: str | None = None
+    """The newest run that works on an output in a store."""
     valid_bytes: int = 0
     """How long the journal is up to its last whole record."""
 
@@ -92,6 +98,10 @@ class Progress:
             self.checks = Checks(how=record["how"], numel=record["checked"], warnings=tuple(record["warnings"]))
         elif "publish" in record:
             self.publish = dict(record)
+        elif "upload" in record:
+            self.uploads[record["file"]] = record["upload"]
+        elif "run" in record:
+            self.run = record["run"]
         elif "done" in record:
             self.done[record["file"]] = record["done"]
             self.facts[record["file"]] = record["facts"]
@@ -108,16 +118,20 @@ class Progress:
 
 def read_progress(path: str) -> Progress:
     """What the journal at `path` adds up to. Raises the system's errors."""
-    progress = Progress()
     with open(path, "rb") as file:
         # Python allocates what it is asked to read, whether it is there or not.
-        size_bytes = min(os.fstat(file.fileno()).st_size, _MAX_BYTES)
-        for line in file.read(size_bytes).splitlines(keepends=True):
-            record = _record(line)
-            if record is None:
-                break
-            progress.take(record)
-            progress.valid_bytes += len(line)
+        return progress_of(file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES)))
+
+
+def progress_of(text: bytes) -> Progress:
+    """What the records of a journal add up to."""
+    progress = Progress()
+    for line in text.splitlines(keepends=True):
+        record = _record(line)
+        if record is None:
+            break
+        progress.take(record)
+        progress.valid_bytes += len(line)
     return progress
 
 

@@ -23,10 +23,19 @@ from .system import remove, sync_directory
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_INDICES = (INDEX_NAME, PICKLE_INDEX_NAME, f"{DIFFUSERS_WEIGHTS}.index.json")
+INDICES = (INDEX_NAME, PICKLE_INDEX_NAME, f"{DIFFUSERS_WEIGHTS}.index.json")
 _OPTIMIZER_FILE = re.compile(r"optimizer(-[0-9]{5}-of-[0-9]{5})?\.safetensors(\.index\.json)?|optimizer\.json")
 # What describes a set of weights must never stand beside weights of another set, not even between two renames.
-_DESCRIBES = (*_INDICES, MANIFEST_NAME)
+DESCRIBES = (*INDICES, MANIFEST_NAME)
+
+
+def is_optimizer_file(name: str) -> bool:
+    """Whether a file of this name holds what the optimizer keeps of weights.
+
+    >>> is_optimizer_file("optimizer.safetensors"), is_optimizer_file("model.safetensors")
+    (True, False)
+    """
+    return _OPTIMIZER_FILE.fullmatch(name) is not None
 
 
 def rename(
@@ -38,7 +47,7 @@ def rename(
     errors pass through; raises OutputFailed if a file is neither staged nor, with its size, in place.
     """
     if overwrite:
-        for old in _DESCRIBES:
+        for old in DESCRIBES:
             if old not in sizes or os.path.lexists(staged(old)):
                 remove(os.path.join(output, old))
     folders = {output}
@@ -55,7 +64,7 @@ def rename(
         if beside not in sizes:
             remove(os.path.join(output, beside))
         for old in os.listdir(output):
-            if old not in sizes and (is_weights(old) or old in (*_INDICES, ADAPTER_CONFIG)):
+            if old not in sizes and (is_weights(old) or old in (*INDICES, ADAPTER_CONFIG)):
                 remove(os.path.join(output, old))
         _remove_optimizer(output, sizes)
     for folder in sorted(folders):
@@ -68,5 +77,5 @@ def _remove_optimizer(output: str, sizes: Mapping[str, int]) -> None:
     if not os.path.isdir(folder) or os.path.islink(folder):
         return
     for old in os.listdir(folder):
-        if f"{OPTIMIZER_FOLDER}/{old}" not in sizes and _OPTIMIZER_FILE.fullmatch(old):
+        if f"{OPTIMIZER_FOLDER}/{old}" not in sizes and is_optimizer_file(old):
             remove(os.path.join(folder, old))

@@ -1,0 +1,122 @@
+"""Uploads and staged objects -> final names; or away with them. If it is interrupted, it can be done again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..archive.model_files import ADAPTER_CONFIG, BESIDE_FOLDER, NON_LORA_WEIGHTS, OPTIMIZER_FOLDER, is_weights
+from ..archive.phrases import listed
+from ..archive.places import files_in, look_anew, names_in, size_bytes
+from ..errors import OutputExists, OutputFailed, at
+from .publish import DESCRIBES, INDICES, is_optimizer_file
+from .refusals import STAGING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..integrations.object_uploads import Uploads
+
+
+def staged(output: str, name: str) -> str:
+    """Where a small file waits for its name."""
+    return f"{output}/{STAGING}/files/{name}"
+
+
+def refuse_existing(output: str, *, overwrite: bool, ours: Sequence[str] = ()) -> None:
+    """Nothing may be there but what is staged and files that are `ours`. Raises OutputExists."""
+    if overwrite:
+        return
+    known = {STAGING, *(name.partition("/")[0] for name in ours)}
+    there = sorted(set(_names(output)) - known)
+    if there:
+        raise OutputExists(
+            f"the output directory is not empty ({listed(there, 3)})", remedy="replace its model with --overwrite"
+        )
+
+
+def publish(
+    output: str,
+    uploads: Uploads,
+    names: Sequence[str],
+    sizes: Mapping[str, int],
+    *,
+    uploads_begun: Mapping[str, str],
+    overwrite: bool,
+) -> None:
+    """Give all files their names, in order: an upload in parts is completed, a staged object copied.
+
+    Raises OutputFailed if a file is neither staged nor, with its size, in place.
+    """
+    there = set(_files(f"{output}/{STAGING}/files"))
+    if overwrite:
+        # What describes a set of weights must never stand beside weights of another set.
+        uploads.remove(f"{output}/{name}" for name in DESCRIBES if name not in sizes or name in there)
+    for name in names:
+        url, upload = f"{output}/{name}", uploads_begun.get(name)
+        parts = uploads.parts(url, upload) if upload is not None and uploads.is_resumable else None
+        with at(name):
+            if name in there:
+                uploads.copy(staged(output, name), url)
+            elif parts and upload is not None:
+                uploads.complete(url, upload, {number: part.etag for number, part in parts.items()})
+            _refuse_wrong_size(url, sizes[name])
+    if overwrite:
+        uploads.remove(f"{output}/{name}" for name in _files(output) if _is_replaced(name, sizes))
+
+
+def _refuse_wrong_size(url: str, expected: int) -> None:
+    """The store must list the object with the size that was planned."""
+    look_anew([url])
+    try:
+        found = size_bytes(url)
+    except FileNotFoundError:
+        raise OutputFailed("the finished file has been removed", remedy="start over with --restart") from None
+    if found != expected:
+        raise OutputFailed(
+            "the store has another file than was sent", expected=f"{expected} bytes", found=found,
+            remedy="start over with --restart",
+        )  # fmt: skip
+
+
+def _is_replaced(name: str, sizes: Mapping[str, int]) -> bool:
+    """Whether a file belongs to weights that stood here before."""
+    if name in sizes or name.startswith(f"{STAGING}/"):
+        return False
+    folder, _, own = name.rpartition("/")
+    if folder == OPTIMIZER_FOLDER:
+        return is_optimizer_file(own)
+    return (not folder and (is_weights(name) or name in (*INDICES, ADAPTER_CONFIG))) or (
+        name == f"{BESIDE_FOLDER}/{NON_LORA_WEIGHTS}"
+    )
+
+
+def abandon(output: str, uploads: Uploads) -> list[str]:
+    """Remove what is staged of an output: uploads in parts, and objects in the staging folder. Returns their names."""
+    begun = uploads.unfinished(output)
+    for url, upload in begun:
+        uploads.give_up(url, upload)
+    left = _files(f"{output}/{STAGING}")
+    # The journal goes last: it says that there is something to be removed.
+    for name in sorted(left, key=lambda name: name == "journal"):
+        uploads.remove([f"{output}/{STAGING}/{name}"])
+    return [*(url.removeprefix(f"{output}/") for url, _ in begun), *(f"{STAGING}/{name}" for name in left)]
+
+
+def how_to_remove(output: str) -> tuple[str, ...]:
+    """What to do with an upload that is not continued."""
+    return (f"the same command continues; with --abort it removes what has been uploaded to {output}",)
+
+
+def _names(folder: str) -> list[str]:
+    look_anew([f"{folder}/x"])
+    try:
+        return names_in(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _files(folder: str) -> list[str]:
+    try:
+        return [path.removeprefix(f"{folder}/") for path in files_in(folder)]
+    except FileNotFoundError:
+        return []
