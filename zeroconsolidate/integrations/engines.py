@@ -96,7 +96,7 @@ def _ray(ray: Any, address: str) -> Iterator[Executor]:
 
 class DaskExecutor(Executor):
     """Tasks of a Dask cluster. When its scheduler goes, or another comes in its place, what was under way is lost: a
-    client of Dask connects again, and waits for it for ever."""
+    client of Dask connects again, and waits for it without end."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
