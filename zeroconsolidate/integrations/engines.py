@@ -5,7 +5,6 @@ Their workers must be able to import this package. What is returned is used as a
 
 from __future__ import annotations
 
-import re
 import threading
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import contextmanager, suppress
@@ -13,11 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadOption, MissingPackage
+from .engine_names import refuse_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_NAMED = re.compile(r"(ray|dask)(?:://(\S+))?|mpi")
 _PACKAGES = {"ray": "ray", "dask": "distributed", "mpi": "mpi4py.futures"}
 
 
@@ -183,16 +182,6 @@ def _mpi(futures: Any, _: str) -> Iterator[Executor]:
 
 
 _MAKERS: dict[str, Callable[[Any, str], Any]] = {"ray": _ray, "dask": _dask, "mpi": _mpi}
-
-
-def refuse_unknown(name: str) -> None:
-    """Raises BadOption for what names no engine."""
-    if _NAMED.fullmatch(name) is None:
-        raise BadOption(
-            "an executor is ray, dask or mpi",
-            expected="ray://HOST:PORT or dask://HOST:PORT, for a cluster elsewhere",
-            found=name,
-        )
 
 
 def _unreachable(name: str, error: Exception) -> BadOption:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadOption
-from ..integrations.engines import refuse_unknown
+from ..integrations.engine_names import refuse_unknown
 from .averages import number_of_saves, refuse_beside_average
 from .common import Opening, Recorded, check, digest, directory_of, fill, reflink, refuse_fill_alone, replicas, restart
 from .declaration import Group, Switch, in_order, option
