@@ -112,7 +112,7 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
                 stage.need(output.plan.sizes, cloned_bytes=cost.cloned_bytes)
                 refuse_what_would_not_load(stage.folder, output, side_files, opened)
             options.doing("comparing values")
-            checks = checked(output, opened, inputs, stage, check=options.check, replicas=options.replicas)
+            checks = checked(output, opened, inputs, stage, options)
             recomputed = Recomputed(checks=(), not_checked=())
             if stage.is_publishing:
                 sizes = stage.finish()

@@ -13,7 +13,7 @@ from ..archive.model_files import CONFIG, DIFFUSERS_WEIGHTS, WEIGHTS
 from ..catalog.facts import Unsaved
 from ..errors import BadOption, StoreFailed, WrongNames, ZeroConsolidateError
 from ..naming.fit import Named, fit
-from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base, refuse_unsaved
+from ..opening.unsaved import NO_ADDITIONS, Additions, frozen_of_base, refuse_unsaved
 from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
 from ..plan.layout import FilePlan

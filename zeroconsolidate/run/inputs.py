@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from .files import Files
 
@@ -70,6 +70,11 @@ def side_by_side(inputs: Inputs, count: int) -> Iterator[tuple[Inputs, ...]]:
     """Inputs for so many threads, the first of them `inputs`. They share its files, and nothing else."""
     with ExitStack() as stack:
         yield (inputs, *(stack.enter_context(Inputs(inputs.files)) for _ in range(count - 1)))
+
+
+def threads_for(workers: int | Literal["auto"]) -> int:
+    """How many threads read, compare or hash values: by default one for each processor."""
+    return processors() if workers == "auto" else workers
 
 
 def processors() -> int:
