@@ -123,7 +123,11 @@ MUTATIONS = (
     Mutation(
         "what an earlier run wrote counts in the checksum",
         "run/test_checksum.py",
-        ("run/checksum.py", "            self.value = zlib.crc32(part, self.value)\n", "            pass\n"),
+        (
+            "run/checksum.py",
+            "output.read_into(here, part)\n            self.value = zlib.crc32(part, self.value)\n",
+            "output.read_into(here, part)\n",
+        ),
     ),
     Mutation(
         "fragments are held against their checksums",

@@ -124,6 +124,18 @@ def restart() -> bool:
     return option(False, "start from the beginning, do not continue an interrupted conversion", group=Group.OUTPUT)
 
 
+def reflink(them: str, less: str = "") -> Literal["auto", "always", "never"]:
+    return option(
+        "auto",
+        "how to use a file system that can share blocks between files, such as XFS or Btrfs: `auto` clones "
+        f"{them} instead of copying them{less}, `always` refuses to convert if nothing can be cloned, `never` makes "
+        "copies",
+        group=Group.OUTPUT,
+        choices=("auto", "always", "never"),
+        decides="bytes",
+    )
+
+
 def fill(them: str) -> str | PathLike[str] | Sequence[str | PathLike[str]]:
     return option(
         (),

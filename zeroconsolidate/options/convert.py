@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..errors import BadOption
 from .averages import number_of_saves, refuse_beside_average
-from .common import Opening, Recorded, check, digest, directory_of, fill, refuse_fill_alone, replicas, restart
+from .common import Opening, Recorded, check, digest, directory_of, fill, reflink, refuse_fill_alone, replicas, restart
 from .declaration import Group, Switch, in_order, option
 from .steps import Transform, refuse_states_of, steps
 from .values import dtype_name, parse_size, worker_count
@@ -186,15 +187,7 @@ class Options(Recorded):
     overwrite: bool = option(
         False, "replace the model in the output directory once the new one is complete", group=Group.OUTPUT
     )
-    reflink: Literal["auto", "always", "never"] = option(
-        "auto",
-        "how to use a file system that can share blocks between files, such as XFS or Btrfs: `auto` clones weights "
-        "instead of copying them if most of them can be cloned, `always` refuses to convert if nothing can, `never` "
-        "makes copies",
-        group=Group.OUTPUT,
-        choices=("auto", "always", "never"),
-        decides="bytes",
-    )
+    reflink: Literal["auto", "always", "never"] = reflink("weights", " if most of them can be cloned")
     average: str | None = option(
         None,
         "write the mean of several checkpoints, each of which is a path of its own, or of the {last} saves of a run "
@@ -226,6 +219,24 @@ class Options(Recorded):
         switches=(Switch("--no-model-card", False, "do not write a model card, `README.md`"),),
         choices=(True, False),
         decides="bytes",
+    )
+    quantize: Literal["fp8", "fp8-block", "int8"] | None = option(
+        None,
+        "quantize the linear layers of the model's blocks, in a format that vLLM, SGLang and transformers load: `fp8` "
+        "(E4M3, a scale for each row; compressed-tensors), `fp8-block` (E4M3, a scale for each 128x128 block; as "
+        "DeepSeek and Qwen publish it) or `int8` (weights only, a scale for each row; compressed-tensors)",
+        group=Group.OUTPUT,
+        choices=("fp8", "fp8-block", "int8"),
+        decides="tensors",
+    )
+    quantize_skip: Sequence[str] = option(
+        (),
+        "with {quantize}: leave tensors as they are whose name in the output matches a pattern such as "
+        "`'*.layers.0.*'`",
+        group=Group.OUTPUT,
+        metavar="GLOB",
+        repeatable=True,
+        decides="tensors",
     )
     workers: int | Literal["auto"] = option(
         "auto",
@@ -262,7 +273,9 @@ class Options(Recorded):
         of_one = {"--rescue": self.rescue, "--optimizer": self.optimizer, "--tag": self.tag,
                   "--checkpoint": self.checkpoint}  # fmt: skip
         refuse_beside_average(self.average, of_one)
-        refuse_states_of(self.transforms, with_states=self.optimizer)
+        refuse_states_of([*self.transforms, *([self.quantize] if self.quantize else [])], with_states=self.optimizer)
+        if self.quantize_skip and self.quantize is None:
+            raise BadOption("--quantize-skip is used only with --quantize", expected="--quantize as well")
 
     @cached_property
     def base_directory(self) -> str | None:

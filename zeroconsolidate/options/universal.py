@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from .common import Recorded, check, digest, fill, refuse_fill_alone, replicas, restart
+from .common import Recorded, check, digest, fill, reflink, refuse_fill_alone, replicas, restart
 from .declaration import Group, option
 
 if TYPE_CHECKING:
@@ -25,13 +25,12 @@ class UniversalOptions(Recorded):
         decides="bytes",
     )
     fill: str | PathLike[str] | Sequence[str | PathLike[str]] = fill("checkpoint or model directory of an earlier step")
+    reflink: Literal["auto", "always", "never"] = reflink("tensors and files")
     restart: bool = restart()
     digest: Literal["sha256", "xxh3"] | None = digest()
     check: Literal["sample", "all", "none"] = check()
     replicas: Literal["equal", "first"] = replicas()
 
-    reflink: ClassVar[Literal["auto"]] = "auto"
-    """A checksum of every fragment is written, for which its bytes are read."""
     overwrite: ClassVar[bool] = False
     """Never: files of two universal checkpoints in one folder would be loaded together."""
     executor: ClassVar[None] = None
