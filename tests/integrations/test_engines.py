@@ -274,7 +274,7 @@ import runpy, sys
 from zeroconsolidate.outputs import spread
 from zeroconsolidate.write import stage
 spread.LEAST_BYTES = 2 << 20
-if sys.argv[1] == "abort":
+if __name__ == "__main__" and sys.argv[1] == "abort":
     import os, signal
     true, noted = stage.Stage.note, []
     def note(*arguments):
@@ -283,8 +283,9 @@ if sys.argv[1] == "abort":
         if len(noted) == 5:
             os.kill(os.getpid(), signal.SIGKILL)
     stage.Stage.note = note
-from zeroconsolidate.cli import main
-sys.exit(main(sys.argv[2:]))
+if __name__ == "__main__":  # workers import it, too
+    from zeroconsolidate.cli import main
+    sys.exit(main(sys.argv[2:]))
 """
 
 
