@@ -91,7 +91,8 @@ def _only(letter: str, names: Sequence[str]) -> list[str]:
 
 
 def _map(found: ModelComparison) -> Markup:
-    layers = list(found.layers)
+    # A layer whose tensors all have other shapes has no figures of its own.
+    layers = list(dict.fromkeys([*found.layers, *(tensor.layer for tensor in found.tensors if tensor.layer)]))
     columns = [*layers, OUTSIDE]
     place_of = {layer: place for place, layer in enumerate(columns)}
     kinds = [kind for kind in KINDS if any(tensor.kind == kind for tensor in found.tensors)]
