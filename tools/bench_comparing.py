@@ -16,15 +16,16 @@ import time
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 
-import torch
-from safetensors.torch import save_file
-
 OURS = [sys.executable, "-m", "zeroconsolidate", "compare"]
 WIDTH = 1024
 
 
 def make(folder: Path, millions: int) -> None:
     """`a`, its twin, one in which every element differs, and `a` in 16 bits."""
+    # Who measures imports nothing large: what a process has begun with counts as its peak.
+    import torch
+    from safetensors.torch import save_file
+
     torch.manual_seed(0)
     tensors = {"model.embed_tokens.weight": torch.randn(32_000, WIDTH), "lm_head.weight": torch.randn(32_000, WIDTH)}
     layers = max((millions * 10**6 - 2 * 32_000 * WIDTH) // (12 * WIDTH * WIDTH), 1)

@@ -7,9 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadOption
+from ..integrations.engine_names import refuse_unknown
 from .averages import number_of_saves, refuse_beside_average
 from .common import Opening, Recorded, check, digest, directory_of, fill, reflink, refuse_fill_alone, replicas, restart
 from .declaration import Group, Switch, in_order, option
+from .mapped import Mapped
 from .steps import Transform, refuse_states_of, steps
 from .values import dtype_name, parse_size, worker_count
 
@@ -246,13 +248,22 @@ class Options(Recorded):
         group=Group.OUTPUT,
         metavar="N|auto",
     )
-    executor: Executor | Callable[[], Executor] | None = option(
+    executor: str | Executor | Callable[[], Executor] | None = option(
         None,
-        "have the weights written by the workers of this executor, in tasks of some hundred megabytes: any with the "
-        "interface of `concurrent.futures`, or a function that makes one, which is called again if all of its workers "
-        "are lost",
+        "have the weights written by workers, in tasks of some hundred megabytes: `ray` and `dask` start them here, or "
+        "find the cluster of this machine, `ray://HOST:PORT` and `dask://HOST:PORT` name one elsewhere, `mpi` takes "
+        "the other ranks of `mpiexec`; in Python also any executor of `concurrent.futures`, or a function that makes "
+        "one, which is called again if its workers are lost",
         group=Group.MACHINES,
-        flag=None,
+        metavar="ray|dask|mpi",
+    )
+    map: Sequence[str] = option(
+        (),
+        "what is called OLD where the conversion was begun is NEW on the machines that write a part of it, with "
+        "{executor} or, given to one of them, as a part: `--map /scratch=/mnt/scratch`",
+        group=Group.MACHINES,
+        metavar="OLD=NEW",
+        repeatable=True,
     )
     restart: bool = restart()
     digest: Literal["sha256", "xxh3"] | None = digest()
@@ -263,6 +274,9 @@ class Options(Recorded):
         Opening.__post_init__(self)
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
         object.__setattr__(self, "workers", worker_count(self.workers))
+        if isinstance(self.executor, str):
+            refuse_unknown(self.executor)
+        Mapped.parse(self.map)
         if self.max_shard_size == "none":
             object.__setattr__(self, "max_shard_size", None)
         if self.max_shard_size is not None:
@@ -276,6 +290,11 @@ class Options(Recorded):
         refuse_states_of([*self.transforms, *([self.quantize] if self.quantize else [])], with_states=self.optimizer)
         if self.quantize_skip and self.quantize is None:
             raise BadOption("--quantize-skip is used only with --quantize", expected="--quantize as well")
+
+    @property
+    def places(self) -> Mapped:
+        """`map`, understood."""
+        return Mapped.parse(self.map)
 
     @cached_property
     def base_directory(self) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from .common import Recorded, check, digest, fill, reflink, refuse_fill_alone, replicas, restart
 from .declaration import Group, option
+from .mapped import EVERYTHING_HERE, Mapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,8 @@ class UniversalOptions(Recorded):
     """Never: files of two universal checkpoints in one folder would be loaded together."""
     executor: ClassVar[None] = None
     """One machine writes it."""
+    places: ClassVar[Mapped] = EVERYTHING_HERE
+    """Nor in parts."""
     workers: ClassVar[int] = 1
     """Everything is copied."""
     partial: ClassVar[bool] = False

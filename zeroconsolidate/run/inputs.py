@@ -6,6 +6,7 @@ import os
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from ..options.mapped import EVERYTHING_HERE
 from .files import Files
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from ..options.mapped import Mapped
     from .storage import Readable
 
 
@@ -34,10 +36,10 @@ class Inputs:
     of stores.
     """
 
-    def __init__(self, files: Readable | None = None) -> None:
+    def __init__(self, files: Readable | None = None, *, places: Mapped = EVERYTHING_HERE) -> None:
         self._closing = ExitStack()
         if files is None:
-            opened = Files()
+            opened = Files(places)
             self._closing.callback(opened.close)
             files = opened
         self.files = files
