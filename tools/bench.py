@@ -1,7 +1,7 @@
 """Measures conversions of a real checkpoint, side by side in one run: ours, DeepSpeed's, and a plain copy.
 
     python tools/bench.py make  --dir DIR              trains the checkpoints with DeepSpeed (needs the extra)
-    python tools/bench.py run   --dir DIR [--repeat 5] prints the table of the README
+    python tools/bench.py run   --dir DIR [--repeat 5] prints tables of docs/measured.md
     python tools/bench.py run   --dir DIR --what universal --only large_z2 large_z3 --cold
                                                        prints that of universal checkpoints
 

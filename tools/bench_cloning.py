@@ -1,11 +1,13 @@
-"""Conversions on a file system that shares blocks, side by side with `cp`: tables in docs/cloning.md and the README.
+"""Conversions on a file system that shares blocks, side by side with `cp`: tables in docs/cloning.md.
 
     python tools/bench_cloning.py run CHECKPOINT … [--repeat 5]    of checkpoints that `bench.py make` made, moved there
     python tools/bench_cloning.py growth --dir DIR                 of 1 GB and of 10 GB, made in DIR
+    python tools/bench_cloning.py workers CHECKPOINT … [--cold]    copies and casts with 1 and 2 threads, on any disk
 
 Everything lies on the file system of the checkpoint, the output and what is copied too. As in `bench.py`, every command
-is a process of its own, each runs once in a round, the first round is not counted, and quoted are medians. "New" is
-what the file system has less of free space afterwards, in the last round.
+is a process of its own, each runs once in a round, the first round is not counted, and quoted are medians. With
+`--cold` the page cache is emptied before each command (needs root). "New" is what the file system has less of free
+space afterwards: file systems go on freeing for a while after a file is gone, so that is waited for.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -42,41 +45,73 @@ def commands(checkpoint: Path, scratch: Path) -> dict[str, list[str]]:
     }
 
 
-def clear(scratch: Path) -> int:
-    """Take away the last output and let the disk finish; returns the free bytes."""
+def with_workers(checkpoint: Path, scratch: Path) -> dict[str, list[str]]:
+    """What is compared, by label: nothing is cloned."""
+    ours = [sys.executable, "-m", "zeroconsolidate", "convert", str(checkpoint), str(scratch / "out"), "--quiet",
+            "--reflink", "never"]  # fmt: skip
+    found = {COPY: ["sh", "-c", f"cp -r --reflink=never {scratch}/reference {scratch}/out && sync -f {scratch}/out"]}
+    for dtype in ("fp32", "bf16"):
+        for files, more in (("one file", []), ("shards", ["--max-shard-size", "256MB"])):
+            for workers in ("1", "2"):
+                label = f"{dtype}, {files}, {workers} thread{'s' * (workers != '1')}"
+                found[label] = [*ours, "--dtype", dtype, *more, "--workers", workers]
+    return found
+
+
+def clear(scratch: Path, *, cold: bool = False) -> None:
+    """Take away the last output and let the disk finish."""
     shutil.rmtree(scratch / "out", ignore_errors=True)
-    return synced(scratch)
-
-
-def synced(scratch: Path) -> int:
     subprocess.run(["sync", "-f", str(scratch)], check=True)
-    status = os.statvfs(scratch)
-    return status.f_bfree * status.f_frsize
+    if cold:
+        Path("/proc/sys/vm/drop_caches").write_text("1")
 
 
-def compare(checkpoint: Path, repeat: int) -> str:
+def free_bytes(scratch: Path) -> int:
+    """The free bytes, when they have been the same for a second."""
+    before, since = -1, 0.0
+    while True:
+        subprocess.run(["sync", "-f", str(scratch)], check=True)
+        status = os.statvfs(scratch)
+        free = status.f_bfree * status.f_frsize
+        if free != before:
+            before, since = free, time.monotonic()
+        elif time.monotonic() - since > 1:
+            return free
+        time.sleep(0.1)
+
+
+def compare(verb: str, checkpoint: Path, repeat: int, *, cold: bool) -> str:
     """A table: rounds of all commands on one checkpoint."""
     scratch = checkpoint.parent / "scratch"
+    compared = {"run": commands, "workers": with_workers}[verb](checkpoint, scratch)
     scratch.mkdir(exist_ok=True)
     shutil.rmtree(scratch / "reference", ignore_errors=True)
     subprocess.run([*commands(checkpoint, scratch)[OURS][:-2], str(scratch / "reference"), "--quiet"],
                    check=True, stderr=subprocess.DEVNULL)  # fmt: skip
     runs: dict[str, list[Run]] = {}
-    new: dict[str, int] = {}
+    new: dict[str, list[int]] = {}
     for number in range(repeat + 1):
-        for label, command in commands(checkpoint, scratch).items():
-            before = clear(scratch)
+        for label, command in compared.items():
+            clear(scratch, cold=cold)
+            counted = number > 0 and verb == "run"
+            before = free_bytes(scratch) if counted else 0
             run = measure(command)
             if number:
                 runs.setdefault(label, []).append(run)
-            new[label] = before - synced(scratch)
+            if counted:
+                new.setdefault(label, []).append(before - free_bytes(scratch))
             print(f"  round {number}  {label:<40} {run.wall:6.2f} s", file=sys.stderr)
     shutil.rmtree(scratch)
-    lines = [f"**{checkpoint}**", "", "| | time | of the copy | CPU time | new on the disk |", "|---|--:|--:|--:|--:|"]
+    lines = [f"**{checkpoint}**{', page cache emptied' if cold else ''}", "",
+             "| | time | of the copy | CPU time | peak memory |" + " new on the disk |" * bool(new),
+             "|---|--:|--:|--:|--:|" + "--:|" * bool(new)]  # fmt: skip
     for label, measured in runs.items():
         ratio = statistics.median(run.wall / copy.wall for run, copy in zip(measured, runs[COPY], strict=True))
-        wall, cpu = (statistics.median(getattr(run, key) for run in measured) for key in ("wall", "cpu"))
-        lines.append(f"| {label} | {wall:.2f} s | {ratio:.2f} | {cpu:.2f} s | {new[label] / 1e6:.1f} MB |")
+        wall, cpu, peak = (
+            statistics.median(getattr(run, key) for run in measured) for key in ("wall", "cpu", "peak_mib")
+        )
+        room = f" {statistics.median(new[label]) / 1e6:.1f} MB |" if new else ""
+        lines.append(f"| {label} | {wall:.2f} s | {ratio:.3f} | {cpu:.2f} s | {peak:.0f} MiB |{room}")
     return "\n".join(lines)
 
 
@@ -133,15 +168,16 @@ def growth(directory: Path, repeat: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=("run", "growth"))
+    parser.add_argument("verb", choices=("run", "growth", "workers"))
     parser.add_argument("checkpoints", type=Path, nargs="*")
     parser.add_argument("--dir", type=Path)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--cold", action="store_true", help="empty the page cache before each command")
     options = parser.parse_args()
     if options.verb == "growth":
         print(growth(options.dir, options.repeat))
     for checkpoint in options.checkpoints:
-        print("\n" + compare(checkpoint, options.repeat))
+        print("\n" + compare(options.verb, checkpoint, options.repeat, cold=options.cold))
 
 
 if __name__ == "__main__":

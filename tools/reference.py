@@ -27,6 +27,7 @@ from zeroconsolidate.cli.flags import (
     WatchFlags,
 )
 from zeroconsolidate.options import (
+    AnswersOptions,
     CompareOptions,
     LoadingOptions,
     Opening,
@@ -69,6 +70,7 @@ VERBS = {
 
 PYTHON: dict[str, type] = {
     "open_checkpoint": ReadingOptions,
+    "compare_answers": AnswersOptions,
     "load_into": LoadingOptions,
     "state_dict": StateDictOptions,
 }

@@ -10,6 +10,7 @@ import inspect
 import re
 from dataclasses import fields
 
+from zeroconsolidate.answers.agreement import AnswersComparison, TextAgreement
 from zeroconsolidate.audit.comparison import ComparedSide, ComparedTensor, Figures, ModelComparison
 from zeroconsolidate.audit.findings import Verification
 from zeroconsolidate.integrations.surroundings import Surroundings
@@ -30,9 +31,8 @@ HEAD = """\
 
 With `--json` each command prints one JSON object on stdout, in one line. It has the fields below, and two more: `ok`
 says whether the exit code is 0, and `kind` says what the object is: `conversion`, `dry run`, `part`, `checkpoint`,
-`run`, `verification`, `comparison`, `watched`, `pruning`, `environment` or `error`. In Python the fields are
-attributes of what the
-functions return, and `to_dict()` gives them all. Warnings go to stderr.
+`run`, `verification`, `comparison`, `answers`, `watched`, `pruning`, `environment` or `error`. In Python the fields are
+attributes of what the functions return, and `to_dict()` gives them all. Warnings go to stderr.
 
 An error is printed twice: as a sentence on stderr, for people, and as this object on stdout, which has one object
 however the command ends. It has one field, `error`, with an object in it: `kind` (the class, such as `MissingFiles`),
@@ -88,6 +88,8 @@ PARTS: tuple[tuple[str, str, type, dict[str, tuple[str, str]]], ...] = (
     ),
     ("`a` and `b`", "Of `compare`.", ComparedSide, {}),
     ("An entry of `tensors` of `compare`", "A tensor that both have.", ComparedTensor, {}),
+    ("`compare --answers --json`", "The `kind` is `answers`. Python: `compare_answers`.", AnswersComparison, {}),
+    ("An entry of `texts`", "Of `compare --answers`.", TextAgreement, {}),
     ("Figures of `compare`", "Of a tensor, a kind, a layer, or the `whole`.", Figures, {}),
     (
         "`watch --json`",
@@ -125,6 +127,7 @@ _WORDS = {
     "ComparedSide": "side",
     "ComparedTensor": "tensor",
     "Figures": "figures",
+    "TextAgreement": "text agreement",
     "Part": "module",
     "Extent": "extent",
     "RescuedState": "state",

@@ -13,6 +13,7 @@ from typing import Any
 
 from reference_json import PARTS, documented, plain
 
+from zeroconsolidate.answers.agreement import AnswersComparison
 from zeroconsolidate.audit.comparison import ModelComparison
 from zeroconsolidate.audit.findings import Verification
 from zeroconsolidate.integrations.surroundings import Surroundings
@@ -34,6 +35,7 @@ KINDS: dict[str, type] = {
     "run": RunInfo,
     "verification": Verification,
     "comparison": ModelComparison,
+    "answers": AnswersComparison,
     "watched": Watched,
     "pruning": Pruning,
     "environment": Surroundings,

@@ -7,4 +7,4 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 . tools/described_environment.sh
 described_environment flagembedding
 python -m pytest -p no:cacheprovider tests/models/test_flagembedding.py tests/models/test_sentence_transformers.py \
-    tests/models/test_loads_transformers5.py tests/integrations/test_architecture.py "$@"
+    tests/models/test_loads_transformers5.py tests/integrations/test_architecture.py tests/answers/test_by_library.py "$@"

@@ -19,6 +19,7 @@ which:
     outputs        a checkpoint and options -> a model directory or adapter, and the report
     saves          a run directory -> its saves, what each is good for, what can be removed
     audit          an output or a checkpoint -> what is wrong with it; two models -> how they differ
+    answers        two models and texts -> how far their answers agree
     reports        a result -> a page in HTML
     loading        tensors of a checkpoint -> a module, an engine or an optimizer in memory
     api            the functions of `__all__`: they take paths and options, and call one step after the other
@@ -36,6 +37,8 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .answers.agreement import AnswersComparison, TextAgreement
+    from .answers.compare import compare_answers
     from .api.converting import consolidate, consolidate_part, convert, estimate, finish_parts
     from .api.loading import load_into, load_into_engine, state_dict, to_torch_optimizer
     from .api.pruning import prune
@@ -89,6 +92,7 @@ if TYPE_CHECKING:
     from .transforms.transform import Transform
 
 __all__ = [
+    "AnswersComparison",
     "BackgroundRun",
     "BadIndex",
     "BadOption",
@@ -126,6 +130,7 @@ __all__ = [
     "StoreFailed",
     "TensorInfo",
     "TensorView",
+    "TextAgreement",
     "Transform",
     "UnsafePath",
     "UnsafePickle",
@@ -138,6 +143,7 @@ __all__ = [
     "ZeroConsolidateError",
     "__version__",
     "compare",
+    "compare_answers",
     "consolidate",
     "consolidate_in_background",
     "consolidate_part",
@@ -160,6 +166,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AnswersComparison": "answers.agreement",
     "BackgroundRun": "training.background",
     "BadIndex": "errors",
     "BadOption": "errors",
@@ -198,6 +205,7 @@ _HOMES = {
     "TensorInfo": "opening.info",
     "TensorView": "outputs.views",
     "Transform": "transforms.transform",
+    "TextAgreement": "answers.agreement",
     "UnsafePath": "errors",
     "UnsafePickle": "errors",
     "UnsupportedLayout": "errors",
@@ -208,6 +216,7 @@ _HOMES = {
     "WrongNames": "errors",
     "ZeroConsolidateError": "errors",
     "compare": "audit.compare",
+    "compare_answers": "answers.compare",
     "consolidate": "api.converting",
     "consolidate_in_background": "training.background",
     "consolidate_part": "api.converting",

@@ -214,6 +214,7 @@ def test_any_cut_into_rows_is_found_and_written(data: st.DataObject, tmp_path_fa
         "hub": {name: list(tensor.shape) for name, tensor in truth.items()},
         "hub_ties": {},
         "conversions": [e | {"inputs": [f"in{n}" for n in e["inputs"]]} for e in entries if e is not None],
+        "linears": [],
     }
     root = tmp_path_factory.mktemp("rows")
     save(Run(stage=2, world_size=2, groups=[values]), root / "in")

@@ -111,7 +111,7 @@ EVERYTHING: dict[str, Any] = {
     "names": "stored",
     "rename": ["c=d"], "allow_missing": True, "set_config": ["n=1"], "sentence_transformers": "cls",
     "rescue": "zeros", "fill": ["/e/f"], "optimizer": True, "reflink": "always",
-    "average": None, "last": None, "transforms": [], "model_card": False,
+    "average": None, "last": None, "transforms": [], "model_card": False, "quantize": None, "quantize_skip": [],
 }  # fmt: skip
 """As manifests have listed them since the first, in this order; what is new comes last."""
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from command import refusal
 from command import zeroconsolidate as command
+from fixtures import FIXTURES
 from model_cases import ROOT
 from safetensors.torch import load_file
 from zero_model import Run, save
@@ -218,3 +219,11 @@ class TestTheCommand:
         assert done.stdout.splitlines()[-1] == f'SentenceTransformer("{tmp_path / "out"}")'
         (tmp_path / "in/config.json").write_text("{")
         assert "config.json is not JSON" in refusal(command("convert", tmp_path / "in", tmp_path / "out2"))
+
+
+def test_experts_are_counted_under_the_name_that_older_releases_read(tmp_path: Path) -> None:
+    """transformers 4.57 takes 128 experts without it, and fails to load."""
+    report = consolidate(FIXTURES / "models/qwen3_moe_z2/checkpoint", tmp_path / "out")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert (config["num_experts"], config["num_local_experts"]) == (4, 4)
+    assert "config.json: num_experts added, where older releases of transformers read it" in report.notes

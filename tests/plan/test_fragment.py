@@ -13,13 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeroconsolidate.archive.container import ZipContainer
+from zeroconsolidate.archive.located import LocatedStorage, contiguous
 from zeroconsolidate.catalog.training import Scaler
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import UnsupportedLayout
-from zeroconsolidate.plan.fragment import ALIGNMENT_BYTES, fragment, plain_file, plain_fragment
+from zeroconsolidate.plan.congruent import Sharing
+from zeroconsolidate.plan.fragment import ALIGNMENT_BYTES, MOST_MODULUS, fragment, plain_file, plain_fragment
 from zeroconsolidate.plan.layout import TensorPlan
 from zeroconsolidate.plan.patched import Zeros
 from zeroconsolidate.plan.pickled import Stored, pickled
+from zeroconsolidate.plan.pieces import View
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,3 +128,52 @@ def test_a_loss_scaler_comes_back_as_deepspeeds(tmp_path: Path):
 def test_what_cannot_be_written(value: object):
     with pytest.raises(UnsupportedLayout, match="cannot be written into a checkpoint"):
         pickled([value])
+
+
+class TestShared:
+    """The tensor begins where the input's bytes lie within a block."""
+
+    SIZE = 100_000
+
+    def planned(self, start: int, sharing: Sharing | None, *, size: int = SIZE) -> FragmentPlan:
+        storage = LocatedStorage(
+            file="optim_states.pt", key="0", start=start, numel=size // 4, dtype=DType.F32, big_endian=False
+        )
+        recipe = View(contiguous(storage, (size // 4,)))
+        tensor = TensorPlan(name="w", dtype=DType.F32, shape=(size // 4,), recipe=recipe, is_parameter=True)
+        return fragment("zero/w/fp32.pt", tensor, {"cat_dim": 0}, sharing=sharing)
+
+    @pytest.mark.parametrize("start", [0, 4, 4095 & ~3, 4096, 12_345 & ~3, 1_000_000])
+    @pytest.mark.parametrize("block_bytes", [1024, 4096, MOST_MODULUS])
+    def test_torch_loads_it(self, start: int, block_bytes: int, tmp_path: Path):
+        plan = self.planned(start, Sharing(block_bytes=block_bytes, apart=frozenset(), insisted=False))
+        assert len(plan.header) % block_bytes == start % block_bytes
+        whole_blocks = (start + self.SIZE) // block_bytes - -(-start // block_bytes)
+        assert plan.shared_bytes == whole_blocks * block_bytes
+        value = torch.randn(self.SIZE // 4)
+        path = written(plan, value.numpy().tobytes(), tmp_path / "fp32.pt")
+        for how in ({"weights_only": True}, {"weights_only": False}, {"mmap": True}):
+            assert torch.equal(torch.load(path, **how)["param"], value)
+        with zipfile.ZipFile(path) as file:
+            assert file.testzip() is None
+        with ZipContainer(str(path)) as container:
+            assert container.start("data/0") == len(plan.header)
+
+    @pytest.mark.parametrize(
+        ("size", "sharing"),
+        [
+            (SIZE, Sharing(block_bytes=4096, apart=frozenset({"optim_states.pt"}), insisted=True)),
+            (SIZE, Sharing(block_bytes=2 * MOST_MODULUS, apart=frozenset(), insisted=True)),
+            (60_000, Sharing(block_bytes=4096, apart=frozenset(), insisted=False)),
+            (4000, Sharing(block_bytes=4096, apart=frozenset(), insisted=True)),
+        ],
+        ids=["on another disk", "of larger blocks than a header can be padded by", "small", "less than a block"],
+    )
+    def test_not(self, size: int, sharing: Sharing):
+        plan = self.planned(4, sharing, size=size)
+        assert plan == self.planned(4, None, size=size)
+        assert plan.shared_bytes == 0
+        assert len(plan.header) % ALIGNMENT_BYTES == 0
+
+    def test_always_shares_small_ones(self):
+        assert self.planned(4, Sharing(block_bytes=4096, apart=frozenset(), insisted=True), size=60_000).shared_bytes

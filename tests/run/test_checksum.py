@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeroconsolidate.run.checksum import Checksummed
-from zeroconsolidate.run.storage import Writable
+from zeroconsolidate.run.storage import Readable, Writable, copy_range
 
 
 class Memory(Writable):
@@ -22,6 +22,33 @@ class Memory(Writable):
 
     def read_into(self, start: int, buffer: memoryview) -> None:
         buffer[:] = self.data[start : start + len(buffer)]
+
+
+class Source(Readable):
+    """One file in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def read_into(self, file: str, start: int, buffer: memoryview) -> None:
+        buffer[:] = self.data[start : start + len(buffer)]
+
+
+class Sharing(Memory):
+    """A file that shares so many bytes at a time, and of the rest of an extent that is shorter none."""
+
+    def __init__(self, share: int) -> None:
+        super().__init__()
+        self.share, self.shared = share, 0
+
+    def copy_from(self, source: Readable, file: str, file_start: int, size_bytes: int, start: int) -> int:
+        if size_bytes < self.share:
+            return 0
+        data = bytearray(self.share)
+        source.read_into(file, file_start, memoryview(data))
+        self.data[start : start + self.share] = data
+        self.shared += self.share
+        return self.share
 
 
 @given(
@@ -39,3 +66,15 @@ def test_it_is_that_of_the_bytes_in_the_file(data: bytes, start: int, size: int,
     block = memoryview(bytearray(len(data)))
     output.read_into(0, block)
     assert block == data
+
+
+@given(before=st.binary(max_size=9), data=st.binary(max_size=60), share=st.integers(1, 20), shares=st.booleans())
+def test_what_is_shared_counts_too(before: bytes, data: bytes, share: int, shares: bool):
+    output = Sharing(share)
+    checked = Checksummed(output, start=len(before), stop=len(before) + len(data), written=0, shares=shares)
+    checked.write(before, 0)
+    block = memoryview(bytearray(7))
+    copy_range(Source(b"?" + data), "file", 1, len(data), checked, len(before), block=block, reached=lambda _: None)
+    assert output.data == before + data
+    assert checked.value == zlib.crc32(data)
+    assert output.shared == (len(data) // share * share if shares else 0)

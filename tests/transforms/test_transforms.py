@@ -244,7 +244,7 @@ def test_what_is_no_transformation(tmp_path: Path):
 def test_what_it_cannot_be_used_with(tmp_path: Path):
     with pytest.raises(BadOption, match=r"optimizer.* cannot be used with transformations"):
         consolidate(SOURCE, tmp_path / "out", transforms=[Scale(2.0)], optimizer=True)
-    with pytest.raises(BadOption, match="transformations are of models, not of adapters"):
+    with pytest.raises(BadOption, match="transformations are for models, not for adapters"):
         consolidate(FIXTURES / "models/lora_z3/checkpoint", tmp_path / "out", transforms=[Scale(2.0)])
     with pytest.raises(BadOption, match=r"there is no config.json to set x in"):
         consolidate(

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 import synthetic
+import torch
 from cloned import checkpoint_in, consolidate, contents, tensors
 from command import REPOSITORY
 from disks import MAKERS, Disk, disk
 from fixtures import FIXTURES
 
 import zeroconsolidate
+from zeroconsolidate.api.universal import dry_run_universal
 from zeroconsolidate.errors import BadOption, OutputFailed, ZeroConsolidateError
-from zeroconsolidate.plan import congruent
+from zeroconsolidate.plan import congruent, fragment
 from zeroconsolidate.write import part
 
 if TYPE_CHECKING:
@@ -148,6 +150,52 @@ class TestWhatIsShared:
         assert (cost.output_bytes, cost.input_bytes) == (report.bytes_written, report.bytes_read)
         assert zeroconsolidate.estimate(checkpoint, names="stored").cloned_bytes == 0
         assert sorted(path.name for path in place.iterdir()) == ["out", "z3"]
+
+
+class TestUniversal:
+    """Fragments are cloned where a tensor is larger than a block, and files beside them that are copied whole."""
+
+    @pytest.fixture(autouse=True)
+    def small_ones_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fragment, "LEAST_SHARED_BYTES", 1)
+
+    @pytest.mark.parametrize("case", ["llm_untied_z2", "m3_z3", "mixtral_z3"])
+    def test_torch_finds_the_same_in_it(self, shared: Disk, place: Path, case: str) -> None:
+        checkpoint = place / "checkpoint"
+        shutil.copytree(FIXTURES / "models" / case / "checkpoint", checkpoint)
+        shared.used_bytes()
+        report = zeroconsolidate.universal(checkpoint, place / "out", digest="sha256")
+        assert not zeroconsolidate.universal(checkpoint, place / "copied", reflink="never").cloned_bytes
+        assert zeroconsolidate.verify(place / "out").ok
+        assert zeroconsolidate.verify(place / "out", against=checkpoint).ok
+        shutil.rmtree(checkpoint)
+        for path in (place / "out").rglob("*.pt"):
+            shared.forget(path)
+        assert zeroconsolidate.verify(place / "out").ok
+        assert report.cloned_bytes
+        names = sorted(path.relative_to(place / "out") for path in (place / "out").rglob("zero/*/*.pt"))
+        assert names == sorted(path.relative_to(place / "copied") for path in (place / "copied").rglob("zero/*/*.pt"))
+        for name in names:
+            found, copied = (torch.load(place / root / name, weights_only=False) for root in ("out", "copied"))
+            if name.name == "step.pt":
+                assert found == copied
+                continue
+            assert torch.equal(found.pop("param"), copied.pop("param"))
+            assert found == copied
+
+    def test_says_what_is_cloned_beforehand(self, place: Path) -> None:
+        checkpoint = place / "checkpoint"
+        shutil.copytree(FIXTURES / "models" / "m3_z3" / "checkpoint", checkpoint)
+        expected = dry_run_universal(checkpoint, place / "out", reflink="always").cost
+        report = zeroconsolidate.universal(checkpoint, place / "out", reflink="always")
+        assert report.cloned_bytes == expected.cloned_bytes > 0
+
+    def test_always_says_why_not(self, place: Path, tmp_path: Path) -> None:
+        checkpoint = place / "checkpoint"
+        shutil.copytree(FIXTURES / "models" / "m3_z3" / "checkpoint", checkpoint)
+        with pytest.raises(BadOption, match="cannot share blocks with the checkpoint"):
+            zeroconsolidate.universal(checkpoint, tmp_path / "out", reflink="always")
+        assert not (tmp_path / "out").exists()
 
 
 class TestElsewhere:

@@ -20,7 +20,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
-from pages import PAGES, ROOT, clone, shell
+from pages import PAGES, README, ROOT, clone, shell
 
 from zeroconsolidate import consolidate, inspect
 
@@ -111,6 +111,29 @@ def test_what_other_converters_do_is_what_was_measured() -> None:
             counts = Counter(MEASURED[name][column]["result"] for name in names)
             expected = {"—": len(names)} if stated == "—" else counts_of(stated, len(names))
             assert {("—" if result == "-" else result): n for result, n in counts.items()} == expected, layout
+
+
+def test_the_readme_counts_what_was_measured() -> None:
+    """The table beside DeepSpeed's converters."""
+    table = README.read_text().partition("<!-- others -->")[2].partition("<!-- /others -->")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
+    by_row = {row[0]: row[1:] for row in cells}
+    judged = {
+        converter: Counter(case[converter]["result"] for case in MEASURED.values())
+        for converter in ("zero_to_fp32", "ds_to_universal")
+    }
+    (right,) = (row for row in by_row if row.startswith("of 132 checkpoints"))
+    assert all(counts.total() - counts["-"] == 132 for counts in judged.values())
+    assert by_row[right] == ["131", *(str(counts["right"]) for counts in judged.values())]
+    assert by_row["gets wrong, or incomplete, without a word"] == [
+        "0", *(str(counts["wrong"] + counts["incomplete"]) for counts in judged.values())
+    ]  # fmt: skip
+    measured = (ROOT / "docs/measured.md").read_text()
+    times = [cell for row in cells for cell in row[1:] if " s, " in cell]
+    assert len(times) == 4
+    for cell in times:
+        seconds, memory = cell.split(", ")
+        assert re.search(rf"^\| .* \| {re.escape(seconds)} \| .* \| {memory} \|$", measured, re.MULTILINE), cell
 
 
 def counts_of(stated: str, total: int) -> dict[str, int]:

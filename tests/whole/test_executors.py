@@ -18,8 +18,9 @@ import synthetic
 from command import environment
 from fixtures import FIXTURES
 
-from zeroconsolidate import consolidate, verify
+from zeroconsolidate import consolidate, consolidate_part, finish_parts, verify
 from zeroconsolidate.errors import BadOption, DamagedFile, OutputFailed
+from zeroconsolidate.options import Options
 from zeroconsolidate.outputs import spread, tasks
 from zeroconsolidate.outputs.tasks import Task, work
 from zeroconsolidate.plan import stretches
@@ -443,3 +444,72 @@ def test_a_complete_file_that_was_cut_is_never_taken_for_complete_again(
         consolidate(checkpoint, tmp_path / "out", executor=Here(ill), **OPTIONS)
     consolidate(checkpoint, tmp_path / "out", **OPTIONS)
     assert contents(tmp_path / "out") == straight
+
+
+class TestElsewhere:
+    """Workers that see checkpoint and output under another path: `--map`."""
+
+    def moved(self, checkpoint: Path, tmp_path: Path) -> Path:
+        """A second way to the same folders, which are not at their first while workers are at work."""
+        (tmp_path / "here").mkdir()
+        import shutil
+
+        shutil.copytree(checkpoint, tmp_path / "here/checkpoint")
+        return tmp_path / "here"
+
+    def test_workers(self, checkpoint: Path, tmp_path: Path, straight: dict[str, bytes]) -> None:
+        here, there = self.moved(checkpoint, tmp_path), tmp_path / "there"
+
+        class Moved(Here):
+            def submit(self, function: Any, task: Task) -> Future[Any]:  # type: ignore[override]
+                here.rename(there)
+                try:
+                    return super().submit(function, task)
+                finally:
+                    there.rename(here)
+
+        given = [f"{here}={there}"]
+        consolidate(here / "checkpoint", here / "out", executor=Moved(), map=given, **OPTIONS)
+        assert contents(here / "out") == straight
+        with pytest.raises(OutputFailed, match="there is no conversion that this task belongs to"):
+            consolidate(here / "checkpoint", here / "other", executor=Moved(), **OPTIONS)
+
+    def test_relative_paths_are_those_of_who_hands_out(
+        self, checkpoint: Path, tmp_path: Path, straight: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here = self.moved(checkpoint, tmp_path)
+        monkeypatch.chdir(here)
+
+        class Away(Here):
+            def submit(self, function: Any, task: Task) -> Future[Any]:  # type: ignore[override]
+                with monkeypatch.context() as patched:
+                    patched.chdir("/")
+                    return super().submit(function, task)
+
+        consolidate("checkpoint", "out", executor=Away(), **OPTIONS)
+        assert contents(here / "out") == straight
+
+    def test_parts(self, checkpoint: Path, tmp_path: Path, straight: dict[str, bytes]) -> None:
+        here, there = self.moved(checkpoint, tmp_path), tmp_path / "there"
+        consolidate_part(here / "checkpoint", here / "out", "1/2", **OPTIONS)
+        here.rename(there)
+        with pytest.raises(BadOption, match="an interrupted conversion with other options or input"):
+            consolidate_part(there / "checkpoint", there / "out", "2/2", **OPTIONS)
+        consolidate_part(there / "checkpoint", there / "out", "2/2", map=f"{here}={there}", **OPTIONS)
+        finish_parts(there / "checkpoint", there / "out", map=f"{here}={there}", **OPTIONS)
+        assert contents(there / "out") == straight
+
+    @pytest.mark.parametrize("given", ["/scratch", "scratch=/mnt", "/scratch=mnt", "=", ""])
+    def test_what_maps_nothing(self, given: str) -> None:
+        with pytest.raises(BadOption, match="--map is OLD=NEW, both absolute paths"):
+            Options(map=given)
+
+    def test_the_longest_fits(self) -> None:
+        places = Options(map=["/a=/x", "/a/b=/y", "/=/root"]).places
+        assert [places.seen(path) for path in ("/a/c", "/a/b/c", "/a", "/ab", "/a/bc")] == [
+            "/x/c",
+            "/y/c",
+            "/x",
+            "/root/ab",
+            "/x/bc",
+        ]

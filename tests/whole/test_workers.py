@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import struct
+import sys
+import zipfile
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fixtures import FIXTURES
 
-from zeroconsolidate import consolidate, estimate, verify
-from zeroconsolidate.errors import BadOption
+from zeroconsolidate import consolidate, estimate, universal, verify, verify_source
+from zeroconsolidate.audit import source
+from zeroconsolidate.errors import BadOption, WitnessMismatch
 from zeroconsolidate.outputs import weights
+from zeroconsolidate.run import compare as comparing
 from zeroconsolidate.run import execute as executor
 from zeroconsolidate.write import part
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from zeroconsolidate import Verification
 
 BASES = FIXTURES / "models" / "_bases"
 CASES = {
@@ -29,6 +41,8 @@ CASES = {
     "merged by rows and tokens": (FIXTURES / "models" / "lora_tokens_z2", {"lora": "merge", "base": BASES / "qwen2"}),
     "DoRA": (FIXTURES / "models" / "dora_z2", {"lora": "merge", "base": BASES / "llama"}),
     "experts": (FIXTURES / "models" / "mixtral_z3", {"dtype": "bf16"}),
+    "all compared": (FIXTURES / "z2_bf16", {"check": "all"}),
+    "replicas compared": (FIXTURES / "layouts" / "megatron_tp2_z1", {"check": "all"}),
 }
 
 
@@ -36,6 +50,9 @@ CASES = {
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "BLOCK_BYTES", 256)
     monkeypatch.setattr(executor, "PIECE_BYTES", 1024)
+    monkeypatch.setattr(comparing, "BLOCK_BYTES", 32)
+    monkeypatch.setattr(comparing, "PIECE_BYTES", 128)
+    monkeypatch.setattr(source, "PIECE_BYTES", 128)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -55,27 +72,27 @@ def test_the_output_is_the_same(case: str, tmp_path: Path):
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 2)])
 def test_it_is_continued_with_another_number(before: int, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(part, "SYNC_BYTES", 512)
-    source, options = FIXTURES / "z2_fp32" / "checkpoint", {"dtype": "bf16"}
-    consolidate(source, tmp_path / "straight", **options)
+    checkpoint, options = FIXTURES / "z2_fp32" / "checkpoint", {"dtype": "bf16"}
+    consolidate(checkpoint, tmp_path / "straight", **options)
 
     def stop(done: int, total: int) -> None:
         if done > total // 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        consolidate(source, tmp_path / "out", workers=before, progress=stop, **options)
-    report = consolidate(source, tmp_path / "out", workers=after, **options)
+        consolidate(checkpoint, tmp_path / "out", workers=before, progress=stop, **options)
+    report = consolidate(checkpoint, tmp_path / "out", workers=after, **options)
     assert report.resumed_bytes > 0
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
-    assert verify(tmp_path / "out", against=source).ok
+    assert verify(tmp_path / "out", against=checkpoint).ok
 
 
 def test_auto_is_one_for_each_processor_where_something_is_computed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(weights, "processors", lambda: 6)
-    source = FIXTURES / "z2_fp32" / "checkpoint"
+    checkpoint = FIXTURES / "z2_fp32" / "checkpoint"
 
     def memory(**options: Any) -> int:
-        return estimate(source, **options).peak_memory_bytes
+        return estimate(checkpoint, **options).peak_memory_bytes
 
     assert memory(dtype="bf16") == memory(dtype="bf16", workers=6) > memory(dtype="bf16", workers=1)
     assert memory() == memory(workers=1)
@@ -91,3 +108,116 @@ def test_what_is_no_number_of_threads_is_refused(workers: Any, tmp_path: Path):
 def test_the_number_is_not_part_of_the_output(tmp_path: Path):
     consolidate(FIXTURES / "z2_fp32" / "checkpoint", tmp_path / "out", workers=3)
     assert "workers" not in json.loads((tmp_path / "out" / "zeroconsolidate.json").read_text())["options"]
+
+
+def flip(path: Path, *positions: int) -> None:
+    data = bytearray(path.read_bytes())
+    for position in positions:
+        data[position] ^= 0xFF
+    path.write_bytes(data)
+
+
+def spoil(path: Path, step: int) -> None:
+    """Change bytes in the largest tensors of a file of torch."""
+    with zipfile.ZipFile(path) as file:
+        tensors = [info for info in file.infolist() if "/data/" in info.filename]
+    data = path.read_bytes()
+    for info in tensors:
+        if info.file_size == max(info.file_size for info in tensors):
+            names = struct.unpack_from("<2H", data, info.header_offset + 26)
+            start = info.header_offset + 30 + sum(names)
+            flip(path, *range(start + 3, start + info.file_size, step))
+
+
+def all_found(check: Callable[..., Verification], *paths: Path, **options: Any) -> Verification:
+    """What is found, the same with any number of threads."""
+    alone, *others = (replace(check(*paths, workers=workers, **options), seconds=0.0) for workers in (1, 2, 5))
+    assert all(other == alone for other in others)
+    return alone
+
+
+class TestVerify:
+    """What is wrong, in which order, and what was read does not depend on the number of threads."""
+
+    def test_a_model_by_itself(self, tmp_path: Path):
+        out = tmp_path / "out"
+        consolidate(FIXTURES / "z3_bf16" / "checkpoint", out, max_shard_size="1KB", digest="sha256")
+        assert all_found(verify, out).ok
+        shards = sorted(out.glob("*.safetensors"))
+        for shard in shards[1::2]:
+            flip(shard, -1)
+        os.truncate(shards[0], shards[0].stat().st_size - 4)
+        found = all_found(verify, out)
+        named = [problem for problem in found.problems if "sha256 differs" in problem]
+        assert [problem.split(":")[0] for problem in named] == sorted(p.name for p in {shards[0], *shards[1::2]})
+
+    @pytest.mark.parametrize("case", ["z2_bf16", "z3_w3"])
+    def test_a_model_against_its_checkpoint(self, case: str, tmp_path: Path):
+        checkpoint, out = FIXTURES / case / "checkpoint", tmp_path / "out"
+        consolidate(checkpoint, out)
+        assert all_found(verify, out, against=checkpoint).ok
+        data = (out / "model.safetensors").read_bytes()
+        (header_bytes,) = struct.unpack_from("<Q", data)
+        header = json.loads(data[8 : 8 + header_bytes])
+        # The first byte of each: the pieces behind it are as they should be.
+        flip(
+            out / "model.safetensors",
+            *(8 + header_bytes + header[name]["data_offsets"][0] for name in header if name != "__metadata__"),
+        )
+        found = all_found(verify, out, against=checkpoint)
+        assert len(found.problems) == found.tensors
+        first = re.compile(r"differs first at element \[(0(, 0)*)?\]")  # of a scalar there is no index
+        assert all(first.search(problem) for problem in found.problems)
+
+    @pytest.mark.parametrize("case", ["z1_fp16", "z2_bf16", "z3_w3", "layouts/megatron_tp2_z1"])
+    def test_a_checkpoint(self, case: str, tmp_path: Path):
+        shutil.copytree(FIXTURES / case / "checkpoint", tmp_path / "checkpoint")
+        assert all_found(verify_source, tmp_path / "checkpoint").ok
+        for path in (tmp_path / "checkpoint").glob("*/*optim_states.pt"):
+            spoil(path, 100)
+        found = all_found(verify_source, tmp_path / "checkpoint")
+        assert sum("CRC-32 is wrong" in problem for problem in found.problems) > 1
+
+    def test_a_universal_checkpoint(self, tmp_path: Path):
+        checkpoint, out = FIXTURES / "z2_bf16" / "checkpoint", tmp_path / "out"
+        universal(checkpoint, out)
+        assert all_found(verify, out).ok
+        assert all_found(verify, out, against=checkpoint).ok
+        fragments = sorted(out.glob("*/zero/*/exp_avg.pt"))
+        for fragment in fragments:
+            spoil(fragment, 1000)
+        assert len(all_found(verify, out).problems) == len(fragments)
+        all_found(verify, out, against=checkpoint)
+
+
+def test_the_first_master_that_differs_is_told(tmp_path: Path):
+    shutil.copytree(FIXTURES / "z2_bf16" / "checkpoint", tmp_path / "checkpoint")
+    (path,) = (tmp_path / "checkpoint").glob("*/mp_rank_00_model_states.pt")
+    spoil(path, 50)
+    told = set()
+    for workers in (1, 2, 5):
+        with pytest.raises(WitnessMismatch) as raised:
+            consolidate(tmp_path / "checkpoint", tmp_path / "out", check="all", workers=workers)
+        told.add(str(raised.value))
+    assert len(told) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_callers_thread_reports(tmp_path: Path):
+    """A callback that raises, or draws, is not called from a thread that it does not know."""
+    consolidate(FIXTURES / "z3_bf16" / "checkpoint", tmp_path / "out", max_shard_size="1KB", digest="sha256")
+    told: list[tuple[int, int]] = []
+
+    def stop(done: int, total: int) -> None:
+        told.append((done, total))
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            verify(tmp_path / "out", workers=4, progress=stop)
+    finally:
+        sys.setswitchinterval(before)
+    assert told == sorted(told)

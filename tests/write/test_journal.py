@@ -125,11 +125,12 @@ def test_where_no_thread_can_be_started_the_sync_is_made_at_once(
 ) -> None:
     """A limit on the address space leaves no room for a thread's stack."""
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(part, "SYNC_BYTES", 1)
-    monkeypatch.setattr(threading, "_start_new_thread", refuse)
+    starting = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
+    monkeypatch.setattr(threading, starting, refuse)  # since Python 3.13 it is the first
     true, synced = os.fsync, []
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), true(fd))[1])
     with pytest.raises(ZeroDivisionError), staged(tmp_path / "out") as half, half.weights("a", SIZE) as weights:

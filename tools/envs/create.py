@@ -3,7 +3,8 @@
     python tools/envs/create.py transformers4 .venv-transformers4
 
 A `# ---` line in a description ends a step: the requirements above it are installed by one pip command before those
-below it. `# --- no build isolation` builds the step's packages against what is already installed.
+below it. `# --- no build isolation` builds the step's packages against what is already installed, `# --- no
+dependencies` installs them alone.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
+_FLAGS = {"no build isolation": "--no-build-isolation", "no dependencies": "--no-deps"}
+
+
 def steps(description: str) -> list[tuple[list[str], list[str]]]:
     """(requirements, pip options) of each step, in order."""
     found: list[tuple[list[str], list[str]]] = [([], [])]
     for line in description.splitlines():
         if line.startswith("# ---"):
-            found.append(([], ["--no-build-isolation"] if "no build isolation" in line else []))
+            found.append(([], [flag for words, flag in _FLAGS.items() if words in line]))
         elif line.strip() and not line.startswith("#"):
             found[-1][0].append(line.strip())
     return found

@@ -50,6 +50,21 @@ MUTATIONS = (
         ("outputs/sharing.py", "if before is not None:", "if False:"),
     ),
     Mutation(
+        "the checksum of a fragment is that of what was shared, too",
+        "run/test_checksum.py",
+        ("run/checksum.py", "            self.value = zlib.crc32(part, self.value)\n        return got", "        return got"),
+    ),
+    Mutation(
+        "no fragment's header is padded by more than its length can say",
+        "plan/test_fragment.py::TestShared::test_not",
+        ("plan/fragment.py", "if sharing is not None and sharing.block_bytes <= MOST_MODULUS:", "if sharing is not None:"),
+    ),
+    Mutation(
+        "the tensor of a fragment begins where its bytes lie within a block",
+        "plan/test_fragment.py::TestShared::test_torch_loads_it",
+        ("plan/fragment.py", "padding = (residue - before) % modulus", "padding = -before % ALIGNMENT_BYTES"),
+    ),
+    Mutation(
         "a source that has become shorter is damaged, not one that cannot be cloned",
         f"{CLONE}::TestTheCall::test_a_source_that_has_become_shorter_is_damaged",
         ("run/local.py", "        if size_bytes < stop:", "        if False:"),

@@ -105,7 +105,7 @@ MUTATIONS = (
         "whole/test_layouts.py::test_drifted_replicas_are_refused",
         (
             "outputs/checks.py",
-            "        compare([comparison for comparison in found if not comparison.is_spare], inputs)\n",
+            "        compare([comparison for comparison in found if not comparison.is_spare], inputs, others=others)\n",
             "",
         ),
     ),

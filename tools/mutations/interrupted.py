@@ -214,7 +214,7 @@ MUTATIONS = (
     Mutation(
         "a source that changes meanwhile is noticed before anything is published",
         "whole/test_resume.py::test_a_source_that_changes_meanwhile_is_noticed",
-        ("outputs/make.py", "                refuse_changed(traits, start_over=again)\n", ""),
+        ("outputs/make.py", "                refuse_changed(traits, start_over=again, places=places)\n", ""),
     ),
     Mutation(
         "one conversion at a time into one output",

@@ -66,7 +66,11 @@ MUTATIONS = (
     Mutation(
         "a part that finds its input changed does not count",
         f"{TESTS}::TestRefused::test_a_checkpoint_that_changes_meanwhile",
-        ("outputs/parts.py", "            refuse_changed(traits, start_over=start_over(portion.folder))\n", ""),
+        (
+            "outputs/parts.py",
+            "            refuse_changed(traits, start_over=start_over(portion.folder), places=options.places)\n",
+            "",
+        ),
     ),
     Mutation(
         "overflows of all parts are counted",

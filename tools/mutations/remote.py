@@ -45,7 +45,7 @@ MUTATIONS = (
     Mutation(
         "stores are asked again before an output gets its name",
         f"{WHOLE}::TestErrors::test_a_checkpoint_that_changes_while_it_is_read",
-        ("write/fingerprint.py", '    look_anew(before["source"])\n', ""),
+        ("write/fingerprint.py", "    look_anew(paths)\n    for path, looks", "    for path, looks"),
     ),
     Mutation(
         "nothing in a store is overwritten unasked",

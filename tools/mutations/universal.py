@@ -123,17 +123,21 @@ MUTATIONS = (
     Mutation(
         "what an earlier run wrote counts in the checksum",
         "run/test_checksum.py",
-        ("run/checksum.py", "            self.value = zlib.crc32(part, self.value)\n", "            pass\n"),
+        (
+            "run/checksum.py",
+            "output.read_into(here, part)\n            self.value = zlib.crc32(part, self.value)\n",
+            "output.read_into(here, part)\n",
+        ),
     ),
     Mutation(
         "fragments are held against their checksums",
         f"{VERIFIED}::test_one_bit_of_a_fragment_is_found_twice",
-        (AUDIT, "for record in bad]\n", "for record in ()]\n"),
+        (AUDIT, "for record in found if record in bad]\n", "for record in ()]\n"),
     ),
     Mutation(
         "and against the values of the checkpoint",
         f"{VERIFIED}::test_a_fragment_that_torch_wrote_with_other_values",
-        (AUDIT, "    audit_against(weights, planned, frozenset(), inputs, findings, share=share)\n", ""),
+        (AUDIT, "    audit_against(weights, planned, frozenset(), inputs, findings, others=others, share=share)\n", ""),
     ),
     Mutation(
         "steps too",

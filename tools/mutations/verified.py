@@ -43,7 +43,7 @@ MUTATIONS = (
     Mutation(
         "names, dtypes and shapes are compared with the manifest",
         "audit/test_verify.py::TestOutput::test_what_the_manifest_lists_is_compared",
-        ("audit/output.py", "        if got != expected:\n", "        if False:\n"),
+        ("audit/output.py", "\n        if got != expected:\n", "\n        if False:\n"),
     ),
     Mutation(
         "tensors that the manifest does not list are a problem",
@@ -57,7 +57,7 @@ MUTATIONS = (
     Mutation(
         "files that are missing are a problem",
         DAMAGE,
-        ("audit/output.py", '            findings.problems.append(f"{name}: {reason(error)}")\n', ""),
+        ("audit/output.py", '            wrong.append(f"{name}: {reason(error)}")\n', ""),
     ),
     Mutation(
         "sizes are compared with the manifest",
@@ -67,12 +67,12 @@ MUTATIONS = (
     Mutation(
         "digests are compared with the manifest",
         "audit/test_verify.py::TestOutput::test_one_bit_is_found_and_traced_to_its_tensor",
-        ("audit/output.py", "        if got != entry[algorithm]:\n", "        if False:\n"),
+        ("audit/output.py", "                elif got != expected:\n", "                elif False:\n"),
     ),
     Mutation(
         "damage is traced to its tensor",
         "audit/test_verify.py::TestOutput::test_one_bit_is_found_and_traced_to_its_tensor",
-        ("audit/output.py", 'damaged = _damaged(directory, name, algorithm, manifest["tensors"])', "damaged = []"),
+        ("audit/output.py", 'damaged = _damaged(directory, name, file.algorithm, manifest["tensors"])', "damaged = []"),
     ),
     Mutation(
         "a manifest leads nowhere else",
@@ -142,7 +142,7 @@ MUTATIONS = (
         NAMED,
         (
             "audit/against.py",
-            '            findings.problems.append(f"{name}: the checkpoint has no such tensor")\n',
+            '            wrong[name] = "the checkpoint has no such tensor"\n',
             "",
         ),
     ),
@@ -172,12 +172,12 @@ MUTATIONS = (
     Mutation(
         "--source: CRC-32 of storages",
         f"{SOURCE}::test_one_bit_of_a_master_is_found_twice {SOURCE}::test_one_bit_of_a_model_file_is_found",
-        ("audit/source.py", "            if crc != expected:\n", "            if False:\n"),
+        ("audit/source.py", "            elif crc != record.stated:\n", "            elif False:\n"),
     ),
     Mutation(
         "--source: CRC-32 of every record that is used",
         f"{SOURCE}::test_one_bit_of_a_master_is_found_twice",
-        ("audit/source.py", 'if record != "data.pkl" and (first', "if (first"),
+        ("audit/source.py", 'if record == "data.pkl" or (first', "if (first"),
         ("audit/source.py", 'if record != "data.pkl" and not record.startswith("data/"):', 'if record != "data.pkl":'),
     ),
     Mutation(
@@ -192,7 +192,7 @@ MUTATIONS = (
     Mutation(
         "--source: masters against the 16-bit copies",
         f"{SOURCE}::test_masters_of_another_save_are_found_by_the_witness",
-        ("audit/source.py", "    _witness(catalog, stored, subset, inputs, findings)\n", ""),
+        ("audit/source.py", "    _witness(catalog, stored, subset, inputs, others, findings)\n", ""),
     ),
     Mutation(
         "--source: all of the masters",
@@ -216,7 +216,17 @@ MUTATIONS = (
     Mutation(
         "--source: ranks agree",
         f"{SOURCE}::test_ranks_that_do_not_agree_are_found",
-        ("audit/source.py", "    _replicas(catalog, subset, inputs, findings)\n", ""),
+        ("audit/source.py", "    _replicas(catalog, subset, inputs, others, findings)\n", ""),
+    ),
+    Mutation(
+        "every piece of a tensor is compared, whichever thread has it",
+        "whole/test_workers.py::TestVerify",
+        ("run/compare.py", "            found = found or result\n", "            found = result\n"),
+    ),
+    Mutation(
+        "in every thread, a piece is compared with its own",
+        "whole/test_workers.py::TestVerify",
+        ("run/compare.py", "if self._last is None or self._last[0] is not comparison:", "if self._last is None:"),
     ),
     Mutation(
         "the exit code is 1 if something is wrong",

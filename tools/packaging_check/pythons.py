@@ -51,7 +51,7 @@ def try_all(folder: Path, wheel: Path) -> int:
             continue
         environment = Environment(folder / f"python{version}", pythons[version])
         environment.install(str(wheel), *NEEDED)
-        command = ["-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "--timeout", "300", *tests]
+        command = ["-m", "pytest", "--no-header", "-p", "no:cacheprovider", "--timeout", "300", *tests]
         done = subprocess.run(
             [str(environment.folder / "bin/python"), *command], cwd=ROOT, check=False, capture_output=True, text=True,
             env=os.environ | {"PATH": f"{environment.folder}/bin:/usr/bin:/bin", "PYTHONPATH": ""},

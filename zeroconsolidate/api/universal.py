@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..opening.opened import open_to_resume
 from ..options import UniversalOptions, takes
 from ..outputs.make import Rehearsal, rehearse
+from ..outputs.sharing import refuse_unshared, sharing_of
 from ..outputs.universal import plan_universal
 from ..saves.target import settled
 from .writing import directory_for, found, made
@@ -76,4 +77,6 @@ def dry_run_universal(src: Roots, out: Path, options: UniversalOptions) -> Rehea
 def _planned_universal(src: Roots, directory: str, options: UniversalOptions) -> tuple[Opened, Output]:
     src, options = settled(src, options)
     opened = open_to_resume(src, options, found(src, directory, options))
-    return opened, plan_universal(opened)
+    output = plan_universal(opened, sharing_of(directory, opened.catalog.files, options))
+    refuse_unshared(output.plan, options)
+    return opened, output

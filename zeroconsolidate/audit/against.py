@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..archive.phrases import counted
-from ..errors import StoreFailed, ZeroConsolidateError
+from ..errors import ZeroConsolidateError
 from ..plan.pieces import View
-from ..run.compare import extents_of, first_difference
+from ..plan.witness import Comparison
+from ..run.compare import differences
 from .subset import choose
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ..archive.weights import Weights
     from ..options.share import Share
@@ -27,53 +28,49 @@ def audit_against(
     inputs: Inputs,
     findings: Findings,
     *,
+    others: Sequence[Inputs] = (),
     share: Share | None = None,
 ) -> None:
     """Compare every tensor in `weights` with the planned one of that name, cast to the dtype it was written in.
 
     `may_lack`: planned names that an output may leave out, because it has the same parameter under another name.
-    `share`: how much is to be read; names, shapes and dtypes are compared of all.
+    `others`: inputs for a further thread each. `share`: how much is to be read; names, shapes and dtypes are compared
+    of all.
     """
     subset = choose({name: each.numel * each.dtype.itemsize for name, each in weights.tensors.items()}, share)
     findings.files = len(weights.files)
     findings.tensors = len(weights.tensors)
-    compared = 0
+    wrong, comparisons = dict[str, str](), list[Comparison]()
     for name, tensor in weights.tensors.items():
         plan = planned.get(name)
         findings.compared[name] = "!"
         if plan is None:
             findings.compared[name] = "+"
-            findings.problems.append(f"{name}: the checkpoint has no such tensor")
+            wrong[name] = "the checkpoint has no such tensor"
             continue
         if tensor.shape != plan.shape:
-            findings.problems.append(
-                f"{name}: the shape differs; expected {list(plan.shape)}, got {list(tensor.shape)}"
-            )
+            wrong[name] = f"the shape differs; expected {list(plan.shape)}, got {list(tensor.shape)}"
             continue
         written, made = tensor.dtype, plan.recipe.dtype
         if written is not made and not (written.is_floating and made.kind.startswith("float")):
-            findings.problems.append(f"{name}: the dtype differs; expected {made.code}, got {written.code}")
+            wrong[name] = f"the dtype differs; expected {made.code}, got {written.code}"
             continue
         if name not in subset:
             findings.compared[name] = "?"
             continue
-        try:
-            with inputs.files.expecting(extents_of(plan.recipe, View(tensor), [(0, plan.numel)])):
-                found = first_difference(
-                    inputs, plan.recipe, View(tensor), start=0, stop=plan.numel, progress=findings.read
-                )
-        except StoreFailed:
-            raise
-        except ZeroConsolidateError as error:
-            findings.problems.append(f"{name}: {error}")
+        comparisons.append(Comparison(name=name, master=plan.recipe, copy=View(tensor), intervals=((0, plan.numel),)))
+    compared = 0
+    for comparison, found in differences(comparisons, inputs, others=others, progress=findings.read):
+        name = comparison.name
+        if isinstance(found, ZeroConsolidateError):
+            wrong[name] = str(found)
             continue
-        compared += plan.numel
+        compared += comparison.numel
         findings.compared[name] = "=" if found is None else "*"
         if found is not None:
-            index = _unravel(found.index, plan.shape)
-            findings.problems.append(
-                f"{name}: differs first at element {index}; expected {found.expected!r}, got {found.got!r}"
-            )
+            index = _unravel(found.index, planned[name].shape)
+            wrong[name] = f"differs first at element {index}; expected {found.expected!r}, got {found.got!r}"
+    findings.problems += [f"{name}: {wrong[name]}" for name in weights.tensors if name in wrong]
     lacking = [name for name in planned if name not in weights.tensors and name not in may_lack]
     findings.problems += [f"{name}: the output has no such tensor" for name in lacking]
     findings.compared |= dict.fromkeys(lacking, "-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..archive.json_file import parse_object
@@ -21,21 +22,30 @@ from ..outputs.model_card import CARD
 from ..outputs.modules import has_own_weights, modules_in
 from ..run.digest import digest_of
 from ..run.files import Files
+from ..run.together import in_order
 from ..write.refusals import JOURNAL, STAGING
 from .findings import NOT_WHOLE
 from .subset import choose
 from .universal import audit_universal, is_universal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ..options.share import Share
+    from ..run.inputs import Inputs
     from .findings import Findings
 
 
-def audit_output(directory: str, findings: Findings, *, base: str | None = None, share: Share | None = None) -> None:
-    """All checks; what is wrong goes into `findings`. `base`: directory of the original model. `share`: how much of the
-    files that have digests is to be read.
+def audit_output(
+    directory: str,
+    several: Sequence[Inputs],
+    findings: Findings,
+    *,
+    base: str | None = None,
+    share: Share | None = None,
+) -> None:
+    """All checks; what is wrong goes into `findings`. `several`: inputs for a thread each. `base`: directory of the
+    original model. `share`: how much of the files that have digests is to be read.
 
     Raises NotACheckpoint if there is no such directory.
     """
@@ -64,9 +74,9 @@ def audit_output(directory: str, findings: Findings, *, base: str | None = None,
         if weights is not None:
             _tensors(weights, manifest["tensors"], findings)
         # Fragments have checksums of their own.
-        _files(directory, manifest | ({"digest": "crc32"} if resumes else {}), findings, share)
+        _files(directory, manifest | ({"digest": "crc32"} if resumes else {}), several, findings, share)
     if resumes:
-        audit_universal(directory, findings, share=share)
+        audit_universal(directory, several, findings, share=share)
     else:
         _loading(directory, manifest or {}, base, findings)
 
@@ -140,50 +150,54 @@ def _tensors(weights: Weights, listed: Mapping[str, Any], findings: Findings) ->
     findings.checks.append("names, dtypes and shapes against the manifest")
 
 
-def _files(directory: str, manifest: Mapping[str, Any], findings: Findings, share: Share | None) -> None:
+def _files(
+    directory: str, manifest: Mapping[str, Any], several: Sequence[Inputs], findings: Findings, share: Share | None
+) -> None:
     """Sizes and digests as the manifest lists them; damage in weights is traced to the tensors it is in."""
-    digested = 0
     with_digest = {name: entry for name, entry in manifest["files"].items() if _algorithm(entry) is not None}
     subset = choose({name: entry["bytes"] for name, entry in with_digest.items()}, share)
+    problems: dict[str, list[str]] = {}
+    asked: list[_Asked] = []
     for name, entry in manifest["files"].items():
+        wrong = problems[name] = []
         path = os.path.join(directory, name)
         if os.path.isabs(name) or ".." in name.split("/"):
-            findings.problems.append(
-                f"{MANIFEST_NAME}: it names a file outside of the directory; got {described(name)}"
-            )
+            wrong.append(f"{MANIFEST_NAME}: it names a file outside of the directory; got {described(name)}")
             continue
         try:
             size_bytes = length(path)
         except OSError as error:
             if name == CARD:
                 continue  # it is there to be edited, or to be removed
-            findings.problems.append(f"{name}: {reason(error)}")
+            wrong.append(f"{name}: {reason(error)}")
             continue
         if name == CARD and size_bytes != entry.get("bytes"):
             findings.notes.append(f"{name}: edited since it was written")
             continue
         if size_bytes != entry.get("bytes"):
-            findings.problems.append(f"{name}: the size differs; expected {entry.get('bytes')} bytes, got {size_bytes}")
+            wrong.append(f"{name}: the size differs; expected {entry.get('bytes')} bytes, got {size_bytes}")
         algorithm = _algorithm(entry)
-        if algorithm is None or name not in subset:
-            continue
-        try:
-            with Files() as files:
-                got = digest_of(files, path, algorithm, progress=findings.read)
-        except BadOption as error:
-            findings.notes.append(f"{name}: digest not checked: {error}")
-            continue
-        except DamagedFile as error:
-            findings.problems.append(f"{name}: {error}")
-            continue
-        digested += 1
-        if got != entry[algorithm]:
-            if name == CARD:
-                findings.notes.append(f"{name}: edited since it was written")
-                continue
-            damaged = _damaged(directory, name, algorithm, manifest["tensors"])
-            where = f", in {', '.join(damaged)}" if damaged else ""
-            findings.problems.append(f"{name}: the {algorithm} differs{where}; expected {entry[algorithm]}, got {got}")
+        if algorithm is not None and name in subset:
+            asked.append(_Asked(name, path, algorithm))
+    digested, (inputs, *others) = 0, several
+    with in_order(_digest, asked, inputs, others=others, progress=findings.read) as results:
+        for file, got in results:
+            name, expected = file.name, manifest["files"][file.name][file.algorithm]
+            if isinstance(got, BadOption):
+                findings.notes.append(f"{name}: digest not checked: {got}")
+            elif isinstance(got, ZeroConsolidateError):
+                problems[name].append(f"{name}: {got}")
+            else:
+                digested += 1
+                if got != expected and name == CARD:
+                    findings.notes.append(f"{name}: edited since it was written")
+                elif got != expected:
+                    damaged = _damaged(directory, name, file.algorithm, manifest["tensors"])
+                    where = f", in {', '.join(damaged)}" if damaged else ""
+                    problems[name].append(
+                        f"{name}: the {file.algorithm} differs{where}; expected {expected}, got {got}"
+                    )
+    findings.problems += [text for texts in problems.values() for text in texts]
     subset.tell(findings, "file")
     sizes = counted(len(manifest["files"]), "file size")
     findings.checks.append(f"{sizes} and {counted(digested, 'digest')} against the manifest")
@@ -197,6 +211,22 @@ def _files(directory: str, manifest: Mapping[str, Any], findings: Findings, shar
 def _algorithm(entry: Mapping[str, Any]) -> str | None:
     """The kind of digest that a file has."""
     return next((key for key in ("sha256", "xxh3") if key in entry), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A file of which the manifest has a digest."""
+
+    name: str
+    path: str
+    algorithm: str
+
+
+def _digest(inputs: Inputs, file: _Asked, advance: Callable[[int], None]) -> tuple[_Asked, str | ZeroConsolidateError]:
+    try:
+        return file, digest_of(inputs.files, file.path, file.algorithm, progress=advance)
+    except (BadOption, DamagedFile) as error:
+        return file, error
 
 
 def _damaged(directory: str, file: str, algorithm: str, listed: Mapping[str, Any]) -> list[str]:

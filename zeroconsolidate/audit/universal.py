@@ -25,11 +25,11 @@ from ..plan.states import plain_step
 from ..plan.whole_file import WholeFilePlan, bytes_of
 from ..run.compare import first_difference
 from .against import audit_against
-from .source import damaged_records
+from .source import damaged, records_of
 from .subset import choose
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ..opening.opened import Opened
     from ..options.share import Share
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..plan.layout import TensorPlan
     from ..run.inputs import Inputs
     from .findings import Findings
+    from .source import Record
 
 _STEP = "step"
 
@@ -56,10 +57,15 @@ def is_universal(directory: str) -> bool:
     return is_file(os.path.join(directory, LATEST))
 
 
-def audit_universal(directory: str, findings: Findings, *, share: Share | None = None) -> None:
+def audit_universal(
+    directory: str, several: Sequence[Inputs], findings: Findings, *, share: Share | None = None
+) -> None:
     """Read every fragment, or a share of them, and compare its records with their CRC-32. What is wrong goes into
-    `findings`."""
-    records = 0
+    `findings`. `several`: inputs for a thread each."""
+    inputs, *others = several
+    records: dict[str, list[Record]] = {}
+    problems: dict[str, list[str]] = {}
+    names = []
     paths = dict(_paths(directory))
     subset = choose({name: size_bytes(path) for name, path in paths.items()}, share)
     for name, path in paths.items():
@@ -70,27 +76,37 @@ def audit_universal(directory: str, findings: Findings, *, share: Share | None =
                 _content(container)
                 if isinstance(container, ZipContainer):
                     starts = array("q", sorted(map(container.start, container.names)))
-                    bad, checked = damaged_records(container, starts, findings)
-                    records += checked
-                    findings.problems += [f"{name}: record {record} is damaged: its CRC-32 is wrong" for record in bad]
+                    records[name] = records_of(container, starts)
         except StoreFailed:
             raise
         except ZeroConsolidateError as error:
-            findings.problems.append(str(error))
+            problems[name] = [str(error)]
         findings.files += 1
+        names.append(name)
+    checked = [record for found in records.values() for record in found]
+    bad = damaged(checked, inputs, others, findings)
+    for name, found in records.items():
+        wrong = [(record.name, bad[record]) for record in found if record in bad]
+        problems[name] = [
+            f"{name}: record {record} is damaged: its CRC-32 is wrong" if error is None else f"{name}: {error}"
+            for record, error in wrong
+        ]
+    findings.problems += [problem for name in names for problem in problems.get(name, [])]
     subset.tell(findings, "fragment")
-    findings.checks.append(f"CRC-32 of {counted(records, 'record')} in {counted(findings.files, 'fragment')}")
+    findings.checks.append(f"CRC-32 of {counted(len(checked), 'record')} in {counted(findings.files, 'fragment')}")
 
 
 def audit_universal_against(
-    directory: str, opened: Opened, inputs: Inputs, findings: Findings, *, share: Share | None = None
+    directory: str, opened: Opened, several: Sequence[Inputs], findings: Findings, *, share: Share | None = None
 ) -> None:
-    """Compare it with what it should be made of: every value and step, and of what we wrote the other files, too."""
+    """Compare it with what it should be made of: every value and step, and of what we wrote the other files, too.
+    `several`: inputs for a thread each."""
+    inputs, *others = several
     expected = plan_universal(opened)
     found = fragments_of(directory)
     planned = _planned(expected)
     weights = replace(found.weights, tensors=_shaped(_trained(found, opened), planned))
-    audit_against(weights, planned, frozenset(), inputs, findings, share=share)
+    audit_against(weights, planned, frozenset(), inputs, findings, others=others, share=share)
     is_ours = is_file(os.path.join(directory, MANIFEST_NAME))
     for own, step in expected.steps.items():
         # DeepSpeed's converter writes none at stage 3.

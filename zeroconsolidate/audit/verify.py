@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..archive.printable import printable
@@ -16,12 +17,14 @@ from ..options.urls import normal
 from ..outputs.planned import plan_weights, with_recorded_base
 from ..outputs.universal import plan_universal
 from ..plan.build import sources
-from ..run.inputs import Inputs
+from ..run.inputs import Inputs, side_by_side, threads_for
 from ..saves.target import settled
 from .findings import Findings, Verification
 from .reopened import reopened
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..options import Path, Progress, Roots
 
 
@@ -69,15 +72,16 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     if against is None:
         options.doing("reading back")
         findings = _findings(options.progress, alone.work_bytes(directory))
-        alone.audit_output(directory, findings, base=options.base_directory, share=options.share)
+        with _several(options) as several:
+            alone.audit_output(directory, several, findings, base=options.base_directory, share=options.share)
         return _logged(findings.verification(directory, time.monotonic() - began))
     if is_universal(directory):
         against, options = settled(against, options)
         opened = open_whole(against, find(against, options.tag))
         options.doing("comparing values")
         findings = _findings(options.progress, 2 * sum(file.size_bytes for file in plan_universal(opened).plan.files))
-        with Inputs() as inputs:
-            audit_universal_against(directory, opened, inputs, findings, share=options.share)
+        with _several(options) as several:
+            audit_universal_against(directory, opened, several, findings, share=options.share)
         return _logged(findings.verification(directory, time.monotonic() - began))
     manifest = read_manifest(directory) or {}
     recorded = manifest.get("options", {})
@@ -97,8 +101,8 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     written = {owners[name] for name in weights.tensors if name in owners}
     aliases = frozenset(name for name, owner in owners.items() if owner in written)
     findings = _findings(options.progress, bytewise.work_bytes(weights, planned, options.share))
-    with Inputs() as inputs:
-        bytewise.audit_against(weights, planned, aliases, inputs, findings, share=options.share)
+    with _several(options) as (inputs, *others):
+        bytewise.audit_against(weights, planned, aliases, inputs, findings, others=others, share=options.share)
     if findings.problems and options.base is None and recorded.get("base"):
         findings.notes.append(
             f"the output was made with the base model {recorded['base']}: name its directory with --base, and compare "
@@ -144,8 +148,8 @@ def verify_source(src: Roots, options: SourceOptions) -> Verification:
     stored = sources(catalog)
     options.doing("reading all values")
     findings = _findings(options.progress, work_bytes(catalog, stored, options.share))
-    with Inputs() as inputs:
-        audit_source(catalog, stored, inputs, findings, share=options.share)
+    with _several(options) as several:
+        audit_source(catalog, stored, several, findings, share=options.share)
     return _logged(findings.verification(os.path.dirname(catalog.files[0]), time.monotonic() - began))
 
 
@@ -155,6 +159,13 @@ def _logged(found: Verification) -> Verification:
     record("warning", map(printable, found.problems), of=subject)
     record("info", map(printable, (*found.checks, *found.notes)), of=subject)
     return found
+
+
+@contextmanager
+def _several(options: SourceOptions | VerifyOptions) -> Iterator[tuple[Inputs, ...]]:
+    """Inputs for each thread."""
+    with Inputs() as inputs, side_by_side(inputs, threads_for(options.workers)) as several:
+        yield several
 
 
 def _findings(progress: Progress | None, total_bytes: int) -> Findings:

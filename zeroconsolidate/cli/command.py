@@ -23,6 +23,7 @@ from ..options import (
     WatchOptions,
 )
 from . import printing as texts
+from .answered import answers_options, answers_text, least_agreement, refuse_without_answers
 from .arguments import Misuse, flags_of, given_of
 from .colour import RED, YELLOW, painted
 from .ending import DEBUG, ended, failed, is_debugging
@@ -229,6 +230,9 @@ def _compare(given: argparse.Namespace) -> ExitCode:
     from .compared import comparison_text
 
     flags = flags_of(CompareFlags, given)
+    if flags.answers is not None or os.path.isfile(given.a):
+        return _compare_answers(given, flags)
+    refuse_without_answers(flags)
     _before_html(flags.html)
     with Display(sys.stderr, hidden=flags.quiet) as display:
         options = given_of(CompareOptions, given) | {"progress": display.progress, "status": display.status}
@@ -237,6 +241,18 @@ def _compare(given: argparse.Namespace) -> ExitCode:
     _html(flags.html, found)
     if flags.json or not flags.quiet or not found.equal:
         _print(flags.json, found.to_dict(), "comparison", code, lambda: comparison_text(found, tensors=flags.tensors))
+    return code
+
+
+def _compare_answers(given: argparse.Namespace, flags: CompareFlags) -> ExitCode:
+    from ..answers.compare import compare_answers
+
+    options, least = answers_options(flags, given_of(CompareOptions, given)), least_agreement(flags)
+    with Display(sys.stderr, hidden=flags.quiet) as display:
+        found = compare_answers(given.a, given.b, **options, status=display.status)
+    code = ExitCode.DONE if least is None or found.least >= least else ExitCode.WRONG
+    if flags.json or not flags.quiet or code:
+        _print(flags.json, found.to_dict(), "answers", code, lambda: answers_text(found, least))
     return code
 
 

@@ -18,8 +18,8 @@ class ExitCode(IntEnum):
     DONE = 0, "done"
     WRONG = (
         1,
-        "`verify` found something wrong, `compare` a difference beyond the tolerance, or `prune` a model that it could "
-        "not verify",
+        "`verify` found something wrong, `compare` a difference beyond the tolerance or answers that agree too little, "
+        "or `prune` a model that it could not verify",
     )
     ERROR = 2, "an error: stderr says what is wrong; no output was written"
     LOSSES = (

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..options import Group, option
+from ..options.answers import POOLING_HELP, POOLINGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,8 +113,28 @@ class VerifyFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareFlags:
-    """Flags of `compare` that Python does not have."""
+    """Flags of `compare` that Python does not have: there `compare_answers` is a function of its own."""
 
+    answers: str | None = option(
+        None,
+        "compare the answers of both models in place of their weights: to the texts in this file, a JSON value in each "
+        "line, or with `default` to a few texts in several languages; A may be a file that {record} wrote",
+        group=Group.CHECKING,
+        metavar="FILE.jsonl|default",
+    )
+    record: str | None = option(
+        None,
+        "with {answers}: keep the answers of A in this file, to compare with later without A",
+        group=Group.CHECKING,
+        metavar="FILE.json",
+    )
+    agreement: str | None = option(
+        None,
+        "with {answers}: the exit code is 1 if the models agree less than this on any text, such as `0.99`",
+        group=Group.CHECKING,
+        metavar="SHARE",
+    )
+    pooling: str | None = option(None, f"with {{answers}}: {POOLING_HELP}", group=Group.CHECKING, choices=POOLINGS)
     tensors: bool = option(False, "list every tensor", group=Group.PRINTING)
     quiet: bool = option(False, "print nothing if both are equal, and no progress", group=Group.PRINTING, short="-q")
     json: bool = option(False, "print the result, or the error, as one JSON object", group=Group.PRINTING)

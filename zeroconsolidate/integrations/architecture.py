@@ -112,7 +112,17 @@ def _expectation(build: Any, config: Any) -> dict[str, Any]:
         "hub": {name: list(tensor.shape) for name, tensor in hub.items()},
         "hub_ties": {_hub_name(model, alias, state): _hub_name(model, kept, state) for alias, kept in ties.items()},
         "conversions": _conversions(model, state, hub),
+        "linears": _linears(model, state),
     }
+
+
+def _linears(model: Any, state: dict[str, torch.Tensor]) -> list[str]:
+    """The weights of linear layers, by their names in memory. Subclasses are among them: compressed-tensors takes a
+    module for linear if one of its classes is called so (`compressed_tensors/utils/match.py`)."""
+    import torch
+
+    modules = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    return [f"{name}.weight" for name in modules if f"{name}.weight" in state]
 
 
 def read_config(directory: str) -> Any:

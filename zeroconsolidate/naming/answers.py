@@ -24,6 +24,7 @@ def of_answer(answer: Mapping[str, Any]) -> Architecture:
         class_name=answer["class"],
         labels=int(answer["labels"]),
         expectation=expectation(answer["origin"], answer["names"], answer["ties"]),
+        linears=frozenset(answer["linears"]),
         hub=replace(
             expectation(f"{answer['origin']}, in the hub's layout", answer["hub"], answer["hub_ties"]), layout="hub"
         ),
@@ -53,5 +54,6 @@ def as_answer(architecture: Architecture) -> dict[str, Any]:
         "ties": dict(expectation.ties),
         "hub": dict(hub.shapes),
         "hub_ties": dict(hub.ties),
+        "linears": sorted(architecture.linears),
         "conversions": [asdict(conversion) for conversion in architecture.conversions],
     }

@@ -44,6 +44,20 @@ class Architecture:
     """What transformers calls the class."""
     labels: int = 0
     """How many labels its config has, which decides the shapes of a classifier's head."""
+    linears: frozenset[str] = frozenset()
+    """The weights of linear layers, by their names in memory. The built-in table has none."""
+
+    def linears_in_files(self) -> dict[str, str]:
+        """The weights of linear layers in the hub's layout, name in files -> name in memory. Matrices that are rows of
+        a stack of experts in memory are such weights, too."""
+        found = {name: name for name in self.hub.shapes if name in self.linears}
+        for conversion in self.conversions:
+            if len(conversion.shape) == 2 and conversion.output.endswith(".weight") and not conversion.opaque:
+                shapes = [self.expectation.shapes.get(name) for name in conversion.inputs]
+                is_expert = all(shape is not None and len(shape) == 3 for shape in shapes)
+                if is_expert or self.linears.issuperset(conversion.inputs):
+                    found[conversion.output] = conversion.inputs[0]
+        return found
 
 
 def to_hub(selection: Selection, conversions: Sequence[Conversion]) -> Selection:

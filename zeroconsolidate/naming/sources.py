@@ -297,7 +297,8 @@ def canonical(config: bytes) -> bytes:
     """A config without the fields that no name or shape depends on, so that one answer is right before and after our
     edits.
 
-    These are the dtype, who wrote it, and the `rope_theta` that is added next to `rope_parameters`.
+    These are the dtype, how weights are quantized, who wrote it, and the `rope_theta` that is added next to
+    `rope_parameters`.
 
     >>> canonical(b'{"model_type": "llama", "torch_dtype": "bfloat16"}')
     b'{"model_type": "llama"}'
@@ -311,7 +312,7 @@ def canonical(config: bytes) -> bytes:
 def _without_indifferent(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    dropped = {"dtype", "torch_dtype", "transformers_version", "_name_or_path"}
+    dropped = {"dtype", "torch_dtype", "transformers_version", "_name_or_path", "quantization_config"}
     if isinstance(value.get("rope_parameters"), dict):
         dropped |= {"rope_theta", "rope_scaling"}
     return {key: _without_indifferent(item) for key, item in value.items() if key not in dropped}

@@ -25,9 +25,6 @@ from ..errors import (
 from ..options import roots_of
 from ..options.urls import real
 from ..run.inputs import Inputs
-from .incomplete import Incomplete, read_incomplete
-from .losses import in_words, losses
-from .remedies import Verb, of_a_rescue, of_a_sibling, of_a_tag, of_a_universal_rescue
 from .resume import LAST_COMPLETE
 
 if TYPE_CHECKING:
@@ -36,6 +33,8 @@ if TYPE_CHECKING:
     from ..archive.raw import CheckpointFiles
     from ..catalog.facts import Catalog
     from ..options import Roots
+    from .incomplete import Incomplete
+    from .remedies import Verb
 
 
 def find(src: Roots, tag: str | None) -> CheckpointFiles:
@@ -62,6 +61,8 @@ def find(src: Roots, tag: str | None) -> CheckpointFiles:
     try:
         return gather(roots, tag)
     except NotACheckpoint as error:
+        from .remedies import of_a_tag
+
         if tag is None:
             error.remedies += of_a_tag(newest_complete(roots))
         raise
@@ -146,12 +147,17 @@ def _is_complete(roots: Sequence[str], tag: str | None) -> bool:
 
 
 def _incomplete(files: CheckpointFiles) -> Incomplete:
+    from .incomplete import read_incomplete
+
     readable = LoadReadable()
     return read_incomplete(files, readable, readable.reasons)
 
 
 def _explain(error: ZeroConsolidateError, files: CheckpointFiles, roots: Sequence[str], verb: Verb) -> None:
     """Say in the error what is lost and what can be done, unless something else than unusable files is wrong."""
+    from .losses import in_words, losses  # what only an error needs costs a conversion nothing
+    from .remedies import of_a_rescue, of_a_universal_rescue
+
     alternatives = _alternatives(files.root, roots, verb)
     try:
         left = _incomplete(files)
@@ -182,6 +188,8 @@ def _explain(error: ZeroConsolidateError, files: CheckpointFiles, roots: Sequenc
 
 def _alternatives(root: str, roots: Sequence[str], verb: Verb = "convert") -> tuple[str, ...]:
     """Another save that is complete: a tag in the same directory, or else a directory beside it."""
+    from .remedies import of_a_sibling, of_a_tag
+
     newest = of_a_tag(newest_complete(roots))
     if newest or len(set(roots)) > 1:
         return newest

@@ -9,9 +9,7 @@ from ..options import refuse_unmatched, roots_of
 from ..plan.patched import Patched
 from ..plan.sources import placed, sources
 from ..plan.states import MASTERS
-from .losses import gaps
 from .open import find, open_files, open_files_incomplete
-from .substitutes import rescued, rescued_states
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +60,8 @@ def open_to_convert(src: Roots, options: Options, files: CheckpointFiles | None 
     if options.rescue:
         incomplete = open_files_incomplete(files)
         if incomplete.catalog.missing:
+            from .substitutes import rescued  # a whole checkpoint does not pay for it
+
             stored, report, fill = rescued(incomplete, roots_of(options.fill), zeros=options.rescue == "zeros")
             whole = {name: source for name, source in stored.items() if not isinstance(source.recipe, Patched)}
             return Opened(catalog=incomplete.catalog, stored=stored, whole=whole, report=report, filled_from=fill)
@@ -83,6 +83,8 @@ def open_to_resume(src: Roots, options: UniversalOptions, files: CheckpointFiles
         incomplete = open_files_incomplete(files)
         catalog = incomplete.catalog
         if catalog.missing:
+            from .substitutes import rescued_states
+
             by_state, report, fill = rescued_states(incomplete, roots_of(options.fill))
             stored = placed(catalog) | by_state[MASTERS]
             return Opened(
@@ -98,6 +100,8 @@ def open_to_resume(src: Roots, options: UniversalOptions, files: CheckpointFiles
 
 def _is_lost(source: Source) -> bool:
     """Whether a tensor is not the checkpoint's own, or not all of it."""
+    from .losses import gaps
+
     return isinstance(source.recipe, Patched) or bool(gaps(source.recipe))
 
 

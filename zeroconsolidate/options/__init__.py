@@ -5,6 +5,7 @@ Flags, keywords, checks, the manifest's record and the reference are made of the
 
 from typing import TypeAlias
 
+from .answers import AnswersOptions
 from .common import Opening, Working
 from .compare import CompareOptions
 from .convert import Options
@@ -24,6 +25,7 @@ Writing: TypeAlias = Options | UniversalOptions
 """The options of a command that writes."""
 
 __all__ = [
+    "AnswersOptions",
     "BackgroundOptions",
     "CompareOptions",
     "Declaration",

@@ -84,13 +84,14 @@ class Working(Reporting, Opening):
 class Recorded(Working):
     """Options of which those that decide bytes are recorded: for a run that continues, and in the manifest."""
 
-    def plain(self) -> dict[str, Any]:
-        """What decides bytes, as values that JSON can hold: for the fingerprint. A callable is named."""
+    def plain(self, called: Callable[[str], str] = str) -> dict[str, Any]:
+        """What decides bytes, as values that JSON can hold: for the fingerprint. A callable is named. `called`: what a
+        directory is called on the machine that began."""
         chosen = {}
         for declared in in_order(type(self)):
             if declared.decides != "nothing":
                 value = self._decided(declared.name)
-                chosen[declared.name] = as_plain(value, real if declared.is_path else None)
+                chosen[declared.name] = as_plain(value, (lambda path: called(real(path))) if declared.is_path else None)
         return chosen
 
     def for_manifest(self) -> dict[str, Any]:
@@ -122,6 +123,18 @@ def directory_of(base: str | PathLike[str] | None) -> str | None:
 
 def restart() -> bool:
     return option(False, "start from the beginning, do not continue an interrupted conversion", group=Group.OUTPUT)
+
+
+def reflink(them: str, less: str = "") -> Literal["auto", "always", "never"]:
+    return option(
+        "auto",
+        "how to use a file system that can share blocks between files, such as XFS or Btrfs: `auto` clones "
+        f"{them} instead of copying them{less}, `always` refuses to convert if nothing can be cloned, `never` makes "
+        "copies",
+        group=Group.OUTPUT,
+        choices=("auto", "always", "never"),
+        decides="bytes",
+    )
 
 
 def fill(them: str) -> str | PathLike[str] | Sequence[str | PathLike[str]]:

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..errors import BadOption
+from ..integrations.engine_names import refuse_unknown
 from .averages import number_of_saves, refuse_beside_average
-from .common import Opening, Recorded, check, digest, directory_of, fill, refuse_fill_alone, replicas, restart
+from .common import Opening, Recorded, check, digest, directory_of, fill, reflink, refuse_fill_alone, replicas, restart
 from .declaration import Group, Switch, in_order, option
+from .mapped import Mapped
 from .steps import Transform, refuse_states_of, steps
 from .values import dtype_name, parse_size, worker_count
 
@@ -186,15 +189,7 @@ class Options(Recorded):
     overwrite: bool = option(
         False, "replace the model in the output directory once the new one is complete", group=Group.OUTPUT
     )
-    reflink: Literal["auto", "always", "never"] = option(
-        "auto",
-        "how to use a file system that can share blocks between files, such as XFS or Btrfs: `auto` clones weights "
-        "instead of copying them if most of them can be cloned, `always` refuses to convert if nothing can, `never` "
-        "makes copies",
-        group=Group.OUTPUT,
-        choices=("auto", "always", "never"),
-        decides="bytes",
-    )
+    reflink: Literal["auto", "always", "never"] = reflink("weights", " if most of them can be cloned")
     average: str | None = option(
         None,
         "write the mean of several checkpoints, each of which is a path of its own, or of the {last} saves of a run "
@@ -227,20 +222,48 @@ class Options(Recorded):
         choices=(True, False),
         decides="bytes",
     )
+    quantize: Literal["fp8", "fp8-block", "int8"] | None = option(
+        None,
+        "quantize the linear layers of the model's blocks, in a format that vLLM, SGLang and transformers load: `fp8` "
+        "(E4M3, a scale for each row; compressed-tensors), `fp8-block` (E4M3, a scale for each 128x128 block; as "
+        "DeepSeek and Qwen publish it) or `int8` (weights only, a scale for each row; compressed-tensors)",
+        group=Group.OUTPUT,
+        choices=("fp8", "fp8-block", "int8"),
+        decides="tensors",
+    )
+    quantize_skip: Sequence[str] = option(
+        (),
+        "with {quantize}: leave tensors as they are whose name in the output matches a pattern such as "
+        "`'*.layers.0.*'`",
+        group=Group.OUTPUT,
+        metavar="GLOB",
+        repeatable=True,
+        decides="tensors",
+    )
     workers: int | Literal["auto"] = option(
         "auto",
-        "how many threads cast and merge side by side, each in blocks of its own; `auto`: one for each processor, or a "
-        "single one if everything is copied as it is; the output is the same for any number",
+        "how many threads cast and merge side by side, each in blocks of its own, and compare values with {check}; "
+        "`auto`: one for each processor, or a single one if everything is copied as it is; the output is the same for "
+        "any number",
         group=Group.OUTPUT,
         metavar="N|auto",
     )
-    executor: Executor | Callable[[], Executor] | None = option(
+    executor: str | Executor | Callable[[], Executor] | None = option(
         None,
-        "have the weights written by the workers of this executor, in tasks of some hundred megabytes: any with the "
-        "interface of `concurrent.futures`, or a function that makes one, which is called again if all of its workers "
-        "are lost",
+        "have the weights written by workers, in tasks of some hundred megabytes: `ray` and `dask` start them here, or "
+        "find the cluster of this machine, `ray://HOST:PORT` and `dask://HOST:PORT` name one elsewhere, `mpi` takes "
+        "the other ranks of `mpiexec`; in Python also any executor of `concurrent.futures`, or a function that makes "
+        "one, which is called again if its workers are lost",
         group=Group.MACHINES,
-        flag=None,
+        metavar="ray|dask|mpi",
+    )
+    map: Sequence[str] = option(
+        (),
+        "what is called OLD where the conversion was begun is NEW on the machines that write a part of it, with "
+        "{executor} or, given to one of them, as a part: `--map /scratch=/mnt/scratch`",
+        group=Group.MACHINES,
+        metavar="OLD=NEW",
+        repeatable=True,
     )
     restart: bool = restart()
     digest: Literal["sha256", "xxh3"] | None = digest()
@@ -251,6 +274,9 @@ class Options(Recorded):
         Opening.__post_init__(self)
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
         object.__setattr__(self, "workers", worker_count(self.workers))
+        if isinstance(self.executor, str):
+            refuse_unknown(self.executor)
+        Mapped.parse(self.map)
         if self.max_shard_size == "none":
             object.__setattr__(self, "max_shard_size", None)
         if self.max_shard_size is not None:
@@ -261,7 +287,14 @@ class Options(Recorded):
         of_one = {"--rescue": self.rescue, "--optimizer": self.optimizer, "--tag": self.tag,
                   "--checkpoint": self.checkpoint}  # fmt: skip
         refuse_beside_average(self.average, of_one)
-        refuse_states_of(self.transforms, with_states=self.optimizer)
+        refuse_states_of([*self.transforms, *([self.quantize] if self.quantize else [])], with_states=self.optimizer)
+        if self.quantize_skip and self.quantize is None:
+            raise BadOption("--quantize-skip is used only with --quantize", expected="--quantize as well")
+
+    @property
+    def places(self) -> Mapped:
+        """`map`, understood."""
+        return Mapped.parse(self.map)
 
     @cached_property
     def base_directory(self) -> str | None:

@@ -21,11 +21,12 @@ class Transform(Protocol):
         """Its name and settings, as values that JSON can hold."""
 
 
-def refuse_states_of(transforms: Sequence[Transform], *, with_states: bool) -> None:
+def refuse_states_of(transforms: Sequence[object], *, with_states: bool) -> None:
     """What the optimizer keeps is of the weights as they were trained. Raises BadOption."""
     if transforms and with_states:
         raise BadOption(
-            "--optimizer cannot be used with transformations", consequence="its state is of the weights as they were"
+            "--optimizer cannot be used with transformations or --quantize",
+            consequence="its state is of the weights as they were",
         )
 
 

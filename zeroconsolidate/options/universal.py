@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from .common import Recorded, check, digest, fill, refuse_fill_alone, replicas, restart
+from .common import Recorded, check, digest, fill, reflink, refuse_fill_alone, replicas, restart
 from .declaration import Group, option
+from .mapped import EVERYTHING_HERE, Mapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,17 +26,18 @@ class UniversalOptions(Recorded):
         decides="bytes",
     )
     fill: str | PathLike[str] | Sequence[str | PathLike[str]] = fill("checkpoint or model directory of an earlier step")
+    reflink: Literal["auto", "always", "never"] = reflink("tensors and files")
     restart: bool = restart()
     digest: Literal["sha256", "xxh3"] | None = digest()
     check: Literal["sample", "all", "none"] = check()
     replicas: Literal["equal", "first"] = replicas()
 
-    reflink: ClassVar[Literal["auto"]] = "auto"
-    """A checksum of every fragment is written, for which its bytes are read."""
     overwrite: ClassVar[bool] = False
     """Never: files of two universal checkpoints in one folder would be loaded together."""
     executor: ClassVar[None] = None
     """One machine writes it."""
+    places: ClassVar[Mapped] = EVERYTHING_HERE
+    """Nor in parts."""
     workers: ClassVar[int] = 1
     """Everything is copied."""
     partial: ClassVar[bool] = False

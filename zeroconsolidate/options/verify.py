@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from .common import Working, directory_of
 from .declaration import Group, option
 from .share import Share
 from .steps import Transform, steps
+from .values import worker_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,14 +27,26 @@ def _subset() -> str | None:
     )
 
 
+def _workers() -> int | Literal["auto"]:
+    return option(
+        "auto",
+        "how many threads read and compare at the same time; by default one for each processor. The result is the same "
+        "with any number",
+        group=Group.CHECKING,
+        metavar="N|auto",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions(Working):
     """The options of `verify_source`."""
 
     subset: str | None = _subset()
+    workers: int | Literal["auto"] = _workers()
 
     def __post_init__(self) -> None:
         Working.__post_init__(self)
+        object.__setattr__(self, "workers", worker_count(self.workers))
         _ = self.share
 
     @property
@@ -64,6 +77,7 @@ class VerifyOptions(Working):
     )
 
     subset: str | None = _subset()
+    workers: int | Literal["auto"] = _workers()
     transforms: Sequence[Transform] = option(
         (),
         "with {against}: the transformations of your own that the output was written with",
@@ -74,6 +88,7 @@ class VerifyOptions(Working):
     def __post_init__(self) -> None:
         Working.__post_init__(self)
         object.__setattr__(self, "transforms", steps(self.transforms))
+        object.__setattr__(self, "workers", worker_count(self.workers))
         _ = self.share
 
     @property

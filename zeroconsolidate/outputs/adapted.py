@@ -21,7 +21,7 @@ from ..integrations.packages import need_torch
 from ..naming.base_layout import is_exactly
 from ..naming.fit import Named, fit
 from ..naming.sources import NameSources
-from ..opening.substitutes import refuse_unsaved
+from ..opening.unsaved import refuse_unsaved
 from ..options import refuse_unmatched
 from ..plan.build import ModelPlan, Selection
 

@@ -144,6 +144,25 @@ def readable_before_5(text: bytes) -> tuple[bytes, bool]:
     return (decoded[:end] + added + decoded[end:]).encode(), True
 
 
+_OLDER_NAMES = {"qwen3_moe": {"num_local_experts": "num_experts"}}
+"""Model type -> fields that newer releases of transformers write under another name than older ones read. 4.57 and 5.0
+read `num_experts` of Qwen3-MoE and take 128 without it; 5.24 reads both (`attribute_map` of Qwen3MoeConfig)."""
+
+
+def under_older_names(config: object) -> dict[str, int]:
+    """The numbers in a config that older releases of transformers read under another name, under that name.
+
+    >>> under_older_names({"model_type": "qwen3_moe", "num_local_experts": 4})
+    {'num_experts': 4}
+    """
+    if not isinstance(config, dict):
+        return {}
+    renamed = _OLDER_NAMES.get(str(config.get("model_type")), {})
+    # `parse` leaves numbers as they are written.
+    found = {old: str(config.get(new)) for new, old in renamed.items() if old not in config}
+    return {old: int(number) for old, number in found.items() if number.isdecimal()}
+
+
 def tokenizer_readable_before_5(text: bytes) -> tuple[bytes, bool]:
     """tokenizer_config.json with the older of two names of one tokenizer class, and whether it had the newer one.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.model_config import read_config
 from ..archive.model_files import CONFIG
+from ..archive.phrases import counted
 from ..archive.weights import read_weights
 from ..errors import DamagedFile, ZeroConsolidateError
 from ..naming.decision import VALUE_HEAD
@@ -15,12 +16,14 @@ from ..naming.shared import tied_together
 from ..naming.sources import NameSources, architecture, every_class, in_table
 from .config_check import config_problems
 from .gate_finding import Finding, GateResult, Kind
+from .gate_quantized import dense, problems, quantization_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..archive.located import LocatedTensor
     from ..archive.weights import Weights
+    from .gate_quantized import Held, Quantization
 
 _NOT_PARAMETERS = (
     ".inv_freq", ".position_ids", "position_ids", ".masked_bias", ".attn.bias", ".attention.bias", ".token_type_ids",
@@ -37,14 +40,19 @@ def examine(directory: str, weights: Weights, base: str | None, *, remember: boo
         findings=tuple(Finding(kind=Kind.MISSING if p.is_lack else Kind.CONFIG, text=p.text) for p in problems),
         checked=tuple(checks),
     )
-    confirmed = _confirmed(directory, weights.tensors)
+    quantization = quantization_of(directory)
+    confirmed = None if quantization is not None else _confirmed(directory, weights.tensors)
     if confirmed is not None:
         return GateResult.all_of([confirmed, by_config])
+    # Of a quantized model it must be known which layers are linear, which the built-in table does not say.
     found, why = architecture(directory, remember=remember)
+    linears = {} if found is None else found.linears_in_files()
+    by_scales = _scales(weights.tensors, quantization, linears)
+    by_config = GateResult.all_of([by_config, by_scales])
     if found is not None:
         several = [found, *(every_class(directory) if _lacks_class(directory) else ())]
         expected = [each for one in several for each in (one.expectation, one.hub)]
-        candidates = [_compare(weights.tensors, each) for each in expected]
+        candidates = [_compare(dense(weights.tensors, each.shapes, quantization), each) for each in expected]
         # A file has the hub's names, or with `--names in-memory` those that transformers 5 has in memory.
         by_names = min(candidates, key=lambda result: len(result.findings))
         if by_names.findings and by_config.findings:
@@ -54,7 +62,8 @@ def examine(directory: str, weights: Weights, base: str | None, *, remember: boo
     if base is not None:
         known = _of_base(base)
         if known is not None:
-            return GateResult.all_of([_compare(weights.tensors, known), by_config])
+            held = dense(weights.tensors, known.shapes, quantization)
+            return GateResult.all_of([_compare(held, known), by_config])
     unchecked = GateResult(unchecked=(f"names: {why}",))
     quantized = _integers(weights.tensors) if not _is_quantized(directory) else []
     doubtful = GateResult(findings=tuple(_dtype_finding(name, weights.tensors[name]) for name in quantized[:_SHOWN]))
@@ -71,7 +80,19 @@ def _confirmed(directory: str, tensors: Mapping[str, LocatedTensor]) -> GateResu
     return None
 
 
-def _compare(tensors: Mapping[str, LocatedTensor], expected: Expectation) -> GateResult:
+def _scales(
+    tensors: Mapping[str, LocatedTensor], quantization: Quantization | None, linears: Mapping[str, str]
+) -> GateResult:
+    if quantization is None:
+        return GateResult()
+    found = tuple(problems(tensors, quantization, linears))
+    count = sum(name.endswith((".weight_scale", ".weight_scale_inv")) for name in tensors)
+    return GateResult(
+        findings=found[:_SHOWN], checked=() if found else (f"scales of {counted(count, 'quantized weight')}",)
+    )
+
+
+def _compare(tensors: Mapping[str, Held], expected: Expectation) -> GateResult:
     """Every expected parameter there once, in its shape, in floating point where the loader has floating point."""
     tied = tied_together(expected.ties)
     missing = [name for name in expected.shapes if name not in tensors and tied.get(name, set()).isdisjoint(tensors)]
@@ -116,7 +137,7 @@ def _findings(kind: Kind, names: Sequence[str], text: str) -> list[Finding]:
     return [Finding(kind=kind, text=text.format(f"{names[0]}{more}"))]
 
 
-def _dtype_finding(name: str, tensor: LocatedTensor) -> Finding:
+def _dtype_finding(name: str, tensor: Held) -> Finding:
     return Finding(
         kind=Kind.DTYPE,
         text=f"{name} holds integers ({tensor.dtype.torch_name}) where a loader expects floating-point numbers: "

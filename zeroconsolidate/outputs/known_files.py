@@ -60,4 +60,10 @@ def is_of_deepspeed(name: str) -> bool:
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     """Patterns that end in `/` match folders only, others match files and (for what is left behind) folders."""
-    return any(fnmatchcase(name, p) or (not p.endswith("/") and fnmatchcase(name, f"{p}/")) for p in patterns)
+    return any(_fits(name, p) or (not p.endswith("/") and _fits(name, f"{p}/")) for p in patterns)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """`fnmatchcase`, which takes a while to understand a pattern it has not seen: few are worth asking it."""
+    literal = pattern.partition("*")[0].partition("[")[0]
+    return name.startswith(literal) and fnmatchcase(name, pattern)

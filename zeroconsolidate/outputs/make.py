@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..archive.model_files import MANIFEST_NAME
+from ..options.mapped import EVERYTHING_HERE
 from ..options.urls import is_url
 from ..run.execute import BLOCK_BYTES
 from ..run.inputs import Inputs
@@ -112,7 +113,7 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
                 stage.need(output.plan.sizes, cloned_bytes=cost.cloned_bytes)
                 refuse_what_would_not_load(stage.folder, output, side_files, opened)
             options.doing("comparing values")
-            checks = checked(output, opened, inputs, stage, check=options.check, replicas=options.replicas)
+            checks = checked(output, opened, inputs, stage, options)
             recomputed = Recomputed(checks=(), not_checked=())
             if stage.is_publishing:
                 sizes = stage.finish()
@@ -147,8 +148,9 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
                     averaged=[member.catalog.origin for member in opened.members],
                 )
                 stage.write(MANIFEST_NAME, text)
+                places = EVERYTHING_HERE if parts is None else options.places
                 again = "convert again with --restart" if parts is None else start_over(stage.folder)
-                refuse_changed(traits, start_over=again)
+                refuse_changed(traits, start_over=again, places=places)
                 sizes = stage.publish(last=[*output.published_last, MANIFEST_NAME])
             remembered = _facts(output, stage)
             overflows = {

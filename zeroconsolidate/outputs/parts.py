@@ -134,7 +134,7 @@ def make_part(output: Output, opened: Opened, options: Writing, directory: str, 
                         with at(stretch.file), portion.weights(stretch, means=means) as place:
                             _make(files[stretch.file], stretch, several, place, progress)
                     before += stretch.nbytes
-            refuse_changed(traits, start_over=start_over(portion.folder))
+            refuse_changed(traits, start_over=start_over(portion.folder), places=options.places)
     return MadePart(share=share, resumed_bytes=resumed_bytes, warnings=(*output.warnings, *side_files.warnings))
 
 

@@ -11,9 +11,10 @@ from ..adapters.find import find_adapters
 from ..archive.model_config import has_config, is_diffusers, read_config
 from ..archive.model_files import CONFIG, DIFFUSERS_WEIGHTS, WEIGHTS
 from ..catalog.facts import Unsaved
+from ..dtypes import DType
 from ..errors import BadOption, StoreFailed, WrongNames, ZeroConsolidateError
 from ..naming.fit import Named, fit
-from ..opening.substitutes import NO_ADDITIONS, Additions, frozen_of_base, refuse_unsaved
+from ..opening.unsaved import NO_ADDITIONS, Additions, frozen_of_base, refuse_unsaved
 from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
 from ..plan.layout import FilePlan
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ..adapters.plan import Adapted
-    from ..dtypes import DType
     from ..opening.opened import Opened
     from ..options import Options
     from ..plan.build import Source
@@ -110,10 +110,12 @@ def _weights(opened: Opened, options: Options, modules: tuple[Module, ...], dire
             refuse_on_adapters(options)
             plan, named, peft = adapted.exported(opened, adapters, options, dtype)
             return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=peft)
+        # What is quantized is quantized from float32; the rest is cast when it is written.
+        merge_dtype = DType.F32 if options.quantize else dtype
         if opened.members:
-            selection, peft, beside = merged_mean(opened, options, dtype, _wanted(options))
+            selection, peft, beside = merged_mean(opened, options, merge_dtype, _wanted(options))
         else:
-            selection, peft, beside = adapted.merged(opened, adapters, options, dtype, _wanted(options))
+            selection, peft, beside = adapted.merged(opened, adapters, options, merge_dtype, _wanted(options))
     folders: dict[str, dict[str, Source]] = {}
     if options.names != "stored" and options.rename is None and options.lora != "keep":
         selection, folders = apart(selection, modules)
@@ -121,7 +123,10 @@ def _weights(opened: Opened, options: Options, modules: tuple[Module, ...], dire
         named = _fitted(opened, selection, options, additions, lacking)
     else:
         named = adapted.name_merged(opened, selection, peft, options)
-    named, model = apply(named, opened, options, dtype)
+    trained_as = peft.trained_as if peft is not None else None
+    named, model = apply(
+        named, opened, options, dtype, class_name=trained_as.class_name if trained_as is not None else ""
+    )
     read_files = (*additions.files, *named.files, *(peft.files if peft else ()))
     sharing = sharing_of(directory, [*opened.files, *opened.filled_from, *read_files], options)
     plan = build(

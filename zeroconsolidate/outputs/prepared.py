@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .._version import __version__
 from ..archive.model_files import RESCUE_REPORT_NAME
+from ..options.mapped import EVERYTHING_HERE
 from ..write.fingerprint import fingerprint
 from .gate import pass_or_refuse
 from .preview import preview
@@ -36,13 +37,15 @@ def prepared(
     side_files = output.side_files(inputs)
     if opened.report is not None:
         side_files.made[RESCUE_REPORT_NAME] = opened.report.to_json()
+    places = EVERYTHING_HERE if parts is None else options.places
     sources = [*opened.files, *side_files.copies.values(), *output.read_files, *opened.filled_from]
     traits = fingerprint(
         version=__version__,
-        options=options.plain(),
+        options=options.plain(places.called),
         sources=sources,
         layout=output.plan.all_files,
         sharing=output.plan.sharing,
         parts=parts,
+        places=places,
     )
     return side_files, traits

@@ -14,11 +14,11 @@ from ..write.system import system_errors
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..options import Options, Writing
+    from ..options import Writing
     from ..plan.build import ModelPlan
 
 
-def sharing_of(directory: str | None, files: Iterable[str], options: Options) -> Sharing | None:
+def sharing_of(directory: str | None, files: Iterable[str], options: Writing) -> Sharing | None:
     """What an output in `directory` can share with the input files; None if it is to share nothing, or cannot.
 
     A run that continues another keeps to what that has decided. Raises BadOption if something must be shared and
@@ -45,7 +45,7 @@ def sharing_of(directory: str | None, files: Iterable[str], options: Options) ->
     return Sharing(block_bytes=found.block_bytes, apart=frozenset(found.apart), insisted=insisted)
 
 
-def refuse_unshared(plan: ModelPlan, options: Options) -> None:
+def refuse_unshared(plan: ModelPlan, options: Writing) -> None:
     """Refuse a plan in which nothing is cloned although something must be. Raises BadOption."""
     if options.reflink == "always" and plan.sharing is None:
         raise BadOption(

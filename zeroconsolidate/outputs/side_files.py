@@ -20,6 +20,7 @@ from .config import (
     as_trained,
     readable_before_5,
     tokenizer_readable_before_5,
+    under_older_names,
     with_dtype,
     with_member,
     with_vocabulary,
@@ -77,6 +78,9 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
             for name, value in (planned.model.fields if planned.model is not None else {}).items():
                 text = with_member(text.decode("utf-8"), name, value).encode()
                 notes.append(f"config.json: {name} set")
+            for name, value in under_older_names(parse(text)).items():
+                text = with_member(text.decode("utf-8"), name, value).encode()
+                notes.append(f"config.json: {name} added, where older releases of transformers read it")
             made["config.json"], changed = readable_before_5(text)
             config = parse(text)
             warnings += _wrong_vocabulary(text, planned, insisted=options.allow_missing or options.names == "stored")

@@ -6,13 +6,17 @@ again. What is done is written down at once: whoever runs the same conversion ag
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import BrokenExecutor, CancelledError
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 from ..errors import BadOption, OutputFailed, ZeroConsolidateError
+from ..integrations.engines import engine
 from ..plan.stretches import stretches
 from ..write.spread import keep_plan, left_of
 from ..write.system import system_errors
@@ -22,11 +26,12 @@ from .tasks import Task, encoded, work
 from .weights import workers_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor, Future
 
     from ..options import Writing
     from ..plan.build import ModelPlan
+    from ..plan.layout import FilePlan
     from ..plan.stretches import Stretch
     from ..write.stage import Stage
     from .tasks import Done
@@ -43,11 +48,17 @@ _ATTEMPTS = 4
 
 
 def spread_weights(
-    plan: ModelPlan, stage: Stage, options: Writing, executor: Executor | Callable[[], Executor], *, total_bytes: int
+    plan: ModelPlan,
+    stage: Stage,
+    options: Writing,
+    executor: str | Executor | Callable[[], Executor],
+    *,
+    total_bytes: int,
 ) -> None:
     """Have all weights made that earlier runs have not made; `options.progress(done, total_bytes)` as tasks end.
 
-    `executor`: or a function that makes one, which is called again if it has lost all of its workers. Raises what the
+    `executor`: or the name of an engine, or a function that makes an executor, which is called again if that has lost
+    its workers. Raises what the
     workers raise, and OutputFailed if a task is lost again and again.
     """
     means = means_of(plan, options)
@@ -56,16 +67,26 @@ def spread_weights(
     with system_errors(stage.output):
         keep_plan(stage.folder, name, content)
     found: dict[str, list[dict[str, Any]]] = {file.name: [] for file in files}
+    wanted: dict[str, list[Stretch]] = {}
+    for stretch in tasks_of(files):
+        wanted.setdefault(stretch.file, []).append(stretch)
     left: list[Stretch] = []
-    most_bytes = min(max(sum(file.size_bytes for file in files) // TASKS, LEAST_BYTES), MOST_BYTES)
     for file in files:
         if stage.facts(file.name) is None:
             before = stage.made_before(file.name, file.size_bytes)
             found[file.name] += before.values()
-            left += [stretch for stretch in stretches([file], most_bytes) if left_of(stretch, before)]
+            left += [stretch for stretch in wanted[file.name] if left_of(stretch, before)]
     threads = 1 if options.workers == "auto" else workers_for(plan, options)
     tasks = [
-        Task(folder=stage.folder, plan=name, version=__version__, stretch=stretch, threads=threads) for stretch in left
+        Task(
+            folder=os.path.abspath(stage.folder),
+            plan=name,
+            version=__version__,
+            stretch=stretch,
+            threads=threads,
+            places=replace(options.places, base=os.getcwd()),
+        )
+        for stretch in left
     ]
     options.doing("copying")
     done_bytes = total_bytes - sum(stretch.nbytes for stretch in left)
@@ -79,11 +100,19 @@ def spread_weights(
     adopt(files, stage, options, found)
 
 
+def tasks_of(files: Sequence[FilePlan]) -> list[Stretch]:
+    """The stretches of which a task each is made."""
+    most_bytes = min(max(sum(file.size_bytes for file in files) // TASKS, LEAST_BYTES), MOST_BYTES)
+    return list(stretches(files, most_bytes))
+
+
 class _Distribution:
     """Hands tasks out until each is done."""
 
-    def __init__(self, executor: Executor | Callable[[], Executor], stack: ExitStack) -> None:
+    def __init__(self, executor: str | Executor | Callable[[], Executor], stack: ExitStack) -> None:
         self._make: Any = None if hasattr(executor, "submit") else executor
+        if isinstance(executor, str):
+            self._make = partial(engine, executor)
         self._running: Any = executor if self._make is None else None
         self._stack = stack
         self._attempts: dict[Stretch, int] = {}
@@ -109,8 +138,9 @@ class _Distribution:
                     raise
                 except (ImportError, AttributeError) as error:
                     raise _cannot_work(error) from error
-                except CancelledError:
+                except CancelledError as error:
                     waiting.append(task)
+                    self._refuse_hopeless(task, error)
                 except BaseException as error:  # whatever an engine says of a worker that is gone
                     if isinstance(error, KeyboardInterrupt):
                         raise

@@ -31,6 +31,7 @@ from .weights import make_fragment
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..options.mapped import Mapped
     from ..plan.layout import FilePlan
     from ..plan.stretches import Stretch
     from ..run.clone import Means
@@ -48,6 +49,8 @@ class Task:
     """Of the package that has cut the plan."""
     stretch: Stretch
     threads: int
+    places: Mapped
+    """Where workers see what the plan calls otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,25 +91,25 @@ def work(task: Task) -> Done:
             found=f"{__version__} on {socket.gethostname()}",
             remedy="install the same version on all machines",
         )
-    stretch = task.stretch
-    with system_errors(task.folder):
+    stretch, folder = task.stretch, task.places.seen(task.folder)
+    with system_errors(folder):
         # Whoever starts the conversion over takes this lock to do so: after that, neither plan nor file is found.
         try:
-            lock = Lock(os.path.join(task.folder, TASKS, "lock"), shared=True)
+            lock = Lock(os.path.join(folder, TASKS, "lock"), shared=True)
         except FileNotFoundError:
             raise _gone(task) from None
         try:
-            spread = _plan(os.path.join(task.folder, TASKS, task.plan), task.plan)
-            fd = opened(task.folder, stretch.file, spread.files[stretch.file].size_bytes)
+            spread = _plan(os.path.join(folder, TASKS, task.plan), task.plan)
+            fd = opened(folder, stretch.file, spread.files[stretch.file].size_bytes)
         except FileNotFoundError:
             raise _gone(task) from None
         finally:
             lock.release()
-    file, facts, path = spread.files[stretch.file], dict[str, Any](), os.path.join(task.folder, stretch.file)
+    file, facts, path = spread.files[stretch.file], dict[str, Any](), os.path.join(folder, stretch.file)
     try:
         overflows = facts.setdefault("overflows", {})
         output = LocalOutput(path, fd, start=stretch.start, means=spread.means)
-        with at(stretch.file), Inputs() as inputs, side_by_side(inputs, task.threads) as several:
+        with at(stretch.file), Inputs(places=task.places) as inputs, side_by_side(inputs, task.threads) as several:
             if isinstance(file, FragmentPlan):
                 make_fragment(file, inputs, output, stretch.start, overflows, _ignore)
             else:
@@ -157,5 +160,5 @@ def _gone(task: Task) -> OutputFailed:
     return OutputFailed(
         "there is no conversion that this task belongs to",
         consequence="either it has ended, or this machine does not see the output",
-        address=(f"{task.folder} on {socket.gethostname()}",),
+        address=(f"{task.places.seen(task.folder)} on {socket.gethostname()}",),
     )

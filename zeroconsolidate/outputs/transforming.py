@@ -17,24 +17,57 @@ if TYPE_CHECKING:
     from ..options import Options
 
 
-def chain_of(options: Options) -> tuple[Transform, ...]:
-    """What is applied, in this order, when tensors have the names that they are written under. Adapters were merged and
-    means were taken before; the cast comes last. Raises BadOption for what is no Transform."""
+def chain_of(options: Options, sources: NameSources) -> tuple[Transform, ...]:
+    """What is applied, in this order, when tensors have the names that they are written under: the caller's own steps,
+    then quantization. Adapters were merged and means were taken before; the cast comes last.
+
+    Raises BadOption for what is not a Transform, and where it is not known what can be quantized.
+    """
     for step in options.transforms:
         if not isinstance(step, Transform):
             raise BadOption("transforms are objects of zeroconsolidate.Transform", found=type(step).__name__)
-    return tuple(step for step in options.transforms if isinstance(step, Transform))
+    own = [step for step in options.transforms if isinstance(step, Transform)]
+    return (*own, *([_quantize(options.quantize, options, sources)] if options.quantize is not None else []))
 
 
-def apply(named: Named, opened: Opened, options: Options, dtype: DType) -> tuple[Named, Model | None]:
-    """(the tensors that are written, the model as the transformations leave it; None without any).
+def _quantize(scheme: str, options: Options, sources: NameSources) -> Transform:
+    from ..transforms.quantize import Quantize
+
+    if options.names == "stored" or options.rename is not None:
+        raise BadOption(
+            "a loader finds quantized weights only under the names that it expects",
+            found="--names stored" if options.names == "stored" else "--rename",
+        )
+    known = sources.architecture
+    if known is None:
+        raise BadOption(
+            f"which layers are linear is not known: {sources.unasked}",
+            remedy="install transformers" if "not installed" in sources.unasked else None,
+        )
+    in_memory = {name: name for name in known.linears}
+    return Quantize(
+        scheme, in_memory if options.names == "in-memory" else known.linears_in_files(), options.quantize_skip
+    )
+
+
+def apply(
+    named: Named, opened: Opened, options: Options, dtype: DType, *, class_name: str = ""
+) -> tuple[Named, Model | None]:
+    """(the tensors that are written, the model as the transformations leave it; None without any). `class_name`: of the
+    model, where config.json may say something else.
 
     Raises what :func:`.transform.transformed` raises, and BadOption for tensors that nothing can read.
     """
-    chain = chain_of(options)
-    if not chain:
+    if not (options.transforms or options.quantize):
         return named, None
-    sources = NameSources(opened.catalog.origin.root, options.base_directory, options.set_config)
+    sources = NameSources(
+        opened.catalog.origin.root,
+        options.base_directory,
+        options.set_config,
+        task=class_name or named.class_name or None,
+        remember=options.cache,
+    )
+    chain = chain_of(options, sources)
     config = sources.config if isinstance(sources.config, dict) else {}
     model = transformed(Model(tensors=named.selection.named, config=config, dtype=dtype), chain)
     for name, source in model.tensors.items():
@@ -50,8 +83,9 @@ def apply(named: Named, opened: Opened, options: Options, dtype: DType) -> tuple
 
 def refuse_on_adapters(options: Options) -> None:
     """An adapter is written as PEFT saves it. Raises BadOption."""
-    if options.transforms:
-        raise BadOption("transformations are of models, not of adapters", remedy="add --lora merge")
+    if options.transforms or options.quantize:
+        what = "transformations are" if options.transforms else "--quantize is"
+        raise BadOption(f"{what} for models, not for adapters", remedy="add --lora merge")
 
 
 def refuse_without_config(model: Model | None, *, has_config: bool) -> None:

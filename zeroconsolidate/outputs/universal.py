@@ -29,9 +29,11 @@ from ..archive.places import size_bytes
 from ..errors import ZeroConsolidateError
 from ..opening.open import open_catalog
 from ..plan.build import ModelPlan
+from ..plan.congruent import fit
+from ..plan.fragment import FragmentPlan
 from ..plan.sources import padding_bytes, replicas
 from ..plan.states import MASTERS, state_replicas, states, steps
-from ..plan.whole_file import whole_file
+from ..plan.whole_file import WholeFilePlan, whole_file
 from .gate_finding import Finding, GateResult, Kind
 from .output import Output, SideFiles
 from .resumed_files import files_beside, tag_of_copy
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from ..catalog.state import Step
     from ..opening.opened import Opened
     from ..opening.rescue_report import RescueReport
+    from ..plan.congruent import Sharing
     from ..plan.joins import Replica
     from ..plan.layout import FilePlan
     from ..plan.sources import Source
@@ -109,8 +112,8 @@ class UniversalCheckpoint(Output):
         return (LATEST,)
 
 
-def plan_universal(opened: Opened) -> UniversalCheckpoint:
-    """Plan the universal checkpoint of an ordinary one.
+def plan_universal(opened: Opened, sharing: Sharing | None = None) -> UniversalCheckpoint:
+    """Plan the universal checkpoint of an ordinary one. `sharing`: what the disk can share, None to copy everything.
 
     Raises UnsupportedLayout for a layout that DeepSpeed's loader does not take, or that is not understood.
     """
@@ -124,7 +127,8 @@ def plan_universal(opened: Opened) -> UniversalCheckpoint:
     zero = f"{folder}/zero"
     masters = by_state[MASTERS]
     within = tuple(folders(catalog, masters))
-    files: list[FilePlan] = [*_model_files(catalog, folder), *fragments(catalog, zero, within, by_state, step_of)]
+    of_tensors = tuple(fragments(catalog, zero, within, by_state, step_of, sharing))
+    files: list[FilePlan] = [*_model_files(catalog, folder), *of_tensors]
     files += [whole_file(name, path, size_bytes(path)) for name, path in beside.files.items()]
     state_file = optimizer_state(
         f"{zero}/optimizer_state.pt",
@@ -134,7 +138,7 @@ def plan_universal(opened: Opened) -> UniversalCheckpoint:
         step=next(iter(step_of.values()), None),
     )
     return UniversalCheckpoint(
-        plan=ModelPlan(files=tuple(files), index=None, left_out=(), padding_bytes=padding_bytes(catalog)),
+        plan=_plan(files, sharing, padding_bytes(catalog)),
         dtype=next(iter(masters.values())).recipe.dtype,
         names="names as in the checkpoint",
         names_change="",
@@ -152,6 +156,23 @@ def plan_universal(opened: Opened) -> UniversalCheckpoint:
         states=tuple(by_state),
         resume=beside.program.resume if beside.program else "engine.load_checkpoint({path})",
         steps={one.name: step_of[one.held[0]] for one in within},
+    )
+
+
+def _plan(files: Sequence[FilePlan], sharing: Sharing | None, padding_bytes: int) -> ModelPlan:
+    """With `sharing`, if it is worth it for any fragment: then files that are copied whole are shared, too."""
+    cloned_bytes = sum(file.shared_bytes for file in files if isinstance(file, FragmentPlan))
+    shares = sharing if cloned_bytes else None
+    if shares is not None:
+        whole = [fit(tensor, shares) for file in files if isinstance(file, WholeFilePlan) for tensor in file.tensors]
+        cloned_bytes += sum(found.shared_bytes for found in whole if found is not None)
+    return ModelPlan(
+        files=tuple(files),
+        index=None,
+        left_out=(),
+        padding_bytes=padding_bytes,
+        sharing=shares,
+        cloned_bytes=cloned_bytes,
     )
 
 

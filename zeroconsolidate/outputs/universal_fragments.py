@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ..catalog.facts import Catalog
     from ..catalog.rules import Join
     from ..catalog.state import Step
+    from ..plan.congruent import Sharing
     from ..plan.layout import FilePlan
     from ..plan.sources import Source
 
@@ -69,8 +70,9 @@ def fragments(
     within: Sequence[Folder],
     by_state: Mapping[str, Mapping[str, Source]],
     step_of: Mapping[str, Step],
+    sharing: Sharing | None,
 ) -> Iterator[FilePlan]:
-    """The files of the folders `within` the folder `zero`.
+    """The files of the folders `within` the folder `zero`. `sharing`: what the disk can share, None to copy everything.
 
     Raises Disagreement if expert-parallel ranks differ, UnsupportedLayout for experts that the loader would not find.
     """
@@ -82,7 +84,7 @@ def fragments(
                 with at(folder.name):
                     whole = _whole(held, len(folder.held))
                 around = _around_expert(catalog, folder, whole) or _around(catalog.joins.get(folder.held[0]))
-                yield fragment(f"{own}/{state}.pt", _tensor(state, whole), around)
+                yield fragment(f"{own}/{state}.pt", _tensor(state, whole), around, sharing=sharing)
         step = step_of[folder.held[0]]
         if step is not None:
             yield plain_fragment(f"{own}/step.pt", *stored_step(step))

@@ -125,7 +125,8 @@ def make_fragment(
 ) -> None:
     """A file of torch, from byte `start` on: behind the tensor stands the checksum of its bytes, and the zip
     directory."""
-    output = Checksummed(target, start=len(file.header), stop=file.tail_start, written=start)
+    shares = file.shared_bytes > 0
+    output = Checksummed(target, start=len(file.header), stop=file.tail_start, written=start, shares=shares)
     execute(file, inputs, output, start=start, overflows=overflows, reached=reached)
     output.write(file.tail(output.value), file.tail_start)
     reached(file.size_bytes)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..archive.model_files import WEIGHTS
 from ..errors import BadOption
 from .congruent import Congruent, Sharing, congruent
+from .fragment import FragmentPlan
 from .layout import FilePlan, TensorPlan, index_of, lay_out, split
 from .sources import Source, padding_bytes, placed, sources
 from .whole_file import WholeFilePlan
@@ -130,8 +131,10 @@ class ModelPlan:
         files = self.all_files
         tensors = [tensor for file in files for tensor in file.tensors]
         copied = all(tensor.is_copy for tensor in tensors)
+        # A fragment has a checksum, for which its bytes are read wherever they lie.
+        checked_bytes = sum(file.shared_bytes for file in files if isinstance(file, FragmentPlan))
         return Cost(
-            input_bytes=sum(tensor.recipe.input_bytes for tensor in tensors) - self.cloned_bytes,
+            input_bytes=sum(tensor.recipe.input_bytes for tensor in tensors) - self.cloned_bytes + checked_bytes,
             output_bytes=sum(self.sizes.values()),
             cloned_bytes=self.cloned_bytes,
             peak_memory_bytes=sum(len(file.header) for file in files)

@@ -58,8 +58,8 @@ class Congruent:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fit:
-    """Where in a file a tensor must begin."""
+class Fit:
+    """Where in a file a tensor must begin, to share blocks."""
 
     residue: int
     """The byte of the file, modulo the block."""
@@ -94,7 +94,7 @@ def congruent(
 ) -> Congruent | None:
     """Lay tensors out so that as many bytes as possible can be shared; None where that is not worth it. `name`: of the
     file if there is one."""
-    fits = {number: found for number, tensor in enumerate(tensors) if (found := _fit(tensor, sharing)) is not None}
+    fits = {number: found for number, tensor in enumerate(tensors) if (found := fit(tensor, sharing)) is not None}
     least = 1 if sharing.insisted else LEAST_FILE_BYTES
     shards = [
         shard for shard in _walked(tensors, fits, max_shard_bytes, sharing.block_bytes) if shard.shared_bytes >= least
@@ -122,7 +122,7 @@ def congruent(
 
 
 def _walked(
-    tensors: Sequence[TensorPlan], fits: Mapping[int, _Fit], max_shard_bytes: int | None, block_bytes: int
+    tensors: Sequence[TensorPlan], fits: Mapping[int, Fit], max_shard_bytes: int | None, block_bytes: int
 ) -> Iterator[_Shard]:
     """The tensors that have a residue, end to end in as few files as possible."""
     numbers = list(fits)
@@ -138,7 +138,7 @@ def _walked(
         yield from filled
 
 
-def _fit(tensor: TensorPlan, sharing: Sharing) -> _Fit | None:
+def fit(tensor: TensorPlan, sharing: Sharing) -> Fit | None:
     """The residue at which most bytes of a tensor can be shared; None if none can."""
     block, itemsize = sharing.block_bytes, tensor.dtype.itemsize
     if not tensor.is_copy or tensor.nbytes < block:
@@ -152,4 +152,4 @@ def _fit(tensor: TensorPlan, sharing: Sharing) -> _Fit | None:
     if not shared:
         return None
     residue = min(shared, key=lambda residue: (-shared[residue], residue))
-    return _Fit(residue, shared[residue])
+    return Fit(residue, shared[residue])

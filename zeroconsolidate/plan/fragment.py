@@ -3,7 +3,7 @@
     fp32/data.pkl        the pickle: a dict, or the tensor alone                      known before
     fp32/byteorder       "little"                                                     anything is
     fp32/version         "3"                                                          copied
-    fp32/data/0          the tensor's bytes, from a multiple of 64 on
+    fp32/data/0          the tensor's bytes, from a multiple of 64 on, or where they can share blocks of the input
     (its checksum, and the zip directory, which repeats it)                           known behind them
 
 All up to the tensor's bytes is the file's header, and what is behind them its tail. A record's checksum stands behind
@@ -20,12 +20,19 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..archive.zip_format import END, END64, END64_LOCATOR, LOCAL_HEADER
+from .congruent import fit
 from .layout import FilePlan, TensorPlan
 from .pickled import Stored, pickled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from .congruent import Sharing
+
+LEAST_SHARED_BYTES = 64 << 10
+"""Less than this is sooner written than shared, unless all that can be shared must be."""
+MOST_MODULUS = 1 << 15
+"""A record's local header is padded by less than 64 KiB, and the padding is not all that is in it."""
 ALIGNMENT_BYTES = 64
 """torch aligns records to it, so that they can be mapped into memory."""
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
@@ -55,6 +62,8 @@ class FragmentPlan(FilePlan):
     """The records whose checksums are known."""
     record_start: int
     """Where the record of the tensor begins: its local header, the last of `header`."""
+    shared_bytes: int = 0
+    """How many bytes of the tensor can share the blocks of input files."""
 
     @property
     def data_bytes(self) -> int:
@@ -75,17 +84,27 @@ class FragmentPlan(FilePlan):
         return described + zip_directory((*self.entries, entry), self.tail_start + len(described))
 
 
-def fragment(name: str, tensor: TensorPlan, around: Mapping[str, object] | None) -> FragmentPlan:
+def fragment(
+    name: str, tensor: TensorPlan, around: Mapping[str, object] | None, *, sharing: Sharing | None = None
+) -> FragmentPlan:
     """The plan of a file that holds a tensor: under the key `param` of a dict with `around`, or alone if that is None.
 
     A dict is what DeepSpeed reads at all stages, and `cat_dim` in it is along which dimension it divides the tensor
-    over tensor-parallel ranks.
+    over tensor-parallel ranks. `sharing`: what the disk can share, None to copy everything.
     """
     stored = Stored("0", tensor.dtype, tensor.shape, tensor.numel)
     content: object = stored if around is None else {**around, "param": stored}
     folder = folder_of(name)
     before, entries = records_of(folder, content)
-    header = before + local_header(f"{folder}/data/0", len(before), tensor.nbytes)
+    record, place = f"{folder}/data/0", None
+    if sharing is not None and sharing.block_bytes <= MOST_MODULUS:
+        place = fit(tensor, sharing)
+    if sharing is not None and place is not None and (sharing.insisted or place.shared_bytes >= LEAST_SHARED_BYTES):
+        last = local_header(record, len(before), tensor.nbytes, residue=place.residue, modulus=sharing.block_bytes)
+        shared_bytes = place.shared_bytes
+    else:
+        last, shared_bytes = local_header(record, len(before), tensor.nbytes), 0
+    header = before + last
     plan = FragmentPlan(
         name=name,
         header=header,
@@ -94,6 +113,7 @@ def fragment(name: str, tensor: TensorPlan, around: Mapping[str, object] | None)
         size_bytes=0,
         entries=tuple(entries),
         record_start=len(before),
+        shared_bytes=shared_bytes,
     )
     return replace(plan, size_bytes=plan.tail_start + len(plan.tail(0)))
 
@@ -132,12 +152,13 @@ def records_of(
     return data, entries
 
 
-def local_header(name: str, start: int, size_bytes: int) -> bytes:
-    """A record's local header, padded so that its data begins at a multiple of ALIGNMENT_BYTES."""
+def local_header(name: str, start: int, size_bytes: int, *, residue: int = 0, modulus: int = ALIGNMENT_BYTES) -> bytes:
+    """A record's local header, padded so that its data begins at a byte of the file that is `residue` modulo
+    `modulus`."""
     encoded = name.encode()
     wide = struct.pack("<2H2Q", 1, 16, size_bytes, size_bytes) if size_bytes >= _MOST else b""
     before = start + LOCAL_HEADER.size + len(encoded) + len(wide) + 4
-    padding = -before % ALIGNMENT_BYTES
+    padding = (residue - before) % modulus
     extra = wide + b"FB" + struct.pack("<H", padding) + b"Z" * padding
     size = _MOST if wide else 0
     return (

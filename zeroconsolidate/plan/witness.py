@@ -42,6 +42,11 @@ class Comparison:
     is_spare: bool = False
     """For replicas: whether a difference is only a warning (see `Replica`)."""
 
+    @property
+    def numel(self) -> int:
+        """How many elements are compared."""
+        return sum(stop - start for start, stop in self.intervals)
+
 
 def comparisons(catalog: Catalog, stored: Mapping[str, Source], *, everything: bool) -> list[Comparison]:
     """What to compare: every element, or a sample too small to be felt. Empty where there are no copies."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import zlib
+from typing import TYPE_CHECKING
 
 from .storage import Writable
+
+if TYPE_CHECKING:
+    from .storage import Readable
 
 _BLOCK_BYTES = 1 << 20
 
@@ -12,11 +16,12 @@ _BLOCK_BYTES = 1 << 20
 class Checksummed(Writable):
     """Writes into `output`, and keeps the CRC-32 of bytes `[start, stop)`, as far as they are written.
 
-    Blocks come in ascending order. All bytes below `written` are there already; they are read back.
+    Blocks come in ascending order. All bytes below `written` are there already; they are read back. With `shares`,
+    `output` may share blocks of input files, and what it has shared is read from these.
     """
 
-    def __init__(self, output: Writable, *, start: int, stop: int, written: int) -> None:
-        self._output, self._start, self._stop = output, start, stop
+    def __init__(self, output: Writable, *, start: int, stop: int, written: int, shares: bool = False) -> None:
+        self._output, self._start, self._stop, self._shares = output, start, stop, shares
         self.value = 0
         """The checksum of what is written."""
         block = memoryview(bytearray(min(_BLOCK_BYTES, max(min(written, stop) - start, 0))))
@@ -30,6 +35,18 @@ class Checksummed(Writable):
         self._output.write(data, start)
         inside = memoryview(data)[max(self._start - start, 0) : max(self._stop - start, 0)]
         self.value = zlib.crc32(inside, self.value)
+
+    def copy_from(self, source: Readable, file: str, file_start: int, size_bytes: int, start: int) -> int:
+        """As `output` does it, if that may be by sharing blocks: bytes that move are summed up on their way."""
+        if not self._shares:
+            return 0
+        got = self._output.copy_from(source, file, file_start, size_bytes, start)
+        block = memoryview(bytearray(min(_BLOCK_BYTES, got)))
+        for here in range(0, got, _BLOCK_BYTES):
+            part = block[: got - here]
+            source.read_into(file, file_start + here, part)
+            self.value = zlib.crc32(part, self.value)
+        return got
 
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with what has been written."""

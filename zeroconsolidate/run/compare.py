@@ -1,4 +1,7 @@
-"""Two tensors, one of them cast to the dtype of the other -> the first element that differs."""
+"""Two tensors, one of them cast to the dtype of the other -> the first element that differs.
+
+Many are compared piece by piece, in one thread or in several, and no result depends on how many.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import StoreFailed, ZeroConsolidateError
 from .cast import STORAGE, as_dtype, raw, to_single
-from .execute import BLOCK_BYTES
+from .execute import BLOCK_BYTES, PIECE_BYTES, cuts_of
 from .reader import reader
 from .storage import extents
+from .together import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from ..dtypes import DType
     from ..plan.pieces import Recipe
+    from ..plan.witness import Comparison
     from .inputs import Inputs
+    from .reader import Reader
     from .storage import Extent
 
 _IN_TURN_NUMEL = 1 << 20
@@ -48,24 +55,118 @@ def first_difference(
     Bytes are compared. Only after a cast all NaNs count as equal: the processor chooses their bits.
     `progress(n)` is called after every n bytes read from either.
     """
-    block_numel = BLOCK_BYTES // max(source.dtype.itemsize, target.dtype.itemsize)
-    expected, written = reader(source, inputs), reader(target, inputs)
+    readers = reader(source, inputs), reader(target, inputs)
+    return _first(readers, source.dtype, target.dtype, start, stop, progress)
+
+
+def differences(
+    comparisons: Iterable[Comparison],
+    inputs: Inputs,
+    *,
+    others: Sequence[Inputs] = (),
+    progress: Callable[[int], None],
+) -> Iterator[tuple[Comparison, Difference | ZeroConsolidateError | None]]:
+    """Each comparison, in order, with the first element that differs, or the error that reading ended with.
+
+    With `others`, inputs for a further thread each, several pieces are compared at the same time. `progress(n)` is
+    called by the caller's thread, after every n bytes read.
+    """
+    found: Difference | ZeroConsolidateError | None = None
+    comparisons = list(comparisons)
+    coming = (extent for each in comparisons for extent in extents_of(each.master, each.copy, each.intervals))
+    with (
+        inputs.files.expecting(coming),
+        in_order(_compared, _pieces(comparisons), inputs, others=others, progress=progress) as results,
+    ):
+        for piece, result in results:
+            found = found or result
+            if piece.is_last:
+                yield piece.comparison, found
+                found = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Elements `[start, stop)` of a comparison."""
+
+    comparison: Comparison
+    start: int
+    stop: int
+    is_last: bool
+
+
+def _pieces(comparisons: Iterable[Comparison]) -> Iterator[_Piece]:
+    for comparison in comparisons:
+        wide = max(comparison.master.dtype.itemsize, comparison.copy.dtype.itemsize)
+        cuts = cuts_of(comparison.master, PIECE_BYTES // wide)
+        ranges: list[tuple[int, int]] = []
+        for start, stop in comparison.intervals:
+            ends = [*(cut for cut in cuts if start < cut < stop), stop]
+            ranges += zip([start, *ends[:-1]], ends, strict=True)
+        for start, stop in ranges[:-1]:
+            yield _Piece(comparison, start, stop, is_last=False)
+        yield _Piece(comparison, *(ranges[-1] if ranges else (0, 0)), is_last=True)
+
+
+def _compared(
+    inputs: Inputs, piece: _Piece, advance: Callable[[int], None]
+) -> tuple[_Piece, Difference | ZeroConsolidateError | None]:
+    comparison = piece.comparison
+    try:
+        readers = inputs.resource(_LastReaders, _LastReaders).of(comparison, inputs)
+        found = _first(
+            readers, comparison.master.dtype, comparison.copy.dtype, piece.start, piece.stop, progress=advance
+        )
+    except StoreFailed:
+        raise
+    except ZeroConsolidateError as error:
+        return piece, error
+    return piece, found
+
+
+class _LastReaders:
+    """Readers of the last comparison, for its next piece: one that computes may have read a lot to begin with."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Comparison, tuple[Reader, Reader]] | None = None
+
+    def of(self, comparison: Comparison, inputs: Inputs) -> tuple[Reader, Reader]:
+        if self._last is None or self._last[0] is not comparison:
+            self._last = None  # what it holds is given up before the next is made
+            self._last = comparison, (reader(comparison.master, inputs), reader(comparison.copy, inputs))
+        return self._last[1]
+
+    def close(self) -> None:
+        self._last = None
+
+
+def _first(
+    readers: tuple[Reader, Reader],
+    source: DType,
+    target: DType,
+    start: int,
+    stop: int,
+    progress: Callable[[int], None],
+) -> Difference | None:
+    """What :func:`first_difference` gives, of tensors of these dtypes."""
+    block_numel = BLOCK_BYTES // max(source.itemsize, target.itemsize)
+    expected, written = readers
     for first in range(start, stop, block_numel):
         last = min(first + block_numel, stop)
-        ours = np.empty(last - first, STORAGE[source.dtype])
-        theirs = np.empty(last - first, STORAGE[target.dtype])
+        ours = np.empty(last - first, STORAGE[source])
+        theirs = np.empty(last - first, STORAGE[target])
         expected.fill(first, last, ours)
         written.fill(first, last, theirs)
-        found = _difference(ours, source.dtype, theirs, target.dtype)
+        found = _difference(ours, source, theirs, target)
         if found is not None:
             index, value, got = found
             return Difference(index=first + index, expected=value, got=got)
-        progress((last - first) * (source.dtype.itemsize + target.dtype.itemsize))
+        progress((last - first) * (source.itemsize + target.itemsize))
     return None
 
 
 def extents_of(source: Recipe, target: Recipe, intervals: Iterable[tuple[int, int]]) -> Iterator[Extent]:
-    """What :func:`first_difference` reads of the inputs, for who wants to announce it: some of each in turn."""
+    """What a comparison reads of the inputs, for who wants to announce it: some of each in turn."""
     for start, stop in intervals:
         for first in range(start, stop, _IN_TURN_NUMEL):
             for recipe in (source, target):

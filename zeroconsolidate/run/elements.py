@@ -36,7 +36,7 @@ def read_range(recipe: Recipe, start: int, stop: int, inputs: Inputs) -> NDArray
     """Elements `[start, stop)`, flat, of dtype STORAGE[recipe.dtype]. No others are read."""
     block = np.empty(stop - start, STORAGE[recipe.dtype])
     if start < stop:
-        with inputs.files.expecting(_extents(recipe, [(start, stop)])):
+        with inputs.files.expecting(extents_of(recipe, [(start, stop)])):
             reader(recipe, inputs).fill(start, stop, block)
     return block
 
@@ -46,7 +46,7 @@ def blocks(recipe: Recipe, intervals: Iterable[tuple[int, int]], inputs: Inputs)
     elements, size = reader(recipe, inputs), BLOCK_BYTES // recipe.dtype.itemsize
     block = np.empty(min(size, recipe.numel), STORAGE[recipe.dtype])
     intervals = list(intervals)
-    with inputs.files.expecting(_extents(recipe, intervals)):
+    with inputs.files.expecting(extents_of(recipe, intervals)):
         for start, stop in intervals:
             for first in range(start, stop, size):
                 last = min(first + size, stop)
@@ -54,7 +54,8 @@ def blocks(recipe: Recipe, intervals: Iterable[tuple[int, int]], inputs: Inputs)
                 yield block[: last - first]
 
 
-def _extents(recipe: Recipe, intervals: Iterable[tuple[int, int]]) -> Iterator[Extent]:
+def extents_of(recipe: Recipe, intervals: Iterable[tuple[int, int]]) -> Iterator[Extent]:
+    """What is read of the inputs, for who wants to announce it."""
     for start, stop in intervals if recipe.is_copied else ():
         yield from extents(recipe.copies(start, stop))
 

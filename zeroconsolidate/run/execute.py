@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..plan.layout import FilePlan, TensorPlan
+    from ..plan.pieces import Recipe
     from .inputs import Inputs
     from .storage import Extent, Writable
 
@@ -100,22 +101,23 @@ def _pieces(plan: FilePlan, start: int, stop: int, most_bytes: int | None) -> It
         last = min((stop - first_byte) // tensor.dtype.itemsize, tensor.numel)
         if first >= last:
             continue
-        cuts = [last] if most_bytes is None else [*(cut for cut in _cuts(tensor, most_bytes) if cut < last), last]
+        cuts = [last]
+        if most_bytes is not None:
+            wide = max(tensor.dtype.itemsize, tensor.recipe.dtype.itemsize)
+            cuts = [*(cut for cut in cuts_of(tensor.recipe, max(most_bytes // wide, 1)) if cut < last), last]
         for cut in cuts:
             if cut > first:
                 yield _Piece(tensor, first_byte, first, cut)
                 first = cut
 
 
-def _cuts(tensor: TensorPlan, most_bytes: int) -> list[int]:
+def cuts_of(recipe: Recipe, most_numel: int) -> list[int]:
     """Where the pieces of a tensor end: where its own blocks do, if it is computed block by block."""
-    recipe = tensor.recipe
-    most_numel = max(most_bytes // max(tensor.dtype.itemsize, recipe.dtype.itemsize), 1)
     if not isinstance(recipe, Computed):
-        return [*range(most_numel, tensor.numel, most_numel), tensor.numel]
+        return [*range(most_numel, recipe.numel, most_numel), recipe.numel]
     cuts, last = [], 0
     for end in recipe.block_ends:
-        if end - last >= most_numel or end == tensor.numel:
+        if end - last >= most_numel or end == recipe.numel:
             cuts.append(end)
             last = end
     return cuts

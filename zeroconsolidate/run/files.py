@@ -6,12 +6,14 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+from ..options.mapped import EVERYTHING_HERE
 from ..options.urls import is_url
 from .local import LocalFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ..options.mapped import Mapped
     from .remote import RemoteFiles
     from .storage import Extent
 
@@ -22,8 +24,8 @@ _LOOKED_AT = 64
 class Files(LocalFiles):
     """Any file that can be named. What reads URLs is imported, and made, when the first one comes."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, places: Mapped = EVERYTHING_HERE) -> None:
+        super().__init__(places)
         self._remote: RemoteFiles | None = None
 
     def close(self) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from ..options.mapped import EVERYTHING_HERE
 from .files import Files
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from ..options.mapped import Mapped
     from .storage import Readable
 
 
@@ -34,10 +36,10 @@ class Inputs:
     of stores.
     """
 
-    def __init__(self, files: Readable | None = None) -> None:
+    def __init__(self, files: Readable | None = None, *, places: Mapped = EVERYTHING_HERE) -> None:
         self._closing = ExitStack()
         if files is None:
-            opened = Files()
+            opened = Files(places)
             self._closing.callback(opened.close)
             files = opened
         self.files = files
@@ -70,6 +72,11 @@ def side_by_side(inputs: Inputs, count: int) -> Iterator[tuple[Inputs, ...]]:
     """Inputs for so many threads, the first of them `inputs`. They share its files, and nothing else."""
     with ExitStack() as stack:
         yield (inputs, *(stack.enter_context(Inputs(inputs.files)) for _ in range(count - 1)))
+
+
+def threads_for(workers: int | Literal["auto"]) -> int:
+    """How many threads read, compare or hash values: by default one for each processor."""
+    return processors() if workers == "auto" else workers
 
 
 def processors() -> int:

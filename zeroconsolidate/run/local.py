@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.regular import open_regular
 from ..errors import DamagedFile, OutputFailed, reason
+from ..options.mapped import EVERYTHING_HERE
 from ..options.urls import is_url
 from .clone import ANY_MEANS, CANNOT, clone
 from .storage import Readable, Writable, ended_early
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from ..options.mapped import Mapped
     from .clone import Means
 
 MAX_OPEN = 256
@@ -38,9 +40,13 @@ _CLONED_BYTES = 1 << 30
 
 
 class LocalFiles(Readable):
-    """Files by path, the least recently used closed first. Use it as a context manager."""
+    """Files by path, the least recently used closed first. Use it as a context manager.
 
-    def __init__(self) -> None:
+    `places`: where this machine sees what is called otherwise elsewhere.
+    """
+
+    def __init__(self, places: Mapped = EVERYTHING_HERE) -> None:
+        self._places = places
         self._open: OrderedDict[str, _Opened] = OrderedDict()
         self._turn = threading.Lock()
 
@@ -97,7 +103,7 @@ class LocalFiles(Readable):
             while len(self._open) >= MAX_OPEN:
                 self._open.popitem(last=False)
             try:
-                opened = _Opened(path)
+                opened = _Opened(self._places.seen(path))
             except OSError as error:
                 raise DamagedFile(f"the file cannot be read any more: {reason(error)}", address=(path,)) from None
             self._open[path] = opened

@@ -279,5 +279,8 @@ def _is_rounded(ours: NDArray[np.generic], dtype_a: DType, theirs: NDArray[np.ge
         return False
     if dtype_a.itemsize < dtype_b.itemsize:
         ours, dtype_a, theirs, dtype_b = theirs, dtype_b, ours, dtype_a
-    made, there = to_single(as_dtype(ours, dtype_a, dtype_b), dtype_b), to_single(theirs, dtype_b)
+    narrow = as_dtype(ours, dtype_a, dtype_b)
+    if np.array_equal(raw(narrow), raw(theirs)):
+        return True
+    made, there = to_single(narrow, dtype_b), to_single(theirs, dtype_b)
     return bool(((made == there) | (np.isnan(made) & np.isnan(there))).all())

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from types import TracebackType
 
     from typing_extensions import Self
@@ -30,6 +30,8 @@ R = TypeVar("R")
 
 _AHEAD = 2
 """Tasks a thread: enough that none of them waits while the caller syncs, few enough to be dropped soon."""
+_SECONDS = 0.1
+"""How often the caller reports on a task that takes long."""
 
 
 class Threads(Generic[M, T, R]):
@@ -63,9 +65,15 @@ class Threads(Generic[M, T, R]):
         for thread in self._threads:
             thread.join()
 
-    def in_order(self, tasks: Iterable[T]) -> Iterator[R]:
+    def in_order(self, tasks: Iterable[T], *, meanwhile: Callable[[], None] | None = None) -> Generator[R]:
         """What becomes of each task, in the order of the tasks. Raises what the first that failed raised, when those
-        under way have ended; the others are not begun."""
+        under way have ended; the others are not begun. `meanwhile` is called now and then while a long one is made."""
+
+        def result(made: Future[R]) -> R:
+            while meanwhile is not None and not wait([made], timeout=_SECONDS).done:
+                meanwhile()
+            return made.result()
+
         under_way: deque[Future[R]] = deque()
         try:
             for task in tasks:
@@ -73,9 +81,9 @@ class Threads(Generic[M, T, R]):
                 self._waiting.put((task, made))
                 under_way.append(made)
                 if len(under_way) >= _AHEAD * len(self._threads):
-                    yield under_way.popleft().result()
+                    yield result(under_way.popleft())
             while under_way:
-                yield under_way.popleft().result()
+                yield result(under_way.popleft())
         finally:
             for left in under_way:
                 left.cancel()
@@ -94,3 +102,30 @@ class Threads(Generic[M, T, R]):
                 except BaseException as error:  # noqa: BLE001  (raised where the result is asked for)
                     made.set_exception(error)
             del taken, task, made  # a thread that waits holds nothing
+
+
+class Tally:
+    """What threads count, and their caller reports with `report(n)`."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self._report = report
+        self._turn = threading.Lock()
+        self._sum = 0
+
+    def add(self, number: int) -> None:
+        """Count. From any thread."""
+        with self._turn:
+            self._sum += number
+
+    def report(self) -> None:
+        """Report what was counted since the last time."""
+        with self._turn:
+            number, self._sum = self._sum, 0
+        if number:
+            self._report(number)
+
+    def reported(self, made: Iterable[R]) -> Iterator[R]:
+        """The same results; what was counted is reported before each."""
+        for result in made:
+            self.report()
+            yield result

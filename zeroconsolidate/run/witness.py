@@ -2,49 +2,58 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ..errors import Disagreement, WitnessMismatch, ZeroConsolidateError, at
-from .compare import extents_of, first_difference
+from .compare import differences
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from ..plan.witness import Comparison
     from .compare import Difference
     from .inputs import Inputs
 
 
-def compare(
-    comparisons: Iterable[Comparison], inputs: Inputs, *, progress: Callable[[int], None] = lambda _: None
-) -> int:
-    """Returns the number of elements compared. At the first that differs raises WitnessMismatch, or for replicas
-    Disagreement."""
-    compared, comparisons = 0, list(comparisons)
-    coming = (extent for each in comparisons for extent in extents_of(each.master, each.copy, each.intervals))
-    with inputs.files.expecting(coming):
-        for comparison in comparisons:
+def compared(
+    comparisons: Iterable[Comparison],
+    inputs: Inputs,
+    *,
+    others: Sequence[Inputs] = (),
+    progress: Callable[[int], None] = lambda _: None,
+) -> Generator[tuple[Comparison, ZeroConsolidateError | None]]:
+    """Each comparison, in order, with the error if there is a difference: WitnessMismatch, or for replicas
+    Disagreement. With `others`, inputs for a further thread each, in several threads. Raises DamagedFile."""
+    for comparison, found in differences(comparisons, inputs, others=others, progress=progress):
+        if isinstance(found, ZeroConsolidateError):
             with at(comparison.name):
-                for start, stop in comparison.intervals:
-                    found = first_difference(
-                        inputs, comparison.master, comparison.copy, start=start, stop=stop, progress=progress
-                    )
-                    if found is not None:
-                        raise _mismatch(comparison, found)
-                    compared += stop - start
-    return compared
+                raise found
+        yield comparison, None if found is None else _mismatch(comparison, found)
 
 
-def drifted(comparisons: Iterable[Comparison], inputs: Inputs) -> list[str]:
+def compare(
+    comparisons: Iterable[Comparison],
+    inputs: Inputs,
+    *,
+    others: Sequence[Inputs] = (),
+    progress: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Returns the number of elements compared. Raises the error of the first comparison that has one."""
+    numel = 0
+    with closing(compared(comparisons, inputs, others=others, progress=progress)) as results:
+        for comparison, error in results:
+            if error is not None:
+                with at(comparison.name):
+                    raise error
+            numel += comparison.numel
+    return numel
+
+
+def drifted(comparisons: Iterable[Comparison], inputs: Inputs, *, others: Sequence[Inputs] = ()) -> list[str]:
     """Names of the tensors whose replicas differ."""
-    names: dict[str, None] = {}
-    for comparison in comparisons:
-        if comparison.name not in names:
-            try:
-                compare([comparison], inputs)
-            except Disagreement:
-                names[comparison.name] = None
-    return list(names)
+    results = compared(comparisons, inputs, others=others)
+    return list(dict.fromkeys(comparison.name for comparison, error in results if error is not None))
 
 
 def _mismatch(comparison: Comparison, found: Difference) -> ZeroConsolidateError:

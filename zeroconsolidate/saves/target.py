@@ -11,9 +11,7 @@ from ..archive.phrases import listed
 from ..errors import BadOption, NotACheckpoint
 from ..opening.resume import LAST_COMPLETE
 from ..options import Opening, roots_of
-from .choice import choose
 from .listing import list_saves
-from .run import read_run
 
 if TYPE_CHECKING:
     from ..options import Roots
@@ -32,6 +30,9 @@ def settled(src: Roots, options: O, *, newest_of_several: bool = False) -> tuple
     """
     roots = roots_of(src)
     if options.checkpoint is not None:
+        from .choice import choose  # a checkpoint that is given as such does not pay for it
+        from .run import read_run
+
         save = choose(read_run(roots), options.checkpoint)
         found = list_saves(roots)
         if any(listing.is_tag for listing in found.listings):
@@ -42,6 +43,9 @@ def settled(src: Roots, options: O, *, newest_of_several: bool = False) -> tuple
     run = found_run(roots)
     if run is None:
         return src, options
+    from .choice import choose
+    from .run import read_run
+
     if options.tag == LAST_COMPLETE:
         return list(choose(read_run(roots, run), LAST_COMPLETE).paths), replace(options, tag=None)
     if options.tag is None and newest_of_several:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.places import identity, look_anew
 from ..errors import DamagedFile, reason
+from ..options.mapped import EVERYTHING_HERE
 from ..options.urls import real
 from ..plan.congruent import Sharing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from ..options.mapped import Mapped
     from ..plan.layout import FilePlan
     from .journal import Fingerprint
 
@@ -26,9 +28,11 @@ def fingerprint(
     layout: Sequence[FilePlan],
     sharing: Sharing | None,
     parts: int | None = None,
+    places: Mapped = EVERYTHING_HERE,
 ) -> Fingerprint:
     """The options, the input files with sizes and times, the output files with their headers, what their layout goes
-    by, in how many parts they are made if each is made by a command of its own, and our version.
+    by, in how many parts they are made if each is made by a command of its own, and our version. `places`: where this
+    machine sees what the others call otherwise.
 
     Where every byte comes from follows from these by arithmetic, so the copies themselves are not in it.
     Raises DamagedFile if an input file has gone.
@@ -39,7 +43,7 @@ def fingerprint(
         json.dumps(
             {
                 "options": dict(options),
-                "source": {path: _looks(path) for path in paths},
+                "source": {places.called(path): _looks(path) for path in paths},
                 "output": {
                     file.name: {"bytes": file.size_bytes, "header": hashlib.sha256(file.header).hexdigest()[:16]}
                     for file in layout
@@ -70,14 +74,15 @@ def parts_in(before: Fingerprint) -> int | None:
     return count
 
 
-def refuse_changed(before: Fingerprint, *, start_over: str) -> None:
+def refuse_changed(before: Fingerprint, *, start_over: str, places: Mapped = EVERYTHING_HERE) -> None:
     """Raise DamagedFile if an input file is not what it was when the fingerprint was taken.
 
     `start_over`: how. Someone may have trained on into the same folder while we read: half of each file would be of
     another step.
     """
-    look_anew(before["source"])
-    for path, looks in before["source"].items():
+    paths = {places.seen(path): looks for path, looks in before["source"].items()}
+    look_anew(paths)
+    for path, looks in paths.items():
         if _looks(path) != looks:
             raise DamagedFile(
                 "the file was changed while it was being converted",

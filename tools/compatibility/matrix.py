@@ -1,0 +1,105 @@
+"""What is tried with what: a row for each release of another program."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FIXTURES = ROOT / "tests" / "fixtures"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A release."""
+
+    program: str
+    version: str
+    needs: tuple[str, ...] = ()
+    """Installed with what they need."""
+    alone: tuple[str, ...] = ()
+    """Installed without: they would bring a build of torch for CUDA."""
+    with_torch: bool = False
+    """Whether the torch of the environment that runs this is there, too."""
+
+    @property
+    def name(self) -> str:
+        """Program and version."""
+        return f"{self.program} {self.version}"
+
+
+PLAIN = ("tqdm", "shtab")
+
+PROGRAMS = (
+    "DeepSpeed",
+    "safetensors",
+    "numpy",
+    "torch",
+    "transformers",
+    "PEFT",
+    "sentence-transformers",
+    "FlagEmbedding",
+)
+
+
+_WITHOUT_VALUES = {"writer_mock"}
+"""Saves of a writer that leaves files empty, for benchmarks."""
+
+
+def deepspeeds() -> dict[str, list[Path]]:
+    """Release of DeepSpeed -> the saves in this repository that it made."""
+    found: dict[str, list[Path]] = {}
+    for provenance in sorted(FIXTURES.rglob("provenance.json")):
+        versions = json.loads(provenance.read_text()).get("versions", {})
+        has_values = (provenance.parent / "expected.safetensors").exists()
+        if "deepspeed" in versions and has_values and provenance.parent.name not in _WITHOUT_VALUES:
+            found.setdefault(versions["deepspeed"], []).append(provenance.parent)
+    return found
+
+
+def rows() -> list[Row]:
+    """All rows, by program, the oldest release first."""
+    return [
+        *(Row("DeepSpeed", version) for version in _ordered(deepspeeds())),  # its saves are read without it
+        *(
+            Row("safetensors", version, needs=(*PLAIN, "numpy", f"safetensors=={version}"))
+            for version in ("0.4.3", "0.4.5", "0.5.3", "0.6.2", "0.7.0", "0.8.0")
+        ),
+        *(
+            Row("numpy", version, needs=(*PLAIN, f"numpy=={version}", "safetensors"))
+            for version in ("1.24.4", "1.26.4", "2.0.2", "2.2.6", "2.4.6")
+        ),
+        *(
+            Row("torch", version, needs=(*PLAIN, "safetensors", f"torch=={version}", numpy))
+            for version, numpy in (("2.1.2", "numpy<2"), ("2.13.0", "numpy"))
+        ),
+        *(
+            Row("transformers", version, needs=(*PLAIN, f"transformers=={version}", numpy), with_torch=True)
+            for version, numpy in (
+                ("4.40.2", "numpy<2"), ("4.46.3", "numpy"), ("4.51.3", "numpy"), ("4.57.1", "numpy"),
+                ("5.0.0", "numpy"), ("5.24.0", "numpy"),
+            )
+        ),
+        *(
+            Row("PEFT", version, needs=(*PLAIN, transformers, "psutil", "pyyaml"),
+                alone=(f"peft=={version}", accelerate), with_torch=True)
+            for version, transformers, accelerate in (
+                ("0.10.0", "transformers==4.40.2", "accelerate==0.30.1"),
+                ("0.13.2", "transformers==4.46.3", "accelerate==1.1.1"),
+                ("0.17.1", "transformers==4.57.1", "accelerate==1.10.1"),
+                ("0.21.2", "transformers==5.24.0", "accelerate==1.15.0"),
+            )
+        ),
+        *(
+            Row("sentence-transformers", version, needs=(*PLAIN, transformers, "scikit-learn", "scipy", "pillow"),
+                alone=(f"sentence-transformers=={version}",), with_torch=True)
+            for version, transformers in (
+                ("3.0.1", "transformers==4.46.3"), ("5.1.0", "transformers==4.57.1"), ("6.2.0", "transformers==5.23.0"),
+            )
+        ),
+    ]  # fmt: skip
+
+
+def _ordered(versions: dict[str, list[Path]]) -> list[str]:
+    return sorted(versions, key=lambda version: [int(part) for part in version.split(".")])
