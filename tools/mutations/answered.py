@@ -269,6 +269,24 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "the next step does not show the files of the last one",
+        f"{PROGRESS}::TestLine::test_how_many_files_of_how_many",
+        (
+            "cli/progress.py",
+            "self._doing, self._since, self._files = doing, time.monotonic(), None\n",
+            "self._doing, self._since = doing, time.monotonic()\n",
+        ),
+    ),
+    Mutation(
+        "a file that is read again is not counted again",
+        f"{PROGRESS}::TestFilesRead::test_a_file_that_is_read_again_is_not_counted_again",
+        (
+            "archive/load.py",
+            "self._names.add(raw.name.name)\n",
+            'self._names.add(f"{raw.name.name} {len(self._names)}")\n',
+        ),
+    ),
+    Mutation(
         "without room for a thread the work goes on",
         f"{PROGRESS}::TestDisplay::test_where_no_thread_can_be_started_the_work_goes_on",
         ("cli/progress.py", "            with suppress(RuntimeError):\n", "            if True:\n"),

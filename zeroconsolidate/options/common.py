@@ -79,6 +79,13 @@ class Reporting(Declared):
 class Working(Reporting, Opening):
     """Options of functions that open a checkpoint and may take a while."""
 
+    files_read: Callable[[int, int], None] | None = option(
+        None,
+        "a function that is called while metadata are read, with the number of files read so far and that of all",
+        group=Group.PRINTING,
+        flag=None,
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded(Working):
