@@ -32,6 +32,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 15.0
 """Pauses double from the first to the longest; half of each is left to chance, so that callers do not come back all at
 once."""
 
+CONNECTIONS = 48
+"""To one store at a time: as many as reading and writing together have requests under way."""
 LISTED_SECONDS = 3.0
 """So long a listing is believed: one command asks for the same folders again and again."""
 _LISTINGS = 4096
@@ -222,7 +224,7 @@ def _store(scheme: str, _process: int) -> Store:
 
 
 def _client(scheme: str) -> Any:
-    package = CLIENTS.get(scheme)
+    package, more = CLIENTS.get(scheme), dict[str, Any]()
     try:
         import fsspec
 
@@ -230,7 +232,9 @@ def _client(scheme: str) -> Any:
             from huggingface_hub import HfFileSystem
 
             return HfFileSystem(skip_instance_cache=True)
-        return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=scheme != "memory")
+        if package == "s3fs":  # its default is ten connections
+            more["config_kwargs"] = {"max_pool_connections": CONNECTIONS}
+        return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=scheme != "memory", **more)
     except ImportError:
         extra = "remote" if package is None else {"s3fs": "s3", "gcsfs": "gcs", "adlfs": "azure"}.get(package, "hf")
         raise BadOption(

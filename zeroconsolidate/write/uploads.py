@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
 
-PART_BYTES = 16 << 20
+PART_BYTES = 8 << 20
 """The usual part. Eight are under way, and as many as threads begin at a time are being filled."""
 MOST_PARTS = 9_000
 """S3 takes 10,000: larger files have larger parts."""
@@ -36,7 +36,7 @@ def part_bytes_of(size_bytes: int) -> int:
     """The size of the parts of a file: a multiple of 1 MiB.
 
     >>> part_bytes_of(10**9) >> 20, part_bytes_of(10**12) >> 20
-    (16, 106)
+    (8, 106)
     """
     return max(PART_BYTES, (-(-size_bytes // MOST_PARTS) + (1 << 20) - 1) >> 20 << 20)
 
