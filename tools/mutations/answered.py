@@ -9,6 +9,7 @@ AT_ONCE = "cli/test_refused_at_once.py::TestAtOnce"
 DRY_RUN = "cli/test_refused_at_once.py::TestDryRun"
 REMARKS = "outputs/test_remarks.py"
 PROGRESS = "cli/test_progress.py"
+CACHE = "whole/test_drop_cache.py"
 UNREADABLE = "cli/test_bad_input.py::test_a_directory_that_may_not_be_read"
 TELLS = "opening/test_rescue.py::TestDiagnosis::test_the_error_tells_all"
 
@@ -285,6 +286,26 @@ MUTATIONS = (
             "self._names.add(raw.name.name)\n",
             'self._names.add(f"{raw.name.name} {len(self._names)}")\n',
         ),
+    ),
+    Mutation(
+        "what is read goes from the page cache",
+        f"{CACHE}::TestVerbs::test_neither_checkpoint_nor_output_stays[fp32 through blocks-3]",
+        ("run/local.py", "self._trails.setdefault(file, Trail(start)).touched(opened.fd, start, stop)\n", "pass\n"),
+    ),
+    Mutation(
+        "what was never read stays in the page cache",
+        f"{CACHE}::TestFiles::test_what_is_read_is_dropped_and_what_lies_beside_it_is_not",
+        ("run/page_cache.py", "                trail.end(fd)\n", "                drop(fd)\n"),
+    ),
+    Mutation(
+        "an empty range is not the whole file",
+        f"{CACHE}::TestTrail::test_nothing_is_not_everything",
+        ("run/page_cache.py", "(stop is None or size_bytes > 0)", "True"),
+    ),
+    Mutation(
+        "the kernel's large folios are dropped, too",
+        f"{CACHE}::TestTrail::test_what_the_kernel_keeps_as_one_is_dropped_as_one",
+        ("run/page_cache.py", "max(self._begin, self._dropped - _FOLIO_BYTES)", "self._dropped"),
     ),
     Mutation(
         "without room for a thread the work goes on",

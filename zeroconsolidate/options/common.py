@@ -144,6 +144,15 @@ def reflink(them: str, less: str = "") -> Literal["auto", "always", "never"]:
     )
 
 
+def drop_cache() -> bool:
+    return option(
+        False,
+        "have the system's page cache give up what has been read and what has been written, as it goes: on a node "
+        "where other programs need it",
+        group=Group.OUTPUT,
+    )
+
+
 def fill(them: str) -> str | PathLike[str] | Sequence[str | PathLike[str]]:
     return option(
         (),
