@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import torchless
 from command import environment
+from safetensors import safe_open
 
 from zeroconsolidate import consolidate
 from zeroconsolidate.errors import BadOption, DamagedFile, MissingPackage, OutputFailed
@@ -31,23 +36,51 @@ def needs(package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed: tools/test_clusters.sh")
 
 
+SECONDS = 90
+"""A test that takes longer has failed."""
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A hundred megabytes without torch: z3_w3's weights are too few to be interrupted."""
-    torch = pytest.importorskip("torch")
-    assert torch
-    import synthetic
-
+    """48 MB: z3_w3's weights are too few to be interrupted."""
     root = tmp_path_factory.mktemp("big") / "checkpoint-5"
-    synthetic.write(root, synthetic.values_of(synthetic.shapes_of(48)), stage=3, ranks=3)
+    torchless.write(root, torchless.values_of(48), ranks=3)
     return root
 
 
 @pytest.fixture(scope="module")
 def straight(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What one process writes, which is what was saved."""
     out = tmp_path_factory.mktemp("straight") / "model"
     consolidate(checkpoint, out, max_shard_size="20MB")
+    written = {}
+    for path in out.glob("*.safetensors"):
+        with safe_open(path, framework="numpy") as opened:
+            written |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
+    saved = torchless.values_of(48)
+    assert written.keys() == saved.keys()
+    assert all(np.array_equal(written[name], value) for name, value in saved.items())
     return contents(out)
+
+
+@pytest.fixture(autouse=True)
+def limited() -> Iterator[None]:
+    """No test takes longer than SECONDS, and what it has started and left ends with it."""
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError(f"the test has taken {SECONDS} seconds")
+
+    before = descendants(os.getpid())
+    earlier = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, earlier)
+        for pid in descendants(os.getpid()).keys() - before.keys():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(autouse=True)
@@ -226,10 +259,17 @@ def descendants(of: int) -> dict[int, str]:
     return {pid: names[pid] for pid in found if pid in names}
 
 
+TOKEN = secrets.token_hex(32)
+"""Ray keeps the first that it has read."""
+
+
 @needs("ray")
 class TestRay:
-    @pytest.fixture(scope="class", autouse=True)
-    def cluster(self) -> Iterator[None]:
+    @pytest.fixture(autouse=True)
+    def cluster(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        # Ray would make a token, and keep it in the user's home. It reads these when it is imported.
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
         import ray
 
         ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="error")

@@ -151,6 +151,9 @@ class TestFacts:
     def test_values_defaults_and_what_follows(self) -> None:
         assert self.facts() == {"size": 4, "said": True, "inside.depth": 3, "double": 8, "num_labels": 2}
 
+    def test_a_value_may_be_said_twice(self) -> None:
+        assert self.facts(width=3, size=3) == self.facts(size=3)
+
     @pytest.mark.parametrize(
         "more",
         [
@@ -158,7 +161,7 @@ class TestFacts:
             {"size": 10},
             {"size": None},
             {"width": 10},
-            {"width": 3, "size": 3},
+            {"width": 3, "size": 4},
             {"harmless": 1},
             {"inside": {"depth": 3, "odd": 1}},
             {"inside": [3]},

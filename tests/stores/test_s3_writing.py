@@ -127,7 +127,7 @@ def test_refused_from_some_request_on_and_continued(fault: Fault, s3: Store, tmp
     zeroconsolidate.consolidate(CHECKPOINT, s3.url("model"))
     needed = len(s3.requests)
     continued = 0
-    for kept in range(1, needed, 5 if fault is DENIED else 13):
+    for kept in range(1, needed, needed // (8 if fault is DENIED else 3)):
         s3.empty()
         s3.requests.clear()
         object_stores.store_of(s3.url()).forget()
@@ -149,7 +149,7 @@ def test_refused_from_some_request_on_and_continued(fault: Fault, s3: Store, tmp
             continued += report.resumed_bytes > 0
             assert len(parts_sent(s3, before)) + report.resumed_bytes // PART <= 8
         same(s3, tmp_path / "here")
-    assert continued >= 2
+    assert continued >= (2 if fault is DENIED else 1)
 
 
 def test_parts_that_the_store_has_are_not_sent_again(s3: Store, tmp_path: Path):

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,17 @@ def test_a_save_becomes_a_model(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert {record.levelname for record in caplog.records} >= {"WARNING"}
 
 
+def environment_of(pid: int) -> dict[bytes, bytes]:
+    """What a process was started with. For a moment after its start there is nothing to read."""
+    for _ in range(SECONDS * 100):
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            content = file.read()
+        if content:
+            break
+        time.sleep(0.01)
+    return dict(each.split(b"=", 1) for each in content.split(b"\0") if b"=" in each)
+
+
 def test_it_sees_no_accelerator_and_is_no_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that waits for a rank, seen from outside."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
@@ -57,8 +69,7 @@ def test_it_sees_no_accelerator_and_is_no_rank(tmp_path: Path, monkeypatch: pyte
     hidden = hide(next(folder.glob("*/*rank_1*optim*")), tmp_path / "hidden")
     run = consolidate_in_background(folder, tmp_path / "model", niceness=0)
     pid = run._process.pid
-    with open(f"/proc/{pid}/environ", "rb") as file:
-        found = dict(each.split(b"=", 1) for each in file.read().split(b"\0") if b"=" in each)
+    found = environment_of(pid)
     assert found[b"CUDA_VISIBLE_DEVICES"] == b""
     assert not {b"RANK", b"WORLD_SIZE"} & found.keys()
     assert os.getsid(pid) == pid

@@ -10,6 +10,8 @@ FAULTS = "audit/test_compare.py::TestFaults"
 REPORTED = "audit/test_compare.py::TestReported"
 NAMES = "audit/test_compare.py::TestNames"
 ADAPTERS = "audit/test_compare.py::TestAdapters"
+PRODUCTS = "transforms/test_dequantize.py"
+QUANTIZED = "audit/test_compare_quantized.py"
 
 MUTATIONS = (
     Mutation(
@@ -89,6 +91,74 @@ MUTATIONS = (
         "an adapter's tensors get the names that a run has for them",
         f"{ADAPTERS}::test_an_adapter_s_directory",
         ("audit/adapter_side.py", '"modules_to_save", _ADAPTER', '"modules_to_save"'),
+    ),
+    Mutation(
+        "a row has the scale of its own block",
+        f"{PRODUCTS}::test_matrices_of_several_blocks",
+        ("transforms/dequantizing.py", "scales[np.arange(first, last) // high - top]", "scales[:1]"),
+    ),
+    Mutation(
+        "a number in a word is above its value",
+        f"{QUANTIZED}::TestKnownFormats::test_the_weights_are_torchs_products",
+        ("transforms/dequantizing.py", "        rows -= _ZERO\n", ""),
+    ),
+    Mutation(
+        "scales are as many as the blocks",
+        f"{QUANTIZED}::TestUnknownFormats::test_one_layer_that_is_not_understood",
+        (
+            "audit/quantized_side.py",
+            "stated.block if scales.shape == (-(-rows // high), -(-columns // wide)) else None",
+            "stated.block",
+        ),
+    ),
+    Mutation(
+        "numbers with zero points are not known",
+        f"{QUANTIZED}::TestUnknownFormats::test_one_layer_that_is_not_understood",
+        ("audit/quantized_side.py", ' or "weight_zero_point" in parts', ""),
+    ),
+    Mutation(
+        "two numbers in a byte are not known",
+        f"{QUANTIZED}::TestUnknownFormats::test_one_layer_that_is_not_understood",
+        ("audit/quantized_side.py", "_NUMBERS[stated.method]", '_NUMBERS["compressed-tensors"]'),
+    ),
+    Mutation(
+        "words hold as many numbers as the shape says",
+        f"{QUANTIZED}::TestUnknownFormats::test_a_shape_that_the_words_have_no_room_for",
+        ("audit/quantized_side.py", "    return (rows, columns) if fits else None\n", "    return rows, columns\n"),
+    ),
+    Mutation(
+        "words of four bits are not known",
+        f"{QUANTIZED}::TestUnknownFormats::test_four_bits",
+        ("audit/quantized_side.py", "    if stated.bits != _BITS:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "numbers of an unknown format are not compared as weights",
+        f"{QUANTIZED}::TestUnknownFormats::test_is_said_and_not_compared_with_weights",
+        ("audit/pairing.py", " and (name in a.stored) is (here[name] in b.stored)", ""),
+    ),
+    Mutation(
+        "numbers of an unknown format have no figures",
+        f"{QUANTIZED}::TestUnknownFormats::test_with_its_like_only_whether_both_store_the_same",
+        ("audit/measure.py", "    is_stored = name in a.stored\n", "    is_stored = False\n"),
+    ),
+    Mutation(
+        "an output's checkpoint is not quantized to be compared with it",
+        f"{QUANTIZED}::TestKnownFormats::test_a_checkpoint_and_its_output",
+        ("audit/sides.py", "    options = replace(options, quantize=None, quantize_skip=())", "    pass"),
+    ),
+    Mutation(
+        "what is quantized differs without having moved",
+        f"{QUANTIZED}::TestKnownFormats::test_a_checkpoint_and_its_output",
+        (
+            "audit/suspicions.py",
+            "        and each.name not in quantized  # these differ whether they moved or not\n",
+            "",
+        ),
+    ),
+    Mutation(
+        "what quantizing does not explain is told",
+        f"{QUANTIZED}::TestSuspicions::test_a_layer_of_another_model",
+        ("audit/requantized.py", "            beyond.append(each.name)\n", "            within += 1\n"),
     ),
     Mutation(
         "names are escaped in pages",

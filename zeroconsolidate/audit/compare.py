@@ -12,7 +12,7 @@ from ..run.inputs import Inputs
 from ..run.statistics import Statistics
 from .comparison import ComparedSide, ModelComparison, figures_of
 from .kinds import KINDS
-from .measure import measure, measure_alone, total, work_bytes
+from .measure import measure, measure_alone, stored_dtype, total, work_bytes
 from .pairing import pair
 from .probes import probe
 from .sides import find_side, read_side
@@ -131,7 +131,7 @@ def _described(side: Side) -> ComparedSide:
     dtypes: dict[str, int] = {}
     sources = {id(source.recipe): source for source in side.tensors.values()}
     for source in sources.values():
-        dtype = source.recipe.dtype.torch_name
+        dtype = stored_dtype(source.recipe).torch_name
         dtypes[dtype] = dtypes.get(dtype, 0) + source.recipe.numel
     return ComparedSide(
         path=side.path, what=side.what, tensors=len(sources), parameters=sum(dtypes.values()), dtypes=dtypes

@@ -158,7 +158,7 @@ class ComparedTensor:
     role_b : str | None
         The same of the second.
     dtype_a : str
-        The dtype it is stored in.
+        The dtype it is stored in: of a quantized weight, that of its numbers.
     dtype_b : str
         The same in the second.
     shape_a : tuple[int, ...]
@@ -169,7 +169,8 @@ class ComparedTensor:
         `equal`; `rounded`, if the narrower dtype has the other's values, rounded; `differs`; or `shape`, if the shapes
         do not fit and nothing was compared.
     figures : Figures | None
-        How much they differ; None if nothing was compared.
+        How much they differ; None if nothing was compared, or only whether both store the same: what is quantized
+        in a format that is not known has elements that are no weights.
     largest_at : tuple[int, ...] | None
         The indices of the element that differs most; None if none does.
     changed_rows : int | None

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import at
+from ..plan.pieces import share_bytes
 from ..run.statistics import RowMarks, Statistics, differ, values_of
+from ..transforms.dequantized import Dequantized
 from .comparison import ComparedTensor, Figures, figures_of
 from .kinds import kind_of, layer_of
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..catalog.facts import Shape
+    from ..dtypes import DType
+    from ..plan.pieces import Recipe
     from ..plan.sources import Source
     from ..run.inputs import Inputs
     from ..run.statistics import Values
@@ -35,7 +39,7 @@ class Measured:
 
     tensor: ComparedTensor
     statistics: Statistics | None
-    """None if the shapes do not fit."""
+    """None if the shapes do not fit, or the elements are no weights."""
 
 
 def measure(a: Side, b: Side, pairing: Pairing, inputs: Inputs, progress: Callable[[int], None]) -> list[Measured]:
@@ -53,9 +57,9 @@ def measure(a: Side, b: Side, pairing: Pairing, inputs: Inputs, progress: Callab
 def measure_alone(
     side: Side, names: tuple[str, ...], inputs: Inputs, progress: Callable[[int], None]
 ) -> dict[str, Values]:
-    """What the elements of tensors are like that only this side has."""
+    """What the elements of tensors are like that only this side has; of those that are no weights, nothing."""
     found = {}
-    for name in names:
+    for name in [name for name in names if name not in side.stored]:
         with at(name):
             found[name] = values_of(side.tensors[name].recipe, inputs, progress=progress)
     return found
@@ -65,14 +69,15 @@ def work_bytes(a: Side, b: Side, pairing: Pairing) -> int:
     """How many bytes `measure` and `measure_alone` will read, for a progress bar."""
     pairs = [(a.tensors[name], b.tensors[name_b]) for name, name_b in pairing.pairs]
     both = sum(
-        numel * (left.recipe.dtype.itemsize + right.recipe.dtype.itemsize)
+        share_bytes(left.recipe, numel) + share_bytes(right.recipe, numel)
         for left, right in pairs
         if (numel := _comparable(left.shape, right.shape))
     )
     return both + sum(
-        side.tensors[name].recipe.numel * side.tensors[name].recipe.dtype.itemsize
+        side.tensors[name].recipe.input_bytes
         for side, names in ((a, pairing.only_a), (b, pairing.only_b))
         for name in names
+        if name not in side.stored
     )
 
 
@@ -80,6 +85,7 @@ def _pair(a: Side, b: Side, name: str, name_b: str, inputs: Inputs, progress: Ca
     left, right = a.tensors[name], b.tensors[name_b]
     kind, numel = kind_of(name), _comparable(left.shape, right.shape)
     found, marks = None, None
+    is_stored = name in a.stored
     if numel or left.shape == right.shape:
         marks = _marks(kind, left, numel)
         found = differ(left.recipe, right.recipe, inputs, numel=numel, marks=marks, progress=progress)
@@ -91,17 +97,22 @@ def _pair(a: Side, b: Side, name: str, name_b: str, inputs: Inputs, progress: Ca
         layer=layer_of(name),
         role_a=a.roles.get(name),
         role_b=b.roles.get(name_b),
-        dtype_a=left.recipe.dtype.torch_name,
-        dtype_b=right.recipe.dtype.torch_name,
+        dtype_a=stored_dtype(left.recipe).torch_name,
+        dtype_b=stored_dtype(right.recipe).torch_name,
         shape_a=tuple(left.shape),
         shape_b=tuple(right.shape),
         state=_state(left, right, found),
-        figures=None if found is None else figures_of(found),
-        largest_at=None if found is None or not found.largest else _unravel(found.largest_at, left.shape),
+        figures=None if found is None or is_stored else figures_of(found),
+        largest_at=None if found is None or is_stored or not found.largest else _unravel(found.largest_at, left.shape),
         changed_rows=None if rows is None else len(rows),
         first_rows=() if rows is None else tuple(rows[:LISTED_ROWS]),
     )
-    return Measured(tensor=tensor, statistics=found)
+    return Measured(tensor=tensor, statistics=None if is_stored else found)
+
+
+def stored_dtype(recipe: Recipe) -> DType:
+    """The dtype of a tensor in its file: of a quantized weight, of its numbers."""
+    return recipe.stored_dtype if isinstance(recipe, Dequantized) else recipe.dtype
 
 
 def _comparable(a: Shape, b: Shape) -> int:

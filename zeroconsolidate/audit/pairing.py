@@ -41,7 +41,8 @@ def pair(a: Side, b: Side) -> Pairing:
         here.setdefault(new, name)
     pairs: dict[tuple[int, int], tuple[str, str]] = {}
     for name, source in a.tensors.items():
-        if name in here:
+        # What is stored of a quantized weight is no weight: it is compared with nothing but its like.
+        if name in here and (name in a.stored) is (here[name] in b.stored):
             pairs.setdefault((id(source.recipe), id(b.tensors[here[name]].recipe)), (name, here[name]))
     compared_a, compared_b = ({ours for ours, _ in pairs}, {theirs for _, theirs in pairs})
     return Pairing(

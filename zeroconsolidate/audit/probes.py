@@ -56,7 +56,9 @@ def probe(
     """Read again what raises a question. `base`: directory of the original model, if it is known."""
     exchanged = _exchanged(a, b, tensors, inputs, progress)
     orders = {}
-    for tensor in [each for each in tensors if each.name not in exchanged and _may_be_reordered(each)][:MOST]:
+    # What only one side has quantized has no element in common with the other, in whatever order.
+    alike = [each for each in tensors if a.schemes.get(each.name) == b.schemes.get(each.name_b)]
+    for tensor in [each for each in alike if each.name not in exchanged and _may_be_reordered(each)][:MOST]:
         rows = tensor.shape_a[0] if len(tensor.shape_a) > 1 else 1
         left, right = a.tensors[tensor.name].recipe, b.tensors[tensor.name_b].recipe
         order = other_order(left, right, inputs, rows=rows, progress=progress)

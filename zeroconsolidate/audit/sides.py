@@ -26,6 +26,7 @@ from ..outputs.planned import plan_weights, with_recorded_base
 from ..plan.sources import Source
 from ..saves.target import found_run, settled
 from .adapter_side import adapter_catalog, has_adapter
+from .quantized_side import unquantized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +46,11 @@ class Side:
     """As it was given."""
     what: str
     tensors: Mapping[str, Source]
-    """By name, second names of tied weights included."""
+    """By name, second names of tied weights included; of a quantized model, the weights that its numbers stand for."""
+    schemes: Mapping[str, str]
+    """Names of these weights -> how they are quantized, in words."""
+    stored: frozenset[str]
+    """Names of tensors in a format of quantization that is not known: their elements are no weights."""
     roles: Mapping[str, str]
     """By name, what a checkpoint says of it; empty for a model directory."""
     ties: Mapping[str, str]
@@ -124,17 +129,21 @@ def _manifest(directory: str) -> Mapping[str, Any]:
 def read_side(found: Found, other: Found, *, base: str | None) -> Side:
     """Its tensors, as they are comparable with the `other` ones: adapters with adapters, else merged models.
 
-    Raises what `consolidate` raises for adapters and their base.
+    Raises what `consolidate` raises for adapters and their base, and DamagedFile for a file that cannot be read.
     """
     if found.opened is None:
         tensors = {name: Source.of_model(name, tensor) for name, tensor in _weights(found.directory).items()}
+        read = unquantized(tensors, found.directory, found.path)
+        what = f"{found.what}, {read.what}" if read.what else found.what
         return Side(
-            path=found.path, what=found.what, tensors=_in_order(tensors), roles={}, ties={}, notes=(),
+            path=found.path, what=what, tensors=_in_order(read.tensors), schemes=read.schemes, stored=read.stored,
+            roles={}, ties={}, notes=read.notes,
             is_tied=_is_tied(found.directory), merged_into=None, directory=found.directory,
         )  # fmt: skip
     recorded = other.manifest.get("options") or {}
     options = Options.from_manifest(recorded, tag=None, base=base)
     options = replace(options, include=(), exclude=(), exclude_frozen=False, allow_missing=True)
+    options = replace(options, quantize=None, quantize_skip=())  # the other one is compared as what it stands for
     what = found.what
     if found.is_adapter:
         lora = options.lora if recorded.get("lora") in ("adapter", "keep", "merge") else None
@@ -149,7 +158,8 @@ def read_side(found: Found, other: Found, *, base: str | None) -> Side:
     is_merged = options.lora == "merge"
     root = found.opened.catalog.origin.root
     return Side(
-        path=found.path, what=what, tensors=_in_order(tensors), roles=roles, ties=ties_of(tensors), notes=notes,
+        path=found.path, what=what, tensors=_in_order(tensors), schemes={}, stored=frozenset(), roles=roles,
+        ties=ties_of(tensors), notes=notes,
         is_tied=_is_tied(root) or (is_merged and _is_tied(options.base_directory)),
         merged_into=options.base_directory if is_merged else None,
         directory=None if found.manifest or not found.is_adapter or is_merged else found.directory,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.phrases import counted, listed
 from .kinds import across_layers
+from .requantized import beyond_quantizing, requantized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ def suspicions(
 ) -> tuple[str, ...]:
     """Sentences, the gravest first. `alone`: what the elements of tensors are like that only A, or only B, has."""
     explained = {*probed.orders, *probed.exchanged}
+    quantized = requantized(a, b, tensors)
     return (
         *_not_finite(tensors),
         *_reordered(probed),
@@ -44,10 +46,11 @@ def suspicions(
         *_of_base(probed, a, b),
         *_untied(probed, pairing, a, b),
         *_unrelated(tensors, explained),
+        *beyond_quantizing(a, b, tensors),
         *_multiples(tensors, explained),
-        *_frozen_that_moved(tensors),
-        *_did_not_move(tensors),
-        *_only_few_differ(tensors, pairing),
+        *_frozen_that_moved(tensors, quantized),
+        *_did_not_move(tensors, quantized),
+        *_only_few_differ(tensors, pairing, quantized),
         *_beyond_range(tensors, alone),
     )
 
@@ -193,9 +196,9 @@ def _multiples(tensors: Sequence[ComparedTensor], explained: set[str]) -> Iterat
         yield f"B is A times {times}: {_named(names)}"
 
 
-def _frozen_that_moved(tensors: Sequence[ComparedTensor]) -> Iterator[str]:
+def _frozen_that_moved(tensors: Sequence[ComparedTensor], quantized: frozenset[str]) -> Iterator[str]:
     moved = [each.name for each in tensors if "frozen" in (each.role_a, each.role_b) and each.state == "differs"
-             and "trainable" not in (each.role_a, each.role_b)]  # fmt: skip
+             and "trainable" not in (each.role_a, each.role_b) and each.name not in quantized]  # fmt: skip
     if moved:
         yield f"frozen in the run, but {_not_same(moved)}: {_named(moved)}"
 
@@ -204,12 +207,15 @@ def _not_same(names: Sequence[str]) -> str:
     return "not the same in both" if len(names) > 1 else "it is not the same in both"
 
 
-def _did_not_move(tensors: Sequence[ComparedTensor]) -> Iterator[str]:
+def _did_not_move(tensors: Sequence[ComparedTensor], quantized: frozenset[str]) -> Iterator[str]:
     """Tensors that are the same in both, though most of those they belong with are not."""
     free = [
         each
         for each in tensors
-        if not {"frozen", "buffer"} & {each.role_a, each.role_b} and each.figures is not None and each.figures.numel
+        if not {"frozen", "buffer"} & {each.role_a, each.role_b}
+        and each.figures is not None
+        and each.figures.numel
+        and each.name not in quantized  # these differ whether they moved or not
     ]
     said: set[str] = set()
     trained = [each for each in free if "trainable" in (each.role_a, each.role_b)]
@@ -242,11 +248,13 @@ def _did_not_move(tensors: Sequence[ComparedTensor]) -> Iterator[str]:
             yield f"the same in both, though the layers moved: {_named(heads)}"
 
 
-def _only_few_differ(tensors: Sequence[ComparedTensor], pairing: Pairing) -> Iterator[str]:
+def _only_few_differ(tensors: Sequence[ComparedTensor], pairing: Pairing, quantized: frozenset[str]) -> Iterator[str]:
+    tensors = [each for each in tensors if each.name not in quantized]
     differing = [each.name for each in tensors if not each.is_same]
     if 0 < len(differing) <= 3 and 10 * len(differing) <= len(tensors) and not (pairing.only_a or pairing.only_b):
         others = counted(len(tensors) - len(differing), "other tensor")
-        yield f"only {_named(differing)} {'differs' if len(differing) == 1 else 'differ'}; {others} are the same"
+        where = "of what is not quantized, only" if quantized else "only"
+        yield f"{where} {_named(differing)} {'differs' if len(differing) == 1 else 'differ'}; {others} are the same"
 
 
 def _beyond_range(

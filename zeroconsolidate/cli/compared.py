@@ -34,7 +34,8 @@ def comparison_text(found: ModelComparison, *, tensors: bool) -> str:
         *([("rounded", _rounded_text(states))] if "rounded" in states else []),
     ]
     if found.whole.changed and ("differs" in states or "shape" in states):
-        rows.append(("differ", f"{counted(states.count('differs'), 'tensor')}, {_changed_text(found.whole)}"))
+        measured = sum(tensor.state == "differs" and tensor.figures is not None for tensor in found.tensors)
+        rows.append(("differ", f"{counted(measured, 'tensor')}, {_changed_text(found.whole)}"))
         rows += [("" if n else "by kind", text) for n, text in enumerate(_table(list(found.kinds.items())))]
         layers = sorted(found.layers.items(), key=lambda layer: -layer[1].relative)[:LAYERS]
         kept = [layer for layer in found.layers.items() if layer in layers]
@@ -46,6 +47,10 @@ def comparison_text(found: ModelComparison, *, tensors: bool) -> str:
         rows += [
             ("rows", _rows_text(tensor)) for tensor in found.tensors if tensor.changed_rows and not tensor.is_same
         ][:4]
+    unknown = [tensor.name for tensor in found.tensors if tensor.state == "differs" and tensor.figures is None]
+    if unknown:
+        what = f"{counted(len(unknown), 'tensor')} quantized in a format that is not known: {listed(unknown, 2)}"
+        rows.append(("differ", what))
     rows += [
         *(("note", text) for text in at_most(once(found.notes), 12)),
         ("read", f"{size_text(found.bytes_read)} in {time_row(found.seconds, found.gb_per_second)}"),

@@ -99,7 +99,8 @@ def _map(found: ModelComparison) -> Markup:
     worst: dict[tuple[str, str], tuple[int, ComparedTensor]] = {}
     for tensor in found.tensors:
         place = tensor.kind, tensor.layer or OUTSIDE
-        step = len(STEPS) if tensor.state == "shape" else step_of(tensor.figures)
+        is_unmeasured = tensor.state == "shape" or (tensor.figures is None and not tensor.is_same)
+        step = len(STEPS) if is_unmeasured else step_of(tensor.figures)
         if place not in worst or step > worst[place][0]:
             worst[place] = step, tensor
     cells = [
@@ -130,6 +131,8 @@ def _map(found: ModelComparison) -> Markup:
 def _words(tensor: ComparedTensor) -> str:
     if tensor.state == "shape":
         return f"{tensor.name} has another shape"
+    if tensor.figures is None and not tensor.is_same:
+        return f"{tensor.name} is not the same, in a format of quantization that is not known"
     relative = 0.0 if tensor.figures is None else tensor.figures.relative
     return f"{share(relative)} ({tensor.name})"
 

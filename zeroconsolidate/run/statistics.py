@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..dtypes import DType
+from ..plan.pieces import share_bytes
 from .cast import STORAGE, as_dtype, raw, to_single
 from .compare import extents_of
 from .reader import reader
@@ -175,7 +176,7 @@ def differ(
                 changed = _add(found, ours, a.dtype, theirs, b.dtype, start)
             if marks is not None and changed is not None:
                 marks.mark(start, changed)
-            progress((stop - start) * (a.dtype.itemsize + b.dtype.itemsize))
+            progress(share_bytes(a, stop - start) + share_bytes(b, stop - start))
     return found
 
 
@@ -189,7 +190,7 @@ def values_of(recipe: Recipe, inputs: Inputs, *, start: int = 0, progress: Calla
         elements.fill(first, last, block)
         with np.errstate(over="ignore", invalid="ignore"):
             found.add(as_doubles(block, recipe.dtype))
-        progress((last - first) * recipe.dtype.itemsize)
+        progress(share_bytes(recipe, last - first))
     return found
 
 

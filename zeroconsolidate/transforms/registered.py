@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..run.reader import reader
 from .averaged import Averaged
+from .dequantized import Dequantized
 from .quantized import Listed, Quantized, Scales
 
 if TYPE_CHECKING:
@@ -39,3 +40,10 @@ def _listed(recipe: Listed, inputs: Inputs) -> Reader:
     from .quantizing import ListedReader
 
     return ListedReader(recipe, inputs)
+
+
+@reader.register(Dequantized)
+def _dequantized(recipe: Dequantized, inputs: Inputs) -> Reader:
+    from .dequantizing import DequantizedReader
+
+    return DequantizedReader(recipe, inputs)

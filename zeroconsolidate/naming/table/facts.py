@@ -57,7 +57,9 @@ def _gathered(
         key, declared = said, fields.get(said)
         if isinstance(declared, str):
             if declared in config:
-                return False  # which of the two counts depends on which comes first
+                if config[declared] != value:
+                    return False  # which of the two counts depends on which comes first
+                continue
             key, declared = declared, fields[declared]
         if isinstance(declared, dict):
             if not isinstance(value, dict) or not _gathered(value, declared, harmless, kinds, f"{prefix}{key}.", found):
