@@ -289,7 +289,7 @@ MUTATIONS = (
     ),
     Mutation(
         "what is read goes from the page cache",
-        f"{CACHE}::TestVerbs::test_neither_checkpoint_nor_output_stays[fp32 through blocks-3]",
+        f"{CACHE}::TestFiles::test_runs_that_are_mapped",
         ("run/local.py", "self._trails.setdefault(file, Trail(start)).touched(opened.fd, start, stop)\n", "pass\n"),
     ),
     Mutation(
