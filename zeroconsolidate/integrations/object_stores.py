@@ -257,7 +257,10 @@ def _item(info: dict[str, Any]) -> Item:
     )
 
 
-_REFUSED = frozenset({"401", "403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
+_REFUSED = frozenset(
+    {"400", "401", "403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+)
+"""The bare 400 is S3's answer to HEAD with expired credentials: it has no body to say so."""
 _CHANGED = frozenset({"412", "PreconditionFailed"})
 _CREDENTIALS = ("NoCredentialsError", "CredentialRetrievalError", "TokenRetrievalError", "ProfileNotFound",
                 "ClientAuthenticationError", "DefaultCredentialsError", "RefreshError", "GatedRepoError")  # fmt: skip
