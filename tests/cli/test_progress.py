@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,11 +15,15 @@ import pytest
 from command import environment, python
 from fixtures import FIXTURES
 
-from zeroconsolidate import consolidate, verify, verify_source
+from zeroconsolidate import consolidate, universal, verify, verify_source
+from zeroconsolidate.archive.load import Counted, load
+from zeroconsolidate.archive.names import FileKind
 from zeroconsolidate.cli import progress
 from zeroconsolidate.cli.progress import Display
+from zeroconsolidate.opening.open import find
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 TRAINER = FIXTURES / "trainer_zero3_tied/checkpoint"
@@ -58,6 +63,13 @@ class TestLine:
         display.status("checking names")
         assert display.line(display._since + 7.2) == "checking names (7 s)"
 
+    def test_how_many_files_of_how_many(self) -> None:
+        display = Display(Stream(terminal=True), hidden=False)
+        display.watching["files_read"](37, 1024)
+        assert display.line(display._since + 3) == "reading metadata, 37 of 1,024 files (3 s)"
+        display.status("checking names")
+        assert display.line(display._since + 1) == "checking names (1 s)"
+
     def test_how_far_it_is(self) -> None:
         display = Display(Stream(terminal=True), hidden=False)
         display.status("copying")
@@ -78,6 +90,8 @@ class TestDisplay:
         stream = Stream(terminal=True)
         with Display(stream, hidden=False) as display:
             stream.wait_for("reading metadata (")
+            display.watching["files_read"](2, 4)
+            stream.wait_for("reading metadata, 2 of 4 files (")
             display.status("checking names")
             stream.wait_for("checking names (")
             display.status("copying")
@@ -135,7 +149,7 @@ class TestDisplay:
         before = threading.active_count()
         with Display(Stream(terminal=True), hidden=True) as display:
             assert threading.active_count() == before
-            assert (display.progress, display.status) == (None, None)
+            assert display.watching == {"progress": None, "status": None, "files_read": None}
 
     def test_where_no_thread_can_be_started_the_work_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def no_room(_: object) -> None:
@@ -239,3 +253,50 @@ class TestStatus:
         verify(tmp_path / "out", against=FIXTURES / "z2_bf16/checkpoint", status=begun.append)
         verify_source(FIXTURES / "z2_bf16/checkpoint", status=begun.append)
         assert begun == ["reading back", "checking names", "comparing values", "reading all values"]
+
+
+class TestFilesRead:
+    """Each file is counted once, and the last of them makes it complete."""
+
+    def counted(self, function: Callable[..., object], *args: object, **options: object) -> list[tuple[int, int]]:
+        told: list[tuple[int, int]] = []
+        function(*args, **options, files_read=lambda done, total: told.append((done, total)))
+        return told
+
+    def test_of_a_conversion_and_of_a_verification(self, tmp_path: Path) -> None:
+        checkpoint = FIXTURES / "z3_bf16/checkpoint"
+        expected = [(1, 4), (2, 4), (3, 4), (4, 4)]
+        assert self.counted(consolidate, checkpoint, tmp_path / "out") == expected
+        assert self.counted(verify, tmp_path / "out", against=checkpoint) == expected
+        assert self.counted(verify_source, checkpoint) == expected
+        assert self.counted(universal, checkpoint, tmp_path / "universal") == expected
+
+    def test_of_a_universal_checkpoint(self, tmp_path: Path) -> None:
+        checkpoint = FIXTURES / "z3_bf16/checkpoint"
+        universal(checkpoint, tmp_path / "out")
+        told = self.counted(verify, tmp_path / "out", against=checkpoint)
+        assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+        files = len(list((tmp_path / "out").rglob("*.pt")))
+        told = self.counted(consolidate, tmp_path / "out", tmp_path / "model")
+        assert [done for done, _ in told] == list(range(1, len(told) + 1))
+        assert {total for _, total in told} == {told[0][1]}
+        assert len(told) <= told[0][1] <= files
+
+    def test_a_rescue_counts_what_can_be_read(self, tmp_path: Path) -> None:
+        shutil.copytree(FIXTURES / "z2_bf16/checkpoint", tmp_path / "in")
+        lost = next((tmp_path / "in").rglob("*zero_pp_rank_1_*optim_states.pt"))
+        lost.write_bytes(b"")
+        told = self.counted(consolidate, tmp_path / "in", tmp_path / "out", rescue=True, allow_missing=True)
+        assert told == [(1, 3), (2, 3)]
+
+    def test_a_file_that_is_read_again_is_not_counted_again(self) -> None:
+        files, told = find(str(FIXTURES / "z3_bf16/checkpoint"), None), []
+        counted = Counted(load, lambda done, total: told.append((done, total)))
+        for _ in range(2):
+            assert len(list(counted(files, FileKind.OPTIMIZER))) == 2
+        assert told == [(1, 4), (2, 4), (2, 4), (2, 4)]
+
+    def test_with_a_mean_each_checkpoint_is_counted_by_itself(self, tmp_path: Path) -> None:
+        checkpoint = FIXTURES / "z3_bf16/checkpoint"
+        told = self.counted(consolidate, [checkpoint, checkpoint], tmp_path / "out", average="uniform")
+        assert told == 2 * [(1, 4), (2, 4), (3, 4), (4, 4)]

@@ -9,6 +9,7 @@ AT_ONCE = "cli/test_refused_at_once.py::TestAtOnce"
 DRY_RUN = "cli/test_refused_at_once.py::TestDryRun"
 REMARKS = "outputs/test_remarks.py"
 PROGRESS = "cli/test_progress.py"
+CACHE = "whole/test_drop_cache.py"
 UNREADABLE = "cli/test_bad_input.py::test_a_directory_that_may_not_be_read"
 TELLS = "opening/test_rescue.py::TestDiagnosis::test_the_error_tells_all"
 
@@ -267,6 +268,44 @@ MUTATIONS = (
             "        wait = FIRST_SECONDS\n",
             "        wait = 0.0\n",
         ),
+    ),
+    Mutation(
+        "the next step does not show the files of the last one",
+        f"{PROGRESS}::TestLine::test_how_many_files_of_how_many",
+        (
+            "cli/progress.py",
+            "self._doing, self._since, self._files = doing, time.monotonic(), None\n",
+            "self._doing, self._since = doing, time.monotonic()\n",
+        ),
+    ),
+    Mutation(
+        "a file that is read again is not counted again",
+        f"{PROGRESS}::TestFilesRead::test_a_file_that_is_read_again_is_not_counted_again",
+        (
+            "archive/load.py",
+            "self._names.add(raw.name.name)\n",
+            'self._names.add(f"{raw.name.name} {len(self._names)}")\n',
+        ),
+    ),
+    Mutation(
+        "what is read goes from the page cache",
+        f"{CACHE}::TestFiles::test_runs_that_are_mapped",
+        ("run/local.py", "self._trails.setdefault(file, Trail(start)).touched(opened.fd, start, stop)\n", "pass\n"),
+    ),
+    Mutation(
+        "what was never read stays in the page cache",
+        f"{CACHE}::TestFiles::test_what_is_read_is_dropped_and_what_lies_beside_it_is_not",
+        ("run/page_cache.py", "                trail.end(fd)\n", "                drop(fd)\n"),
+    ),
+    Mutation(
+        "an empty range is not the whole file",
+        f"{CACHE}::TestTrail::test_nothing_is_not_everything",
+        ("run/page_cache.py", "(stop is None or size_bytes > 0)", "True"),
+    ),
+    Mutation(
+        "the kernel's large folios are dropped, too",
+        f"{CACHE}::TestTrail::test_what_the_kernel_keeps_as_one_is_dropped_as_one",
+        ("run/page_cache.py", "max(self._begin, self._dropped - _FOLIO_BYTES)", "self._dropped"),
     ),
     Mutation(
         "without room for a thread the work goes on",

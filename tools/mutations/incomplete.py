@@ -205,8 +205,8 @@ MUTATIONS = (
         TELLS,
         (
             "opening/opened.py",
-            "    if options.rescue:\n        incomplete = open_files_incomplete(files)\n        if incomplete",
-            "    if True:\n        incomplete = open_files_incomplete(files)\n        if incomplete",
+            "    if options.rescue:\n        incomplete = open_files_incomplete(files, files_read=options.files_read)\n        if incomplete",
+            "    if True:\n        incomplete = open_files_incomplete(files, files_read=options.files_read)\n        if incomplete",
         ),
     ),
     Mutation(

@@ -41,6 +41,30 @@ def _opening(files: CheckpointFiles, kind: FileKind) -> Iterator[tuple[FileName,
     yield from zip(names, ahead(lambda name: opened(files.path(name)), names), strict=True)
 
 
+class Counted:
+    """`load`, or another function like it, and who waits is told of each file: `report(n, total)`, n of them are read.
+
+    A file that is read again is not counted again. Of some checkpoints not all files are read.
+    """
+
+    def __init__(
+        self, load: Callable[[CheckpointFiles, FileKind], Iterator[RawFile]], report: Callable[[int, int], None] | None
+    ) -> None:
+        self._load, self._report = load, report
+        self._names: set[str] = set()
+        self._total = 0
+
+    def __call__(self, files: CheckpointFiles, kind: FileKind) -> Iterator[RawFile]:
+        """The files of one kind in the order of their ranks."""
+        # It is called with fewer files later on, where the first have told that the others are copies of them.
+        self._total = max(self._total, sum(map(len, files.files.values())))
+        for raw in self._load(files, kind):
+            self._names.add(raw.name.name)
+            if self._report is not None:
+                self._report(len(self._names), self._total)
+            yield raw
+
+
 class LoadReadable:
     """`load`, but files that cannot be read are left out and remembered: `reasons` has what is wrong, by name.
 

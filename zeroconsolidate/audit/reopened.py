@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadOption
@@ -31,6 +32,7 @@ def reopened(src: Roots, manifest: Mapping[str, Any], options: VerifyOptions) ->
     chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base, transforms=options.transforms)
     listed = manifest.get("averaged")
     tags = [str(each.get("tag")) for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    chosen = replace(chosen, files_read=options.files_read)
     opened = [open_to_convert(path, own) for path, own in several(src, chosen, tags=tags)]
     return mean_of(opened, chosen), chosen
 

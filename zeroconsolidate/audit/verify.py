@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..archive.printable import printable
 from ..errors import BadOption
 from ..integrations.records import record
-from ..opening.open import find, open_catalog
+from ..opening.open import open_catalog
 from ..opening.opened import open_whole
 from ..options import SourceOptions, VerifyOptions, takes
 from ..options.urls import normal
@@ -77,7 +77,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
         return _logged(findings.verification(directory, time.monotonic() - began))
     if is_universal(directory):
         against, options = settled(against, options)
-        opened = open_whole(against, find(against, options.tag))
+        opened = open_whole(against, options)
         options.doing("comparing values")
         findings = _findings(options.progress, 2 * sum(file.size_bytes for file in plan_universal(opened).plan.files))
         with _several(options) as several:
@@ -144,7 +144,7 @@ def verify_source(src: Roots, options: SourceOptions) -> Verification:
 
     began = time.monotonic()
     src, options = settled(src, options)
-    catalog = open_catalog(src, options.tag)
+    catalog = open_catalog(src, options.tag, files_read=options.files_read)
     stored = sources(catalog)
     options.doing("reading all values")
     findings = _findings(options.progress, work_bytes(catalog, stored, options.share))

@@ -122,7 +122,7 @@ def _convert_part(given: argparse.Namespace, flags: ModelFlags, part: str) -> Ex
     from ..api.converting import consolidate_part
 
     with Display(sys.stderr, hidden=flags.quiet) as display:
-        options = given_of(Options, given) | {"progress": display.progress, "status": display.status}
+        options = given_of(Options, given) | display.watching
         report = consolidate_part(given.roots, given.output, part, **options)
     _warn(report)
     if flags.json or not flags.quiet:
@@ -144,7 +144,7 @@ def _written(
         raise BadOption("--html of a conversion is the rescue report", expected="--rescue as well")
     _before_html(flags.html)
     with Display(sys.stderr, hidden=flags.quiet) as display:
-        options = given_of(kind, given) | {"progress": display.progress, "status": display.status}
+        options = given_of(kind, given) | display.watching
         if flags.dry_run:
             planned = rehearse(given.roots, given.output, **options)
         else:
@@ -207,11 +207,10 @@ def _verify(given: argparse.Namespace) -> ExitCode:
             remedy="zeroconsolidate verify OUTPUT CHECKPOINT --tensors",
         )
     with Display(sys.stderr, hidden=flags.quiet) as display:
-        watching: dict[str, Any] = {"progress": display.progress, "status": display.status}
         if form.output is None:
-            found = verify_source(form.checkpoints, **given_of(SourceOptions, given), **watching)
+            found = verify_source(form.checkpoints, **given_of(SourceOptions, given), **display.watching)
         else:
-            found = verify(form.output, **options, **watching, against=form.checkpoints or None)
+            found = verify(form.output, **options, **display.watching, against=form.checkpoints or None)
     code = ExitCode.DONE if found.ok else ExitCode.WRONG
     _html(flags.html, found)
     if flags.json or not flags.quiet or not found.ok:

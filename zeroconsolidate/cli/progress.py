@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..options import size_text
 from .printing import time_text
@@ -41,6 +41,8 @@ class Display:
         self._ended = threading.Event()
         self._doing, self._done, self._total = doing, 0, 0
         self._since = time.monotonic()
+        self._files: tuple[int, int] | None = None
+        """How many files have been read, and of how many."""
         self._from: tuple[float, int] | None = None
         """When the first bytes were reported, and how many there were already."""
 
@@ -68,10 +70,19 @@ class Display:
         """What to pass as `progress`."""
         return None if self._thread is None else self._advance
 
+    @property
+    def watching(self) -> dict[str, Any]:
+        """All that a function takes which opens a checkpoint and may take a while."""
+        return {
+            "progress": self.progress,
+            "status": self.status,
+            "files_read": None if self._thread is None else self._count,
+        }
+
     def line(self, now: float) -> str:
         """What is being done, how far it is, and how long it takes; `now` as `time.monotonic` gives it."""
         if not self._total:
-            return f"{self._doing} ({now - self._since:.0f} s)"
+            return self._without_bytes(now)
         parts = [f"{self._doing} {size_text(self._done)} of {size_text(self._total)}, {self._percent:.0f} %"]
         began, there = self._from or (now, self._done)
         rate = (self._done - there) / (now - began) if now > began else 0
@@ -81,12 +92,21 @@ class Display:
                 parts.append(f"{time_text((self._total - self._done) / rate)} left")
         return ", ".join(parts)
 
+    def _without_bytes(self, now: float) -> str:
+        files = self._files
+        if files is None:
+            return f"{self._doing} ({now - self._since:.0f} s)"
+        return f"{self._doing}, {files[0]:,} of {files[1]:,} files ({now - self._since:.0f} s)"
+
     @property
     def _percent(self) -> float:
         return 100 * self._done / self._total
 
     def _begin(self, doing: str) -> None:
-        self._doing, self._since = doing, time.monotonic()
+        self._doing, self._since, self._files = doing, time.monotonic(), None
+
+    def _count(self, done: int, total: int) -> None:
+        self._files = (done, total)
 
     def _advance(self, done: int, total: int) -> None:
         self._done, self._total = done, total
@@ -124,6 +144,5 @@ class Display:
             if bar is not None:
                 bar.close()
             bar = Bar(self._stream, total=total, initial=self._from[1] if self._from else done)
-        doing = self._doing if total else f"{self._doing} ({time.monotonic() - self._since:.0f} s)"
-        bar.show(doing, done)
+        bar.show(self._doing if total else self._without_bytes(time.monotonic()), done)
         return bar

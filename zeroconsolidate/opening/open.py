@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.discover import natural, refuse_several_models, tags_in
 from ..archive.gather import gather
-from ..archive.load import LoadReadable, load
+from ..archive.load import Counted, LoadReadable, load
 from ..catalog.agree import incomplete_ranks
 from ..catalog.read import read
 from ..errors import (
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from ..options import Roots
     from .incomplete import Incomplete
     from .remedies import Verb
+
+    FilesRead = Callable[[int, int], None] | None
 
 
 def find(src: Roots, tag: str | None) -> CheckpointFiles:
@@ -68,22 +70,28 @@ def find(src: Roots, tag: str | None) -> CheckpointFiles:
         raise
 
 
-def open_catalog(src: Roots, tag: str | None) -> Catalog:
+def open_catalog(src: Roots, tag: str | None, *, files_read: FilesRead = None) -> Catalog:
     """The facts of a whole checkpoint. Raises what `find` and `open_files` raise."""
-    return open_files(find(src, tag), src)
+    return open_files(find(src, tag), src, files_read=files_read)
 
 
 def open_files(
-    files: CheckpointFiles, src: Roots, *, before: Callable[[Catalog], None] = lambda _: None, verb: Verb = "convert"
+    files: CheckpointFiles,
+    src: Roots,
+    *,
+    before: Callable[[Catalog], None] = lambda _: None,
+    verb: Verb = "convert",
+    files_read: FilesRead = None,
 ) -> Catalog:
     """The facts of a whole checkpoint, whose files have been found in `src`. `before` is called with the facts that
-    metadata gives, before any value is read. `verb`: the command that errors suggest.
+    metadata gives, before any value is read. `verb`: the command that errors suggest. `files_read(n, total)` is called
+    as files are read.
 
     Raises what `read` raises. If files cannot be used, the error says what is lost with them, and its `losses` list it
     for every tensor.
     """
     try:
-        catalog = read(files, load)
+        catalog = read(files, Counted(load, files_read))
         before(catalog)
         return answered(catalog)
     except (UnsafePickle, UnsafePath):
@@ -98,9 +106,9 @@ def open_incomplete(src: Roots, tag: str | None) -> Incomplete:
     return open_files_incomplete(find(src, tag))
 
 
-def open_files_incomplete(files: CheckpointFiles) -> Incomplete:
-    """The same, of files that have been found."""
-    left = _incomplete(files)
+def open_files_incomplete(files: CheckpointFiles, *, files_read: FilesRead = None) -> Incomplete:
+    """The same, of files that have been found. `files_read(n, total)` is called as files are read."""
+    left = _incomplete(files, files_read)
     try:
         return replace(left, catalog=answered(left.catalog))
     except (UnsupportedLayout, WitnessMismatch) as error:
@@ -146,11 +154,11 @@ def _is_complete(roots: Sequence[str], tag: str | None) -> bool:
     return True
 
 
-def _incomplete(files: CheckpointFiles) -> Incomplete:
+def _incomplete(files: CheckpointFiles, files_read: FilesRead = None) -> Incomplete:
     from .incomplete import read_incomplete
 
     readable = LoadReadable()
-    return read_incomplete(files, readable, readable.reasons)
+    return read_incomplete(files, Counted(readable, files_read), readable.reasons)
 
 
 def _explain(error: ZeroConsolidateError, files: CheckpointFiles, roots: Sequence[str], verb: Verb) -> None:

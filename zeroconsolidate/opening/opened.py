@@ -9,14 +9,14 @@ from ..options import refuse_unmatched, roots_of
 from ..plan.patched import Patched
 from ..plan.sources import placed, sources
 from ..plan.states import MASTERS
-from .open import find, open_files, open_files_incomplete
+from .open import find, open_catalog, open_files, open_files_incomplete
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..archive.raw import CheckpointFiles
     from ..catalog.facts import Catalog
-    from ..options import Options, Roots, UniversalOptions
+    from ..options import Options, Roots, UniversalOptions, Working
     from ..plan.sources import Source
     from .rescue_report import RescueReport
 
@@ -58,7 +58,7 @@ def open_to_convert(src: Roots, options: Options, files: CheckpointFiles | None 
     """
     files = files or find(src, options.tag)
     if options.rescue:
-        incomplete = open_files_incomplete(files)
+        incomplete = open_files_incomplete(files, files_read=options.files_read)
         if incomplete.catalog.missing:
             from .substitutes import rescued  # a whole checkpoint does not pay for it
 
@@ -71,7 +71,7 @@ def open_to_convert(src: Roots, options: Options, files: CheckpointFiles | None 
         if options.base is None and options.lora != "merge":
             refuse_unmatched(options.include, catalog.order)
 
-    return of_catalog(open_files(files, src, before=before))
+    return of_catalog(open_files(files, src, before=before, files_read=options.files_read))
 
 
 def open_to_resume(src: Roots, options: UniversalOptions, files: CheckpointFiles) -> Opened:
@@ -80,7 +80,7 @@ def open_to_resume(src: Roots, options: UniversalOptions, files: CheckpointFiles
     Raises what `open_files` and `rescued_states` raise.
     """
     if options.rescue:
-        incomplete = open_files_incomplete(files)
+        incomplete = open_files_incomplete(files, files_read=options.files_read)
         catalog = incomplete.catalog
         if catalog.missing:
             from .substitutes import rescued_states
@@ -95,7 +95,7 @@ def open_to_resume(src: Roots, options: UniversalOptions, files: CheckpointFiles
                 filled_from=fill,
                 rescued_states=by_state,
             )
-    return of_catalog(open_files(files, src, verb="universal"))
+    return of_catalog(open_files(files, src, verb="universal", files_read=options.files_read))
 
 
 def _is_lost(source: Source) -> bool:
@@ -105,9 +105,9 @@ def _is_lost(source: Source) -> bool:
     return isinstance(source.recipe, Patched) or bool(gaps(source.recipe))
 
 
-def open_whole(src: Roots, files: CheckpointFiles) -> Opened:
-    """Open a checkpoint of which nothing is lost. Raises what `open_files` raises."""
-    return of_catalog(open_files(files, src))
+def open_whole(src: Roots, options: Working) -> Opened:
+    """Open a checkpoint of which nothing is lost. Raises what `find` and `open_files` raise."""
+    return of_catalog(open_catalog(src, options.tag, files_read=options.files_read))
 
 
 def of_catalog(catalog: Catalog) -> Opened:

@@ -79,6 +79,13 @@ class Reporting(Declared):
 class Working(Reporting, Opening):
     """Options of functions that open a checkpoint and may take a while."""
 
+    files_read: Callable[[int, int], None] | None = option(
+        None,
+        "a function that is called while metadata are read, with the number of files read so far and that of all",
+        group=Group.PRINTING,
+        flag=None,
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded(Working):
@@ -134,6 +141,15 @@ def reflink(them: str, less: str = "") -> Literal["auto", "always", "never"]:
         group=Group.OUTPUT,
         choices=("auto", "always", "never"),
         decides="bytes",
+    )
+
+
+def drop_cache() -> bool:
+    return option(
+        False,
+        "have the system's page cache give up what has been read and what has been written, as it goes: on a node "
+        "where other programs need it",
+        group=Group.OUTPUT,
     )
 
 

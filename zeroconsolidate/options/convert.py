@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import BadOption
 from ..integrations.engine_names import refuse_unknown
 from .averages import number_of_saves, refuse_beside_average
-from .common import Opening, Recorded, check, digest, directory_of, fill, reflink, refuse_fill_alone, replicas, restart
+from .common import (
+    Opening,
+    Recorded,
+    check,
+    digest,
+    directory_of,
+    drop_cache,
+    fill,
+    reflink,
+    refuse_fill_alone,
+    replicas,
+    restart,
+)
 from .declaration import Group, Switch, in_order, option
 from .mapped import Mapped
 from .steps import Transform, refuse_states_of, steps
@@ -265,6 +277,7 @@ class Options(Recorded):
         metavar="OLD=NEW",
         repeatable=True,
     )
+    drop_cache: bool = drop_cache()
     restart: bool = restart()
     digest: Literal["sha256", "xxh3"] | None = digest()
     check: Literal["sample", "all", "none"] = check(" (in adapter runs, the base model with its frozen copies as well)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from .common import Recorded, check, digest, fill, reflink, refuse_fill_alone, replicas, restart
+from .common import Recorded, check, digest, drop_cache, fill, reflink, refuse_fill_alone, replicas, restart
 from .declaration import Group, option
 from .mapped import EVERYTHING_HERE, Mapped
 
@@ -27,6 +27,7 @@ class UniversalOptions(Recorded):
     )
     fill: str | PathLike[str] | Sequence[str | PathLike[str]] = fill("checkpoint or model directory of an earlier step")
     reflink: Literal["auto", "always", "never"] = reflink("tensors and files")
+    drop_cache: bool = drop_cache()
     restart: bool = restart()
     digest: Literal["sha256", "xxh3"] | None = digest()
     check: Literal["sample", "all", "none"] = check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from ..options.mapped import EVERYTHING_HERE
 from ..options.urls import is_url
 from ..run.execute import BLOCK_BYTES
 from ..run.inputs import Inputs
+from ..run.page_cache import IS_THERE, drop_file
 from ..write.fingerprint import refuse_changed
 from ..write.part import CLONED
 from ..write.portion import start_over
@@ -98,7 +100,7 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
     parts = refuse_not_begun(directory) if finishing else None
     cost = output.plan.cost(BLOCK_BYTES, workers_for(output.plan, options))
     excuses = output.excuses(opened)
-    with Inputs() as inputs:
+    with Inputs(drop_cache=options.drop_cache) as inputs:
         side_files, traits = prepared(output, opened, options, inputs, parts=parts)
         with staging(
             directory,
@@ -152,6 +154,9 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
                 again = "convert again with --restart" if parts is None else start_over(stage.folder)
                 refuse_changed(traits, start_over=again, places=places)
                 sizes = stage.publish(last=[*output.published_last, MANIFEST_NAME])
+            if options.drop_cache and not is_url(directory):
+                for name in sizes:
+                    drop_file(os.path.join(directory, name))  # the last check has looked at them
             remembered = _facts(output, stage)
             overflows = {
                 name: count for facts in remembered.values() for name, count in facts.get("overflows", {}).items()
@@ -167,10 +172,14 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
         side_files=side_files,
         recomputed=recomputed,
         gate=found,
-        excused_warnings=() if options.partial or output.warnings else excused,
+        excused_warnings=(
+            *(() if options.partial or output.warnings else excused),
+            *((_NO_CACHE_TO_DROP,) if options.drop_cache and not IS_THERE else ()),
+        ),
     )
 
 
+_NO_CACHE_TO_DROP = "--drop-cache does nothing: this system has no posix_fadvise"
 _NOT_READ_BACK = "uploaded weights were not read back: verify OUTPUT --against CHECKPOINT does"
 
 

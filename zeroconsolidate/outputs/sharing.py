@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import BadOption
 from ..plan.congruent import Sharing
-from ..run.clone import ANY_MEANS, Means, probe
+from ..run.clone import Means, probe
 from ..write.fingerprint import sharing_in
 from ..write.refusals import begun, nearest
 from ..write.system import system_errors
@@ -58,7 +58,7 @@ def refuse_unshared(plan: ModelPlan, options: Writing) -> None:
 def means_of(plan: ModelPlan, options: Writing) -> Means:
     """How the planned bytes may get into the output."""
     if options.reflink == "never":
-        return Means(in_kernel=False)  # it would share blocks by itself
+        return Means(in_kernel=False, drop_cache=options.drop_cache)  # it would share blocks by itself
     if plan.sharing is None:
-        return ANY_MEANS
-    return Means(block_bytes=plan.sharing.block_bytes, must_share=plan.sharing.insisted)
+        return Means(drop_cache=options.drop_cache)
+    return Means(block_bytes=plan.sharing.block_bytes, must_share=plan.sharing.insisted, drop_cache=options.drop_cache)

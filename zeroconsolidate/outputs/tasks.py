@@ -109,7 +109,7 @@ def work(task: Task) -> Done:
     try:
         overflows = facts.setdefault("overflows", {})
         output = LocalOutput(path, fd, start=stretch.start, means=spread.means)
-        with at(stretch.file), Inputs(places=task.places) as inputs, side_by_side(inputs, task.threads) as several:
+        with at(stretch.file), _inputs(task, spread) as inputs, side_by_side(inputs, task.threads) as several:
             if isinstance(file, FragmentPlan):
                 make_fragment(file, inputs, output, stretch.start, overflows, _ignore)
             else:
@@ -127,9 +127,14 @@ def work(task: Task) -> Done:
             facts[CLONED] = output.cloned_bytes
         with system_errors(path):
             os.fsync(fd)
+            output.synced(stretch.stop)
     finally:
         os.close(fd)
     return Done(stretch=stretch, facts=facts, worker=f"{socket.gethostname()}:{os.getpid()}")
+
+
+def _inputs(task: Task, spread: Spread) -> Inputs:
+    return Inputs(places=task.places, drop_cache=spread.means.drop_cache)
 
 
 def _ignore(_: int) -> None:

@@ -47,6 +47,8 @@ class Means:
     """Blocks of this size may be shared; 0: none."""
     must_share: bool = False
     """It is an error if they cannot."""
+    drop_cache: bool = False
+    """The page cache does not keep what has been read and written."""
 
 
 ANY_MEANS = Means()

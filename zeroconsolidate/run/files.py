@@ -24,8 +24,8 @@ _LOOKED_AT = 64
 class Files(LocalFiles):
     """Any file that can be named. What reads URLs is imported, and made, when the first one comes."""
 
-    def __init__(self, places: Mapped = EVERYTHING_HERE) -> None:
-        super().__init__(places)
+    def __init__(self, places: Mapped = EVERYTHING_HERE, *, drop_cache: bool = False) -> None:
+        super().__init__(places, drop_cache=drop_cache)
         self._remote: RemoteFiles | None = None
 
     def close(self) -> None:

@@ -33,13 +33,15 @@ class Inputs:
     """The inputs of one thread's run; use it as a context manager.
 
     `files` may be shared by several runs at a time; the caller that made it closes it. None: files of this machine, and
-    of stores.
+    of stores. `drop_cache`: the page cache does not keep what is read of them.
     """
 
-    def __init__(self, files: Readable | None = None, *, places: Mapped = EVERYTHING_HERE) -> None:
+    def __init__(
+        self, files: Readable | None = None, *, places: Mapped = EVERYTHING_HERE, drop_cache: bool = False
+    ) -> None:
         self._closing = ExitStack()
         if files is None:
-            opened = Files(places)
+            opened = Files(places, drop_cache=drop_cache)
             self._closing.callback(opened.close)
             files = opened
         self.files = files

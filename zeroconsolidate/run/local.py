@@ -15,6 +15,7 @@ from ..errors import DamagedFile, OutputFailed, reason
 from ..options.mapped import EVERYTHING_HERE
 from ..options.urls import is_url
 from .clone import ANY_MEANS, CANNOT, clone
+from .page_cache import Trail, drop_file
 from .storage import Readable, Writable, ended_early
 
 if TYPE_CHECKING:
@@ -42,11 +43,13 @@ _CLONED_BYTES = 1 << 30
 class LocalFiles(Readable):
     """Files by path, the least recently used closed first. Use it as a context manager.
 
-    `places`: where this machine sees what is called otherwise elsewhere.
+    `places`: where this machine sees what is called otherwise elsewhere. `drop_cache`: the page cache does not keep
+    what is read.
     """
 
-    def __init__(self, places: Mapped = EVERYTHING_HERE) -> None:
+    def __init__(self, places: Mapped = EVERYTHING_HERE, *, drop_cache: bool = False) -> None:
         self._places = places
+        self._trails: dict[str, Trail] | None = {} if drop_cache else None
         self._open: OrderedDict[str, _Opened] = OrderedDict()
         self._turn = threading.Lock()
 
@@ -60,6 +63,9 @@ class LocalFiles(Readable):
         """Close all files. Call this when nothing reads them any more."""
         while self._open:
             self._open.popitem()[1].close()
+        while self._trails:
+            path, trail = self._trails.popitem()
+            drop_file(self._places.seen(path), trail)
 
     def size_bytes(self, file: str) -> int:
         """The length of the file as it is now."""
@@ -74,24 +80,21 @@ class LocalFiles(Readable):
             raise DamagedFile(f"the file cannot be read: {reason(error)}", address=(file,)) from None
         if got < len(buffer):
             raise ended_early(file, start + len(buffer), start + got)
+        self.has_read(file, opened, start, start + got)
 
     def read_runs(
         self, file: str, start: int, *, run_bytes: int, step_bytes: int, count: int, buffer: memoryview
     ) -> None:
         """Fill `buffer` with `count` runs, out of a mapping: the kernel reads no more than the pages they lie in."""
-        import numpy as np  # who asks for runs has imported it
-
-        span_bytes = (count - 1) * step_bytes + run_bytes
         opened = self.opened(file)
-        size_bytes = os.fstat(opened.fd).st_size
-        if start + span_bytes > size_bytes:
-            raise ended_early(file, start + span_bytes, size_bytes)
-        skipped = start % mmap.ALLOCATIONGRANULARITY
-        mapped = mmap.mmap(opened.fd, span_bytes + skipped, access=mmap.ACCESS_READ, offset=start - skipped)
-        unit = next(n for n in (8, 4, 2, 1) if run_bytes % n == step_bytes % n == 0)
-        span = np.frombuffer(mapped, f"u{unit}", count=span_bytes // unit, offset=skipped)
-        runs = np.lib.stride_tricks.as_strided(span, (count, run_bytes // unit), (step_bytes, unit))
-        np.frombuffer(buffer, span.dtype).reshape(runs.shape)[...] = runs
+        _read_runs(opened.fd, file, start, run_bytes, step_bytes, count, buffer)
+        self.has_read(file, opened, start, start + (count - 1) * step_bytes + run_bytes)
+
+    def has_read(self, file: str, opened: _Opened, start: int, stop: int) -> None:
+        """Bytes `[start, stop)` of the file have been read, and nothing is mapped any more."""
+        if self._trails is not None:
+            with self._turn:
+                self._trails.setdefault(file, Trail(start)).touched(opened.fd, start, stop)
 
     def opened(self, path: str) -> _Opened:
         """The open file. It stays open for as long as it is held, even if MAX_OPEN others are asked for meanwhile."""
@@ -101,7 +104,10 @@ class LocalFiles(Readable):
                 self._open.move_to_end(path)
                 return known
             while len(self._open) >= MAX_OPEN:
-                self._open.popitem(last=False)
+                known_as, left = self._open.popitem(last=False)
+                if self._trails and known_as in self._trails:
+                    # Who still holds it can go on reading; or it is opened again, and read from where it was left.
+                    self._trails[known_as].pause(left.fd)
             try:
                 opened = _Opened(self._places.seen(path))
             except OSError as error:
@@ -134,6 +140,7 @@ class LocalOutput(Writable):
         self._apart: set[str] = set()
         self._turn = threading.Lock()
         self._written_back = start
+        self._trail = Trail(start) if means.drop_cache else None
 
     def write(self, data: bytes | memoryview, start: int) -> None:
         """All of `data` at byte `start`."""
@@ -179,6 +186,7 @@ class LocalOutput(Writable):
         # Either the input has ended or this file system answers 0 for "cannot".
         if not got and os.fstat(opened.fd).st_size < file_start + size_bytes:
             raise ended_early(file, file_start + size_bytes, file_start)
+        source.has_read(file, opened, file_start, file_start + got)
         self._begin_to_write_back(start + got)
         return got
 
@@ -230,6 +238,13 @@ class LocalOutput(Writable):
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._fd, self._written_back, 0, os.POSIX_FADV_DONTNEED)
 
+    def synced(self, upto: int) -> None:
+        """All bytes below `upto` are on the disk: the page cache gives them up, if that was asked for. The page
+        in which the next bytes go on stays."""
+        if self._trail is not None:
+            self._trail.touched(self._fd, self._trail.stop, upto)
+            self._trail.pause(self._fd)
+
     def _begin_to_write_back(self, upto: int) -> None:
         """Have the kernel begin to write back what lies below `upto`: the final fsync has little left to wait for.
 
@@ -239,6 +254,22 @@ class LocalOutput(Writable):
         if upto - self._written_back >= _WRITEBACK_BYTES and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._fd, self._written_back, upto - self._written_back, os.POSIX_FADV_DONTNEED)
             self._written_back = upto
+
+
+def _read_runs(fd: int, file: str, start: int, run_bytes: int, step_bytes: int, count: int, buffer: memoryview) -> None:
+    """What :meth:`LocalFiles.read_runs` does, of an open file. When it returns nothing is mapped any more."""
+    import numpy as np  # who asks for runs has imported it
+
+    span_bytes = (count - 1) * step_bytes + run_bytes
+    size_bytes = os.fstat(fd).st_size
+    if start + span_bytes > size_bytes:
+        raise ended_early(file, start + span_bytes, size_bytes)
+    skipped = start % mmap.ALLOCATIONGRANULARITY
+    mapped = mmap.mmap(fd, span_bytes + skipped, access=mmap.ACCESS_READ, offset=start - skipped)
+    unit = next(n for n in (8, 4, 2, 1) if run_bytes % n == step_bytes % n == 0)
+    span = np.frombuffer(mapped, f"u{unit}", count=span_bytes // unit, offset=skipped)
+    runs = np.lib.stride_tricks.as_strided(span, (count, run_bytes // unit), (step_bytes, unit))
+    np.frombuffer(buffer, span.dtype).reshape(runs.shape)[...] = runs
 
 
 def _read(fd: int, start: int, buffer: memoryview) -> int:

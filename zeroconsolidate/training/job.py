@@ -38,7 +38,7 @@ def plain_options(options: BackgroundOptions) -> dict[str, Any]:
     chosen = {}
     for each in fields(BackgroundOptions):
         value = getattr(options, each.name)
-        if value == each.default or each.name in ("progress", "status"):
+        if value == each.default or each.name in ("progress", "status", "files_read"):
             continue
         chosen[each.name] = _plain(each.name, value)
     return chosen

@@ -10,6 +10,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..run.page_cache import drop
 from . import part
 from .sync import Sync
 
@@ -27,16 +28,17 @@ class Batch:
 
     def __init__(self, append: Callable[[Sequence[Mapping[str, Any]]], None]) -> None:
         self._append = append
-        self._waiting: list[tuple[str, Mapping[str, Any]]] = []
+        self._waiting: list[tuple[str, Mapping[str, Any], bool]] = []
         self._bytes = 0
         self._clock = time.monotonic()
         self._under_way: Sync | None = None
 
-    def add(self, path: str, record: Mapping[str, Any]) -> None:
-        """A file is complete; `record` is what is to be written down of it once it is synced."""
+    def add(self, path: str, record: Mapping[str, Any], *, drop_cache: bool = False) -> None:
+        """A file is complete; `record` is what is to be written down of it once it is synced. Then the page cache may
+        drop it."""
         if not self._waiting:
             self._clock = time.monotonic()
-        self._waiting.append((path, record))
+        self._waiting.append((path, record, drop_cache))
         self._bytes += record["done"]
         if self._bytes >= part.SYNC_BYTES or time.monotonic() - self._clock >= part.SYNC_SECONDS:
             self._begin()
@@ -69,11 +71,13 @@ class Batch:
             self._under_way.result()
             self._under_way = None
 
-    def _make_safe(self, files: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-        for path, _ in files:
+    def _make_safe(self, files: Sequence[tuple[str, Mapping[str, Any], bool]]) -> None:
+        for path, _, drops in files:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(fd)
+                if drops:
+                    drop(fd)
             finally:
                 os.close(fd)
-        self._append([record for _, record in files])
+        self._append([record for _, record, _ in files])

@@ -93,6 +93,7 @@ class Part:
         with system_errors(self._path):
             if sync:
                 os.fsync(self._fd)
+                self.output.synced(self._upto)
             else:
                 self.output.finish()
 
@@ -119,4 +120,5 @@ class Part:
     def _make_safe(self, upto: int, facts: dict[str, Any]) -> None:
         with system_errors(self._path):
             os.fsync(self._fd)
+            self.output.synced(upto)
             self._memory.remember(self.name, upto, facts)

@@ -160,7 +160,7 @@ class Stage:
             record = {"file": name, "done": size_bytes, "facts": part.facts}
             with system_errors(final):
                 if together:
-                    self._batch.add(path, record)
+                    self._batch.add(path, record, drop_cache=means.drop_cache)
                 else:
                     self._journal.append(record)
         finally:
