@@ -21,12 +21,14 @@ model_free: Any = pytest.importorskip("llmcompressor.entrypoints.model_free")
 import transformers  # noqa: E402
 import zero_model  # noqa: E402
 from architectures.cases import ARCHITECTURES  # noqa: E402
+from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32  # noqa: E402
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme  # noqa: E402
+from compressed_tensors.quantization.lifecycle.forward_helpers import _dequantize  # noqa: E402
 from fixtures import FIXTURES  # noqa: E402
-from transformers.integrations.finegrained_fp8 import Fp8Quantize  # noqa: E402
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize, Fp8Quantize  # noqa: E402
 from transformers.utils.quantization_config import CompressedTensorsConfig, FineGrainedFP8Config  # noqa: E402
 
-from zeroconsolidate import consolidate, verify  # noqa: E402
+from zeroconsolidate import compare, consolidate, verify  # noqa: E402
 from zeroconsolidate.errors import BadOption, UnsupportedLayout  # noqa: E402
 
 if TYPE_CHECKING:
@@ -224,3 +226,32 @@ def test_blocks_are_those_of_transformers(name: str, tmp_path: Path):
     assert all(same_bits(found[key], tensor) for key, tensor in wanted.items())
     assert verify(tmp_path / "out").ok
     assert is_loaded_as_it_is(tmp_path / "out", tmp_path / "dense", type(made.model), None, torch.float32)
+
+
+@pytest.mark.parametrize("scheme", [*REFERENCES, "fp8-block"])
+def test_compare_sees_what_the_libraries_of_the_formats_compute(scheme: str, tmp_path: Path):
+    """Each weight that `compare` makes of numbers and scales is theirs, bit for bit."""
+    made = Made("Qwen3MoeForCausalLM", tmp_path, BLOCKED["Qwen3MoeForCausalLM"])
+    consolidate(made.checkpoint, tmp_path / "out", quantize=scheme)
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    theirs: dict[str, torch.Tensor] = {}
+    for name, tensor in stored.items():
+        module, _, part = name.rpartition(".")
+        if part == "weight" and f"{name}_scale_inv" in stored:
+            inverse = stored[f"{name}_scale_inv"]
+            theirs[name] = Fp8Dequantize(None)._dequantize_one(tensor, inverse, torch.float32)
+        elif part == "weight" and f"{name}_scale" in stored:
+            theirs[name] = _dequantize(tensor, stored[f"{name}_scale"])
+        elif part == "weight_packed":
+            shape = torch.Size(stored[f"{module}.weight_shape"].tolist())
+            theirs[f"{module}.weight"] = _dequantize(
+                unpack_from_int32(tensor, 8, shape), stored[f"{module}.weight_scale"]
+            )
+        elif part not in ("weight_scale", "weight_scale_inv", "weight_shape"):
+            theirs[name] = tensor
+    (tmp_path / "dense").mkdir()
+    save_file(theirs, tmp_path / "dense" / "model.safetensors")
+    found = compare(tmp_path / "dense", tmp_path / "out")
+    assert f"quantized: {scheme}, " in found.b.what
+    assert len(found.tensors) == len(theirs)
+    assert {tensor.state for tensor in found.tensors} == {"equal"}
