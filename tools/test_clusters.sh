@@ -7,4 +7,4 @@ cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 . tools/described_environment.sh
 described_environment clusters
-timeout --kill-after=10 300 python -m pytest -p no:cacheprovider tests/integrations/test_engines.py "$@"
+timeout --kill-after=10 600 python -m pytest -p no:cacheprovider tests/integrations/test_engines.py "$@"
