@@ -21,6 +21,7 @@ from zeroconsolidate.errors import BadOption, WitnessMismatch
 from zeroconsolidate.outputs import weights
 from zeroconsolidate.run import compare as comparing
 from zeroconsolidate.run import execute as executor
+from zeroconsolidate.run import inputs
 from zeroconsolidate.write import part
 
 if TYPE_CHECKING:
@@ -221,3 +222,11 @@ def test_the_callers_thread_reports(tmp_path: Path):
     finally:
         sys.setswitchinterval(before)
     assert told == sorted(told)
+
+
+@pytest.mark.parametrize(("usable", "taken"), [(1, 1), (2, 2), (8, 8), (64, 8)])
+def test_not_all_processors_of_a_large_machine_are_taken(
+    usable: int, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)), raising=False)
+    assert inputs.processors() == taken

@@ -255,8 +255,8 @@ class Options(Recorded):
     workers: int | Literal["auto"] = option(
         "auto",
         "how many threads cast and merge side by side, each in blocks of its own, and compare values with {check}; "
-        "`auto`: one for each processor, or a single one if everything is copied as it is; the output is the same for "
-        "any number",
+        "`auto`: one for each processor up to eight, or a single one if everything is copied as it is; the "
+        "output is the same for any number",
         group=Group.OUTPUT,
         metavar="N|auto",
     )

@@ -30,8 +30,8 @@ def _subset() -> str | None:
 def _workers() -> int | Literal["auto"]:
     return option(
         "auto",
-        "how many threads read and compare at the same time; by default one for each processor. The result is the same "
-        "with any number",
+        "how many threads read and compare at the same time; by default one for each processor, up to eight. The "
+        "result is the same with any number",
         group=Group.CHECKING,
         metavar="N|auto",
     )

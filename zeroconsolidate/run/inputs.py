@@ -77,10 +77,15 @@ def side_by_side(inputs: Inputs, count: int) -> Iterator[tuple[Inputs, ...]]:
 
 
 def threads_for(workers: int | Literal["auto"]) -> int:
-    """How many threads read, compare or hash values: by default one for each processor."""
+    """How many threads read, compare or hash values: by default one for each processor, up to MOST_BY_DEFAULT."""
     return processors() if workers == "auto" else workers
 
 
+MOST_BY_DEFAULT = 8
+"""More threads are taken only if they are asked for: a disk rarely feeds them, and a login node has others."""
+
+
 def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many of the processors that this process may use it takes unasked."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, MOST_BY_DEFAULT)
