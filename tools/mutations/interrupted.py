@@ -11,7 +11,11 @@ MUTATIONS = (
     Mutation(
         "data is synced before the journal says how far it is",
         SYNCED,
-        ("write/part.py", "            os.fsync(self._fd)\n            self._memory", "            self._memory"),
+        (
+            "write/part.py",
+            "            os.fsync(self._fd)\n            self.output.synced(upto)",
+            "            self.output.synced(upto)",
+        ),
     ),
     Mutation(
         "a file is synced before the journal says that it is done",
@@ -416,8 +420,8 @@ MUTATIONS = (
         "run/test_plug_in.py::test_threads_share_files_though_few_may_be_open",
         (
             "run/local.py",
-            "                self._open.popitem(last=False)\n",
-            "                self._open.popitem(last=False)[1].close()\n",
+            "                known_as, left = self._open.popitem(last=False)\n",
+            "                known_as, left = self._open.popitem(last=False)\n                left.close()\n",
         ),
     ),
     Mutation(
