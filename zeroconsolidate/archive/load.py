@@ -42,7 +42,7 @@ def _opening(files: CheckpointFiles, kind: FileKind) -> Iterator[tuple[FileName,
 
 
 class Counted:
-    """`load`, or another function like it, and who waits is told of each file: `report(n, total)`, n of them are read.
+    """`load`, or another function like it, which reports each file: `report(n, total)`, n of them are read.
 
     A file that is read again is not counted again. Of some checkpoints not all files are read.
     """
