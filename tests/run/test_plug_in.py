@@ -7,7 +7,7 @@ import itertools
 import pickle
 import shutil
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,13 @@ import pytest
 import safetensors.torch
 import torch
 from command import python
+from scaled import Scaled, ScaledReader
 
 from zeroconsolidate.adapters.recipes import Shifted
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import DamagedFile, OutputFailed, PlanBroken
 from zeroconsolidate.opening.open import open_catalog
 from zeroconsolidate.plan.build import build, padding_bytes, select, sources
-from zeroconsolidate.plan.computed import Computed
 from zeroconsolidate.plan.joined import Joined, Mean, Section
 from zeroconsolidate.plan.patched import Patched, Zeros
 from zeroconsolidate.plan.pieces import Rows
@@ -38,8 +38,6 @@ from zeroconsolidate.run.storage import Readable, Writable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
     from zeroconsolidate.plan.layout import FilePlan
     from zeroconsolidate.plan.pieces import Recipe
 
@@ -49,40 +47,6 @@ CASES = ["z1_channels_last", "z2_bf16", "z3_bf16", "layouts/megatron_tp2_z1"]
 
 
 # --- what is plugged in
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scaled(Computed):
-    """A tensor times a number."""
-
-    base: Recipe
-    factor: float
-
-    @property
-    def dtype(self) -> DType:
-        return self.base.dtype
-
-    @property
-    def input_bytes(self) -> int:
-        return self.base.input_bytes
-
-    @property
-    def memory_bytes(self) -> int:
-        return self.base.memory_bytes
-
-
-class ScaledReader:
-    block_numel = None
-
-    def __init__(self, recipe: Scaled, inputs: Inputs) -> None:
-        self._base, self._factor = reader(recipe.base, inputs), recipe.factor
-
-    def fill(self, start: int, stop: int, block: NDArray[np.float32]) -> None:
-        self._base.fill(start, stop, block)
-        block[: stop - start] *= np.float32(self._factor)
-
-
-reader.register(Scaled, ScaledReader)
 
 
 class MemoryFiles(Readable):

@@ -6,9 +6,11 @@ import hashlib
 import json
 import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from any_method import AnyMethod
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,19 +68,10 @@ def hub_server() -> Iterator[Hub]:
         hub.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(AnyMethod):
     server: Hub
 
-    def log_message(self, *_: object) -> None:
-        """Nothing is printed."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("do_"):
-            return self._answer
-        raise AttributeError(name)
-
-    def _answer(self) -> None:
+    def answer(self) -> None:
         hub, parts = self.server, urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
         if hub.failures:

@@ -14,9 +14,11 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import unescape
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from http.server import ThreadingHTTPServer
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from any_method import AnyMethod
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,19 +176,10 @@ class _Proxy(ThreadingHTTPServer):
         """Clients that hang up are part of the game."""
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(AnyMethod):
     server: _Proxy
 
-    def log_message(self, *_: object) -> None:
-        """Nothing is printed."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("do_"):
-            return self._answer
-        raise AttributeError(name)
-
-    def _answer(self) -> None:
+    def answer(self) -> None:
         parts = urlsplit(self.path)
         store = self.server.store
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

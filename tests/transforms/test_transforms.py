@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from command import REPOSITORY
 from fixtures import FIXTURES
 from safetensors.torch import load_file
+from scaled import Scaled
 
 import zeroconsolidate
 from zeroconsolidate import BadOption, PlanBroken, Transform, consolidate, verify
@@ -23,55 +24,16 @@ from zeroconsolidate.plan.computed import Computed
 from zeroconsolidate.plan.patched import Zeros
 from zeroconsolidate.plan.sources import Source
 from zeroconsolidate.run import execute as executor
-from zeroconsolidate.run.reader import reader
 from zeroconsolidate.write import part
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from zeroconsolidate.plan.pieces import Recipe
-    from zeroconsolidate.run.inputs import Inputs
     from zeroconsolidate.transforms.transform import Model
 
 CASE = FIXTURES / "models" / "llm_untied_z3"
 SOURCE = CASE / "checkpoint"
 EMBEDDING = "model.embed_tokens.weight"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scaled(Computed):
-    """A tensor times a number."""
-
-    base: Recipe
-    factor: float
-
-    @property
-    def dtype(self) -> DType:
-        return self.base.dtype
-
-    @property
-    def input_bytes(self) -> int:
-        return self.base.input_bytes
-
-    @property
-    def memory_bytes(self) -> int:
-        return self.base.memory_bytes
-
-
-class ScaledReader:
-    block_numel = None
-
-    def __init__(self, recipe: Scaled, inputs: Inputs) -> None:
-        self._base, self._factor = reader(recipe.base, inputs), np.float32(recipe.factor)
-
-    def fill(self, start: int, stop: int, block: NDArray[np.float32]) -> None:
-        self._base.fill(start, stop, block)
-        block[: stop - start] *= self._factor
-
-
-reader.register(Scaled, ScaledReader)
 
 
 class Scale(Transform):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from fixtures import FIXTURES
+from live_values import TORCH, assert_same, provenance
 from safetensors.torch import load_file
 
 import zeroconsolidate
@@ -16,16 +15,11 @@ from zeroconsolidate.errors import DamagedFile, Disagreement, UnsupportedLayout
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
+
 LAYOUTS = FIXTURES / "layouts"
 STAGES = {"ds0_5_10_z1": 2}
 """Stages that the files state otherwise: DeepSpeed 0.5 runs stage 1 in the class of stage 2, which writes 2."""
-TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def provenance(case: Path) -> dict[str, Any]:
-    return json.loads((case / "provenance.json").read_text())
-
-
 EMPTY = "writer_mock"
 CASES = [path.name for path in sorted(LAYOUTS.iterdir()) if path.name != EMPTY]
 UNPLACED = {name: "'__bnb_optimizer_quant_state__'" for name in CASES if name.startswith("adamw_8bit")}
@@ -40,20 +34,6 @@ def truth_of(name: str) -> dict[str, torch.Tensor]:
         stored = {owner: alias for alias, owner in facts["ties"].items()}
         truth = {stored.get(n, n): tensor for n, tensor in truth.items() if n not in facts["buffers"]}
     return truth
-
-
-def bits(tensor: torch.Tensor) -> bytes:
-    """With every NaN the same: no cast promises a payload."""
-    if tensor.is_floating_point() and tensor.dtype != torch.float32:
-        tensor = torch.where(tensor.isnan(), torch.full_like(tensor, float("nan")), tensor)
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def assert_same(written: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]) -> None:
-    assert sorted(written) == sorted(truth)
-    for name, tensor in written.items():
-        assert (tensor.dtype, tensor.shape) == (truth[name].dtype, truth[name].shape), name
-        assert bits(tensor) == bits(truth[name]), name
 
 
 @pytest.mark.parametrize("dtype", TORCH)

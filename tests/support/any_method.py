@@ -1,0 +1,23 @@
+"""A handler of HTTP requests for stand-ins of servers: one answer for every method, and nothing printed."""
+
+from __future__ import annotations
+
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+
+class AnyMethod(BaseHTTPRequestHandler):
+    """`answer` is called whatever the method is."""
+
+    protocol_version = "HTTP/1.1"
+
+    def answer(self) -> None:
+        raise NotImplementedError
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is printed."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("do_"):
+            return self.answer
+        raise AttributeError(name)
