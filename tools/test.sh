@@ -1,6 +1,6 @@
 #!/bin/sh
-# All tests that run in one environment, live DeepSpeed runs among them, but for those of
-# `test_trainings.sh` and `test_pages.sh`. Arguments go to pytest.
+# The tests that run in one environment, live DeepSpeed runs among them, but for those of `test_long.sh` and
+# `test_pages.sh`. Arguments go to pytest.
 set -eu
 cd "$(dirname "$0")/.."
 . tools/environment.sh

@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from rounds import CLONE_FAULTS, FAULTS, rounds
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 @pytest.mark.parametrize(("verb", "every"), [("convert", 31), ("universal", 61)])

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.long
+
 MB = 1 << 20
 CASES = sorted(path.parent for path in FIXTURES.rglob("provenance.json") if (path.parent / "checkpoint").is_dir())
 
