@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BadOption, at
 from ..plan.stretches import Part, share_of
 from ..run.digest import digests_of
-from ..run.inputs import processors
+from ..run.inputs import threads_for
 from ..run.local import LocalFiles
 from ..write.check import check as check_file
 from ..write.fingerprint import parts_in
@@ -74,14 +74,15 @@ def adopt(
     done, total = 0, sum(file.size_bytes for file in left)
     if options.digest is not None and left:
         options.doing("computing digests")
-    for file, digests in _digests(left, stage, options.digest):
+    for file, digests in _digests(left, stage, options):
         stage.adopt(file.name, file.size_bytes, _together(found[file.name], digests))
         done += file.size_bytes
         if options.progress is not None:
             options.progress(done, total)
 
 
-def _digests(files: list[FilePlan], stage: Stage, algorithm: str | None) -> Iterable[tuple[FilePlan, Digests | None]]:
+def _digests(files: list[FilePlan], stage: Stage, options: Writing) -> Iterable[tuple[FilePlan, Digests | None]]:
+    algorithm = options.digest
     if algorithm is None:
         yield from ((file, None) for file in files)
         return
@@ -93,7 +94,7 @@ def _digests(files: list[FilePlan], stage: Stage, algorithm: str | None) -> Iter
     with LocalFiles() as local:
         from ..run.threads import Threads  # with what it imports, which a conversion in one part does without
 
-        with Threads([local] * min(processors(), len(files)), digests) as threads:
+        with Threads([local] * min(threads_for(options.workers), len(files)), digests) as threads:
             if threads.are_there:
                 yield from threads.in_order(files)
                 return
