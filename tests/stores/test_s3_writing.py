@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +22,7 @@ from zeroconsolidate.integrations import object_stores
 from zeroconsolidate.write import remote_stage, uploads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from s3_server import Store
@@ -168,6 +169,18 @@ def test_parts_that_the_store_has_are_not_sent_again(s3: Store, tmp_path: Path):
     same(s3, tmp_path / "here")
 
 
+def parts_held_after(last: int, held: threading.Event) -> Callable[[Request], Fault | None]:
+    """The store is too busy for later parts, so that no upload can end; ``held`` is set by the first of them."""
+
+    def rule(request: Request) -> Fault | None:
+        if int(request.query.get("partNumber", ["0"])[0]) <= last:
+            return None
+        held.set()
+        return SLOW_DOWN
+
+    return rule
+
+
 def test_a_process_that_is_killed(s3: Store, tmp_path: Path):
     zeroconsolidate.consolidate(CHECKPOINT, tmp_path / "here")
     program = f"""
@@ -179,15 +192,14 @@ from zeroconsolidate.cli import main
 sys.exit(main(sys.argv[1:]))
 """
     command = [sys.executable, "-c", program, "convert", str(CHECKPOINT), s3.url("model")]
-    for seconds in (0.3, 0.1):
-        s3.rule = lambda request: Fault(pause_seconds=0.2) if "partNumber" in request.query else None
-        count = len(parts_sent(s3))
+    for last in (3, 5):
+        held = threading.Event()
+        s3.rule = parts_held_after(last, held)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while len(parts_sent(s3)) < count + 2 and process.poll() is None:
-            time.sleep(0.02)
-        time.sleep(seconds)
+        while not held.wait(0.02) and process.poll() is None:
+            pass
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
         assert visible(s3) == set()
     s3.rule = lambda _: None
     object_stores.store_of(s3.url()).forget()
