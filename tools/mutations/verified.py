@@ -231,7 +231,7 @@ MUTATIONS = (
     Mutation(
         "the exit code is 1 if something is wrong",
         "audit/test_verify.py::TestCommand::test_exit_codes",
-        ("cli/command.py", "    code = ExitCode.DONE if found.ok else ExitCode.WRONG\n", "    code = ExitCode.DONE\n"),
+        ("cli/actions.py", "    code = ExitCode.DONE if found.ok else ExitCode.WRONG\n", "    code = ExitCode.DONE\n"),
     ),
     Mutation(
         "safetensors: length of the header",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from .. import errors
 from ..archive.printable import printable
 from ..options import size_text
-from .printing import folded, once
+from .rows import folded, once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
