@@ -23,7 +23,7 @@ from .usage import load_adapter, load_model, load_tensors
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..adapters.plan import Adapted
+    from ..adapters.adapted import Adapted
     from ..opening.opened import Opened
     from ..options import Options
     from ..run.inputs import Inputs
