@@ -22,7 +22,8 @@ from ..archive.safetensors import read_file
 from ..archive.weights import read_pickled
 from ..catalog.plain import WRAPPERS
 from ..errors import ZeroConsolidateError, at
-from ..naming.sources import architecture, in_table
+from ..naming.asking import architecture
+from ..naming.sources import in_table
 from .gate_finding import Finding, GateResult, Kind
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from ..archive.model_files import CONFIG
 from ..archive.phrases import counted
 from ..archive.weights import read_weights
 from ..errors import DamagedFile, ZeroConsolidateError
+from ..naming.asking import architecture, every_class
 from ..naming.decision import VALUE_HEAD
 from ..naming.expectation import Expectation
 from ..naming.shared import tied_together
-from ..naming.sources import NameSources, architecture, every_class, in_table
+from ..naming.sources import NameSources, in_table
 from .config_check import config_problems
 from .gate_finding import Finding, GateResult, Kind
 from .gate_quantized import dense, problems, quantization_of
