@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from zeroconsolidate import ZeroConsolidateError, consolidate
 from zeroconsolidate.api.converting import dry_run
 from zeroconsolidate.naming import asking, sources
-from zeroconsolidate.outputs import gate_model
+from zeroconsolidate.outputs.gate import model as gate_model
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -28,7 +28,7 @@ from zeroconsolidate.naming.table.expression import UNDECIDED, evaluate, names_i
 from zeroconsolidate.naming.table.facts import facts_of
 from zeroconsolidate.naming.table.kinds import accepts
 from zeroconsolidate.naming.table.lookup import ENTRIES, differing, looked_up
-from zeroconsolidate.outputs import gate_model
+from zeroconsolidate.outputs.gate import model as gate_model
 
 LLAMA = {
     "model_type": "llama",

@@ -19,8 +19,8 @@ from zeroconsolidate.cli import main
 from zeroconsolidate.errors import WrongNames
 from zeroconsolidate.naming import asking, sources
 from zeroconsolidate.outputs import model as making
-from zeroconsolidate.outputs.gate import Excuses, examine, pass_or_refuse
-from zeroconsolidate.outputs.gate_finding import Finding, GateResult, Kind
+from zeroconsolidate.outputs.gate.examine import Excuses, examine, pass_or_refuse
+from zeroconsolidate.outputs.gate.finding import Finding, GateResult, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,8 +26,8 @@ from zeroconsolidate import consolidate, estimate, verify
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import BadOption, UnsupportedLayout, WrongNames
 from zeroconsolidate.naming import asking
-from zeroconsolidate.outputs import gate_quantized
-from zeroconsolidate.outputs.gate_quantized import Dense, Quantization, dense, problems, quantization_of
+from zeroconsolidate.outputs.gate import quantized as gate_quantized
+from zeroconsolidate.outputs.gate.quantized import Dense, Quantization, dense, problems, quantization_of
 from zeroconsolidate.plan.patched import Zeros
 from zeroconsolidate.plan.sources import Source
 from zeroconsolidate.run import execute as executor
