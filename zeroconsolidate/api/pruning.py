@@ -72,7 +72,7 @@ def prune(src: Roots, options: PruneOptions) -> Pruning:
     refuse_urls(roots, "a run directory that is pruned", "remove objects with the client of the store")
     options.doing("reading metadata")
     found = list_saves(roots)
-    run = read_run(roots, found, models=roots_of(options.models))
+    run = read_run(roots, found, models=roots_of(options.models), files_read=options.files_read)
     # Of several models of a save, one that has its weights is compared with it.
     saves = [replace(save, converted=tuple(sorted(save.converted, key=_is_quantized))) for save in run.saves]
     run = replace(run, saves=tuple(saves))
@@ -161,6 +161,7 @@ def _unverified(model: str, listing: Listing, options: PruneOptions) -> str | No
             base=options.base,
             progress=options.progress,
             status=options.status,
+            files_read=options.files_read,
         )
     except (ZeroConsolidateError, OSError) as error:
         return str(error)

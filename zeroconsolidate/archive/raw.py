@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .names import FileKind, FileName
-    from .places import Look
 
 MAX_REMEMBERED = 16
 """Pickles that are kept while the files of one kind are read, to recognise equal ones.
@@ -53,7 +52,7 @@ class CheckpointFiles:
 
     swaps: tuple[SwapFile, ...] = ()
     """Masters outside of the optimizer files."""
-    looks: Mapping[str, Look] = field(default_factory=dict)
+    looks: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)
     """Path -> what the file looked like before any was read: its values must be of the same save as its metadata."""
 
     def of(self, kind: FileKind) -> tuple[FileName, ...]:

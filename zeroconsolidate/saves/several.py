@@ -37,7 +37,7 @@ def several(src: Roots, options: Options, *, averaged: Sequence[Averaged] = ()) 
     if options.last is None and not (averaged and len(roots_of(src)) == 1):
         return [settled(path, alone) for path in roots_of(src)]
     found = list_saves(roots_of(src))
-    run = read_run(src, found)
+    run = read_run(src, found, files_read=options.files_read)
     chosen = [_of(each, run, found) for each in averaged] if averaged else _last(run, int(str(options.last)))
     # Not by their names: a save may be called `best` or `last`, which mean others.
     return [settled_on(save, found, src, alone) for save in chosen]

@@ -10,7 +10,7 @@ from ..archive.discover import is_checkpoint
 from ..archive.phrases import listed
 from ..errors import BadOption, NotACheckpoint
 from ..opening.resume import LAST_COMPLETE
-from ..options import Opening, roots_of
+from ..options import Counting, Opening, roots_of
 from .listing import list_saves
 
 if TYPE_CHECKING:
@@ -29,12 +29,15 @@ def settled(src: Roots, options: O, *, newest_of_several: bool = False) -> tuple
     Raises NotACheckpoint if there are several and nothing says which, or not the one that is said.
     """
     roots = roots_of(src)
+    files_read = options.files_read if isinstance(options, Counting) else None
     if options.checkpoint is not None:
         from .choice import choose  # a checkpoint that is given as such does not pay for it
         from .run import read_run
 
         found = list_saves(roots)
-        return settled_on(choose(read_run(roots, found), options.checkpoint), found, src, options)
+        return settled_on(
+            choose(read_run(roots, found, files_read=files_read), options.checkpoint), found, src, options
+        )
     run = found_run(roots)
     if run is None:
         return src, options
@@ -42,9 +45,11 @@ def settled(src: Roots, options: O, *, newest_of_several: bool = False) -> tuple
     from .run import read_run
 
     if options.tag == LAST_COMPLETE:
-        return list(choose(read_run(roots, run), LAST_COMPLETE).paths), replace(options, tag=None)
+        return list(choose(read_run(roots, run, files_read=files_read), LAST_COMPLETE).paths), replace(
+            options, tag=None
+        )
     if options.tag is None and newest_of_several:
-        info = read_run(roots, run)
+        info = read_run(roots, run, files_read=files_read)
         return list((info.last_complete or info.newest).paths), options
     listing = _named(run, options.tag) if options.tag is not None else _only(run, roots[0])
     return list(listing.paths), replace(options, tag=None if options.tag == listing.name else options.tag)
