@@ -229,4 +229,11 @@ def test_not_all_processors_of_a_large_machine_are_taken(
     usable: int, taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)), raising=False)
+    monkeypatch.setattr(inputs, "allowed", lambda: None)
     assert inputs.processors() == taken
+
+
+def test_a_limit_of_processor_time_is_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    monkeypatch.setattr(inputs, "allowed", lambda: 2)
+    assert inputs.processors() == 2
