@@ -74,14 +74,14 @@ if TYPE_CHECKING:
     )
     from .loading.engine_report import EngineReport
     from .loading.report import LoadReport
+    from .mapping.checkpoint import Checkpoint
+    from .mapping.views import TensorView
     from .opening.info import CheckpointInfo, TensorInfo
     from .opening.losses import Loss
     from .opening.rescue_report import RescueReport
     from .opening.resume import Resume
-    from .outputs.mapping import Checkpoint
     from .outputs.parts import PartReport
     from .outputs.report import Report
-    from .outputs.views import TensorView
     from .plan.build import Cost
     from .reports.html import html_report
     from .saves.facts import RunInfo, SaveInfo
@@ -170,7 +170,7 @@ _HOMES = {
     "BackgroundRun": "training.background",
     "BadIndex": "errors",
     "BadOption": "errors",
-    "Checkpoint": "outputs.mapping",
+    "Checkpoint": "mapping.checkpoint",
     "CheckpointInfo": "opening.info",
     "ComparedSide": "audit.comparison",
     "ComparedTensor": "audit.comparison",
@@ -203,7 +203,7 @@ _HOMES = {
     "SaveGone": "errors",
     "SaveInfo": "saves.facts",
     "TensorInfo": "opening.info",
-    "TensorView": "outputs.views",
+    "TensorView": "mapping.views",
     "Transform": "transforms.transform",
     "TextAgreement": "answers.agreement",
     "UnsafePath": "errors",
