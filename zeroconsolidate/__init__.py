@@ -17,6 +17,7 @@ which:
     run            recipes -> bytes, through a storage
     write          bytes -> files that are safe on disk before they get their final names
     outputs        a checkpoint and options -> a model directory or adapter, and the report
+    mapping        a checkpoint -> names to tensors that are read when they are asked for
     saves          a run directory -> its saves, what each is good for, what can be removed
     audit          an output or a checkpoint -> what is wrong with it; two models -> how they differ
     answers        two models and texts -> how far their answers agree
