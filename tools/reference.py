@@ -36,7 +36,7 @@ SCHEMAS = ROOT / "docs" / "schemas"
 FUNCTIONS = {
     "convert": "`consolidate` and `estimate`; `consolidate_part` and `finish_parts`",
     "universal": "`universal`",
-    "inspect": "`inspect`",
+    "inspect": "`inspect`; `inspect_run`: `files_read`",
     "verify": "`verify`; `verify_source`: `tag`, `checkpoint`, `subset`, `progress`, `status`",
     "compare": "`compare`",
     "watch": "`watch`; `consolidate_in_background` has most of them, and `patience`",

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..options import CompareOptions, Opening, Options, PruneOptions, UniversalOptions, VerifyOptions, WatchOptions
+from ..options import (
+    CompareOptions,
+    InspectOptions,
+    Options,
+    PruneOptions,
+    UniversalOptions,
+    VerifyOptions,
+    WatchOptions,
+)
 from .flags import (
     CompareFlags,
     CompletionFlags,
@@ -102,7 +110,7 @@ VERBS: dict[str, Verb] = {
         ),
         forms=("CHECKPOINT [CHECKPOINT ...]", "RUN_DIR [RUN_DIR ...]"),
         paths=_CHECKPOINTS,
-        kinds=(Opening, InspectFlags),
+        kinds=(InspectOptions, InspectFlags),
         examples=(
             "zeroconsolidate inspect checkpoint-500",
             "zeroconsolidate inspect run                       all saves of a run, and where it can resume",
