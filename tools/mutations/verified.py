@@ -119,8 +119,8 @@ MUTATIONS = (
         f"{AGAINST}::test_one_bit_is_found_with_its_index",
         (
             "run/compare.py",
-            "            return Difference(index=first + index,",
-            "            return Difference(index=index,",
+            "                return Difference(index=first + begin + index,",
+            "                return Difference(index=index,",
         ),
     ),
     Mutation(
