@@ -377,4 +377,4 @@ class TestWithoutThem:
             engine(name),
         ):
             pass
-        assert raised.value.remedy == f'pip install "zeroconsolidate[{kind}]"'
+        assert raised.value.remedy == f"pip install 'zeroconsolidate[{kind}]'"
