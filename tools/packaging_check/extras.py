@@ -24,7 +24,7 @@ NEED: dict[str, tuple[str | Path, ...]] = {
     "torch": _MERGE,
     "hub": ("convert", CHECKPOINT, "out", "--base", "someone/a-model"),
     "xxh3": ("convert", CHECKPOINT, "out", "--digest", "xxh3"),
-    "answers": ("compare", CHECKPOINT, CHECKPOINT, "--answers"),
+    "answers": ("compare", "model", "model", "--answers", "default"),
     "s3": ("inspect", "s3://bucket/checkpoint"),
     "gcs": ("inspect", "gs://bucket/checkpoint"),
     "azure": ("inspect", "az://container/checkpoint"),
@@ -32,7 +32,7 @@ NEED: dict[str, tuple[str | Path, ...]] = {
     "remote": ("inspect", "sftp://server/checkpoint"),
     **{engine: ("convert", CHECKPOINT, "out", "--executor", engine) for engine in ("ray", "dask", "mpi")},
 }
-"""By extra, a command that needs it. That of `deepspeed` needs an engine, which only Python has."""
+"""By extra, a command that needs it, where `model` is a model. `deepspeed` is for engines, which only Python has."""
 _INTO_ENGINE = """
 import sys, zeroconsolidate
 try:
@@ -70,8 +70,8 @@ def ask_for(environment: Environment) -> None:
         error = json.loads(done.stdout)["error"]
         if not _names(error["remedy"], extra):
             raise SystemExit(f"{' '.join(map(str, command))}: it says {error}")
-        if done.stderr or (environment.home / "out").exists():
-            raise SystemExit(f"{' '.join(map(str, command))}: it wrote something: {done.stderr}")
+        if (environment.home / "out").exists():
+            raise SystemExit(f"{' '.join(map(str, command))}: it wrote something")
     if not _names(environment.run("python", "-c", _INTO_ENGINE, CHECKPOINT).stdout.strip(), "deepspeed"):
         raise SystemExit("loading into an engine does not name the extra deepspeed")
     print(f"what needs one of {len(EXTRAS)} extras names it")
