@@ -108,11 +108,15 @@ def rows() -> list[Row]:
             )
         ),
         *(
-            Row("sentence-transformers", version, needs=(*PLAIN, transformers, "scikit-learn", "scipy", "pillow"),
-                alone=(f"sentence-transformers=={version}",), with_torch=True)
-            for version, transformers in (
-                ("3.0.1", "transformers==4.46.3"), ("4.1.0", "transformers==4.51.3"), ("5.1.0", "transformers==4.57.1"),
-                ("6.0.1", "transformers==5.23.0"), ("6.2.0", "transformers==5.24.0"),
+            Row("sentence-transformers", version, with_torch=True,
+                needs=(*PLAIN, transformers, "scikit-learn", "scipy", "pillow", "psutil", "sentencepiece", "protobuf"),
+                alone=(f"sentence-transformers=={version}", accelerate))
+            for version, transformers, accelerate in (
+                ("3.0.1", "transformers==4.46.3", "accelerate==1.1.1"),
+                ("4.1.0", "transformers==4.51.3", "accelerate==1.1.1"),
+                ("5.1.0", "transformers==4.57.1", "accelerate==1.10.1"),
+                ("6.0.1", "transformers==5.23.0", "accelerate==1.15.0"),
+                ("6.2.0", "transformers==5.24.0", "accelerate==1.15.0"),
             )
         ),
         *(

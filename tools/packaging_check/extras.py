@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from .builds import ROOT
@@ -42,23 +43,34 @@ except zeroconsolidate.MissingPackage as error:
 """
 
 
-def resolve(folder: Path, wheel: Path) -> None:
-    """What would be installed for each extra, on the oldest and on the newest Python, by uv. Raises SystemExit."""
-    for python in (PYTHONS[0], PYTHONS[-1]):
-        for extra, expected in {"": set[str](), **EXTRAS}.items():
-            wanted = f"zeroconsolidate{f'[{extra}]' if extra else ''} @ {wheel.resolve().as_uri()}"
-            command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--quiet", "--no-config", "--no-header",
-                       "--no-annotate", "--python-version", python, "--cache-dir", str(folder / "uv2")]  # fmt: skip
-            done = subprocess.run(command, input=wanted, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise SystemExit(f"{wanted}, Python {python}: cannot be resolved\n{done.stderr}")
-            brought = set(re.findall(r"^([\w.-]+)==", done.stdout, re.MULTILINE))
-            lacking = (ALWAYS | expected) - brought
-            if lacking or (not extra and brought != ALWAYS):
-                raise SystemExit(f"{wanted}, Python {python}: it brings {sorted(brought)}, without {sorted(lacking)}")
-            if ("torch" in brought) != ("torch" in expected):
-                raise SystemExit(f"{wanted}, Python {python}: {'torch comes' if 'torch' in brought else 'no torch'}")
-    print(f"{len(EXTRAS)} extras can be installed with Python {PYTHONS[0]} and {PYTHONS[-1]}; without one, no torch")
+def resolve(folder: Path, wheel: Path) -> int:
+    """What would be installed for each extra, on the oldest and on the newest Python, by uv. Exit code 1 if not that."""
+    wanted = [(extra, python) for python in (PYTHONS[0], PYTHONS[-1]) for extra in ("", *EXTRAS)]
+    with ThreadPoolExecutor(8) as pool:  # which wait for the index
+        complaints = [text for text in pool.map(lambda each: _resolved(folder, wheel, *each), wanted) if text]
+    print(*complaints, sep="\n", end="")
+    if not complaints:
+        print(
+            f"{len(EXTRAS)} extras can be installed with Python {PYTHONS[0]} and {PYTHONS[-1]}; without one, no torch"
+        )
+    return int(bool(complaints))
+
+
+def _resolved(folder: Path, wheel: Path, extra: str, python: str) -> str | None:
+    """What is wrong with an extra on a Python."""
+    wanted = f"zeroconsolidate{f'[{extra}]' if extra else ''} @ {wheel.resolve().as_uri()}"
+    command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--quiet", "--no-config", "--no-header",
+               "--no-annotate", "--python-version", python, "--cache-dir", str(folder / "resolved")]  # fmt: skip
+    done = subprocess.run(command, input=wanted, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return f"{wanted}, Python {python}: cannot be resolved\n{done.stderr}"
+    brought, expected = set(re.findall(r"^([\w.-]+)==", done.stdout, re.MULTILINE)), EXTRAS.get(extra, set())
+    lacking = (ALWAYS | expected) - brought
+    if lacking or (not extra and brought != ALWAYS):
+        return f"{wanted}, Python {python}: it brings {sorted(brought)}, without {sorted(lacking)}"
+    if ("torch" in brought) != ("torch" in expected):
+        return f"{wanted}, Python {python}: {'torch comes' if 'torch' in brought else 'no torch'}"
+    return None
 
 
 def ask_for(environment: Environment) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .builds import ROOT
 from .contents import ALWAYS
 from .environments import Environment
-from .extras import CHECKPOINT, ask_for, resolve
+from .extras import CHECKPOINT, ask_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,6 @@ def use(folder: Path, wheel: Path) -> int:
     print("there are", ", ".join(sorted(ALWAYS)), "and no torch")
     _convert(environment)
     ask_for(environment)
-    resolve(folder, wheel)
     _extras(environment, wheel)
     _by_uv(folder, wheel)
     return 0
