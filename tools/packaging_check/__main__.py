@@ -2,7 +2,7 @@
 
     python -m packaging_check FOLDER                 all of it; FOLDER/dist has the wheel and the sdist afterwards
     python -m packaging_check FOLDER --pythons       instead of the empty environment: tests with every Python found
-    python -m packaging_check FOLDER --extras        instead: what each extra would bring; minutes, nearly all of the index
+    python -m packaging_check FOLDER --extras        instead: what each extra would bring; minutes of waiting
 
 `sh tools/test_install.sh` runs it in the environment that it needs.
 """

@@ -44,7 +44,7 @@ except zeroconsolidate.MissingPackage as error:
 
 
 def resolve(folder: Path, wheel: Path) -> int:
-    """What would be installed for each extra, on the oldest and on the newest Python, by uv. Exit code 1 if not that."""
+    """What would be installed for each extra, on the oldest and on the newest Python, by uv. Exit code 1 if wrong."""
     wanted = [(extra, python) for python in (PYTHONS[0], PYTHONS[-1]) for extra in ("", *EXTRAS)]
     with ThreadPoolExecutor(8) as pool:  # which wait for the index
         complaints = [text for text in pool.map(lambda each: _resolved(folder, wheel, *each), wanted) if text]
