@@ -33,6 +33,9 @@ class Row:
         return f"{self.program} {self.version}"
 
 
+PADDED, PADDED_OF = "padded", "llm_untied_z2"
+"""A converted model whose headers are padded, and the same without."""
+
 PLAIN = ("tqdm", "shtab")
 WITH_TORCH = ("filelock", "fsspec", "jinja2", "networkx", "sympy", "typing-extensions")
 """What torch imports. It is installed alone, lest pip take the requirements of another machine for those of Arm."""
