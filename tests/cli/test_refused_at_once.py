@@ -26,7 +26,7 @@ from zeroconsolidate.errors import (
     WrongNames,
     ZeroConsolidateError,
 )
-from zeroconsolidate.naming import sources
+from zeroconsolidate.naming import asking
 from zeroconsolidate.run import inputs
 from zeroconsolidate.write import refusals
 
@@ -45,7 +45,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> Any:
         raise AssertionError("this takes too long to come before a refusal")
 
-    monkeypatch.setattr(sources, "_ask", never)
+    monkeypatch.setattr(asking, "ask", never)
     monkeypatch.setattr(inputs.Inputs, "__enter__", never)
 
 
