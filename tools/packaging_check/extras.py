@@ -89,6 +89,5 @@ def ask_for(environment: Environment) -> None:
     print(f"what needs one of {len(EXTRAS)} extras names it")
 
 
-def _names(remedy: str | list[str], extra: str) -> bool:
-    commands = [remedy] if isinstance(remedy, str) else remedy
-    return f"pip install 'zeroconsolidate[{extra}]'" in commands
+def _names(remedy: str, extra: str) -> bool:
+    return f"pip install 'zeroconsolidate[{extra}]'" in remedy.split("; ")
