@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 ALWAYS = {"numpy", "safetensors", "shtab", "tqdm"}
 """What an installation without extras brings."""
 FOR_USERS = {
-    "torch", "deepspeed", "hub", "xxh3", "answers", "s3", "gcs", "azure", "hf", "remote", "ray", "dask", "mpi",
+    "torch", "deepspeed", "hub", "xxh3", "answers", "quantize", "s3", "gcs", "azure", "hf", "remote", "ray", "dask",
+    "mpi",
 }  # fmt: skip
 FOR_CONTRIBUTORS = {"test", "lint", "fuzz"}
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
