@@ -25,6 +25,7 @@ which:
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
     integrations   transformers, PEFT, the hub, engines of DeepSpeed: in their own process or imported when needed
+    errors         every error, in a tree
     training       beside a training: each save becomes a model, in a process of its own
     cli            command line -> calls of the functions, printed results, exit codes
 """

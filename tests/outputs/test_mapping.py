@@ -259,6 +259,17 @@ class TestOptimizer:
                 assert value == content[key]
         assert not {"module", "ds_config", "param_shapes"} & found.keys()
 
+    def test_client_state_that_contains_itself(self, tmp_path: Path) -> None:
+        shutil.copytree(FIXTURES / "z2_client_state/checkpoint", tmp_path / "run")
+        file = next((tmp_path / "run").glob("*/mp_rank_00_model_states.pt"))
+        endless: list[object] = [torch.tensor([7.0, 8.0])]
+        endless.append(endless)
+        torch.save(torch.load(file, weights_only=False) | {"endless": endless}, file)
+        view, again = zeroconsolidate.open_checkpoint(tmp_path / "run").client_state["endless"]
+        assert view.load().tolist() == [7, 8]
+        assert view.name == "endless.0"
+        assert isinstance(again, list)
+
 
 class TestIncomplete:
     @pytest.fixture

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures import FIXTURES
+from folders import contents
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -25,9 +26,9 @@ from zeroconsolidate import consolidate, estimate, verify
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import BadOption, MissingPackage, UnsupportedLayout, WrongNames
 from zeroconsolidate.integrations import packages
-from zeroconsolidate.naming import sources
-from zeroconsolidate.outputs import gate_quantized
-from zeroconsolidate.outputs.gate_quantized import Dense, Quantization, dense, problems, quantization_of
+from zeroconsolidate.naming import asking, sources
+from zeroconsolidate.outputs.gate import quantized as gate_quantized
+from zeroconsolidate.outputs.gate.quantized import Dense, Quantization, dense, problems, quantization_of
 from zeroconsolidate.plan.patched import Zeros
 from zeroconsolidate.plan.sources import Source
 from zeroconsolidate.run import execute as executor
@@ -286,10 +287,6 @@ def written(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
-
-
 CASES = ["llm_untied_z3", "mixtral_z2", "qwen3_moe_z3", "m3_z2"]
 
 
@@ -414,7 +411,7 @@ def test_what_it_cannot_be_used_with(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"transformers"}, "transformers, which is"),
         ({"torch"}, "torch, which is"),
     ):
-        for where in (packages, sources):
+        for where in (packages, asking):
             monkeypatch.setattr(where, "find_spec", lambda name, lacking=lacking: None if name in lacking else name)
         with pytest.raises(MissingPackage, match=f"quantizing needs {said} not installed: it says which") as caught:
             consolidate(source, tmp_path / "out", quantize="fp8")

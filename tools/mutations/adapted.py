@@ -98,7 +98,7 @@ MUTATIONS = (
     Mutation(
         "and missed where they are not",
         "outputs/test_gate.py::TestAdapter::test_tokens_that_were_trained_and_are_not_there",
-        ("outputs/gate_adapter.py", "        *_tokens(shapes, config),\n", ""),
+        ("outputs/gate/adapter.py", "        *_tokens(shapes, config),\n", ""),
     ),
     Mutation(
         "what was trained stands in the place of the base's own, whichever of its names the run stores",

@@ -36,12 +36,17 @@ MUTATIONS = (
     Mutation(
         "objects of classes are not client state",
         "catalog/test_resuming.py::test_what_is_an_object_of_some_class_is_named_and_not_passed_on",
-        ("catalog/resuming.py", "    else:\n        raise NotPlain\n", "    else:\n        made = value\n"),
+        ("catalog/nested.py", "tuple(items)\n        return self._other(value)\n", "tuple(items)\n        return value\n"),
     ),
     Mutation(
         "client state that contains itself has an end",
-        "catalog/test_resuming.py::test_a_list_that_contains_itself",
-        ("catalog/resuming.py", "    if depth > MAX_DEPTH:\n", "    if False:\n"),
+        "catalog/test_nested.py::test_a_list_that_contains_itself",
+        ("catalog/nested.py", " or id(value) in self._open:\n", ":\n"),
+    ),
+    Mutation(
+        "client state is not gone into at any depth",
+        "catalog/test_nested.py::test_a_thousand_lists_in_each_other",
+        ("catalog/nested.py", "if depth > MAX_DEPTH or ", "if "),
     ),
     Mutation(
         "optimizer states are not written of merged adapters",

@@ -36,7 +36,7 @@ MUTATIONS = (
     Mutation(
         "a trained tensor without a place is refused",
         f"{HEADS}::test_a_head_of_no_class",
-        ("adapters/plan.py", "if original is not None and result.unknown and not insisted:", "if False:"),
+        ("adapters/plan_merge.py", "if original is not None and result.unknown and not insisted:", "if False:"),
     ),
     Mutation(
         "labels are the rows of the head",

@@ -193,7 +193,7 @@ def load_into_engine(
     >>> zeroconsolidate.load_into_engine("no engine", "tests/fixtures/z3_bf16/checkpoint")
     Traceback (most recent call last):
         ...
-    zeroconsolidate.errors.BadOption: this is no engine of DeepSpeed; expected what deepspeed.initialize or \
+    zeroconsolidate.errors.request.BadOption: this is no engine of DeepSpeed; expected what deepspeed.initialize or \
 accelerator.prepare returned first, got str
     """
     from ..integrations.live_engine import LiveEngine

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.discover import natural
 from ..options import CompareOptions, takes
-from ..outputs.gate import examine
+from ..outputs.gate.examine import examine
 from ..run.inputs import Inputs
 from ..run.statistics import Statistics
 from .comparison import ComparedSide, ModelComparison, figures_of
@@ -71,7 +71,8 @@ def compare(a: Path, b: Path, options: CompareOptions) -> ModelComparison:
     (False, True)
     """
     began = time.monotonic()
-    first, second = find_side(a), find_side(b)
+    options.doing("reading metadata")
+    first, second = (find_side(path, files_read=options.files_read) for path in (a, b))
     options.doing("checking names")
     left = read_side(first, second, base=options.base_directory)
     right = read_side(second, first, base=options.base_directory)

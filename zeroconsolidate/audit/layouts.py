@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 from ..archive.discover import natural
 from ..archive.model_config import has_config
 from ..archive.phrases import counted
+from ..naming.asking import architecture
 from ..naming.check import is_fused
 from ..naming.decision import best_change, moved
 from ..naming.hub_layout import to_hub
-from ..naming.sources import architecture, in_table
+from ..naming.sources import in_table
 from ..plan.build import Selection
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from ..transforms.averaged import averaged
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ..adapters.adapted import Adapted
     from ..adapters.beside import Beside
     from ..adapters.find import Adapters
-    from ..adapters.plan import Adapted
     from ..dtypes import DType
     from ..opening.opened import Opened
     from ..options import Options

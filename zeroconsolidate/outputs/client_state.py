@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..archive.load import load_file
-from ..archive.located import LocatedTensor
 from ..archive.names import FileKind, file_name, parse
 from ..catalog.keys import MODEL_KEYS
+from ..catalog.nested import rebuilt
 from ..plan.pieces import View
 from ..plan.sources import Source
 from .views import TensorView
 
 if TYPE_CHECKING:
+    from ..archive.located import LocatedTensor
     from ..archive.raw import RawFile
     from ..catalog.facts import Catalog
     from ..run.storage import Readable
@@ -32,19 +33,18 @@ def first_model_file(catalog: Catalog) -> RawFile | None:
 
 
 def client_state(catalog: Catalog, files: Readable) -> dict[str, Any]:
-    """What was given as `client_state`: all that DeepSpeed does not write itself."""
+    """What was given as `client_state`: all that DeepSpeed does not write itself, with a view in place of each tensor.
+
+    An object of some class, a container inside of itself and what is nested too deeply stay as they were read.
+    """
+
+    def view(tensor: LocatedTensor, name: str) -> TensorView:
+        return TensorView(name, Source(name=name, shape=tensor.shape, recipe=View(tensor), role="client state"), files)
+
     raw = first_model_file(catalog)
     content = {} if raw is None else raw.content
-    return {key: _viewed(value, str(key), files) for key, value in content.items() if key not in MODEL_KEYS}
-
-
-def _viewed(value: Any, name: str, files: Readable) -> Any:
-    """`value` with a view in place of each located tensor."""
-    if isinstance(value, LocatedTensor):
-        source = Source(name=name, shape=value.shape, recipe=View(value), role="client state")
-        return TensorView(name, source, files)
-    if isinstance(value, dict):
-        return {key: _viewed(each, f"{name}.{key}", files) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_viewed(each, f"{name}.{number}", files) for number, each in enumerate(value))
-    return value
+    return {
+        key: rebuilt(value, view, place=str(key), other=lambda value: value)
+        for key, value in content.items()
+        if key not in MODEL_KEYS
+    }

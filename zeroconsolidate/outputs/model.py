@@ -11,7 +11,7 @@ from . import remarks
 from .assets import assets_beside, of_adapters
 from .averaging import note_of
 from .card_facts import card_facts, is_wanted
-from .gate import Excuses, examine
+from .gate.examine import Excuses, examine
 from .model_card import CARD, card
 from .modules import modules_of
 from .output import Output, Recomputed, SideFiles
@@ -23,12 +23,12 @@ from .usage import load_adapter, load_model, load_tensors
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..adapters.plan import Adapted
+    from ..adapters.adapted import Adapted
     from ..opening.opened import Opened
     from ..options import Options
     from ..run.inputs import Inputs
     from .assets import Assets
-    from .gate_finding import GateResult
+    from .gate.finding import GateResult
     from .planned import PlannedWeights
 
 

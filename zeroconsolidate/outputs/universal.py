@@ -34,7 +34,7 @@ from ..plan.fragment import FragmentPlan
 from ..plan.sources import padding_bytes, replicas
 from ..plan.states import MASTERS, state_replicas, states, steps
 from ..plan.whole_file import WholeFilePlan, whole_file
-from .gate_finding import Finding, GateResult, Kind
+from .gate.finding import Finding, GateResult, Kind
 from .output import Output, SideFiles
 from .resumed_files import files_beside, tag_of_copy
 from .universal_fragments import folders, fragments

@@ -9,18 +9,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from ..archive.json_file import read_json
-from ..archive.model_files import CONFIG
-from ..archive.weights import read_weights
-from ..errors import ZeroConsolidateError
-from . import gate_model
-from .gate_finding import Finding, GateResult, Kind
+from ...archive.json_file import read_json
+from ...archive.model_files import CONFIG
+from ...archive.weights import read_weights
+from ...errors import ZeroConsolidateError
+from . import model as gate_model
+from .finding import Finding, GateResult, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ..catalog.facts import Shape
-    from .modules import Module
+    from ...catalog.facts import Shape
+    from ..modules import Module
 
 
 def _dense(config: Mapping[str, Any]) -> dict[str, Shape]:

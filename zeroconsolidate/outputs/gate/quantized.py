@@ -12,17 +12,17 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..archive.model_config import MAX_CONFIG_BYTES, parse, short_int
-from ..archive.model_files import CONFIG
-from ..archive.regular import read_small
-from ..dtypes import DType
-from ..errors import DamagedFile
-from .gate_finding import Finding, Kind
+from ...archive.model_config import MAX_CONFIG_BYTES, parse, short_int
+from ...archive.model_files import CONFIG
+from ...archive.regular import read_small
+from ...dtypes import DType
+from ...errors import DamagedFile
+from .finding import Finding, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ..catalog.facts import Shape
+    from ...catalog.facts import Shape
 
 _COMPANIONS = ("weight_scale", "weight_scale_inv", "weight_zero_point", "weight_shape", "weight_packed")
 _EIGHT_BITS = (DType.F8_E4M3, DType.F8_E5M2, DType.I8)

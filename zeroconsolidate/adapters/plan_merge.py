@@ -1,4 +1,4 @@
-"""The adapters of a run -> planned weights: files for PEFT, or the merged model."""
+"""The adapters of a run -> the planned model, with the adapters merged."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 
 from ..archive.json_file import read_json
 from ..archive.model_config import has_config
-from ..archive.model_files import ADAPTER_CONFIG, CONFIG
+from ..archive.model_files import CONFIG
 from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
 from ..errors import UnsupportedLayout, WitnessMismatch, WrongNames, at
 from ..integrations.packages import need_peft
-from ..plan.build import ModelPlan, Selection, padding_bytes, select
+from ..plan.build import Selection, select
 from ..plan.witness import Comparison, both_ends, spread
+from .adapted import Adapted
 from .base import agreed, base_remedy
-from .beside import Beside, beside_adapter, beside_model
-from .export import adapter_files, build_adapters
+from .beside import Beside, beside_model
 from .merge import BY_FORMULA, BY_PEFT, Merger, MergeResult
 from .original import Original
-from .task import AUTO_CLASSES, TrainedAs, task_of, trained_as
-from .vocabulary import resize_first, vocabulary
+from .task import trained_as
+from .vocabulary import vocabulary
 from .wrapped import collect
 from .wrapping import Kind
 
@@ -35,94 +35,6 @@ if TYPE_CHECKING:
     from ..run.inputs import Inputs
     from .find import Adapters
     from .peft_config import PeftConfig
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adapted:
-    """What goes with the weights of an adapter run."""
-
-    is_adapter: bool
-    """Whether the output is one or several PEFT adapters, not a model."""
-    is_wrapped: bool
-    """Whether the trainer had wrapped something around the PEFT model."""
-    config_files: Mapping[str, str]
-    """Output name -> path of an adapter's configuration."""
-    files: tuple[str, ...]
-    """Files outside of the checkpoint that decide what is written."""
-    adapter_files: Mapping[str, str]
-    """Adapter -> the path of its configuration, in the order in which they are merged."""
-    folders: tuple[str, ...]
-    """Entries of the checkpoint that belong to its adapters."""
-    ties: Mapping[str, str]
-    """Names that are not written, because their tensor is written under another name -> that name."""
-    untied: bool
-    """Whether the model's configuration must say that the embeddings are no longer tied."""
-    comparisons: tuple[Comparison, ...]
-    """The original model against its frozen copy in the checkpoint."""
-    notes: tuple[str, ...]
-    """What was decided and why, for the report."""
-    kinds: str
-    """The adapters in words: `default (LORA)`."""
-    trained_as: TrainedAs | None = None
-    """For a merge into a base model: the class that the output is for."""
-    rows: int | None = None
-    """The vocabulary size that the model's configuration must state, if it states another."""
-    warnings: tuple[str, ...] = ()
-    not_checked: tuple[str, ...] = ()
-    """What could not be checked, and why."""
-
-
-def plan_export(
-    catalog: Catalog, stored: Mapping[str, Source], adapters: Adapters, *, base: str | None, dtype: DType | None
-) -> tuple[ModelPlan, Adapted, tuple[str, ...]]:
-    """The adapters as PEFT would save them, and warnings. Raises UnsupportedLayout for kinds whose file has computed
-    values."""
-    named = select(catalog, stored, copy_ties=True, wanted=lambda _name, _source: True).named
-    files, outside = adapter_files(named, adapters.parts, adapters.ties, adapters.configs)
-    left_out = tuple(
-        name
-        for name, part in adapters.parts.items()
-        if part.adapter is not None and part.adapter not in adapters.configs and name in named
-    )
-    beside = beside_adapter(outside, named, adapters.parts)
-    bases = dict.fromkeys(config.base for config in adapters.configs.values() if config.base)
-    adapted = Adapted(
-        is_adapter=True,
-        kinds=adapters.kinds,
-        is_wrapped=adapters.is_wrapped,
-        config_files={os.path.join(file.folder, ADAPTER_CONFIG): adapters.files[file.adapter] for file in files},
-        files=tuple(adapters.files.values()),
-        adapter_files=adapters.files,
-        folders=adapters.present,
-        ties={},
-        untied=False,
-        comparisons=(),
-        notes=(
-            *_how_to_load(adapters),
-            f"PEFT adapter {adapters.kinds} for the base model {', '.join(bases) or 'unknown'}; "
-            "--lora merge writes a full model",
-            *(note for file in files for note in resize_first(_shapes(file.tensors), base)),
-        ),
-    )
-    plan = build_adapters(
-        files,
-        beside=beside.files(dtype),
-        left_out=left_out,
-        dtype=dtype,
-        padding_bytes=padding_bytes(catalog),
-    )
-    return plan, adapted, beside.warnings
-
-
-def _how_to_load(adapters: Adapters) -> list[str]:
-    task = task_of(adapters.configs.values())
-    if task is None:
-        return []
-    return [f"the base model is to be loaded by {AUTO_CLASSES.get(task, task)}, whose head was trained"]
-
-
-def _shapes(tensors: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
-    return {name: source.shape for name, source in tensors.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

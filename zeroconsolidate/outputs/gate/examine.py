@@ -11,20 +11,21 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..archive.model_files import ADAPTER_CONFIG
-from ..archive.places import exists, is_file, names_in
-from ..archive.regular import scan
-from ..archive.safetensors import read_file
-from ..archive.weights import read_pickled, read_weights
-from ..errors import UnsafePath, UnsafePickle, WrongNames, ZeroConsolidateError
-from . import gate_model, gate_modules
-from .gate_finding import Finding, GateResult, Kind
-from .modules import Module, has_own_weights, modules_in
+from ...archive.model_files import ADAPTER_CONFIG
+from ...archive.places import exists, is_file, names_in
+from ...archive.regular import scan
+from ...archive.safetensors import read_file
+from ...archive.weights import read_pickled, read_weights
+from ...errors import UnsafePath, UnsafePickle, WrongNames, ZeroConsolidateError
+from ..modules import Module, has_own_weights, modules_in
+from . import model as gate_model
+from . import modules as gate_modules
+from .finding import Finding, GateResult, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..archive.weights import Weights
+    from ...archive.weights import Weights
 
 MAX_DEPTH = 2
 """How deep below the output weights are searched for: in modules of sentence-transformers, in adapters."""
@@ -58,7 +59,7 @@ def examine(directory: str, *, base: str | None = None, is_merged: bool = False,
         findings.append(Finding(kind=Kind.FILE, text=str(error)))
     adapters = [folder for folder in _folders(directory) if exists(os.path.join(folder, ADAPTER_CONFIG))]
     if adapters:
-        from . import gate_adapter
+        from . import adapter as gate_adapter
 
         results = [gate_adapter.examine(folder, directory, base, remember=remember) for folder in adapters]
         findings = []  # weights in the directory itself are those of the adapter in it

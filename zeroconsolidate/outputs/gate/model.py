@@ -5,25 +5,26 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ..archive.model_config import read_config
-from ..archive.model_files import CONFIG
-from ..archive.phrases import counted
-from ..archive.weights import read_weights
-from ..errors import DamagedFile, ZeroConsolidateError
-from ..naming.decision import VALUE_HEAD
-from ..naming.expectation import Expectation
-from ..naming.shared import tied_together
-from ..naming.sources import NameSources, architecture, every_class, in_table
-from .config_check import config_problems
-from .gate_finding import Finding, GateResult, Kind
-from .gate_quantized import dense, problems, quantization_of
+from ...archive.model_config import read_config
+from ...archive.model_files import CONFIG
+from ...archive.phrases import counted
+from ...archive.weights import read_weights
+from ...errors import DamagedFile, ZeroConsolidateError
+from ...naming.asking import architecture, every_class
+from ...naming.decision import VALUE_HEAD
+from ...naming.expectation import Expectation
+from ...naming.shared import tied_together
+from ...naming.sources import NameSources, in_table
+from ..config_check import config_problems
+from .finding import Finding, GateResult, Kind
+from .quantized import dense, problems, quantization_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..archive.located import LocatedTensor
-    from ..archive.weights import Weights
-    from .gate_quantized import Held, Quantization
+    from ...archive.located import LocatedTensor
+    from ...archive.weights import Weights
+    from .quantized import Held, Quantization
 
 _NOT_PARAMETERS = (
     ".inv_freq", ".position_ids", "position_ids", ".masked_bias", ".attn.bias", ".attention.bias", ".token_type_ids",

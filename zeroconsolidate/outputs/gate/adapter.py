@@ -11,25 +11,26 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..adapters.peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
-from ..adapters.prompts import PROMPTS
-from ..adapters.wrapping import PEFT_MODEL
-from ..archive.json_file import read_json
-from ..archive.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
-from ..archive.phrases import counted
-from ..archive.places import exists, is_file
-from ..archive.safetensors import read_file
-from ..archive.weights import read_pickled
-from ..catalog.plain import WRAPPERS
-from ..errors import ZeroConsolidateError, at
-from ..naming.sources import architecture, in_table
-from .gate_finding import Finding, GateResult, Kind
+from ...adapters.peft_config import TUNER_PREFIXES, PeftConfig, read_peft_config
+from ...adapters.prompts import PROMPTS
+from ...adapters.wrapping import PEFT_MODEL
+from ...archive.json_file import read_json
+from ...archive.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
+from ...archive.phrases import counted
+from ...archive.places import exists, is_file
+from ...archive.safetensors import read_file
+from ...archive.weights import read_pickled
+from ...catalog.plain import WRAPPERS
+from ...errors import ZeroConsolidateError, at
+from ...naming.asking import architecture
+from ...naming.sources import in_table
+from .finding import Finding, GateResult, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ..catalog.facts import Shape
-    from ..naming.hub_layout import Architecture
+    from ...catalog.facts import Shape
+    from ...naming.hub_layout import Architecture
 
 _CLASSIFIERS = {"classifier", "score"}
 LISTED_BY_PEFT: Mapping[str, frozenset[str]] = {
