@@ -16,9 +16,9 @@ from zeroconsolidate.adapters.peft_config import PeftConfig
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import WitnessMismatch
 from zeroconsolidate.naming import asking
-from zeroconsolidate.outputs import formulas
-from zeroconsolidate.outputs.factors import pairs
-from zeroconsolidate.outputs.merged_tensor import as_written
+from zeroconsolidate.outputs.recomputed import formulas
+from zeroconsolidate.outputs.recomputed.factors import pairs
+from zeroconsolidate.outputs.recomputed.merged_tensor import as_written
 
 pytest.importorskip("transformers", minversion="5")
 pytest.importorskip("peft")
