@@ -23,7 +23,7 @@ def chain_of(options: Options, sources: NameSources) -> tuple[Transform, ...]:
     then quantization. Adapters were merged and means were taken before; the cast comes last.
 
     Raises BadOption for what is not a Transform, and where it is not known what can be quantized; MissingPackage where
-    nobody can be asked.
+    transformers cannot be asked.
     """
     for step in options.transforms:
         if not isinstance(step, Transform):
