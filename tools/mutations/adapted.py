@@ -74,7 +74,7 @@ MUTATIONS = (
     Mutation(
         "a right merge of both names of a tied weight is not called wrong",
         "outputs/test_recomputed.py::test_two_names_of_a_tied_weight",
-        ("outputs/recomputed.py", "bool(chosen) and module not in held.shared", "bool(chosen)"),
+        ("outputs/recomputed/recompute.py", "bool(chosen) and module not in held.shared", "bool(chosen)"),
     ),
     Mutation(
         "nor one of two tensors",

@@ -7,7 +7,7 @@ from .mutation import Mutation
 WRITTEN = "outputs/test_optimizer.py"
 TORCH = "loading/test_torch_optimizer.py"
 LIVE = "live/test_loading.py::test_what_load_into_engine_promises"
-INTO, OPEN, DROP_IN = "loading/test_into.py", "outputs/test_mapping.py", "whole/test_drop_in.py"
+INTO, OPEN, DROP_IN = "loading/test_into.py", "mapping/test_mapping.py", "whole/test_drop_in.py"
 OPTIMIZER, STATES = "outputs/optimizer.py", "plan/states.py"
 LOADED, ENGINE = "loading/torch_optimizer.py", "loading/engine.py"
 LIVE_ENGINE, LIVE_OPTIMIZERS = "integrations/live_engine.py", "integrations/live_optimizers.py"
@@ -161,12 +161,12 @@ MUTATIONS = (
     Mutation(
         "of an incomplete checkpoint only whole tensors are served",
         f"{OPEN}::TestIncomplete::test_what_is_whole_is_served",
-        ("outputs/open_mapping.py", " if not gaps(source.recipe)}", "}"),
+        ("mapping/open.py", " if not gaps(source.recipe)}", "}"),
     ),
     Mutation(
         "a tensor of several has no optimizer state",
         f"{OPEN}::TestNames::test_a_tensor_of_several_has_no_state",
-        ("outputs/mapping.py", "if stored is None or stored.recipe is not source.recipe:", "if False:"),
+        ("mapping/checkpoint.py", "if stored is None or stored.recipe is not source.recipe:", "if False:"),
     ),
     Mutation(
         "a module without a name in common is an error",

@@ -85,18 +85,38 @@ MUTATIONS = (
         ("saves/converted.py", """ or manifest.get("averaged"):""", ":"),
     ),
     Mutation(
-        "weights whose sum or products float64 does not hold are refused",
-        f"{AVERAGE}::test_weights_beyond_what_sums_hold_are_refused",
-        (
-            "options/averages.py",
-            "all(_LEAST <= each <= _MOST for each in numbers)",
-            "all(each > 0 for each in numbers)",
-        ),
-    ),
-    Mutation(
         "verify averages what was averaged, whatever was saved since",
         f"{AVERAGE}::test_the_newest_complete_saves_of_a_run",
         ("audit/reopened.py", "several(src, chosen, averaged=averaged)", "several(src, chosen, averaged=())"),
+    ),
+    Mutation(
+        "one step's NaN is not the mean of all",
+        f"{AVERAGE}::test_a_value_that_is_not_finite_in_one_step_only",
+        ("transforms/averaging.py", "                self._refuse_odd(start, stop)\n", "                pass\n"),
+    ),
+    Mutation(
+        "weights whose products leave float64 are refused",
+        f"{AVERAGE}::test_what_is_no_average",
+        ("options/averages.py", "LEAST <= each <= MOST", "0 < each < math.inf"),
+    ),
+    Mutation(
+        "factors that are used differently have no mean",
+        f"{AVERAGE}::test_factors_that_are_used_differently_have_no_mean",
+        ("outputs/planned.py", "            refuse_different_adapters(opened, adapters, options)\n", ""),
+    ),
+    Mutation(
+        "adapters are merged as their own checkpoint configures them",
+        f"{AVERAGE}::test_factors_that_are_used_differently_have_no_mean",
+        (
+            "outputs/averaging.py",
+            "        adapters = _adapters_of(each, options)\n",
+            "        adapters = _adapters_of(opened.members[-1], options)\n",
+        ),
+    ),
+    Mutation(
+        "what was trained around several models is averaged",
+        f"{AVERAGE}::test_what_was_trained_around_the_models",
+        ("outputs/averaging.py", "replace(beside, tensors=around)", "beside"),
     ),
     Mutation(
         "a transformation whose shapes are not those of its elements is refused",

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FORMS = "uniform, ema:DECAY or weights:W1,W2,…"
-_LEAST, _MOST = 1e-100, 1e100
-"""So the product of a weight and any float32, and the sum of such products, is a float64 with all of its digits."""
+LEAST, MOST = 1e-100, 1e100
+"""Between these, the product of a weight and any float32, and a sum of many, is a float64 of full precision."""
 
 
 def weights_of(average: str, count: int) -> tuple[float, ...]:
@@ -54,11 +54,11 @@ def parsed_average(average: str) -> tuple[str, tuple[float, ...]]:
         return kind, numbers
     if kind == "ema" and len(numbers) == 1 and 0 < numbers[0] < 1:
         return kind, numbers
-    if kind == "weights" and numbers and all(_LEAST <= each <= _MOST for each in numbers):
+    if kind == "weights" and numbers and all(LEAST <= each <= MOST for each in numbers):
         return kind, numbers
     wrong = {
         "ema": "a decay is a number between 0 and 1",
-        "weights": "weights are numbers between 1e-100 and 1e100",
+        "weights": f"weights are numbers above 0, from {LEAST} to {MOST}",
     }.get(kind)
     raise BadOption(wrong or "there is no such average", expected=FORMS, found=repr(average))
 

@@ -96,12 +96,12 @@ class _Directory(Output):
             return Recomputed(checks=(), not_checked=(f"merged values: not recomputed of {what}",))
         # Only who has adapters pays for the imports.
         if adapted.is_adapter:
-            from .exported import compare_adapters
+            from .recomputed.exported import compare_adapters
 
             found, count = compare_adapters(self.plan, opened, path, adapted.adapter_files)
             text = f"{found} of {counted(count, 'tensor')} of the adapter against the parameters they are: equal"
             return Recomputed(checks=(text,) if found else (), not_checked=())
-        from .recomputed import recompute
+        from .recomputed.recompute import recompute
 
         base = self.options.base_directory
         found, count = recompute(self.plan, opened, path, base=base, adapters=adapted.adapter_files)

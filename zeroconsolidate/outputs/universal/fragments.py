@@ -25,24 +25,24 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..catalog.experts import is_native
-from ..catalog.rules import Concatenated
-from ..errors import Disagreement, UnsupportedLayout, at
-from ..plan.fragment import fragment, plain_fragment
-from ..plan.layout import TensorPlan
-from ..plan.pieces import Rows
-from ..plan.states import MASTERS, local_experts
-from .universal_state import stored_step
+from ...catalog.experts import is_native
+from ...catalog.rules import Concatenated
+from ...errors import Disagreement, UnsupportedLayout, at
+from ...plan.fragment import fragment, plain_fragment
+from ...plan.layout import TensorPlan
+from ...plan.pieces import Rows
+from ...plan.states import MASTERS, local_experts
+from .state import stored_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ..catalog.facts import Catalog
-    from ..catalog.rules import Join
-    from ..catalog.state import Step
-    from ..plan.congruent import Sharing
-    from ..plan.layout import FilePlan
-    from ..plan.sources import Source
+    from ...catalog.facts import Catalog
+    from ...catalog.rules import Join
+    from ...catalog.state import Step
+    from ...plan.congruent import Sharing
+    from ...plan.layout import FilePlan
+    from ...plan.sources import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ..archive.phrases import counted, listed
 from ..errors import MissingFiles, NoSuchTensor, UnsupportedLayout
 from ..options import element_type
+from ..outputs.named import in_storage_order, nearest, written_names
 from ..plan.states import MASTERS, states
 from ..run.files import Files
 from .client_state import client_state
-from .named import in_storage_order, nearest, written_names
 from .views import TensorView
 
 if TYPE_CHECKING:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.additions import has_conv1d, has_row_per_token
-from ..adapters.peft_config import TUNER_PREFIXES
-from ..archive.safetensors import read_file
-from ..archive.weights import read_weights
-from ..errors import ZeroConsolidateError
-from ..plan.pieces import Rows, View
+from ...adapters.additions import has_conv1d, has_row_per_token
+from ...adapters.peft_config import TUNER_PREFIXES
+from ...archive.safetensors import read_file
+from ...archive.weights import read_weights
+from ...errors import ZeroConsolidateError
+from ...plan.pieces import Rows, View
 from .factors import factors, pairs, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
 
-    from ..archive.located import LocatedTensor
-    from ..opening.opened import Opened
-    from ..plan.build import ModelPlan, Source
-    from ..plan.layout import TensorPlan
-    from ..plan.pieces import Recipe
+    from ...archive.located import LocatedTensor
+    from ...opening.opened import Opened
+    from ...plan.build import ModelPlan, Source
+    from ...plan.layout import TensorPlan
+    from ...plan.pieces import Recipe
 
 
 class MergeSources:

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..dtypes import DType
-from ..run.cast import as_dtype, to_single
-from ..run.elements import blocks
+from ...dtypes import DType
+from ...run.cast import as_dtype, to_single
+from ...run.elements import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from ..archive.located import LocatedTensor
-    from ..plan.build import Source
-    from ..plan.pieces import Recipe
-    from ..run.inputs import Inputs
+    from ...archive.located import LocatedTensor
+    from ...plan.build import Source
+    from ...plan.pieces import Recipe
+    from ...run.inputs import Inputs
 
     Floats = NDArray[np.float64]
 

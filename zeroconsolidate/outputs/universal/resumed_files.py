@@ -15,16 +15,16 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..archive.names import file_name, parse
-from ..archive.phrases import counted
-from ..archive.regular import Fence, opened, read_errors, scan
-from ..errors import BadOption, at, reason
-from .assets import is_tag_itself
+from ...archive.names import file_name, parse
+from ...archive.phrases import counted
+from ...archive.regular import Fence, opened, read_errors, scan
+from ...errors import BadOption, at, reason
+from ..assets import is_tag_itself
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..catalog.facts import Catalog
+    from ...catalog.facts import Catalog
 
 _N = r"(?:0|[1-9][0-9]{0,6})"
 

@@ -11,18 +11,18 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
-from ..archive.located import LocatedTensor
-from ..dtypes import DType
-from ..errors import UnsupportedLayout
-from ..plan.fragment import plain_file
-from ..plan.pickled import Stored
+from ...archive.located import LocatedTensor
+from ...dtypes import DType
+from ...errors import UnsupportedLayout
+from ...plan.fragment import plain_file
+from ...plan.pickled import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..catalog.facts import Origin
-    from ..catalog.state import Step
-    from ..catalog.training import Training
+    from ...catalog.facts import Origin
+    from ...catalog.state import Step
+    from ...catalog.training import Training
 
 _FORMATS = {DType.F32: "<f", DType.F64: "<d", DType.I64: "<q", DType.I32: "<i"}
 """What steps are saved as."""

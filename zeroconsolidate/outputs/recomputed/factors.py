@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ..plan.build import Source
+    from ...plan.build import Source
 
 T = TypeVar("T")
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..adapters.merge import BY_FORMULA
-from ..archive.json_file import read_json
-from ..archive.model_config import has_config
-from ..dtypes import DType
-from ..errors import WitnessMismatch, at
-from ..plan.computed import Computed
-from ..plan.pieces import View
-from ..plan.witness import spread
-from ..run.inputs import Inputs
+from ...adapters.merge import BY_FORMULA
+from ...archive.json_file import read_json
+from ...archive.model_config import has_config
+from ...dtypes import DType
+from ...errors import WitnessMismatch, at
+from ...plan.computed import Computed
+from ...plan.pieces import View
+from ...plan.witness import spread
+from ...run.inputs import Inputs
 from . import formulas
 from .expert_stacks import expert_matrices
 from .factors import pairs
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..archive.located import LocatedTensor
-    from ..opening.opened import Opened
-    from ..plan.build import ModelPlan, Source
-    from ..plan.layout import TensorPlan
-    from ..plan.pieces import Recipe
+    from ...archive.located import LocatedTensor
+    from ...opening.opened import Opened
+    from ...plan.build import ModelPlan, Source
+    from ...plan.layout import TensorPlan
+    from ...plan.pieces import Recipe
 
     Floats = NDArray[np.float64]
 

@@ -8,9 +8,9 @@ from ..opening.info import describe
 from ..opening.losses import gaps, losses
 from ..opening.open import find, open_files, open_files_incomplete
 from ..opening.opened import Opened, of_catalog
+from ..outputs.named import planned_tensors, stored_tensors, ties_of
 from ..plan.sources import placed
-from .mapping import Checkpoint
-from .named import planned_tensors, stored_tensors, ties_of
+from .checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from ..options import ReadingOptions, Roots

@@ -22,38 +22,38 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..archive.located import LocatedTensor
-from ..archive.names import FileKind, file_name, parse
-from ..archive.phrases import counted, listed
-from ..archive.places import size_bytes
-from ..errors import ZeroConsolidateError
-from ..opening.open import open_catalog
-from ..plan.build import ModelPlan
-from ..plan.congruent import fit
-from ..plan.fragment import FragmentPlan
-from ..plan.sources import padding_bytes, replicas
-from ..plan.states import MASTERS, state_replicas, states, steps
-from ..plan.whole_file import WholeFilePlan, whole_file
-from .gate.finding import Finding, GateResult, Kind
-from .output import Output, SideFiles
+from ...archive.located import LocatedTensor
+from ...archive.names import FileKind, file_name, parse
+from ...archive.phrases import counted, listed
+from ...archive.places import size_bytes
+from ...errors import ZeroConsolidateError
+from ...opening.open import open_catalog
+from ...plan.build import ModelPlan
+from ...plan.congruent import fit
+from ...plan.fragment import FragmentPlan
+from ...plan.sources import padding_bytes, replicas
+from ...plan.states import MASTERS, state_replicas, states, steps
+from ...plan.whole_file import WholeFilePlan, whole_file
+from ..gate.finding import Finding, GateResult, Kind
+from ..output import Output, SideFiles
+from .fragments import folders, fragments
+from .refusals import refuse_layout, refuse_lost
 from .resumed_files import files_beside, tag_of_copy
-from .universal_fragments import folders, fragments
-from .universal_refusals import refuse_layout, refuse_lost
-from .universal_state import differing, optimizer_state
+from .state import differing, optimizer_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ..archive.names import FileName
-    from ..catalog.facts import Catalog
-    from ..catalog.state import Step
-    from ..opening.opened import Opened
-    from ..opening.rescue_report import RescueReport
-    from ..plan.congruent import Sharing
-    from ..plan.joins import Replica
-    from ..plan.layout import FilePlan
-    from ..plan.sources import Source
-    from ..run.inputs import Inputs
+    from ...archive.names import FileName
+    from ...catalog.facts import Catalog
+    from ...catalog.state import Step
+    from ...opening.opened import Opened
+    from ...opening.rescue_report import RescueReport
+    from ...plan.congruent import Sharing
+    from ...plan.joins import Replica
+    from ...plan.layout import FilePlan
+    from ...plan.sources import Source
+    from ...run.inputs import Inputs
 
 LATEST = "latest_universal"
 """What `load_checkpoint` reads with `load_universal`."""

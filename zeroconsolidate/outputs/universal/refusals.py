@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ..archive.phrases import listed
-from ..errors import UnsupportedLayout
+from ...archive.phrases import listed
+from ...errors import UnsupportedLayout
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from ..catalog.facts import Catalog
-    from ..catalog.training import Training
+    from ...catalog.facts import Catalog
+    from ...catalog.training import Training
 
 
 def refuse_layout(catalog: Catalog) -> Training:

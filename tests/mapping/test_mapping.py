@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 import zeroconsolidate
 from zeroconsolidate.errors import BadOption, MissingFiles, NoSuchTensor, UnsupportedLayout
+from zeroconsolidate.mapping.checkpoint import Checkpoint
 from zeroconsolidate.opening.open import find, open_files
 from zeroconsolidate.opening.opened import of_catalog
-from zeroconsolidate.outputs.mapping import Checkpoint
 from zeroconsolidate.outputs.named import stored_tensors
 from zeroconsolidate.run.local import LocalFiles
 from zeroconsolidate.run.storage import Readable

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..adapters.recipes import Merged
-from ..plan.pieces import Rows, View
+from ...adapters.recipes import Merged
+from ...plan.pieces import Rows, View
 from . import formulas
 from .merged_tensor import as_written, rows_of, whole
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..archive.located import LocatedTensor
-    from ..plan.build import Source
-    from ..plan.layout import TensorPlan
-    from ..plan.pieces import Recipe
-    from ..run.inputs import Inputs
+    from ...archive.located import LocatedTensor
+    from ...plan.build import Source
+    from ...plan.layout import TensorPlan
+    from ...plan.pieces import Recipe
+    from ...run.inputs import Inputs
 
     Floats = NDArray[np.float64]
 

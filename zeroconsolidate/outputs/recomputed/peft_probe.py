@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..adapters.by_peft import Peft
-from ..adapters.recipes import Factor, ModuleJob, ModuleTensor
-from ..errors import UnsupportedLayout
-from ..plan.pieces import View
+from ...adapters.by_peft import Peft
+from ...adapters.recipes import Factor, ModuleJob, ModuleTensor
+from ...errors import UnsupportedLayout
+from ...plan.pieces import View
 from .merged_tensor import rows_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..catalog.facts import Shape
-    from ..plan.pieces import Recipe
-    from ..run.inputs import Inputs
+    from ...catalog.facts import Shape
+    from ...plan.pieces import Recipe
+    from ...run.inputs import Inputs
     from .merged_tensor import MergedTensor
 
     Floats = NDArray[np.float64]

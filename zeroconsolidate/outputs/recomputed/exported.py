@@ -9,18 +9,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ..archive.safetensors import read_file
-from ..errors import WitnessMismatch
-from ..plan.pieces import View
-from ..plan.witness import Comparison, both_ends, spread
-from ..run.inputs import Inputs
+from ...archive.safetensors import read_file
+from ...errors import WitnessMismatch
+from ...plan.pieces import View
+from ...plan.witness import Comparison, both_ends, spread
+from ...run.inputs import Inputs
 from .factors import WRAPPERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from ..opening.opened import Opened
-    from ..plan.build import ModelPlan, Source
+    from ...opening.opened import Opened
+    from ...plan.build import ModelPlan, Source
 
 _PEFT = "base_model.model."
 
@@ -32,7 +32,7 @@ def compare_adapters(
 
     `staged`: the path of a staged file. `adapters`: their names. Raises WitnessMismatch.
     """
-    from ..run.witness import compare
+    from ...run.witness import compare
 
     names, found, count = list(adapters), list[Comparison](), 0
     stored = dict(opened.stored) | {a: opened.stored[o] for a, o in opened.catalog.ties.items() if o in opened.stored}
