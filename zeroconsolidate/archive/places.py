@@ -61,7 +61,7 @@ def size_bytes(path: str) -> int:
 
 
 def identity(path: str) -> Look:
-    """What a file looks like now. Raises OSError.
+    """By what it is known whether a file has changed, as it is now. Raises OSError.
 
     A store is asked for a folder at a time, and its answer believed for some seconds: see :func:`look_anew`.
     """
@@ -76,12 +76,12 @@ def identity(path: str) -> Look:
 
 
 def look_of(status: os.stat_result) -> Look:
-    """What a file of this machine looks like, by its status."""
+    """The same of a file of this machine, by its status."""
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def looks(paths: Iterable[str]) -> dict[str, Look]:
-    """What files of this machine look like; those that have gone are left out. A store has its own way to tell that an
+    """The same of files of this machine; those that have gone are left out. A store has its own way to tell that an
     object is no longer the one whose metadata were read (`remote.py`)."""
     found = {}
     for path in paths:

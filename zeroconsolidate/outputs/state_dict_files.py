@@ -136,8 +136,8 @@ def write_files(
 
 
 def older_weights(directory: str, planned: StateDictFiles) -> list[str]:
-    """Files of weights beside those that were planned, which a loader may take in their place: transformers looks for
-    safetensors first, and for one file before it looks for an index."""
+    """Files of weights beside those that were planned, which a loader may take in their place: transformers takes
+    safetensors first, and one file before shards with an index."""
     ours = {file.name for file in planned.files}
     if planned.old_index is None:
         return []

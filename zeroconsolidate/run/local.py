@@ -49,8 +49,8 @@ class LocalFiles(Readable):
     """Files by path, the least recently used closed first. Use it as a context manager.
 
     `places`: where this machine sees what is called otherwise elsewhere. `drop_cache`: the page cache does not keep
-    what is read. `known`: what files looked like when it was decided where in them values are; to read one that looks
-    otherwise is an error, as its values may be of another save.
+    what is read. `known`: what files looked like when it was decided where in them values are; to read one that has
+    changed is an error, as its values may be of another save.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class LocalFiles(Readable):
                 self._trails.setdefault(file, Trail(start)).touched(opened.fd, start, stop)
 
     def refuse_changed(self, file: str, opened: _Opened) -> None:
-        """Raise DamagedFile if an open file no longer looks as it was known. Asked after each read: a file that is
+        """Raise DamagedFile if an open file is no longer what it was known to be. Asked after each read: a file that is
         written in place is the same file, and stays open."""
         known = self._known.get(file)
         if known is not None and look_of(os.fstat(opened.fd)) != known:
