@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .._version import __version__
 from ..errors import BadOption, OutputFailed, at
 from ..plan.fragment import FragmentPlan
+from ..run.counts import Counts
 from ..run.execute import execute
 from ..run.inputs import Inputs, side_by_side
 from ..run.local import LocalOutput
@@ -107,11 +108,11 @@ def work(task: Task) -> Done:
             lock.release()
     file, facts, path = spread.files[stretch.file], dict[str, Any](), os.path.join(folder, stretch.file)
     try:
-        overflows = facts.setdefault("overflows", {})
+        counts = Counts.kept_in(facts)
         output = LocalOutput(path, fd, start=stretch.start, means=spread.means)
         with at(stretch.file), _inputs(task, spread) as inputs, side_by_side(inputs, task.threads) as several:
             if isinstance(file, FragmentPlan):
-                make_fragment(file, inputs, output, stretch.start, overflows, _ignore)
+                make_fragment(file, inputs, output, stretch.start, counts, _ignore)
             else:
                 execute(
                     file,
@@ -119,7 +120,7 @@ def work(task: Task) -> Done:
                     output,
                     start=stretch.start,
                     stop=stretch.stop,
-                    overflows=overflows,
+                    counts=counts,
                     reached=_ignore,
                     others=several[1:],
                 )
