@@ -74,7 +74,7 @@ class Report:
         Finite elements that became infinite in the cast, by tensor.
     differing : dict[str, int]
         Elements of which the checkpoint's copy in 16 bits is not the rounded master weight, by tensor. The master
-        weights were written. Nobody counts them unless copies are to be cloned.
+        weights were written. They are counted only where copies can be cloned.
     left_out : tuple[str, ...]
         Names of the checkpoint that were not written: second names of tied weights, and excluded tensors.
     ties : dict[str, str]

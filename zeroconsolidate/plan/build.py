@@ -104,7 +104,7 @@ class ModelPlan:
     cloned_bytes: int = 0
     """Bytes that can share the blocks of input files."""
     compared_bytes: int = 0
-    """Those of them that are read all the same, to be compared with the masters."""
+    """Those of them that are read anyway, to be compared with the masters."""
     optimizer: tuple[FilePlan, ...] = ()
     """What the optimizer keeps of the weights."""
 
