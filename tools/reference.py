@@ -29,8 +29,8 @@ from zeroconsolidate.cli.flags import (
 from zeroconsolidate.options import (
     AnswersOptions,
     CompareOptions,
+    InspectOptions,
     LoadingOptions,
-    Opening,
     Options,
     PruneOptions,
     ReadingOptions,
@@ -54,7 +54,7 @@ SCHEMAS = ROOT / "docs" / "schemas"
 VERBS = {
     "convert": (Options, ModelFlags, "`consolidate` and `estimate`; `consolidate_part` and `finish_parts`"),
     "universal": (UniversalOptions, ConvertFlags, "`universal`"),
-    "inspect": (Opening, InspectFlags, "`inspect`"),
+    "inspect": (InspectOptions, InspectFlags, "`inspect`; `inspect_run`: `files_read`"),
     "verify": (
         VerifyOptions,
         VerifyFlags,

@@ -22,10 +22,11 @@ from zeroconsolidate.cli.understand import understand
 from zeroconsolidate.errors import BadOption
 from zeroconsolidate.options import (
     Group,
+    InspectOptions,
     LoadingOptions,
-    Opening,
     Options,
     ReadingOptions,
+    RunOptions,
     SourceOptions,
     StateDictOptions,
     Switch,
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 VERBS = {
     zeroconsolidate.consolidate: Options,
     zeroconsolidate.estimate: Options,
-    zeroconsolidate.inspect: Opening,
+    zeroconsolidate.inspect: InspectOptions,
+    zeroconsolidate.inspect_run: RunOptions,
     zeroconsolidate.open_checkpoint: ReadingOptions,
     zeroconsolidate.load_into: LoadingOptions,
     zeroconsolidate.state_dict: StateDictOptions,
@@ -157,10 +159,12 @@ class TestWhatIsThere:
     def test_an_unknown_keyword_names_the_nearest(self, verb: Any, tmp_path: Path) -> None:
         subjects = [tmp_path] * (2 if verb is zeroconsolidate.consolidate else 1)
         nearest = {Options: ("dtpye", "dtype"), VerifyOptions: ("agianst", "against")}.get(VERBS[verb], ("tags", "tag"))
+        nearest = ("file_read", "files_read") if verb is zeroconsolidate.inspect_run else nearest
         with pytest.raises(BadOption) as caught:
             verb(*subjects, **{nearest[0]: "x"})
         assert str(caught.value) == f"{verb.__name__} has no option {nearest[0]!r}; did you mean {nearest[1]!r}?"
-        with pytest.raises(BadOption, match=rf"{verb.__name__} has no option 'qqqq'; expected one of .*tag"):
+        others = rf"{verb.__name__} has no option 'qqqq'; expected one of .*(tag|files_read)"
+        with pytest.raises(BadOption, match=others):
             verb(*subjects, qqqq=1)
         assert not list(tmp_path.iterdir())
 

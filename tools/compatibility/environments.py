@@ -19,8 +19,14 @@ HERE = Path(__file__).resolve().parent
 
 
 def converted(folder: Path) -> Path:
-    """Models, an adapter and a merged model, converted here: what probes load."""
-    from .matrix import FIXTURES
+    """Models, an adapter and a merged model, converted here: what probes load. `padded` is a model as it is cloned,
+    with spaces behind the headers."""
+    import pytest
+
+    from .matrix import FIXTURES, PADDED, PADDED_OF
+
+    sys.path.append(str(FIXTURES.parent / "support"))
+    from disks import pretend
 
     models = FIXTURES / "models"
     names = ("llm_tied_z3", "llm_untied_z2", "embedder_z2", "m3_z3", "reranker_z2", "mixtral_z2", "qwen3_moe_z2")
@@ -31,6 +37,9 @@ def converted(folder: Path) -> Path:
     base = models / "_bases/llama"
     zeroconsolidate.consolidate(models / "lora_z3/checkpoint", folder / "merged", lora="merge", base=base)
     zeroconsolidate.consolidate(models / "embedder_z2/checkpoint", folder / "sentence", sentence_transformers="cls")
+    with pytest.MonkeyPatch.context() as patch:
+        pretend(patch, 4096)
+        zeroconsolidate.consolidate(models / PADDED_OF / "checkpoint", folder / PADDED, reflink="always")
     return folder
 
 

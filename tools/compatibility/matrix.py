@@ -29,6 +29,9 @@ class Row:
         return f"{self.program} {self.version}"
 
 
+PADDED, PADDED_OF = "padded", "llm_untied_z2"
+"""A converted model whose headers are padded, and the same without."""
+
 PLAIN = ("tqdm", "shtab")
 
 PROGRAMS = (

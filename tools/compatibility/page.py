@@ -18,10 +18,12 @@ is known to be wrong with them.
 """
 WHAT = {
     "DeepSpeed": "Saves in this repository that a release made, converted and compared with the engine's values.",
-    "safetensors": "Conversions, and their files read back.",
+    "safetensors": "Conversions, and their files read back; and a model whose headers are padded with spaces, as those "
+    "of [cloned models](cloning.md) are.",
     "numpy": "Conversions, and their files read back.",
     "torch": "Tensors in memory, merged adapters, and files that torch loads.",
-    "transformers": "Converted models, loaded with the release: nothing may be missing or unexpected.",
+    "transformers": "Converted models, loaded with the release: nothing may be missing or unexpected. One has padded "
+    "headers.",
     "PEFT": "A written adapter, loaded, and merged by the release itself. Its `adapter_config.json` is the training "
     "run's, here of PEFT 0.21.2; old releases refuse fields that they do not know.",
     "sentence-transformers": "A model written with `--sentence-transformers`.",

@@ -308,6 +308,32 @@ MUTATIONS = (
         ("run/page_cache.py", "max(self._begin, self._dropped - _FOLIO_BYTES)", "self._dropped"),
     ),
     Mutation(
+        "who writes a part is told that nothing is dropped",
+        f"{CACHE}::test_where_the_system_has_no_such_call_it_is_said",
+        ("outputs/parts.py", "*side_files.warnings, *kept_instead(asked=options.drop_cache))", "*side_files.warnings)"),
+    ),
+    Mutation(
+        "files that compare reads are counted",
+        f"{PROGRESS}::TestFilesRead::test_of_two_that_are_compared",
+        ("audit/compare.py", "find_side(path, files_read=options.files_read)", "find_side(path)"),
+    ),
+    Mutation(
+        "files of each save of a run are counted",
+        f"{PROGRESS}::TestFilesRead::test_of_a_run_directory_each_save_is_counted_by_itself",
+        ("saves/run.py", "partial(examine, files_read=files_read)", "examine"),
+    ),
+    Mutation(
+        "what lies behind a failed piece is made again",
+        "whole/test_workers.py::TestErrors::test_a_disk_that_is_full_in_one_of_the_files",
+        (
+            "run/execute.py",
+            "for piece, infinite in threads.in_order(_pieces(plan, start, stop, PIECE_BYTES)):\n"
+            "                    made(piece.tensor, piece.end_byte, infinite)\n",
+            "for piece, infinite in threads.in_order(_pieces(plan, start, stop, PIECE_BYTES)):\n"
+            "                    made(piece.tensor, piece.end_byte + 4096, infinite)\n",
+        ),
+    ),
+    Mutation(
         "without room for a thread the work goes on",
         f"{PROGRESS}::TestDisplay::test_where_no_thread_can_be_started_the_work_goes_on",
         ("cli/progress.py", "            with suppress(RuntimeError):\n", "            if True:\n"),

@@ -70,7 +70,8 @@ def compare(a: Path, b: Path, options: CompareOptions) -> ModelComparison:
     (False, True)
     """
     began = time.monotonic()
-    first, second = find_side(a), find_side(b)
+    options.doing("reading metadata")
+    first, second = (find_side(path, files_read=options.files_read) for path in (a, b))
     options.doing("checking names")
     left = read_side(first, second, base=options.base_directory)
     right = read_side(second, first, base=options.base_directory)

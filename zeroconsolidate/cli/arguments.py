@@ -11,7 +11,7 @@ from .._version import __version__
 from ..errors import BadOption, Parts
 from ..options import (
     CompareOptions,
-    Opening,
+    InspectOptions,
     Options,
     PruneOptions,
     UniversalOptions,
@@ -47,7 +47,7 @@ Flags = TypeVar("Flags")
 VERBS: dict[str, tuple[type, type]] = {
     "convert": (Options, ModelFlags),
     "universal": (UniversalOptions, ConvertFlags),
-    "inspect": (Opening, InspectFlags),
+    "inspect": (InspectOptions, InspectFlags),
     "verify": (VerifyOptions, VerifyFlags),
     "compare": (CompareOptions, CompareFlags),
     "watch": (WatchOptions, WatchFlags),

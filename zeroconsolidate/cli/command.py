@@ -14,7 +14,7 @@ from ..archive.printable import printable
 from ..errors import BadOption
 from ..options import (
     CompareOptions,
-    Opening,
+    InspectOptions,
     Options,
     PruneOptions,
     SourceOptions,
@@ -168,12 +168,12 @@ def _inspect(given: argparse.Namespace) -> ExitCode:
     from ..api.reading import inspect
     from ..saves.target import found_run
 
-    flags, options = flags_of(InspectFlags, given), given_of(Opening, given)
+    flags, options = flags_of(InspectFlags, given), given_of(InspectOptions, given)
     _before_html(flags.html)
     if not options and flags.html is None and found_run(given.roots) is not None:
         return _inspect_run(given.roots, as_json=flags.json)
-    with Display(sys.stderr, hidden=False):
-        info = inspect(given.roots, **options)
+    with Display(sys.stderr, hidden=False) as display:
+        info = inspect(given.roots, **options, files_read=display.files_read)
     # Whoever names a save asks about that one; else the newest save is what the next run would start from.
     is_whole = info.complete[info.tag] and (bool(options) or info.resume is None or info.resume.newest_whole)
     code = ExitCode.DONE if is_whole else ExitCode.LOSSES
@@ -186,8 +186,8 @@ def _inspect_run(roots: list[str], *, as_json: bool) -> ExitCode:
     from ..api.reading import inspect_run
     from .runs import run_text
 
-    with Display(sys.stderr, hidden=False):
-        run = inspect_run(roots)
+    with Display(sys.stderr, hidden=False) as display:
+        run = inspect_run(roots, files_read=display.files_read)
     code = ExitCode.DONE if run.resume.newest_whole else ExitCode.LOSSES
     _print(as_json, run.to_dict(), "run", code, lambda: run_text(run))
     return code
@@ -234,7 +234,7 @@ def _compare(given: argparse.Namespace) -> ExitCode:
     refuse_without_answers(flags)
     _before_html(flags.html)
     with Display(sys.stderr, hidden=flags.quiet) as display:
-        options = given_of(CompareOptions, given) | {"progress": display.progress, "status": display.status}
+        options = given_of(CompareOptions, given) | display.watching
         found = compare(given.a, given.b, **options)
     code = ExitCode.DONE if found.equal else ExitCode.WRONG
     _html(flags.html, found)
@@ -278,7 +278,7 @@ def _prune(given: argparse.Namespace) -> ExitCode:
 
     flags = flags_of(PruneFlags, given)
     with Display(sys.stderr, hidden=flags.quiet) as display:
-        options = given_of(PruneOptions, given) | {"progress": display.progress, "status": display.status}
+        options = given_of(PruneOptions, given) | display.watching
         pruning = prune(given.roots, **options)
     code = ExitCode.WRONG if pruning.failed else ExitCode.DONE
     if flags.json or not flags.quiet or pruning.failed:

@@ -12,7 +12,7 @@ from ..options.urls import is_url
 from ..run.counts import Counts
 from ..run.execute import BLOCK_BYTES
 from ..run.inputs import Inputs
-from ..run.page_cache import IS_THERE, drop_file
+from ..run.page_cache import drop_file, kept_instead
 from ..write.fingerprint import refuse_changed
 from ..write.part import CLONED
 from ..write.portion import start_over
@@ -172,12 +172,11 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
         gate=found,
         excused_warnings=(
             *(() if options.partial or output.warnings else excused),
-            *((_NO_CACHE_TO_DROP,) if options.drop_cache and not IS_THERE else ()),
+            *kept_instead(asked=options.drop_cache),
         ),
     )
 
 
-_NO_CACHE_TO_DROP = "--drop-cache does nothing: this system has no posix_fadvise"
 _NOT_READ_BACK = "uploaded weights were not read back: verify OUTPUT --against CHECKPOINT does"
 
 
