@@ -238,6 +238,7 @@ class TestAgainst:
         self, checkpoint: Path, tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(compare, "BLOCK_BYTES", 4096)  # it is not in the first of them
+        monkeypatch.setattr(compare, "AT_ONCE_NUMEL", 50)
         consolidate(checkpoint, tmp_path / "out", dtype=dtype, names="stored")
         file, byte, element = middle_of(tmp_path / "out", "layers.1.down.weight")
         flip(file, byte)

@@ -187,13 +187,13 @@ class TestDisplay:
 WAITING = """
 import os, sys
 from zeroconsolidate.cli import main, progress
-from zeroconsolidate.naming import sources
+from zeroconsolidate.naming import asking, sources
 
 def ask(_):
     os.read(0, 1)  # until stdin is closed
     return None, "transformers was not asked"
 
-sources._ask = ask
+asking.ask = ask
 sources.looked_up = lambda _: None  # the built-in table has this model
 progress.LINE_SECONDS = 0.05
 sys.exit(main(sys.argv[1:]))

@@ -19,7 +19,7 @@ from zeroconsolidate import consolidate
 from zeroconsolidate.api.converting import dry_run
 from zeroconsolidate.cli import main
 from zeroconsolidate.errors import BadOption, OutputExists, OutputFailed, WrongNames, ZeroConsolidateError
-from zeroconsolidate.naming import sources
+from zeroconsolidate.naming import asking
 from zeroconsolidate.run import inputs
 from zeroconsolidate.write import refusals
 
@@ -38,7 +38,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> Any:
         raise AssertionError("this takes too long to come before a refusal")
 
-    monkeypatch.setattr(sources, "_ask", never)
+    monkeypatch.setattr(asking, "ask", never)
     monkeypatch.setattr(inputs.Inputs, "__enter__", never)
 
 

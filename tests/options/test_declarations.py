@@ -16,7 +16,7 @@ import reference_schemas
 
 import zeroconsolidate
 from zeroconsolidate import options as all_options
-from zeroconsolidate.cli import arguments
+from zeroconsolidate.cli import verbs as commands
 from zeroconsolidate.cli.arguments import add_options, given_of, parser
 from zeroconsolidate.cli.understand import understand
 from zeroconsolidate.errors import BadOption
@@ -179,13 +179,14 @@ class TestWhatIsThere:
         verbs = parser()._subparsers._group_actions[0].choices
         assert set(verbs) == set(reference.VERBS)
         for name, verb in verbs.items():
-            options, flags, _ = reference.VERBS[name]
-            declared = {flag for each in declarations(options, flags) for flag in (*each.flags, *each.aliases)}
+            declared = {
+                flag for each in declarations(*reference.VERBS[name].kinds) for flag in (*each.flags, *each.aliases)
+            }
             assert {flag for action in verb._actions for flag in action.option_strings} == {"-h", "--help", *declared}
 
     def test_a_sentence_for_each(self) -> None:
-        for options, flags, _ in reference.VERBS.values():
-            for each in declarations(options, flags):
+        for verb in reference.VERBS.values():
+            for each in declarations(*verb.kinds):
                 assert len(each.help) > 10, each.name
                 assert not each.help.endswith("."), each.name
                 assert not each.help[:2].istitle(), each.name
@@ -239,7 +240,7 @@ def test_every_flag_is_declared_completed_and_in_the_reference() -> None:
         flags = {
             flag for action in command._actions for flag in action.option_strings if action.help != argparse.SUPPRESS
         }
-        declared = {flag for each in declarations(*arguments.VERBS[verb]) for flag in (*each.flags, *each.aliases)}
+        declared = {flag for each in declarations(*commands.VERBS[verb].kinds) for flag in (*each.flags, *each.aliases)}
         assert flags - {"-h", "--help"} <= declared, verb
         part = page.partition(f"## `zeroconsolidate {verb}`")[2].partition("\n## ")[0]
         assert all(flag in part for flag in flags - {"-h", "--help"}), verb

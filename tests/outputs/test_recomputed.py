@@ -15,10 +15,10 @@ from zeroconsolidate.adapters import export, merge, plan, readers
 from zeroconsolidate.adapters.peft_config import PeftConfig
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import WitnessMismatch
-from zeroconsolidate.naming import sources
-from zeroconsolidate.outputs import formulas
-from zeroconsolidate.outputs.factors import pairs
-from zeroconsolidate.outputs.merged_tensor import as_written
+from zeroconsolidate.naming import asking
+from zeroconsolidate.outputs.recomputed import formulas
+from zeroconsolidate.outputs.recomputed.factors import pairs
+from zeroconsolidate.outputs.recomputed.merged_tensor import as_written
 
 pytest.importorskip("transformers", minversion="5")
 pytest.importorskip("peft")
@@ -57,7 +57,7 @@ FORMULAS = [
 
 @pytest.fixture(autouse=True)
 def asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_ask", answer)
+    monkeypatch.setattr(asking, "ask", answer)
 
 
 @cache
@@ -144,7 +144,7 @@ def test_another_weight_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     convert = saved("lora", tmp_path, check="sample")
     find = merge.Bases.find
     monkeypatch.setattr(merge.Bases, "find", lambda bases, path: find(bases, path.replace(".1.", ".0.")))
-    monkeypatch.setattr("zeroconsolidate.adapters.plan.prove_base", lambda *_: 0)
+    monkeypatch.setattr("zeroconsolidate.adapters.plan_merge.prove_base", lambda *_: 0)
     with pytest.raises(WitnessMismatch, match="the merged weight is wrong"):
         convert()
 

@@ -18,6 +18,7 @@ import torch
 import zero_model
 from command import REPOSITORY
 from fixtures import FIXTURES
+from folders import contents
 from safetensors.torch import load_file
 
 from zeroconsolidate import consolidate, estimate, inspect, verify
@@ -65,10 +66,6 @@ def assert_same(written: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]
         assert tensor.dtype == truth[name].dtype, name
         same = (tensor == truth[name]) | (tensor.isnan() & truth[name].isnan())
         assert bool(same.all()), name
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
 
 
 # --- every layout

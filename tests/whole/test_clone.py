@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import live_values
 import pytest
 import torch
-from cloned import checkpoint_in, consolidate, contents, tensors
+from cloned import checkpoint_in, consolidate, tensors
 from disks import pretend
 from fixtures import FIXTURES
+from folders import contents
 from safetensors import safe_open
 from safetensors.torch import load_file
 

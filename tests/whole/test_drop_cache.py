@@ -9,7 +9,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cloned import checkpoint_in, contents
+from cloned import checkpoint_in
+from folders import contents
 from hypothesis import given
 from hypothesis import strategies as st
 

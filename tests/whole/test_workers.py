@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from fixtures import FIXTURES
+from folders import contents
 
 from zeroconsolidate import consolidate, estimate, universal, verify, verify_source
 from zeroconsolidate.audit import source
@@ -56,10 +57,6 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparing, "BLOCK_BYTES", 32)
     monkeypatch.setattr(comparing, "PIECE_BYTES", 128)
     monkeypatch.setattr(source, "PIECE_BYTES", 128)
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -18,7 +18,7 @@ MUTATIONS = (
         "warnings are printed, also when quiet",
         f"{LINE}::TestWhereItGoes::test_warnings_go_to_stderr_also_when_quiet",
         (
-            "cli/command.py",
+            "cli/actions.py",
             "    _warn(planned if flags.dry_run else report)\n",
             "    flags.quiet or _warn(planned if flags.dry_run else report)\n",
         ),
@@ -186,7 +186,7 @@ MUTATIONS = (
     Mutation(
         "a place is named once",
         f"{LINE}::TestLayout::test_no_place_is_named_twice cli/test_bad_input.py::test_a_file_size_limit",
-        ("errors.py", '        if not f"{first}/".startswith(', '        if True or not f"{first}/".startswith('),
+        ("errors/base.py", '        if not f"{first}/".startswith(', '        if True or not f"{first}/".startswith('),
     ),
     Mutation(
         "a checkpoint to verify is known from an output",
@@ -216,13 +216,13 @@ MUTATIONS = (
     Mutation(
         "inspect says that the newest save is not complete",
         f"{LINE}::TestInspect::test_it_says_which_tags_are_complete",
-        ("cli/command.py", "(bool(options) or info.resume is None or info.resume.newest_whole)", "True"),
+        ("cli/actions.py", "(bool(options) or info.resume is None or info.resume.newest_whole)", "True"),
     ),
     Mutation(
         "whoever names a tag asks about that one",
         f"{LINE}::TestInspect::test_whoever_names_a_tag_asks_about_that_one",
         (
-            "cli/command.py",
+            "cli/actions.py",
             "(bool(options) or info.resume is None or info.resume.newest_whole)",
             "(info.resume is None or info.resume.newest_whole)",
         ),
@@ -346,7 +346,7 @@ MUTATIONS = (
     Mutation(
         "what needs PEFT says so before anything is written",
         "adapters/test_lora_by_peft.py::test_without_peft_it_is_said_before_anything_is_written",
-        ("adapters/plan.py", "        need_peft(config.peft_type)\n", "        pass\n"),
+        ("adapters/plan_merge.py", "        need_peft(config.peft_type)\n", "        pass\n"),
     ),
     Mutation(
         "a system without O_TMPFILE is not asked to share blocks",

@@ -178,6 +178,6 @@ MUTATIONS = (
     Mutation(
         "a page that cannot be written is refused before any work",
         "reports/test_html.py::TestFile::test_a_bad_place_is_refused_before_any_work",
-        ("cli/command.py", "        refuse_unwritable(path)\n", ""),
+        ("cli/actions.py", "        refuse_unwritable(path)\n", ""),
     ),
 )

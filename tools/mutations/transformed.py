@@ -128,13 +128,13 @@ MUTATIONS = (
     Mutation(
         "a quantized weight without its scale is found",
         f"{QUANTIZE}::test_what_is_missing",
-        ("outputs/gate_quantized.py", "    if held is None or scale is None:\n", "    if held is None:\n"),
+        ("outputs/gate/quantized.py", "    if held is None or scale is None:\n", "    if held is None:\n"),
     ),
     Mutation(
         "a layer that the config has quantized and that is not is found",
         f"{QUANTIZE}::test_what_the_config_says_and_the_weights_do_not",
         (
-            "outputs/gate_quantized.py",
+            "outputs/gate/quantized.py",
             "not _is_quantized(module, tensors) and not is_excepted:",
             "not _is_quantized(module, tensors) and False:",
         ),

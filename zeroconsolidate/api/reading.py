@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..mapping.open import opened_mapping
 from ..opening.info import CheckpointInfo, describe
 from ..opening.open import open_incomplete
 from ..options import InspectOptions, ReadingOptions, RunOptions, takes
-from ..outputs.open_mapping import opened_mapping
 from ..saves.answer import beside
 from ..saves.run import read_run
 from ..saves.target import settled
 
 if TYPE_CHECKING:
+    from ..mapping.checkpoint import Checkpoint
     from ..options import Roots
-    from ..outputs.mapping import Checkpoint
     from ..saves.facts import RunInfo
 
 

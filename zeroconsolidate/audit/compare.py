@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.discover import natural
 from ..options import CompareOptions, takes
-from ..outputs.gate import examine
+from ..outputs.gate.examine import examine
 from ..run.inputs import Inputs
 from ..run.statistics import Statistics
 from .comparison import ComparedSide, ModelComparison, figures_of

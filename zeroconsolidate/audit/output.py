@@ -16,8 +16,8 @@ from ..archive.printable import described
 from ..archive.regular import read_small
 from ..archive.weights import Weights, read_weights
 from ..errors import BadOption, DamagedFile, NotACheckpoint, StoreFailed, ZeroConsolidateError, reason
-from ..outputs.gate import examine
-from ..outputs.gate_finding import Kind
+from ..outputs.gate.examine import examine
+from ..outputs.gate.finding import Kind
 from ..outputs.model_card import CARD
 from ..outputs.modules import has_own_weights, modules_in
 from ..run.digest import digest_of

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..options import size_text
-from .printing import time_text
+from .rows import time_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..adapters.find import refuse_modules
-from ..adapters.plan import plan_export, plan_merge
+from ..adapters.plan_export import plan_export
+from ..adapters.plan_merge import plan_merge
 from ..adapters.task import task_of
 from ..archive.model_config import has_config
 from ..archive.model_files import BESIDE_FOLDER
@@ -28,8 +29,9 @@ from ..plan.build import ModelPlan, Selection
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ..adapters.adapted import Adapted
     from ..adapters.find import Adapters
-    from ..adapters.plan import Adapted, Merge
+    from ..adapters.plan_merge import Merge
     from ..catalog.facts import Unsaved
     from ..dtypes import DType
     from ..naming.hub_layout import Architecture

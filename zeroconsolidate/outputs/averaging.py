@@ -14,7 +14,7 @@ from ..transforms.averaged import averaged
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..adapters.plan import Adapted
+    from ..adapters.adapted import Adapted
     from ..dtypes import DType
     from ..opening.opened import Opened
     from ..options import Options

@@ -20,7 +20,7 @@ from ..write.refusals import refuse_staged, refuse_unwritable
 from ..write.stage import Stage
 from ..write.staging import refuse_staged_remotely, staging
 from .checks import checked
-from .gate import pass_or_refuse
+from .gate.examine import pass_or_refuse
 from .gathered import gather, refuse_not_begun
 from .manifest import manifest
 from .output import Recomputed
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..plan.build import Cost
     from ..write.journal import Checks
     from ..write.staging import Staging
-    from .gate_finding import GateResult
+    from .gate.finding import GateResult
     from .output import Output, SideFiles
 
 

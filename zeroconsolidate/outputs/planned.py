@@ -27,7 +27,7 @@ from .transforming import apply, refuse_on_adapters
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ..adapters.plan import Adapted
+    from ..adapters.adapted import Adapted
     from ..opening.opened import Opened
     from ..options import Options
     from ..plan.build import Source
