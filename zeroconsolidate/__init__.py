@@ -16,7 +16,7 @@ which:
     plan           facts -> for each tensor of the output, which bytes of which files
     run            recipes -> bytes, through a storage
     write          bytes -> files that are safe on disk before they get their final names
-    outputs        a checkpoint and options -> a model directory or adapter, and the report
+    outputs        a checkpoint and options -> a model directory, adapter or universal checkpoint, and the report
     mapping        a checkpoint -> names to tensors that are read when they are asked for
     saves          a run directory -> its saves, what each is good for, what can be removed
     audit          an output or a checkpoint -> what is wrong with it; two models -> how they differ

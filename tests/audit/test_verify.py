@@ -19,7 +19,7 @@ from fixtures import FIXTURES
 
 from zeroconsolidate import ZeroConsolidateError, consolidate, inspect, verify, verify_source
 from zeroconsolidate.archive.safetensors import read_model
-from zeroconsolidate.errors import BadOption, NotACheckpoint
+from zeroconsolidate.errors import MissingPackage, NotACheckpoint
 from zeroconsolidate.run import compare
 
 
@@ -430,6 +430,19 @@ def test_xxh3_without_its_package_is_refused_at_once(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "xxhash", None)
-    with pytest.raises(BadOption, match="xxhash"):
+    with pytest.raises(MissingPackage, match="xxhash"):
         consolidate(checkpoint, tmp_path / "out", digest="xxh3")
     assert not (tmp_path / "out").exists()
+
+
+def test_xxh3_without_its_package_is_not_checked(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consolidate(checkpoint, tmp_path / "out", digest="sha256")
+    manifest = tmp_path / "out/zeroconsolidate.json"
+    manifest.write_text(manifest.read_text().replace('"sha256"', '"xxh3"'))
+    monkeypatch.setitem(sys.modules, "xxhash", None)
+    found = verify(tmp_path / "out")
+    assert found.ok
+    assert "model.safetensors: digest not checked: the digest xxh3 needs xxhash" in "\n".join(found.notes)
+    assert any(check.endswith("0 digests against the manifest") for check in found.checks)

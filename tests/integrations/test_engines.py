@@ -374,4 +374,4 @@ class TestWithoutThem:
             engine(name),
         ):
             pass
-        assert raised.value.remedy == f'pip install "zeroconsolidate[{kind}]"'
+        assert raised.value.remedy == f"pip install 'zeroconsolidate[{kind}]'"

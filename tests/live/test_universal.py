@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from cloned import contents
 from command import REPOSITORY, environment
 from disks import disk
+from folders import contents
 
 from zeroconsolidate import universal, verify
 

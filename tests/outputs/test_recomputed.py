@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from zeroconsolidate import consolidate
-from zeroconsolidate.adapters import export, merge, plan, readers
+from zeroconsolidate.adapters import export, merge, plan_export, plan_merge, readers
 from zeroconsolidate.adapters.peft_config import PeftConfig
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import WitnessMismatch
@@ -125,7 +125,7 @@ def test_a_wrong_scale(kind: str, dtype: str, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("kind", ["lora", "dora", "conv1d", *BY_PEFT])
 def test_factors_of_another_layer(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     convert = saved(kind, tmp_path)
-    collect = plan.collect
+    collect = plan_merge.collect
 
     def crossed(*arguments: Any) -> Any:
         model = collect(*arguments)
@@ -135,7 +135,7 @@ def test_factors_of_another_layer(kind: str, tmp_path: Path, monkeypatch: pytest
             model.wrappers[module], model.wrappers[other] = model.wrappers[other], model.wrappers[module]
         return model
 
-    monkeypatch.setattr(plan, "collect", crossed)
+    monkeypatch.setattr(plan_merge, "collect", crossed)
     with pytest.raises(WitnessMismatch):
         convert()
 
@@ -196,7 +196,7 @@ class TestAdapters:
                 tensors[key], tensors[other] = tensors[other], tensors[key]
             return (replace(files[0], tensors=tensors),), outside
 
-        monkeypatch.setattr(plan, "adapter_files", crossed)
+        monkeypatch.setattr(plan_export, "adapter_files", crossed)
         with pytest.raises(WitnessMismatch, match="differs from the parameter of that name"):
             convert()
         assert not list((tmp_path / "out").glob("*.safetensors"))

@@ -236,10 +236,49 @@ def sentence_transformers(_: str) -> str:
     )
 
 
+def flagembedding(release: str) -> str:
+    """Its classes answer with what was converted as they did with the model in training."""
+    import FlagEmbedding
+    import torch
+    from model_fixtures.outputs import PAIRS, TEXTS
+    from safetensors.torch import load_file
+
+    options: dict[str, Any] = {"use_fp16": False} | ({} if release.startswith("1.2.") else {"devices": "cpu"})
+    models = Path(sys.argv[3])
+    embedder = FlagEmbedding.FlagModel(str(models / "embedder_z2"), **options)
+    reranker = FlagEmbedding.FlagReranker(str(models / "reranker_z2"), **options)
+    m3 = FlagEmbedding.BGEM3FlagModel(str(models / "m3_z3"), **options)
+    answers = m3.encode(TEXTS, return_dense=True, return_sparse=True, return_colbert_vecs=True)
+    lexical = [
+        weight for text in answers["lexical_weights"] for _, weight in sorted(text.items(), key=lambda e: int(e[0]))
+    ]
+    found = {
+        "embedder_z2 flag.embeddings": embedder.encode(TEXTS),
+        "reranker_z2 flag.scores": reranker.compute_score(PAIRS),
+        "m3_z3 flag.dense": answers["dense_vecs"],
+        "m3_z3 flag.colbert": np.concatenate(answers["colbert_vecs"]),
+        "m3_z3 flag.lexical_weights": lexical,
+    }
+    apart = 0.0
+    for which, values in found.items():
+        case, name = which.split()
+        truth = load_file(MODELS / case / "outputs.safetensors")[name].double()
+        expected = truth[:, 2] if name == "flag.lexical_weights" else truth
+        answer = torch.as_tensor(np.asarray(values, np.float64))
+        if answer.shape != expected.shape or not float((answer - expected).abs().max()) < 1e-5:
+            raise SystemExit(f"{which} differs")
+        apart = max(apart, float((answer - expected).abs().max()))
+    return (
+        f"FlagModel, FlagReranker and BGEM3FlagModel load, and answer as the model in training did, within {apart:.0e} "
+        f"(transformers {version('transformers')})"
+    )
+
+
 PROBES = {
     "DeepSpeed": deepspeed, "safetensors": plain, "numpy": plain, "torch": torch, "transformers": transformers,
     "PEFT": peft,
-    "sentence-transformers": sentence_transformers,
+    "sentence-transformers": sentence_transformers, "FlagEmbedding": flagembedding,
+    "Python for Arm": plain,
 }  # fmt: skip
 
 if __name__ == "__main__":

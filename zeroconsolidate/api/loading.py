@@ -167,8 +167,10 @@ def load_into_engine(
 
     Raises
     ------
+    MissingPackage
+        If deepspeed is not installed.
     BadOption
-        If deepspeed is not installed, or `engine` is not one of its engines.
+        If `engine` is not one of its engines.
     WrongNames
         If names or what was trained differ, and `strict` is True.
     Disagreement

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import textwrap
 from dataclasses import fields
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -23,10 +25,23 @@ if TYPE_CHECKING:
 Flags = TypeVar("Flags")
 
 
+def _exit_codes() -> str:
+    """A paragraph for each, as wide as argparse makes those of the options."""
+    digits, columns = max(len(str(code.value)) for code in ExitCode), shutil.get_terminal_size().columns - 2
+    return "\n".join(
+        textwrap.fill(
+            f"{code.value:>{digits}}  {code.meaning.replace('`', '')}",
+            max(columns, 40),
+            initial_indent="  ",
+            subsequent_indent=" " * (digits + 4),
+        )
+        for code in ExitCode
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser. Its result has `verb`, and an attribute for every flag that was given."""
-    width = max(len(str(code.value)) for code in ExitCode)
-    codes = "\n".join(f"  {code.value:>{width}}  {code.meaning.replace('`', '')}" for code in ExitCode)
+    codes = _exit_codes()
     whole = _Parser(
         prog="zeroconsolidate",
         usage="zeroconsolidate COMMAND [OPTION ...] PATH ...",

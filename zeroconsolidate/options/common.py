@@ -37,7 +37,7 @@ class Opening(Declared):
     tag: str | None = option(
         None,
         "which save to read: a tag such as `global_step500`, or `last-complete` for the newest complete one; without "
-        "this option, the one that the file `latest` names",
+        "this option, the one named in the file `latest`",
         group=Group.CHECKPOINT,
         short="-t",
         metavar="TAG",
