@@ -33,7 +33,7 @@ from zeroconsolidate.outputs.planned import plan_weights  # noqa: E402
 from zeroconsolidate.outputs.weights import workers_for  # noqa: E402
 from zeroconsolidate.run import execute as executor  # noqa: E402
 from zeroconsolidate.run.clone import Means, Shareable  # noqa: E402
-from zeroconsolidate.run.counts import Counts
+from zeroconsolidate.run.counts import Counts  # noqa: E402
 from zeroconsolidate.run.inputs import Inputs, side_by_side  # noqa: E402
 from zeroconsolidate.run.local import LocalFiles, LocalOutput  # noqa: E402
 from zeroconsolidate.run.storage import copy_range  # noqa: E402
