@@ -17,6 +17,7 @@ import synthetic
 import torch
 from fixtures import FIXTURES
 
+import zeroconsolidate
 from zeroconsolidate import ZeroConsolidateError, consolidate, inspect, verify, verify_source
 from zeroconsolidate.archive.safetensors import read_model
 from zeroconsolidate.errors import MissingPackage, NotACheckpoint
@@ -291,6 +292,20 @@ class TestAgainst:
         flip(Path(tensor.file), tensor.start)
         (problem,) = verify(tmp_path / "out", against=source, base=tmp_path / "base").problems
         assert problem.startswith(f"{frozen}: differs first at element")
+
+    @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+    @pytest.mark.parametrize("case", ["lora_bias_z2", "lora_patterns_z3", "lora_tokens_z3"])
+    def test_a_merge_into_a_model_that_ties_its_head(self, case: str, dtype: str, tmp_path: Path) -> None:
+        """The base's files have the embedding only, and so has the output. `compare` knows it, too."""
+        source, base = FIXTURES / "models" / case / "checkpoint", FIXTURES / "models" / "_bases" / "qwen2"
+        consolidate(source, tmp_path / "out", lora="merge", base=base, dtype=dtype)
+        assert "lm_head.weight" not in read_model(str(tmp_path / "out")).tensors
+        found = verify(tmp_path / "out", against=source, base=base)
+        assert found.problems == ()
+        assert "lm_head.weight" not in found.compared
+        for pair in ((tmp_path / "out", source), (source, tmp_path / "out")):
+            compared = zeroconsolidate.compare(*pair, base=base)
+            assert (compared.equal, compared.only_a, compared.only_b, compared.suspicions) == (True, (), (), ())
 
     def test_another_step_is_not_equal(self, checkpoint: Path, tmp_path: Path) -> None:
         consolidate(checkpoint, tmp_path / "out", names="stored")

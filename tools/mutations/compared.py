@@ -12,6 +12,7 @@ NAMES = "audit/test_compare.py::TestNames"
 ADAPTERS = "audit/test_compare.py::TestAdapters"
 PRODUCTS = "transforms/test_dequantize.py"
 QUANTIZED = "audit/test_compare_quantized.py"
+LAYOUTS = "audit/test_compare_layouts.py"
 
 MUTATIONS = (
     Mutation(
@@ -159,6 +160,25 @@ MUTATIONS = (
         "what quantizing does not explain is told",
         f"{QUANTIZED}::TestSuspicions::test_a_layer_of_another_model",
         ("audit/requantized.py", "            beyond.append(each.name)\n", "            within += 1\n"),
+    ),
+    Mutation(
+        "stacks of experts are compared with lists of them",
+        f"{LAYOUTS}::TestPaired::test_the_same_values_are_equal",
+        ("audit/compare.py", "    if pairing.only_a and pairing.only_b:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "a stack of another shape is not cut into experts",
+        f"{LAYOUTS}::TestFaults::test_a_stack_of_another_shape",
+        (
+            "audit/layouts.py",
+            "    without = {name for name in held if held[name] != known.expectation.shapes.get(name)}\n",
+            "    without = set[str]()\n",
+        ),
+    ),
+    Mutation(
+        "tensors of one conversion are turned together",
+        f"{LAYOUTS}::test_tensors_that_belong_together_are_turned_together",
+        ("audit/layouts.py", "            and without.isdisjoint(conversion.inputs)\n", ""),
     ),
     Mutation(
         "names are escaped in pages",

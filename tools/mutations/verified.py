@@ -13,6 +13,15 @@ HEADERS = "whole/test_hostile_models.py::test_headers"
 
 MUTATIONS = (
     Mutation(
+        "a merged tensor with two names is one",
+        f"{AGAINST}::test_a_merge_into_a_model_that_ties_its_head",
+        (
+            "adapters/merged_names.py",
+            "            named[alias] = replace(named[alias], recipe=named[target].recipe)\n",
+            "            pass\n",
+        ),
+    ),
+    Mutation(
         "an interrupted conversion is noticed",
         DAMAGE,
         ("audit/output.py", "    if exists(os.path.join(directory, STAGING, JOURNAL)):\n", "    if False:\n"),

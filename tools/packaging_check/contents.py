@@ -18,6 +18,7 @@ EXTRAS: dict[str, set[str]] = {
     "hub": {"huggingface-hub"},
     "xxh3": {"xxhash"},
     "answers": {"sentence-transformers", "torch", "transformers"},
+    "quantize": {"torch", "transformers"},
     "s3": {"s3fs"},
     "gcs": {"gcsfs"},
     "azure": {"adlfs"},

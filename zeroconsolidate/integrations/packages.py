@@ -27,6 +27,17 @@ def need_torch(what: str) -> None:
         raise missing(what, "torch", extra="torch")
 
 
+def need_transformers(what: str, why: str) -> None:
+    """Raises MissingPackage where transformers, or the torch that it needs, is not installed. `what`: what needs it, as
+    the subject of a sentence. `why`: what it does there, as a sentence."""
+    missing = [name for name in ("transformers", "torch") if find_spec(name) is None]
+    if missing:
+        raise MissingPackage(
+            f"{what} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: {why}",
+            remedy='pip install "zeroconsolidate[quantize]"',
+        )
+
+
 def need_peft(kind: str) -> None:
     """Raises MissingPackage where PEFT is not installed. `kind`: of adapter, as PEFT spells it."""
     if find_spec("peft") is None:
