@@ -24,8 +24,7 @@ WHAT = {
     "torch": "Tensors in memory, merged adapters, and files that torch loads. What PyPI has for x86-64 needs CUDA, and "
     "so does what it has for Arm after 2.10: releases up to that are tried with a Python for Arm under QEMU's "
     "emulation, and 2.13 with a build for CPUs. Other releases could not be had where this was run.",
-    "transformers": "Converted models, loaded with the release: nothing may be missing or unexpected. One has padded "
-    "headers.",
+    "transformers": "Converted models, loaded with the release: nothing may be missing or unexpected.",
     "PEFT": "A written adapter, loaded, and merged by the release itself. Its `adapter_config.json` is the training "
     "run's, here of PEFT 0.21.2; old releases refuse fields that they do not know.",
     "sentence-transformers": "A model written with `--sentence-transformers`. Its tokenizer's files are the training "
