@@ -2,6 +2,7 @@
 
     python tools/bench_reads.py make --dir DIR                  a checkpoint of 64 ranks at stage 3, 1 GB
     python tools/bench_reads.py run CHECKPOINT … --dir DIR      ways of reading, on a page cache that is emptied (root)
+                                                                or, with --warm, is not
     python tools/bench_reads.py run CHECKPOINT … --dir DIR --kernel    the kernel's copy beside reads and writes
 
 Each try is a process of its own that plans the conversion, and then writes its weights and syncs them, which is what is
@@ -164,7 +165,7 @@ def attempt(checkpoint: str, out: Path, way: Way, dtype: str, *, lined_up: bool)
     return time.perf_counter() - began
 
 
-def compare(checkpoint: Path, scratch: Path, repeat: int, dtype: str, *, kernel: bool) -> str:
+def compare(checkpoint: Path, scratch: Path, repeat: int, dtype: str, *, kernel: bool, cold: bool) -> str:
     """A table: rounds of all ways on one checkpoint."""
     ways = KERNEL if kernel else {name: way for name, way in READING.items() if way.casts or dtype == "fp32"}
     found: dict[str, list[float]] = {name: [] for name in ways}
@@ -174,14 +175,20 @@ def compare(checkpoint: Path, scratch: Path, repeat: int, dtype: str, *, kernel:
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
             os.sync()
-            Path("/proc/sys/vm/drop_caches").write_text("1")
-            command = [sys.executable, __file__, "try", str(checkpoint), "--dir", str(out), "--way", name]
+            if cold:
+                Path("/proc/sys/vm/drop_caches").write_text("1")
+            command = [sys.executable, __file__, "try", str(checkpoint), "--dir", str(out), f"--way={name}"]
             command += ["--dtype", dtype, *(["--kernel"] if kernel else [])]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found[name].append(float(json.loads(done.stdout)))
             print(f"  round {number}  {name:<44} {found[name][-1]:6.2f} s", file=sys.stderr)
             shutil.rmtree(out)
-    lines = [f"**{checkpoint.name}, {dtype}**", "", "| | time | of what the package does |", "|---|--:|--:|"]
+    lines = [
+        f"**{checkpoint.name}, {dtype}, {'cold' if cold else 'warm'}**",
+        "",
+        "| | time | of the first |",
+        "|---|--:|--:|",
+    ]
     for name, seconds in found.items():
         ratio = statistics.median(one / other for one, other in zip(seconds, found[next(iter(ways))], strict=True))
         lines.append(f"| {name} | {statistics.median(seconds):.2f} s | {ratio:.2f} |")
@@ -203,6 +210,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--kernel", action="store_true", help="compare the kernel's copy with reads and writes")
+    parser.add_argument("--warm", action="store_true", help="leave the page cache as it is")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.verb == "make":
@@ -212,7 +220,12 @@ def main() -> None:
             way = {**READING, **KERNEL}[options.way]
             print(attempt(str(checkpoint), options.dir, way, options.dtype, lined_up=options.kernel))
         else:
-            print("\n" + compare(checkpoint, options.dir, options.repeat, options.dtype, kernel=options.kernel))
+            print(
+                "\n"
+                + compare(
+                    checkpoint, options.dir, options.repeat, options.dtype, kernel=options.kernel, cold=not options.warm
+                )
+            )
 
 
 if __name__ == "__main__":

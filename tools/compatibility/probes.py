@@ -185,7 +185,7 @@ def transformers(_: str) -> str:
         if wrong:
             raise SystemExit(f"{name}: {wrong[:3]} differ")
         loaded.append(name)
-    text = f"{len(loaded)} models load, nothing missing, values bit for bit"
+    text = f"{len(loaded)} models load, one of them with padded headers; nothing missing, values bit for bit"
     return text + (
         f"; it does not have {', '.join(sorted({each.rpartition('_')[0] for each in unknown}))}" if unknown else ""
     )

@@ -330,7 +330,7 @@ MUTATIONS = (
             "for piece, infinite in threads.in_order(_pieces(plan, start, stop, PIECE_BYTES)):\n"
             "                    made(piece.tensor, piece.end_byte, infinite)\n",
             "for piece, infinite in threads.in_order(_pieces(plan, start, stop, PIECE_BYTES)):\n"
-            "                    made(piece.tensor, piece.end_byte + 4096, infinite)\n",
+            "                    made(piece.tensor, piece.end_byte + 1024, infinite)\n",
         ),
     ),
     Mutation(

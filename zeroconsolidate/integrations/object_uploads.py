@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import OutputFailed, StoreFailed, ZeroConsolidateError
+from ..errors import DamagedFile, OutputFailed, StoreFailed, ZeroConsolidateError
 from .object_stores import S3Store, Store, in_short, refuse_for_good, store_of
 
 if TYPE_CHECKING:
@@ -120,7 +120,9 @@ class Uploads:
 
 
 class S3Uploads(Uploads):
-    """S3, in its own terms: every part comes with its MD5, and the store refuses one that has another."""
+    """S3, in its own terms: every part comes with its MD5, and the store refuses one that has another.
+
+    Any number of machines may send parts of one upload."""
 
     is_resumable = True
     in_flight = IN_FLIGHT
@@ -130,6 +132,16 @@ class S3Uploads(Uploads):
 
     def put(self, url: str, data: bytes) -> None:
         self._call(url, len(data), "put_object", Body=data, ContentMD5=_md5(data))
+        self.store.forget()
+
+    def create(self, url: str, data: bytes) -> None:
+        """An object, unless there is one of that name, as far as the store can tell: read afterwards which it is.
+
+        S3 gives a name to one of several that come at a time (`If-None-Match`); a store that does not know of it takes
+        the last.
+        """
+        with suppress(DamagedFile):  # so is called what is not as the request has it
+            self._call(url, len(data), "put_object", Body=data, ContentMD5=_md5(data), IfNoneMatch="*")
         self.store.forget()
 
     def copy(self, url: str, target: str) -> None:

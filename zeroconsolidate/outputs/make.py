@@ -122,19 +122,18 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
                 found = output.examined(directory)
                 excused = tuple(finding.text for finding in found.findings)
             else:
-                if not isinstance(stage, Stage):
-                    make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
-                    recomputed = Recomputed(checks=(stage.checked,), not_checked=(_NOT_READ_BACK,))
-                else:
-                    if parts is not None:
-                        gather(output.plan, stage, options, parts)
-                    elif options.executor is not None:
-                        from .spread import spread_weights  # pickle and the like, which others do not pay for
+                if parts is not None:
+                    gather(output.plan, stage, options, parts)
+                elif options.executor is not None:
+                    from .spread import spread_weights  # pickle and the like, which others do not pay for
 
-                        spread_weights(output.plan, stage, options, options.executor, total_bytes=cost.output_bytes)
-                    else:
-                        make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
+                    spread_weights(output.plan, stage, options, options.executor, total_bytes=cost.output_bytes)
+                else:
+                    make_weights(output.plan, inputs, stage, options, total_bytes=cost.output_bytes)
+                if isinstance(stage, Stage):
                     recomputed = output.recomputed(opened, stage.path)
+                else:
+                    recomputed = Recomputed(checks=(stage.checked,), not_checked=(_NOT_READ_BACK,))
                 around = make_side_files(side_files, stage)
                 found = output.examined(stage.path(""))
                 excused = pass_or_refuse(found, excuses)
@@ -151,7 +150,7 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
                 )
                 stage.write(MANIFEST_NAME, text)
                 places = EVERYTHING_HERE if parts is None else options.places
-                again = "convert again with --restart" if parts is None else start_over(stage.folder)
+                again = "convert again with --restart" if parts is None else start_over(stage.place)
                 refuse_changed(traits, start_over=again, places=places)
                 sizes = stage.publish(last=[*output.published_last, MANIFEST_NAME])
             if options.drop_cache and not is_url(directory):

@@ -42,8 +42,10 @@ def publish(
     *,
     uploads_begun: Mapping[str, str],
     overwrite: bool,
+    again: str,
 ) -> None:
-    """Give all files their names, in order: an upload in parts is completed, a staged object copied.
+    """Give all files their names, in order: an upload in parts is completed, a staged object copied. `again`: what to
+    do if one cannot be.
 
     Raises OutputFailed if a file is neither staged nor, with its size, in place.
     """
@@ -59,23 +61,22 @@ def publish(
                 uploads.copy(staged(output, name), url)
             elif parts and upload is not None:
                 uploads.complete(url, upload, {number: part.etag for number, part in parts.items()})
-            _refuse_wrong_size(url, sizes[name])
+            _refuse_wrong_size(url, sizes[name], again)
     if overwrite:
         uploads.remove(f"{output}/{name}" for name in _files(output) if _is_replaced(name, sizes))
 
 
-def _refuse_wrong_size(url: str, expected: int) -> None:
+def _refuse_wrong_size(url: str, expected: int, again: str) -> None:
     """The store must list the object with the size that was planned."""
     look_anew([url])
     try:
         found = size_bytes(url)
     except FileNotFoundError:
-        raise OutputFailed("the finished file has been removed", remedy="start over with --restart") from None
+        raise OutputFailed("the finished file has been removed", remedy=again) from None
     if found != expected:
         raise OutputFailed(
-            "the store has another file than was sent", expected=f"{expected} bytes", found=found,
-            remedy="start over with --restart",
-        )  # fmt: skip
+            "the store has another file than was sent", expected=f"{expected} bytes", found=found, remedy=again
+        )
 
 
 def _is_replaced(name: str, sizes: Mapping[str, int]) -> bool:

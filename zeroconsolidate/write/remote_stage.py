@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any
 from ..archive.regular import opened, read_errors
 from ..errors import PlanBroken, StoreFailed, WrongNames, ZeroConsolidateError, at
 from ..integrations.object_uploads import uploads_to
+from . import remote_spread
 from .journal import Checks, Fingerprint, refuse_other
 from .lock import Lock
-from .refusals import JOURNAL, STAGING
+from .portion import start_over
+from .refusals import JOURNAL, STAGING, TASKS
 from .remote_journal import RemoteJournal
 from .remote_publish import abandon, how_to_remove, publish, refuse_existing, staged
 from .system import system_errors
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..plan.layout import FilePlan
+    from ..plan.stretches import Stretch
     from ..run.clone import Means
 
 _COPIED_BYTES = 32 << 20
@@ -86,12 +89,14 @@ class RemoteStage:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         try:
-            if kind is not None and not issubclass(kind, Exception):  # an interruption: note all there is
+            if kind is not None:  # an interruption, or a store that refuses: note all there is
                 with suppress(ZeroConsolidateError):
                     self.settle()
             progress = self._journal.progress
-            worth_keeping = bool(progress.upto or progress.done or progress.publish)
-            if self._published or not worth_keeping or isinstance(error, (PlanBroken, WrongNames)):
+            worth_keeping = bool(progress.upto or progress.stretches or progress.done or progress.publish)
+            # A plan that broke would break again; but for parts, whatever this run has found, others have worked.
+            worth_keeping = worth_keeping and not isinstance(error, (PlanBroken, WrongNames))
+            if self._published or not (worth_keeping or progress.token is not None):
                 with suppress(StoreFailed):  # what is left is said by whoever failed, and removed by --abort
                     abandon(self.output, self._uploads)
             elif isinstance(error, ZeroConsolidateError):
@@ -107,8 +112,7 @@ class RemoteStage:
     @property
     def resumed_bytes(self) -> int:
         """Bytes of weights an earlier run had made."""
-        progress = self._journal.progress
-        return sum((progress.upto | progress.done).values())
+        return self._journal.progress.made_bytes
 
     @property
     def cloned_bytes(self) -> int:
@@ -116,9 +120,14 @@ class RemoteStage:
         return 0
 
     @property
-    def token(self) -> None:
-        """Parts are not made in stores."""
-        return
+    def token(self) -> str | None:
+        """What the parts of this conversion know it by; None if it is not made in parts."""
+        return self._journal.progress.token
+
+    @property
+    def place(self) -> str:
+        """Where workers find the plan."""
+        return f"{self.output}/{STAGING}"
 
     @property
     def checks(self) -> Checks | None:
@@ -148,6 +157,8 @@ class RemoteStage:
         facts: dict[str, Any] = {}
         if not is_small:
             target = url if self._uploads.is_resumable else staged(self.output, name)
+            if name in self._journal.progress.stretches:  # what is sent from here on replaces them
+                self._journal.append({"file": name, "afresh": True})
             with at(name):
                 start, upload, etags, facts = self._continued(name, target, part_bytes)
                 if not upload:
@@ -183,8 +194,7 @@ class RemoteStage:
             raise
         if upload and not self._uploads.is_resumable:
             self._uploads.complete(target, upload, output.etags)
-        self._names.append(name)
-        self._note_done({"file": name, "done": size_bytes, "facts": part.facts})
+        self.adopt(name, size_bytes, part.facts)
 
     def _continued(self, name: str, url: str, part_bytes: int) -> tuple[int, str, dict[int, str], dict[str, Any]]:
         """Where an upload goes on, what it is known by, the ETags of its parts, and what is remembered of it."""
@@ -215,6 +225,34 @@ class RemoteStage:
     def keep(self, name: str) -> None:
         """A file that an earlier run has completed is part of this output."""
         self._names.append(name)
+
+    def adopt(self, name: str, size_bytes: int, facts: Mapping[str, Any]) -> None:
+        """The store has all bytes of a file."""
+        self._names.append(name)
+        self._note_done({"file": name, "done": size_bytes, "facts": dict(facts)})
+
+    def check(self, file: FilePlan) -> None:
+        """The store must have every part of a file, as it was planned. Raises OutputFailed."""
+        with at(self.output):
+            remote_spread.refuse_incomplete(
+                self._uploads, self.output, file.name, self.upload_of(file.name), file.size_bytes
+            )
+
+    def upload_of(self, name: str) -> str:
+        """What the upload of a file is known by that several processes send; it is begun if it was not."""
+        return remote_spread.upload_of(self._journal, self._uploads, self.output, name)
+
+    def keep_plan(self, name: str, content: bytes) -> None:
+        """Put the plan where workers find it."""
+        self._uploads.put(f"{self.place}/{TASKS}/{name}", content)
+
+    def made_before(self, name: str, size_bytes: int) -> dict[tuple[int, int], dict[str, Any]]:
+        """What earlier runs have sent of a file that workers are to make: (start, stop) -> facts."""
+        return remote_spread.made_before(self._journal, self._uploads, self.output, name, size_bytes)
+
+    def note(self, stretch: Stretch, facts: Mapping[str, Any]) -> None:
+        """Remember, before long, that a worker has sent a stretch."""
+        self._note_done({"file": stretch.file, "stretch": [stretch.start, stretch.stop], "facts": dict(facts)})
 
     def write(self, name: str, data: bytes) -> None:
         """A small file, whole."""
@@ -264,6 +302,7 @@ class RemoteStage:
                 record["sizes"],
                 uploads_begun=progress.uploads,
                 overwrite=record["overwrite"],
+                again="start over with --restart" if self.token is None else start_over(self.place),
             )
         self._published = True
         return dict(record["sizes"])
@@ -293,7 +332,8 @@ class RemoteStage:
 
     def _note_done(self, record: dict[str, Any]) -> None:
         self._pending.append(record)
-        if time.monotonic() - self._clock >= NOTED_SECONDS or record["done"] > part_bytes_of(record["done"]):
+        size_bytes = record.get("done", 0)
+        if time.monotonic() - self._clock >= NOTED_SECONDS or size_bytes > part_bytes_of(size_bytes):
             self.settle()
 
     def _take_over(self) -> None:
