@@ -88,8 +88,13 @@ def agreed(report: Any) -> bool:
 @pytest.mark.parametrize("kind", [*FORMULAS, "tokens", "embedding_dora", *BY_PEFT])
 def test_what_is_right_is_recomputed(kind: str, dtype: str, tmp_path: Path) -> None:
     report = saved(kind, tmp_path, dtype=dtype)()
-    # In 16 bits rounding may be larger than what a toy adapter adds.
-    assert agreed(report) or (kind in BY_PEFT and dtype != "fp32")
+    if kind not in BY_PEFT or dtype == "fp32":
+        assert agreed(report)
+    else:
+        # In 16 bits rounding may be larger than what a toy adapter adds; then it is not said that they agree.
+        assert agreed(report) != (
+            "merged values: there is no second way to compute them for these adapters" in report.not_checked
+        )
 
 
 @pytest.mark.parametrize("frozen", [True, False])
