@@ -74,6 +74,10 @@ MUTATIONS = (
     Mutation(
         "what is read ahead is bounded",
         f"{AHEAD}::TestAhead::test_no_more_is_requested_than_the_window_holds",
-        ("run/remote.py", "if piece.data is None and self._held_bytes + piece.stop - piece.start > WINDOW_BYTES:", "if False:"),
+        (
+            "run/remote.py",
+            "if piece.data is None and self._held_bytes + piece.stop - piece.start > WINDOW_BYTES:",
+            "if False:",
+        ),
     ),
 )
