@@ -1,11 +1,14 @@
 """Conversions by workers of Ray, of Dask and of a pool, and in parts, beside one command: a table in docs/scale.md.
 
-    python tools/bench_machines.py CHECKPOINT … [--dtype fp32 bf16] [--repeat 3]
+    python tools/bench_machines.py CHECKPOINT … [--dtype fp32 bf16] [--repeat 3] [--saves 1]
 
 It runs in the environment of `tools/envs/clusters.txt` (`.venv/clusters`, which `tools/test_clusters.sh` makes). All
 is on this machine: what is measured is what handing out costs, not what more machines gain. Two workers each, one
 thread a worker; two parts at a time, and `--finish` after them; one process with `--workers 2` is what they are held
 against.
+
+With `--saves N` there is more work for as many bytes on the disk: what is written is the mean of N saves of a run, all
+of which are hard links to CHECKPOINT's files. Ten saves of a model of 317M parameters are about ten seconds of work.
 
 Every conversion is a process of its own (of parts, three). In a round each way runs once, in turn; the first round is
 not counted, and there every output is compared with that of one process, byte for byte. Clusters run from the
@@ -25,6 +28,7 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import signal
 import socket
 import statistics
@@ -64,16 +68,20 @@ class Run:
     peak_mib: float
 
 
-def convert(how: str, checkpoint: str, out: str, dtype: str) -> None:
+def convert(how: str, checkpoint: str, out: str, dtype: str, saves: int) -> None:
     """What each process runs; prints when the conversion began and ended, on the clock that all processes share."""
     from zeroconsolidate import consolidate, consolidate_part, finish_parts
     from zeroconsolidate.integrations.engines import engine
 
     with ExitStack() as stack:
         options: dict[str, Any] = {"dtype": dtype}
+        if saves > 1:
+            options |= {"average": "uniform", "last": saves}
         if how == "local":
             options["workers"] = WORKERS
-        elif not how.startswith(("part", "finish")):
+        elif how.startswith("part"):
+            options["workers"] = 1
+        elif how != "finish":
             pool = ProcessPoolExecutor(WORKERS) if how == "pool" else engine(how)
             executor = stack.enter_context(pool)
             for done in [executor.submit(exec, WARM) for _ in range(WORKERS)]:
@@ -192,7 +200,16 @@ def clusters() -> Iterator[dict[str, tuple[list[list[str]], set[int]]]]:
         }
 
 
-def measure(steps: list[list[str]], beside: set[int], checkpoint: Path, out: Path, dtype: str) -> Run:
+def run_of(checkpoint: Path, saves: int, scratch: Path) -> Path:
+    """A run directory with so many saves, hard links all of them; the checkpoint itself if it is one."""
+    if saves == 1:
+        return checkpoint
+    for number in range(1, saves + 1):
+        shutil.copytree(checkpoint, scratch / f"run/checkpoint-{number}", copy_function=os.link)
+    return scratch / "run"
+
+
+def measure(steps: list[list[str]], beside: set[int], checkpoint: Path, out: Path, dtype: str, saves: int) -> Run:
     """Run steps one after the other, what is in each at the same time. Raises if one fails."""
     memory = Memory(set(beside))
     began, seconds = time.monotonic(), 0.0
@@ -200,7 +217,8 @@ def measure(steps: list[list[str]], beside: set[int], checkpoint: Path, out: Pat
         for step in steps:
             running = []
             for how in step:
-                command = [sys.executable, __file__, str(checkpoint), "--how", how, "--out", str(out), "--dtype", dtype]
+                command = [sys.executable, __file__, str(checkpoint), "--how", how, "--out", str(out), "--dtype", dtype,
+                           "--saves", str(saves)]  # fmt: skip
                 running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
                 memory.roots.add(running[-1].pid)
             spans = []
@@ -231,16 +249,19 @@ def refuse_different(out: Path, reference: Path) -> None:
         raise RuntimeError(f"{out} is not what one process writes: {reference}")
 
 
-def compare(checkpoint: Path, dtype: str, repeat: int, ways: dict[str, tuple[list[list[str]], set[int]]]) -> str:
+def compare(
+    checkpoint: Path, dtype: str, repeat: int, saves: int, ways: dict[str, tuple[list[list[str]], set[int]]]
+) -> str:
     """A table: rounds of all ways on one checkpoint."""
     runs: dict[str, list[Run]] = {label: [] for label in ways}
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=checkpoint.parent) as name:
         scratch = Path(name)
         reference, out = scratch / "reference", scratch / "out"
+        source = run_of(checkpoint, saves, scratch)
         for number in range(repeat + 1):
             for label, (steps, beside) in ways.items():
                 clear(scratch, cold=False)
-                run = measure(steps, beside, checkpoint, out, dtype)
+                run = measure(steps, beside, source, out, dtype, saves)
                 if number:
                     runs[label].append(run)
                 elif label == LOCAL:
@@ -249,7 +270,7 @@ def compare(checkpoint: Path, dtype: str, repeat: int, ways: dict[str, tuple[lis
                     refuse_different(out, reference)
                 print(f"  round {number}  {label:<50} {run.seconds:6.2f} s  {run.peak_mib:6.0f} MiB", file=sys.stderr)
     lines = [
-        f"**{checkpoint.name}, {dtype}**",
+        f"**{checkpoint.name}, {dtype}{f', the mean of {saves} saves' if saves > 1 else ''}**",
         "",
         "| | time | of one process | start-up | peak memory |",
         "|---|--:|--:|--:|--:|",
@@ -268,11 +289,12 @@ def main() -> None:
     parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--dtype", choices=("fp32", "bf16"), nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--saves", type=int, default=1)
     parser.add_argument("--how", help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.how:
-        convert(options.how, str(options.checkpoints[0]), options.out, options.dtype[0])
+        convert(options.how, str(options.checkpoints[0]), options.out, options.dtype[0], options.saves)
         return
     os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))}
     packages = ", ".join(f"{name} {version(name)}" for name in ("ray", "distributed", "numpy"))
@@ -281,7 +303,7 @@ def main() -> None:
     with clusters() as ways:
         for checkpoint in options.checkpoints:
             for dtype in options.dtype:
-                print("\n" + compare(checkpoint.resolve(), dtype, options.repeat, ways), flush=True)
+                print("\n" + compare(checkpoint.resolve(), dtype, options.repeat, options.saves, ways), flush=True)
 
 
 if __name__ == "__main__":

@@ -291,8 +291,6 @@ class TestRefusals:
     def test_what_must_be_on_a_disk(self, s3: Store):
         with pytest.raises(BadOption, match="a universal checkpoint must be on this machine"):
             zeroconsolidate.universal(CHECKPOINT, s3.url("u"))
-        with pytest.raises(BadOption, match="an output that is made in parts must be on this machine"):
-            zeroconsolidate.consolidate_part(CHECKPOINT, s3.url("u"), "1/2")
 
 
 def test_a_dry_run_writes_nothing(s3: Store):

@@ -122,8 +122,18 @@ class Store:
         """Remove all objects and uploads."""
         for key in self.objects():
             self.direct("DELETE", key)
-        listed = self.direct("GET", "?uploads").decode()
-        for key, upload in re.findall(r"<Key>(.*?)</Key>\s*<UploadId>(.*?)</UploadId>", listed):
+        self.give_up()
+
+    def begun(self) -> list[tuple[str, str]]:
+        """The name and id of each upload that is not complete."""
+        listed = re.findall(r"<Upload>(.*?)</Upload>", self.direct("GET", "?uploads").decode(), re.DOTALL)
+        return [
+            (re.findall(r"<Key>(.*?)</Key>", each)[0], re.findall(r"<UploadId>(.*?)</", each)[0]) for each in listed
+        ]
+
+    def give_up(self) -> None:
+        """Remove all uploads, as a rule of the bucket does after some days."""
+        for key, upload in self.begun():
             self.direct("DELETE", f"{key}?uploadId={upload}")
 
     @property

@@ -21,6 +21,7 @@ from zeroconsolidate.errors import (
     BadOption,
     DamagedFile,
     MissingFiles,
+    MissingPackage,
     NotACheckpoint,
     OutputExists,
     OutputFailed,
@@ -30,7 +31,7 @@ from zeroconsolidate.integrations import object_stores, store_calls
 from zeroconsolidate.write import remote_stage, staging, uploads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 CASES = ["z1_bf16", "z2_groups", "z2_legacy", "z3_w12", "z3_frozen_tied", "trainer_zero2_bf16", "trainer_zero3_tied"]
@@ -238,7 +239,8 @@ class TestErrors:
             zeroconsolidate.inspect("ftq://runs/one")
 
     def test_a_client_that_is_not_installed(self):
-        with pytest.raises(BadOption, match=r"gs:// URLs need gcsfs.*pip install 'zeroconsolidate\[gcs\]'"):
+        said = r"reading gs:// URLs needs gcsfs, which is not installed.*pip install 'zeroconsolidate\[gcs\]'"
+        with pytest.raises(MissingPackage, match=said):
             zeroconsolidate.inspect("gs://runs/one")
 
 
@@ -361,3 +363,18 @@ def test_abort_on_a_disk(tmp_path: Path):
     assert staging.abort(str(tmp_path / "out")) == 1
     assert os.listdir(tmp_path / "out") == ["notes.txt"]
     assert staging.abort(str(tmp_path / "out")) == 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda source, url: zeroconsolidate.consolidate_part(source, url, "1/2"),
+        lambda source, url: zeroconsolidate.finish_parts(source, url),
+        lambda source, url: zeroconsolidate.consolidate(source, url, executor="mpi"),
+    ],
+    ids=["part", "finish", "executor"],
+)
+def test_several_machines_cannot_share_a_stream(call: Callable[[Path, str], object]):
+    with pytest.raises(BadOption, match=r"to other stores one machine sends a file.*got counted://models/one"):
+        call(FIXTURES / "z3_bf16/checkpoint", "counted://models/one")
+    assert CountedFileSystem.store == {}

@@ -6,6 +6,7 @@ from .mutation import Mutation
 
 TESTS = "whole/test_parts.py"
 PORTION = "write/portion.py"
+SHARES = "write/shares.py"
 WORKERS = "whole/test_executors.py"
 
 MUTATIONS = (
@@ -13,7 +14,7 @@ MUTATIONS = (
         "a part that is not begun is missed",
         f"{TESTS}::TestRefused::test_parts_that_are_not_there",
         (
-            PORTION,
+            SHARES,
             "            if stretches:\n                lacking.append",
             "            if False:\n                lacking.append",
         ),
@@ -21,12 +22,12 @@ MUTATIONS = (
     Mutation(
         "a part that is half written is missed",
         f"{TESTS}::test_an_interrupted_part_goes_on_where_it_was",
-        (PORTION, "        if made < whole:\n", "        if False:\n"),
+        (SHARES, "        if made < whole:\n", "        if False:\n"),
     ),
     Mutation(
         "journals of parts count only for the conversion that they were written for",
         f"{TESTS}::TestRefused::test_journals_of_an_earlier_conversion",
-        (PORTION, "        if progress is None or progress.token != token:\n", "        if progress is None:\n"),
+        (SHARES, "        if progress is None or progress.token != token:\n", "        if progress is None:\n"),
         (PORTION, "        if journal.progress.token != token:\n", "        if journal.progress.token is None:\n"),
     ),
     Mutation(

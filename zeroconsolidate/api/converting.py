@@ -10,7 +10,7 @@ from ..options import Options, takes
 from ..options.urls import is_url
 from ..outputs.averaging import mean_of
 from ..outputs.checks import refuse_unplaced
-from ..outputs.gathered import refuse_not_begun
+from ..outputs.gathered import refuse_for_several, refuse_not_begun
 from ..outputs.make import Rehearsal, rehearse
 from ..outputs.model import plan_output
 from ..outputs.parts import refuse_restart
@@ -93,7 +93,9 @@ def consolidate(src: Roots, out: Path, options: Options) -> Report:
     ('bfloat16', 19, 2)
     """
     began = time.monotonic()
-    directory = directory_for(out, local=None if options.executor is None else "an output that an executor makes")
+    directory = directory_for(out)
+    if options.executor is not None:
+        refuse_for_several(directory, options)
     opened, output, options = _planned(src, directory, options)
     return made(output, opened, options, directory, began)
 
@@ -145,7 +147,8 @@ def consolidate_part(src: Roots, out: Path, part: str, options: Options) -> Part
     """
     began, number = time.monotonic(), Part.parse(part)
     refuse_restart(options)
-    directory = directory_for(out, local="an output that is made in parts")
+    directory = directory_for(out)
+    refuse_for_several(directory, options)
     opened, output, options = _planned(src, directory, options)
     return made_part(output, opened, options, directory, number, began)
 
@@ -192,7 +195,8 @@ def finish_parts(src: Roots, out: Path, options: Options) -> Report:
     """
     began = time.monotonic()
     refuse_restart(options)
-    directory = directory_for(out, local="an output that is made in parts")
+    directory = directory_for(out)
+    refuse_for_several(directory, options)
     refuse_not_begun(directory)  # what is asked for is known to be wrong before any file is read
     opened, output, options = _planned(src, directory, options)
     return made(output, opened, options, directory, began, finishing=True)

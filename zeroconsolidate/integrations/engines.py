@@ -5,7 +5,9 @@ Their workers must be able to import this package. What is returned is used as a
 
 from __future__ import annotations
 
+import re
 import threading
+import warnings
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadOption, MissingPackage
 from .engine_names import refuse_unknown
+from .packages import install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +37,7 @@ def engine(name: str) -> Iterator[Executor]:
     except ImportError as error:
         raise MissingPackage(
             f"--executor {kind} needs {_PACKAGES[kind].partition('.')[0]}, which cannot be imported: {error}",
-            remedy=f'pip install "zeroconsolidate[{kind}]"',
+            remedy=install(kind),
         ) from None
     with _MAKERS[kind](module, address) as executor:
         yield executor
@@ -80,12 +83,14 @@ def _ray(ray: Any, address: str) -> Iterator[Executor]:
     began = not ray.is_initialized()
     if began:
         try:
-            ray.init(
-                address=f"ray://{address}" if address else None, log_to_driver=False, logging_level="error",
-                include_dashboard=None if address else False,
-            )  # fmt: skip
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what they say is said below
+                ray.init(
+                    address=f"ray://{address}" if address else None, log_to_driver=False, logging_level="error",
+                    include_dashboard=None if address else False,
+                )  # fmt: skip
         except Exception as error:  # noqa: BLE001  (said in our words, whatever Ray says)
-            raise _unreachable(f"ray://{address}" if address else "ray", error) from None
+            raise _refused_by_ray(f"ray://{address}" if address else "ray", error) from None
     try:
         yield RayExecutor(ray)
     finally:
@@ -184,6 +189,34 @@ def _mpi(futures: Any, _: str) -> Iterator[Executor]:
 _MAKERS: dict[str, Callable[[Any, str], Any]] = {"ray": _ray, "dask": _dask, "mpi": _mpi}
 
 
-def _unreachable(name: str, error: Exception) -> BadOption:
-    said = str(error).strip().partition("\n")[0]
-    return BadOption(f"--executor {name} cannot be reached: {type(error).__name__}: {said}")
+def _refused_by_ray(name: str, error: Exception) -> BadOption | MissingPackage:
+    """What is wrong, in a sentence. Ray compares versions (`check_version_info` in `ray/_private/utils.py`); a token
+    that is wrong, or none, looks to its client as if nobody were there."""
+    text = str(error)
+    versions = _VERSIONS.findall(text)
+    if len(versions) == 2:
+        theirs, ours = (f"Ray {ray} with Python {python}" for ray, python in versions)
+        return BadOption(
+            f"--executor {name}: the cluster has another version of Ray or of Python than this machine",
+            expected=theirs,
+            found=ours,
+            remedy="use the cluster's versions of both here, and this version of zeroconsolidate on its nodes",
+        )
+    if isinstance(error, ImportError):
+        return MissingPackage(
+            f"--executor {name} needs Ray's client, which cannot be imported: {error}",
+            remedy='pip install "zeroconsolidate[ray]"',
+        )
+    where = "host and port (10001, if the cluster names no other)" if "://" in name else "RAY_ADDRESS, if it is set"
+    remedy = (
+        f"check {where}; a cluster that asks for a token needs its RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here, too"
+    )
+    return _unreachable(name, error, remedy)
+
+
+_VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
+
+
+def _unreachable(name: str, error: Exception, remedy: str | None = None) -> BadOption:
+    said = " ".join(str(error).split()) if remedy else str(error).strip().partition("\n")[0]
+    return BadOption(f"--executor {name} cannot be reached: {type(error).__name__}: {said[:200]}", remedy=remedy)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadOption
+from .packages import missing
 from .store import Item, Store
 from .store_calls import seconds_for
 
@@ -99,10 +100,8 @@ def _client(scheme: str) -> Any:
             return HfFileSystem(skip_instance_cache=True)
         return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=scheme != "memory")
     except ImportError:
-        raise BadOption(
-            f"{scheme}:// URLs need {package or 'fsspec'}, which is not installed",
-            remedy=f"pip install 'zeroconsolidate[{_EXTRAS.get(package or '', 'remote')}]'",
-        ) from None
+        extra = _EXTRAS.get(package or "", "remote")
+        raise missing(f"reading {scheme}:// URLs", package or "fsspec", extra=extra) from None
     except ValueError:
         raise BadOption(
             f"no client is known for {scheme}:// URLs", expected="s3://, gs://, az://, hf:// or a path"

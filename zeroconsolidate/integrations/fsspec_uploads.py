@@ -43,7 +43,7 @@ class FsspecUploads(Uploads):
         self._streams[url] = answered_if_there(url, lambda: self.store.files.open(key, "wb", block_size=part_bytes))
         return url
 
-    def part(self, url: str, upload: str, number: int, data: bytearray) -> str:
+    def part(self, url: str, upload: str, number: int, data: bytes | bytearray) -> str:
         self._once(url, lambda: self._streams[url].write(data))
         return ""
 

@@ -13,7 +13,7 @@ __all__ = ["Item", "Store", "store_of"]
 
 
 def store_of(url: str) -> Store:
-    """The store of a URL. Raises BadOption if its client is not installed, or the scheme not known."""
+    """The store of a URL. Raises MissingPackage without its client, BadOption if the scheme is not known."""
     # A client does not survive a fork: neither its threads nor its connections do.
     return _store(url.partition("://")[0].lower(), os.getpid())
 

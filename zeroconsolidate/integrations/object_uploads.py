@@ -13,7 +13,7 @@ from .uploads import UploadedPart, Uploads
 if TYPE_CHECKING:
     from .fsspec_store import FsspecStore
 
-__all__ = ["UploadedPart", "Uploads", "uploads_to"]
+__all__ = ["S3Uploads", "UploadedPart", "Uploads", "uploads_to"]
 
 
 def uploads_to(url: str) -> Uploads:

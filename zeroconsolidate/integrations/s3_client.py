@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import BadOption
 from . import store_calls
+from .packages import missing
 from .store import CONNECTIONS
 
 SENDING_SECONDS = 120.0
@@ -20,7 +21,8 @@ _NAMES = {"key": "aws_access_key_id", "username": "aws_access_key_id", "secret":
 def s3_client() -> tuple[Any, dict[str, Any]]:
     """A client that any number of threads may use, and what goes with every request that takes it.
 
-    Its attempts are ours: it makes one. Raises BadOption if botocore is not installed, or does not take the settings.
+    Its attempts are ours: it makes one. Raises MissingPackage without botocore, BadOption if it does not
+    take the settings.
     """
     try:
         import botocore.session
@@ -28,9 +30,7 @@ def s3_client() -> tuple[Any, dict[str, Any]]:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError:
-        raise BadOption(
-            "s3:// URLs need botocore, which is not installed", remedy="pip install 'zeroconsolidate[s3]'"
-        ) from None
+        raise missing("reading s3:// URLs", "botocore", extra="s3") from None
     given = _settings()
     client = {name: given[setting] for setting, name in _NAMES.items() if setting in given}
     wanted = dict(given.get("config_kwargs", {}))

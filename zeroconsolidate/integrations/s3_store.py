@@ -104,7 +104,8 @@ def _body(answer: dict[str, Any], size_bytes: int, upto: float) -> bytearray:
             here += len(piece)
             if time.monotonic() > upto:
                 raise TimeoutError("an answer takes too long")
-    del data[here:]
+    if here < size_bytes:
+        raise OSError(f"{here} bytes came in place of {size_bytes}")
     return data
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ..errors import DamagedFile
 from .s3_store import place_of
 from .store_calls import answered
 from .uploads import UploadedPart, Uploads, answered_if_there
@@ -21,7 +22,10 @@ _MAY_BE_GONE = frozenset({"list_parts", "abort_multipart_upload"})
 
 
 class S3Uploads(Uploads):
-    """Every part is signed with its SHA-256, and the store refuses one that has another."""
+    """Every part is signed with its SHA-256, and the store refuses one that has another.
+
+    Any number of machines may send parts of one upload.
+    """
 
     is_resumable = True
     in_flight = IN_FLIGHT
@@ -33,6 +37,16 @@ class S3Uploads(Uploads):
     def put(self, url: str, data: bytes | bytearray) -> None:
         # Of bytes the client makes a file, asks the store for leave to send it, and sends it in pieces of 16 KiB.
         self._call(url, "put_object", Body=bytearray(data))
+        self.store.forget()
+
+    def create(self, url: str, data: bytes) -> None:
+        """An object, unless there is one of that name, as far as the store can tell: read afterwards which it is.
+
+        S3 gives a name to one of several that come at a time (`If-None-Match`); a store that does not know of it takes
+        the last.
+        """
+        with suppress(DamagedFile):  # so is called what is not as the request has it
+            self._call(url, "put_object", Body=bytearray(data), IfNoneMatch="*")
         self.store.forget()
 
     def copy(self, url: str, target: str) -> None:
@@ -55,8 +69,9 @@ class S3Uploads(Uploads):
         upload: str = self._call(url, "create_multipart_upload")["UploadId"]
         return upload
 
-    def part(self, url: str, upload: str, number: int, data: bytearray) -> str:
-        answer = self._call(url, "upload_part", UploadId=upload, PartNumber=number, Body=data)
+    def part(self, url: str, upload: str, number: int, data: bytes | bytearray) -> str:
+        body = data if isinstance(data, bytearray) else bytearray(data)
+        answer = self._call(url, "upload_part", UploadId=upload, PartNumber=number, Body=body)
         return str(answer["ETag"])
 
     def parts(self, url: str, upload: str) -> dict[int, UploadedPart] | None:

@@ -53,7 +53,7 @@ class Uploads:
         """Begin an upload in parts; returns what it is known by."""
         raise NotImplementedError
 
-    def part(self, url: str, upload: str, number: int, data: bytearray) -> str:
+    def part(self, url: str, upload: str, number: int, data: bytes | bytearray) -> str:
         """Part `number`, from 1; returns its ETag."""
         raise NotImplementedError
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadOption, at
+from ..options.urls import is_url
 from ..plan.stretches import Part, share_of
 from ..run.digest import digests_of
 from ..run.inputs import threads_for
 from ..run.local import LocalFiles
-from ..write.check import check as check_file
 from ..write.fingerprint import parts_in
 from ..write.part import CLONED
-from ..write.portion import gathered
-from ..write.refusals import begun
+from ..write.staging import begun, gathered, grid_of, refuse_one_machine
 from .weights import spans_of
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from ..plan.build import ModelPlan
     from ..plan.layout import FilePlan
     from ..run.digest import Digests
-    from ..write.stage import Stage
+    from ..write.staging import Staging
 
 
 def refuse_not_begun(directory: str) -> int:
@@ -44,32 +43,45 @@ def refuse_not_begun(directory: str) -> int:
     return parts
 
 
-def gather(plan: ModelPlan, stage: Stage, options: Writing, parts: int) -> None:
+def refuse_for_several(directory: str, options: Writing) -> None:
+    """Refuse what several processes cannot make: an output in a store to which only one can send a file, and digests
+    of one in any store, which gives nothing back before a file is complete. Raises BadOption."""
+    refuse_one_machine(directory)
+    if is_url(directory) and options.digest is not None:
+        raise BadOption(
+            "--digest needs the bytes of files that other processes have sent to a store, which gives none back before "
+            "a file is complete",
+            remedy="leave out --digest, and run verify OUTPUT --against CHECKPOINT when the output is complete",
+        )
+
+
+def gather(plan: ModelPlan, stage: Staging, options: Writing, parts: int) -> None:
     """Take over the files that parts have made: all of them must be finished. With `options.digest` they are read.
 
     Raises BadOption for parts that are not finished, OutputFailed for files that are not there, PlanBroken for files
     that are not what was planned.
     """
     files = plan.all_files
-    shares = {part: share_of(files, part) for part in (Part(number, parts) for number in range(1, parts + 1))}
-    found = gathered(stage.folder, stage.token, shares, {file.name: file.size_bytes for file in files})
+    grid = grid_of(stage.output)
+    shares = {part: share_of(files, part, grid) for part in (Part(number, parts) for number in range(1, parts + 1))}
+    found = gathered(stage.output, stage.token, shares, {file.name: file.size_bytes for file in files})
     adopt(files, stage, options, found)
 
 
 def adopt(
-    files: Sequence[FilePlan], stage: Stage, options: Writing, found: Mapping[str, Sequence[Mapping[str, Any]]]
+    files: Sequence[FilePlan], stage: Staging, options: Writing, found: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> None:
     """Take over files that are complete: each is opened by its reader, and with `options.digest` read. `found`: what is
     remembered of each, by those who have made it.
 
-    Raises PlanBroken for a file that is not what was planned.
+    Raises PlanBroken for a file that is not what was planned, OutputFailed for one that a store has not.
     """
     left = []
     for file in files:
         if stage.facts(file.name) is not None:
             stage.keep(file.name)
         else:
-            check_file(stage.path(file.name), file)
+            stage.check(file)
             left.append(file)
     done, total = 0, sum(file.size_bytes for file in left)
     if options.digest is not None and left:
@@ -81,7 +93,7 @@ def adopt(
             options.progress(done, total)
 
 
-def _digests(files: list[FilePlan], stage: Stage, options: Writing) -> Iterable[tuple[FilePlan, Digests | None]]:
+def _digests(files: list[FilePlan], stage: Staging, options: Writing) -> Iterable[tuple[FilePlan, Digests | None]]:
     algorithm = options.digest
     if algorithm is None:
         yield from ((file, None) for file in files)

@@ -10,8 +10,10 @@ from ..plan.fragment import FragmentPlan
 from ..plan.stretches import share_of
 from ..run.execute import execute, extents_of
 from ..run.inputs import Inputs, side_by_side
+from ..run.page_cache import kept_instead
 from ..write.fingerprint import refuse_changed
-from ..write.portion import Portion, start_over
+from ..write.portion import start_over
+from ..write.staging import grid_of, portion_of
 from .prepared import prepared, refuse_what_would_not_load
 from .sharing import means_of
 from .weights import make_fragment, shifted, workers_for
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from ..plan.stretches import Part as Number
     from ..plan.stretches import Stretch
     from ..write.part import Part
+    from ..write.uploads import SentPart
     from .output import Output
 
 
@@ -115,11 +118,11 @@ def make_part(output: Output, opened: Opened, options: Writing, directory: str, 
     """
     plan = output.plan
     files = {file.name: file for file in plan.all_files}
-    share = share_of(plan.all_files, part)
+    share = share_of(plan.all_files, part, grid_of(directory))
     with Inputs(drop_cache=options.drop_cache) as inputs:
         side_files, traits = prepared(output, opened, options, inputs, parts=part.count)
         sizes = {file.name: file.size_bytes for file in plan.all_files}
-        with Portion(directory, part, sizes=sizes, overwrite=options.overwrite, fingerprint=traits) as portion:
+        with portion_of(directory, part, sizes=sizes, overwrite=options.overwrite, fingerprint=traits) as portion:
             portion.need(plan.sizes, cloned_bytes=plan.cloned_bytes)
             refuse_what_would_not_load(portion.own_folder, output, side_files, opened)
             resumed = portion.resumed_bytes
@@ -135,11 +138,16 @@ def make_part(output: Output, opened: Opened, options: Writing, directory: str, 
                             _make(files[stretch.file], stretch, several, place, progress)
                     before += stretch.nbytes
             refuse_changed(traits, start_over=start_over(portion.folder), places=options.places)
-    return MadePart(share=share, resumed_bytes=resumed_bytes, warnings=(*output.warnings, *side_files.warnings))
+    warnings = (*output.warnings, *side_files.warnings, *kept_instead(asked=options.drop_cache))
+    return MadePart(share=share, resumed_bytes=resumed_bytes, warnings=warnings)
 
 
 def _make(
-    file: FilePlan, stretch: Stretch, inputs: tuple[Inputs, ...], place: Part, progress: Callable[[int], None]
+    file: FilePlan,
+    stretch: Stretch,
+    inputs: tuple[Inputs, ...],
+    place: Part | SentPart,
+    progress: Callable[[int], None],
 ) -> None:
     def reached(upto: int) -> None:
         place.reached(upto)

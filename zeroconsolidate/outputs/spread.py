@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from .._version import __version__
 from ..errors import BadOption, OutputFailed, ZeroConsolidateError
 from ..integrations.engines import engine
-from ..plan.stretches import stretches
-from ..write.spread import keep_plan, left_of
-from ..write.system import system_errors
+from ..plan.stretches import pages, stretches
+from ..write.spread import left_of
+from ..write.staging import grid_of
 from .gathered import adopt
 from .sharing import means_of
 from .tasks import Task, encoded, work
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from ..options import Writing
     from ..plan.build import ModelPlan
     from ..plan.layout import FilePlan
-    from ..plan.stretches import Stretch
-    from ..write.stage import Stage
+    from ..plan.stretches import Grid, Stretch
+    from ..write.staging import Staging
     from .tasks import Done
 
 LEAST_BYTES = 128 << 20
@@ -49,7 +49,7 @@ _ATTEMPTS = 4
 
 def spread_weights(
     plan: ModelPlan,
-    stage: Stage,
+    stage: Staging,
     options: Writing,
     executor: str | Executor | Callable[[], Executor],
     *,
@@ -64,11 +64,10 @@ def spread_weights(
     means = means_of(plan, options)
     files = plan.all_files
     name, content = encoded(files, means)
-    with system_errors(stage.output):
-        keep_plan(stage.folder, name, content)
+    stage.keep_plan(name, content)
     found: dict[str, list[dict[str, Any]]] = {file.name: [] for file in files}
     wanted: dict[str, list[Stretch]] = {}
-    for stretch in tasks_of(files):
+    for stretch in tasks_of(files, grid_of(stage.output)):
         wanted.setdefault(stretch.file, []).append(stretch)
     left: list[Stretch] = []
     for file in files:
@@ -79,10 +78,11 @@ def spread_weights(
     threads = 1 if options.workers == "auto" else workers_for(plan, options)
     tasks = [
         Task(
-            folder=os.path.abspath(stage.folder),
+            folder=stage.place,
             plan=name,
             version=__version__,
             stretch=stretch,
+            upload=stage.upload_of(stretch.file),
             threads=threads,
             places=replace(options.places, base=os.getcwd()),
         )
@@ -100,10 +100,10 @@ def spread_weights(
     adopt(files, stage, options, found)
 
 
-def tasks_of(files: Sequence[FilePlan]) -> list[Stretch]:
+def tasks_of(files: Sequence[FilePlan], grid: Grid = pages) -> list[Stretch]:
     """The stretches of which a task each is made."""
     most_bytes = min(max(sum(file.size_bytes for file in files) // TASKS, LEAST_BYTES), MOST_BYTES)
-    return list(stretches(files, most_bytes))
+    return list(stretches(files, most_bytes, grid))
 
 
 class _Distribution:

@@ -20,13 +20,23 @@ from ..errors import BadOption
 from .fragment import FragmentPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from .layout import FilePlan
+
+    Grid = Callable[[int], int]
+    """Size of a file -> a number of bytes, at whose multiples it may be cut."""
 
 CUT_BYTES = 1 << 20
 """A cut lies at a multiple of it. No page is then written by two machines: a client of NFS that knows a whole page may
 send all of it, with old bytes in the half that another has written (Linux `fs/nfs/write.c`, `nfs_can_extend_write`)."""
+
+
+def pages(_size_bytes: int) -> int:
+    """Where files on a disk are cut."""
+    return CUT_BYTES
+
+
 MOST_PARTS = 10_000
 """More are refused: each has a journal of its own."""
 
@@ -72,7 +82,7 @@ class Stretch:
         return self.stop - self.start
 
 
-def share_of(files: Sequence[FilePlan], part: Part) -> tuple[Stretch, ...]:
+def share_of(files: Sequence[FilePlan], part: Part, grid: Grid = pages) -> tuple[Stretch, ...]:
     """The stretches of one part, in the order of the files. All parts together are every byte once.
 
     A part may be empty, if there are more parts than places to cut.
@@ -81,24 +91,24 @@ def share_of(files: Sequence[FilePlan], part: Part) -> tuple[Stretch, ...]:
     begin, end = (total * number // part.count for number in (part.number - 1, part.number))
     found, before = [], 0
     for file in files:
-        start, stop = (cut_near(file, min(max(place - before, 0), file.size_bytes)) for place in (begin, end))
+        start, stop = (cut_near(file, min(max(place - before, 0), file.size_bytes), grid) for place in (begin, end))
         if start < stop:
             found.append(Stretch(file=file.name, start=start, stop=stop))
         before += file.size_bytes
     return tuple(found)
 
 
-def stretches(files: Sequence[FilePlan], most_bytes: int) -> Iterator[Stretch]:
+def stretches(files: Sequence[FilePlan], most_bytes: int, grid: Grid = pages) -> Iterator[Stretch]:
     """Every byte once, in the order of the files, in stretches of about `most_bytes` or less."""
     for file in files:
         count = -(-file.size_bytes // most_bytes)
-        cuts = sorted({cut_near(file, file.size_bytes * i // count) for i in range(count + 1)})
+        cuts = sorted({cut_near(file, file.size_bytes * i // count, grid) for i in range(count + 1)})
         for start, stop in pairwise(cuts):
             yield Stretch(file=file.name, start=start, stop=stop)
 
 
-def cut_near(file: FilePlan, byte: int) -> int:
-    """Where a file may be cut, if it should be at `byte`: behind its header, at an element, at a multiple of CUT_BYTES.
+def cut_near(file: FilePlan, byte: int, grid: Grid = pages) -> int:
+    """Where a file may be cut, if it should be at `byte`: behind its header, at an element, at a multiple of `grid`.
 
     A file with a checksum of its bytes is not cut.
     """
@@ -106,9 +116,10 @@ def cut_near(file: FilePlan, byte: int) -> int:
         return byte
     if isinstance(file, FragmentPlan):
         return file.size_bytes if 2 * byte > file.size_bytes else 0
-    cut = byte // CUT_BYTES * CUT_BYTES
+    step_bytes = grid(file.size_bytes)
+    cut = byte // step_bytes * step_bytes
     if cut < len(file.header):
         return 0
     index = bisect_right(file.starts, cut) - 1
-    # Of a tensor that does not begin at a multiple of its elements' size, no element ends at a multiple of CUT_BYTES.
+    # Of a tensor that does not begin at a multiple of its elements' size, no element ends at a multiple of 1 MiB.
     return cut - (cut - file.starts[index]) % file.tensors[index].dtype.itemsize

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ..options.mapped import EVERYTHING_HERE
 from .files import Files
+from .quota import allowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -88,4 +89,4 @@ MOST_BY_DEFAULT = 8
 def processors() -> int:
     """How many of the processors that this process may use it takes unasked."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, MOST_BY_DEFAULT)
+    return min(usable, allowed() or usable, MOST_BY_DEFAULT)

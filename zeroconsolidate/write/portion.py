@@ -21,13 +21,14 @@ import shlex
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ..archive.phrases import listed
 from ..errors import BadOption, OutputBusy, OutputFailed, at
+from ..options.urls import is_url
 from ..run.clone import ANY_MEANS
 from .journal import Fingerprint, Journal, encoded, read_progress, refuse_other
 from .lock import Lock
 from .part import Part
 from .refusals import JOURNAL, PARTS, STAGING, refuse_existing, refuse_file, refuse_full
+from .shares import told
 from .system import remove, sync_directory, system_errors, write_all
 
 if TYPE_CHECKING:
@@ -184,27 +185,8 @@ def gathered(
 
     Raises BadOption if a part is not finished, OutputFailed if a staged file is not there.
     """
-    facts: dict[str, list[dict[str, Any]]] = {name: [] for name in sizes}
-    lacking = []
-    for part, stretches in shares.items():
-        progress = _progress(journal_of(folder, part))
-        if progress is None or progress.token != token:
-            if stretches:
-                lacking.append(f"{part} (not begun)")
-            continue
-        made = sum(_made(progress, stretch) for stretch in stretches)
-        whole = sum(stretch.nbytes for stretch in stretches)
-        if made < whole:
-            lacking.append(f"{part} ({100 * made // whole} % written)")
-            continue
-        for stretch in stretches:
-            facts[stretch.file].append(progress.facts[stretch.file])
-    if lacking:
-        first = lacking[0].partition(" ")[0]
-        raise BadOption(
-            f"{len(lacking)} of {len(shares)} parts are not finished: {listed(lacking, 8)}",
-            remedy=f"run them again, and then --finish: the same command with --part {first} in place of --finish",
-        )
+    journals = {part: _progress(journal_of(folder, part)) for part in shares}
+    facts = told(journals, token, shares, sizes)
     for name, size_bytes in sizes.items():
         os.close(opened(folder, name, size_bytes))
     return facts
@@ -234,6 +216,9 @@ def opened(folder: str, name: str, size_bytes: int) -> int:
 
 def start_over(folder: str) -> str:
     """What to do if the staging folder is of no more use."""
+    if is_url(folder):
+        output = shlex.quote(folder.rpartition("/")[0])
+        return f"start over: zeroconsolidate convert CHECKPOINT {output} --abort, and then all parts"
     return f"start over: rm -r {shlex.quote(folder)}, and then all parts"
 
 
@@ -245,14 +230,6 @@ def staged(folder: str, name: str) -> str:
 def journal_of(folder: str, part: Number) -> str:
     """Where the journal of a part is."""
     return os.path.join(folder, PARTS, f"{part.number}-of-{part.count}")
-
-
-def _made(progress: Progress, stretch: Stretch) -> int:
-    """How many bytes of a stretch a journal vouches for. All of them only if it was synced whole."""
-    if progress.done.get(stretch.file) == stretch.stop:
-        return stretch.nbytes
-    upto = progress.upto.get(stretch.file, stretch.start)
-    return min(max(upto - stretch.start, 0), stretch.nbytes - 1)
 
 
 def _progress(path: str) -> Progress | None:

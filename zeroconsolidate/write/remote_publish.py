@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ..archive.model_files import ADAPTER_CONFIG, BESIDE_FOLDER, NON_LORA_WEIGHTS, OPTIMIZER_FOLDER, is_weights
@@ -10,15 +9,12 @@ from ..archive.phrases import listed
 from ..archive.places import files_in, look_anew, names_in, size_bytes
 from ..errors import OutputExists, OutputFailed, at
 from .publish import DESCRIBES, INDICES, is_optimizer_file
-from .refusals import JOURNAL, STAGING
+from .refusals import STAGING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from ..integrations.object_uploads import UploadedPart, Uploads
-
-_TOGETHER = 8
-"""So many files get their names at a time, where it does not matter which comes first."""
+    from ..integrations.object_uploads import Uploads
 
 
 def staged(output: str, name: str) -> str:
@@ -44,65 +40,43 @@ def publish(
     names: Sequence[str],
     sizes: Mapping[str, int],
     *,
-    last: Sequence[str],
     uploads_begun: Mapping[str, str],
-    etags: Mapping[str, Mapping[int, str]],
-    there: Collection[str] | None,
     overwrite: bool,
+    again: str,
 ) -> None:
-    """Give all files their names: an upload in parts is completed, a staged object copied.
+    """Give all files their names, in order: an upload in parts is completed, a staged object copied. `again`: what to
+    do if one cannot be.
 
-    Those in `last` follow in order, when the store has all others with their sizes. `etags`: of the parts of uploads,
-    as far as they are known. `there`: what is staged, None to ask for it. Raises OutputFailed if a file is neither
-    staged nor, with its size, in place.
+    Raises OutputFailed if a file is neither staged nor, with its size, in place.
     """
-    there = set(_files(f"{output}/{STAGING}/files")) if there is None else there
+    there = set(_files(f"{output}/{STAGING}/files"))
     if overwrite:
         # What describes a set of weights must never stand beside weights of another set.
         uploads.remove(f"{output}/{name}" for name in DESCRIBES if name not in sizes or name in there)
-
-    def give(name: str) -> None:
+    for name in names:
         url, upload = f"{output}/{name}", uploads_begun.get(name)
+        parts = uploads.parts(url, upload) if upload is not None and uploads.is_resumable else None
         with at(name):
             if name in there:
                 uploads.copy(staged(output, name), url)
-            elif upload is not None and uploads.is_resumable:
-                parts = etags.get(name) or _etags(uploads.parts(url, upload))
-                if parts:
-                    uploads.complete(url, upload, parts)
-
-    first = [name for name in names if name not in last]
-    with ThreadPoolExecutor(_TOGETHER, thread_name_prefix="zeroconsolidate-publish") as pool:
-        for given in [pool.submit(give, name) for name in first]:
-            given.result()
-    _refuse_wrong_sizes(output, first, sizes)
-    then = [name for name in names if name in last]
-    for name in then:
-        give(name)
-    _refuse_wrong_sizes(output, then, sizes)
+            elif parts and upload is not None:
+                uploads.complete(url, upload, {number: part.etag for number, part in parts.items()})
+            _refuse_wrong_size(url, sizes[name], again)
     if overwrite:
         uploads.remove(f"{output}/{name}" for name in _files(output) if _is_replaced(name, sizes))
 
 
-def _etags(parts: Mapping[int, UploadedPart] | None) -> dict[int, str]:
-    """Empty if there is no such upload any more: it was completed by a run that ended then."""
-    return {number: part.etag for number, part in (parts or {}).items()}
-
-
-def _refuse_wrong_sizes(output: str, names: Sequence[str], sizes: Mapping[str, int]) -> None:
-    """The store must list the objects with the sizes that were planned."""
-    _names(output)  # one listing, which answers for all that is directly in it
-    for name in names:
-        with at(name):
-            try:
-                found = size_bytes(f"{output}/{name}")
-            except FileNotFoundError:
-                raise OutputFailed("the finished file has been removed", remedy="start over with --restart") from None
-            if found != sizes[name]:
-                raise OutputFailed(
-                    "the store has another file than was sent", expected=f"{sizes[name]} bytes", found=found,
-                    remedy="start over with --restart",
-                )  # fmt: skip
+def _refuse_wrong_size(url: str, expected: int, again: str) -> None:
+    """The store must list the object with the size that was planned."""
+    look_anew([url])
+    try:
+        found = size_bytes(url)
+    except FileNotFoundError:
+        raise OutputFailed("the finished file has been removed", remedy=again) from None
+    if found != expected:
+        raise OutputFailed(
+            "the store has another file than was sent", expected=f"{expected} bytes", found=found, remedy=again
+        )
 
 
 def _is_replaced(name: str, sizes: Mapping[str, int]) -> bool:
@@ -119,15 +93,13 @@ def _is_replaced(name: str, sizes: Mapping[str, int]) -> bool:
 
 def abandon(output: str, uploads: Uploads) -> list[str]:
     """Remove what is staged of an output: uploads in parts, and objects in the staging folder. Returns their names."""
-    with ThreadPoolExecutor(1, thread_name_prefix="zeroconsolidate-abandon") as pool:
-        listing = pool.submit(_files, f"{output}/{STAGING}")
-        begun = uploads.unfinished(output)
-        left = listing.result()
+    begun = uploads.unfinished(output)
     for url, upload in begun:
         uploads.give_up(url, upload)
+    left = _files(f"{output}/{STAGING}")
     # The journal goes last: it says that there is something to be removed.
-    if left:
-        uploads.remove(f"{output}/{STAGING}/{name}" for name in sorted(left, key=lambda name: name == JOURNAL))
+    for name in sorted(left, key=lambda name: name == "journal"):
+        uploads.remove([f"{output}/{STAGING}/{name}"])
     return [*(url.removeprefix(f"{output}/") for url, _ in begun), *(f"{STAGING}/{name}" for name in left)]
 
 

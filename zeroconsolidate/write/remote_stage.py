@@ -17,17 +17,20 @@ import shutil
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from ..archive.regular import opened, read_errors
 from ..errors import PlanBroken, StoreFailed, WrongNames, ZeroConsolidateError, at
 from ..integrations.object_uploads import uploads_to
+from . import remote_spread
 from .journal import Checks, Fingerprint, refuse_other
 from .lock import Lock
-from .refusals import JOURNAL, STAGING
-from .remote_files import SmallFiles
-from .remote_journal import RemoteJournal, continued
+from .portion import start_over
+from .refusals import JOURNAL, STAGING, TASKS
+from .remote_journal import RemoteJournal
 from .remote_publish import abandon, how_to_remove, publish, refuse_existing, staged
+from .system import system_errors
 from .uploads import NOTED_SECONDS, Sent, SentPart, part_bytes_of
 
 if TYPE_CHECKING:
@@ -36,7 +39,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..plan.layout import FilePlan
+    from ..plan.stretches import Stretch
     from ..run.clone import Means
+
+_COPIED_BYTES = 32 << 20
 
 
 class RemoteStage:
@@ -61,53 +67,42 @@ class RemoteStage:
         self._overwrite, self._restart, self._fingerprint = overwrite, restart, fingerprint
         self._files, self._read_back = files, read_back
         self._names: list[str] = []
-        self._etags: dict[str, dict[int, str]] = {}
-        """Of the parts of files that this run has made."""
-        self._staged: set[str] | None = set()
-        """What this run has staged; None if there is more, which an earlier one has."""
         self._pending: list[dict[str, Any]] = []
         """Records of complete files that are not written down yet."""
         self._clock = time.monotonic()
         self._published = False
 
     def __enter__(self) -> Self:
-        self._closing = ExitStack()
         self.folder = tempfile.mkdtemp(prefix="zeroconsolidate-")
-        self._closing.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        name = hashlib.sha256(self.output.encode()).hexdigest()[:32]
+        self._lock = Lock(os.path.join(tempfile.gettempdir(), f"zeroconsolidate-{os.getuid()}-{name}.lock"))
+        self._pool = ThreadPoolExecutor(self._uploads.in_flight, thread_name_prefix="zeroconsolidate-upload")
         try:
             with at(self.output):
-                name = hashlib.sha256(self.output.encode()).hexdigest()[:32]
-                lock = f"zeroconsolidate-{os.getuid()}-{name}.lock"
-                self._closing.callback(Lock(os.path.join(tempfile.gettempdir(), lock)).release)
-                self._pool = ThreadPoolExecutor(self._uploads.in_flight, thread_name_prefix="zeroconsolidate-upload")
-                self._closing.callback(self._pool.shutdown, wait=True, cancel_futures=True)
-                self._small = SmallFiles(self.folder, self.output, self._uploads, self._pool)
-                self._small.keep_headers(self._files)
+                self._keep_headers()
                 self._journal = RemoteJournal(f"{self.output}/{STAGING}/{JOURNAL}", self._uploads)
-                self._closing.callback(self._journal.close)
                 self._take_over()
         except BaseException:
-            self._closing.close()
+            self._leave()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        self._small.drain()
         try:
-            if kind is not None and not issubclass(kind, Exception):  # an interruption: note all there is
+            if kind is not None:  # an interruption, or a store that refuses: note all there is
                 with suppress(ZeroConsolidateError):
                     self.settle()
-            with suppress(ZeroConsolidateError):  # whoever failed before has said so
-                self._journal.wait()
             progress = self._journal.progress
-            worth_keeping = bool(progress.upto or progress.done or progress.publish)
-            if self._published or not worth_keeping or isinstance(error, (PlanBroken, WrongNames)):
+            worth_keeping = bool(progress.upto or progress.stretches or progress.done or progress.publish)
+            # A plan that broke would break again; but for parts, whatever this run has found, others have worked.
+            worth_keeping = worth_keeping and not isinstance(error, (PlanBroken, WrongNames))
+            if self._published or not (worth_keeping or progress.token is not None):
                 with suppress(StoreFailed):  # what is left is said by whoever failed, and removed by --abort
                     abandon(self.output, self._uploads)
             elif isinstance(error, ZeroConsolidateError):
                 error.remedies += how_to_remove(self.output)
         finally:
-            self._closing.close()
+            self._leave()
 
     @property
     def is_publishing(self) -> bool:
@@ -117,8 +112,7 @@ class RemoteStage:
     @property
     def resumed_bytes(self) -> int:
         """Bytes of weights an earlier run had made."""
-        progress = self._journal.progress
-        return sum((progress.upto | progress.done).values())
+        return self._journal.progress.made_bytes
 
     @property
     def cloned_bytes(self) -> int:
@@ -126,9 +120,14 @@ class RemoteStage:
         return 0
 
     @property
-    def token(self) -> None:
-        """Parts are not made in stores."""
-        return
+    def token(self) -> str | None:
+        """What the parts of this conversion know it by; None if it is not made in parts."""
+        return self._journal.progress.token
+
+    @property
+    def place(self) -> str:
+        """Where workers find the plan."""
+        return f"{self.output}/{STAGING}"
 
     @property
     def checks(self) -> Checks | None:
@@ -137,7 +136,7 @@ class RemoteStage:
 
     def note_checks(self, checks: Checks) -> None:
         """Remember that the witness has been compared, and the result."""
-        self._journal.later({"checked": checks.numel, "how": checks.how, "warnings": checks.warnings})
+        self._journal.append({"checked": checks.numel, "how": checks.how, "warnings": checks.warnings})
 
     def facts(self, name: str) -> dict[str, Any] | None:
         """What the journal remembers of a complete file, None if it is not complete."""
@@ -158,14 +157,13 @@ class RemoteStage:
         facts: dict[str, Any] = {}
         if not is_small:
             target = url if self._uploads.is_resumable else staged(self.output, name)
+            if name in self._journal.progress.stretches:  # what is sent from here on replaces them
+                self._journal.append({"file": name, "afresh": True})
             with at(name):
-                if self._uploads.is_resumable:
-                    start, upload, etags, facts = continued(
-                        self._journal.progress, self._uploads, name, target, part_bytes, afresh=self._read_back
-                    )
+                start, upload, etags, facts = self._continued(name, target, part_bytes)
                 if not upload:
                     upload = self._uploads.begin(target, part_bytes)
-                    self._journal.later({"upload": upload, "file": name})
+                    self._journal.append({"upload": upload, "file": name})
 
         def send(number: int, data: bytearray) -> str:
             if is_small:
@@ -196,12 +194,21 @@ class RemoteStage:
             raise
         if upload and not self._uploads.is_resumable:
             self._uploads.complete(target, upload, output.etags)
-        if upload and self._uploads.is_resumable:
-            self._etags[name] = output.etags
-            self._names.append(name)
-        else:
-            self._note_staged(name)
-        self._note_done({"file": name, "done": size_bytes, "facts": part.facts})
+        self.adopt(name, size_bytes, part.facts)
+
+    def _continued(self, name: str, url: str, part_bytes: int) -> tuple[int, str, dict[int, str], dict[str, Any]]:
+        """Where an upload goes on, what it is known by, the ETags of its parts, and what is remembered of it."""
+        progress = self._journal.progress
+        upload = progress.uploads.get(name, "") if self._uploads.is_resumable else ""
+        there = self._uploads.parts(url, upload) if upload else None
+        if there is None:
+            return 0, "", {}, {}
+        upto = 0 if self._read_back else progress.upto.get(name, 0)
+        count = upto // part_bytes
+        if any(number not in there or there[number].size_bytes != part_bytes for number in range(1, count + 1)):
+            count = 0
+        etags = {number: there[number].etag for number in range(1, count + 1)}
+        return count * part_bytes, upload, etags, progress.facts.get(name, {}) if count else {}
 
     @property
     def has_unsynced(self) -> bool:
@@ -209,30 +216,65 @@ class RemoteStage:
         return bool(self._pending)
 
     def settle(self) -> None:
-        """Write down all that is complete, while other things go on."""
+        """Write down all that is complete."""
         records, self._pending = self._pending, []
         if records:
-            self._journal.later(*records)
+            self._journal.append(*records)
         self._clock = time.monotonic()
 
     def keep(self, name: str) -> None:
         """A file that an earlier run has completed is part of this output."""
         self._names.append(name)
-        self._staged = None
+
+    def adopt(self, name: str, size_bytes: int, facts: Mapping[str, Any]) -> None:
+        """The store has all bytes of a file."""
+        self._names.append(name)
+        self._note_done({"file": name, "done": size_bytes, "facts": dict(facts)})
+
+    def check(self, file: FilePlan) -> None:
+        """The store must have every part of a file, as it was planned. Raises OutputFailed."""
+        with at(self.output):
+            remote_spread.refuse_incomplete(
+                self._uploads, self.output, file.name, self.upload_of(file.name), file.size_bytes
+            )
+
+    def upload_of(self, name: str) -> str:
+        """What the upload of a file is known by that several processes send; it is begun if it was not."""
+        return remote_spread.upload_of(self._journal, self._uploads, self.output, name)
+
+    def keep_plan(self, name: str, content: bytes) -> None:
+        """Put the plan where workers find it."""
+        self._uploads.put(f"{self.place}/{TASKS}/{name}", content)
+
+    def made_before(self, name: str, size_bytes: int) -> dict[tuple[int, int], dict[str, Any]]:
+        """What earlier runs have sent of a file that workers are to make: (start, stop) -> facts."""
+        return remote_spread.made_before(self._journal, self._uploads, self.output, name, size_bytes)
+
+    def note(self, stretch: Stretch, facts: Mapping[str, Any]) -> None:
+        """Remember, before long, that a worker has sent a stretch."""
+        self._note_done({"file": stretch.file, "stretch": [stretch.start, stretch.stop], "facts": dict(facts)})
 
     def write(self, name: str, data: bytes) -> None:
         """A small file, whole."""
-        self._small.write(name, data)
-        self._note_staged(name)
+        path = self.path(name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data)
+        self._put(name, data)
 
     def copy(self, name: str, source: str) -> None:
         """A file of the checkpoint or the base model, byte for byte."""
-        self._small.copy(name, source)
-        self._note_staged(name)
+        path = self.path(name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with read_errors(source), closing(opened(source)) as there, open(path, "wb") as file:
+            for start in range(0, there.size_bytes, _COPIED_BYTES):
+                file.write(there.pread(min(_COPIED_BYTES, there.size_bytes - start), start))
+        with open(path, "rb") as file:
+            self._put(name, file.read())
 
     def path(self, name: str) -> str:
         """Where what is kept here of the file `name` is."""
-        return self._small.path(name)
+        return os.path.join(self.folder, "files", name)
 
     def publish(self, last: Sequence[str]) -> dict[str, int]:
         """Give every file its final name, those in `last` after all others, and remove what they replace.
@@ -242,30 +284,25 @@ class RemoteStage:
         final = set(self._names)
         names = [name for name in self._names if name not in last] + [name for name in last if name in final]
         with at(self.output):
-            self._small.wait()
             self.settle()
-            self._journal.wait()
             sizes = {name: os.path.getsize(self.path(name)) for name in names if os.path.exists(self.path(name))}
             sizes |= {name: size for name, size in self._journal.progress.done.items() if name in final}
-            self._journal.append({"publish": names, "sizes": sizes, "last": list(last), "overwrite": self._overwrite})
+            self._journal.append({"publish": names, "sizes": sizes, "overwrite": self._overwrite})
         return self.finish()
 
     def finish(self) -> dict[str, int]:
         """Carry out what :meth:`publish` has written down, from wherever it stopped; returns sizes by name."""
         progress = self._journal.progress
         record = progress.publish or {}
-        there = self._staged if self._names else None
         with at(self.output):
             publish(
                 self.output,
                 self._uploads,
                 record["publish"],
                 record["sizes"],
-                last=record["last"],
                 uploads_begun=progress.uploads,
-                etags=self._etags,
-                there=there,
                 overwrite=record["overwrite"],
+                again="start over with --restart" if self.token is None else start_over(self.place),
             )
         self._published = True
         return dict(record["sizes"])
@@ -277,16 +314,26 @@ class RemoteStage:
 
     def remember(self, name: str, upto: int, facts: dict[str, Any]) -> None:
         """Journal that the store has the file below byte `upto`."""
-        self._journal.later({"file": name, "upto": upto, "facts": facts})
+        self._journal.append({"file": name, "upto": upto, "facts": facts})
 
-    def _note_staged(self, name: str) -> None:
+    def _keep_headers(self) -> None:
+        """What is read of weights by the last check: headers, in files as long as they will be, which take no room."""
+        with system_errors(self.folder):
+            for plan in self._files:
+                os.makedirs(os.path.dirname(self.path(plan.name)), exist_ok=True)
+                with open(self.path(plan.name), "wb") as file:
+                    file.write(plan.header)
+                    file.truncate(plan.size_bytes)
+
+    def _put(self, name: str, data: bytes) -> None:
+        with at(name):
+            self._uploads.put(staged(self.output, name), data)
         self._names.append(name)
-        if self._staged is not None:
-            self._staged.add(name)
 
     def _note_done(self, record: dict[str, Any]) -> None:
         self._pending.append(record)
-        if time.monotonic() - self._clock >= NOTED_SECONDS or record["done"] > part_bytes_of(record["done"]):
+        size_bytes = record.get("done", 0)
+        if time.monotonic() - self._clock >= NOTED_SECONDS or size_bytes > part_bytes_of(size_bytes):
             self.settle()
 
     def _take_over(self) -> None:
@@ -299,3 +346,8 @@ class RemoteStage:
         refuse_existing(self.output, overwrite=self._overwrite)
         abandon(self.output, self._uploads)
         self._journal.begin({"begin": self._fingerprint})
+
+    def _leave(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()

@@ -19,6 +19,7 @@ from ..options.urls import is_url
 from ..run.clone import ANY_MEANS
 from . import spread
 from .batch import Batch
+from .check import check
 from .fingerprint import parts_in
 from .journal import Checks, Fingerprint, Journal, refuse_other
 from .lock import Lock
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from ..plan.layout import FilePlan
     from ..plan.stretches import Stretch
     from ..run.clone import Means
 
@@ -179,6 +181,16 @@ class Stage:
         with system_errors(self.output):
             self._batch.settle()
 
+    @property
+    def place(self) -> str:
+        """Where workers find the plan, and the files they write."""
+        return os.path.abspath(self.folder)
+
+    def keep_plan(self, name: str, content: bytes) -> None:
+        """Put the plan where workers find it."""
+        with system_errors(self.output):
+            spread.keep_plan(self.folder, name, content)
+
     def made_before(self, name: str, size_bytes: int) -> dict[tuple[int, int], dict[str, Any]]:
         """What earlier runs have made of a file that workers are to make: (start, stop) -> facts."""
         with system_errors(os.path.join(self.output, name)):
@@ -196,6 +208,14 @@ class Stage:
     def token(self) -> str | None:
         """What the parts of this conversion know it by; None if it is not made in parts."""
         return self._journal.progress.token
+
+    def upload_of(self, _name: str) -> str:
+        """Files on a disk are not uploaded."""
+        return ""
+
+    def check(self, file: FilePlan) -> None:
+        """A staged file must be what was planned. Raises PlanBroken."""
+        check(self.path(file.name), file)
 
     def adopt(self, name: str, size_bytes: int, facts: Mapping[str, Any]) -> None:
         """A file that parts have made, and synced, is complete."""

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import OutputExists
 from ..options.urls import is_url
+from ..plan.stretches import pages
+from . import portion, refusals
 from .lock import Lock
+from .portion import Portion
 from .refusals import JOURNAL, STAGING, refuse_taken
 from .stage import Stage
 from .system import remove, system_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..plan.layout import FilePlan
+    from ..plan.stretches import Grid, Part, Stretch
     from .journal import Fingerprint
+    from .remote_portion import RemotePortion
     from .remote_stage import RemoteStage
 
 Staging: TypeAlias = "Stage | RemoteStage"
@@ -34,6 +39,56 @@ def staging(
             output, overwrite=overwrite, restart=restart, fingerprint=fingerprint, files=files, read_back=read_back
         )
     return Stage(output, overwrite=overwrite, restart=restart, fingerprint=fingerprint)
+
+
+def portion_of(
+    output: str, part: Part, *, sizes: Mapping[str, int], overwrite: bool, fingerprint: Fingerprint
+) -> Portion | RemotePortion:
+    """What one part of an output is made in. `sizes`: of the files of weights."""
+    if is_url(output):
+        from .remote_portion import RemotePortion
+
+        return RemotePortion(output, part, sizes=sizes, overwrite=overwrite, fingerprint=fingerprint)
+    return Portion(output, part, sizes=sizes, overwrite=overwrite, fingerprint=fingerprint)
+
+
+def grid_of(output: str) -> Grid:
+    """Where the files of an output may be cut, for several processes to make them."""
+    if is_url(output):
+        from .uploads import part_bytes_of
+
+        return part_bytes_of
+    return pages
+
+
+def gathered(
+    output: str, token: str | None, shares: Mapping[Part, Sequence[Stretch]], sizes: Mapping[str, int]
+) -> dict[str, list[dict[str, Any]]]:
+    """What the parts of an output remember of each file. Raises BadOption if a part is not finished."""
+    if is_url(output):
+        from . import remote_portion
+
+        return remote_portion.gathered(output, token, shares, sizes)
+    return portion.gathered(os.path.join(output, STAGING), token, shares, sizes)
+
+
+def begun(output: str) -> Fingerprint | None:
+    """What is being converted into an output by a run that was interrupted, None if there is none."""
+    if is_url(output):
+        from .journal import progress_of
+        from .remote_journal import read_journal
+
+        return progress_of(read_journal(f"{output}/{STAGING}/{JOURNAL}")).fingerprint
+    return refusals.begun(output)
+
+
+def refuse_one_machine(output: str) -> None:
+    """Several processes must be able to write the files of an output. Raises BadOption for a store where only one
+    can."""
+    if is_url(output):
+        from .remote_spread import shared_uploads
+
+        shared_uploads(output)
 
 
 def refuse_taken_output(output: str, *, overwrite: bool) -> None:

@@ -41,6 +41,19 @@ def part_bytes_of(size_bytes: int) -> int:
     return max(PART_BYTES, (-(-size_bytes // MOST_PARTS) + (1 << 20) - 1) >> 20 << 20)
 
 
+def numbers_of(start: int, stop: int, size_bytes: int) -> range:
+    """The numbers, from 1, of the parts that bytes `[start, stop)` of a file are sent in. Both lie where parts begin or
+    end. Raises PlanBroken if they do not.
+
+    >>> numbers_of(8 << 20, 24 << 20, 10**9)
+    range(2, 4)
+    """
+    part_bytes = part_bytes_of(size_bytes)
+    if start % part_bytes or (stop % part_bytes and stop != size_bytes):
+        raise PlanBroken("a part of an upload is cut in two", found=f"bytes {start} to {stop}")
+    return range(start // part_bytes + 1, -(-stop // part_bytes) + 1)
+
+
 class Notes(Protocol):
     """Where it is written down what the store has of a file."""
 
@@ -49,7 +62,8 @@ class Notes(Protocol):
 
 
 class Sent(Writable):
-    """The output of one file. Any thread may write; `start` lies where a part begins.
+    """The output of one file, or of its bytes `[begin, stop)`. Any thread may write; `begin` and `start`, from where on
+    they are written, lie where a part begins, and `stop` where one ends.
 
     `kept`: what is written is read back from its beginning on (for digests), and held until it has been.
     Raises StoreFailed for a part that could not be sent, when the next is, or at the end.
@@ -61,11 +75,14 @@ class Sent(Writable):
         pool: ThreadPoolExecutor,
         *,
         size_bytes: int,
+        begin: int = 0,
         start: int,
+        stop: int | None = None,
         in_flight: int,
         kept: bool,
     ) -> None:
         self.part_bytes = part_bytes_of(size_bytes)
+        self._numbers = numbers_of(begin, size_bytes if stop is None else stop, size_bytes)
         self.etags: dict[int, str] = {}
         self._send, self._pool = send, pool
         self._size_bytes = size_bytes
@@ -123,10 +140,10 @@ class Sent(Writable):
     def sent_upto(self) -> int:
         """The store has every byte below this."""
         with self._turn:
-            number = 0
-            while number + 1 in self.etags:
+            number = self._numbers.start
+            while number in self.etags:
                 number += 1
-            return min(number * self.part_bytes, self._size_bytes)
+            return min((number - 1) * self.part_bytes, self._size_bytes)
 
     def drain(self) -> None:
         """Wait until nothing is under way, whatever becomes of it."""
@@ -139,8 +156,10 @@ class Sent(Writable):
             each.result()
         with self._turn:
             self._raise()
-            if self._filling:
-                raise PlanBroken("a part of an upload is not written", found=f"part {min(self._filling) + 1}")
+            lacking = [number for number in self._numbers if number not in self.etags]
+            if self._filling or lacking:
+                first = min([*lacking, *(number + 1 for number in self._filling)])
+                raise PlanBroken("a part of an upload is not written", found=f"part {first}")
 
     def _go(self, number: int, data: bytearray) -> None:
         if self._kept:
