@@ -41,10 +41,10 @@ def fingerprint(
     """
     named = dict.fromkeys(sources)
     paths = sorted(set(map(real, named)))
-    look_anew(paths)
     for path in named:
         if path in known and _looks(path) != known[path]:
             raise _changed(path, "convert again")
+    # Of a store it is what was listed when the metadata were read, if that is moments ago: what they belong to.
     exact: Fingerprint = json.loads(
         json.dumps(
             {
