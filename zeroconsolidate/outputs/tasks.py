@@ -150,7 +150,7 @@ def _sent(task: Task, facts: dict[str, Any]) -> None:
     if uploads.parts(url, task.upload) is None:
         raise _gone(task)
 
-    def send(number: int, data: bytes) -> str:
+    def send(number: int, data: bytearray) -> str:
         return uploads.part(url, task.upload, number, data)
 
     with ThreadPoolExecutor(uploads.in_flight, thread_name_prefix="zeroconsolidate-upload") as pool:
