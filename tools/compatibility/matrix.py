@@ -124,7 +124,7 @@ def rows() -> list[Row]:
         ),
         *(
             Row("FlagEmbedding", version, with_torch=True,
-                needs=(*PLAIN, "datasets", "sentencepiece", "protobuf", "psutil", "pyyaml", "ir-datasets",
+                needs=(*PLAIN, "datasets", "sentencepiece", "protobuf", "psutil", "pyyaml", "ir-datasets", "pillow",
                        "scikit-learn", "scipy", transformers),
                 alone=(f"FlagEmbedding=={version}", *others))
             for version, transformers, others in (
