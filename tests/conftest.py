@@ -15,7 +15,7 @@ import pytest
 from fixtures import Fixture, fixture_cases, load_fixture
 
 from zeroconsolidate.integrations import apart
-from zeroconsolidate.naming import sources
+from zeroconsolidate.naming import asking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,8 +41,8 @@ def fixture(request: pytest.FixtureRequest) -> Fixture:
 def questions(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The configs that transformers is asked about."""
     asked: list[bytes] = []
-    ask = sources._ask
-    monkeypatch.setattr(sources, "_ask", lambda config: (asked.append(config), ask(config))[1])
+    ask = asking.ask
+    monkeypatch.setattr(asking, "ask", lambda config: (asked.append(config), ask(config))[1])
     return asked
 
 

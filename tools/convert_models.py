@@ -20,14 +20,14 @@ from converted import ask_in_this_process
 from model_cases import ModelCase, model_cases
 
 import zeroconsolidate
-from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming import asking
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def main(output: Path) -> None:
     """Convert every case."""
-    evidence._ask = ask_in_this_process
+    asking.ask = ask_in_this_process
     for case in model_cases(adapter=False):
         for dtype in DTYPES:
             zeroconsolidate.consolidate(case.checkpoint, output / dtype / case.name, dtype=dtype)

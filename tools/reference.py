@@ -14,30 +14,12 @@ import reference_json
 import reference_schemas
 
 from zeroconsolidate.cli.exit_codes import ExitCode
-from zeroconsolidate.cli.flags import (
-    CompareFlags,
-    CompletionFlags,
-    ConvertFlags,
-    EnvFlags,
-    InspectFlags,
-    ModelFlags,
-    NoOptions,
-    PruneFlags,
-    VerifyFlags,
-    WatchFlags,
-)
+from zeroconsolidate.cli.verbs import VERBS
 from zeroconsolidate.options import (
     AnswersOptions,
-    CompareOptions,
     LoadingOptions,
-    Opening,
-    Options,
-    PruneOptions,
     ReadingOptions,
     StateDictOptions,
-    UniversalOptions,
-    VerifyOptions,
-    WatchOptions,
     declarations,
     read_as,
 )
@@ -51,22 +33,18 @@ JSON_PAGE = ROOT / "docs" / "reference-json.md"
 README = ROOT / "README.md"
 SCHEMAS = ROOT / "docs" / "schemas"
 
-VERBS = {
-    "convert": (Options, ModelFlags, "`consolidate` and `estimate`; `consolidate_part` and `finish_parts`"),
-    "universal": (UniversalOptions, ConvertFlags, "`universal`"),
-    "inspect": (Opening, InspectFlags, "`inspect`"),
-    "verify": (
-        VerifyOptions,
-        VerifyFlags,
-        "`verify`; `verify_source`: `tag`, `checkpoint`, `subset`, `progress`, `status`",
-    ),
-    "compare": (CompareOptions, CompareFlags, "`compare`"),
-    "watch": (WatchOptions, WatchFlags, "`watch`; `consolidate_in_background` has most of them, and `patience`"),
-    "prune": (PruneOptions, PruneFlags, "`prune`"),
-    "env": (NoOptions, EnvFlags, "there is none"),
-    "completion": (NoOptions, CompletionFlags, "there is none"),
+FUNCTIONS = {
+    "convert": "`consolidate` and `estimate`; `consolidate_part` and `finish_parts`",
+    "universal": "`universal`",
+    "inspect": "`inspect`; `inspect_run`: `files_read`",
+    "verify": "`verify`; `verify_source`: `tag`, `checkpoint`, `subset`, `progress`, `status`",
+    "compare": "`compare`",
+    "watch": "`watch`; `consolidate_in_background` has most of them, and `patience`",
+    "prune": "`prune`",
+    "env": "there is none",
+    "completion": "there is none",
 }
-"""Verb of the command -> what Python's functions take too, what it alone takes, and which functions these are."""
+"""Verb of the command -> Python's functions for it."""
 
 PYTHON: dict[str, type] = {
     "open_checkpoint": ReadingOptions,
@@ -89,9 +67,9 @@ Written by `python tools/reference.py` from the declarations in `zeroconsolidate
 def page() -> str:
     """docs/reference-options.md as it should be."""
     parts = [HEAD]
-    for verb, (options, flags, functions) in VERBS.items():
-        parts.append(f"## `zeroconsolidate {verb}`\n\nIn Python: {functions}.\n")
-        parts.append(tables(options, flags))
+    for name, verb in VERBS.items():
+        parts.append(f"## `zeroconsolidate {name}`\n\nIn Python: {FUNCTIONS[name]}.\n")
+        parts.append(tables(*verb.kinds))
     for function, options in PYTHON.items():
         parts.append(f"## `{function}` in Python\n")
         parts.append(tables(options))
@@ -141,7 +119,7 @@ _CODES = re.compile(r"(?<=<!-- exit codes -->\n).*?(?=<!-- /exit codes -->)", re
 def readme() -> str:
     """README.md with the flags of `convert` by group, and the exit codes."""
     lines = []
-    for group, several in groupby(declarations(Options, ModelFlags), key=lambda declared: declared.group):
+    for group, several in groupby(declarations(*VERBS["convert"].kinds), key=lambda declared: declared.group):
         lines.append(row(group.value, ", ".join(flag for declared in several for flag in with_default(declared))))
     table = "\n".join([row("", "options"), "|---|---|", *lines])
     text = _LIST.sub(lambda _: f"{table}\n", README.read_text())

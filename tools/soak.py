@@ -59,7 +59,7 @@ def piece(kind: str, number: int) -> Piece:
     """The piece of work with this number."""
     python = sys.executable
     if kind == "kills":
-        verb = ("convert", "universal")[number % 2]
+        verb = ("convert", "universal")[number // 2 % 2]  # among other kinds, kills have even numbers
         rounds = ["--rounds", str(ROUNDS), "--seed", str(number), "--verb", verb, "--megabytes", "8"]
         return Piece(kind, [python, "tools/kill_rounds.py", *rounds])
     if kind == "faults":

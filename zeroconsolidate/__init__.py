@@ -16,7 +16,8 @@ which:
     plan           facts -> for each tensor of the output, which bytes of which files
     run            recipes -> bytes, through a storage
     write          bytes -> files that are safe on disk before they get their final names
-    outputs        a checkpoint and options -> a model directory or adapter, and the report
+    outputs        a checkpoint and options -> a model directory, adapter or universal checkpoint, and the report
+    mapping        a checkpoint -> names to tensors that are read when they are asked for
     saves          a run directory -> its saves, what each is good for, what can be removed
     audit          an output or a checkpoint -> what is wrong with it; two models -> how they differ
     answers        two models and texts -> how far their answers agree
@@ -25,6 +26,7 @@ which:
     api            the functions of `__all__`: they take paths and options, and call one step after the other
     options        every option, declared once
     integrations   transformers, PEFT, the hub, engines of DeepSpeed: in their own process or imported when needed
+    errors         every error, in a tree
     training       beside a training: each save becomes a model, in a process of its own
     cli            command line -> calls of the functions, printed results, exit codes
 """
@@ -74,14 +76,14 @@ if TYPE_CHECKING:
     )
     from .loading.engine_report import EngineReport
     from .loading.report import LoadReport
+    from .mapping.checkpoint import Checkpoint
+    from .mapping.views import TensorView
     from .opening.info import CheckpointInfo, TensorInfo
     from .opening.losses import Loss
     from .opening.rescue_report import RescueReport
     from .opening.resume import Resume
-    from .outputs.mapping import Checkpoint
     from .outputs.parts import PartReport
     from .outputs.report import Report
-    from .outputs.views import TensorView
     from .plan.build import Cost
     from .reports.html import html_report
     from .saves.facts import RunInfo, SaveInfo
@@ -170,7 +172,7 @@ _HOMES = {
     "BackgroundRun": "training.background",
     "BadIndex": "errors",
     "BadOption": "errors",
-    "Checkpoint": "outputs.mapping",
+    "Checkpoint": "mapping.checkpoint",
     "CheckpointInfo": "opening.info",
     "ComparedSide": "audit.comparison",
     "ComparedTensor": "audit.comparison",
@@ -203,7 +205,7 @@ _HOMES = {
     "SaveGone": "errors",
     "SaveInfo": "saves.facts",
     "TensorInfo": "opening.info",
-    "TensorView": "outputs.views",
+    "TensorView": "mapping.views",
     "Transform": "transforms.transform",
     "TextAgreement": "answers.agreement",
     "UnsafePath": "errors",

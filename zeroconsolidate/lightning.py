@@ -16,9 +16,9 @@ from .archive.located import LocatedTensor
 from .dtypes import DType
 from .errors import NotACheckpoint
 from .integrations.packages import need_torch
+from .mapping.client_state import first_model_file
 from .opening.open import find, open_catalog
 from .options import in_python
-from .outputs.client_state import first_model_file
 from .outputs.named import ties_of
 from .outputs.state_dict_files import in_deepspeeds_order, state_dict_content, tensor_plan, write_file
 from .plan.pieces import View

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from zeroconsolidate import ZeroConsolidateError, consolidate
 from zeroconsolidate.api.converting import dry_run
-from zeroconsolidate.naming import sources
-from zeroconsolidate.outputs import gate_model
+from zeroconsolidate.naming import asking, sources
+from zeroconsolidate.outputs.gate import model as gate_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def test_nobody_is_asked_and_the_merge_is_the_same(
 
 
 def test_transformers_need_not_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sources, "find_spec", lambda _: None)
+    monkeypatch.setattr(asking, "find_spec", lambda _: None)
     case = next(case for case in CASES if case.name == "mixtral_lora_z2")
     report, tensors = merged(case, tmp_path / "out")
     assert report.warnings == ()

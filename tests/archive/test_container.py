@@ -91,6 +91,7 @@ def test_views_of_every_kind(tmp_path: Path, protocol: int):
     tensors = views()
     read_back = saved(tensors, tmp_path / "f.pt", pickle_protocol=protocol)
     mapped = torch.load(tmp_path / "f.pt", mmap=True, weights_only=False)
+    assert read_back.keys() == tensors.keys()
     for name, located in read_back.items():
         assert located.is_contiguous == tensors[name].is_contiguous(), name
         assert located.stride == mapped[name].stride()
@@ -186,6 +187,7 @@ def test_data_begins_where_torch_maps_it(tmp_path: Path, numels: list[int]):
     read_back = saved(tensors, tmp_path / "f.pt")
     mapped = torch.load(tmp_path / "f.pt", mmap=True)
     data = (tmp_path / "f.pt").read_bytes()
+    assert read_back.keys() == tensors.keys()
     for name, located in read_back.items():
         assert data[located.start : located.start + 4 * located.numel] == mapped[name].numpy().tobytes()
         assert not located.numel or located.start % 64 == 0

@@ -8,7 +8,9 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import run_directories
 import torch
+import zero_model
 from command import zeroconsolidate as run
 from fixtures import FIXTURES
 from reported import Case
@@ -101,6 +103,23 @@ class TestFigures:
     def test_two_stages_of_one_training(self) -> None:
         found = compare(TRAINED, MODELS / "llm_untied_z2" / "checkpoint")
         figures(expected_of("llm_untied_z3"), expected_of("llm_untied_z2"), found)
+
+    def test_two_steps_of_a_run(self, tmp_path: Path) -> None:
+        """What was trained between them, what is frozen, and what stood still."""
+        truths, still = [], "layers.0.weight"
+        for step in (4, 8):
+            made = run_directories.trained(step)
+            made.groups[0][still] = torch.ones_like(made.groups[0][still])
+            zero_model.save(made, tmp_path / str(step), f"global_step{step}")
+            truths.append(made.truth)
+        found = compare(tmp_path / "4", tmp_path / "8")
+        figures(*truths, found)
+        roles = {tensor.name: (tensor.role_a, tensor.state) for tensor in found.tensors}
+        assert roles[still] == ("trainable", "equal")
+        assert all(state == "equal" for role, state in roles.values() if role == "frozen")
+        assert said(found, "trained, but the same in both", still)
+        consolidate(tmp_path / "8", tmp_path / "out", names="stored")
+        assert compare(tmp_path / "4", tmp_path / "out").beyond == found.beyond
 
     def test_16_bits_against_32(self, tmp_path: Path) -> None:
         consolidate(TRAINED, tmp_path / "bf16", dtype="bf16")

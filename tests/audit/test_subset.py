@@ -82,6 +82,7 @@ class TestAgainst:
 
     def test_damage_is_found_where_it_was_read_and_only_there(self, output: Path, tmp_path: Path) -> None:
         clean = zeroconsolidate.verify(output, against=CHECKPOINT, subset="30%")
+        assert 0 < len(clean.unread) < len(clean.compared)
         for name in clean.compared:
             copy = shutil.copytree(output, tmp_path / "copy")
             (file,) = (path for path in copy.glob("*.safetensors") if name in load_file(path))

@@ -17,9 +17,10 @@ import synthetic
 import torch
 from fixtures import FIXTURES
 
+import zeroconsolidate
 from zeroconsolidate import ZeroConsolidateError, consolidate, inspect, verify, verify_source
 from zeroconsolidate.archive.safetensors import read_model
-from zeroconsolidate.errors import BadOption, NotACheckpoint
+from zeroconsolidate.errors import MissingPackage, NotACheckpoint
 from zeroconsolidate.run import compare
 
 
@@ -238,6 +239,7 @@ class TestAgainst:
         self, checkpoint: Path, tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(compare, "BLOCK_BYTES", 4096)  # it is not in the first of them
+        monkeypatch.setattr(compare, "AT_ONCE_NUMEL", 50)
         consolidate(checkpoint, tmp_path / "out", dtype=dtype, names="stored")
         file, byte, element = middle_of(tmp_path / "out", "layers.1.down.weight")
         flip(file, byte)
@@ -290,6 +292,20 @@ class TestAgainst:
         flip(Path(tensor.file), tensor.start)
         (problem,) = verify(tmp_path / "out", against=source, base=tmp_path / "base").problems
         assert problem.startswith(f"{frozen}: differs first at element")
+
+    @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+    @pytest.mark.parametrize("case", ["lora_bias_z2", "lora_patterns_z3", "lora_tokens_z3"])
+    def test_a_merge_into_a_model_that_ties_its_head(self, case: str, dtype: str, tmp_path: Path) -> None:
+        """The base's files have the embedding only, and so has the output. `compare` knows it, too."""
+        source, base = FIXTURES / "models" / case / "checkpoint", FIXTURES / "models" / "_bases" / "qwen2"
+        consolidate(source, tmp_path / "out", lora="merge", base=base, dtype=dtype)
+        assert "lm_head.weight" not in read_model(str(tmp_path / "out")).tensors
+        found = verify(tmp_path / "out", against=source, base=base)
+        assert found.problems == ()
+        assert "lm_head.weight" not in found.compared
+        for pair in ((tmp_path / "out", source), (source, tmp_path / "out")):
+            compared = zeroconsolidate.compare(*pair, base=base)
+            assert (compared.equal, compared.only_a, compared.only_b, compared.suspicions) == (True, (), (), ())
 
     def test_another_step_is_not_equal(self, checkpoint: Path, tmp_path: Path) -> None:
         consolidate(checkpoint, tmp_path / "out", names="stored")
@@ -429,6 +445,19 @@ def test_xxh3_without_its_package_is_refused_at_once(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "xxhash", None)
-    with pytest.raises(BadOption, match="xxhash"):
+    with pytest.raises(MissingPackage, match="xxhash"):
         consolidate(checkpoint, tmp_path / "out", digest="xxh3")
     assert not (tmp_path / "out").exists()
+
+
+def test_xxh3_without_its_package_is_not_checked(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consolidate(checkpoint, tmp_path / "out", digest="sha256")
+    manifest = tmp_path / "out/zeroconsolidate.json"
+    manifest.write_text(manifest.read_text().replace('"sha256"', '"xxh3"'))
+    monkeypatch.setitem(sys.modules, "xxhash", None)
+    found = verify(tmp_path / "out")
+    assert found.ok
+    assert "model.safetensors: digest not checked: the digest xxh3 needs xxhash" in "\n".join(found.notes)
+    assert any(check.endswith("0 digests against the manifest") for check in found.checks)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from catalogs import model, tensor
 
 from zeroconsolidate.archive.inert import Inert
-from zeroconsolidate.catalog.resuming import MAX_DEPTH, NotPlain, rebuilt, resuming_of
+from zeroconsolidate.catalog.nested import MAX_DEPTH
+from zeroconsolidate.catalog.resuming import resuming_of
 
 
 def nested(depth: int) -> list[Any]:
@@ -42,17 +42,3 @@ def test_what_is_an_object_of_some_class_is_named_and_not_passed_on():
 def test_a_run_without_a_scheduler():
     assert resuming_of(model(lr_scheduler=None)).lr_scheduler is None
     assert resuming_of(model(lr_scheduler=None)).unread == ()
-
-
-def test_what_was_there_twice_is_there_twice():
-    shared = [tensor(2)]
-    made = rebuilt({"a": shared, "b": shared}, lambda found: found.shape)
-    assert made == {"a": [(2,)], "b": [(2,)]}
-    assert made["a"] is made["b"]
-
-
-def test_a_list_that_contains_itself():
-    endless: list[Any] = []
-    endless.append(endless)
-    with pytest.raises(NotPlain):
-        rebuilt(endless, lambda found: found)

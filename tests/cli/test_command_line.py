@@ -123,8 +123,11 @@ class TestSpellings:
         usage = text.partition("\n\n")[0].splitlines()
         assert all(len(line) < 80 for line in usage)
         assert len(usage) == {"verify": 3, "inspect": 2}.get(verb, 1)
+        codes = text.partition("exit codes:\n")[2]
+        assert all(len(line) < 80 for line in codes.splitlines())
+        words = " ".join(codes.split())
         for code in ExitCode:
-            assert f"  {code.value:>3}  {code.meaning.replace('`', '')}" in text
+            assert f"{code.value} {code.meaning.replace('`', '')}" in words
         examples = text.partition("examples:\n")[2].partition("\n\n")[0].splitlines()
         assert len(examples) >= 2
         assert all(line.startswith(f"  zeroconsolidate {verb} ") for line in examples)

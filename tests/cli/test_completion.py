@@ -14,7 +14,7 @@ import pytest
 from command import environment
 
 from zeroconsolidate.cli import main
-from zeroconsolidate.cli.arguments import SHELLS, VERBS
+from zeroconsolidate.cli.verbs import SHELLS, VERBS
 from zeroconsolidate.integrations.packages import MissingPackage
 from zeroconsolidate.options import declarations
 
@@ -118,7 +118,7 @@ def test_commands(shell: str, tmp_path: Path) -> None:
 
 def test_options_of_a_command(shell: str, tmp_path: Path) -> None:
     found = completed(shell, "universal --", tmp_path)
-    assert found >= {flag for each in declarations(*VERBS["universal"]) for flag in each.flags}
+    assert found >= {flag for each in declarations(*VERBS["universal"].kinds) for flag in each.flags}
     assert "--lora" not in found
     assert completed(shell, "convert --max", tmp_path) == {"--max-shard-size"}
 
@@ -138,14 +138,14 @@ def test_directories(shell: str, tmp_path: Path) -> None:
     assert found == {"checkpoint-500", "checkpoint-1000"}
 
 
-@pytest.mark.parametrize("name", SHELLS)
-def test_the_command_prints_the_script(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["completion", name]) == 0
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_command_prints_the_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
     printed = capsys.readouterr().out
-    assert printed == f"{about.completion(name)}\n"
-    for verb, kinds in VERBS.items():
-        assert verb in printed
-        for each in declarations(*kinds):
+    assert printed == f"{about.completion(shell)}\n"
+    for name, verb in VERBS.items():
+        assert name in printed
+        for each in declarations(*verb.kinds):
             assert all(flag.lstrip("-") in printed for flag in each.flags), each.name
 
 

@@ -9,16 +9,17 @@ import shutil
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
+import run_directories
 from command import environment, python
 from fixtures import FIXTURES
 
-from zeroconsolidate import consolidate, universal, verify, verify_source
+from zeroconsolidate import compare, consolidate, inspect, inspect_run, prune, universal, verify, verify_source
 from zeroconsolidate.archive.load import Counted, load
 from zeroconsolidate.archive.names import FileKind
-from zeroconsolidate.cli import progress
+from zeroconsolidate.cli import main, progress
 from zeroconsolidate.cli.progress import Display
 from zeroconsolidate.opening.open import find
 
@@ -186,13 +187,13 @@ class TestDisplay:
 WAITING = """
 import os, sys
 from zeroconsolidate.cli import main, progress
-from zeroconsolidate.naming import sources
+from zeroconsolidate.naming import asking, sources
 
 def ask(_):
     os.read(0, 1)  # until stdin is closed
     return None, "transformers was not asked"
 
-sources._ask = ask
+asking.ask = ask
 sources.looked_up = lambda _: None  # the built-in table has this model
 progress.LINE_SECONDS = 0.05
 sys.exit(main(sys.argv[1:]))
@@ -270,6 +271,56 @@ class TestFilesRead:
         assert self.counted(verify, tmp_path / "out", against=checkpoint) == expected
         assert self.counted(verify_source, checkpoint) == expected
         assert self.counted(universal, checkpoint, tmp_path / "universal") == expected
+        assert self.counted(inspect, checkpoint) == expected
+
+    def test_of_two_that_are_compared(self, tmp_path: Path) -> None:
+        one, other = FIXTURES / "z3_bf16/checkpoint", FIXTURES / "z2_bf16/checkpoint"
+        of_one, of_other = [(1, 4), (2, 4), (3, 4), (4, 4)], [(1, 3), (2, 3), (3, 3)]
+        assert self.counted(compare, one, other) == of_one + of_other
+        consolidate(other, tmp_path / "out")
+        assert self.counted(compare, tmp_path / "out", other) == of_other
+
+    OF_ONE: ClassVar[list[tuple[int, int]]] = [(1, 3), (2, 3), (3, 3)]
+
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> Path:
+        """Two saves, the older one of which is converted."""
+        for step in (2, 4):
+            run_directories.age(run_directories.save(tmp_path / "run", step), 100 * step)
+        consolidate(tmp_path / "run/checkpoint-2", tmp_path / "run-models/checkpoint-2")
+        return tmp_path / "run"
+
+    def test_of_a_run_directory_each_save_is_counted_by_itself(self, run: Path, tmp_path: Path) -> None:
+        assert self.counted(inspect_run, run) == 2 * self.OF_ONE
+        assert self.counted(prune, run, keep=1) == 2 * self.OF_ONE
+        # Which of them is meant, and what it holds.
+        assert self.counted(inspect, run) == (2 + 1) * self.OF_ONE
+        assert self.counted(inspect, run, checkpoint=2) == (2 + 1) * self.OF_ONE
+        assert self.counted(consolidate, run, tmp_path / "out", checkpoint="last-complete") == (2 + 1) * self.OF_ONE
+        assert self.counted(consolidate, run, tmp_path / "mean", average="uniform", last=2) == (2 + 2 * 3) * self.OF_ONE
+
+    def test_and_of_those_that_a_training_can_resume_from_instead(self, run: Path) -> None:
+        (run / "checkpoint-4/scheduler.pt").unlink()
+        assert self.counted(inspect, run / "checkpoint-4") == (1 + 2) * self.OF_ONE
+
+    def test_of_a_save_that_is_verified_before_it_is_removed(self, run: Path) -> None:
+        assert self.counted(prune, run, keep=1, yes=True) == (2 + 1) * self.OF_ONE
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["convert", "{0}", "{out}"], ["universal", "{0}", "{out}"], ["verify", "{0}"],
+            ["compare", "{0}", "{0}"], ["inspect", "{0}"], ["inspect", "{run}"], ["prune", "{run}"],
+        ],
+        ids=" ".join,
+    )  # fmt: skip
+    def test_every_command_shows_it(
+        self, words: list[str], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shown: list[tuple[int, int]] = []
+        monkeypatch.setattr(Display, "_count", lambda _, done, total: shown.append((done, total)))
+        assert main([word.format(run / "checkpoint-4", out=tmp_path / "out", run=run) for word in words]) == 0
+        assert shown[:3] == shown[-3:] == self.OF_ONE
 
     def test_of_a_universal_checkpoint(self, tmp_path: Path) -> None:
         checkpoint = FIXTURES / "z3_bf16/checkpoint"

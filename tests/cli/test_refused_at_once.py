@@ -18,8 +18,15 @@ from fixtures import FIXTURES
 from zeroconsolidate import consolidate
 from zeroconsolidate.api.converting import dry_run
 from zeroconsolidate.cli import main
-from zeroconsolidate.errors import BadOption, OutputExists, OutputFailed, WrongNames, ZeroConsolidateError
-from zeroconsolidate.naming import sources
+from zeroconsolidate.errors import (
+    BadOption,
+    MissingPackage,
+    OutputExists,
+    OutputFailed,
+    WrongNames,
+    ZeroConsolidateError,
+)
+from zeroconsolidate.naming import asking
 from zeroconsolidate.run import inputs
 from zeroconsolidate.write import refusals
 
@@ -38,7 +45,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> Any:
         raise AssertionError("this takes too long to come before a refusal")
 
-    monkeypatch.setattr(sources, "_ask", never)
+    monkeypatch.setattr(asking, "ask", never)
     monkeypatch.setattr(inputs.Inputs, "__enter__", never)
 
 
@@ -58,7 +65,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"adapters": "default"}, "the checkpoint has no PEFT adapters"),
     ({"rename": "no rule"}, "rename takes FROM=TO"),
     ({"base": "no/such/base/model"}, "no such directory: no/such/base/model"),
-    ({"digest": "xxh3"}, "the digest xxh3 needs the package xxhash"),
+    ({"digest": "xxh3"}, "the digest xxh3 needs xxhash, which is not installed"),
 ]  # fmt: skip
 
 
@@ -71,7 +78,7 @@ class TestAtOnce:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         monkeypatch.setitem(__import__("sys").modules, "xxhash", None)
-        with pytest.raises(BadOption, match=message):
+        with pytest.raises((BadOption, MissingPackage), match=message):
             verb(TRAINER, tmp_path / "out", **options)
         assert not (tmp_path / "out").exists()
 

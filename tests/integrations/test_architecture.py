@@ -16,7 +16,7 @@ from model_cases import ROOT
 from safetensors import safe_open
 
 from zeroconsolidate.integrations import apart, architecture
-from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming import asking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,13 +27,13 @@ BASES = ROOT / "_bases"
 SCRIPT = Path(architecture.__file__)
 
 
-ASK = evidence._ask
+ASK = asking.ask
 """Taken before tests/models answers in its place for the rest of the session."""
 
 
 @pytest.fixture(autouse=True)
 def unremembered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(evidence, "_ask", ASK)
+    monkeypatch.setattr(asking, "ask", ASK)
     ASK.cache_clear()
     yield
     ASK.cache_clear()
@@ -78,14 +78,14 @@ class TestWhatItSays:
         sizes = {"hidden_size": 16384, "intermediate_size": 53248, "num_hidden_layers": 126, "vocab_size": 128256}
         heads = {"num_attention_heads": 128, "num_key_value_heads": 8}
         config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **sizes, **heads}
-        found, silence = evidence.architecture(model_directory(tmp_path, config))
+        found, silence = asking.architecture(model_directory(tmp_path, config))
         assert silence == ""
         assert found is not None
         assert sum(math.prod(shape or ()) for shape in found.hub.shapes.values()) > 400e9
 
     @pytest.mark.usefixtures("processes_of_their_own")
     def test_through_the_process_it_is_the_same(self) -> None:
-        found, silence = evidence.architecture(str(BASES / "mixtral"))
+        found, silence = asking.architecture(str(BASES / "mixtral"))
         assert silence == ""
         assert found is not None
         said = architecture.expectation(str(BASES / "mixtral"))
@@ -99,11 +99,11 @@ class TestSilence:
     """Whatever goes wrong there is a reason in words, and other evidence is asked."""
 
     def test_without_config(self, tmp_path: Path) -> None:
-        assert evidence.architecture(str(tmp_path)) == (None, "no config.json")
+        assert asking.architecture(str(tmp_path)) == (None, "no config.json")
 
     def test_without_transformers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(evidence, "find_spec", lambda _: None)
-        assert evidence.architecture(str(BASES / "llama")) == (None, "transformers is not installed")
+        monkeypatch.setattr(asking, "find_spec", lambda _: None)
+        assert asking.architecture(str(BASES / "llama")) == (None, "transformers is not installed")
 
     @pytest.mark.parametrize(
         ("config", "said"),
@@ -118,30 +118,30 @@ class TestSilence:
         ids=["no JSON", "no object", "unknown type", "unknown class", "no model class", "bad value"],
     )
     def test_a_broken_config(self, config: Any, said: str, tmp_path: Path) -> None:
-        found, silence = evidence.architecture(model_directory(tmp_path, config))
+        found, silence = asking.architecture(model_directory(tmp_path, config))
         assert found is None
         assert silence.startswith("transformers could not build the model")
         assert said in silence
 
     def test_a_config_that_asks_for_too_much(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Modules are built even if their weights are not: a billion layers end at the limit, or at the clock."""
-        monkeypatch.setattr(evidence, "ARCHITECTURE_SECONDS", 4)
+        monkeypatch.setattr(asking, "ARCHITECTURE_SECONDS", 4)
         config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 10**9}
-        found, silence = evidence.architecture(model_directory(tmp_path, config))
+        found, silence = asking.architecture(model_directory(tmp_path, config))
         assert found is None
         assert "took more than 4 s" in silence or "MemoryError" in silence
 
     @pytest.mark.usefixtures("processes_of_their_own")
     def test_a_process_that_hangs(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(evidence, "ARCHITECTURE_SECONDS", 0.01)
-        found, silence = evidence.architecture(str(BASES / "llama"))
+        monkeypatch.setattr(asking, "ARCHITECTURE_SECONDS", 0.01)
+        found, silence = asking.architecture(str(BASES / "llama"))
         assert found is None
         assert silence == "transformers took more than 0.01 s to build the model"
 
     def test_a_process_that_dies(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Killed by the system, say: nothing was printed."""
         monkeypatch.setattr(apart, "sys", SimpleNamespace(executable="/bin/false"))
-        assert evidence.architecture(str(BASES / "llama")) == (None, "transformers could not build the model")
+        assert asking.architecture(str(BASES / "llama")) == (None, "transformers could not build the model")
 
     def test_memory_has_a_limit(self, tmp_path: Path) -> None:
         code = f"""
@@ -165,8 +165,8 @@ class TestWhatItSees:
         config["auto_map"] = {"AutoConfig": "configuration_evil.Evil", "AutoModelForCausalLM": "modeling_evil.Evil"}
         directory = model_directory(tmp_path, config)
         monkeypatch.chdir(tmp_path)
-        found, silence = evidence.architecture(directory)
-        assert (found is not None) or silence
+        found, silence = asking.architecture(directory)
+        assert found is not None, silence
         assert not (tmp_path / "ran").exists()
         assert sorted(os.listdir(tmp_path))[0] == "config.json"
 
@@ -179,6 +179,6 @@ class TestWhatItSees:
             return run(*arguments, **how)
 
         monkeypatch.setattr(subprocess, "run", counted)
-        first = evidence.architecture(str(BASES / "llama"))
-        assert evidence.architecture(str(BASES / "llama")) == first
+        first = asking.architecture(str(BASES / "llama"))
+        assert asking.architecture(str(BASES / "llama")) == first
         assert len(runs) == 1

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torchless
 from command import environment
+from folders import contents
 from safetensors import safe_open
 
 from zeroconsolidate import consolidate
@@ -87,10 +88,6 @@ def limited() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spread, "LEAST_BYTES", 2 << 20)
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
 
 
 def free_port() -> int:
@@ -477,4 +474,4 @@ class TestWithoutThem:
             engine(name),
         ):
             pass
-        assert raised.value.remedy == f'pip install "zeroconsolidate[{kind}]"'
+        assert raised.value.remedy == f"pip install 'zeroconsolidate[{kind}]'"

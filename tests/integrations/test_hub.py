@@ -51,7 +51,7 @@ def test_a_model_that_is_not_there(snapshot: Path) -> None:
 
 def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "find_spec", lambda _: None)
-    with pytest.raises(BadOption, match=r'pip install "zeroconsolidate\[hub\]"'):
+    with pytest.raises(BadOption, match=r"pip install 'zeroconsolidate\[hub\]'"):
         hub.resolved("owner/name")
 
 

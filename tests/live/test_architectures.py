@@ -25,7 +25,7 @@ from architectures.cases import ARCHITECTURES
 from architectures.make import BUFFER
 
 from zeroconsolidate import consolidate
-from zeroconsolidate.naming import sources
+from zeroconsolidate.naming import asking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,15 +69,15 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def every_question(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
     """As `questions`, and those whose answer this process would have known."""
     asked: list[bytes] = []
-    answer = sources._answer
+    answer = asking._answer
 
     def recorded(config: bytes) -> Any:
         asked.append(config)
         return answer(config)
 
-    monkeypatch.setattr(sources, "_answer", recorded)
+    monkeypatch.setattr(asking, "_answer", recorded)
     yield asked
-    sources._ask.cache_clear()
+    asking.ask.cache_clear()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from converted import ask_in_this_process
 
-from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming import asking
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session", autouse=True)
 def asked_in_this_process() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evidence, "_ask", ask_in_this_process)
+        patch.setattr(asking, "ask", ask_in_this_process)
         yield
 
 

@@ -199,33 +199,69 @@ def test_what_cannot_be_quantized_is_refused_by_name(name: str, tmp_path: Path):
 # --- blocks of 128 x 128, as DeepSeek and Qwen publish them
 
 SIDES = {"hidden_size": 256, "intermediate_size": 384}
+HEADS = SIDES | {"num_attention_heads": 2, "num_key_value_heads": 1}
+WIDE_HEADS = HEADS | {"head_dim": 128}
 BLOCKED: dict[str, dict[str, Any]] = {
-    "LlamaForCausalLM": SIDES | {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128},
-    "Qwen3MoeForCausalLM": SIDES | {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128,
-                                    "moe_intermediate_size": 128},
-    "MixtralForCausalLM": SIDES | {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128},
     "BertModel": SIDES,
-}  # fmt: skip
+    "FalconForCausalLM": {"hidden_size": 256, "num_attention_heads": 2},
+    "Gemma3ForCausalLM": WIDE_HEADS,
+    "LlamaForCausalLM": WIDE_HEADS,
+    "LlavaForConditionalGeneration": {
+        "text_config": ARCHITECTURES["LlavaForConditionalGeneration"].config["text_config"] | HEADS
+    },
+    "MistralForCausalLM": HEADS,
+    "MixtralForCausalLM": WIDE_HEADS,
+    "ModernBertForMaskedLM": SIDES,
+    "Phi3ForCausalLM": HEADS,
+    "Qwen2ForCausalLM": HEADS,
+    "Qwen2MoeForCausalLM": HEADS | {"moe_intermediate_size": 128, "shared_expert_intermediate_size": 256},
+    "Qwen3ForCausalLM": WIDE_HEADS,
+    "Qwen3MoeForCausalLM": WIDE_HEADS | {"moe_intermediate_size": 128},
+    "T5ForConditionalGeneration": {"d_model": 256, "d_kv": 64, "num_heads": 4, "d_ff": 384},
+    "XLMRobertaModel": SIDES,
+}
 
 
-@pytest.mark.parametrize("name", BLOCKED)
-def test_blocks_are_those_of_transformers(name: str, tmp_path: Path):
-    """Numbers, scales and config; and on a CPU, where transformers dequantizes, they load as what they stand for."""
-    made = Made(name, tmp_path, BLOCKED[name])
-    consolidate(made.checkpoint, tmp_path / "out", quantize="fp8-block")
-    found, plain = load_file(tmp_path / "out" / "model.safetensors"), load_file(made.plain / "model.safetensors")
-    stated = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+def assert_as_transformers(out: Path, plain: Path) -> None:
+    """`out` has the numbers, scales and config of transformers' own FineGrainedFP8, of the fp32 model in `plain`."""
+    found, dense = load_file(out / "model.safetensors"), load_file(plain / "model.safetensors")
+    stated = json.loads((out / "config.json").read_text())["quantization_config"]
     read = FineGrainedFP8Config(**stated)
     assert (read.weight_block_size, read.activation_scheme, read.scale_fmt) == ([128, 128], "dynamic", "float")
     quantize = Fp8Quantize(SimpleNamespace(quantization_config=read))
     wanted, chosen = {}, [n.removesuffix("_scale_inv") for n in found if n.endswith("_scale_inv")]
-    for key, tensor in plain.items():
+    for key, tensor in dense.items():
         wanted |= quantize.convert({key: tensor}) if key in chosen else {key: tensor}
     assert len(chosen) > 5
     assert found.keys() == wanted.keys()
     assert all(same_bits(found[key], tensor) for key, tensor in wanted.items())
-    assert verify(tmp_path / "out").ok
+    assert verify(out).ok
+
+
+@pytest.mark.parametrize("name", BLOCKED)
+def test_blocks_are_those_of_transformers(name: str, tmp_path: Path):
+    """And on a CPU, where transformers dequantizes, they load as what they stand for."""
+    made = Made(name, tmp_path, BLOCKED[name])
+    consolidate(made.checkpoint, tmp_path / "out", quantize="fp8-block")
+    assert_as_transformers(tmp_path / "out", made.plain)
     assert is_loaded_as_it_is(tmp_path / "out", tmp_path / "dense", type(made.model), None, torch.float32)
+
+
+def test_blocks_of_a_merged_model(tmp_path: Path):
+    """Of a run that has nothing but factors, which are merged into the model that transformers saved."""
+    base = Made("LlamaForCausalLM", tmp_path, BLOCKED["LlamaForCausalLM"]).plain
+    modules = [f"base_model.model.model.layers.{layer}.self_attn.q_proj" for layer in (0, 1)]
+    shapes = {"lora_A.default.weight": (4, 256), "lora_B.default.weight": (256, 4)}
+    factors = {f"{module}.{name}": torch.randn(shape) for module in modules for name, shape in shapes.items()}
+    source = zero_model.save(zero_model.Run(stage=3, world_size=2, groups=[factors]), tmp_path / "lora")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+    (source / "adapter_config.json").write_text(json.dumps(config))
+    options: dict[str, Any] = {"lora": "merge", "base": base, "names": "hub"}
+    consolidate(source, tmp_path / "merged", **options)
+    consolidate(source, tmp_path / "out", quantize="fp8-block", **options)
+    merged, original = (load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", base))
+    assert sum(not torch.equal(merged[name], original[name]) for name in merged) == 2
+    assert_as_transformers(tmp_path / "out", tmp_path / "merged")
 
 
 @pytest.mark.parametrize("scheme", [*REFERENCES, "fp8-block"])

@@ -112,7 +112,7 @@ class TestOfRealRuns:
 
 
 def test_without_transformers_the_rows_still_tell(older: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zeroconsolidate.naming.sources.find_spec", lambda _: None)
+    monkeypatch.setattr("zeroconsolidate.naming.asking.find_spec", lambda _: None)
     root = older(MODELS / "llm_untied_z3", vocab_size=290)
     with pytest.raises(Disagreement, match=r"set_config=.vocab_size=288"):
         consolidate(root, tmp_path / "out")

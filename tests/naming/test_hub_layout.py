@@ -17,7 +17,7 @@ from zero_model import Run, save
 from zeroconsolidate import consolidate
 from zeroconsolidate.errors import UnsupportedLayout
 from zeroconsolidate.integrations import architecture
-from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming import asking
 from zeroconsolidate.naming.answers import of_answer
 from zeroconsolidate.naming.hub_layout import Conversion, to_hub
 from zeroconsolidate.plan.build import Selection, Source
@@ -34,7 +34,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @pytest.fixture(autouse=True)
 def asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence, "_ask", ask_in_this_process)
+    monkeypatch.setattr(asking, "ask", ask_in_this_process)
 
 
 def on_meta(config: Any) -> Any:
@@ -220,6 +220,6 @@ def test_any_cut_into_rows_is_found_and_written(data: st.DataObject, tmp_path_fa
     save(Run(stage=2, world_size=2, groups=[values]), root / "in")
     (root / "in/config.json").write_text(json.dumps({"model_type": "one of a test"}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evidence, "_ask", lambda _: (of_answer(answer), ""))
+        patch.setattr(asking, "ask", lambda _: (of_answer(answer), ""))
         consolidate(root / "in", root / "out")
     assert_equal(load_file(root / "out/model.safetensors"), truth)

@@ -24,7 +24,7 @@ from zero_model import Run, save
 
 from zeroconsolidate import Report, consolidate
 from zeroconsolidate.errors import BadOption, Disagreement, WrongNames
-from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming import asking, sources
 from zeroconsolidate.naming.decision import best_mapping, decide, renamed, without_expectation
 from zeroconsolidate.naming.expectation import Expectation, outcome
 
@@ -91,15 +91,15 @@ def edit_config(root: Path, **changes: object) -> None:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if transformers were not installed, and the built-in table had no such model."""
-    monkeypatch.setattr(evidence, "find_spec", lambda _: None)
-    monkeypatch.setattr(evidence, "looked_up", lambda _: None)
+    monkeypatch.setattr(asking, "find_spec", lambda _: None)
+    monkeypatch.setattr(sources, "looked_up", lambda _: None)
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers is asked here, which saves starting a process for every config."""
     pytest.importorskip("transformers", minversion="5")
-    monkeypatch.setattr(evidence, "_ask", ask_in_this_process)
+    monkeypatch.setattr(asking, "ask", ask_in_this_process)
 
 
 class TestWrappers:
@@ -568,7 +568,7 @@ class TestFrozenFromBase:
 def test_a_head_whose_tied_embedding_was_left_out(lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that untied them, froze the embedding and left it out: a loader would take the trained head for both."""
     pytest.importorskip("transformers", minversion="5")
-    monkeypatch.setattr(evidence, "_ask", ask_in_this_process)
+    monkeypatch.setattr(asking, "ask", ask_in_this_process)
     trained(tmp_path / "in", "llama", change=lambda state: state.pop(lost))
     config = json.loads((tmp_path / "in" / "config.json").read_text()) | {"tie_word_embeddings": True}
     (tmp_path / "in" / "config.json").write_text(json.dumps(config))

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zeroconsolidate.naming import remembered
-from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming import asking, remembered
 from zeroconsolidate.naming.answers import as_answer, of_answer
 from zeroconsolidate.naming.expectation import Expectation
 from zeroconsolidate.naming.hub_layout import Architecture, Conversion
@@ -135,27 +134,27 @@ class TestAsking:
             asked.append(config)
             return self.ARCHITECTURE, ""
 
-        monkeypatch.setattr(evidence, "_ask", ask)
-        monkeypatch.setattr(evidence, "find_spec", lambda _: True)
+        monkeypatch.setattr(asking, "ask", ask)
+        monkeypatch.setattr(asking, "find_spec", lambda _: True)
         monkeypatch.setattr(remembered, "installed", lambda: "transformers 5.0.0")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         (tmp_path / "config.json").write_bytes(CONFIG)
         for _ in range(3):
-            assert evidence.architecture(str(tmp_path), remember=True) == (self.ARCHITECTURE, "")
+            assert asking.architecture(str(tmp_path), remember=True) == (self.ARCHITECTURE, "")
         assert len(asked) == 1
-        evidence.architecture(str(tmp_path), remember=False)
+        asking.architecture(str(tmp_path), remember=False)
         assert len(asked) == 2
 
     def test_what_no_longer_means_anything_is_asked_again(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr(evidence, "_ask", lambda _: (self.ARCHITECTURE, ""))
-        monkeypatch.setattr(evidence, "find_spec", lambda _: True)
+        monkeypatch.setattr(asking, "ask", lambda _: (self.ARCHITECTURE, ""))
+        monkeypatch.setattr(asking, "find_spec", lambda _: True)
         monkeypatch.setattr(remembered, "installed", lambda: "transformers 5.0.0")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         (tmp_path / "config.json").write_bytes(CONFIG)
         Remembered(cache_directory(), "transformers 5.0.0").put(CONFIG, {"something": "else"})
-        assert evidence.architecture(str(tmp_path), remember=True) == (self.ARCHITECTURE, "")
+        assert asking.architecture(str(tmp_path), remember=True) == (self.ARCHITECTURE, "")
 
     def test_a_transformers_between_releases_is_always_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("importlib.metadata.version", lambda _: "5.1.0.dev0")

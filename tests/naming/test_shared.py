@@ -15,7 +15,7 @@ from zero_model import Run, save
 
 from zeroconsolidate import consolidate
 from zeroconsolidate.errors import WrongNames
-from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming import asking, sources
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,10 +51,10 @@ def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     """Who tells the expected names."""
     if request.param == "transformers":
         pytest.importorskip("transformers", minversion="5")
-        monkeypatch.setattr(evidence, "_ask", ask_in_this_process)
+        monkeypatch.setattr(asking, "ask", ask_in_this_process)
     else:
-        monkeypatch.setattr(evidence, "find_spec", lambda _: None)
-        monkeypatch.setattr(evidence, "looked_up", lambda _: None)
+        monkeypatch.setattr(asking, "find_spec", lambda _: None)
+        monkeypatch.setattr(sources, "looked_up", lambda _: None)
     return request.param
 
 

@@ -22,14 +22,13 @@ from model_cases import ROOT, ModelCase, model_cases
 from zeroconsolidate import consolidate
 from zeroconsolidate.api.converting import dry_run
 from zeroconsolidate.errors import ZeroConsolidateError
-from zeroconsolidate.naming import remembered
-from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming import asking, remembered, sources
 from zeroconsolidate.naming.table.expand import Listing
 from zeroconsolidate.naming.table.expression import UNDECIDED, evaluate, names_in
 from zeroconsolidate.naming.table.facts import facts_of
 from zeroconsolidate.naming.table.kinds import accepts
 from zeroconsolidate.naming.table.lookup import ENTRIES, differing, looked_up
-from zeroconsolidate.outputs import gate_model
+from zeroconsolidate.outputs.gate import model as gate_model
 
 LLAMA = {
     "model_type": "llama",
@@ -46,7 +45,7 @@ LLAMA = {
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if transformers were not installed."""
-    monkeypatch.setattr(evidence, "find_spec", lambda _: None)
+    monkeypatch.setattr(asking, "find_spec", lambda _: None)
 
 
 class TestExpressions:
@@ -301,11 +300,11 @@ class TestLookup:
         assert differing(config) == ("4",)
         for number, known in (("5", True), ("4", False), ("", True)):
             monkeypatch.setattr(remembered, "major", lambda number=number: number)
-            assert (evidence.in_table(str(tmp_path)) is not None) == known
-            assert evidence.in_table(str(other)) is not None
-        monkeypatch.setattr(evidence, "find_spec", lambda _: None)
+            assert (sources.in_table(str(tmp_path)) is not None) == known
+            assert sources.in_table(str(other)) is not None
+        monkeypatch.setattr(asking, "find_spec", lambda _: None)
         monkeypatch.setattr(remembered, "major", lambda: "4")
-        assert evidence.in_table(str(tmp_path)) is not None
+        assert sources.in_table(str(tmp_path)) is not None
 
     @pytest.mark.parametrize(
         "config",
@@ -387,7 +386,7 @@ class TestConfirming:
             asked.append(config)
             return None, "nobody is there"
 
-        monkeypatch.setattr(evidence, "_ask", ask)
+        monkeypatch.setattr(asking, "ask", ask)
         checkpoint = tmp_path / "in"
         shutil.copytree(next(c for c in model_cases(adapter=False) if c.name == case).checkpoint, checkpoint)
         # What is written is held against the table once more: that it asks then would hide who has not asked before.

@@ -15,7 +15,7 @@ from zero_model import Run, save
 
 from zeroconsolidate import consolidate, inspect
 from zeroconsolidate.errors import BadOption
-from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming import asking
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ BASE = ROOT / "_bases" / "llama"
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if transformers were not installed."""
-    monkeypatch.setattr(evidence, "find_spec", lambda _: None)
+    monkeypatch.setattr(asking, "find_spec", lambda _: None)
 
 
 def weights() -> dict[str, torch.Tensor]:
@@ -83,8 +83,8 @@ def test_the_base_has_them_under_the_names_of_the_class(tmp_path: Path, monkeypa
     with pytest.raises(BadOption, match=r"the base model has no"):  # nobody can be asked for the names of the class
         consolidate(tmp_path / "in", tmp_path / "out", base=BASE)
     pytest.importorskip("transformers", minversion="5")
-    monkeypatch.setattr(evidence, "find_spec", lambda _: True)
-    monkeypatch.setattr(evidence, "_ask", ask_in_this_process)
+    monkeypatch.setattr(asking, "find_spec", lambda _: True)
+    monkeypatch.setattr(asking, "ask", ask_in_this_process)
     report = consolidate(tmp_path / "in", tmp_path / "out", base=BASE)
     expected = {name: truth[name] if is_trained(name) else value for name, value in weights().items()}
     assert differing(tmp_path / "out", expected) == []

@@ -16,16 +16,17 @@ import reference_schemas
 
 import zeroconsolidate
 from zeroconsolidate import options as all_options
-from zeroconsolidate.cli import arguments
+from zeroconsolidate.cli import verbs as commands
 from zeroconsolidate.cli.arguments import add_options, given_of, parser
 from zeroconsolidate.cli.understand import understand
 from zeroconsolidate.errors import BadOption
 from zeroconsolidate.options import (
     Group,
+    InspectOptions,
     LoadingOptions,
-    Opening,
     Options,
     ReadingOptions,
+    RunOptions,
     SourceOptions,
     StateDictOptions,
     Switch,
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 VERBS = {
     zeroconsolidate.consolidate: Options,
     zeroconsolidate.estimate: Options,
-    zeroconsolidate.inspect: Opening,
+    zeroconsolidate.inspect: InspectOptions,
+    zeroconsolidate.inspect_run: RunOptions,
     zeroconsolidate.open_checkpoint: ReadingOptions,
     zeroconsolidate.load_into: LoadingOptions,
     zeroconsolidate.state_dict: StateDictOptions,
@@ -157,10 +159,12 @@ class TestWhatIsThere:
     def test_an_unknown_keyword_names_the_nearest(self, verb: Any, tmp_path: Path) -> None:
         subjects = [tmp_path] * (2 if verb is zeroconsolidate.consolidate else 1)
         nearest = {Options: ("dtpye", "dtype"), VerifyOptions: ("agianst", "against")}.get(VERBS[verb], ("tags", "tag"))
+        nearest = ("file_read", "files_read") if verb is zeroconsolidate.inspect_run else nearest
         with pytest.raises(BadOption) as caught:
             verb(*subjects, **{nearest[0]: "x"})
         assert str(caught.value) == f"{verb.__name__} has no option {nearest[0]!r}; did you mean {nearest[1]!r}?"
-        with pytest.raises(BadOption, match=rf"{verb.__name__} has no option 'qqqq'; expected one of .*tag"):
+        others = rf"{verb.__name__} has no option 'qqqq'; expected one of .*(tag|files_read)"
+        with pytest.raises(BadOption, match=others):
             verb(*subjects, qqqq=1)
         assert not list(tmp_path.iterdir())
 
@@ -175,13 +179,14 @@ class TestWhatIsThere:
         verbs = parser()._subparsers._group_actions[0].choices
         assert set(verbs) == set(reference.VERBS)
         for name, verb in verbs.items():
-            options, flags, _ = reference.VERBS[name]
-            declared = {flag for each in declarations(options, flags) for flag in (*each.flags, *each.aliases)}
+            declared = {
+                flag for each in declarations(*reference.VERBS[name].kinds) for flag in (*each.flags, *each.aliases)
+            }
             assert {flag for action in verb._actions for flag in action.option_strings} == {"-h", "--help", *declared}
 
     def test_a_sentence_for_each(self) -> None:
-        for options, flags, _ in reference.VERBS.values():
-            for each in declarations(options, flags):
+        for verb in reference.VERBS.values():
+            for each in declarations(*verb.kinds):
                 assert len(each.help) > 10, each.name
                 assert not each.help.endswith("."), each.name
                 assert not each.help[:2].istitle(), each.name
@@ -235,7 +240,7 @@ def test_every_flag_is_declared_completed_and_in_the_reference() -> None:
         flags = {
             flag for action in command._actions for flag in action.option_strings if action.help != argparse.SUPPRESS
         }
-        declared = {flag for each in declarations(*arguments.VERBS[verb]) for flag in (*each.flags, *each.aliases)}
+        declared = {flag for each in declarations(*commands.VERBS[verb].kinds) for flag in (*each.flags, *each.aliases)}
         assert flags - {"-h", "--help"} <= declared, verb
         part = page.partition(f"## `zeroconsolidate {verb}`")[2].partition("\n## ")[0]
         assert all(flag in part for flag in flags - {"-h", "--help"}), verb

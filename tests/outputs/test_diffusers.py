@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from zeroconsolidate import consolidate, verify
 from zeroconsolidate.errors import WrongNames
-from zeroconsolidate.naming import sources
+from zeroconsolidate.naming import asking
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def asked(_config: bytes) -> None:
         raise AssertionError("transformers was asked")
 
-    monkeypatch.setattr(sources, "_ask", asked)
+    monkeypatch.setattr(asking, "ask", asked)
     checkpoint = shutil.copytree(FIXTURES / "z2_bf16" / "checkpoint", tmp_path / "ckpt")
     (checkpoint / "config.json").write_text(CONFIG)
     return checkpoint

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from zeroconsolidate import consolidate, verify
 from zeroconsolidate.cli import main
 from zeroconsolidate.errors import WrongNames
-from zeroconsolidate.naming import sources
+from zeroconsolidate.naming import asking, sources
 from zeroconsolidate.outputs import model as making
-from zeroconsolidate.outputs.gate import Excuses, examine, pass_or_refuse
-from zeroconsolidate.outputs.gate_finding import Finding, GateResult, Kind
+from zeroconsolidate.outputs.gate.examine import Excuses, examine, pass_or_refuse
+from zeroconsolidate.outputs.gate.finding import Finding, GateResult, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> None:
             known[config] = ask_in_this_process(config)
         return known[config]
 
-    monkeypatch.setattr(sources, "_ask", ask)
+    monkeypatch.setattr(asking, "ask", ask)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ class TestModel:
         assert not verify(model).ok
 
     def test_ten_million_layers_are_refused_without_building_them(self, model: Path, monkeypatch: Any) -> None:
-        monkeypatch.setattr(sources, "_ask", lambda _: (None, "it would take too long"))
+        monkeypatch.setattr(asking, "ask", lambda _: (None, "it would take too long"))
         change_json(model / "config.json", num_hidden_layers=10_000_000)
         assert Kind.MISSING in kinds(model)
 
@@ -131,14 +131,14 @@ class TestModel:
         assert (found.findings, found.extra) == ((), ("v_head.summary.weight",))
 
     def test_without_transformers_it_says_so(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sources, "find_spec", lambda _: None)
+        monkeypatch.setattr(asking, "find_spec", lambda _: None)
         monkeypatch.setattr(sources, "looked_up", lambda _: None)
         found = examine(str(model))
         assert found.findings == ()
         assert found.unchecked == ("names: transformers is not installed",)
 
     def test_without_transformers_the_base_tells(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sources, "find_spec", lambda _: None)
+        monkeypatch.setattr(asking, "find_spec", lambda _: None)
         assert kinds(model, base=str(LLAMA), is_merged=True) == set()
         change_weights(model / "model.safetensors", lambda t: t.update({"head": t.pop(NORM)}))
         assert kinds(model, base=str(LLAMA), is_merged=True) == {Kind.MISSING, Kind.UNEXPECTED}

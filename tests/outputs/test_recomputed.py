@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from zeroconsolidate import consolidate
-from zeroconsolidate.adapters import export, merge, plan, readers
+from zeroconsolidate.adapters import export, merge, plan_export, plan_merge, readers
 from zeroconsolidate.adapters.peft_config import PeftConfig
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import WitnessMismatch
-from zeroconsolidate.naming import sources
-from zeroconsolidate.outputs import formulas
-from zeroconsolidate.outputs.factors import pairs
-from zeroconsolidate.outputs.merged_tensor import as_written
+from zeroconsolidate.naming import asking
+from zeroconsolidate.outputs.recomputed import formulas
+from zeroconsolidate.outputs.recomputed.factors import pairs
+from zeroconsolidate.outputs.recomputed.merged_tensor import as_written
 
 pytest.importorskip("transformers", minversion="5")
 pytest.importorskip("peft")
@@ -57,7 +57,7 @@ FORMULAS = [
 
 @pytest.fixture(autouse=True)
 def asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_ask", answer)
+    monkeypatch.setattr(asking, "ask", answer)
 
 
 @cache
@@ -88,8 +88,13 @@ def agreed(report: Any) -> bool:
 @pytest.mark.parametrize("kind", [*FORMULAS, "tokens", "embedding_dora", *BY_PEFT])
 def test_what_is_right_is_recomputed(kind: str, dtype: str, tmp_path: Path) -> None:
     report = saved(kind, tmp_path, dtype=dtype)()
-    # In 16 bits rounding may be larger than what a toy adapter adds.
-    assert agreed(report) or (kind in BY_PEFT and dtype != "fp32")
+    if kind not in BY_PEFT or dtype == "fp32":
+        assert agreed(report)
+    else:
+        # In 16 bits rounding may be larger than what a toy adapter adds; then it is not said that they agree.
+        assert agreed(report) != (
+            "merged values: there is no second way to compute them for these adapters" in report.not_checked
+        )
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -125,7 +130,7 @@ def test_a_wrong_scale(kind: str, dtype: str, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("kind", ["lora", "dora", "conv1d", *BY_PEFT])
 def test_factors_of_another_layer(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     convert = saved(kind, tmp_path)
-    collect = plan.collect
+    collect = plan_merge.collect
 
     def crossed(*arguments: Any) -> Any:
         model = collect(*arguments)
@@ -135,7 +140,7 @@ def test_factors_of_another_layer(kind: str, tmp_path: Path, monkeypatch: pytest
             model.wrappers[module], model.wrappers[other] = model.wrappers[other], model.wrappers[module]
         return model
 
-    monkeypatch.setattr(plan, "collect", crossed)
+    monkeypatch.setattr(plan_merge, "collect", crossed)
     with pytest.raises(WitnessMismatch):
         convert()
 
@@ -144,7 +149,7 @@ def test_another_weight_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     convert = saved("lora", tmp_path, check="sample")
     find = merge.Bases.find
     monkeypatch.setattr(merge.Bases, "find", lambda bases, path: find(bases, path.replace(".1.", ".0.")))
-    monkeypatch.setattr("zeroconsolidate.adapters.plan.prove_base", lambda *_: 0)
+    monkeypatch.setattr("zeroconsolidate.adapters.plan_merge.prove_base", lambda *_: 0)
     with pytest.raises(WitnessMismatch, match="the merged weight is wrong"):
         convert()
 
@@ -196,7 +201,7 @@ class TestAdapters:
                 tensors[key], tensors[other] = tensors[other], tensors[key]
             return (replace(files[0], tensors=tensors),), outside
 
-        monkeypatch.setattr(plan, "adapter_files", crossed)
+        monkeypatch.setattr(plan_export, "adapter_files", crossed)
         with pytest.raises(WitnessMismatch, match="differs from the parameter of that name"):
             convert()
         assert not list((tmp_path / "out").glob("*.safetensors"))

@@ -18,7 +18,7 @@ from zero_model import Run, save
 
 from zeroconsolidate import Report, consolidate
 from zeroconsolidate.errors import BadOption, DamagedFile
-from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming import asking
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ HEADS = {"colbert_linear.weight": (16, 16), "colbert_linear.bias": (16,), "spars
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if transformers were not installed: it has no say in any of this."""
-    monkeypatch.setattr(evidence, "find_spec", lambda _: None)
+    monkeypatch.setattr(asking, "find_spec", lambda _: None)
 
 
 def heads(*names: str) -> dict[str, torch.Tensor]:

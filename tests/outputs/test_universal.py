@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from zeroconsolidate import consolidate, universal
 from zeroconsolidate.errors import BadOption, DamagedFile, MissingFiles, OutputExists, UnsupportedLayout, WrongNames
-from zeroconsolidate.outputs import universal as making
+from zeroconsolidate.outputs.universal import output as making
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,7 +24,7 @@ from zeroconsolidate import consolidate, universal, verify
 from zeroconsolidate.errors import Disagreement, UnsupportedLayout
 from zeroconsolidate.opening.open import open_catalog
 from zeroconsolidate.opening.opened import of_catalog
-from zeroconsolidate.outputs.universal import plan_universal
+from zeroconsolidate.outputs.universal.output import plan_universal
 
 if TYPE_CHECKING:
     from collections.abc import Callable

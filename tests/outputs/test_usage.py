@@ -11,7 +11,7 @@ from fixtures import FIXTURES
 from model_cases import ROOT
 
 from zeroconsolidate import consolidate
-from zeroconsolidate.naming import sources
+from zeroconsolidate.naming import asking
 from zeroconsolidate.outputs.usage import load_adapter, load_model, load_tensors
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def test_of_an_adapter(tmp_path: Path):
 def test_without_transformers_a_part_is_still_no_model(
     partial: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sources, "find_spec", lambda _: None)
+    monkeypatch.setattr(asking, "find_spec", lambda _: None)
     exclude = ["*.bias"] if partial else []
     report = consolidate(FIXTURES / "trainer_zero3_tied/checkpoint", tmp_path / "out", exclude=exclude)
     loader = "safetensors.torch.load_file" if partial else "AutoModelForCausalLM.from_pretrained"

@@ -121,6 +121,7 @@ def test_partitions_of_several_dtypes(cut: Cut):
 
 def test_recipes_are_small_and_can_be_sent_to_another_process():
     placed = zero3.place(group(Cut.STRIPED, [Member("a", (5,)), Member("b", (1,))], [4, 4]))
+    assert placed.keys() == {"a", "b"}
     for recipe in placed.values():
         assert list(pickle.loads(pickle.dumps(recipe)).copies()) == list(recipe.copies())
 

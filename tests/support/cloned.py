@@ -29,10 +29,6 @@ def tensors(directory: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     return found
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
-
-
 def checkpoint_in(place: Path, *, stage: int, ranks: int = 4, megabytes: float = 24) -> Path:
     """A checkpoint of 24 MB whose tensors mostly fall on blocks."""
     shapes = synthetic.shapes_of(megabytes)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def ask_in_this_process(config: bytes) -> tuple[Architecture | None, str]:
-    """In place of `evidence._ask`, where transformers is loaded anyway: saves starting a process for each config."""
+    """In place of `asking.ask`, where transformers is loaded anyway: saves starting a process for each config."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_bytes(config)
         try:

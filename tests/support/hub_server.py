@@ -40,7 +40,7 @@ class Hub(ThreadingHTTPServer):
         """A copy of a directory in the repository; returns its URL."""
         for file in folder.rglob("*"):
             if file.is_file():
-                self.files[f"{prefix}/{file.relative_to(folder)}"] = file.read_bytes()
+                self.files[f"{prefix}/{file.relative_to(folder)}".lstrip("/")] = file.read_bytes()
         return f"hf://{REPOSITORY}/{prefix}"
 
     def described(self, path: str) -> dict[str, Any] | None:
@@ -104,10 +104,14 @@ class _Handler(AnyMethod):
     def _range(self, name: str) -> None:
         asked = self.headers.get("Range") or "bytes=0-"
         self.server.ranges.append((name, asked))
-        data = self.server.files[name]
+        data = self.server.files.get(name)
+        if data is None:
+            self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+            return
         first, _, last = asked.removeprefix("bytes=").partition("-")
         part = data[int(first) : int(last) + 1 if last else None]
-        self._send(206, part, {"Content-Range": f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}"})
+        said = {"Content-Range": f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}"}
+        self._send(206, part, said | {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": "1" * 40})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,13 +28,17 @@ def test_kinds_take_turns_wherever_it_begins() -> None:
     assert [kind for _, kind in straight[:4]] == ["kills", "fuzz", "kills", "faults"]
 
 
-def test_seeds_differ_and_both_verbs_are_killed() -> None:
-    commands = [" ".join(piece.command) for _, piece in itertools.islice(soak.pieces("kills", 0), 10)]
-    assert len(set(commands)) == 10
-    assert {verb for verb in ("convert", "universal") if any(f"--verb {verb}" in each for each in commands)} == {
-        "convert",
-        "universal",
-    }
+@pytest.mark.parametrize("only", ["kills", "faults", None])
+def test_seeds_differ_and_both_verbs_are_tried(only: str | None) -> None:
+    pieces = [piece for _, piece in itertools.islice(soak.pieces(only, 0), 24) if piece.kind != "fuzz"]
+    kills = [piece.command for piece in pieces if piece.kind == "kills"]
+    assert len({*map(tuple, kills)}) == len(kills)
+    for kind in {piece.kind for piece in pieces}:
+        verbs = Counter(piece.command[piece.command.index("--verb") + 1] for piece in pieces if piece.kind == kind)
+        assert verbs["convert"] == verbs["universal"] > 0
+
+
+def test_every_target_is_fuzzed() -> None:
     assert len({piece.command[2] for _, piece in itertools.islice(soak.pieces("fuzz", 0), 40)}) == len(soak.TARGETS)
 
 

@@ -53,7 +53,7 @@ def test_each_kind_is_collected(collected: list[Text]) -> None:
         ("message", "outputs/side_files.py", "sentence-transformers needs the size of an embedding"),
         ("message", "outputs/side_files.py", "config.json: rope_theta added"),
         ("message", "outputs/side_files.py", "{lone[0]} was not found, and without it"),
-        ("message", "adapters/plan.py", "PEFT adapter {adapters.kinds} for the base model"),
+        ("message", "adapters/plan_export.py", "PEFT adapter {adapters.kinds} for the base model"),
         ("message", "audit/source.py", "metadata of all {files} files agrees"),
         ("message", "naming/fit.py", "names as in the checkpoint (--names stored)"),
     ],

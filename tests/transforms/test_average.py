@@ -18,6 +18,7 @@ import torch
 import zero_model
 from command import REPOSITORY
 from fixtures import FIXTURES
+from folders import contents
 from safetensors.torch import load_file
 
 from zeroconsolidate import consolidate, estimate, inspect, verify
@@ -67,15 +68,14 @@ def assert_same(written: dict[str, torch.Tensor], truth: dict[str, torch.Tensor]
         assert bool(same.all()), name
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
-
-
 # --- every layout
 
 
-_NO_PAIR = ("adamw_8bit", "writer_mock", "universal_pp2", "universal_megatron", "flagembedding", "trainer")
-"""Those that are refused without options, that are empty, or whose stored names are not those of `expected`."""
+_NO_PAIR = (
+    "adafactor_z3", "adamw_8bit", "writer_mock", "universal_pp2", "universal_megatron", "flagembedding", "trainer",
+)  # fmt: skip
+"""Those that trained to NaN, that are refused without options, that are empty, or whose stored names are not those of
+`expected`."""
 
 
 def _pairs() -> list[tuple[Path, Path]]:
@@ -119,6 +119,27 @@ def test_any_two_layouts_have_torchs_mean(one: Path, other: Path, tmp_path: Path
     truth = mean([truth_of(one), truth_of(other)], [0.3, 0.9], set(provenance(one)["buffers"]))
     assert_same(load_file(tmp_path / "out" / "model.safetensors"), truth)
     assert verify(tmp_path / "out", against=sources).ok
+
+
+ALONE = [
+    case
+    for folder in (FIXTURES, FIXTURES / "layouts")
+    for case in sorted(file.parent for file in folder.glob("*/expected.safetensors"))
+    if case not in LAYOUTS and not case.name.startswith(("adamw_8bit", "writer_mock"))
+]
+
+
+@pytest.mark.parametrize("case", ALONE, ids=lambda case: case.name)
+def test_a_layout_without_a_counterpart_is_averaged_with_itself(case: Path, tmp_path: Path):
+    """What one conversion makes of it is compared with the engine's values by the tests of layouts."""
+    options: dict[str, Any] = {"names": "stored"}
+    if provenance(case).get("replicas_differ"):
+        options["replicas"] = "first"
+    consolidate(case / "checkpoint", tmp_path / "one", **options)
+    consolidate([case / "checkpoint"] * 2, tmp_path / "out", average="weights:0.3,0.9", **options)
+    one = written(tmp_path / "one")
+    assert_same(written(tmp_path / "out"), mean([one, one], [0.3, 0.9], set()))
+    assert verify(tmp_path / "out", against=[case / "checkpoint"] * 2).ok
 
 
 # --- what is chosen, and what each counts for
@@ -200,6 +221,36 @@ def test_buffers_and_whole_numbers_are_the_last_ones(tmp_path: Path):
     assert found["mean"].tolist() == [5.0] * 3
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_value_that_is_not_finite_in_one_step_only(value: float, number: int, tmp_path: Path):
+    """It would be the mean, whatever the other steps have."""
+    sources = []
+    for step in (1, 2, 3):
+        made = run_directories.trained(step, step)
+        if step == number + 1:
+            made.groups[0]["layers.0.weight"][1, 1] = value
+        sources.append(zero_model.save(made, tmp_path / str(step), f"global_step{step}"))
+    with pytest.raises(Disagreement, match=f"1 value is not finite in checkpoint {number + 1} of 3") as caught:
+        consolidate(sources, tmp_path / "out", average="uniform", names="stored")
+    assert f"{number + 1}/global_step{number + 1}" in str(caught.value.address)
+    assert "layers.0.weight" in str(caught.value.address)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    del sources[number]
+    consolidate(sources, tmp_path / "out", average="uniform", names="stored", restart=True)
+
+
+def test_what_is_not_finite_in_every_step_stays_so(tmp_path: Path):
+    sources = []
+    for step in (1, 2):
+        made = run_directories.trained(step)
+        made.groups[0]["layers.0.weight"][0] = torch.tensor([-float("inf"), float("inf"), float("nan")])
+        sources.append(zero_model.save(made, tmp_path / str(step), f"global_step{step}"))
+    consolidate(sources, tmp_path / "out", average="uniform", names="stored")
+    first = written(tmp_path / "out")["layers.0.weight"][0]
+    assert torch.equal(first.nan_to_num(7, 8, 9), torch.tensor([9.0, 8, 7]))
+
+
 def test_it_is_cast_after_it_was_rounded_to_float32(run: Path, tmp_path: Path):
     sources = [run / "checkpoint-2", run / "checkpoint-9"]
     consolidate(sources, tmp_path / "out", average="uniform", dtype="bf16", names="stored")
@@ -271,32 +322,113 @@ def test_memory_is_that_of_blocks(large: list[Path]):
 LORA = [FIXTURES / "models" / name / "checkpoint" for name in ("lora_z2", "lora_z3")]
 
 
-def test_adapters_are_averaged_factor_by_factor(tmp_path: Path):
-    report = consolidate(LORA, tmp_path / "mean", average="weights:1,3")
+ADAPTED = [
+    "dora", "llm_embedder_lora", "llm_reranker_lora", "lora", "lora_bias", "lora_head", "lora_patterns", "lora_tokens",
+    "mixtral_lora", "mixtral_lora_experts", "qwen3_moe_lora_experts",
+]  # fmt: skip
+"""With modules that were trained in full (`modules_to_save`), rows of a vocabulary, stacks of experts."""
+
+
+def of_both_stages(kind: str) -> tuple[list[Path], Path]:
+    """(checkpoints, the original model)."""
+    cases = [FIXTURES / "models" / f"{kind}_{stage}" for stage in ("z2", "z3")]
+    return [case / "checkpoint" for case in cases], BASES / provenance(cases[0])["case"]["base"]
+
+
+@pytest.mark.parametrize("kind", ADAPTED)
+def test_adapters_are_averaged_factor_by_factor(kind: str, tmp_path: Path):
+    sources, _ = of_both_stages(kind)
+    report = consolidate(sources, tmp_path / "mean", average="weights:1,3")
     assert any("the mean of A and the mean of B were taken" in note for note in report.notes)
     several = []
-    for number, source in enumerate(LORA):
+    for number, source in enumerate(sources):
         consolidate(source, tmp_path / str(number))
         several.append(load_file(tmp_path / str(number) / "adapter_model.safetensors"))
     assert_same(load_file(tmp_path / "mean" / "adapter_model.safetensors"), mean(several, [1, 3], set()))
     assert any(not torch.equal(several[0][name], several[1][name]) for name in several[0])
-    assert verify(tmp_path / "mean", against=LORA).ok
+    assert verify(tmp_path / "mean", against=sources).ok
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_or_the_models_into_which_they_are_merged(dtype: str, tmp_path: Path):
-    options: dict[str, Any] = {"lora": "merge", "base": BASES / "llama", "dtype": dtype}
-    report = consolidate(LORA, tmp_path / "mean", average="uniform", **options)
+@pytest.mark.parametrize(("kind", "dtype"), [*((kind, "fp32") for kind in ADAPTED), ("lora", "bf16")])
+def test_or_the_models_into_which_they_are_merged(kind: str, dtype: str, tmp_path: Path):
+    sources, base = of_both_stages(kind)
+    options: dict[str, Any] = {"lora": "merge", "base": base, "dtype": dtype}
+    report = consolidate(sources, tmp_path / "mean", average="uniform", **options)
     assert "adapters were merged first: the mean is that of the merged weights" in report.notes
     assert "merged values: not recomputed of a mean" in report.not_checked
     several = []
-    for number, source in enumerate(LORA):
+    for number, source in enumerate(sources):
         consolidate(source, tmp_path / str(number), **options)
         several.append(written(tmp_path / str(number)))
     truth = mean(several, [1, 1], set())
     assert_same(written(tmp_path / "mean"), {name: t.to(several[0][name].dtype) for name, t in truth.items()})
     assert any(not torch.equal(several[0][name], several[1][name]) for name in several[0])
-    assert verify(tmp_path / "mean", against=LORA, base=BASES / "llama").ok
+    assert verify(tmp_path / "mean", against=sources, base=base).ok
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_module_that_was_trained_in_full_is_the_mean_of_both(dtype: torch.dtype, tmp_path: Path):
+    """The head of `modules_to_save`, as the engines had it in float32: the mean is rounded to bfloat16, not they."""
+    sources, base = of_both_stages("lora_head")
+    options: dict[str, Any] = {"lora": "merge", "base": base, "dtype": "fp32" if dtype is torch.float32 else "bf16"}
+    consolidate(sources, tmp_path / "mean", average="weights:1,2", **options)
+    heads = [truth_of(source.parent) for source in sources]
+    (name,) = [name for name in heads[0] if "modules_to_save" in name]
+    wanted = mean([{"lm_head.weight": each[name].float()} for each in heads], [1, 2], set())
+    assert torch.equal(written(tmp_path / "mean")["lm_head.weight"], wanted["lm_head.weight"].to(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_what_was_trained_around_the_models(dtype: str, tmp_path: Path):
+    pytest.importorskip("peft")
+    from peft_runs import llama, lora, tune
+
+    tuned, sources, values = tune(llama, default=lora()), [], []
+    for step in (1, 2):
+        values.append(torch.randn(4, 16, generator=torch.Generator().manual_seed(step)))
+        masters = {f"model.{name}": value * step for name, value in tuned.masters.items()}
+        made = zero_model.Run(stage=step + 1, world_size=2, groups=[masters | {"projection.weight": values[-1]}])
+        sources.append(zero_model.save(made, tmp_path / str(step)))
+        tuned.model.peft_config["default"].save_pretrained(sources[-1])
+    base = tuned.save_base(tmp_path / "base")
+    truth = mean([{"projection.weight": value} for value in values], [1, 1], set())
+    truth = {name: tensor.bfloat16() if dtype == "bf16" else tensor for name, tensor in truth.items()}
+    for lora_as, folder in (("merge", "trained_beside"), ("adapter", ".")):
+        out = tmp_path / lora_as
+        consolidate(sources, out, average="uniform", lora=lora_as, base=base, dtype=dtype)
+        assert_same(load_file(out / folder / "non_lora_trainables.safetensors"), truth)
+        assert verify(out, against=sources, base=base).ok
+
+
+def test_factors_that_are_used_differently_have_no_mean(tmp_path: Path):
+    for number, source in enumerate(LORA):
+        shutil.copytree(source, tmp_path / str(number))
+    sources = [tmp_path / "0", tmp_path / "1"]
+    file = sources[0] / "adapter_config.json"
+    config = json.loads(file.read_text())
+
+    def with_settings(**settings: object) -> None:
+        file.write_text(json.dumps(config | settings))
+
+    # Not what PEFT writes in another order, or not at all, or what has no part in the weights.
+    with_settings(target_modules=config["target_modules"][::-1], lora_dropout=0.5, peft_version="1", use_new=False)
+    consolidate(sources, tmp_path / "mean", average="uniform")
+    for settings in ({"lora_alpha": 16}, {"use_rslora": True}, {"alpha_pattern": {"q_proj": 3}}, {"use_new": "yes"}):
+        with_settings(**settings)
+        differing = next(iter(settings))
+        with pytest.raises(Disagreement, match=f"adapters default are not of one kind: {differing} differs") as caught:
+            consolidate(sources, tmp_path / "out", average="uniform")
+        assert 'lora="merge"' in str(caught.value.remedies)
+        assert not (tmp_path / "out").exists()
+    # Merged, each is used as its own configuration says.
+    with_settings(lora_alpha=16)
+    options: dict[str, Any] = {"lora": "merge", "base": BASES / "llama"}
+    consolidate(sources, tmp_path / "merged", average="uniform", **options)
+    several = []
+    for source in sources:
+        consolidate(source, tmp_path / f"merged-{source.name}", **options)
+        several.append(written(tmp_path / f"merged-{source.name}"))
+    assert_same(written(tmp_path / "merged"), mean(several, [1, 1], set()))
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "m3", "qwen3_moe", "llm_tied"])
@@ -327,6 +459,8 @@ def test_what_is_no_average(run: Path, tmp_path: Path):
         "ema:x": "a decay is a number between 0 and 1",
         "weights:1,0": "weights are numbers above 0",
         "weights:1,nan": "weights are numbers above 0",
+        "weights:1e308,1e308": "weights are numbers above 0, from 1e-100 to 1e[+]100",
+        "weights:5e-324,5e-324": "weights are numbers above 0",
         "weights:1,2,3": "a weight is needed for each checkpoint",
     }.items():
         with pytest.raises(BadOption, match=complaint):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures import FIXTURES
+from folders import contents
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -23,10 +24,11 @@ from safetensors.torch import load_file, save_file
 
 from zeroconsolidate import consolidate, estimate, verify
 from zeroconsolidate.dtypes import DType
-from zeroconsolidate.errors import BadOption, UnsupportedLayout, WrongNames
-from zeroconsolidate.naming import sources
-from zeroconsolidate.outputs import gate_quantized
-from zeroconsolidate.outputs.gate_quantized import Dense, Quantization, dense, problems, quantization_of
+from zeroconsolidate.errors import BadOption, MissingPackage, UnsupportedLayout, WrongNames
+from zeroconsolidate.integrations import packages
+from zeroconsolidate.naming import asking, sources
+from zeroconsolidate.outputs.gate import quantized as gate_quantized
+from zeroconsolidate.outputs.gate.quantized import Dense, Quantization, dense, problems, quantization_of
 from zeroconsolidate.plan.patched import Zeros
 from zeroconsolidate.plan.sources import Source
 from zeroconsolidate.run import execute as executor
@@ -285,10 +287,6 @@ def written(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
-
-
 CASES = ["llm_untied_z3", "mixtral_z2", "qwen3_moe_z3", "m3_z2"]
 
 
@@ -404,9 +402,20 @@ def test_what_it_cannot_be_used_with(tmp_path: Path, monkeypatch: pytest.MonkeyP
             consolidate(source, tmp_path / "out", **options)
     with pytest.raises(BadOption, match=r"quantize.* is for models, not for adapters"):
         consolidate(MODELS / "lora_z3" / "checkpoint", tmp_path / "out", quantize="fp8")
-    monkeypatch.setattr(sources, "find_spec", lambda name: None)
-    with pytest.raises(BadOption, match="which layers are linear is not known: transformers is not installed"):
-        consolidate(source, tmp_path / "out", quantize="fp8")
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "architecture", lambda *_, **__: (None, "transformers could not build the model"))
+        with pytest.raises(BadOption, match="which layers are linear is not known: transformers could not build"):
+            consolidate(source, tmp_path / "out", quantize="fp8")
+    for lacking, said in (
+        ({"transformers", "torch"}, "transformers and torch, which are"),
+        ({"transformers"}, "transformers, which is"),
+        ({"torch"}, "torch, which is"),
+    ):
+        for where in (packages, asking):
+            monkeypatch.setattr(where, "find_spec", lambda name, lacking=lacking: None if name in lacking else name)
+        with pytest.raises(MissingPackage, match=f"quantizing needs {said} not installed: it says which") as caught:
+            consolidate(source, tmp_path / "out", quantize="fp8")
+        assert caught.value.remedies == ('pip install "zeroconsolidate[quantize]"',)
     assert not (tmp_path / "out").exists()
 
 

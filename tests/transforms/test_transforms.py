@@ -14,6 +14,7 @@ import pytest
 import torch
 from command import REPOSITORY
 from fixtures import FIXTURES
+from folders import contents
 from safetensors.torch import load_file
 from scaled import Scaled
 
@@ -66,10 +67,6 @@ class Recorded(Transform):
 
     def plan(self, model: Model) -> Model:
         return self._change(model)
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture

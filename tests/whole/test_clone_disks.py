@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 import synthetic
 import torch
-from cloned import checkpoint_in, consolidate, contents, tensors
+from cloned import checkpoint_in, consolidate, tensors
 from command import REPOSITORY
 from disks import MAKERS, Disk, disk
 from fixtures import FIXTURES
+from folders import contents
 
 import zeroconsolidate
 from zeroconsolidate.api.universal import dry_run_universal

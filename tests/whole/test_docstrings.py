@@ -32,10 +32,7 @@ NOT_ASKED_FOR = {
     "ES01", "SA01",  # more than a summary, and references, where there is more to say
 }  # fmt: skip
 PUBLIC = {name: getattr(zeroconsolidate, name) for name in zeroconsolidate.__all__ if name != "__version__"}
-ERRORS = {
-    name: value for name, value in vars(errors).items()
-    if not name.startswith("_") and getattr(value, "__module__", "") == errors.__name__
-}  # fmt: skip
+ERRORS = {name: getattr(errors, name) for name in errors.__all__}
 EVERYTHING = {**PUBLIC, "Extent": Extent, "Part": Part, "RescuedState": RescuedState, **ERRORS}
 FUNCTIONS = [name for name, value in EVERYTHING.items() if inspect.isfunction(value)]
 CLASSES = [name for name, value in EVERYTHING.items() if inspect.isclass(value) and name != "Parts"]

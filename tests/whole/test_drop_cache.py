@@ -9,12 +9,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cloned import checkpoint_in, contents
+from cloned import checkpoint_in
+from folders import contents
 from hypothesis import given
 from hypothesis import strategies as st
 
 import zeroconsolidate
-from zeroconsolidate.outputs import make
 from zeroconsolidate.run import local, page_cache
 from zeroconsolidate.run.clone import Means
 from zeroconsolidate.run.local import LocalFiles, LocalOutput
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+needs_the_call = pytest.mark.skipif(
+    not page_cache.IS_THERE, reason="this system has no posix_fadvise, so --drop-cache does nothing here, and says so"
+)
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -80,6 +83,7 @@ def file(disk: Path) -> Path:
     return path
 
 
+@needs_the_call
 class TestTrail:
     def advised(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         """What is dropped from here on, as (first, last) page."""
@@ -148,6 +152,7 @@ class TestTrail:
         drop_file("/no/such/file")
 
 
+@needs_the_call
 class TestFiles:
     def read(self, files: LocalFiles, path: Path, start: int, stop: int) -> None:
         buffer = bytearray(stop - start)
@@ -216,6 +221,7 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@needs_the_call
 class TestVerbs:
     @pytest.mark.parametrize("stage", [2, 3])
     @pytest.mark.parametrize("case", CASES)
@@ -243,12 +249,16 @@ class TestVerbs:
         assert with_it == without
 
 
-def test_where_the_system_has_no_such_call_it_is_said(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = checkpoint_in(disk, stage=2, megabytes=1)
-    for module in (make, page_cache):
-        monkeypatch.setattr(module, "IS_THERE", False)
-    monkeypatch.delattr(os, "posix_fadvise")
-    report = zeroconsolidate.consolidate(checkpoint, disk / "out", drop_cache=True)
-    assert report.warnings.count("--drop-cache does nothing: this system has no posix_fadvise") == 1
-    report = zeroconsolidate.consolidate(checkpoint, disk / "other")
+def test_where_the_system_has_no_such_call_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = checkpoint_in(tmp_path, stage=2, megabytes=1)
+    monkeypatch.setattr(page_cache, "IS_THERE", False)
+    monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    said = "--drop-cache does nothing: this system has no posix_fadvise"
+    report = zeroconsolidate.consolidate(checkpoint, tmp_path / "out", drop_cache=True)
+    assert report.warnings.count(said) == 1
+    assert contents(tmp_path / "out")
+    part = zeroconsolidate.consolidate_part(checkpoint, tmp_path / "parts", "1/2", drop_cache=True)
+    assert part.warnings.count(said) == 1
+    assert zeroconsolidate.universal(checkpoint, tmp_path / "universal", drop_cache=True).warnings.count(said) == 1
+    report = zeroconsolidate.consolidate(checkpoint, tmp_path / "other")
     assert not any("drop-cache" in text for text in report.warnings)

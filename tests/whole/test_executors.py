@@ -17,6 +17,8 @@ import pytest
 import synthetic
 from command import environment
 from fixtures import FIXTURES
+from folders import contents
+from interrupting import Interrupt
 
 from zeroconsolidate import consolidate, consolidate_part, finish_parts, verify
 from zeroconsolidate.errors import BadOption, DamagedFile, OutputFailed
@@ -41,10 +43,6 @@ CASES: dict[str, tuple[Path, dict[str, Any]]] = {
     "experts": (FIXTURES / "models" / "mixtral_z3", {"dtype": "bf16"}),
 }
 OPTIONS = {"max_shard_size": "5MB", "digest": "sha256"}
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture(autouse=True)
@@ -285,15 +283,6 @@ def test_who_hands_out_tasks_is_killed(
     assert verify(tmp_path / "out", against=checkpoint).ok
 
 
-class Stop:
-    def __init__(self, after: int) -> None:
-        self.after = after
-
-    def __call__(self, done: int, total: int) -> None:
-        if done >= self.after:
-            raise KeyboardInterrupt
-
-
 class TestGoingOn:
     @pytest.fixture(autouse=True)
     def often(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +290,7 @@ class TestGoingOn:
 
     def interrupted(self, checkpoint: Path, out: Path, after: int, executor: Executor | None) -> None:
         with pytest.raises(KeyboardInterrupt):
-            consolidate(checkpoint, out, executor=executor, progress=Stop(after), **OPTIONS)
+            consolidate(checkpoint, out, executor=executor, progress=Interrupt(after), **OPTIONS)
 
     @pytest.mark.parametrize("order", ["wop", "pwo", "wpw", "pwpw", "ww", "wpo", "po", "pow", "wpow"])
     def test_with_workers_and_without(
@@ -334,7 +323,7 @@ class TestLate:
     def late(self, checkpoint: Path, out: Path) -> list[Task]:
         executor = Here()
         with pytest.raises(KeyboardInterrupt):
-            consolidate(checkpoint, out, executor=executor, progress=Stop(3 * MB), **OPTIONS)
+            consolidate(checkpoint, out, executor=executor, progress=Interrupt(3 * MB), **OPTIONS)
         return executor.given
 
     def test_the_output_is_complete(self, checkpoint: Path, tmp_path: Path, straight: dict[str, bytes]) -> None:
@@ -433,7 +422,7 @@ def test_a_complete_file_that_was_cut_is_never_taken_for_complete_again(
     """Made as long as it was, it would be full of zeros, and the journal says that it is done."""
     monkeypatch.setattr(parting, "SYNC_BYTES", MB)
     with pytest.raises(KeyboardInterrupt):
-        consolidate(checkpoint, tmp_path / "out", progress=Stop(6 * MB), **OPTIONS)
+        consolidate(checkpoint, tmp_path / "out", progress=Interrupt(6 * MB), **OPTIONS)
     first = tmp_path / "out/.zeroconsolidate/files/model-00001-of-00003.safetensors"
     os.truncate(first, first.stat().st_size - 1000)
 

@@ -23,8 +23,8 @@ from zeroconsolidate.archive.weights import read_weights
 from zeroconsolidate.cli.command import main
 from zeroconsolidate.errors import DamagedFile, UnsafePath
 from zeroconsolidate.integrations.architecture import model_class
-from zeroconsolidate.naming import sources as evidence
-from zeroconsolidate.naming.sources import architecture
+from zeroconsolidate.naming import asking
+from zeroconsolidate.naming.asking import architecture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,15 +171,15 @@ def test_a_config_that_fills_the_memory(tmp_path):
     assert "MemoryError" in done.stdout
 
 
-ASK = evidence._ask
+ASK = asking.ask
 """Taken before tests/models answers in its place for the rest of the session."""
 
 
 @pytest.mark.usefixtures("processes_of_their_own")
 def test_a_config_that_takes_for_ever(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
-    monkeypatch.setattr(evidence, "ARCHITECTURE_SECONDS", 0.01)
-    monkeypatch.setattr(evidence, "_ask", ASK)
+    monkeypatch.setattr(asking, "ARCHITECTURE_SECONDS", 0.01)
+    monkeypatch.setattr(asking, "ask", ASK)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2Model"], "n_layer": 3}')
     found, why = architecture(str(tmp_path))
     assert found is None

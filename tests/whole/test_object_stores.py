@@ -21,6 +21,7 @@ from zeroconsolidate.errors import (
     BadOption,
     DamagedFile,
     MissingFiles,
+    MissingPackage,
     NotACheckpoint,
     OutputExists,
     OutputFailed,
@@ -238,7 +239,8 @@ class TestErrors:
             zeroconsolidate.inspect("ftq://runs/one")
 
     def test_a_client_that_is_not_installed(self):
-        with pytest.raises(BadOption, match=r"gs:// URLs need gcsfs.*pip install 'zeroconsolidate\[gcs\]'"):
+        said = r"reading gs:// URLs needs gcsfs, which is not installed.*pip install 'zeroconsolidate\[gcs\]'"
+        with pytest.raises(MissingPackage, match=said):
             zeroconsolidate.inspect("gs://runs/one")
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import synthetic
 from command import INTERRUPTED, python, signals
-from folders import final
+from folders import contents, final
+from interrupting import Interrupt
 
 from zeroconsolidate import consolidate
 from zeroconsolidate.write import part
@@ -26,26 +27,11 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return root
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
-
-
 @pytest.fixture(scope="module")
 def straight(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("straight") / "out"
     consolidate(checkpoint, out, optimizer=True, digest="sha256", max_shard_size="4MB")
     return contents(out)
-
-
-class Interrupt:
-    """A progress callback that presses Ctrl-C when so many bytes are written."""
-
-    def __init__(self, after: int) -> None:
-        self.after = after
-
-    def __call__(self, done: int, total: int) -> None:
-        if done >= self.after:
-            raise KeyboardInterrupt
 
 
 def test_it_goes_on_where_it_was_interrupted(

@@ -14,6 +14,8 @@ import pytest
 import synthetic
 from command import PROGRAM, environment, refusal, signals, zeroconsolidate
 from fixtures import FIXTURES
+from folders import contents
+from interrupting import Interrupt
 
 from zeroconsolidate import consolidate, consolidate_part, finish_parts, verify
 from zeroconsolidate.errors import BadOption, DamagedFile, OutputBusy, OutputExists, OutputFailed
@@ -38,10 +40,6 @@ CASES: dict[str, tuple[Path, dict[str, Any]]] = {
     "an adapter": (FIXTURES / "models" / "lora_z3", {}),
     "experts": (FIXTURES / "models" / "mixtral_z3", {"dtype": "bf16"}),
 }
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture
@@ -104,15 +102,6 @@ def test_overflows_of_all_parts_are_counted(tmp_path: Path, monkeypatch: pytest.
     assert report.overflows == one.overflows
     assert sum(one.overflows.values()) == sum(int((v.abs() >= 1e30).sum()) for v in values.values())
     assert torch.isfinite(next(iter(values.values()))).all()
-
-
-class Interrupt:
-    def __init__(self, after: int) -> None:
-        self.after = after
-
-    def __call__(self, done: int, total: int) -> None:
-        if done >= self.after:
-            raise KeyboardInterrupt
 
 
 def test_an_interrupted_part_goes_on_where_it_was(

@@ -16,7 +16,7 @@ from reported import ROOT, Case, differing, load, load_adapter
 from safetensors.torch import load_file, save_file
 
 from zeroconsolidate import consolidate, inspect, verify
-from zeroconsolidate.errors import ZeroConsolidateError
+from zeroconsolidate.errors import WrongNames, ZeroConsolidateError
 
 transformers = pytest.importorskip("transformers", minversion="5")
 pytest.importorskip("peft")
@@ -263,15 +263,20 @@ class TestModuleBehindThePooling:
 
     case = Case("st_dense_z3")
 
-    @pytest.mark.parametrize("options", [{"exclude": ["2.*"]}, {"allow_missing": True}], ids=str)
-    def test_no_empty_weights_are_published(self, options: dict[str, object], out: Path) -> None:
-        try:
-            consolidate(self.case.checkpoint, out, **options)
-        except ZeroConsolidateError:
-            assert not out.exists()
-            return
-        for path in out.rglob("*.safetensors"):
-            assert [name for name, value in load_file(path).items() if not value.numel()] == [], path
+    def test_no_empty_weights_are_published(self, out: Path) -> None:
+        consolidate(self.case.checkpoint, out, allow_missing=True)
+        written = {path: load_file(path) for path in out.rglob("*.safetensors")}
+        assert {path.relative_to(out).as_posix() for path in written} == {
+            "model.safetensors",
+            "2_Dense/model.safetensors",
+        }
+        for path, tensors in written.items():
+            assert [name for name, value in tensors.items() if not value.numel()] == [], path
+
+    def test_without_the_trained_module_the_empty_file_is_refused(self, out: Path) -> None:
+        with pytest.raises(WrongNames, match="2_Dense"):
+            consolidate(self.case.checkpoint, out, exclude=["2.*"])
+        assert not out.exists()
 
     def test_verify_finds_them(self, out: Path) -> None:
         out.mkdir()

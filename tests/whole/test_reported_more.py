@@ -16,7 +16,7 @@ from zero_model import Run, save
 
 from zeroconsolidate import consolidate, verify
 from zeroconsolidate.errors import ZeroConsolidateError
-from zeroconsolidate.naming import sources
+from zeroconsolidate.naming import asking
 
 pytest.importorskip("transformers", minversion="5")
 pytest.importorskip("peft")
@@ -144,7 +144,7 @@ def test_a_config_of_ten_million_layers(tmp_path: Path, out: Path, monkeypatch: 
     checkpoint = shutil.copytree(ROOT / "llm_untied_z2" / "checkpoint", tmp_path / "ckpt")
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10_000_000}))
-    monkeypatch.setattr(sources, "_ask", lambda _: (None, "transformers took more than 300 s to build the model"))
+    monkeypatch.setattr(asking, "ask", lambda _: (None, "transformers took more than 300 s to build the model"))
     with pytest.raises(ZeroConsolidateError, match="num_hidden_layers"):
         consolidate(checkpoint, out)
 

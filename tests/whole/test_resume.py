@@ -18,6 +18,8 @@ import pytest
 import synthetic
 from command import REPOSITORY, signals
 from fixtures import FIXTURES
+from folders import contents
+from interrupting import Interrupt
 
 from zeroconsolidate import consolidate, verify
 from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, OutputExists, OutputFailed, PlanBroken
@@ -54,28 +56,11 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 OPTIONS = {"max_shard_size": "5MB", "digest": "sha256"}
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
-
-
 @pytest.fixture(scope="module")
 def straight(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("straight") / "model"
     consolidate(checkpoint, out, **OPTIONS)
     return contents(out)
-
-
-class Interrupt:
-    """A progress callback that presses Ctrl-C when so many bytes are written, and remembers where it began."""
-
-    def __init__(self, after: int | None = None) -> None:
-        self.after = after
-        self.first: int | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        self.first = done if self.first is None else self.first
-        if self.after is not None and done >= self.after:
-            raise KeyboardInterrupt
 
 
 def stop(checkpoint: Path, out: Path, after: int, **options: object) -> None:

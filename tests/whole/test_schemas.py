@@ -192,8 +192,8 @@ def test_an_interruption_is_an_error_too(tmp_path: Path) -> None:
     """The process ends by a signal: the object is one of an error."""
     code = (
         "import os, signal, sys\n"
-        "from zeroconsolidate.cli import command, main\n"
-        "command._VERBS['inspect'] = lambda given: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "from zeroconsolidate.cli import actions, main\n"
+        "actions.ACTIONS['inspect'] = lambda given: os.kill(os.getpid(), signal.SIGTERM)\n"
         f"sys.exit(main(['inspect', {str(TRAINER)!r}, '--json']))"
     )
     done = python(code)

@@ -14,7 +14,7 @@ from fixtures import FIXTURES
 from safetensors.torch import load_file
 
 from zeroconsolidate import consolidate
-from zeroconsolidate.naming import sources as evidence
+from zeroconsolidate.naming import asking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,7 @@ def test_these_are_all_kinds() -> None:
 
 @pytest.mark.parametrize(("checkpoint", "name"), FILES)
 def test_it_is_ours_cast(checkpoint: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence, "_ask", ask_in_this_process)
+    monkeypatch.setattr(asking, "ask", ask_in_this_process)
     written = tensors_of(checkpoint, name)
     for dtype in {tensor.dtype for tensor in written.values()}:
         ours = {}

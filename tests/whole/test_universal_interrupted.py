@@ -10,7 +10,8 @@ import pytest
 import synthetic
 from command import INTERRUPTED, python, signals, zeroconsolidate
 from fixtures import FIXTURES
-from folders import final
+from folders import contents, final
+from interrupting import Interrupt
 
 from zeroconsolidate import universal
 from zeroconsolidate.errors import BadOption, DamagedFile, OutputFailed
@@ -29,21 +30,6 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     values = synthetic.values_of(synthetic.shapes_of(6))
     synthetic.write(root, values, stage=request.param, ranks=3, moments=True)
     return root
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
-
-
-class Interrupt:
-    """A progress callback that presses Ctrl-C when so many bytes are written."""
-
-    def __init__(self, after: int) -> None:
-        self.after = after
-
-    def __call__(self, done: int, total: int) -> None:
-        if done >= self.after:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MODELS = FIXTURES / "models"
 PLAIN = FIXTURES / "z3_bf16/checkpoint"
 LORA = MODELS / "lora_z3/checkpoint"
-SENTENCE = 'needs torch, which is not installed; pip install "zeroconsolidate[torch]"'
+SENTENCE = "needs torch, which is not installed; pip install 'zeroconsolidate[torch]'"
 
 
 @pytest.mark.parametrize(
@@ -144,3 +144,11 @@ def test_transformers_without_torch_is_not_asked(tmp_path: Path) -> None:
     source = MODELS / "embedder_z2/checkpoint"
     done = command_without("convert", source, out, "--no-cache", hidden=("torch",))
     assert done.returncode == 0, done.stderr
+
+
+def test_an_engine_needs_deepspeed() -> None:
+    code = "import sys, zeroconsolidate; zeroconsolidate.load_into_engine(object(), sys.argv[1])"
+    done = without_packages(code, PLAIN)
+    assert done.returncode == 1
+    said = "needs deepspeed, which is not installed; pip install 'zeroconsolidate[deepspeed]'"
+    assert done.stderr.splitlines()[-1] == f"zeroconsolidate.errors.MissingPackage: loading into an engine {said}"

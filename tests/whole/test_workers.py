@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
 import struct
 import sys
+import threading
 import zipfile
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from fixtures import FIXTURES
+from folders import contents
 
 from zeroconsolidate import consolidate, estimate, universal, verify, verify_source
 from zeroconsolidate.audit import source
-from zeroconsolidate.errors import BadOption, WitnessMismatch
+from zeroconsolidate.errors import BadOption, DamagedFile, OutputFailed, WitnessMismatch
 from zeroconsolidate.outputs import weights
 from zeroconsolidate.run import compare as comparing
 from zeroconsolidate.run import execute as executor
@@ -56,10 +59,6 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "PIECE_BYTES", 128)
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_the_output_is_the_same(case: str, tmp_path: Path):
     fixture, options = CASES[case]
@@ -86,6 +85,104 @@ def test_it_is_continued_with_another_number(before: int, after: int, tmp_path: 
     assert report.resumed_bytes > 0
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
     assert verify(tmp_path / "out", against=checkpoint).ok
+
+
+MIDDLE = 5000
+"""Of files of 8 KB of weights."""
+
+
+class TestErrors:
+    """One thread fails while others go on writing, beyond what the first has left out."""
+
+    @pytest.fixture(autouse=True)
+    def often(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(part, "SYNC_BYTES", 1 << 10)
+
+    CHECKPOINT = FIXTURES / "models/llm_untied_z2/checkpoint"
+    OPTIONS: ClassVar[dict[str, Any]] = {
+        "dtype": "bf16", "max_shard_size": "8KB", "reflink": "never", "check": "none"
+    }  # fmt: skip
+
+    def failed_while_others_wrote(
+        self, call: str, name: str, number: int, said: str, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The first such call of a worker behind the middle of a file with this name fails, when another worker has
+        written meanwhile."""
+        read, write = os.preadv, os.pwrite
+        begun, beyond = threading.Event(), threading.Event()
+        calls: list[int] = []
+
+        def pwrite(fd: int, data: memoryview, start: int) -> int:
+            if call == "pwrite" and is_the_one(fd, start):
+                fail()
+            done = write(fd, data, start)
+            if begun.is_set():
+                beyond.set()
+            return done
+
+        def is_the_one(fd: int, start: int) -> bool:
+            is_there = name in os.readlink(f"/proc/self/fd/{fd}") and start >= MIDDLE
+            if not is_there or not threading.current_thread().name.endswith("worker"):
+                return False
+            calls.append(start)
+            return len(calls) == 1
+
+        def fail() -> None:
+            begun.set()
+            assert beyond.wait(30)
+            raise OSError(number, os.strerror(number))
+
+        def preadv(fd: int, buffers: list[memoryview], start: int) -> int:
+            if call == "preadv" and is_the_one(fd, start):
+                fail()
+            return read(fd, buffers, start)
+
+        with monkeypatch.context() as patch, pytest.raises((OutputFailed, DamagedFile), match=said):
+            patch.setattr(os, "pwrite", pwrite)
+            patch.setattr(os, "preadv", preadv)
+            consolidate(self.CHECKPOINT, out, workers=3, **self.OPTIONS)
+        assert beyond.is_set()
+
+    def continued(self, out: Path, tmp_path: Path) -> int:
+        """How many bytes were left: all is as if nothing had failed."""
+        assert not [*out.glob("*.safetensors"), *out.glob("*.json")]
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("zeroconsolidate")]
+        report = consolidate(self.CHECKPOINT, out, workers=2, **self.OPTIONS)
+        consolidate(self.CHECKPOINT, tmp_path / "straight", workers=1, **self.OPTIONS)
+        assert contents(out) == contents(tmp_path / "straight")
+        assert verify(out, against=self.CHECKPOINT).ok
+        return report.resumed_bytes
+
+    @pytest.mark.parametrize("shard", [1, 2])
+    def test_a_disk_that_is_full_in_one_of_the_files(self, shard: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        out = tmp_path / "out"
+        self.failed_while_others_wrote(
+            "pwrite", f"model-{shard:05}-of", errno.ENOSPC, "the disk is full", out, monkeypatch
+        )
+        resumed_bytes = self.continued(out, tmp_path)
+        first = next((tmp_path / "straight").glob("model-00001-of-*")).stat().st_size
+        assert (0, first)[shard - 1] < resumed_bytes < (first, 2 * first)[shard - 1]
+
+    def test_an_input_that_cannot_be_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        out, said = tmp_path / "out", "the file cannot be read: input/output error"
+        self.failed_while_others_wrote("preadv", "optim_states.pt", errno.EIO, said, out, monkeypatch)
+        self.continued(out, tmp_path)
+
+    def test_a_sync_that_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """It runs in a thread of its own, beside those that write."""
+        fsync, failed = os.fsync, threading.Event()
+
+        def refused(fd: int) -> None:
+            if "model-00002-of" in os.readlink(f"/proc/self/fd/{fd}") and not failed.is_set():
+                failed.set()
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            fsync(fd)
+
+        with monkeypatch.context() as patch, pytest.raises(OutputFailed, match="input/output error"):
+            patch.setattr(os, "fsync", refused)
+            consolidate(self.CHECKPOINT, tmp_path / "out", workers=3, **self.OPTIONS)
+        assert failed.is_set()
+        assert self.continued(tmp_path / "out", tmp_path) > 0
 
 
 def test_auto_is_one_for_each_processor_where_something_is_computed(monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -43,10 +42,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         models = converted(Path(folder)) if wanted and not options.page else Path(folder)
         for row in [] if options.page else wanted:
-            ok, said = tried(row, Path(folder) / "environment", models)
+            ok, said, python = tried(row, Path(folder) / "environment", models)
             print(f"{row.name}: {'works' if ok else 'DOES NOT WORK'}: {said}", flush=True)
             results[row.name] = {
-                "ok": ok, "said": said, "python": platform.python_version(), "date": time.strftime("%Y-%m-%d"),
+                "ok": ok, "said": said, "python": python, "date": time.strftime("%Y-%m-%d"),
             }  # fmt: skip
             failed |= not ok
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")

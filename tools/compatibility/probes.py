@@ -88,8 +88,38 @@ def plain(_: str) -> str:
                     names = list(opened.keys())
                     if any(opened.get_tensor(name).dtype == np.object_ for name in names):
                         raise SystemExit(f"{file} cannot be read")
+    _padded()
     read_with = f"safetensors {version('safetensors')}"
-    return f"{len(cases)} saves converted in fp32, bit for bit, and in bf16; read back with {read_with}"
+    return (
+        f"{len(cases)} saves converted in fp32, bit for bit, and in bf16; read back with {read_with}, and so are "
+        "padded headers"
+    )
+
+
+def _padded() -> None:
+    """Reads files whose headers are padded with spaces, as those of cloned models are, in every way there is."""
+    from safetensors.numpy import load_file
+
+    from compatibility.matrix import PADDED, PADDED_OF
+
+    padded, expected = (Path(sys.argv[3]) / name for name in (PADDED, PADDED_OF))
+    spaces = 0
+    for file in padded.glob("*.safetensors"):
+        with file.open("rb") as opened:
+            header = opened.read(int.from_bytes(opened.read(8), "little"))
+        spaces = max(spaces, len(header) - len(header.rstrip(b" ")))
+    if spaces <= 64:
+        raise SystemExit("no header is padded")
+    if differing(padded, arrays(expected / "model.safetensors")):
+        raise SystemExit("a file with a padded header differs")
+    true, found = load_file(expected / "model.safetensors"), dict[str, Any]()
+    for file in padded.glob("*.safetensors"):
+        with safe_open(file, "np") as opened:
+            found |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (it is no mapping)
+        if any(not np.array_equal(found[name], tensor) for name, tensor in load_file(file).items()):
+            raise SystemExit(f"{file.name} is read in two ways")
+    if found.keys() != true.keys() or any(not np.array_equal(found[name], tensor) for name, tensor in true.items()):
+        raise SystemExit("a file with a padded header differs")
 
 
 def torch(_: str) -> str:
@@ -126,6 +156,7 @@ _CLASSES = {
     "llm_tied_z3": "AutoModelForCausalLM", "llm_untied_z2": "AutoModelForCausalLM", "trainer": "AutoModelForCausalLM",
     "embedder_z2": "AutoModel", "m3_z3": "AutoModel", "reranker_z2": "AutoModelForSequenceClassification",
     "mixtral_z2": "AutoModelForCausalLM", "qwen3_moe_z2": "AutoModelForCausalLM", "merged": "AutoModelForCausalLM",
+    "padded": "AutoModelForCausalLM",
 }  # fmt: skip
 
 
@@ -149,12 +180,12 @@ def transformers(_: str) -> str:
         if any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")):
             raise SystemExit(f"{name}: { ({key: list(value)[:3] for key, value in info.items()}) }")
         own = model.state_dict()
-        written = load_file(folder / "model.safetensors")
+        written = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
         wrong = [key for key, tensor in written.items() if key in own and not torch.equal(own[key], tensor)]
         if wrong:
             raise SystemExit(f"{name}: {wrong[:3]} differ")
         loaded.append(name)
-    text = f"{len(loaded)} models load, nothing missing, values bit for bit"
+    text = f"{len(loaded)} models load, one of them with padded headers; nothing missing, values bit for bit"
     return text + (
         f"; it does not have {', '.join(sorted({each.rpartition('_')[0] for each in unknown}))}" if unknown else ""
     )
@@ -205,10 +236,49 @@ def sentence_transformers(_: str) -> str:
     )
 
 
+def flagembedding(release: str) -> str:
+    """Its classes answer with what was converted as they did with the model in training."""
+    import FlagEmbedding
+    import torch
+    from model_fixtures.outputs import PAIRS, TEXTS
+    from safetensors.torch import load_file
+
+    options: dict[str, Any] = {"use_fp16": False} | ({} if release.startswith("1.2.") else {"devices": "cpu"})
+    models = Path(sys.argv[3])
+    embedder = FlagEmbedding.FlagModel(str(models / "embedder_z2"), **options)
+    reranker = FlagEmbedding.FlagReranker(str(models / "reranker_z2"), **options)
+    m3 = FlagEmbedding.BGEM3FlagModel(str(models / "m3_z3"), **options)
+    answers = m3.encode(TEXTS, return_dense=True, return_sparse=True, return_colbert_vecs=True)
+    lexical = [
+        weight for text in answers["lexical_weights"] for _, weight in sorted(text.items(), key=lambda e: int(e[0]))
+    ]
+    found = {
+        "embedder_z2 flag.embeddings": embedder.encode(TEXTS),
+        "reranker_z2 flag.scores": reranker.compute_score(PAIRS),
+        "m3_z3 flag.dense": answers["dense_vecs"],
+        "m3_z3 flag.colbert": np.concatenate(answers["colbert_vecs"]),
+        "m3_z3 flag.lexical_weights": lexical,
+    }
+    apart = 0.0
+    for which, values in found.items():
+        case, name = which.split()
+        truth = load_file(MODELS / case / "outputs.safetensors")[name].double()
+        expected = truth[:, 2] if name == "flag.lexical_weights" else truth
+        answer = torch.as_tensor(np.asarray(values, np.float64))
+        if answer.shape != expected.shape or not float((answer - expected).abs().max()) < 1e-5:
+            raise SystemExit(f"{which} differs")
+        apart = max(apart, float((answer - expected).abs().max()))
+    return (
+        f"FlagModel, FlagReranker and BGEM3FlagModel load, and answer as the model in training did, within {apart:.0e} "
+        f"(transformers {version('transformers')})"
+    )
+
+
 PROBES = {
     "DeepSpeed": deepspeed, "safetensors": plain, "numpy": plain, "torch": torch, "transformers": transformers,
     "PEFT": peft,
-    "sentence-transformers": sentence_transformers,
+    "sentence-transformers": sentence_transformers, "FlagEmbedding": flagembedding,
+    "Python for Arm": plain,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 A `# ---` line in a description ends a step: the requirements above it are installed by one pip command before those
 below it. `# --- no build isolation` builds the step's packages against what is already installed, `# --- no
-dependencies` installs them alone.
+dependencies` installs them alone. With --upgrade, an environment that is there gets the newest releases that are
+allowed, and nothing if it has them.
 """
 
 from __future__ import annotations
@@ -38,13 +39,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Create a test environment.")
     parser.add_argument("name", choices=sorted(path.stem for path in HERE.glob("*.txt")))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--upgrade", action="store_true")
     options = parser.parse_args()
-    venv.create(options.folder, with_pip=True)
     python = options.folder / "bin" / "python"
+    if not (options.upgrade and python.exists()):
+        venv.create(options.folder, with_pip=True)
+    upgrade = ["--upgrade"] if options.upgrade else []
     # DeepSpeed would otherwise try to compile its CUDA operators at installation.
     environment = os.environ | {"DS_BUILD_OPS": "0"}
     for requirements, flags in steps((HERE / f"{options.name}.txt").read_text()):
-        command = [python, "-m", "pip", "install", "--quiet", *flags, *requirements]
+        command = [python, "-m", "pip", "install", "--quiet", *upgrade, *flags, *requirements]
         done = subprocess.run(command, env=environment, check=False)
         if done.returncode:
             sys.exit(done.returncode)

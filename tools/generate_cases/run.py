@@ -60,12 +60,12 @@ def prepare() -> None:
     from converted import ask_in_this_process
 
     from zeroconsolidate.adapters import by_peft
-    from zeroconsolidate.naming import sources
+    from zeroconsolidate.naming import asking
 
     started = SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
     by_peft.subprocess = started  # type: ignore[attr-defined]
     answers: dict[bytes, object] = {}
-    sources._ask = lambda config: answers.setdefault(config, ask_in_this_process(config))  # type: ignore[assignment]
+    asking.ask = lambda config: answers.setdefault(config, ask_in_this_process(config))  # type: ignore[assignment]
 
 
 def convert(cases: list[Case], folder: Path, directory: Path, *, keep: bool) -> None:

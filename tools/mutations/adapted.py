@@ -74,7 +74,7 @@ MUTATIONS = (
     Mutation(
         "a right merge of both names of a tied weight is not called wrong",
         "outputs/test_recomputed.py::test_two_names_of_a_tied_weight",
-        ("outputs/recomputed.py", "bool(chosen) and module not in held.shared", "bool(chosen)"),
+        ("outputs/recomputed/recompute.py", "bool(chosen) and module not in held.shared", "bool(chosen)"),
     ),
     Mutation(
         "nor one of two tensors",
@@ -98,7 +98,7 @@ MUTATIONS = (
     Mutation(
         "and missed where they are not",
         "outputs/test_gate.py::TestAdapter::test_tokens_that_were_trained_and_are_not_there",
-        ("outputs/gate_adapter.py", "        *_tokens(shapes, config),\n", ""),
+        ("outputs/gate/adapter.py", "        *_tokens(shapes, config),\n", ""),
     ),
     Mutation(
         "what was trained stands in the place of the base's own, whichever of its names the run stores",

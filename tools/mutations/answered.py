@@ -18,7 +18,7 @@ MUTATIONS = (
         "warnings are printed, also when quiet",
         f"{LINE}::TestWhereItGoes::test_warnings_go_to_stderr_also_when_quiet",
         (
-            "cli/command.py",
+            "cli/actions.py",
             "    _warn(planned if flags.dry_run else report)\n",
             "    flags.quiet or _warn(planned if flags.dry_run else report)\n",
         ),
@@ -186,7 +186,7 @@ MUTATIONS = (
     Mutation(
         "a place is named once",
         f"{LINE}::TestLayout::test_no_place_is_named_twice cli/test_bad_input.py::test_a_file_size_limit",
-        ("errors.py", '        if not f"{first}/".startswith(', '        if True or not f"{first}/".startswith('),
+        ("errors/base.py", '        if not f"{first}/".startswith(', '        if True or not f"{first}/".startswith('),
     ),
     Mutation(
         "a checkpoint to verify is known from an output",
@@ -216,13 +216,13 @@ MUTATIONS = (
     Mutation(
         "inspect says that the newest save is not complete",
         f"{LINE}::TestInspect::test_it_says_which_tags_are_complete",
-        ("cli/command.py", "(bool(options) or info.resume is None or info.resume.newest_whole)", "True"),
+        ("cli/actions.py", "(bool(options) or info.resume is None or info.resume.newest_whole)", "True"),
     ),
     Mutation(
         "whoever names a tag asks about that one",
         f"{LINE}::TestInspect::test_whoever_names_a_tag_asks_about_that_one",
         (
-            "cli/command.py",
+            "cli/actions.py",
             "(bool(options) or info.resume is None or info.resume.newest_whole)",
             "(info.resume is None or info.resume.newest_whole)",
         ),
@@ -308,6 +308,32 @@ MUTATIONS = (
         ("run/page_cache.py", "max(self._begin, self._dropped - _FOLIO_BYTES)", "self._dropped"),
     ),
     Mutation(
+        "who writes a part is told that nothing is dropped",
+        f"{CACHE}::test_where_the_system_has_no_such_call_it_is_said",
+        ("outputs/parts.py", "*side_files.warnings, *kept_instead(asked=options.drop_cache))", "*side_files.warnings)"),
+    ),
+    Mutation(
+        "files that compare reads are counted",
+        f"{PROGRESS}::TestFilesRead::test_of_two_that_are_compared",
+        ("audit/compare.py", "find_side(path, files_read=options.files_read)", "find_side(path)"),
+    ),
+    Mutation(
+        "files of each save of a run are counted",
+        f"{PROGRESS}::TestFilesRead::test_of_a_run_directory_each_save_is_counted_by_itself",
+        ("saves/run.py", "partial(examine, files_read=files_read)", "examine"),
+    ),
+    Mutation(
+        "what lies behind a failed piece is made again",
+        "whole/test_workers.py::TestErrors::test_a_disk_that_is_full_in_one_of_the_files",
+        (
+            "run/execute.py",
+            "for piece, infinite in threads.in_order(_pieces(plan, start, stop, PIECE_BYTES)):\n"
+            "                    made(piece.tensor, piece.end_byte, infinite)\n",
+            "for piece, infinite in threads.in_order(_pieces(plan, start, stop, PIECE_BYTES)):\n"
+            "                    made(piece.tensor, piece.end_byte + 1024, infinite)\n",
+        ),
+    ),
+    Mutation(
         "without room for a thread the work goes on",
         f"{PROGRESS}::TestDisplay::test_where_no_thread_can_be_started_the_work_goes_on",
         ("cli/progress.py", "            with suppress(RuntimeError):\n", "            if True:\n"),
@@ -320,7 +346,7 @@ MUTATIONS = (
     Mutation(
         "what needs PEFT says so before anything is written",
         "adapters/test_lora_by_peft.py::test_without_peft_it_is_said_before_anything_is_written",
-        ("adapters/plan.py", "        need_peft(config.peft_type)\n", "        pass\n"),
+        ("adapters/plan_merge.py", "        need_peft(config.peft_type)\n", "        pass\n"),
     ),
     Mutation(
         "a system without O_TMPFILE is not asked to share blocks",

@@ -12,6 +12,7 @@ NAMES = "audit/test_compare.py::TestNames"
 ADAPTERS = "audit/test_compare.py::TestAdapters"
 PRODUCTS = "transforms/test_dequantize.py"
 QUANTIZED = "audit/test_compare_quantized.py"
+LAYOUTS = "audit/test_compare_layouts.py"
 
 MUTATIONS = (
     Mutation(
@@ -161,6 +162,25 @@ MUTATIONS = (
         ("audit/requantized.py", "            beyond.append(each.name)\n", "            within += 1\n"),
     ),
     Mutation(
+        "stacks of experts are compared with lists of them",
+        f"{LAYOUTS}::TestPaired::test_the_same_values_are_equal",
+        ("audit/compare.py", "    if pairing.only_a and pairing.only_b:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "a stack of another shape is not cut into experts",
+        f"{LAYOUTS}::TestFaults::test_a_stack_of_another_shape",
+        (
+            "audit/layouts.py",
+            "    without = {name for name in held if held[name] != known.expectation.shapes.get(name)}\n",
+            "    without = set[str]()\n",
+        ),
+    ),
+    Mutation(
+        "tensors of one conversion are turned together",
+        f"{LAYOUTS}::test_tensors_that_belong_together_are_turned_together",
+        ("audit/layouts.py", "            and without.isdisjoint(conversion.inputs)\n", ""),
+    ),
+    Mutation(
         "names are escaped in pages",
         "reports/test_html.py::TestHostileNames",
         ("reports/markup.py", "        return escaped(content)\n", "        return content\n"),
@@ -178,6 +198,6 @@ MUTATIONS = (
     Mutation(
         "a page that cannot be written is refused before any work",
         "reports/test_html.py::TestFile::test_a_bad_place_is_refused_before_any_work",
-        ("cli/command.py", "        refuse_unwritable(path)\n", ""),
+        ("cli/actions.py", "        refuse_unwritable(path)\n", ""),
     ),
 )

@@ -434,7 +434,7 @@ MUTATIONS = (
         "nothing of a checkpoint is imported by who asks transformers",
         "whole/test_hostile_models.py::test_code_in_the_checkpoint_is_not_imported",
         (
-            "naming/sources.py",
+            "naming/asking.py",
             "apart.command(script, alone)",
             'apart.command("-c", f"import sys; sys.argv[1:] = [{alone!r}]; sys.path.insert(0, \'.\'); exec(open({script!r}).read())")',
         ),
@@ -461,7 +461,7 @@ MUTATIONS = (
     Mutation(
         "who asks transformers has bounded time",
         "whole/test_hostile_models.py::test_a_config_that_takes_for_ever",
-        ("naming/sources.py", "                timeout=ARCHITECTURE_SECONDS,\n", ""),
+        ("naming/asking.py", "                timeout=ARCHITECTURE_SECONDS,\n", ""),
     ),
     Mutation(
         "a config names models only",
@@ -476,7 +476,7 @@ MUTATIONS = (
         "terminals are not steered by reports",
         f"{FOLDERS}::test_terminals_are_not_steered",
         (
-            "cli/command.py",
+            "cli/actions.py",
             'painted(printable(text(), keep="\\n"), "WRONG", RED, sys.stdout)',
             "text()",
         ),

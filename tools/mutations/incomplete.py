@@ -222,7 +222,7 @@ MUTATIONS = (
         "the exit code of a rescue is 3",
         "opening/test_rescue.py::TestRescue::test_exit_codes",
         (
-            "cli/command.py",
+            "cli/actions.py",
             "    code = ExitCode.LOSSES if report.rescue else ExitCode.DONE\n",
             "    code = ExitCode.DONE\n",
         ),

@@ -7,7 +7,7 @@ from .mutation import Mutation
 WRITTEN = "outputs/test_optimizer.py"
 TORCH = "loading/test_torch_optimizer.py"
 LIVE = "live/test_loading.py::test_what_load_into_engine_promises"
-INTO, OPEN, DROP_IN = "loading/test_into.py", "outputs/test_mapping.py", "whole/test_drop_in.py"
+INTO, OPEN, DROP_IN = "loading/test_into.py", "mapping/test_mapping.py", "whole/test_drop_in.py"
 OPTIMIZER, STATES = "outputs/optimizer.py", "plan/states.py"
 LOADED, ENGINE = "loading/torch_optimizer.py", "loading/engine.py"
 LIVE_ENGINE, LIVE_OPTIMIZERS = "integrations/live_engine.py", "integrations/live_optimizers.py"
@@ -36,12 +36,17 @@ MUTATIONS = (
     Mutation(
         "objects of classes are not client state",
         "catalog/test_resuming.py::test_what_is_an_object_of_some_class_is_named_and_not_passed_on",
-        ("catalog/resuming.py", "    else:\n        raise NotPlain\n", "    else:\n        made = value\n"),
+        ("catalog/nested.py", "tuple(items)\n        return self._other(value)\n", "tuple(items)\n        return value\n"),
     ),
     Mutation(
         "client state that contains itself has an end",
-        "catalog/test_resuming.py::test_a_list_that_contains_itself",
-        ("catalog/resuming.py", "    if depth > MAX_DEPTH:\n", "    if False:\n"),
+        "catalog/test_nested.py::test_a_list_that_contains_itself",
+        ("catalog/nested.py", " or id(value) in self._open:\n", ":\n"),
+    ),
+    Mutation(
+        "client state is not gone into at any depth",
+        "catalog/test_nested.py::test_a_thousand_lists_in_each_other",
+        ("catalog/nested.py", "if depth > MAX_DEPTH or ", "if "),
     ),
     Mutation(
         "optimizer states are not written of merged adapters",
@@ -156,12 +161,12 @@ MUTATIONS = (
     Mutation(
         "of an incomplete checkpoint only whole tensors are served",
         f"{OPEN}::TestIncomplete::test_what_is_whole_is_served",
-        ("outputs/open_mapping.py", " if not gaps(source.recipe)}", "}"),
+        ("mapping/open.py", " if not gaps(source.recipe)}", "}"),
     ),
     Mutation(
         "a tensor of several has no optimizer state",
         f"{OPEN}::TestNames::test_a_tensor_of_several_has_no_state",
-        ("outputs/mapping.py", "if stored is None or stored.recipe is not source.recipe:", "if False:"),
+        ("mapping/checkpoint.py", "if stored is None or stored.recipe is not source.recipe:", "if False:"),
     ),
     Mutation(
         "a module without a name in common is an error",

@@ -21,22 +21,22 @@ MUTATIONS = (
     Mutation(
         "all of what was added is held against all that should be, where rounding hides each element",
         f"{WITNESS}::TestContradiction::test_a_factor_that_no_element_shows",
-        ("outputs/formulas.py", "    if abs(ratio - 1) >", "    if False and abs(ratio - 1) >"),
+        ("outputs/recomputed/formulas.py", "    if abs(ratio - 1) >", "    if False and abs(ratio - 1) >"),
     ),
     Mutation(
         "what PEFT merges is held against what it answers",
         f"{WITNESS}::test_factors_of_another_layer",
-        ("outputs/recomputed.py", "        return _answers_agree(merge, inputs)\n", "        return False\n"),
+        ("outputs/recomputed/recompute.py", "        return _answers_agree(merge, inputs)\n", "        return False\n"),
     ),
     Mutation(
         "an adapter's tensors are compared with the masters",
         f"{WITNESS}::TestAdapters::test_factors_of_another_layer",
-        ("outputs/exported.py", "            compare(chosen, inputs)\n", "            pass\n"),
+        ("outputs/recomputed/exported.py", "            compare(chosen, inputs)\n", "            pass\n"),
     ),
     Mutation(
         "a trained tensor without a place is refused",
         f"{HEADS}::test_a_head_of_no_class",
-        ("adapters/plan.py", "if original is not None and result.unknown and not insisted:", "if False:"),
+        ("adapters/plan_merge.py", "if original is not None and result.unknown and not insisted:", "if False:"),
     ),
     Mutation(
         "labels are the rows of the head",

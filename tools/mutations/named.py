@@ -98,7 +98,7 @@ MUTATIONS = (
     ),
     Mutation(
         "only parts of the base are left out for a class that has fewer",
-        "naming/test_naming.py::test_parts_of_the_base_that_were_not_trained_are_left_out",
+        "naming/test_decision.py::test_parts_of_the_base_that_were_not_trained_are_left_out",
         (
             "naming/base.py",
             "    dropped = {name: new for name in supplied if",
@@ -107,7 +107,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the masked head of a base is not taken for a pooler",
-        "naming/test_naming.py::test_what_is_in_the_place_of_a_pooler_is_no_pooler",
+        "naming/test_decision.py::test_what_is_in_the_place_of_a_pooler_is_no_pooler",
         ("naming/decision.py", "    return inside != {False}\n", "    return True\n"),
     ),
     Mutation(

@@ -71,6 +71,35 @@ MUTATIONS = (
         ("audit/reopened.py", "several(src, chosen, tags=tags)", "several(src, chosen, tags=())"),
     ),
     Mutation(
+        "one step's NaN is not the mean of all",
+        f"{AVERAGE}::test_a_value_that_is_not_finite_in_one_step_only",
+        ("transforms/averaging.py", "                self._refuse_odd(start, stop)\n", "                pass\n"),
+    ),
+    Mutation(
+        "weights whose products leave float64 are refused",
+        f"{AVERAGE}::test_what_is_no_average",
+        ("options/averages.py", "LEAST <= each <= MOST", "0 < each < math.inf"),
+    ),
+    Mutation(
+        "factors that are used differently have no mean",
+        f"{AVERAGE}::test_factors_that_are_used_differently_have_no_mean",
+        ("outputs/planned.py", "            refuse_different_adapters(opened, adapters, options)\n", ""),
+    ),
+    Mutation(
+        "adapters are merged as their own checkpoint configures them",
+        f"{AVERAGE}::test_factors_that_are_used_differently_have_no_mean",
+        (
+            "outputs/averaging.py",
+            "        adapters = _adapters_of(each, options)\n",
+            "        adapters = _adapters_of(opened.members[-1], options)\n",
+        ),
+    ),
+    Mutation(
+        "what was trained around several models is averaged",
+        f"{AVERAGE}::test_what_was_trained_around_the_models",
+        ("outputs/averaging.py", "replace(beside, tensors=around)", "beside"),
+    ),
+    Mutation(
         "a transformation whose shapes are not those of its elements is refused",
         f"{STEPS}::test_a_shape_that_is_not_that_of_the_elements",
         ("transforms/transform.py", "            if source.recipe.numel != numel:\n", "            if False:\n"),
@@ -128,13 +157,13 @@ MUTATIONS = (
     Mutation(
         "a quantized weight without its scale is found",
         f"{QUANTIZE}::test_what_is_missing",
-        ("outputs/gate_quantized.py", "    if held is None or scale is None:\n", "    if held is None:\n"),
+        ("outputs/gate/quantized.py", "    if held is None or scale is None:\n", "    if held is None:\n"),
     ),
     Mutation(
         "a layer that the config has quantized and that is not is found",
         f"{QUANTIZE}::test_what_the_config_says_and_the_weights_do_not",
         (
-            "outputs/gate_quantized.py",
+            "outputs/gate/quantized.py",
             "not _is_quantized(module, tensors) and not is_excepted:",
             "not _is_quantized(module, tensors) and False:",
         ),

@@ -7,8 +7,8 @@ from .mutation import Mutation
 WRITTEN = "outputs/test_universal.py"
 VERIFIED = "audit/test_verify_universal.py"
 BESIDE = "outputs/test_resumed_files.py"
-OUTPUT, REFUSALS, AUDIT = "outputs/universal.py", "outputs/universal_refusals.py", "audit/universal.py"
-RESUMED = "outputs/resumed_files.py"
+OUTPUT, REFUSALS, AUDIT = "outputs/universal/output.py", "outputs/universal/refusals.py", "audit/universal.py"
+RESUMED = "outputs/universal/resumed_files.py"
 
 RESCUED = "outputs/test_universal_rescue.py"
 
@@ -99,7 +99,7 @@ MUTATIONS = (
     Mutation(
         "groups with settings of their own do not get the first one's",
         f"{WRITTEN}::test_settings_in_which_groups_differ_stay_as_the_program_sets_them_at_stage_3",
-        ("outputs/universal_state.py", '[{**shared(listed), "params": []}]', '[{**listed[0], "params": []}]'),
+        ("outputs/universal/state.py", '[{**shared(listed), "params": []}]', '[{**listed[0], "params": []}]'),
     ),
     Mutation(
         "a model file is there under the name that other stages look for",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .mutation import Mutation
 
 TESTS = "outputs/test_universal_layouts.py"
-FRAGMENTS, REFUSALS, STATES = "outputs/universal_fragments.py", "outputs/universal_refusals.py", "plan/states.py"
+FRAGMENTS, REFUSALS, STATES = "outputs/universal/fragments.py", "outputs/universal/refusals.py", "plan/states.py"
 EXPERTS, PARTS = "catalog/experts.py", "catalog/parts.py"
 AS_THEIRS = f"{TESTS}::test_all_that_is_in_a_fragment_is_what_deepspeeds_converter_writes"
 
@@ -69,7 +69,7 @@ MUTATIONS = (
     Mutation(
         "states that must be equal are compared",
         f"{TESTS}::test_states_of_ranks_that_should_be_equal_are_compared",
-        ("outputs/universal.py", "[*replicas(catalog), *state_replicas(catalog)]", "[*replicas(catalog)]"),
+        ("outputs/universal/output.py", "[*replicas(catalog), *state_replicas(catalog)]", "[*replicas(catalog)]"),
     ),
     Mutation(
         "steps of stages are compared",

@@ -13,6 +13,15 @@ HEADERS = "whole/test_hostile_models.py::test_headers"
 
 MUTATIONS = (
     Mutation(
+        "a merged tensor with two names is one",
+        f"{AGAINST}::test_a_merge_into_a_model_that_ties_its_head",
+        (
+            "adapters/merged_names.py",
+            "            named[alias] = replace(named[alias], recipe=named[target].recipe)\n",
+            "            pass\n",
+        ),
+    ),
+    Mutation(
         "an interrupted conversion is noticed",
         DAMAGE,
         ("audit/output.py", "    if exists(os.path.join(directory, STAGING, JOURNAL)):\n", "    if False:\n"),
@@ -119,8 +128,8 @@ MUTATIONS = (
         f"{AGAINST}::test_one_bit_is_found_with_its_index",
         (
             "run/compare.py",
-            "            return Difference(index=first + index,",
-            "            return Difference(index=index,",
+            "                return Difference(index=first + begin + index,",
+            "                return Difference(index=index,",
         ),
     ),
     Mutation(
@@ -231,7 +240,7 @@ MUTATIONS = (
     Mutation(
         "the exit code is 1 if something is wrong",
         "audit/test_verify.py::TestCommand::test_exit_codes",
-        ("cli/command.py", "    code = ExitCode.DONE if found.ok else ExitCode.WRONG\n", "    code = ExitCode.DONE\n"),
+        ("cli/actions.py", "    code = ExitCode.DONE if found.ok else ExitCode.WRONG\n", "    code = ExitCode.DONE\n"),
     ),
     Mutation(
         "safetensors: length of the header",
@@ -305,7 +314,7 @@ MUTATIONS = (
         "only trained tokens are in a file beyond the config's targets",
         "outputs/test_gate.py::TestAdapter::test_trained_tokens_of_a_tied_model",
         (
-            "outputs/gate_adapter.py",
+            "outputs/gate/adapter.py",
             '    return config.peft_type == "TRAINABLE_TOKENS" and list(kept) == ["trainable_tokens_delta"] and kept in targets\n',
             "    return True\n",
         ),
@@ -314,7 +323,7 @@ MUTATIONS = (
         "a head that the run has, and the file has not, is not taken for one that PEFT lists",
         "outputs/test_gate.py::TestAdapter::test_a_head_that_peft_lists_and_the_run_has_not",
         (
-            "outputs/gate.py",
+            "outputs/gate/examine.py",
             "    if finding.module and excuses.modules and finding.module not in excuses.modules:\n",
             "    if finding.module:\n",
         ),

@@ -2,6 +2,7 @@
 
     python -m packaging_check FOLDER                 all of it; FOLDER/dist has the wheel and the sdist afterwards
     python -m packaging_check FOLDER --pythons       instead of the empty environment: tests with every Python found
+    python -m packaging_check FOLDER --extras        instead: what each extra would bring; minutes of waiting
 
 `sh tools/test_install.sh` runs it in the environment that it needs.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from .builds import built_twice
 from .contents import complaints
+from .extras import resolve
 from .pythons import try_all
 from .use import use
 
@@ -24,6 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pythons", action="store_true")
+    parser.add_argument("--extras", action="store_true")
     options = parser.parse_args()
     wheel, sdist, size_bytes = built_twice(options.folder.resolve())
     print(f"{wheel.name}, {sdist.name}: built twice, the same bytes; {size_bytes / 1e6:.1f} MB together")
@@ -33,6 +36,8 @@ def main() -> int:
         return 1
     print("contents and metadata: as declared")
     subprocess.run([sys.executable, "-m", "twine", "--no-color", "check", "--strict", wheel, sdist], check=True)
+    if options.extras:
+        return resolve(options.folder, wheel)
     return try_all(options.folder, wheel) if options.pythons else use(options.folder, wheel)
 
 

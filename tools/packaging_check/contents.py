@@ -12,9 +12,23 @@ if TYPE_CHECKING:
 
 ALWAYS = {"numpy", "safetensors", "shtab", "tqdm"}
 """What an installation without extras brings."""
-FOR_USERS = {
-    "torch", "deepspeed", "hub", "xxh3", "answers", "s3", "gcs", "azure", "hf", "remote", "ray", "dask", "mpi",
-}  # fmt: skip
+EXTRAS: dict[str, set[str]] = {
+    "torch": {"torch"},
+    "deepspeed": {"deepspeed", "torch"},
+    "hub": {"huggingface-hub"},
+    "xxh3": {"xxhash"},
+    "answers": {"sentence-transformers", "torch", "transformers"},
+    "quantize": {"torch", "transformers"},
+    "s3": {"s3fs"},
+    "gcs": {"gcsfs"},
+    "azure": {"adlfs"},
+    "hf": {"huggingface-hub"},
+    "remote": {"adlfs", "gcsfs", "huggingface-hub", "s3fs"},
+    "ray": {"ray"},
+    "dask": {"distributed"},
+    "mpi": {"mpi4py"},
+}
+"""By extra for users, what it brings among other things. torch is brought where it is named here, and only there."""
 FOR_CONTRIBUTORS = {"test", "lint", "fuzz"}
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
@@ -67,7 +81,7 @@ def _metadata(wheel: Path) -> list[str]:
         "licence": (said["License-Expression"], said.get_all("License-File")) == ("Apache-2.0", ["LICENSE"]),
         "Pythons": said["Requires-Python"] == ">=3.10" and pythons <= set(said.get_all("Classifier") or []),
         "requirements": always == ALWAYS,
-        "extras": set(said.get_all("Provides-Extra") or []) == FOR_USERS | FOR_CONTRIBUTORS,
+        "extras": set(said.get_all("Provides-Extra") or []) == set(EXTRAS) | FOR_CONTRIBUTORS,
         "description": said["Description-Content-Type"] == "text/markdown" and bool(said["Summary"]),
         "keywords": bool(said["Keywords"]),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -11,16 +10,15 @@ from typing import TYPE_CHECKING
 from .builds import ROOT
 from .contents import ALWAYS
 from .environments import Environment
+from .extras import CHECKPOINT, ask_for
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FIXTURES = ROOT / "tests/fixtures"
-CHECKPOINT = FIXTURES / "trainer_zero3_tied/checkpoint"
 WANTED_SECONDS = 15
 """An installation is to take less. Printed, and no error: it depends on the network."""
 SMALL_EXTRAS = {"xxh3": "xxhash", "hub": "huggingface-hub"}
-"""Those that are installed here; the others are what the suites of the repository install."""
+"""Those that are installed here; of the others is seen what would be, and the suites of the repository install them."""
 
 
 def use(folder: Path, wheel: Path) -> int:
@@ -33,7 +31,7 @@ def use(folder: Path, wheel: Path) -> int:
         raise SystemExit(f"an installation brings {', '.join(sorted(extra))} as well")
     print("there are", ", ".join(sorted(ALWAYS)), "and no torch")
     _convert(environment)
-    _say_what_is_needed(environment)
+    ask_for(environment)
     _extras(environment, wheel)
     _by_uv(folder, wheel)
     return 0
@@ -53,17 +51,6 @@ def _convert(environment: Environment) -> None:
     environment.run(command, "verify", "resume", CHECKPOINT)
     code = "import sys, zeroconsolidate as z; [view.numpy() for view in z.open_checkpoint(sys.argv[1]).values()]"
     environment.run("python", "-c", code, CHECKPOINT)
-
-
-def _say_what_is_needed(environment: Environment) -> None:
-    merge = ["convert", FIXTURES / "models/lora_z3/checkpoint", "merged", "--lora", "merge"]
-    done = environment.run("zeroconsolidate", *merge, "--base", FIXTURES / "models/_bases/llama", "--json", expect=2)
-    error = json.loads(done.stdout)["error"]
-    if (error["kind"], error["remedy"]) != ("MissingPackage", 'pip install "zeroconsolidate[torch]"'):
-        raise SystemExit(f"a merge without torch says {error}")
-    if (environment.home / "merged").exists():
-        raise SystemExit("a merge without torch wrote something")
-    print(f"a merge: {error['message']}; {error['remedy']}")
 
 
 def _extras(environment: Environment, wheel: Path) -> None:

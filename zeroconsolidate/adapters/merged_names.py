@@ -5,6 +5,7 @@ Paths are as in `wrapped.py`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..plan.build import Source
@@ -47,7 +48,8 @@ def named_as_in(
     that its class does not expect)."""
     if original is None:
         spread = [found.spread(source.recipe, source.role) for found, source in kept.values()]
-        return {name: source for parts in spread for name, source in parts.items()} | model.beside, (), ()
+        named = {name: source for parts in spread for name, source in parts.items()}
+        return _as_one(named, model.tied) | model.beside, (), ()
     changed = {
         path: (found, source)
         for path, (found, source) in kept.items()
@@ -67,7 +69,16 @@ def named_as_in(
         elif source.role != "buffer":
             named[name] = source
             unknown.append(name)
-    return named | model.beside, tuple(unknown), ignored
+    ties = {original.name_of(alias): original.name_of(target) for alias, target in model.tied.items()}
+    return _as_one(named, ties) | model.beside, tuple(unknown), ignored
+
+
+def _as_one(named: dict[str, Source], ties: Mapping[str, str]) -> dict[str, Source]:
+    """The same with one recipe for a tensor that has several names: by that others know that it is one."""
+    for alias, target in ties.items():
+        if alias in named and target in named and named[alias].recipe == named[target].recipe:
+            named[alias] = replace(named[alias], recipe=named[target].recipe)
+    return named
 
 
 def names_that_part(made: Made, model: PeftModel, bases: Bases) -> list[str]:

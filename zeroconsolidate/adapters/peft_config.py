@@ -36,6 +36,14 @@ UNMERGEABLE = (
 """LoRA variants, by the setting that asks for them, that cannot be merged, or are not known to be merged correctly
 here."""
 
+INDIFFERENT = (
+    "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "layers_pattern",
+    "layers_to_transform", "modules_to_save", "peft_version", "revision", "target_modules", "target_parameters",
+    "task_type",
+)  # fmt: skip
+"""Settings that say which modules an adapter has, which names and shapes tell, or nothing about its tensors. So do
+those with `dropout` in their names."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeftConfig:
@@ -115,6 +123,27 @@ def read_peft_config(content: Mapping[str, Any]) -> PeftConfig:
         variants=tuple(name for name in (*UNMERGEABLE, "layer_replication") if content.get(name)),
         content=content,
     )
+
+
+def differences(one: PeftConfig, other: PeftConfig) -> list[str]:
+    """The settings by which the tensors of two adapters mean different things. One that a release of PEFT did not have
+    yet is like one that is not set.
+
+    >>> lora = {"peft_type": "LORA", "r": 4, "target_modules": ["q", "v"]}
+    >>> one = read_peft_config(lora)
+    >>> differences(one, read_peft_config(lora | {"target_modules": ["v", "q"], "use_dora": False}))
+    []
+    >>> differences(one, read_peft_config(lora | {"lora_alpha": 16, "lora_dropout": 0.1}))
+    ['lora_alpha']
+    """
+    names = dict.fromkeys([*one.content, *other.content])
+    return [
+        name
+        for name in names
+        if name not in INDIFFERENT
+        and "dropout" not in name
+        and (one.content.get(name) or None) != (other.content.get(name) or None)
+    ]
 
 
 def _matching(pattern: Mapping[str, object], module: str) -> str:

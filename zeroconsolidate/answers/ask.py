@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ..archive.json_file import read_json
 from ..archive.model_files import is_weights
 from ..archive.phrases import listed
-from ..errors import BadOption, DamagedFile, MissingPackage, NotACheckpoint, OutputFailed, at
+from ..errors import BadOption, DamagedFile, NotACheckpoint, OutputFailed, at
 from ..integrations import apart
 from ..integrations.hub import in_cache, is_hub_id, resolved
+from ..integrations.packages import missing
 
 if TYPE_CHECKING:
     from .texts import Text
@@ -48,7 +49,7 @@ def ask(model: str, texts: tuple[Text, ...], *, pooling: str | None, like: Answe
     """
     directory = _directory(model)
     if find_spec("transformers") is None:
-        raise MissingPackage("transformers is needed to ask a model", remedy='pip install "zeroconsolidate[answers]"')
+        raise missing("asking a model", "transformers", extra="answers")
     request: dict[str, Any] = {"texts": texts, "pooling": pooling}
     if like is not None and like.kind == "continuations":
         request["at"] = [answer["likely"] for answer in like.answers]

@@ -16,7 +16,7 @@ import torch
 from ..archive.load import load_file
 from ..archive.names import parse
 from ..errors import BadOption, DamagedFile, NotACheckpoint
-from ..outputs.views import TensorView
+from ..mapping.views import TensorView
 from ..plan.pieces import View
 from ..plan.sources import Source
 

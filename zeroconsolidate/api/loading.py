@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from ..loading.engine_report import EngineReport
     from ..loading.report import LoadReport
+    from ..mapping.checkpoint import Checkpoint
+    from ..mapping.views import TensorView
     from ..options import Roots
-    from ..outputs.mapping import Checkpoint
-    from ..outputs.views import TensorView
 
 P = ParamSpec("P")
 
@@ -167,8 +167,10 @@ def load_into_engine(
 
     Raises
     ------
+    MissingPackage
+        If deepspeed is not installed.
     BadOption
-        If deepspeed is not installed, or `engine` is not one of its engines.
+        If `engine` is not one of its engines.
     WrongNames
         If names or what was trained differ, and `strict` is True.
     Disagreement
@@ -193,7 +195,7 @@ def load_into_engine(
     >>> zeroconsolidate.load_into_engine("no engine", "tests/fixtures/z3_bf16/checkpoint")
     Traceback (most recent call last):
         ...
-    zeroconsolidate.errors.BadOption: this is no engine of DeepSpeed; expected what deepspeed.initialize or \
+    zeroconsolidate.errors.request.BadOption: this is no engine of DeepSpeed; expected what deepspeed.initialize or \
 accelerator.prepare returned first, got str
     """
     from ..integrations.live_engine import LiveEngine
@@ -273,8 +275,8 @@ def to_torch_optimizer(
     from ..loading.torch_optimizer import state_dict_of as optimizers_state_dict
     from ..loading.training_state import training_state
     from ..loading.written_state import written_state
+    from ..mapping.open import opened_mapping
     from ..options import ReadingOptions
-    from ..outputs.open_mapping import opened_mapping
     from ..saves.target import settled
 
     state = written_state(src)

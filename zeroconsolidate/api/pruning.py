@@ -72,7 +72,7 @@ def prune(src: Roots, options: PruneOptions) -> Pruning:
     refuse_urls(roots, "a run directory that is pruned", "remove objects with the client of the store")
     options.doing("reading metadata")
     found = list_saves(roots)
-    run = read_run(roots, found, models=roots_of(options.models))
+    run = read_run(roots, found, models=roots_of(options.models), files_read=options.files_read)
     by_name = {listing.name: listing for listing in found.listings}
     planned = plan(
         run,
@@ -151,6 +151,7 @@ def _unverified(model: str, listing: Listing, options: PruneOptions) -> str | No
             base=options.base,
             progress=options.progress,
             status=options.status,
+            files_read=options.files_read,
         )
     except (ZeroConsolidateError, OSError) as error:
         return str(error)

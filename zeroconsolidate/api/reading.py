@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..mapping.open import opened_mapping
 from ..opening.info import CheckpointInfo, describe
 from ..opening.open import open_incomplete
-from ..options import Opening, ReadingOptions, takes
-from ..outputs.open_mapping import opened_mapping
+from ..options import InspectOptions, ReadingOptions, RunOptions, takes
 from ..saves.answer import beside
 from ..saves.run import read_run
 from ..saves.target import settled
 
 if TYPE_CHECKING:
+    from ..mapping.checkpoint import Checkpoint
     from ..options import Roots
-    from ..outputs.mapping import Checkpoint
     from ..saves.facts import RunInfo
 
 
-@takes(Opening)
-def inspect(src: Roots, options: Opening) -> CheckpointInfo:
+@takes(InspectOptions)
+def inspect(src: Roots, options: InspectOptions) -> CheckpointInfo:
     """Describe what a checkpoint holds, from metadata alone.
 
     No value is read, so it takes only a moment for a model of any size. Missing or damaged files are not an error: they
@@ -61,12 +61,13 @@ def inspect(src: Roots, options: Opening) -> CheckpointInfo:
     (3, 2, 'bfloat16', ())
     """
     src, options = settled(src, options, newest_of_several=True)
-    left = open_incomplete(src, options.tag)
-    complete, resume = beside(src, left)
+    left = open_incomplete(src, options.tag, files_read=options.files_read)
+    complete, resume = beside(src, left, files_read=options.files_read)
     return describe(left.catalog, left.reasons, complete, resume)
 
 
-def inspect_run(src: Roots) -> RunInfo:
+@takes(RunOptions)
+def inspect_run(src: Roots, options: RunOptions) -> RunInfo:
     """List the saves of a training run, and say from which of them it can resume, from metadata alone.
 
     Names and sizes of files are read, and for the newest saves the metadata in them, so it takes only a moment for
@@ -96,7 +97,7 @@ def inspect_run(src: Roots) -> RunInfo:
     >>> run.newest.whole, run.resume.line
     (True, 'resume_from_checkpoint=tests/fixtures/trainer_zero3_tied/checkpoint')
     """
-    return read_run(src)
+    return read_run(src, files_read=options.files_read)
 
 
 @takes(ReadingOptions)

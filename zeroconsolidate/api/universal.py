@@ -9,7 +9,7 @@ from ..opening.opened import open_to_resume
 from ..options import UniversalOptions, takes
 from ..outputs.make import Rehearsal, rehearse
 from ..outputs.sharing import refuse_unshared, sharing_of
-from ..outputs.universal import plan_universal
+from ..outputs.universal.output import plan_universal
 from ..saves.target import settled
 from .writing import directory_for, found, made
 

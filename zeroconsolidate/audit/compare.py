@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from ..archive.discover import natural
 from ..options import CompareOptions, takes
-from ..outputs.gate import examine
+from ..outputs.gate.examine import examine
 from ..run.inputs import Inputs
 from ..run.statistics import Statistics
 from .comparison import ComparedSide, ModelComparison, figures_of
 from .kinds import KINDS
+from .layouts import in_one_layout
 from .measure import measure, measure_alone, stored_dtype, total, work_bytes
 from .pairing import pair
 from .probes import probe
@@ -70,11 +71,16 @@ def compare(a: Path, b: Path, options: CompareOptions) -> ModelComparison:
     (False, True)
     """
     began = time.monotonic()
-    first, second = find_side(a), find_side(b)
+    options.doing("reading metadata")
+    first, second = (find_side(path, files_read=options.files_read) for path in (a, b))
     options.doing("checking names")
     left = read_side(first, second, base=options.base_directory)
     right = read_side(second, first, base=options.base_directory)
     pairing = pair(left, right)
+    described = _described(left), _described(right)
+    if pairing.only_a and pairing.only_b:
+        left, right = in_one_layout(left, right)
+        pairing = pair(left, right)
     options.doing("comparing values")
     reading = _Reading(work_bytes(left, right, pairing), options.progress)
     with Inputs() as inputs:
@@ -92,8 +98,8 @@ def compare(a: Path, b: Path, options: CompareOptions) -> ModelComparison:
     layers = total(measured, lambda tensor: tensor.layer)
     kinds = total(measured, lambda tensor: tensor.kind)
     return ModelComparison(
-        a=_described(left),
-        b=_described(right),
+        a=described[0],
+        b=described[1],
         names=pairing.change,
         tolerance=None if options.tolerance is None else str(options.tolerance),
         suspicions=(

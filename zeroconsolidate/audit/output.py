@@ -15,9 +15,9 @@ from ..archive.places import size_bytes as length
 from ..archive.printable import described
 from ..archive.regular import read_small
 from ..archive.weights import Weights, read_weights
-from ..errors import BadOption, DamagedFile, NotACheckpoint, StoreFailed, ZeroConsolidateError, reason
-from ..outputs.gate import examine
-from ..outputs.gate_finding import Kind
+from ..errors import BadOption, DamagedFile, MissingPackage, NotACheckpoint, StoreFailed, ZeroConsolidateError, reason
+from ..outputs.gate.examine import examine
+from ..outputs.gate.finding import Kind
 from ..outputs.model_card import CARD
 from ..outputs.modules import has_own_weights, modules_in
 from ..run.digest import digest_of
@@ -183,7 +183,7 @@ def _files(
     with in_order(_digest, asked, inputs, others=others, progress=findings.read) as results:
         for file, got in results:
             name, expected = file.name, manifest["files"][file.name][file.algorithm]
-            if isinstance(got, BadOption):
+            if isinstance(got, (BadOption, MissingPackage)):
                 findings.notes.append(f"{name}: digest not checked: {got}")
             elif isinstance(got, ZeroConsolidateError):
                 problems[name].append(f"{name}: {got}")
@@ -225,7 +225,7 @@ class _Asked:
 def _digest(inputs: Inputs, file: _Asked, advance: Callable[[int], None]) -> tuple[_Asked, str | ZeroConsolidateError]:
     try:
         return file, digest_of(inputs.files, file.path, file.algorithm, progress=advance)
-    except (BadOption, DamagedFile) as error:
+    except (BadOption, DamagedFile, MissingPackage) as error:
         return file, error
 
 

@@ -16,7 +16,7 @@ from ..archive.model_files import CONFIG
 from ..archive.phrases import counted, listed
 from ..dtypes import DType
 from ..errors import ZeroConsolidateError
-from ..outputs.gate_quantized import quantization_of
+from ..outputs.gate.quantized import quantization_of
 from ..plan.sources import Source
 from ..run.elements import read_all
 from ..run.inputs import Inputs
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..catalog.facts import Shape
-    from ..outputs.gate_quantized import Quantization
+    from ..outputs.gate.quantized import Quantization
 
 _NUMBERS = {"compressed-tensors": (DType.F8_E4M3, DType.I8), "fp8": (DType.F8_E4M3,)}
 """By `quant_method`. With the second, an int8 is two numbers of four bits."""

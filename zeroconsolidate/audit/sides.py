@@ -18,7 +18,7 @@ from ..errors import BadOption, NotACheckpoint, WrongNames, ZeroConsolidateError
 from ..integrations.hub import in_cache, is_hub_id, resolved
 from ..opening.open import open_catalog
 from ..opening.opened import of_catalog
-from ..options import Opening, Options
+from ..options import InspectOptions, Options
 from ..options.urls import is_url, normal, plain
 from ..outputs.modules import modules_in
 from ..outputs.named import ties_of
@@ -31,6 +31,7 @@ from .quantized_side import unquantized
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..opening.open import FilesRead
     from ..opening.opened import Opened
     from ..options import Path
 
@@ -79,8 +80,9 @@ class Found:
     """Our own record of how a model directory was made; empty if it has none."""
 
 
-def find_side(path: Path) -> Found:
-    """What is at a path, or at the model of the hub with this id.
+def find_side(path: Path, *, files_read: FilesRead = None) -> Found:
+    """What is at a path, or at the model of the hub with this id. `files_read(n, total)` is called as files of a
+    checkpoint are read.
 
     Raises NotACheckpoint or BadOption if there is nothing, else what `open_checkpoint` raises.
     """
@@ -95,7 +97,7 @@ def find_side(path: Path) -> Found:
         )
     has_manifest = exists(os.path.join(directory, MANIFEST_NAME))
     if not has_manifest and (is_checkpoint(directory) or found_run([directory]) is not None):
-        return _checkpoint(given, directory)
+        return _checkpoint(given, directory, files_read)
     manifest = _manifest(directory)
     if has_adapter(directory):
         opened = of_catalog(adapter_catalog(directory))
@@ -105,9 +107,9 @@ def find_side(path: Path) -> Found:
     )
 
 
-def _checkpoint(given: str, directory: str) -> Found:
-    roots, options = settled(directory, Opening(), newest_of_several=True)
-    opened = of_catalog(open_catalog(roots, options.tag))
+def _checkpoint(given: str, directory: str, files_read: FilesRead) -> Found:
+    roots, options = settled(directory, InspectOptions(files_read=files_read), newest_of_several=True)
+    opened = of_catalog(open_catalog(roots, options.tag, files_read=files_read))
     origin = opened.catalog.origin
     what = f"{origin.tag}, ZeRO stage {origin.stage}, {counted(origin.world_size, 'rank')}"
     if not is_same_file(origin.root, directory) and not is_same_file(os.path.join(origin.root, origin.tag), directory):

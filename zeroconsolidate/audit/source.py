@@ -17,7 +17,7 @@ from ..archive.phrases import counted
 from ..errors import StoreFailed, ZeroConsolidateError
 from ..plan.sources import replicas
 from ..plan.witness import comparisons, replica_comparisons
-from ..run.cast import STORAGE, to_single
+from ..run.cast import AT_ONCE_NUMEL, STORAGE, to_single
 from ..run.digest import file_blocks
 from ..run.elements import extents_of
 from ..run.execute import BLOCK_BYTES, PIECE_BYTES, cuts_of
@@ -209,16 +209,18 @@ def _nonfinite(
     name, recipe, start, stop = piece
     nans = infinities = 0
     elements, most = reader(recipe, inputs), BLOCK_BYTES // recipe.dtype.itemsize
+    whole = np.empty(min(most, stop - start), STORAGE[recipe.dtype])
     for first in range(start, stop, most):
-        last = min(first + most, stop)
-        block = np.empty(last - first, STORAGE[recipe.dtype])
-        elements.fill(first, last, block)
-        # numpy knows the types that are called f; what it does not know fits into float32.
-        values = block if block.dtype.kind == "f" else to_single(block, recipe.dtype)
+        block = whole[: stop - first]
+        elements.fill(first, first + len(block), block)
+        for begin in range(0, len(block), AT_ONCE_NUMEL):
+            some = block[begin : begin + AT_ONCE_NUMEL]
+            # numpy knows the types that are called f; what it does not know fits into float32.
+            values = some if some.dtype.kind == "f" else to_single(some, recipe.dtype)
+            if not np.isfinite(values).all():
+                nans += int(np.count_nonzero(np.isnan(values)))
+                infinities += int(np.count_nonzero(np.isinf(values)))
         advance(block.nbytes)
-        if not np.isfinite(values).all():
-            nans += int(np.count_nonzero(np.isnan(values)))
-            infinities += int(np.count_nonzero(np.isinf(values)))
     return name, nans, infinities
 
 

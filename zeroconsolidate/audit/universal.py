@@ -19,7 +19,7 @@ from ..archive.regular import Fence, read_errors, read_small
 from ..archive.unpickle import unpickle
 from ..archive.weights import Weights
 from ..errors import DamagedFile, NotACheckpoint, StoreFailed, ZeroConsolidateError, at
-from ..outputs.universal import LATEST, plan_universal
+from ..outputs.universal.output import LATEST, plan_universal
 from ..plan.fragment import FragmentPlan
 from ..plan.states import plain_step
 from ..plan.whole_file import WholeFilePlan, bytes_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ..opening.opened import Opened
     from ..options.share import Share
-    from ..outputs.universal import UniversalCheckpoint
+    from ..outputs.universal.output import UniversalCheckpoint
     from ..plan.layout import TensorPlan
     from ..run.inputs import Inputs
     from .findings import Findings

@@ -15,7 +15,7 @@ from ..opening.opened import open_whole
 from ..options import SourceOptions, VerifyOptions, takes
 from ..options.urls import normal
 from ..outputs.planned import plan_weights, with_recorded_base
-from ..outputs.universal import plan_universal
+from ..outputs.universal.output import plan_universal
 from ..plan.build import sources
 from ..run.inputs import Inputs, side_by_side, threads_for
 from ..saves.target import settled

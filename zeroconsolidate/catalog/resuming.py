@@ -11,17 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..archive.located import LocatedTensor
 from ..archive.printable import described
 from . import fields
 from .keys import MODEL_KEYS
-from .state import is_plain
+from .nested import NotPlain, rebuilt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from ..archive.located import LocatedTensor
 
-MAX_DEPTH = 32
-"""What is nested deeper is not passed on."""
 _KEPT_ELSEWHERE = ("data_sampler", "random_ltd")
 
 
@@ -47,12 +44,12 @@ def resuming_of(content: Mapping[str, Any]) -> Resuming:
     for key, value in content.items():
         if key not in MODEL_KEYS:
             try:
-                client_state[key] = rebuilt(value, lambda tensor: tensor)
+                client_state[key] = rebuilt(value, _as_it_is)
             except NotPlain:
                 unread.append(described(key))
     scheduler = content.get("lr_scheduler")
     try:
-        scheduler = rebuilt(scheduler, lambda tensor: tensor)
+        scheduler = rebuilt(scheduler, _as_it_is)
     except NotPlain:
         scheduler = None
         unread.append("lr_scheduler")
@@ -66,38 +63,5 @@ def resuming_of(content: Mapping[str, Any]) -> Resuming:
     )
 
 
-class NotPlain(Exception):
-    """A value that is, or holds, an object of some class, or is nested too deeply."""
-
-
-def rebuilt(value: object, tensor: Callable[[LocatedTensor], object]) -> Any:
-    """The value in containers of its own, with `tensor(t)` in place of each tensor t. What was there twice is there
-    twice again, as one object. Raises NotPlain."""
-    return _rebuilt(value, tensor, {}, 0)
-
-
-def _rebuilt(value: object, tensor: Callable[[LocatedTensor], object], known: dict[int, object], depth: int) -> object:
-    if is_plain(value) or isinstance(value, bytes):
-        return value
-    if depth > MAX_DEPTH:
-        raise NotPlain
-    if id(value) in known:
-        return known[id(value)]
-    made: Any
-    if isinstance(value, LocatedTensor):
-        made = tensor(value)
-    elif isinstance(value, dict):
-        made = {_key(key): _rebuilt(item, tensor, known, depth + 1) for key, item in value.items()}
-    elif isinstance(value, (list, tuple)):
-        items = [_rebuilt(item, tensor, known, depth + 1) for item in value]
-        made = items if isinstance(value, list) else tuple(items)
-    else:
-        raise NotPlain
-    known[id(value)] = made
-    return made
-
-
-def _key(key: object) -> object:
-    if not is_plain(key):
-        raise NotPlain
-    return key
+def _as_it_is(tensor: LocatedTensor, _: str) -> LocatedTensor:
+    return tensor

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from ..archive.phrases import counted, listed
 from ..errors import MissingPackage
 from ..options import size_text
-from .arguments import SHELLS, parser
-from .printing import rows_text
+from .arguments import parser
+from .rows import rows_text
+from .verbs import SHELLS
 
 if TYPE_CHECKING:
     from ..integrations.surroundings import Surroundings

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..archive.phrases import counted
 from ..errors import BadOption
-from .printing import rows_text, time_text
+from .rows import rows_text, time_text
 
 if TYPE_CHECKING:
     from ..answers.agreement import AnswersComparison, TextAgreement

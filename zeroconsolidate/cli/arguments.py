@@ -1,38 +1,19 @@
-"""From the options declared in `options`, and the few below that only the command has, to the argument parser."""
+"""The commands and the options they declare -> the argument parser; what it understood -> keywords and flags."""
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import textwrap
 from dataclasses import fields
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .._version import __version__
 from ..errors import BadOption, Parts
-from ..options import (
-    CompareOptions,
-    Opening,
-    Options,
-    PruneOptions,
-    UniversalOptions,
-    VerifyOptions,
-    WatchOptions,
-    declarations,
-    read_as,
-)
+from ..options import declarations, read_as
 from .exit_codes import ExitCode
-from .flags import (
-    CompareFlags,
-    CompletionFlags,
-    ConvertFlags,
-    EnvFlags,
-    InspectFlags,
-    ModelFlags,
-    NoOptions,
-    PruneFlags,
-    VerifyFlags,
-    WatchFlags,
-)
+from .verbs import VERBS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,88 +25,23 @@ if TYPE_CHECKING:
 Flags = TypeVar("Flags")
 
 
-VERBS: dict[str, tuple[type, type]] = {
-    "convert": (Options, ModelFlags),
-    "universal": (UniversalOptions, ConvertFlags),
-    "inspect": (Opening, InspectFlags),
-    "verify": (VerifyOptions, VerifyFlags),
-    "compare": (CompareOptions, CompareFlags),
-    "watch": (WatchOptions, WatchFlags),
-    "prune": (PruneOptions, PruneFlags),
-    "env": (NoOptions, EnvFlags),
-    "completion": (NoOptions, CompletionFlags),
-}
-"""Command -> its options: those that Python has too, and its own."""
-
-WRITING = ("convert", "universal")
-"""Commands that take an OUTPUT as their last path."""
-SHELLS = ("bash", "zsh", "fish")
-"""Shells for which there is a completion."""
-CONTINUING = (*WRITING, "watch", "prune")
-"""Commands that continue what was interrupted."""
-
-USAGE = {
-    "convert": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
-    "universal": ("CHECKPOINT [CHECKPOINT ...] OUTPUT",),
-    "inspect": ("CHECKPOINT [CHECKPOINT ...]", "RUN_DIR [RUN_DIR ...]"),
-    "verify": ("OUTPUT", "OUTPUT CHECKPOINT [CHECKPOINT ...]", "CHECKPOINT [CHECKPOINT ...]"),
-    "compare": ("A B",),
-    "watch": ("RUN_DIR [RUN_DIR ...] [PATTERN]",),
-    "prune": ("RUN_DIR [RUN_DIR ...]",),
-    "env": ("",),
-    "completion": ("bash|zsh|fish",),
-}
-"""Command -> the forms of its arguments."""
-
-_EXAMPLES = {
-    "convert": (
-        "zeroconsolidate convert checkpoint-500 my-model",
-        "zeroconsolidate convert checkpoint-500 my-model --dtype bf16 --max-shard-size 5GB",
-        "zeroconsolidate convert checkpoint-500 my-model --lora merge --base Qwen/Qwen2.5-7B",
-        "zeroconsolidate convert checkpoint-500 my-model --part 3/16       in each of 16 jobs; then once --finish",
-    ),
-    "universal": (
-        "zeroconsolidate universal checkpoint-500 resume-500",
-        "zeroconsolidate universal checkpoint-500 resume-500 --dry-run",
-    ),
-    "inspect": (
-        "zeroconsolidate inspect checkpoint-500",
-        "zeroconsolidate inspect run                       all saves of a run, and where it can resume",
-        "zeroconsolidate inspect checkpoint-500 --tensors",
-    ),
-    "verify": (
-        "zeroconsolidate verify my-model                   headers, index, sizes, config, names, digests",
-        "zeroconsolidate verify my-model checkpoint-500    byte for byte, whatever tool wrote my-model",
-        "zeroconsolidate verify checkpoint-500             checksums, ranks, NaN, 16-bit copies",
-    ),
-    "compare": (
-        "zeroconsolidate compare checkpoint-500 Qwen/Qwen2.5-7B           what training changed",
-        "zeroconsolidate compare checkpoint-500 checkpoint-1000           two steps",
-        "zeroconsolidate compare my-model checkpoint-500 --tolerance 1%   a model that another tool wrote",
-    ),
-    "watch": (
-        "zeroconsolidate watch run                         models in run-models/checkpoint-500 and so on",
-        "zeroconsolidate watch run 'models/{name}' --dtype bf16 --keep 3",
-        "zeroconsolidate watch run 'models/{step}' --until-step 10000 --idle 3600",
-    ),
-    "prune": (
-        "zeroconsolidate prune run                         what would be removed",
-        "zeroconsolidate prune run --keep 2 --yes",
-        "zeroconsolidate prune run --remove checkpoint --yes",
-    ),
-    "env": ("zeroconsolidate env", "zeroconsolidate env --json"),
-    "completion": (
-        "zeroconsolidate completion bash > ~/.local/share/bash-completion/completions/zeroconsolidate",
-        'zeroconsolidate completion zsh > "${fpath[1]}/_zeroconsolidate"',
-        "zeroconsolidate completion fish > ~/.config/fish/completions/zeroconsolidate.fish",
-    ),
-}
+def _exit_codes() -> str:
+    """A paragraph for each, as wide as argparse makes those of the options."""
+    digits, columns = max(len(str(code.value)) for code in ExitCode), shutil.get_terminal_size().columns - 2
+    return "\n".join(
+        textwrap.fill(
+            f"{code.value:>{digits}}  {code.meaning.replace('`', '')}",
+            max(columns, 40),
+            initial_indent="  ",
+            subsequent_indent=" " * (digits + 4),
+        )
+        for code in ExitCode
+    )
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser. Its result has `verb`, and an attribute for every flag that was given."""
-    width = max(len(str(code.value)) for code in ExitCode)
-    codes = "\n".join(f"  {code.value:>{width}}  {code.meaning.replace('`', '')}" for code in ExitCode)
+    codes = _exit_codes()
     whole = _Parser(
         prog="zeroconsolidate",
         usage="zeroconsolidate COMMAND [OPTION ...] PATH ...",
@@ -136,112 +52,25 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"zeroconsolidate {__version__}")
     verbs = whole.add_subparsers(required=True, metavar="COMMAND", dest="verb")
 
-    def add(verb: str, about: str, description: str) -> argparse.ArgumentParser:
-        examples = "\n".join(f"  {line}" for line in _EXAMPLES[verb])
-        forms = [f"zeroconsolidate {verb} [OPTION ...] {form}".rstrip() for form in USAGE[verb]]
-        return verbs.add_parser(
-            verb,
-            help=about,
+    for name, verb in VERBS.items():
+        examples = "\n".join(f"  {line}" for line in verb.examples)
+        forms = [f"zeroconsolidate {name} [OPTION ...] {form}".rstrip() for form in verb.forms]
+        own = verbs.add_parser(
+            name,
+            help=verb.about,
             usage="\n       ".join(forms),
-            description=description,
+            description=verb.description,
             epilog=f"examples:\n{examples}\n\nexit codes:\n{codes}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-
-    convert = add(
-        "convert",
-        "write the model of a checkpoint, to load or upload it",
-        "Write the model of a checkpoint into a directory that loads.\n"
-        "If the conversion is interrupted, run the same command again: it continues where it stopped.",
-    )
-    _checkpoint(convert)
-    _output(convert)
-    add_options(convert, *VERBS["convert"])
-
-    universal = add(
-        "universal",
-        "write a universal checkpoint, to resume on other ranks or at another stage",
-        "Write a universal checkpoint, from which DeepSpeed resumes at another world size or ZeRO stage:\n"
-        'engine.load_checkpoint(OUTPUT), with {"checkpoint": {"load_universal": true}} in its config.\n'
-        "If it is interrupted, run the same command again: it continues where it stopped.",
-    )
-    _checkpoint(universal)
-    _output(universal)
-    add_options(universal, *VERBS["universal"])
-
-    inspect = add(
-        "inspect",
-        "print what a checkpoint holds, or the saves of a run, and where training can resume",
-        "Print what a checkpoint holds, or which saves a run directory has, and from where training can resume.\n"
-        "Only metadata is read, which takes a moment for a model of any size.",
-    )
-    _checkpoint(inspect)
-    add_options(inspect, *VERBS["inspect"])
-
-    verify = add(
-        "verify",
-        "check a model, a checkpoint, or a model against its checkpoint",
-        "Check one of these:\n"
-        "  a model directory: headers, index, sizes, config, names, digests of the manifest;\n"
-        "  a model directory against its checkpoint, byte for byte;\n"
-        "  a checkpoint: checksums, agreement of ranks, NaN, master weights against 16-bit copies.",
-    )
-    verify.add_argument(
-        "paths",
-        metavar="OUTPUT, CHECKPOINT",
-        nargs="*",
-        help="a model directory, whatever tool wrote it; a checkpoint; or both",
-    )
-    add_options(verify, *VERBS["verify"])
-
-    compare = add(
-        "compare",
-        "compare two models: what differs, by how much, and what is suspicious",
-        "Compare two models, tensor by tensor. Each is a checkpoint, a model directory, an adapter or a hub id.\n"
-        "Names are matched as a loader would; tensors of different dtypes are compared by value.",
-    )
-    compare.add_argument(
-        "paths",
-        metavar="A, B",
-        nargs="*",
-        help="a checkpoint, a model directory, an adapter, or the id of a model on the hub",
-    )
-    add_options(compare, *VERBS["compare"])
-
-    watch = add(
-        "watch",
-        "convert each save of a run as it appears",
-        "Convert each save of a training run when all ranks have written it. The training is not changed for it.\n"
-        "Ended and started again, it goes on where it was: what was converted is not converted again.",
-    )
-    _run_directory(watch, "; then, with {name} or {step} in it, where the models are written")
-    add_options(watch, *VERBS["watch"])
-
-    prune = add(
-        "prune",
-        "free disk space: remove what resuming no longer needs",
-        "Remove the optimizer's files of older saves, once their models are verified; or whole saves.\n"
-        "Without --yes, only print what would be removed. The newest saves to resume from always stay.",
-    )
-    _run_directory(prune)
-    add_options(prune, *VERBS["prune"])
-
-    env = add(
-        "env",
-        "print what a report of a bug needs: versions, file system, limits",
-        "Print the versions of Python and of all packages that can play a part, the file system of the working\n"
-        "directory, processors and limits. Of environment variables it is only said that they are set.",
-    )
-    add_options(env, *VERBS["env"])
-
-    completion = add(
-        "completion",
-        "print a script with which a shell completes commands and options",
-        "Print the script that completes commands, options and their values in a shell. Write it to where the shell\n"
-        "reads such files, once; after an update, again.",
-    )
-    completion.add_argument("roots", metavar="SHELL", nargs="*", help=f"the shell: {', '.join(SHELLS)}")
-    add_options(completion, *VERBS["completion"])
+        if verb.paths is not None:
+            # How many there must be is checked afterwards: argparse says it in fifteen lines.
+            own.add_argument(verb.paths.name, metavar=verb.paths.metavar, nargs="*", help=verb.paths.help)
+        if verb.writes:
+            own.add_argument(
+                "output", metavar="OUTPUT", nargs="?", help="directory to write; it must be empty, or not exist"
+            )
+        add_options(own, *verb.kinds)
     return whole
 
 
@@ -259,30 +88,6 @@ class Misuse(BadOption):
         super().__init__(message, **parts)
         self.usage = usage
         """The forms that there are, where that helps."""
-
-
-def _checkpoint(verb: argparse.ArgumentParser) -> None:
-    # How many there must be is checked afterwards: argparse says it in fifteen lines.
-    verb.add_argument(
-        "roots",
-        metavar="CHECKPOINT",
-        nargs="*",
-        help="a Trainer's checkpoint-N, a folder global_stepN, or a run directory; several if nodes saved to their own "
-        "disks",
-    )
-
-
-def _run_directory(verb: argparse.ArgumentParser, then: str = "") -> None:
-    verb.add_argument(
-        "roots",
-        metavar="RUN_DIR",
-        nargs="*",
-        help="a directory with checkpoint-500 and so on, or of tags; several if nodes saved to their own disks" + then,
-    )
-
-
-def _output(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("output", metavar="OUTPUT", nargs="?", help="directory to write; it must be empty, or not exist")
 
 
 def add_options(verb: argparse.ArgumentParser, *kinds: type) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.phrases import counted, listed
 from ..options import size_text
-from .printing import at_most, once, rows_text, time_row
+from .rows import at_most, once, rows_text, time_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

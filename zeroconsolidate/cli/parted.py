@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..archive.phrases import counted
 from ..options import size_text
 from .arguments import Misuse
-from .printing import time_text
+from .rows import time_text
 
 if TYPE_CHECKING:
     from ..outputs.parts import PartReport

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from .. import errors
 from ..archive.printable import printable
 from ..options import size_text
-from .printing import folded, once
+from .rows import folded, once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,9 +67,9 @@ def with_output(remedy: str, output: str | None) -> str:
 
 def error_dict(error: ZeroConsolidateError, exit_code: int, *, output: str | None = None) -> dict[str, object]:
     """The error as `--json` prints it: always the same keys, None for parts that it does not have."""
-    public = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    public = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in errors.__all__)
     return _dict(
-        public.__name__,
+        public,
         exit_code,
         message=error.message,
         expected=error.expected,

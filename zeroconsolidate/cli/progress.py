@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..options import size_text
-from .printing import time_text
+from .rows import time_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,12 +71,17 @@ class Display:
         return None if self._thread is None else self._advance
 
     @property
+    def files_read(self) -> Callable[[int, int], None] | None:
+        """What to pass as `files_read`."""
+        return None if self._thread is None else self._count
+
+    @property
     def watching(self) -> dict[str, Any]:
         """All that a function takes which opens a checkpoint and may take a while."""
         return {
             "progress": self.progress,
             "status": self.status,
-            "files_read": None if self._thread is None else self._count,
+            "files_read": self.files_read,
         }
 
     def line(self, now: float) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.phrases import counted, listed
 from ..options import size_text
-from .printing import folded, once, time_text
+from .rows import folded, once, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

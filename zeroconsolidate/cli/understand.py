@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from ..archive.phrases import counted
 from ..options import declarations
-from .arguments import SHELLS, USAGE, VERBS, WRITING, Misuse, parser
+from .arguments import Misuse, parser
+from .verbs import SHELLS, VERBS
 
 if TYPE_CHECKING:
     import argparse
@@ -56,7 +57,7 @@ def understand(words: Sequence[str]) -> argparse.Namespace:
         given.roots = [*getattr(given, "roots", ()), *rest]
     if given.verb == "compare":
         _split_pair(given)
-    elif given.verb in WRITING:
+    elif VERBS[given.verb].writes:
         _split_output(given)
     elif given.verb in _NEEDS and not given.roots:
         needed = _NEEDS[given.verb]
@@ -148,12 +149,12 @@ def _no_such_option(verb: str, word: str) -> Misuse:
         remedy = f"did you mean {near}?"
     else:
         remedy = f"zeroconsolidate {verb} --help lists the options"
-    forms = "\n       ".join(f"zeroconsolidate {verb} [OPTION ...] {form}" for form in USAGE[verb])
+    forms = "\n       ".join(f"zeroconsolidate {verb} [OPTION ...] {form}" for form in VERBS[verb].forms)
     return Misuse(f"{verb} has no option {name}", remedy=remedy, usage=f"usage: {forms}")
 
 
 def _flags(verb: str) -> list[str]:
-    return [flag for each in declarations(*VERBS[verb]) for flag in (*each.flags, *each.aliases)]
+    return [flag for each in declarations(*VERBS[verb].kinds) for flag in (*each.flags, *each.aliases)]
 
 
 def _nearest(word: str, known: Iterable[str]) -> str | None:

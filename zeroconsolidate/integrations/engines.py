@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadOption, MissingPackage
 from .engine_names import refuse_unknown
+from .packages import install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ def engine(name: str) -> Iterator[Executor]:
     except ImportError as error:
         raise MissingPackage(
             f"--executor {kind} needs {_PACKAGES[kind].partition('.')[0]}, which cannot be imported: {error}",
-            remedy=f'pip install "zeroconsolidate[{kind}]"',
+            remedy=install(kind),
         ) from None
     with _MAKERS[kind](module, address) as executor:
         yield executor

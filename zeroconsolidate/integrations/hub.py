@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from ..errors import BadOption
+from .packages import install
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 """`owner/name`, and after `@` a branch, tag or commit."""
@@ -93,7 +94,7 @@ def resolved(base: str) -> str:
         raise BadOption(
             f"no such directory: {base}",
             consequence="huggingface_hub is needed to look for it on the hub",
-            remedy=(*([near] if near else []), 'pip install "zeroconsolidate[hub]"'),
+            remedy=(*([near] if near else []), install("hub")),
         )
     from huggingface_hub import snapshot_download
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadOption, Disagreement, RankFailed, UnsupportedLayout
 from .live_optimizers import live_optimizer
+from .packages import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 class LiveEngine:
     """A `DeepSpeedEngine`, as it is on this rank.
 
-    Raises BadOption if it is none, UnsupportedLayout for one that spreads a model over ranks otherwise than ZeRO does.
+    Raises BadOption if it is none, MissingPackage without DeepSpeed, UnsupportedLayout for one that spreads a model
+    over ranks otherwise than ZeRO does.
     """
 
     def __init__(self, engine: Any) -> None:
@@ -164,7 +166,7 @@ _WITHOUT_OPTIMIZER = ("DummyOptim", "DeepSpeedZeRoOffload")
 
 def _refuse(engine: Any) -> None:
     if find_spec("deepspeed") is None:
-        raise BadOption("deepspeed is not installed", remedy='pip install "zeroconsolidate[deepspeed]"')
+        raise missing("loading into an engine", "deepspeed", extra="deepspeed")
     from deepspeed import DeepSpeedEngine
     from deepspeed.runtime.pipe.engine import PipelineEngine
 

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import BadOption, DamagedFile, StoreFailed
+from .packages import missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,7 +214,7 @@ class S3Store(Store):
 
 
 def store_of(url: str) -> Store:
-    """The store of a URL. Raises BadOption if its client is not installed, or the scheme not known."""
+    """The store of a URL. Raises MissingPackage without its client, BadOption if the scheme is not known."""
     # A client's thread does not survive a fork.
     return _store(url.partition("://")[0].lower(), os.getpid())
 
@@ -237,10 +238,7 @@ def _client(scheme: str) -> Any:
         return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=scheme != "memory", **more)
     except ImportError:
         extra = "remote" if package is None else {"s3fs": "s3", "gcsfs": "gcs", "adlfs": "azure"}.get(package, "hf")
-        raise BadOption(
-            f"{scheme}:// URLs need {package or 'fsspec'}, which is not installed",
-            remedy=f"pip install 'zeroconsolidate[{extra}]'",
-        ) from None
+        raise missing(f"reading {scheme}:// URLs", package or "fsspec", extra=extra) from None
     except ValueError:
         raise BadOption(
             f"no client is known for {scheme}:// URLs", expected="s3://, gs://, az://, hf:// or a path"

@@ -8,14 +8,33 @@ from importlib.util import find_spec
 from ..errors import MissingPackage, UnsupportedSystem
 
 
+def install(extra: str) -> str:
+    """The command that brings what an extra of this package names, such as `torch`."""
+    return f"pip install 'zeroconsolidate[{extra}]'"
+
+
+def missing(what: str, package: str, *, extra: str) -> MissingPackage:
+    """`what`: what needs the package, as the subject of a sentence. `extra`: of this package, that brings it."""
+    return MissingPackage(f"{what} needs {package}, which is not installed", remedy=install(extra))
+
+
 def need_torch(what: str) -> None:
     """Raises MissingPackage where torch is not installed. `what`: what needs it, as the subject of a sentence.
 
     torch is searched for and not imported, so that this can be asked before anything is written.
     """
     if find_spec("torch") is None:
+        raise missing(what, "torch", extra="torch")
+
+
+def need_transformers(what: str, why: str) -> None:
+    """Raises MissingPackage where transformers, or the torch that it needs, is not installed. `what`: what needs it, as
+    the subject of a sentence. `why`: what it does there, as a sentence."""
+    missing = [name for name in ("transformers", "torch") if find_spec(name) is None]
+    if missing:
         raise MissingPackage(
-            f"{what} needs torch, which is not installed", remedy='pip install "zeroconsolidate[torch]"'
+            f"{what} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: {why}",
+            remedy='pip install "zeroconsolidate[quantize]"',
         )
 
 

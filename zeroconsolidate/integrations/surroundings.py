@@ -14,7 +14,8 @@ from .._version import __version__
 
 PACKAGES = (
     "numpy", "safetensors", "tqdm", "shtab", "torch", "deepspeed", "transformers", "peft", "accelerate", "lightning",
-    "huggingface_hub", "sentence-transformers", "FlagEmbedding", "xxhash",
+    "huggingface_hub", "sentence-transformers", "FlagEmbedding", "xxhash", "fsspec", "s3fs",
+    "gcsfs", "adlfs", "ray", "distributed", "mpi4py",
 )  # fmt: skip
 VARIABLES = (
     "HF_HOME", "HF_HUB_OFFLINE", "XDG_CACHE_HOME", "OMP_NUM_THREADS", "PYTHONPATH", "LANG", "LC_ALL",

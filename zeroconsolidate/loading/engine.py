@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..archive.phrases import listed
-from ..catalog.resuming import rebuilt
+from ..catalog.nested import rebuilt
 from ..dtypes import DType
 from ..errors import Disagreement, UnsupportedLayout, WrongNames, at
 from ..plan.pieces import View
@@ -66,7 +66,8 @@ def put_into_engine(live: LiveEngine, src: Roots, which: Opening, *, optimizer: 
         if optimizer:
             notes += _go_on(live, state, resuming, decided)
         client_state = {
-            key: rebuilt(value, lambda tensor: _loaded(tensor, inputs)) for key, value in resuming.client_state.items()
+            key: rebuilt(value, lambda tensor, _: _loaded(tensor, inputs))
+            for key, value in resuming.client_state.items()
         }
     live.refresh()
     return EngineReport(
@@ -240,7 +241,7 @@ def _go_on(live: LiveEngine, state: TrainingState, resuming: Resuming, decided: 
     scheduler = resuming.lr_scheduler
     if scheduler is not None and live.has_scheduler:
         with Inputs() as inputs:
-            live.set_scheduler(rebuilt(scheduler, lambda tensor: _loaded(tensor, inputs)))
+            live.set_scheduler(rebuilt(scheduler, lambda tensor, _: _loaded(tensor, inputs)))
     elif scheduler is not None:
         yield "the checkpoint has the state of a scheduler, and the engine has none"
     elif live.has_scheduler:

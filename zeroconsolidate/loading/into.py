@@ -20,8 +20,8 @@ from .whole import element_type_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..mapping.checkpoint import Checkpoint
     from ..options import LoadingOptions, Roots
-    from ..outputs.mapping import Checkpoint
     from .match import Match
     from .source import Tensors
     from .target import Slot

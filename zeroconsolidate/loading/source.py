@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Literal
 from ..archive.places import is_directory
 from ..archive.weights import read_weights
 from ..errors import NotACheckpoint, ZeroConsolidateError
+from ..mapping.checkpoint import Checkpoint
+from ..mapping.open import opened_mapping
+from ..mapping.views import TensorView
 from ..options import ReadingOptions, roots_of
-from ..outputs.mapping import Checkpoint
 from ..outputs.named import in_storage_order, planned_tensors
-from ..outputs.open_mapping import opened_mapping
-from ..outputs.views import TensorView
 from ..plan.sources import Source
 from ..run.files import Files
 from ..saves.target import settled

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ..outputs.mapping import Checkpoint
+    from ..mapping.checkpoint import Checkpoint
     from ..plan.sources import Source
     from .match import Match
     from .target import Slot

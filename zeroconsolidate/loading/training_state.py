@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from ..archive.located import LocatedTensor
 from ..catalog.resuming import resuming_of
+from ..mapping.client_state import first_model_file
 from ..opening.open import open_catalog
 from ..opening.opened import of_catalog
-from ..outputs.client_state import first_model_file
 from ..plan.states import MASTERS, every_state, param_groups, steps
 from ..saves.target import settled
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import torch
 
     from ..dtypes import DType
+    from ..mapping.checkpoint import Checkpoint
     from ..options import Roots, StateDictOptions
-    from ..outputs.mapping import Checkpoint
     from .source import Tensors
 
 

@@ -1,38 +1,25 @@
 """A checkpoint's folder -> expected names: from saved weights, the architecture, or the base model.
 
 Headers are read here. The architecture is looked up in the built-in table (`table/`), which confirms names that are
-exactly those it has; else transformers is asked, in a process of its own (`integrations/architecture.py`), so that
-neither torch nor transformers enters this one.
+exactly those it has; else transformers is asked (:mod:`.asking`).
 """
 
 from __future__ import annotations
 
-import json
-import os
-from contextlib import suppress
-from functools import lru_cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..archive.model_config import MAX_CONFIG_BYTES, has_config, is_bare, is_diffusers, parse, read_config, short_int
+from ..archive.model_config import has_config, is_bare, parse, short_int
 from ..archive.places import names_in
-from ..archive.regular import read_small
 from ..archive.safetensors import read_model
 from ..errors import StoreFailed, ZeroConsolidateError
-from ..integrations import apart
-from ..integrations.architecture import EVERY, TASK
-from .answers import as_answer, of_answer
-from .config_fields import with_fields
-from .expectation import HEADS, IS_DIFFUSERS, Expectation
+from .asking import architecture, config_with, every_class, has_transformers
+from .expectation import HEADS, Expectation
 from .table.lookup import differing, looked_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from .hub_layout import Architecture
-
-ARCHITECTURE_SECONDS = 300
-"""How long building a model on the meta device may take. 671 billion parameters take half a minute."""
 
 _LEGACY = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 """What transformers 5 writes for models like BERT under ZeRO-3 (it reverses its own legacy renaming by mistake)."""
@@ -107,7 +94,7 @@ class NameSources:
     def config(self) -> Any:
         """The value of config.json, integers as text; None if there is none that can be read."""
         try:
-            return parse(_config(self.directory, self._rules))
+            return parse(config_with(self.directory, self._rules))
         except StoreFailed:
             raise
         except (ZeroConsolidateError, OSError):
@@ -170,10 +157,6 @@ def reference(directory: str, origin: str, *, exact: bool) -> Expectation | None
     return Expectation(origin=origin, shapes=shapes, ties={}, exact=exact)
 
 
-def _config(directory: str, rules: Sequence[str]) -> bytes:
-    return with_fields(read_small(os.path.join(directory, "config.json"), MAX_CONFIG_BYTES), rules)
-
-
 def in_table(directory: str, rules: Sequence[str] = ()) -> Architecture | None:
     """What the built-in table says of `directory`/config.json with fields set by `rules`; None if it does not know.
 
@@ -181,177 +164,19 @@ def in_table(directory: str, rules: Sequence[str] = ()) -> Architecture | None:
     transformers is one that is known to say something else.
     """
     try:
-        config = parse(_config(directory, rules), parse_int=short_int)
+        config = parse(config_with(directory, rules), parse_int=short_int)
     except StoreFailed:
         raise
     except (ZeroConsolidateError, OSError):
         return None
     found, others = looked_up(config), differing(config)
-    if found is not None and others and find_spec("transformers") is not None:
+    if found is not None and others and has_transformers():
         from .remembered import major
 
         return None if major() in others else found
     return found
 
 
-def architecture(
-    directory: str, rules: Sequence[str] = (), *, task: str | None = None, remember: bool = False
-) -> tuple[Architecture | None, str]:
-    """What transformers expects for `directory`/config.json with fields set by `rules`; if it says nothing, why.
-
-    `task`: what the model was trained for, if its head is not the one that config says. `remember`: the user's cache
-    directory is searched for the answer, and keeps it.
-    """
-    if not has_config(directory):
-        return None, "no config.json"
-    if _is_of_diffusers(directory):
-        return None, IS_DIFFUSERS
-    if find_spec("transformers") is None:
-        return None, "transformers is not installed"
-    if find_spec("torch") is None:
-        return None, "transformers cannot answer without torch, which is not installed"
-    try:
-        config = _config(directory, rules)
-    except StoreFailed:
-        raise
-    except (ZeroConsolidateError, OSError) as error:
-        return None, f"config.json cannot be read: {error}"
-    if not _names_a_model(config):
-        return None, "config.json has no model_type"
-    question = canonical(config if task is None else _for_task(config, task))
-    return _recalled(question) if remember else _ask(question)
-
-
-def _recalled(config: bytes) -> tuple[Architecture | None, str]:
-    """What transformers once said, or says now."""
-    from .remembered import Remembered, cache_directory, installed
-
-    asked = installed()
-    if asked is None:
-        return _ask(config)
-    answers = Remembered(cache_directory(), asked)
-    answer = answers.get(config)
-    if answer is not None:
-        with suppress(LookupError, TypeError, ValueError):
-            return of_answer(answer), ""
-    found, why = _ask(config)
-    if found is not None:
-        answers.put(config, as_answer(found))
-    return found, why
-
-
 def stated_class(config: Mapping[str, Any]) -> bool:
     """Whether a config names its class, or code of its own."""
     return bool(config.get("architectures")) or bool(config.get("auto_map"))
-
-
-def every_class(directory: str, rules: Sequence[str] = ()) -> tuple[Architecture, ...]:
-    """What transformers says of each of its classes for a config; empty if it cannot be asked."""
-    if not has_config(directory) or find_spec("transformers") is None or find_spec("torch") is None:
-        return ()
-    try:
-        config = _config(directory, rules)
-    except StoreFailed:
-        raise
-    except (ZeroConsolidateError, OSError):
-        return ()
-    return _ask_every(canonical(_for_task(config, EVERY)))
-
-
-@lru_cache(maxsize=4)
-def _ask_every(config: bytes) -> tuple[Architecture, ...]:
-    answer, _ = _answer(config)
-    return () if answer is None else tuple(of_answer(each) for each in answer.get("all", ()))
-
-
-def _is_of_diffusers(directory: str) -> bool:
-    try:
-        return is_diffusers(read_config(os.path.join(directory, "config.json")))
-    except StoreFailed:
-        raise
-    except (ZeroConsolidateError, OSError):
-        return False  # said when it is read for what it says
-
-
-def _for_task(config: bytes, task: str) -> bytes:
-    try:
-        value = json.loads(config)
-    except (ValueError, RecursionError):
-        return config  # transformers says what is wrong with it
-    return json.dumps(value | {TASK: task}).encode() if isinstance(value, dict) else config
-
-
-def _names_a_model(config: bytes) -> bool:
-    """Whether transformers could tell what model it is: without `model_type` it need not be started to say that it
-    cannot (`AutoConfig.from_pretrained`)."""
-    try:
-        value = parse(config)
-    except StoreFailed:
-        raise
-    except ZeroConsolidateError:
-        return True  # transformers says what is wrong with it
-    return not isinstance(value, dict) or "model_type" in value
-
-
-def canonical(config: bytes) -> bytes:
-    """A config without the fields that no name or shape depends on, so that one answer is right before and after our
-    edits.
-
-    These are the dtype, how weights are quantized, who wrote it, and the `rope_theta` that is added next to
-    `rope_parameters`.
-
-    >>> canonical(b'{"model_type": "llama", "torch_dtype": "bfloat16"}')
-    b'{"model_type": "llama"}'
-    """
-    try:
-        return json.dumps(_without_indifferent(json.loads(config))).encode()
-    except (ValueError, RecursionError):
-        return config  # transformers says what is wrong with it
-
-
-def _without_indifferent(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    dropped = {"dtype", "torch_dtype", "transformers_version", "_name_or_path", "quantization_config"}
-    if isinstance(value.get("rope_parameters"), dict):
-        dropped |= {"rope_theta", "rope_scaling"}
-    return {key: _without_indifferent(item) for key, item in value.items() if key not in dropped}
-
-
-@lru_cache(maxsize=16)
-def _ask(config: bytes) -> tuple[Architecture | None, str]:
-    """What transformers says of a config, and if it says nothing, why."""
-    answer, why = _answer(config)
-    return (None if answer is None else of_answer(answer)), why
-
-
-def _answer(config: bytes) -> tuple[dict[str, Any] | None, str]:
-    """One process for each config, which sees nothing but that file.
-
-    It is started by its path: nothing of ours is imported there.
-    """
-    # Only who asks pays for their import.
-    import subprocess
-    from tempfile import TemporaryDirectory
-
-    script = os.path.join(os.path.dirname(os.path.dirname(__file__)), "integrations", "architecture.py")
-    with TemporaryDirectory(prefix="zeroconsolidate-") as alone:
-        with open(os.path.join(alone, "config.json"), "wb") as file:
-            file.write(config)
-        try:
-            done = subprocess.run(  # noqa: S603  (our own script, no shell)
-                apart.command(script, alone),
-                env=apart.environment(),
-                capture_output=True,
-                timeout=ARCHITECTURE_SECONDS,
-                check=False,
-                text=True,
-            )
-            answer: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
-        except subprocess.TimeoutExpired:
-            return None, f"transformers took more than {ARCHITECTURE_SECONDS} s to build the model"
-        except ValueError:
-            return None, "transformers could not build the model"
-    if "error" in answer:
-        return None, f"transformers could not build the model: {answer['error'].replace(alone, 'config.json')}"
-    return answer, ""

@@ -101,9 +101,9 @@ def open_files(
         raise
 
 
-def open_incomplete(src: Roots, tag: str | None) -> Incomplete:
+def open_incomplete(src: Roots, tag: str | None, *, files_read: FilesRead = None) -> Incomplete:
     """The facts of a checkpoint, whole or not, from the files that are there."""
-    return open_files_incomplete(find(src, tag))
+    return open_files_incomplete(find(src, tag), files_read=files_read)
 
 
 def open_files_incomplete(files: CheckpointFiles, *, files_read: FilesRead = None) -> Incomplete:

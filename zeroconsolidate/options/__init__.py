@@ -6,12 +6,13 @@ Flags, keywords, checks, the manifest's record and the reference are made of the
 from typing import TypeAlias
 
 from .answers import AnswersOptions
-from .common import Opening, Working
+from .common import Counting, Opening, Working
 from .compare import CompareOptions
 from .convert import Options
 from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
 from .follow import BackgroundOptions, FollowOptions, WatchOptions
 from .globs import matches, refuse_unmatched
+from .inspect import InspectOptions, RunOptions
 from .keywords import takes
 from .loading import LoadingOptions, StateDictOptions
 from .prune import PruneOptions
@@ -28,9 +29,11 @@ __all__ = [
     "AnswersOptions",
     "BackgroundOptions",
     "CompareOptions",
+    "Counting",
     "Declaration",
     "FollowOptions",
     "Group",
+    "InspectOptions",
     "LoadingOptions",
     "Opening",
     "Options",
@@ -39,6 +42,7 @@ __all__ = [
     "PruneOptions",
     "ReadingOptions",
     "Roots",
+    "RunOptions",
     "SourceOptions",
     "StateDictOptions",
     "Switch",

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FORMS = "uniform, ema:DECAY or weights:W1,W2,…"
+LEAST, MOST = 1e-100, 1e100
+"""Between these, the product of a weight and any float32, and a sum of many, is a float64 of full precision."""
 
 
 def weights_of(average: str, count: int) -> tuple[float, ...]:
@@ -52,9 +54,12 @@ def parsed_average(average: str) -> tuple[str, tuple[float, ...]]:
         return kind, numbers
     if kind == "ema" and len(numbers) == 1 and 0 < numbers[0] < 1:
         return kind, numbers
-    if kind == "weights" and numbers and all(0 < each < math.inf for each in numbers):
+    if kind == "weights" and numbers and all(LEAST <= each <= MOST for each in numbers):
         return kind, numbers
-    wrong = {"ema": "a decay is a number between 0 and 1", "weights": "weights are numbers above 0"}.get(kind)
+    wrong = {
+        "ema": "a decay is a number between 0 and 1",
+        "weights": f"weights are numbers above 0, from {LEAST} to {MOST}",
+    }.get(kind)
     raise BadOption(wrong or "there is no such average", expected=FORMS, found=repr(average))
 
 

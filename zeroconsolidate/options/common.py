@@ -37,7 +37,7 @@ class Opening(Declared):
     tag: str | None = option(
         None,
         "which save to read: a tag such as `global_step500`, or `last-complete` for the newest complete one; without "
-        "this option, the one that the file `latest` names",
+        "this option, the one named in the file `latest`",
         group=Group.CHECKPOINT,
         short="-t",
         metavar="TAG",
@@ -76,15 +76,21 @@ class Reporting(Declared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Working(Reporting, Opening):
-    """Options of functions that open a checkpoint and may take a while."""
+class Counting(Declared):
+    """The option of functions that read the metadata of checkpoints."""
 
     files_read: Callable[[int, int], None] | None = option(
         None,
-        "a function that is called while metadata are read, with the number of files read so far and that of all",
+        "a function that is called while metadata are read, with the number of files read so far and that of all; "
+        "where several checkpoints are read, each is counted by itself",
         group=Group.PRINTING,
         flag=None,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Working(Counting, Reporting, Opening):
+    """Options of functions that open a checkpoint and may take a while."""
 
 
 @dataclass(frozen=True, kw_only=True)

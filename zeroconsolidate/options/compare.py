@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .common import Reporting, directory_of
+from .common import Counting, Reporting, directory_of
 from .declaration import Group, option
 from .values import parse_tolerance
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions(Reporting):
+class CompareOptions(Counting, Reporting):
     """The options of `compare`."""
 
     tolerance: str | float | None = option(

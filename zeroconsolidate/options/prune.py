@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import BadOption
-from .common import Reporting
+from .common import Counting, Reporting
 from .declaration import Group, option
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneOptions(Reporting):
+class PruneOptions(Counting, Reporting):
     """The options of `prune`."""
 
     keep: str | int = option(

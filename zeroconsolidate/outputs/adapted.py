@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..adapters.find import refuse_modules
-from ..adapters.plan import plan_export, plan_merge
+from ..adapters.plan_export import plan_export
+from ..adapters.plan_merge import plan_merge
 from ..adapters.task import task_of
 from ..archive.model_config import has_config
-from ..archive.model_files import BESIDE_FOLDER
 from ..archive.phrases import counted, listed
 from ..archive.weights import read_weights
 from ..errors import BadOption, ZeroConsolidateError
@@ -28,8 +28,10 @@ from ..plan.build import ModelPlan, Selection
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ..adapters.adapted import Adapted
+    from ..adapters.beside import Beside
     from ..adapters.find import Adapters
-    from ..adapters.plan import Adapted, Merge
+    from ..adapters.plan_merge import Merge
     from ..catalog.facts import Unsaved
     from ..dtypes import DType
     from ..naming.hub_layout import Architecture
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from ..opening.rescue_report import RescueReport
     from ..options import Options
     from ..plan.build import Source
-    from ..plan.layout import FilePlan
 
 
 def refuse_unusable(opened: Opened, adapters: Adapters, options: Options) -> None:
@@ -74,8 +75,8 @@ def exported(opened: Opened, adapters: Adapters, options: Options, dtype: DType)
 
 def merged(
     opened: Opened, adapters: Adapters, options: Options, dtype: DType, wanted: Callable[[str, Source], bool]
-) -> tuple[Selection, Adapted, list[FilePlan]]:
-    """The model with its adapters merged into it, and the file of what was trained around it.
+) -> tuple[Selection, Adapted, Beside]:
+    """The model with its adapters merged into it, and what was trained around it.
 
     Raises MissingPackage where torch is not installed.
     """
@@ -116,7 +117,7 @@ def merged(
         merge = by_table or planned((sources.architecture, sources.unasked))
     refuse_unmatched(options.include, merge.selection.named)
     selection = merge.selection.only(wanted)
-    return selection, merge.adapted, merge.beside.files(dtype, folder=BESIDE_FOLDER)
+    return selection, merge.adapted, merge.beside
 
 
 def _in_table(sources: NameSources, base: str) -> Architecture | None:

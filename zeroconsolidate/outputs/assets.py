@@ -21,7 +21,7 @@ from .modules import MODULES, has_own_weights, modules_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ..adapters.plan import Adapted
+    from ..adapters.adapted import Adapted
     from ..archive.regular import Entry
     from ..catalog.facts import Origin
 

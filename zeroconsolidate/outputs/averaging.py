@@ -6,20 +6,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..adapters.find import find_adapters
+from ..adapters.peft_config import differences
 from ..archive.phrases import counted, listed
-from ..errors import Disagreement, UnsupportedLayout
+from ..archive.printable import described
+from ..errors import Disagreement
 from ..options.averages import weights_of
 from ..transforms.averaged import averaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..adapters.plan import Adapted
+    from ..adapters.adapted import Adapted
+    from ..adapters.beside import Beside
+    from ..adapters.find import Adapters
     from ..dtypes import DType
     from ..opening.opened import Opened
     from ..options import Options
     from ..plan.build import Selection, Source
-    from ..plan.layout import FilePlan
 
 
 def mean_of(several: Sequence[Opened], options: Options) -> Opened:
@@ -45,32 +48,58 @@ def mean_of(several: Sequence[Opened], options: Options) -> Opened:
 
 def merged_mean(
     opened: Opened, options: Options, dtype: DType, wanted: Callable[[str, Source], bool]
-) -> tuple[Selection, Adapted, list[FilePlan]]:
-    """Every checkpoint's own model with its own adapters merged, and the mean of these models.
+) -> tuple[Selection, Adapted, Beside]:
+    """Every checkpoint's own model with its own adapters merged, and the mean of these models and of what was trained
+    around them.
 
-    Raises what a merge raises, and UnsupportedLayout where something was trained around the models.
+    Raises what a merge raises, and Disagreement if they are not of one model.
     """
     from . import adapted
 
     merged = []
     for each in opened.members:
-        adapters = find_adapters(each.catalog, lora=options.lora, chosen=options.adapters, base=options.base_directory)
-        if adapters is None:
-            raise Disagreement("the checkpoints are not of one model: one has no adapters", address=(place_of(each),))
+        adapters = _adapters_of(each, options)
         adapted.refuse_unusable(each, adapters, options)
         merged.append(adapted.merged(each, adapters, options, dtype, wanted))
     selection, peft, beside = merged[-1]
-    if beside:
-        raise UnsupportedLayout(
-            "no mean is taken of what was trained around a model with adapters", found=listed([beside[0].name], 1)
-        )
-    named = averaged(
-        [each.named for each, _, _ in merged],
-        weights_of(str(options.average), len(merged)),
-        [place_of(each) for each in opened.members],
-    )
+    weights, places = weights_of(str(options.average), len(merged)), [place_of(each) for each in opened.members]
+    named = averaged([each.named for each, _, _ in merged], weights, places)
+    around = averaged([each.tensors for _, _, each in merged], weights, places)
     compared = tuple(comparison for _, each, _ in merged for comparison in each.comparisons)
-    return replace(selection, named=named), replace(peft, comparisons=compared), beside
+    files = dict.fromkeys(file for _, each, _ in merged for file in each.files)
+    peft = replace(peft, comparisons=compared, files=tuple(files))
+    return replace(selection, named=named), peft, replace(beside, tensors=around)
+
+
+def refuse_different_adapters(opened: Opened, adapters: Adapters, options: Options) -> None:
+    """The mean of factors is that of adapters which use them alike. `adapters`: of the last checkpoint.
+
+    Raises Disagreement if the configurations of two checkpoints differ in what the factors mean.
+    """
+    for each in opened.members[:-1]:
+        theirs = _adapters_of(each, options).configs
+        for name, config in adapters.configs.items():
+            differing = [] if name not in theirs else differences(theirs[name], config)
+            if name in theirs and not differing:
+                continue
+            here, there = place_of(each), place_of(opened.members[-1])
+            raise Disagreement(
+                f"the adapters {name} are not of one kind: {differing[0]} differs"
+                if differing
+                else f"the checkpoints are not of one model: the adapter {name} is not in {here}",
+                expected=described(config.content.get(differing[0])) + f" as in {there}" if differing else None,
+                found=described(theirs[name].content.get(differing[0])) + f" in {here}" if differing else None,
+                consequence="factors that are used differently have no mean" if differing else None,
+                remedy="take the mean of the merged weights with --lora merge" if differing else None,
+            )
+
+
+def _adapters_of(opened: Opened, options: Options) -> Adapters:
+    """Those of one checkpoint. Raises Disagreement if it has none."""
+    adapters = find_adapters(opened.catalog, lora=options.lora, chosen=options.adapters, base=options.base_directory)
+    if adapters is None:
+        raise Disagreement("the checkpoints are not of one model: one has no adapters", address=(place_of(opened),))
+    return adapters
 
 
 def place_of(opened: Opened) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from ..adapters.plan import Adapted
+    from ..adapters.adapted import Adapted
     from ..opening.opened import Opened
     from ..options import Options
     from .output import SideFiles

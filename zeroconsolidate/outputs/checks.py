@@ -56,7 +56,7 @@ def refuse_unplaced(catalog: Catalog, *, weights_only: bool) -> None:
 def _compare_base(output: Output, inputs: Inputs, check: str) -> int:
     if check == "none" or not output.comparisons:
         return 0
-    from ..adapters.plan import prove_base
+    from ..adapters.plan_merge import prove_base
 
     return prove_base(output.comparisons, inputs)
 

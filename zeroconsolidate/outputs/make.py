@@ -11,7 +11,7 @@ from ..options.mapped import EVERYTHING_HERE
 from ..options.urls import is_url
 from ..run.execute import BLOCK_BYTES
 from ..run.inputs import Inputs
-from ..run.page_cache import IS_THERE, drop_file
+from ..run.page_cache import drop_file, kept_instead
 from ..write.fingerprint import refuse_changed
 from ..write.part import CLONED
 from ..write.portion import start_over
@@ -19,7 +19,7 @@ from ..write.refusals import refuse_staged, refuse_unwritable
 from ..write.stage import Stage
 from ..write.staging import refuse_staged_remotely, staging
 from .checks import checked
-from .gate import pass_or_refuse
+from .gate.examine import pass_or_refuse
 from .gathered import gather, refuse_not_begun
 from .manifest import manifest
 from .output import Recomputed
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..plan.build import Cost
     from ..write.journal import Checks
     from ..write.staging import Staging
-    from .gate_finding import GateResult
+    from .gate.finding import GateResult
     from .output import Output, SideFiles
 
 
@@ -173,12 +173,11 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
         gate=found,
         excused_warnings=(
             *(() if options.partial or output.warnings else excused),
-            *((_NO_CACHE_TO_DROP,) if options.drop_cache and not IS_THERE else ()),
+            *kept_instead(asked=options.drop_cache),
         ),
     )
 
 
-_NO_CACHE_TO_DROP = "--drop-cache does nothing: this system has no posix_fadvise"
 _NOT_READ_BACK = "uploaded weights were not read back: verify OUTPUT --against CHECKPOINT does"
 
 

@@ -11,7 +11,7 @@ from . import remarks
 from .assets import assets_beside, of_adapters
 from .averaging import note_of
 from .card_facts import card_facts, is_wanted
-from .gate import Excuses, examine
+from .gate.examine import Excuses, examine
 from .model_card import CARD, card
 from .modules import modules_of
 from .output import Output, Recomputed, SideFiles
@@ -23,12 +23,12 @@ from .usage import load_adapter, load_model, load_tensors
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..adapters.plan import Adapted
+    from ..adapters.adapted import Adapted
     from ..opening.opened import Opened
     from ..options import Options
     from ..run.inputs import Inputs
     from .assets import Assets
-    from .gate_finding import GateResult
+    from .gate.finding import GateResult
     from .planned import PlannedWeights
 
 
@@ -96,12 +96,12 @@ class _Directory(Output):
             return Recomputed(checks=(), not_checked=(f"merged values: not recomputed of {what}",))
         # Only who has adapters pays for the imports.
         if adapted.is_adapter:
-            from .exported import compare_adapters
+            from .recomputed.exported import compare_adapters
 
             found, count = compare_adapters(self.plan, opened, path, adapted.adapter_files)
             text = f"{found} of {counted(count, 'tensor')} of the adapter against the parameters they are: equal"
             return Recomputed(checks=(text,) if found else (), not_checked=())
-        from .recomputed import recompute
+        from .recomputed.recompute import recompute
 
         base = self.options.base_directory
         found, count = recompute(self.plan, opened, path, base=base, adapters=adapted.adapter_files)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..plan.sources import replicas
-from .gate import Excuses, examine
+from .gate.examine import Excuses, examine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..plan.joins import Replica
     from ..plan.witness import Comparison
     from ..run.inputs import Inputs
-    from .gate_finding import GateResult
+    from .gate.finding import GateResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from ..plan.fragment import FragmentPlan
 from ..plan.stretches import share_of
 from ..run.execute import execute, extents_of
 from ..run.inputs import Inputs, side_by_side
+from ..run.page_cache import kept_instead
 from ..write.fingerprint import refuse_changed
 from ..write.portion import start_over
 from ..write.staging import grid_of, portion_of
@@ -137,7 +138,8 @@ def make_part(output: Output, opened: Opened, options: Writing, directory: str, 
                             _make(files[stretch.file], stretch, several, place, progress)
                     before += stretch.nbytes
             refuse_changed(traits, start_over=start_over(portion.folder), places=options.places)
-    return MadePart(share=share, resumed_bytes=resumed_bytes, warnings=(*output.warnings, *side_files.warnings))
+    warnings = (*output.warnings, *side_files.warnings, *kept_instead(asked=options.drop_cache))
+    return MadePart(share=share, resumed_bytes=resumed_bytes, warnings=warnings)
 
 
 def _make(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..adapters.find import find_adapters
 from ..archive.model_config import has_config, is_diffusers, read_config
-from ..archive.model_files import CONFIG, DIFFUSERS_WEIGHTS, WEIGHTS
+from ..archive.model_files import BESIDE_FOLDER, CONFIG, DIFFUSERS_WEIGHTS, WEIGHTS
 from ..catalog.facts import Unsaved
 from ..dtypes import DType
 from ..errors import BadOption, StoreFailed, WrongNames, ZeroConsolidateError
@@ -18,7 +18,7 @@ from ..opening.unsaved import NO_ADDITIONS, Additions, frozen_of_base, refuse_un
 from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
 from ..plan.layout import FilePlan
-from .averaging import merged_mean
+from .averaging import merged_mean, refuse_different_adapters
 from .modules import apart
 from .sharing import refuse_unshared, sharing_of
 from .transforming import apply, refuse_on_adapters
@@ -26,7 +26,7 @@ from .transforming import apply, refuse_on_adapters
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ..adapters.plan import Adapted
+    from ..adapters.adapted import Adapted
     from ..opening.opened import Opened
     from ..options import Options
     from ..plan.build import Source
@@ -108,14 +108,16 @@ def _weights(opened: Opened, options: Options, modules: tuple[Module, ...], dire
         adapted.refuse_unusable(opened, adapters, options)
         if options.lora != "merge":
             refuse_on_adapters(options)
+            refuse_different_adapters(opened, adapters, options)
             plan, named, peft = adapted.exported(opened, adapters, options, dtype)
             return PlannedWeights(plan=plan, dtype=dtype, named=named, adapted=peft)
         # What is quantized is quantized from float32; the rest is cast when it is written.
         merge_dtype = DType.F32 if options.quantize else dtype
         if opened.members:
-            selection, peft, beside = merged_mean(opened, options, merge_dtype, _wanted(options))
+            selection, peft, around = merged_mean(opened, options, merge_dtype, _wanted(options))
         else:
-            selection, peft, beside = adapted.merged(opened, adapters, options, merge_dtype, _wanted(options))
+            selection, peft, around = adapted.merged(opened, adapters, options, merge_dtype, _wanted(options))
+        beside = around.files(dtype, folder=BESIDE_FOLDER)
     folders: dict[str, dict[str, Source]] = {}
     if options.names != "stored" and options.rename is None and options.lora != "keep":
         selection, folders = apart(selection, modules)

@@ -8,7 +8,7 @@ from .._version import __version__
 from ..archive.model_files import RESCUE_REPORT_NAME
 from ..options.mapped import EVERYTHING_HERE
 from ..write.fingerprint import fingerprint
-from .gate import pass_or_refuse
+from .gate.examine import pass_or_refuse
 from .preview import preview
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import BadOption
+from ..integrations.packages import need_transformers
 from ..naming.sources import NameSources
 from ..run.reader import reader
 from ..transforms.transform import Model, Transform, transformed
@@ -21,7 +22,8 @@ def chain_of(options: Options, sources: NameSources) -> tuple[Transform, ...]:
     """What is applied, in this order, when tensors have the names that they are written under: the caller's own steps,
     then quantization. Adapters were merged and means were taken before; the cast comes last.
 
-    Raises BadOption for what is not a Transform, and where it is not known what can be quantized.
+    Raises BadOption for what is not a Transform, and where it is not known what can be quantized; MissingPackage where
+    transformers cannot be asked.
     """
     for step in options.transforms:
         if not isinstance(step, Transform):
@@ -38,12 +40,10 @@ def _quantize(scheme: str, options: Options, sources: NameSources) -> Transform:
             "a loader finds quantized weights only under the names that it expects",
             found="--names stored" if options.names == "stored" else "--rename",
         )
+    need_transformers("quantizing", "it says which layers are linear")
     known = sources.architecture
     if known is None:
-        raise BadOption(
-            f"which layers are linear is not known: {sources.unasked}",
-            remedy="install transformers" if "not installed" in sources.unasked else None,
-        )
+        raise BadOption(f"which layers are linear is not known: {sources.unasked}")
     in_memory = {name: name for name in known.linears}
     return Quantize(
         scheme, in_memory if options.names == "in-memory" else known.linears_in_files(), options.quantize_skip

@@ -31,6 +31,10 @@ STORAGE: dict[DType, np.dtype[np.generic]] = {
 }
 """The numpy dtype that holds elements of each dtype, little-endian."""
 
+AT_ONCE_NUMEL = 1 << 14
+"""Elements to compute with at once: the C library reuses the memory of arrays as small as theirs. For larger ones it
+may ask the system for new pages, time and again."""
+
 
 def cast(elements: NDArray[np.generic], source: DType, target: DType, out: NDArray[np.generic]) -> int:
     """Cast `elements` (of STORAGE[source]) into `out` (of STORAGE[target]), round to nearest even.
@@ -40,6 +44,13 @@ def cast(elements: NDArray[np.generic], source: DType, target: DType, out: NDArr
     if source is target:
         out[...] = elements
         return 0
+    return sum(
+        _cast(elements[first : first + AT_ONCE_NUMEL], source, target, out[first : first + AT_ONCE_NUMEL])
+        for first in range(0, len(elements), AT_ONCE_NUMEL)
+    )
+
+
+def _cast(elements: NDArray[np.generic], source: DType, target: DType, out: NDArray[np.generic]) -> int:
     single = to_single(elements, source)
     if target is DType.BF16:
         unusual = _round_to_bf16(single, out)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import StoreFailed, ZeroConsolidateError
-from .cast import STORAGE, as_dtype, raw, to_single
+from .cast import AT_ONCE_NUMEL, STORAGE, as_dtype, raw, to_single
 from .execute import BLOCK_BYTES, PIECE_BYTES, cuts_of
 from .reader import reader
 from .storage import extents
@@ -151,16 +151,19 @@ def _first(
     """What :func:`first_difference` gives, of tensors of these dtypes."""
     block_numel = BLOCK_BYTES // max(source.itemsize, target.itemsize)
     expected, written = readers
+    longest = min(block_numel, stop - start)
+    block, other = np.empty(longest, STORAGE[source]), np.empty(longest, STORAGE[target])
     for first in range(start, stop, block_numel):
         last = min(first + block_numel, stop)
-        ours = np.empty(last - first, STORAGE[source])
-        theirs = np.empty(last - first, STORAGE[target])
+        ours, theirs = block[: last - first], other[: last - first]
         expected.fill(first, last, ours)
         written.fill(first, last, theirs)
-        found = _difference(ours, source, theirs, target)
-        if found is not None:
-            index, value, got = found
-            return Difference(index=first + index, expected=value, got=got)
+        for begin in range(0, last - first, AT_ONCE_NUMEL):
+            here = slice(begin, begin + AT_ONCE_NUMEL)
+            found = _difference(ours[here], source, theirs[here], target)
+            if found is not None:
+                index, value, got = found
+                return Difference(index=first + begin + index, expected=value, got=got)
         progress((last - first) * (source.itemsize + target.itemsize))
     return None
 

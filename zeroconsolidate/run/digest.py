@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import BadOption
+from ..integrations.packages import missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,16 +59,14 @@ class Digests:
 
 
 def maker(algorithm: str) -> Callable[[], Hash]:
-    """What makes a new hash of that kind. Raises BadOption for an unknown one, or where xxhash is not installed."""
+    """What makes a new hash of that kind. Raises BadOption for an unknown one, MissingPackage without xxhash."""
     if algorithm == "sha256":
         return hashlib.sha256
     if algorithm == "xxh3":
         try:
             import xxhash
         except ImportError:
-            raise BadOption(
-                "the digest xxh3 needs the package xxhash", remedy="install zeroconsolidate[xxh3]"
-            ) from None
+            raise missing("the digest xxh3", "xxhash", extra="xxh3") from None
         made: Callable[[], Hash] = xxhash.xxh3_128
         return made
     raise BadOption(f"a digest is one of {', '.join(ALGORITHMS)}", found=repr(algorithm))

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from contextlib import suppress
 
 IS_THERE = hasattr(os, "posix_fadvise")
-"""Whether this system has a call for it: macOS and Windows have none."""
+"""Whether this system has a call for it: macOS and Windows have none. There nothing is dropped, and it is said."""
 
 STEP_BYTES = 1 << 20
 """A file that is read goes from the cache in steps of this size."""
@@ -71,6 +71,11 @@ class Trail:
             start, stop = min(start, self._spans[last][0]), max(stop, self._spans[last][1])
             last += 1
         self._spans[first:last] = [(start, stop)]
+
+
+def kept_instead(*, asked: bool) -> tuple[str, ...]:
+    """A warning for who has asked that nothing be kept, where the system has no call for it."""
+    return () if IS_THERE or not asked else ("--drop-cache does nothing: this system has no posix_fadvise",)
 
 
 def drop(fd: int, start: int = 0, stop: int | None = None) -> None:

@@ -15,15 +15,19 @@ from .resuming import resume_of
 from .run import read_run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..opening.incomplete import Incomplete
     from ..opening.resume import Resume
     from ..options import Roots
     from .facts import Examined, Listing, SaveInfo
 
 
-def beside(src: Roots, left: Incomplete) -> tuple[dict[str, bool], Resume | None]:
+def beside(
+    src: Roots, left: Incomplete, *, files_read: Callable[[int, int], None] | None = None
+) -> tuple[dict[str, bool], Resume | None]:
     """(whether each tag in the directory is complete, as far as that is known; from where a training can resume).
-    `left`: what was read of one of them."""
+    `left`: what was read of one of them. `files_read(n, total)` is called as files of others are read."""
     roots = roots_of(src)
     found = list_saves(roots)
     if not found.listings:
@@ -31,18 +35,18 @@ def beside(src: Roots, left: Incomplete) -> tuple[dict[str, bool], Resume | None
 
     def read(listing: Listing) -> Examined:
         is_read = not listing.is_tag or listing.name == left.catalog.origin.tag
-        return examined_with(left, listing) if is_read else examine(listing)
+        return examined_with(left, listing) if is_read else examine(listing, files_read=files_read)
 
     run = read_run(src, found, read=read)
     complete = {save.name: save.complete for save in run.saves if save.checked == "metadata"}
     if any(listing.is_tag for listing in found.listings):
         return complete, run.resume
     this = run.newest
-    others = () if this.whole else _others(roots[0], this)
+    others = () if this.whole else _others(roots[0], this, files_read)
     return {}, resume_of((*others, this), None)
 
 
-def _others(root: str, this: SaveInfo) -> tuple[SaveInfo, ...]:
+def _others(root: str, this: SaveInfo, files_read: Callable[[int, int], None] | None) -> tuple[SaveInfo, ...]:
     """The other saves of the run that a checkpoint belongs to, if it lies in the directory of one."""
     if not is_a_step(this.name):
         return ()
@@ -56,4 +60,5 @@ def _others(root: str, this: SaveInfo) -> tuple[SaveInfo, ...]:
         return ()
     if not found.is_run or this.name not in {listing.name for listing in found.listings}:
         return ()
-    return tuple(save for save in read_run([parent], found).saves if save.name != this.name and is_a_step(save.name))
+    run = read_run([parent], found, files_read=files_read)
+    return tuple(save for save in run.saves if save.name != this.name and is_a_step(save.name))

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..archive.gather import gather
-from ..archive.load import LoadReadable
+from ..archive.load import Counted, LoadReadable
 from ..archive.names import FileKind
 from ..errors import StoreFailed, ZeroConsolidateError
 from ..opening.incomplete import read_incomplete
 from .facts import Examined
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ..archive.raw import CheckpointFiles, RawFile
     from ..opening.incomplete import Incomplete
@@ -23,11 +23,12 @@ _MODEL_KINDS = (FileKind.MODEL, FileKind.PARTITIONED_MODEL)
 _LIGHTNING = "pytorch-lightning_version"
 
 
-def examine(listing: Listing) -> Examined:
-    """Read the metadata of all files of a save."""
+def examine(listing: Listing, *, files_read: Callable[[int, int], None] | None = None) -> Examined:
+    """Read the metadata of all files of a save. `files_read(n, total)` is called as they are read."""
     loading = _Noting()
     try:
-        left = read_incomplete(gather(listing.paths, listing.tag), loading, loading.readable.reasons)
+        counted = Counted(loading, files_read)
+        left = read_incomplete(gather(listing.paths, listing.tag), counted, loading.readable.reasons)
     except StoreFailed:
         raise
     except ZeroConsolidateError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..archive.json_file import read_json
@@ -32,14 +33,17 @@ def read_run(
     src: Roots,
     found: Found | None = None,
     models: Sequence[str] = (),
-    read: Callable[[Listing], Examined] = examine,
+    read: Callable[[Listing], Examined] | None = None,
+    files_read: Callable[[int, int], None] | None = None,
 ) -> RunInfo:
     """What is known of every save in a run directory, a folder of tags, or a checkpoint.
 
     `found`: what `list_saves` found there, if it was called before. `models`: directories to look for converted
-    models in, beside the usual ones. `read`: reads the metadata of one save. Raises NotACheckpoint if there is no save.
+    models in, beside the usual ones. `read`: reads the metadata of one save; by default all of it, and
+    `files_read(n, total)` is called as its files are read. Raises NotACheckpoint if there is no save.
     """
     roots = roots_of(src)
+    read = read or partial(examine, files_read=files_read)
     found = found or list_saves(roots)
     if not found.listings:
         raise NotACheckpoint("there is no save of DeepSpeed in this directory", address=tuple(roots[:1]))

@@ -28,7 +28,7 @@ def several(src: Roots, options: Options, *, tags: Sequence[str] = ()) -> list[t
     alone = replace(options, average=None, last=None)
     if options.last is None and not (tags and len(roots_of(src)) == 1):
         return [settled(path, alone) for path in roots_of(src)]
-    run = read_run(src)
+    run = read_run(src, files_read=options.files_read)
     names = [save.name for tag in tags for save in run.saves if tag in (save.name, save.tag)]
     if not tags:
         wanted = int(str(options.last))

@@ -10,7 +10,7 @@ from ..archive.discover import is_checkpoint
 from ..archive.phrases import listed
 from ..errors import BadOption, NotACheckpoint
 from ..opening.resume import LAST_COMPLETE
-from ..options import Opening, roots_of
+from ..options import Counting, Opening, roots_of
 from .listing import list_saves
 
 if TYPE_CHECKING:
@@ -29,11 +29,12 @@ def settled(src: Roots, options: O, *, newest_of_several: bool = False) -> tuple
     Raises NotACheckpoint if there are several and nothing says which, or not the one that is said.
     """
     roots = roots_of(src)
+    files_read = options.files_read if isinstance(options, Counting) else None
     if options.checkpoint is not None:
         from .choice import choose  # a checkpoint that is given as such does not pay for it
         from .run import read_run
 
-        save = choose(read_run(roots), options.checkpoint)
+        save = choose(read_run(roots, files_read=files_read), options.checkpoint)
         found = list_saves(roots)
         if any(listing.is_tag for listing in found.listings):
             if options.tag is not None:
@@ -47,9 +48,11 @@ def settled(src: Roots, options: O, *, newest_of_several: bool = False) -> tuple
     from .run import read_run
 
     if options.tag == LAST_COMPLETE:
-        return list(choose(read_run(roots, run), LAST_COMPLETE).paths), replace(options, tag=None)
+        return list(choose(read_run(roots, run, files_read=files_read), LAST_COMPLETE).paths), replace(
+            options, tag=None
+        )
     if options.tag is None and newest_of_several:
-        info = read_run(roots, run)
+        info = read_run(roots, run, files_read=files_read)
         return list((info.last_complete or info.newest).paths), options
     listing = _named(run, options.tag) if options.tag is not None else _only(run, roots[0])
     return list(listing.paths), replace(options, tag=None if options.tag == listing.name else options.tag)

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..archive.phrases import counted
 from ..dtypes import DType
+from ..errors import Disagreement
 from ..run.cast import STORAGE, to_single
 from ..run.reader import reader
 from .averaged import BLOCK_NUMEL
@@ -24,6 +26,7 @@ class AveragedReader:
     def __init__(self, recipe: Averaged, inputs: Inputs) -> None:
         pairs = zip(recipe.parts, recipe.weights, strict=True)
         self._parts = [(reader(part, inputs), part.dtype, weight) for part, weight in pairs]
+        self._recipe = recipe
         self._total = np.float64(sum(recipe.weights))
         self._sums = np.empty(min(BLOCK_NUMEL, recipe.numel), np.float64)
         self._product = np.empty_like(self._sums)
@@ -48,4 +51,30 @@ class AveragedReader:
                 if number:
                     np.add(sums, product, out=sums)
             np.divide(sums, self._total, out=sums)
+            if not np.isfinite(sums).all():
+                self._refuse_odd(start, stop)
             block[...] = sums
+
+    def _refuse_odd(self, start: int, stop: int) -> None:
+        """Raises Disagreement if a value is NaN or infinite in some of the parts, and a number in others: the mean
+        would be what it is there, whatever the others say."""
+        held = np.empty((len(self._parts), stop - start), np.bool_)
+        for (read, dtype, _), odd in zip(self._parts, held, strict=True):
+            values = np.empty(stop - start, STORAGE[dtype])
+            read.fill(start, stop, values)
+            np.logical_not(np.isfinite(values if dtype is DType.F64 else to_single(values, dtype)), out=odd)
+        alone = held & ~held.all(axis=0)
+        counts = np.count_nonzero(alone, axis=1)
+        if not counts.any():
+            return
+        worst = int(counts.argmax())
+        part = self._recipe.parts[worst]
+        at_element = start + int(alone[worst].argmax())
+        file = next(part.copies(at_element, at_element + 1)).file if part.is_copied else None
+        raise Disagreement(
+            f"{counted(int(counts[worst]), 'value')} {'is' if counts[worst] == 1 else 'are'} not finite in checkpoint "
+            f"{worst + 1} of {len(counts)}, and numbers in others",
+            consequence="no mean of them is a number",
+            remedy="take the mean of the other checkpoints",
+            address=() if file is None else (file,),
+        )

@@ -1,0 +1,1 @@
+"""Universal checkpoints: what DeepSpeed's loader takes at any world size and stage."""
