@@ -17,6 +17,7 @@ from zeroconsolidate.plan.layout import TensorPlan, lay_out
 from zeroconsolidate.plan.pieces import Copy, View
 from zeroconsolidate.run import execute as executor
 from zeroconsolidate.run import local
+from zeroconsolidate.run.counts import Counts
 from zeroconsolidate.run.execute import execute
 from zeroconsolidate.run.inputs import Inputs
 from zeroconsolidate.run.local import LocalFiles, LocalOutput
@@ -166,7 +167,7 @@ def test_a_plan_that_leaves_a_gap_is_noticed_before_it_costs_weights(
 ):
     plan = lay_out("model.safetensors", [planned(Lying(source, *extents), DType.F32)])
     with Inputs() as inputs, pytest.raises(PlanBroken, match=r"leave a gap or overlap|end early"):
-        execute(plan, inputs, output, start=0, overflows={}, reached=lambda _: None)
+        execute(plan, inputs, output, start=0, counts=Counts(), reached=lambda _: None)
 
 
 @pytest.mark.parametrize("block_bytes", [4, 12, 100, 1 << 20])
@@ -181,7 +182,7 @@ def test_the_block_size_does_not_show(
     recipe = View(saved(values, tmp_path / "f.pt"))
     plan = lay_out("model.safetensors", [planned(recipe, dtype)])
     with Inputs() as inputs:
-        execute(plan, inputs, output, start=0, overflows={}, reached=lambda _: None)
+        execute(plan, inputs, output, start=0, counts=Counts(), reached=lambda _: None)
     written = (tmp_path / "out").read_bytes()[len(plan.header) :]
     truth = values.to(getattr(torch, dtype.torch_name)).contiguous().view(torch.uint8).numpy()
     assert written == truth.tobytes()
@@ -189,7 +190,7 @@ def test_the_block_size_does_not_show(
     for start in (1, len(plan.header) + 5, plan.size_bytes - 3):
         os.truncate(tmp_path / "out", start)
         with Inputs() as inputs:
-            execute(plan, inputs, output, start=start, overflows={}, reached=lambda _: None)
+            execute(plan, inputs, output, start=start, counts=Counts(), reached=lambda _: None)
         assert (tmp_path / "out").read_bytes()[len(plan.header) :] == written
 
 
@@ -198,6 +199,6 @@ def test_overflows_are_counted_by_tensor(tmp_path: Path, output: LocalOutput):
     plan = lay_out("model.safetensors", [planned(View(saved(values, tmp_path / "f.pt")), DType.F16)])
     overflows: dict[str, int] = {}
     with Inputs() as inputs:
-        execute(plan, inputs, output, start=0, overflows=overflows, reached=lambda _: None)
+        execute(plan, inputs, output, start=0, counts=Counts(overflows), reached=lambda _: None)
     assert overflows == {"w": 2}
     assert np.isinf(np.frombuffer((tmp_path / "out").read_bytes()[-10:], np.float16)).sum() == 3

@@ -415,7 +415,7 @@ def test_what_it_cannot_be_used_with(tmp_path: Path, monkeypatch: pytest.MonkeyP
             monkeypatch.setattr(where, "find_spec", lambda name, lacking=lacking: None if name in lacking else name)
         with pytest.raises(MissingPackage, match=f"quantizing needs {said} not installed: it says which") as caught:
             consolidate(source, tmp_path / "out", quantize="fp8")
-        assert caught.value.remedies == ('pip install "zeroconsolidate[quantize]"',)
+        assert caught.value.remedies == ("pip install 'zeroconsolidate[quantize]'",)
     assert not (tmp_path / "out").exists()
 
 

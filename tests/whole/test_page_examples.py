@@ -148,7 +148,7 @@ def test_sh(page: str, line: str, tmp_path: Path) -> None:
     pytest.importorskip("transformers", minversion="5")
     clone(tmp_path)
     furnish(tmp_path)
-    if re.search(r" (verify|compare) my-model", line):
+    if re.search(r" (verify|compare) my-model| my-model/", line):
         consolidate(TRAINER, tmp_path / "my-model")
     done = shell(line, tmp_path)
     # The exit code also says that a checkpoint is incomplete, and that models differ.

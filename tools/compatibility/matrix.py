@@ -116,7 +116,7 @@ def rows() -> list[Row]:
                 alone=(f"sentence-transformers=={version}", accelerate))
             for version, transformers, accelerate in (
                 ("3.0.1", "transformers==4.46.3", "accelerate==1.1.1"),
-                ("4.1.0", "transformers==4.51.3", "accelerate==1.1.1"),
+                ("4.1.0", "transformers==4.46.3", "accelerate==1.1.1"),
                 ("5.1.0", "transformers==4.57.1", "accelerate==1.10.1"),
                 ("6.0.1", "transformers==5.23.0", "accelerate==1.15.0"),
                 ("6.2.0", "transformers==5.24.0", "accelerate==1.15.0"),
@@ -129,7 +129,7 @@ def rows() -> list[Row]:
                 alone=(f"FlagEmbedding=={version}", *others))
             for version, transformers, others in (
                 ("1.2.11", "transformers==4.46.3", _BESIDE_4), ("1.3.3", "transformers==4.46.3", _BESIDE_4),
-                ("1.3.5", "transformers==4.51.3", _BESIDE_4), ("1.4.0", "transformers==4.57.1", _BESIDE_4),
+                ("1.3.5", "transformers==4.46.3", _BESIDE_4), ("1.4.0", "transformers==4.46.3", _BESIDE_4),
                 ("1.4.2", "transformers==5.24.0", _BESIDE_5),
             )
         ),

@@ -26,6 +26,7 @@ NEED: dict[str, tuple[str | Path, ...]] = {
     "hub": ("convert", CHECKPOINT, "out", "--base", "someone/a-model"),
     "xxh3": ("convert", CHECKPOINT, "out", "--digest", "xxh3"),
     "answers": ("compare", "model", "model", "--answers", "default"),
+    "quantize": ("convert", CHECKPOINT, "out", "--quantize", "int8"),
     "s3": ("inspect", "s3://bucket/checkpoint"),
     "gcs": ("inspect", "gs://bucket/checkpoint"),
     "azure": ("inspect", "az://container/checkpoint"),

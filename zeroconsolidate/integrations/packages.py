@@ -30,11 +30,11 @@ def need_torch(what: str) -> None:
 def need_transformers(what: str, why: str) -> None:
     """Raises MissingPackage where transformers, or the torch that it needs, is not installed. `what`: what needs it, as
     the subject of a sentence. `why`: what it does there, as a sentence."""
-    missing = [name for name in ("transformers", "torch") if find_spec(name) is None]
-    if missing:
+    lacking = [name for name in ("transformers", "torch") if find_spec(name) is None]
+    if lacking:
         raise MissingPackage(
-            f"{what} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: {why}",
-            remedy='pip install "zeroconsolidate[quantize]"',
+            f"{what} needs {' and '.join(lacking)}, which {'is' if len(lacking) == 1 else 'are'} not installed: {why}",
+            remedy=install("quantize"),
         )
 
 

@@ -16,6 +16,7 @@ from ..errors import at
 from ..plan.layout import FilePlan, TensorPlan, grouped, lay_out, numbered
 from ..plan.torch_file import TorchFilePlan, stored, torch_file
 from ..run.checksum import Checksummed
+from ..run.counts import Counts
 from ..run.execute import execute
 from ..run.inputs import Inputs
 from ..run.local import LocalOutput
@@ -129,7 +130,7 @@ def write_file(path: str, plan: FilePlan, inputs: Inputs) -> None:
         if isinstance(plan, TorchFilePlan):
             _tensor_by_tensor(plan, inputs, output)
         else:
-            execute(plan, inputs, output, start=0, overflows={}, reached=lambda _: None)
+            execute(plan, inputs, output, start=0, counts=Counts(), reached=lambda _: None)
             check(aside, plan)
 
 
@@ -141,7 +142,7 @@ def _tensor_by_tensor(plan: TorchFilePlan, inputs: Inputs, output: LocalOutput) 
         stop = start + tensor.nbytes
         data = Checksummed(output, start=start, stop=stop, written=start)
         alone = FilePlan(name=plan.name, header=b"", tensors=(tensor,), starts=(start,), size_bytes=stop)
-        execute(alone, inputs, data, start=start, overflows={}, reached=lambda _: None)
+        execute(alone, inputs, data, start=start, counts=Counts(), reached=lambda _: None)
         checksums.append(data.value)
         output.write(plan.behind(index, data.value), stop)
     output.write(plan.tail(checksums), plan.tail_start)

@@ -38,7 +38,7 @@ def fingerprint(
     Raises DamagedFile if an input file has gone.
     """
     paths = sorted(set(map(real, sources)))
-    look_anew(paths)
+    # Of a store it is what was listed when the metadata were read, if that is moments ago: what they belong to.
     exact: Fingerprint = json.loads(
         json.dumps(
             {
