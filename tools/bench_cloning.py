@@ -1,6 +1,7 @@
 """Conversions on a file system that shares blocks, side by side with `cp`: tables in docs/cloning.md.
 
     python tools/bench_cloning.py run CHECKPOINT … [--repeat 5]    of checkpoints that `bench.py make` made, moved there
+    python tools/bench_cloning.py run CHECKPOINT … --dtype bf16    the same in 16 bits
     python tools/bench_cloning.py growth --dir DIR                 of 1 GB and of 10 GB, made in DIR
     python tools/bench_cloning.py workers CHECKPOINT … [--cold]    copies and casts with 1 and 2 threads, on any disk
 
@@ -33,9 +34,10 @@ COPY, CLONE = "`cp` and sync of the output", "`cp --reflink=always` and sync"
 OURS = "zeroconsolidate"
 
 
-def commands(checkpoint: Path, scratch: Path) -> dict[str, list[str]]:
+def commands(checkpoint: Path, scratch: Path, dtype: str) -> dict[str, list[str]]:
     """What is compared, by label."""
-    ours = [sys.executable, "-m", "zeroconsolidate", "convert", str(checkpoint), str(scratch / "out"), "--quiet"]
+    ours = [sys.executable, "-m", "zeroconsolidate", "convert", str(checkpoint), str(scratch / "out"), "--quiet",
+            "--dtype", dtype]  # fmt: skip
     copy = f"{scratch}/reference {scratch}/out && sync -f {scratch}/out"
     return {
         COPY: ["sh", "-c", f"cp -r --reflink=never {copy}"],
@@ -45,7 +47,7 @@ def commands(checkpoint: Path, scratch: Path) -> dict[str, list[str]]:
     }
 
 
-def with_workers(checkpoint: Path, scratch: Path) -> dict[str, list[str]]:
+def with_workers(checkpoint: Path, scratch: Path, _dtype: str) -> dict[str, list[str]]:
     """What is compared, by label: nothing is cloned."""
     ours = [sys.executable, "-m", "zeroconsolidate", "convert", str(checkpoint), str(scratch / "out"), "--quiet",
             "--reflink", "never"]  # fmt: skip
@@ -80,14 +82,15 @@ def free_bytes(scratch: Path) -> int:
         time.sleep(0.1)
 
 
-def compare(verb: str, checkpoint: Path, repeat: int, *, cold: bool) -> str:
+def compare(verb: str, checkpoint: Path, repeat: int, *, dtype: str, cold: bool) -> str:
     """A table: rounds of all commands on one checkpoint."""
     scratch = checkpoint.parent / "scratch"
-    compared = {"run": commands, "workers": with_workers}[verb](checkpoint, scratch)
+    compared = {"run": commands, "workers": with_workers}[verb](checkpoint, scratch, dtype)
     scratch.mkdir(exist_ok=True)
     shutil.rmtree(scratch / "reference", ignore_errors=True)
-    subprocess.run([*commands(checkpoint, scratch)[OURS][:-2], str(scratch / "reference"), "--quiet"],
-                   check=True, stderr=subprocess.DEVNULL)  # fmt: skip
+    reference = commands(checkpoint, scratch, dtype)[OURS]
+    reference[reference.index(str(scratch / "out"))] = str(scratch / "reference")
+    subprocess.run(reference, check=True, stderr=subprocess.DEVNULL)
     runs: dict[str, list[Run]] = {}
     new: dict[str, list[int]] = {}
     for number in range(repeat + 1):
@@ -102,7 +105,7 @@ def compare(verb: str, checkpoint: Path, repeat: int, *, cold: bool) -> str:
                 new.setdefault(label, []).append(before - free_bytes(scratch))
             print(f"  round {number}  {label:<40} {run.wall:6.2f} s", file=sys.stderr)
     shutil.rmtree(scratch)
-    lines = [f"**{checkpoint}**{', page cache emptied' if cold else ''}", "",
+    lines = [f"**{checkpoint}**, {dtype}{', page cache emptied' if cold else ''}", "",
              "| | time | of the copy | CPU time | peak memory |" + " new on the disk |" * bool(new),
              "|---|--:|--:|--:|--:|" + "--:|" * bool(new)]  # fmt: skip
     for label, measured in runs.items():
@@ -172,12 +175,13 @@ def main() -> None:
     parser.add_argument("checkpoints", type=Path, nargs="*")
     parser.add_argument("--dir", type=Path)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of what `run` converts")
     parser.add_argument("--cold", action="store_true", help="empty the page cache before each command")
     options = parser.parse_args()
     if options.verb == "growth":
         print(growth(options.dir, options.repeat))
     for checkpoint in options.checkpoints:
-        print("\n" + compare(options.verb, checkpoint, options.repeat, cold=options.cold))
+        print("\n" + compare(options.verb, checkpoint, options.repeat, dtype=options.dtype, cold=options.cold))
 
 
 if __name__ == "__main__":

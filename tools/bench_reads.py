@@ -34,6 +34,7 @@ from zeroconsolidate.outputs.planned import plan_weights  # noqa: E402
 from zeroconsolidate.outputs.weights import workers_for  # noqa: E402
 from zeroconsolidate.run import execute as executor  # noqa: E402
 from zeroconsolidate.run.clone import Means, Shareable  # noqa: E402
+from zeroconsolidate.run.counts import Counts  # noqa: E402
 from zeroconsolidate.run.inputs import Inputs, side_by_side  # noqa: E402
 from zeroconsolidate.run.local import LocalFiles, LocalOutput  # noqa: E402
 from zeroconsolidate.run.storage import copy_range  # noqa: E402
@@ -158,7 +159,7 @@ def attempt(checkpoint: str, out: Path, way: Way, dtype: str, *, lined_up: bool)
                 else:
                     with files.expecting(executor.extents_of(file, 0)):
                         executor.execute(
-                            file, own[0], output, start=0, overflows={}, reached=lambda _: None, others=own[1:]
+                            file, own[0], output, start=0, counts=Counts(), reached=lambda _: None, others=own[1:]
                         )
                 os.fsync(written.fileno())
                 output.synced(file.size_bytes)

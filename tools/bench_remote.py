@@ -7,17 +7,16 @@ A server on loopback, a process of its own, answers as S3 does, out of files, af
 is a process of its own, and says its time, in which the client is imported, and its peak memory. In a round all ways
 run in turn; quoted are medians.
 
-- plain download: the byte ranges that the fp32 weights need, by s3fs, in requests of 4 MiB, 32 at a time, written to
-  a file and synced. With `--client obstore` also by obstore.
+- plain download: the byte ranges that the fp32 weights need, by botocore, in requests of 4 MiB, 32 at a time, written
+  to a file and synced. With `--others` also by s3fs and obstore (both must be installed).
 - convert from S3: the conversion of the same checkpoint to a disk, with all that belongs to it.
-- plain upload: as many bytes in parts of 8 MiB, eight at a time, by s3fs.
+- plain upload: a file of as many bytes, in parts of 8 MiB, eight at a time, by botocore; `--others` as above.
 - convert to S3: the conversion from a disk.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import hashlib
 import json
 import os
@@ -33,8 +32,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 LATENCIES_MS = (0, 20, 100)
@@ -213,27 +215,27 @@ def once(way: str, folder: Path, out: Path) -> dict[str, float]:
     """One measurement, in this process."""
     sys.path.insert(0, str(ROOT))
     requests_bytes = 0
-    if way in ("plain download", "obstore download"):
+    if way in DOWNLOADS:
         ranges = [tuple(each) for each in json.loads((folder / "ranges.json").read_text())]
         size_bytes = sum(stop - start for _, start, stop in ranges)
         began = time.monotonic()
-        (download_s3fs if way == "plain download" else download_obstore)(ranges, out / "plain")
-    elif way == "plain upload":
-        size_bytes = json.loads((folder / "size.json").read_text())
+        DOWNLOADS[way](ranges, out / "plain")
+    elif way in UPLOADS:
+        size_bytes = (folder / "plain").stat().st_size
         began = time.monotonic()
-        asyncio.run(upload_s3fs(size_bytes))
+        UPLOADS[way](folder / "plain")
     else:
         import zeroconsolidate
-        from zeroconsolidate.integrations import object_stores
+        from zeroconsolidate.integrations import s3_store
 
-        read = object_stores.S3Store.read
+        read = s3_store.S3Store.read
 
         def counted(self: Any, url: str, start: int, stop: int, item: Any) -> bytes:
             nonlocal requests_bytes
             requests_bytes += stop - start
             return read(self, url, start, stop, item)
 
-        object_stores.S3Store.read = counted
+        s3_store.S3Store.read = counted
         source = "s3://runs/checkpoint" if way == "convert from S3" else str(folder / "checkpoint")
         target = str(out / "model") if way == "convert from S3" else "s3://runs/model"
         began = time.monotonic()
@@ -253,68 +255,90 @@ def cuts_of(ranges: list[tuple[str, int, int]]) -> list[tuple[str, int, int, int
     return cuts
 
 
-def download_s3fs(ranges: list[tuple[str, int, int]], path: Path) -> None:
+def download(ranges: list[tuple[str, int, int]], path: Path, get: Callable[[str, int, int], bytes]) -> None:
     """The ranges one after the other into a file: 32 requests at a time."""
+    with path.open("wb") as file, ThreadPoolExecutor(PIECES) as pool:
+
+        def fetch(cut: tuple[str, int, int, int]) -> None:
+            name, start, stop, place = cut
+            os.pwrite(file.fileno(), get(name, start, stop), place)
+
+        list(pool.map(fetch, cuts_of(ranges)))
+        os.fsync(file.fileno())
+
+
+def botocore_client() -> Any:
+    from botocore.config import Config
+    from botocore.session import Session
+
+    return Session().create_client("s3", config=Config(max_pool_connections=PIECES))
+
+
+def download_botocore(ranges: list[tuple[str, int, int]], path: Path) -> None:
+    client = botocore_client()
+
+    def get(name: str, start: int, stop: int) -> bytes:
+        return client.get_object(Bucket="runs", Key=name, Range=f"bytes={start}-{stop - 1}")["Body"].read()
+
+    download(ranges, path, get)
+
+
+def download_s3fs(ranges: list[tuple[str, int, int]], path: Path) -> None:
     import s3fs
 
     files = s3fs.S3FileSystem(config_kwargs={"max_pool_connections": PIECES})
-    with path.open("wb") as file, ThreadPoolExecutor(PIECES) as pool:
-
-        def fetch(cut: tuple[str, int, int, int]) -> None:
-            name, start, stop, place = cut
-            os.pwrite(file.fileno(), files.cat_file(f"runs/{name}", start=start, end=stop), place)
-
-        list(pool.map(fetch, cuts_of(ranges)))
-        os.fsync(file.fileno())
+    download(ranges, path, lambda name, start, stop: files.cat_file(f"runs/{name}", start=start, end=stop))
 
 
 def download_obstore(ranges: list[tuple[str, int, int]], path: Path) -> None:
-    """The same by obstore."""
     import obstore
+
+    store = obstore_store()
+    download(ranges, path, lambda name, start, stop: obstore.get_range(store, name, start=start, end=stop))
+
+
+def obstore_store() -> Any:
     from obstore.store import S3Store
 
-    store = S3Store("runs", endpoint=os.environ["AWS_ENDPOINT_URL"], client_options={"allow_http": True})
-    with path.open("wb") as file, ThreadPoolExecutor(PIECES) as pool:
-
-        def fetch(cut: tuple[str, int, int, int]) -> None:
-            name, start, stop, place = cut
-            os.pwrite(file.fileno(), obstore.get_range(store, name, start=start, end=stop), place)
-
-        list(pool.map(fetch, cuts_of(ranges)))
-        os.fsync(file.fileno())
+    return S3Store("runs", endpoint=os.environ["AWS_ENDPOINT_URL"], client_options={"allow_http": True})
 
 
-async def upload_s3fs(size_bytes: int) -> None:
-    """So many bytes in parts, eight at a time."""
+def upload_botocore(path: Path) -> None:
+    """A file in parts, eight at a time."""
+    client, size_bytes = botocore_client(), path.stat().st_size
+    upload = client.create_multipart_upload(Bucket="runs", Key="plain")["UploadId"]
+    with path.open("rb") as file, ThreadPoolExecutor(PARTS) as pool:
+
+        def part(number: int) -> dict[str, Any]:
+            data = os.pread(file.fileno(), PART_BYTES, (number - 1) * PART_BYTES)
+            answer = client.upload_part(Bucket="runs", Key="plain", UploadId=upload, PartNumber=number, Body=data)
+            return {"PartNumber": number, "ETag": answer["ETag"]}
+
+        parts = list(pool.map(part, range(1, 1 - -size_bytes // PART_BYTES)))
+    client.complete_multipart_upload(Bucket="runs", Key="plain", UploadId=upload, MultipartUpload={"Parts": parts})
+
+
+def upload_s3fs(path: Path) -> None:
     import s3fs
 
-    files = s3fs.S3FileSystem(asynchronous=True)
-    session = await files.set_session()
-    upload = (await files._call_s3("create_multipart_upload", Bucket="runs", Key="plain"))["UploadId"]
-    turn, data, etags = asyncio.Semaphore(PARTS), os.urandom(PART_BYTES), {}
-
-    async def part(number: int, length: int) -> None:
-        async with turn:
-            answer = await files._call_s3(
-                "upload_part", Bucket="runs", Key="plain", UploadId=upload, PartNumber=number, Body=data[:length]
-            )
-            etags[number] = answer["ETag"]
-
-    starts = range(0, size_bytes, PART_BYTES)
-    await asyncio.gather(
-        *(part(number, min(PART_BYTES, size_bytes - start)) for number, start in enumerate(starts, start=1))
-    )
-    listed = [{"PartNumber": number, "ETag": etags[number]} for number in sorted(etags)]
-    await files._call_s3(
-        "complete_multipart_upload", Bucket="runs", Key="plain", UploadId=upload, MultipartUpload={"Parts": listed}
-    )
-    await session.close()
+    s3fs.S3FileSystem().put_file(str(path), "runs/plain", chunksize=PART_BYTES, max_concurrency=PARTS)
 
 
-def run(folder: Path, rounds: int, *, with_obstore: bool) -> None:
+def upload_obstore(path: Path) -> None:
+    import obstore
+
+    with path.open("rb") as file:
+        obstore.put(obstore_store(), "plain", file, use_multipart=True, chunk_size=PART_BYTES, max_concurrency=PARTS)
+
+
+DOWNLOADS = {"plain download": download_botocore, "by s3fs": download_s3fs, "by obstore": download_obstore}
+UPLOADS = {"plain upload": upload_botocore, "upload by s3fs": upload_s3fs, "upload by obstore": upload_obstore}
+
+
+def run(folder: Path, rounds: int, latencies: Sequence[int], *, others: bool) -> None:
     """All ways at all latencies, as a table."""
-    ways = ["plain download", "convert from S3", "plain upload", "convert to S3"]
-    ways[1:1] = ["obstore download"] if with_obstore else []
+    reading, writing = (list(ways) if others else list(ways)[:1] for ways in (DOWNLOADS, UPLOADS))
+    ways = [*reading, "convert from S3", *writing, "convert to S3"]
     environment = os.environ | {
         "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "PYTHONPATH": str(ROOT),
@@ -322,9 +346,11 @@ def run(folder: Path, rounds: int, *, with_obstore: bool) -> None:
     sys.path.insert(0, str(ROOT))
     ranges = needed(folder)
     (folder / "ranges.json").write_text(json.dumps(ranges))
-    (folder / "size.json").write_text(json.dumps(sum(stop - start for _, start, stop in ranges)))
+    with (folder / "plain").open("wb") as file:
+        for _ in range(sum(stop - start for _, start, stop in ranges) >> 20):
+            file.write(os.urandom(1 << 20))
     print("| latency | way | time | ratio | memory | bytes requested |\n|--:|---|--:|--:|--:|--:|")
-    for latency in LATENCIES_MS:
+    for latency in latencies:
         found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
         for _ in range(rounds):
             for way in ways:
@@ -347,7 +373,7 @@ def run(folder: Path, rounds: int, *, with_obstore: bool) -> None:
                     server.kill()
                     server.wait()
         for way in ways:
-            base = "plain upload" if way in ("plain upload", "convert to S3") else "plain download"
+            base = "plain upload" if way in (*writing, "convert to S3") else "plain download"
             ratio = statistics.median(
                 one["seconds"] / other["seconds"] for one, other in zip(found[way], found[base], strict=True)
             )
@@ -365,7 +391,8 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--megabytes", type=int, default=900, help="of fp32 weights")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--client", choices=("s3fs", "obstore"), default="s3fs")
+    parser.add_argument("--others", action="store_true", help="measure other clients as well")
+    parser.add_argument("--latencies", type=int, nargs="+", default=LATENCIES_MS, help="in milliseconds")
     parser.add_argument("--latency", type=int, default=0)
     parser.add_argument("--way")
     parser.add_argument("--out", type=Path)
@@ -373,7 +400,7 @@ def main() -> None:
     if given.what == "make":
         make(given.dir, given.megabytes)
     elif given.what == "run":
-        run(given.dir, given.rounds, with_obstore=given.client == "obstore")
+        run(given.dir, given.rounds, given.latencies, others=given.others)
     elif given.what == "serve":
         serve(given.dir, given.latency)
     else:

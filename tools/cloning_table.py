@@ -2,11 +2,12 @@
 
     python tools/cloning_table.py                   markdown, for fp32
     python tools/cloning_table.py --groups 1        with all parameters in one param group
+    python tools/cloning_table.py --dtype bf16      of the 16-bit module, as stages 1 and 2 save it
 
 Pure arithmetic: the shapes are transformers' own, of models that are built without memory (torch's device `meta`), and
 no checkpoint is needed. They are laid out as DeepSpeed does: in the Hugging Face Trainer's two param groups (weights,
 and what has no weight decay), at stage 3 in sub-groups of a billion elements a rank, each a tensor of its own in the
-rank's file, where torch aligns it to 64 bytes.
+rank's file, where torch aligns it to 64 bytes. The module in 16 bits has one storage for each param group.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,7 @@ from zeroconsolidate.options import parse_size
 from zeroconsolidate.options.convert import Options
 from zeroconsolidate.plan.congruent import Sharing, congruent
 from zeroconsolidate.plan.layout import TensorPlan
+from zeroconsolidate.plan.pieces import View
 from zeroconsolidate.plan.zero3 import Stripes
 from zeroconsolidate.plan.zero12 import FlatBuffer, Window
 
@@ -83,15 +86,19 @@ def located(rank: int, start: int, numel: int) -> LocatedTensor:
     return contiguous(storage, (numel,))
 
 
-def recipes(shapes: dict[str, tuple[int, ...]], stage: int, ranks: int, groups: int) -> dict[str, Recipe]:
-    """Where each parameter lies."""
+def members_of(shapes: dict[str, tuple[int, ...]], groups: int) -> list[list[str]]:
+    """The names in each param group."""
     decayed = {name for name, shape in shapes.items() if len(shape) > 1}
-    members = [list(shapes)] if groups == 1 else [
+    return [list(shapes)] if groups == 1 else [
         [name for name in shapes if name in decayed], [name for name in shapes if name not in decayed]
     ]  # fmt: skip
+
+
+def recipes(shapes: dict[str, tuple[int, ...]], stage: int, ranks: int, groups: int) -> dict[str, Recipe]:
+    """Where each parameter lies."""
     found: dict[str, Recipe] = {}
     start = FIRST_BYTE
-    for names in members:
+    for names in members_of(shapes, groups):
         for part in _sub_groups(names, shapes, ranks) if stage == 3 else [names]:
             numels = {name: math.prod(shapes[name]) for name in part}
             if stage == 3:
@@ -121,11 +128,27 @@ def _sub_groups(names: list[str], shapes: dict[str, tuple[int, ...]], ranks: int
     return cut
 
 
-def cell(shapes: dict[str, tuple[int, ...]], stage: int, ranks: int, groups: int) -> str:
+def module_recipes(shapes: dict[str, tuple[int, ...]], groups: int) -> dict[str, Recipe]:
+    """Where the 16-bit copy of each parameter lies."""
+    found: dict[str, Recipe] = {}
+    start = FIRST_BYTE
+    for names in members_of(shapes, groups):
+        numel = sum(math.prod(shapes[name]) for name in names)
+        storage = LocatedStorage(file="", key="", start=start, numel=numel, dtype=DType.BF16, big_endian=False)
+        first = 0
+        for name in names:
+            view = contiguous(storage, (numel,))
+            found[name] = View(replace(view, offset=first, shape=(math.prod(shapes[name]),)))
+            first += math.prod(shapes[name])
+        start += -(-(numel * 2 + GAP_BYTES) // 64) * 64
+    return {name: found[name] for name in shapes}
+
+
+def cell(shapes: dict[str, tuple[int, ...]], found: dict[str, Recipe]) -> str:
     """Share of the bytes, and files."""
     tensors = [
-        TensorPlan(name=name, dtype=DType.F32, shape=shapes[name], recipe=recipe, is_parameter=True)
-        for name, recipe in recipes(shapes, stage, ranks, groups).items()
+        TensorPlan(name=name, dtype=recipe.dtype, shape=shapes[name], recipe=recipe, is_parameter=True)
+        for name, recipe in found.items()
     ]
     sharing = Sharing(block_bytes=BLOCK_BYTES, apart=frozenset(), insisted=False)
     made = congruent(tensors, parse_size(str(Options.max_shard_size)), sharing, name="model.safetensors")
@@ -138,14 +161,21 @@ def cell(shapes: dict[str, tuple[int, ...]], stage: int, ranks: int, groups: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=int, choices=(1, 2), default=2)
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--only", choices=MODELS, nargs="*", default=list(MODELS))
     options = parser.parse_args()
+    if options.dtype == "bf16":
+        print("| model | two param groups | one |\n|---|--:|--:|")
+        for model in options.only:
+            shapes = shapes_of(model)
+            print(f"| {model} |", " | ".join(cell(shapes, module_recipes(shapes, n)) for n in (2, 1)), "|", flush=True)
+        return
     print("| model | stage |", " | ".join(f"{ranks} ranks" for ranks in RANKS), "|")
     print("|---|--:|" + "--:|" * len(RANKS))
     for model in options.only:
         shapes = shapes_of(model)
         for stage in (2, 3):
-            cells = [cell(shapes, stage, ranks, options.groups) for ranks in RANKS]
+            cells = [cell(shapes, recipes(shapes, stage, ranks, options.groups)) for ranks in RANKS]
             print(f"| {model if stage == 2 else ''} | {stage} |", " | ".join(cells), "|", flush=True)
 
 

@@ -45,7 +45,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"dtype": "bf16", "max_shard_size": "1MB"},
     ),
     "universal": ({}, {"digest": "sha256"}),
-    "clone": ({}, {"reflink": "always", "digest": "sha256"}, {"max_shard_size": "8MB"}),
+    "clone": ({}, {"reflink": "always", "digest": "sha256"}, {"max_shard_size": "8MB"}, {"dtype": "bf16"}),
 }
 """By verb, the options it is run with in turn."""
 FUNCTIONS = {
@@ -89,7 +89,8 @@ def main() -> int:
                 began = time.monotonic()
                 report = make(checkpoint, out, **variant)
                 straight[key] = (contents(out), time.monotonic() - began)
-                if args.verb == "clone" and report.cloned_bytes < report.bytes_written / 2:
+                saves_no_copy = "dtype" in variant and number % 2  # stage 3 in 16 bits
+                if args.verb == "clone" and not saves_no_copy and report.cloned_bytes < report.bytes_written / 2:
                     print(f"round {number}: {report.cloned_bytes} bytes were cloned; DIR must be able to share blocks")
                     return 1
             expected, seconds = straight[key]

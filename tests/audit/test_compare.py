@@ -440,6 +440,27 @@ class TestReported:
         assert said(found, "the base's in A, without the adapter")
         assert compare(wrong, case.base).equal
 
+    @pytest.mark.parametrize("merged", [False, True])
+    def test_keys_that_peft_does_not_read(self, merged: bool, tmp_path: Path) -> None:
+        """They are understood here, so that the values are the same; PEFT passes them by."""
+        case = Case("compile_lora_z2")
+        values = load_file(case.folder / "truth.safetensors")
+        tensors = {name.replace(".default.", "."): values[name] for name in values if ".lora_" in name}
+        (tmp_path / "wrong").mkdir()
+        shutil.copy(case.checkpoint / "adapter_config.json", tmp_path / "wrong")
+        save_file(tensors, tmp_path / "wrong" / "adapter_model.safetensors")
+        found = compare(tmp_path / "wrong", case.checkpoint, **({"base": case.base} if merged else {}))
+        assert found.whole.changed == 0
+        assert said(found, "A does not load as it is", "_orig_mod")
+
+    def test_a_classifier_s_head_in_a_causal_model(self, tmp_path: Path) -> None:
+        case = Case("seqcls_lora_z3")
+        head = case.truth["base_model.model.score.modules_to_save.default.weight"]
+        tensors = load_file(case.base / "model.safetensors") | {"score.weight": head}
+        found = compare(self.written(tmp_path / "wrong", tensors, config=case.base), case.checkpoint, base=case.base)
+        assert said(found, "A does not load as it is", "score.weight would be ignored")
+        assert said(found, "the base's in A, without the adapter")
+
     def test_resized_embeddings(self, tmp_path: Path) -> None:
         case = Case("resize_mts_z3")
         tensors = load_file(case.base / "model.safetensors")
@@ -470,8 +491,24 @@ class TestReported:
         torch.manual_seed(0)
         tensors = {n: t if n in case.trained else torch.randn_like(t) for n, t in reference.items()}
         wrong = self.written(tmp_path / "wrong", tensors, config=case.checkpoint)
-        found = compare(wrong, case.folder / "ref")
-        assert set(found.beyond) == {n for n, t in reference.items() if n not in case.trained}
+        unsaved = {name for name in reference if name not in case.trained}
+        assert set(compare(wrong, case.folder / "ref").beyond) == unsaved
+        # With the run: it has no values of them, unless its base is named.
+        found = compare(wrong, case.checkpoint)
+        assert set(found.only_a) == unsaved
+        assert any(
+            "15 parameters without values" in note and "not given to the optimizer" in note for note in found.notes
+        )
+        found = compare(wrong, case.checkpoint, base=case.folder / "ref")
+        assert (set(found.beyond), found.notes) == (unsaved, ())
+        assert said(found, "the base's in B", "and 12 more")
+
+    def test_only_what_the_optimizer_had(self, tmp_path: Path) -> None:
+        """The run has no more, so all is equal; a loader would take random numbers for the rest."""
+        case = Case("not_in_optimizer_z3")
+        found = compare(self.written(tmp_path / "wrong", case.trained, config=case.checkpoint), case.checkpoint)
+        assert found.whole.changed == 0
+        assert said(found, "A does not load as it is", "in no file: it would be random")
 
     def test_a_dense_module_that_is_empty(self, tmp_path: Path) -> None:
         case = Case("st_dense_z3")

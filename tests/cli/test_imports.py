@@ -18,7 +18,7 @@ import json, sys
 from zeroconsolidate.cli import main
 code = main(sys.argv[1:])
 heavy = {"torch", "deepspeed", "transformers", "numpy", "safetensors", "tqdm", "huggingface_hub", "peft",
-         "fsspec", "s3fs", "concurrent.futures"}
+         "fsspec", "botocore", "concurrent.futures"}
 print(json.dumps([code, sorted(heavy & set(sys.modules))]))
 """
 

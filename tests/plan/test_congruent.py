@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from itertools import pairwise, permutations
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,12 @@ def tensor(
     return TensorPlan(name=name, dtype=written or dtype, shape=(numel,), recipe=recipe, is_parameter=True)
 
 
+def cast(name: str, start: int, numel: int, *, file: str = "module") -> TensorPlan:
+    """A tensor that is cast, and whose witness lies at byte `start` of a file."""
+    witness = tensor(name, start, numel, file=file, dtype=DType.BF16).recipe
+    return replace(tensor(name, 4, numel, file="masters", written=DType.BF16), witness=witness)
+
+
 def striped(name: str, starts: list[int], numel: int) -> TensorPlan:
     """A tensor in stripes, one a file."""
     width = -(-numel // len(starts))
@@ -55,8 +62,8 @@ def shared_in(made: Congruent) -> int:
     count = 0
     for file in made.files:
         for plan, first in zip(file.tensors, file.starts, strict=True):
-            if plan.is_copy:
-                for copy in plan.recipe.copies():
+            if plan.shareable is not None:
+                for copy in plan.shareable.copies():
                     there = first + copy.start * plan.dtype.itemsize
                     if (copy.file_start - there) % BLOCK == 0:
                         begin = -(-copy.file_start // BLOCK) * BLOCK
@@ -171,6 +178,34 @@ class TestPlaces:
         assert made.shared_bytes == shared_in(made) == 5 * 3 * BLOCK
 
 
+class TestWitness:
+    """What is cast, and lies in the dtype that is written in another file."""
+
+    def test_a_tensor_begins_where_its_witness_lies(self) -> None:
+        made = congruent([cast("a", 12, 64), cast("b", 12 + 128, 64), tensor("c", 0, 64)], None, ALL, name="m")
+        assert made is not None
+        assert names(made) == [["a", "b"], ["c"]]
+        assert made.files[0].starts[0] % BLOCK == 12
+        assert (made.shared_bytes, made.compared_bytes) == (shared_in(made), 2 * BLOCK)
+        assert made.shared_bytes == 2 * BLOCK + 4 * BLOCK
+
+    def test_none_is_read_for_nothing(self) -> None:
+        """Small tensors stand anywhere, and so do those whose witness lies on another file system."""
+        sharing = Sharing(block_bytes=BLOCK, apart=frozenset({"apart"}), insisted=True)
+        tensors = [cast("a", 12, 64), cast("small", 2, 31), cast("elsewhere", 12, 64, file="apart")]
+        made = congruent(tensors, None, sharing, name="m")
+        assert made is not None
+        found = {plan.name: plan.witness for file in made.files for plan in file.tensors}
+        assert found == {"a": tensors[0].witness, "small": None, "elsewhere": None}
+        assert made.compared_bytes == made.shared_bytes == BLOCK
+
+    def test_it_is_not_what_a_copy_shares(self) -> None:
+        plain = replace(tensor("a", 4, 64), witness=tensor("a", 8, 64, file="module").recipe)
+        made = congruent([plain], None, ALL, name="m")
+        assert made is not None
+        assert made.files[0].starts[0] % BLOCK == 4
+
+
 class TestWorth:
     @pytest.fixture(autouse=True)
     def least(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -203,13 +238,19 @@ def test_every_tensor_once_aligned_and_without_gaps(seed: int) -> None:
         dtype = dice.choice([DType.F32, DType.F32, DType.F32, DType.BF16, DType.I64])
         numel = dice.choice([0, 1, 3, 16, 40, 64, 100, 128])
         here = -(-here // dtype.itemsize) * dtype.itemsize + dice.choice([0, 0, 0, 64, 4 * dtype.itemsize])
-        tensors.append(tensor(f"t{number}", here, numel, dtype=dtype, written=dice.choice([None, None, DType.F16])))
+        kind = dice.choice(["copied", "copied", "cast", "witnessed"])
+        if kind == "witnessed":
+            tensors.append(cast(f"t{number}", here, numel))
+        else:
+            written = DType.F16 if kind == "cast" else None
+            tensors.append(tensor(f"t{number}", here, numel, dtype=dtype, written=written))
         here += numel * dtype.itemsize
     most = dice.choice([None, 400, 1500])
     made = congruent(tensors, most, ALL, name="model.safetensors")
     if made is None:
         return
     assert 0 < made.shared_bytes <= shared_in(made)
+    assert 0 <= made.compared_bytes <= made.shared_bytes
     assert sorted(name for names in names(made) for name in names) == sorted(plan.name for plan in tensors)
     for file in made.files:
         here = len(file.header)

@@ -11,12 +11,14 @@ import pytest
 import torch
 from containers import saved
 
+from zeroconsolidate.archive.places import look_of
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import DamagedFile, OutputFailed, PlanBroken
 from zeroconsolidate.plan.layout import TensorPlan, lay_out
 from zeroconsolidate.plan.pieces import Copy, View
 from zeroconsolidate.run import execute as executor
 from zeroconsolidate.run import local
+from zeroconsolidate.run.counts import Counts
 from zeroconsolidate.run.execute import execute
 from zeroconsolidate.run.inputs import Inputs
 from zeroconsolidate.run.local import LocalFiles, LocalOutput
@@ -166,7 +168,7 @@ def test_a_plan_that_leaves_a_gap_is_noticed_before_it_costs_weights(
 ):
     plan = lay_out("model.safetensors", [planned(Lying(source, *extents), DType.F32)])
     with Inputs() as inputs, pytest.raises(PlanBroken, match=r"leave a gap or overlap|end early"):
-        execute(plan, inputs, output, start=0, overflows={}, reached=lambda _: None)
+        execute(plan, inputs, output, start=0, counts=Counts(), reached=lambda _: None)
 
 
 @pytest.mark.parametrize("block_bytes", [4, 12, 100, 1 << 20])
@@ -181,7 +183,7 @@ def test_the_block_size_does_not_show(
     recipe = View(saved(values, tmp_path / "f.pt"))
     plan = lay_out("model.safetensors", [planned(recipe, dtype)])
     with Inputs() as inputs:
-        execute(plan, inputs, output, start=0, overflows={}, reached=lambda _: None)
+        execute(plan, inputs, output, start=0, counts=Counts(), reached=lambda _: None)
     written = (tmp_path / "out").read_bytes()[len(plan.header) :]
     truth = values.to(getattr(torch, dtype.torch_name)).contiguous().view(torch.uint8).numpy()
     assert written == truth.tobytes()
@@ -189,7 +191,7 @@ def test_the_block_size_does_not_show(
     for start in (1, len(plan.header) + 5, plan.size_bytes - 3):
         os.truncate(tmp_path / "out", start)
         with Inputs() as inputs:
-            execute(plan, inputs, output, start=start, overflows={}, reached=lambda _: None)
+            execute(plan, inputs, output, start=start, counts=Counts(), reached=lambda _: None)
         assert (tmp_path / "out").read_bytes()[len(plan.header) :] == written
 
 
@@ -198,6 +200,21 @@ def test_overflows_are_counted_by_tensor(tmp_path: Path, output: LocalOutput):
     plan = lay_out("model.safetensors", [planned(View(saved(values, tmp_path / "f.pt")), DType.F16)])
     overflows: dict[str, int] = {}
     with Inputs() as inputs:
-        execute(plan, inputs, output, start=0, overflows=overflows, reached=lambda _: None)
+        execute(plan, inputs, output, start=0, counts=Counts(overflows), reached=lambda _: None)
     assert overflows == {"w": 2}
     assert np.isinf(np.frombuffer((tmp_path / "out").read_bytes()[-10:], np.float16)).sum() == 3
+
+
+def test_a_changed_file_is_not_copied(tmp_path: Path) -> None:
+    """Neither by the kernel nor through a block: what lies there now may be of another save."""
+    path, target = tmp_path / "source", tmp_path / "target"
+    path.write_bytes(bytes(8192))
+    known = {str(path): look_of(path.stat())}
+    with open(target, "w+b", buffering=0) as file, LocalFiles(known=known) as files:
+        output = LocalOutput(str(target), file.fileno(), start=0)
+        assert output.copy_from(files, str(path), 4096, 4096, 4096) == 4096
+        os.utime(path)
+        with pytest.raises(DamagedFile, match="changed while"):
+            output.copy_from(files, str(path), 0, 4096, 0)
+        with pytest.raises(DamagedFile, match="changed while"):
+            files.read_into(str(path), 0, memoryview(bytearray(1)))

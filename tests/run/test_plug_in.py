@@ -27,6 +27,7 @@ from zeroconsolidate.plan.joined import Joined, Mean, Section
 from zeroconsolidate.plan.patched import Patched, Zeros
 from zeroconsolidate.plan.pieces import Rows
 from zeroconsolidate.run import local
+from zeroconsolidate.run.counts import Counts
 from zeroconsolidate.run.digest import Follower, Span, digest_of
 from zeroconsolidate.run.elements import read_all
 from zeroconsolidate.run.execute import execute
@@ -128,7 +129,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
 def run(plan: FilePlan, files: Readable, output: Writable, start: int = 0) -> list[int]:
     told: list[int] = []
     with Inputs(files) as inputs:
-        execute(plan, inputs, output, start=start, overflows={}, reached=told.append)
+        execute(plan, inputs, output, start=start, counts=Counts(), reached=told.append)
     assert told == sorted(told)
     assert told[-1] == plan.size_bytes
     return told
@@ -186,7 +187,7 @@ def test_what_is_in_memory_is_digested_as_it_is_written(case: Case):
     spans = [Span(0, len(plan.header), None)]
     spans += [Span(at, at + t.nbytes, t.name) for t, at in zip(plan.tensors, plan.starts, strict=True)]
     with Follower(output, spans, "sha256") as follower, Inputs(case.files) as inputs:
-        execute(plan, inputs, output, start=0, overflows={}, reached=follower.reached)
+        execute(plan, inputs, output, start=0, counts=Counts(), reached=follower.reached)
         found = follower.result()
     assert found.file == hashlib.sha256(output.data).hexdigest()
     for span in spans[1:]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeroconsolidate.errors import DamagedFile, StoreFailed
-from zeroconsolidate.integrations import object_stores
+from zeroconsolidate.integrations import object_stores, store_calls
 from zeroconsolidate.run import remote
 from zeroconsolidate.run.files import Files
 from zeroconsolidate.run.remote import RemoteFiles, put_together
@@ -65,9 +65,9 @@ class TestAhead:
             assert read(files, "a", 0, 10) == DATA["a"][:10]
             held = files._ahead[0]
             for pieces in held._pieces.values():
-                for piece in pieces:
-                    piece.data.result()
-            assert store.requested_bytes() <= remote.WINDOW_BYTES
+                for requested in [piece.data for piece in pieces if piece.data is not None]:
+                    requested.result()
+            assert remote.WINDOW_BYTES * 3 / 4 <= store.requested_bytes() <= remote.WINDOW_BYTES
             assert read(files, "a", 0, 3_000_000)[10:] == DATA["a"][10:3_000_000]
         assert files._ahead == []
 
@@ -152,7 +152,7 @@ class TestErrors:
     def test_a_store_that_does_not_come_back_is_an_error(
         self, store: type[CountedFileSystem], monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(object_stores, "DEADLINE_SECONDS", 0.3)
+        monkeypatch.setattr(store_calls, "DEADLINE_SECONDS", 0.3)
 
         def before(*_: object) -> None:
             raise OSError("500 InternalError")
@@ -196,5 +196,5 @@ def test_requests_have_every_byte_that_is_needed_and_few_others(extents: list[tu
     assert needed <= requested
     assert len(requested) <= len(needed) * (1 + 1 / 64)
     assert sum(stop - start for start, stop, _ in requests) == len(requested)  # none comes twice
-    assert all(stop - start <= 1000 for start, stop, _ in requests)
+    assert all(stop - start <= 1125 for start, stop, _ in requests)
     assert all(left > 0 for _, _, left in requests)

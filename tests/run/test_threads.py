@@ -14,6 +14,7 @@ from zeroconsolidate.errors import OutputFailed
 from zeroconsolidate.plan.layout import TensorPlan, lay_out
 from zeroconsolidate.plan.pieces import View
 from zeroconsolidate.run import execute as executor
+from zeroconsolidate.run.counts import Counts
 from zeroconsolidate.run.execute import execute
 from zeroconsolidate.run.inputs import Inputs, side_by_side
 from zeroconsolidate.run.storage import Writable
@@ -70,7 +71,7 @@ def made(plan: FilePlan, threads: int, *, start: int = 0) -> tuple[bytes, dict[s
         told.append(upto)
 
     with Inputs() as inputs, side_by_side(inputs, threads) as (first, *others):
-        execute(plan, first, output, start=start, overflows=overflows, reached=reached, others=others)
+        execute(plan, first, output, start=start, counts=Counts(overflows), reached=reached, others=others)
     assert told == sorted(told)
     assert told[-1] == plan.size_bytes
     return bytes(output.data[start:]), overflows
@@ -94,7 +95,7 @@ def test_the_first_error_is_raised_and_nothing_behind_it_is_called_written(plan:
         side_by_side(inputs, 3) as (first, *others),
         pytest.raises(OutputFailed, match="the disk is full"),
     ):
-        execute(plan, first, output, start=0, overflows={}, reached=told.append, others=others)
+        execute(plan, first, output, start=0, counts=Counts(), reached=told.append, others=others)
     assert max(told) <= fails_at
     assert [thread for thread in threading.enumerate() if thread.name == "zeroconsolidate-worker"] == []
 

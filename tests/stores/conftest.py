@@ -10,7 +10,7 @@ pytest.importorskip("moto", reason="needs a server: sh tools/test_stores.sh")
 
 from s3_server import Store, s3_server
 
-from zeroconsolidate.integrations import object_stores
+from zeroconsolidate.integrations import object_stores, store_calls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +32,8 @@ def server() -> Iterator[Store]:
 @pytest.fixture
 def s3(server: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """The server, which does not fail unless a test says so, and is asked again soon."""
-    monkeypatch.setattr(object_stores, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(object_stores, "LONGEST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(store_calls, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(store_calls, "LONGEST_PAUSE_SECONDS", 0.05)
     object_stores.store_of("s3://runs").forget()
     yield server
     server.rule = lambda _: None

@@ -20,7 +20,7 @@ from small_uploads import PART, spawned
 
 from zeroconsolidate import consolidate, consolidate_part, finish_parts, verify
 from zeroconsolidate.errors import BadOption, OutputBusy, OutputExists, OutputFailed, StoreFailed
-from zeroconsolidate.integrations import object_stores
+from zeroconsolidate.integrations import object_stores, store_calls
 from zeroconsolidate.integrations.object_uploads import S3Uploads
 from zeroconsolidate.outputs import spread
 from zeroconsolidate.outputs.tasks import Task, work
@@ -47,7 +47,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_stage, "NOTED_SECONDS", 0.0)
     monkeypatch.setattr(spread, "LEAST_BYTES", PART)
     monkeypatch.setattr(models, "S3_UPLOAD_PART_MIN_SIZE", 1)
-    monkeypatch.setattr(object_stores, "DEADLINE_SECONDS", 20)
+    monkeypatch.setattr(store_calls, "DEADLINE_SECONDS", 20)
 
 
 def same(s3: Store, here: Path) -> None:
@@ -108,7 +108,7 @@ class TestParts:
         report = finish_parts(CHECKPOINT, s3.url("model"), **options)
         same(s3, tmp_path / "here")
         assert report.parts == count
-        assert report.checks[-1] == "MD5 of every part, by the store"
+        assert report.checks[-1] == "SHA-256 of every part, by the store"
         assert verify(s3.url("model"), against=CHECKPOINT).ok
 
     def test_at_the_same_time(self, s3: Store, tmp_path: Path) -> None:

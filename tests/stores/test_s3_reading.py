@@ -14,9 +14,10 @@ from s3_server import DENIED, DROPPED, EXPIRED, SERVER_ERROR, SLOW_DOWN, Fault, 
 
 import zeroconsolidate
 from zeroconsolidate.errors import DamagedFile, NotACheckpoint, StoreFailed
-from zeroconsolidate.integrations import object_stores
+from zeroconsolidate.integrations import object_stores, s3_store, store_calls
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from s3_server import Store
@@ -64,18 +65,35 @@ def test_a_store_that_fails_now_and_then(faults: list[Fault], s3: Store, tmp_pat
 
 def test_a_store_that_is_down(s3: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     url = s3.put(FIXTURES / "z3_bf16/checkpoint", "run")
-    monkeypatch.setattr(object_stores, "DEADLINE_SECONDS", 0.5)
+    monkeypatch.setattr(store_calls, "DEADLINE_SECONDS", 0.5)
     s3.rule = lambda _: SLOW_DOWN
     with pytest.raises(StoreFailed, match=r"does not answer: .*(SlowDown|reduce your request rate).*run the same"):
         zeroconsolidate.consolidate(url, tmp_path / "out")
 
 
-def test_a_store_that_hangs(s3: Store, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An attempt may take 0.3 s. The client knows it from the beginning."""
+    monkeypatch.setattr(store_calls, "ATTEMPT_SECONDS", 0.3)
+    monkeypatch.setattr(store_calls, "DEADLINE_SECONDS", 0.5)
+    object_stores._store.cache_clear()
+    yield
+    object_stores._store.cache_clear()
+
+
+def test_a_store_that_hangs(s3: Store, impatient: None):
     url = s3.put(FIXTURES / "z3_bf16/checkpoint", "run")
-    monkeypatch.setattr(object_stores, "ATTEMPT_SECONDS", 0.3)
-    monkeypatch.setattr(object_stores, "DEADLINE_SECONDS", 0.5)
     s3.rule = lambda request: Fault(pause_seconds=3) if request.range else None
-    with pytest.raises(StoreFailed, match=r"does not answer: FSTimeoutError"):
+    with pytest.raises(StoreFailed, match=r"does not answer: ReadTimeoutError"):
+        zeroconsolidate.inspect(url)
+
+
+def test_a_store_whose_answers_trickle(s3: Store, impatient: None, monkeypatch: pytest.MonkeyPatch):
+    """Every byte comes in time, and all of them do not."""
+    url = s3.put(FIXTURES / "z3_bf16/checkpoint", "run")
+    monkeypatch.setattr(s3_store, "_READ_BYTES", 1 << 10)
+    s3.rule = lambda request: Fault(bytes_per_second=10 << 10) if request.range else None
+    with pytest.raises(StoreFailed, match=r"does not answer: TimeoutError: an answer takes too long"):
         zeroconsolidate.inspect(url)
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,7 +75,7 @@ def test_convert(options: dict[str, object], s3: Store, tmp_path: Path):
     zeroconsolidate.consolidate(CHECKPOINT, tmp_path / "here", **options)
     report = zeroconsolidate.consolidate(CHECKPOINT, s3.url("model"), **options)
     same(s3, tmp_path / "here")
-    assert report.checks[-1] == "MD5 of every part, by the store"
+    assert report.checks[-1] == "SHA-256 of every part, by the store"
     assert any("were not read back" in text for text in report.not_checked)
     assert report.load_line.endswith('("model")')
     assert zeroconsolidate.verify(s3.url("model")).ok
@@ -268,6 +269,8 @@ class TestRefusals:
     def test_another_machine_that_has_taken_over(self, s3: Store):
         def rule(request: Request) -> None:
             if "partNumber" in request.query and request.query["partNumber"] == ["3"]:
+                while '"upload"' not in s3.get(f"{STAGED}journal").decode():
+                    time.sleep(0.01)  # we are writing it just now
                 s3.direct("PUT", f"{STAGED}journal", b"")
 
         s3.rule = rule

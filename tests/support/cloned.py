@@ -9,6 +9,8 @@ import torch
 
 import zeroconsolidate
 from zeroconsolidate.archive.safetensors import read_file
+from zeroconsolidate.opening.opened import open_to_convert
+from zeroconsolidate.options import Options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,3 +39,13 @@ def checkpoint_in(place: Path, *, stage: int, ranks: int = 4, megabytes: float =
     root = place / f"z{stage}" / "checkpoint-5"
     synthetic.write(root, synthetic.values_of(type(shapes)(whole)), stage=stage, ranks=ranks)
     return root
+
+
+def bend(checkpoint: Path, name: str, element: int) -> None:
+    """Turn one bit of a tensor's copy in the module: the lowest of an element of 16 bits."""
+    copy = open_to_convert(str(checkpoint), Options()).catalog.module[name]
+    with open(copy.file, "r+b") as file:
+        file.seek(copy.start + 2 * element)
+        low = file.read(1)[0]
+        file.seek(copy.start + 2 * element)
+        file.write(bytes([low ^ 1]))

@@ -101,7 +101,8 @@ class Store:
         """One request, past the proxy."""
         asked = http.client.HTTPConnection(*self.behind)
         headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=a/b/us-east-1/s3/"}
-        asked.request(method, f"/{BUCKET}/{quote(key, safe='/?=&')}".rstrip("/"), body=body, headers=headers)
+        path = f"/{BUCKET}/{quote(key, safe='/?=&')}" if key else f"/{BUCKET}"
+        asked.request(method, path, body=body, headers=headers)
         answer = asked.getresponse()
         data = answer.read()
         asked.close()

@@ -80,7 +80,7 @@ class TestNotWorthIt:
 
     def test_what_is_cast_cannot_be_cloned(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pretend(monkeypatch, 512)  # which is more than the only buffer has
-        checkpoint = checkpoint_in(place, stage=2)
+        checkpoint = checkpoint_in(place, stage=3)
         assert consolidate(checkpoint, place / "out", dtype="bf16").cloned_bytes == 0
         with pytest.raises(BadOption, match="nothing of this output can be cloned"):
             consolidate(checkpoint, place / "other", dtype="bf16", reflink="always")
@@ -216,11 +216,11 @@ class TestTheCall:
 def refusing(
     patch: pytest.MonkeyPatch, number: int, *, after: int = 0, only: int | None = None
 ) -> list[tuple[int, int]]:
-    """Have calls fail, all after so many or those of one rank; returns (call, rank) of each."""
+    """Have calls fail, all after so many or those of one rank; returns (call, rank) of each, the module's is -1."""
     real, calls = local.clone, list[tuple[int, int]]()
 
     def clone(source: int, *ranges: int) -> None:
-        rank = int(os.readlink(f"/proc/self/fd/{source}").partition("pp_rank_")[2].partition("_")[0])
+        rank = int(os.readlink(f"/proc/self/fd/{source}").partition("zero_pp_rank_")[2].partition("_")[0] or -1)
         calls.append((len(calls), rank))
         if len(calls) > after and only in (None, rank):
             raise OSError(number, os.strerror(number))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import synthetic
 import torch
-from cloned import checkpoint_in, consolidate, tensors
+from cloned import bend, checkpoint_in, consolidate, tensors
 from command import REPOSITORY
 from disks import MAKERS, Disk, disk
 from fixtures import FIXTURES
@@ -31,6 +31,13 @@ pytestmark = pytest.mark.long
 
 MB = 1 << 20
 CASES = sorted(path.parent for path in FIXTURES.rglob("provenance.json") if (path.parent / "checkpoint").is_dir())
+MODULES = [
+    case
+    for case in CASES
+    if "_z2" in case.name or case.name.startswith("trainer_zero2")
+    if case.parent.name in ("models", "sentence_transformers", "fixtures") and "lora" not in case.name
+]
+"""Those whose copy in 16 bits may have tensors of a block or more. Others are in test_clone_module.py."""
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -69,6 +76,23 @@ class TestTheSameTensors:
             assert reflink == "auto" or not report.cloned_bytes
         assert made["auto"] == made["never"]
 
+    @pytest.mark.parametrize("case", MODULES, ids=lambda case: str(case.relative_to(FIXTURES)))
+    def test_of_every_fixture_in_its_own_16_bits(self, case: Path, place: Path) -> None:
+        """Cloned from the module, and cast from the masters."""
+        shutil.copytree(case / "checkpoint", place / "checkpoint", dirs_exist_ok=True)
+        made = {}
+        for reflink in ("auto", "never"):
+            try:
+                report = consolidate(
+                    place / "checkpoint", place / reflink, reflink=reflink, dtype="auto", weights_only=True
+                )
+            except ZeroConsolidateError as error:
+                made[reflink] = (type(error), str(error).replace(reflink, ""))
+                continue
+            made[reflink] = tensors(place / reflink)
+            assert not report.differing
+        assert made["auto"] == made["never"]
+
     @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
     @pytest.mark.parametrize("stage", [2, 3])
     def test_with_rests_at_both_ends_of_every_extent(self, place: Path, stage: int, ranks: int) -> None:
@@ -90,6 +114,14 @@ class TestTheSameTensors:
         assert len(cloned) > 10
         assert all(cloned)
 
+    def test_and_some_copies_in_16_bits_have(self, place: Path) -> None:
+        """So that the second test is one."""
+        for case in ("models/llm_untied_z2", "models/m3_z2", "trainer_zero2_bf16"):
+            assert FIXTURES / case in MODULES
+            shutil.copytree(FIXTURES / case / "checkpoint", place / case)
+            report = consolidate(place / case, place / "out" / case, dtype="auto", reflink="always")
+            assert report.cloned_bytes > 0
+
 
 class TestWhatIsShared:
     @pytest.mark.parametrize("stage", [2, 3])
@@ -100,6 +132,29 @@ class TestWhatIsShared:
         assert report.cloned_bytes > 0.85 * report.bytes_written
         assert shared.used_bytes() - before < 0.25 * report.bytes_written
         assert report.bytes_read < 0.15 * report.bytes_written
+
+    def test_so_does_a_copy_in_16_bits(self, shared: Disk, place: Path) -> None:
+        checkpoint = checkpoint_in(place, stage=2)
+        before = shared.used_bytes()
+        report = consolidate(checkpoint, place / "out", dtype="bf16", reflink="always", digest="sha256")
+        assert report.cloned_bytes > 0.85 * report.bytes_written
+        assert shared.used_bytes() - before < 0.25 * report.bytes_written
+        consolidate(checkpoint, place / "copied", dtype="bf16", reflink="never")
+        shutil.rmtree(checkpoint)
+        for path in (place / "out").rglob("*.safetensors"):
+            shared.forget(path)
+        assert tensors(place / "out") == tensors(place / "copied")
+        assert zeroconsolidate.verify(place / "out").ok
+
+    def test_where_one_bit_of_it_differs_the_masters_are_written(self, place: Path) -> None:
+        checkpoint = checkpoint_in(place, stage=2)
+        straight = consolidate(checkpoint, place / "straight", dtype="bf16")
+        bend(checkpoint, "layers.2.up.weight", 100_000)
+        report = consolidate(checkpoint, place / "out", dtype="bf16")
+        assert tensors(place / "out") == tensors(place / "straight")
+        assert report.differing == {"layers.2.up.weight": 1}
+        assert 0 < straight.cloned_bytes - report.cloned_bytes <= 2 * MB
+        assert zeroconsolidate.verify(place / "out", against=checkpoint).ok
 
     def test_never_shares_nothing(self, shared: Disk, place: Path) -> None:
         checkpoint = checkpoint_in(place, stage=3)
@@ -216,11 +271,11 @@ class TestElsewhere:
 
 
 class TestAfterAPowerCut:
-    @pytest.mark.parametrize("stage", [2, 3])
-    def test_what_is_published_is_whole(self, shared: Disk, place: Path, stage: int) -> None:
+    @pytest.mark.parametrize(("stage", "dtype"), [(2, "fp32"), (3, "fp32"), (2, "bf16")])
+    def test_what_is_published_is_whole(self, shared: Disk, place: Path, stage: int, dtype: str) -> None:
         """Even if the checkpoint itself was only in memory."""
         checkpoint = checkpoint_in(place, stage=stage)
-        report = consolidate(checkpoint, place / "out", reflink="always")
+        report = consolidate(checkpoint, place / "out", reflink="always", dtype=dtype)
         before = contents(place / "out")
         shared.lose_power()
         after = contents(place / "out")
@@ -267,6 +322,6 @@ class TestAfterAPowerCut:
 def test_killed_conversions_go_on(place: Path) -> None:
     """`tools/kill_rounds.py` makes more rounds."""
     tool = REPOSITORY / "tools/kill_rounds.py"
-    options = ["--verb", "clone", "--rounds", "6", "--megabytes", "6", "--dir", str(place)]
+    options = ["--verb", "clone", "--rounds", "8", "--megabytes", "6", "--dir", str(place)]
     done = subprocess.run([sys.executable, str(tool), *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

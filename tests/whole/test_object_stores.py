@@ -27,7 +27,7 @@ from zeroconsolidate.errors import (
     OutputFailed,
     StoreFailed,
 )
-from zeroconsolidate.integrations import object_stores
+from zeroconsolidate.integrations import object_stores, store_calls
 from zeroconsolidate.write import remote_stage, staging, uploads
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class TestErrors:
         """What cannot be asked for is neither missing nor lost: no rescue, no older save in its place."""
         for step in (2, 4):
             put(FIXTURES / "z3_bf16/checkpoint", f"runs/one/checkpoint-{step}")
-        monkeypatch.setattr(object_stores, "DEADLINE_SECONDS", 0.2)
+        monkeypatch.setattr(store_calls, "DEADLINE_SECONDS", 0.2)
 
         def before(path: str, *_: object) -> None:
             if "checkpoint-4" in path and path.endswith("optim_states.pt"):

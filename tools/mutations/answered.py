@@ -327,10 +327,10 @@ MUTATIONS = (
         "whole/test_workers.py::TestErrors::test_a_disk_that_is_full_in_one_of_the_files",
         (
             "run/execute.py",
-            "for piece, infinite in threads.in_order(_pieces(plan, start, stop, PIECE_BYTES)):\n"
-            "                    made(piece.tensor, piece.end_byte, infinite)\n",
-            "for piece, infinite in threads.in_order(_pieces(plan, start, stop, PIECE_BYTES)):\n"
-            "                    made(piece.tensor, piece.end_byte + 1024, infinite)\n",
+            "for piece, seen in threads.in_order(_pieces(plan, start, stop, PIECE_BYTES)):\n"
+            "                    made(piece.tensor, piece.end_byte, seen)\n",
+            "for piece, seen in threads.in_order(_pieces(plan, start, stop, PIECE_BYTES)):\n"
+            "                    made(piece.tensor, piece.end_byte + 1024, seen)\n",
         ),
     ),
     Mutation(

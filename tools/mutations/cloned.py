@@ -5,6 +5,8 @@ from __future__ import annotations
 from .mutation import Mutation
 
 CLONE = "whole/test_clone.py"
+MODULE = "whole/test_clone_module.py"
+WITNESSED = "run/test_witnessed.py"
 PLACES = "plan/test_congruent.py::TestPlaces"
 
 MUTATIONS = (
@@ -63,6 +65,57 @@ MUTATIONS = (
         "the tensor of a fragment begins where its bytes lie within a block",
         "plan/test_fragment.py::TestShared::test_torch_loads_it",
         ("plan/fragment.py", "padding = (residue - before) % modulus", "padding = -before % ALIGNMENT_BYTES"),
+    ),
+    Mutation(
+        "a copy in 16 bits is shared only where it is, bit for bit, what the masters round to",
+        f"{WITNESSED}::TestBytes::test_one_bit_and_the_masters_are_written",
+        ("run/cast.py", "    if not different.any():\n        return None\n    different &=", "    return None\n    different &="),
+    ),
+    Mutation(
+        "every element of a copy in 16 bits is compared",
+        f"{MODULE}::TestThatDiffers::test_one_bit_of_one_tensor",
+        ("run/cast.py", "    different = raw(ours) != raw(theirs)\n    if not different.any():\n        return None\n    different &=",
+         "    different = raw(ours) != raw(theirs)\n    if not different[:512].any():\n        return None\n    different &="),
+    ),
+    Mutation(
+        "a NaN of other bits than the cast's is not shared",
+        f"{WITNESSED}::test_a_nan_is_the_one_that_the_cast_makes",
+        ("run/cast.py", "    return int(np.count_nonzero(different))\n", "    return int(np.count_nonzero(different)) or None\n"),
+    ),
+    Mutation(
+        "blocks behind one that differs are compared again from there",
+        f"{WITNESSED}::TestBytes::test_one_bit_and_the_masters_are_written",
+        ("run/execute.py", "equal_from, seen_equal, seen = end, NOTHING,", "equal_from, seen_equal, seen = begin, NOTHING,"),
+    ),
+    Mutation(
+        "what is counted of a copy that differs is counted once, wherever a run was interrupted",
+        f"{WITNESSED}::TestBytes::test_counts_are_right_whenever_they_are_told",
+        ("run/execute.py", "equal_from, seen_equal, seen = end, NOTHING,", "equal_from, seen_equal, seen = end, seen,"),
+    ),
+    Mutation(
+        "a copy in 16 bits that differs is said",
+        f"{MODULE}::TestThatDiffers::test_one_bit_of_one_tensor",
+        ("outputs/report.py", "            *_unlike(counts.differing),\n", ""),
+    ),
+    Mutation(
+        "the copy of a master is not taken for that of what was made of it",
+        "plan/test_witness.py::TestPlans::test_only_the_masters_themselves_have_one",
+        ("plan/build.py", "masters is source.recipe and ", ""),
+    ),
+    Mutation(
+        "a mean is compared with no copy",
+        f"{MODULE}::TestOtherMeanings::test_a_mean_is_of_no_copy",
+        ("outputs/planned.py", "{} if sharing is None or opened.members else", "{} if sharing is None else"),
+    ),
+    Mutation(
+        "a copy that is not one extent stands for nothing",
+        "plan/test_witness.py::TestWitnesses::test_not_where_the_copy_is_in_pieces_or_of_another_shape",
+        ("plan/witness.py", " and view.is_plain:", ":"),
+    ),
+    Mutation(
+        "the copies of ranks that hold parts stand for nothing",
+        "plan/test_witness.py::TestWitnesses::test_not_of_a_model_whose_ranks_hold_parts",
+        ("plan/witness.py", "    if len(catalog.parts) != 1:\n", "    if False:\n"),
     ),
     Mutation(
         "a source that has become shorter is damaged, not one that cannot be cloned",

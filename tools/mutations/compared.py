@@ -162,6 +162,11 @@ MUTATIONS = (
         ("audit/requantized.py", "            beyond.append(each.name)\n", "            within += 1\n"),
     ),
     Mutation(
+        "equal names do not hide what a loader does not find",
+        f"{REPORTED}::test_keys_that_peft_does_not_read {REPORTED}::test_only_what_the_optimizer_had",
+        ("audit/compare.py", "    names_differ |= left.hides_names or right.hides_names\n", ""),
+    ),
+    Mutation(
         "stacks of experts are compared with lists of them",
         f"{LAYOUTS}::TestPaired::test_the_same_values_are_equal",
         ("audit/compare.py", "    if pairing.only_a and pairing.only_b:\n", "    if False:\n"),

@@ -76,7 +76,7 @@ MUTATIONS = (
     Mutation(
         "overflows of all parts are counted",
         f"{TESTS}::test_overflows_of_all_parts_are_counted",
-        ("outputs/gathered.py", "overflows.get(name, 0) + count", "count"),
+        ("run/counts.py", "counted.get(name, 0) + more", "more"),
     ),
     Mutation(
         "an element is not cut in two",

@@ -5,19 +5,19 @@ from __future__ import annotations
 from .mutation import Mutation
 
 AHEAD, WHOLE = "run/test_remote.py", "whole/test_object_stores.py"
-STORES = "integrations/object_stores.py"
+STORE, CALLS = "integrations/store.py", "integrations/store_calls.py"
 OUTAGE = f"{WHOLE}::TestErrors::test_an_outage_is_not_taken_for_damage"
 
 MUTATIONS = (
     Mutation(
         "an answer that is too short is noticed",
         f"{AHEAD}::TestErrors::test_bytes_that_are_missing_are_noticed",
-        (STORES, "            if len(data) != stop - start:\n", "            if False:\n"),
+        (STORE, "            if len(data) != stop - start:\n", "            if False:\n"),
     ),
     Mutation(
         "what a store refuses is not asked for again",
         f"{AHEAD}::TestErrors::test_what_is_refused_is_not_tried_again",
-        (STORES, "code in _REFUSED or isinstance(error, PermissionError)", "code in _REFUSED"),
+        (CALLS, "code in _REFUSED or isinstance(error, PermissionError)", "code in _REFUSED"),
     ),
     Mutation(
         "an outage of the store is not a missing file",
@@ -74,6 +74,10 @@ MUTATIONS = (
     Mutation(
         "what is read ahead is bounded",
         f"{AHEAD}::TestAhead::test_no_more_is_requested_than_the_window_holds",
-        ("run/remote.py", "self._held_bytes + _BATCH_BYTES <= WINDOW_BYTES", "True"),
+        (
+            "run/remote.py",
+            "if piece.data is None and self._held_bytes + piece.stop - piece.start > WINDOW_BYTES:",
+            "if False:",
+        ),
     ),
 )

@@ -89,7 +89,7 @@ class RemoteFile:
             self._held.append((start, data))
         return data
 
-    def request(self, start: int, stop: int) -> bytes:
+    def request(self, start: int, stop: int) -> bytes | bytearray:
         """Bytes `[start, stop)`, by one request."""
         return self._store.read(self._url, start, stop, self.item)
 
@@ -102,7 +102,7 @@ class RemoteFile:
 
     def _read(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         def read(part: tuple[int, int]) -> bytes:
-            return self.request(*part)
+            return bytes(self.request(*part))
 
         return [read(ranges[0])] if len(ranges) == 1 else list(_pool("ranges", os.getpid()).map(read, ranges))
 
@@ -156,6 +156,14 @@ def look(url: str) -> Item | None:
         return None
 
 
+def fetch(url: str) -> bytes | None:
+    """A small object as it is now, None if there is none."""
+    try:
+        return store_of(url).fetch(url)
+    except FileNotFoundError:
+        return None
+
+
 def in_listing(url: str) -> Item | None:
     """What the listing of its folder says of an object, None if it is not there."""
     folder, _, name = url.rpartition("/")
@@ -203,7 +211,7 @@ def ahead(make: Callable[[T], R], of: Iterable[T]) -> Iterator[Callable[[], R]]:
             left.cancel()
 
 
-def side_by_side(read: Callable[[int, int], bytes], start: int, stop: int) -> Future[bytes]:
+def side_by_side(read: Callable[[int, int], R], start: int, stop: int) -> Future[R]:
     """What a thread reads, IN_FLIGHT of them at a time."""
     return _pool("ranges", os.getpid()).submit(read, start, stop)
 

@@ -95,6 +95,7 @@ def compare(a: Path, b: Path, options: CompareOptions) -> ModelComparison:
         probed = probe(left, right, tensors, inputs, reading.advance, base=base)
     shapes_differ = any(tensor.state == "shape" for tensor in tensors)
     names_differ = bool(pairing.change or pairing.only_a or pairing.only_b or shapes_differ)
+    names_differ |= left.hides_names or right.hides_names
     layers = total(measured, lambda tensor: tensor.layer)
     kinds = total(measured, lambda tensor: tensor.kind)
     return ModelComparison(

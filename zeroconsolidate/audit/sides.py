@@ -61,7 +61,10 @@ class Side:
     merged_into: str | None
     """The directory of the model that an adapter is merged into here; None where none is."""
     directory: str | None
-    """Of a model that a program can load as it is; None for a checkpoint."""
+    """Of a model or an adapter that a program can load as it is; None for a checkpoint."""
+    hides_names: bool
+    """Whether equal names say nothing about the files: an adapter's were read as those of a run, or a checkpoint has no
+    values of some parameters."""
     notes: tuple[str, ...]
 
 
@@ -140,7 +143,7 @@ def read_side(found: Found, other: Found, *, base: str | None) -> Side:
         return Side(
             path=found.path, what=what, tensors=_in_order(read.tensors), schemes=read.schemes, stored=read.stored,
             roles={}, ties={}, notes=read.notes,
-            is_tied=_is_tied(found.directory), merged_into=None, directory=found.directory,
+            is_tied=_is_tied(found.directory), merged_into=None, directory=found.directory, hides_names=False,
         )  # fmt: skip
     recorded = other.manifest.get("options") or {}
     options = Options.from_manifest(recorded, tag=None, base=base)
@@ -159,12 +162,20 @@ def read_side(found: Found, other: Found, *, base: str | None) -> Side:
     roles = {name: source.role if source.recipe.is_copied else "trainable" for name, source in tensors.items()}
     is_merged = options.lora == "merge"
     root = found.opened.catalog.origin.root
+    is_others = found.is_adapter and found.opened.catalog.origin.writer == "PEFT" and not found.manifest
+    unsaved = {} if options.base is not None else found.opened.catalog.unsaved
+    if unsaved:
+        (name, why), *_ = unsaved.items()
+        notes += (
+            f"{found.path}: {counted(len(unsaved), 'parameter')} without values, such as {name}: {why.value}. --base "
+            "names the original model, which has them",
+        )
     return Side(
         path=found.path, what=what, tensors=_in_order(tensors), schemes={}, stored=frozenset(), roles=roles,
         ties=ties_of(tensors), notes=notes,
         is_tied=_is_tied(root) or (is_merged and _is_tied(options.base_directory)),
         merged_into=options.base_directory if is_merged else None,
-        directory=None if found.manifest or not found.is_adapter or is_merged else found.directory,
+        directory=found.directory if is_others else None, hides_names=is_others or bool(unsaved),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BadOption, at
 from ..options.urls import is_url
 from ..plan.stretches import Part, share_of
+from ..run.counts import Counts
 from ..run.digest import digests_of
 from ..run.inputs import threads_for
 from ..run.local import LocalFiles
@@ -115,13 +116,10 @@ def _digests(files: list[FilePlan], stage: Staging, options: Writing) -> Iterabl
 
 def _together(facts: Sequence[Mapping[str, Any]], digests: Digests | None) -> dict[str, Any]:
     """What the parts remember of a file, as one run would."""
-    overflows: dict[str, int] = {}
-    for of_part in facts:
-        for name, count in of_part.get("overflows", {}).items():
-            overflows[name] = overflows.get(name, 0) + count
+    counts = Counts.summed(facts)
     cloned_bytes = sum(of_part.get(CLONED, 0) for of_part in facts)
     return (
-        {"overflows": overflows}
+        {"overflows": counts.overflows, "differing": counts.differing}
         | ({CLONED: cloned_bytes} if cloned_bytes else {})
         | ({} if digests is None else {"digests": {"file": digests.file, "tensors": digests.tensors}})
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..archive.model_files import MANIFEST_NAME
 from ..options.mapped import EVERYTHING_HERE
 from ..options.urls import is_url
+from ..run.counts import Counts
 from ..run.execute import BLOCK_BYTES
 from ..run.inputs import Inputs
 from ..run.page_cache import drop_file, kept_instead
@@ -52,8 +53,8 @@ class Made:
     cloned_bytes: int
     """Bytes of weights that share the blocks of input files, those of an earlier run included."""
     checks: Checks
-    overflows: Mapping[str, int]
-    """Tensor -> finite elements that became infinite in the cast."""
+    counts: Counts
+    """What was counted while the weights were made."""
     side_files: SideFiles
     recomputed: Recomputed
     """The result of recomputing values."""
@@ -76,7 +77,7 @@ class Rehearsal:
 def rehearse(output: Output, opened: Opened, options: Writing, directory: str) -> Rehearsal:
     """Refuse what :func:`make` would refuse before it compares or copies values, and write nothing."""
     cost = output.plan.cost(BLOCK_BYTES, workers_for(output.plan, options))
-    with Inputs() as inputs:
+    with Inputs(known=opened.looks) as inputs:
         side_files, traits = prepared(output, opened, options, inputs)
     from tempfile import TemporaryDirectory  # 10 ms that only a dry run pays
 
@@ -100,7 +101,7 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
     parts = refuse_not_begun(directory) if finishing else None
     cost = output.plan.cost(BLOCK_BYTES, workers_for(output.plan, options))
     excuses = output.excuses(opened)
-    with Inputs(drop_cache=options.drop_cache) as inputs:
+    with Inputs(drop_cache=options.drop_cache, known=opened.looks) as inputs:
         side_files, traits = prepared(output, opened, options, inputs, parts=parts)
         with staging(
             directory,
@@ -157,9 +158,6 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
                 for name in sizes:
                     drop_file(os.path.join(directory, name))  # the last check has looked at them
             remembered = _facts(output, stage)
-            overflows = {
-                name: count for facts in remembered.values() for name, count in facts.get("overflows", {}).items()
-            }
     return Made(
         sizes=sizes,
         cost=cost,
@@ -167,7 +165,7 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
         parts=parts or 1,
         cloned_bytes=sum(facts.get(CLONED, 0) for facts in remembered.values()),
         checks=checks,
-        overflows=overflows,
+        counts=Counts.summed(remembered.values()),
         side_files=side_files,
         recomputed=recomputed,
         gate=found,

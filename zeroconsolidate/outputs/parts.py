@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import BadOption, at
 from ..plan.fragment import FragmentPlan
 from ..plan.stretches import share_of
+from ..run.counts import Counts
 from ..run.execute import execute, extents_of
 from ..run.inputs import Inputs, side_by_side
 from ..run.page_cache import kept_instead
@@ -119,7 +120,7 @@ def make_part(output: Output, opened: Opened, options: Writing, directory: str, 
     plan = output.plan
     files = {file.name: file for file in plan.all_files}
     share = share_of(plan.all_files, part, grid_of(directory))
-    with Inputs(drop_cache=options.drop_cache) as inputs:
+    with Inputs(drop_cache=options.drop_cache, known=opened.looks) as inputs:
         side_files, traits = prepared(output, opened, options, inputs, parts=part.count)
         sizes = {file.name: file.size_bytes for file in plan.all_files}
         with portion_of(directory, part, sizes=sizes, overwrite=options.overwrite, fingerprint=traits) as portion:
@@ -153,10 +154,10 @@ def _make(
         place.reached(upto)
         progress(upto)
 
-    overflows = place.facts.setdefault("overflows", {})
+    counts = Counts.kept_in(place.facts)
     first, *others = inputs
     if isinstance(file, FragmentPlan):
-        make_fragment(file, first, place.output, place.start, overflows, reached)
+        make_fragment(file, first, place.output, place.start, counts, reached)
     else:
         with first.files.expecting(extents_of(file, place.start, stretch.stop)):
             execute(
@@ -165,7 +166,7 @@ def _make(
                 place.output,
                 start=place.start,
                 stop=stretch.stop,
-                overflows=overflows,
+                counts=counts,
                 reached=reached,
                 others=others,
             )

@@ -18,6 +18,7 @@ from ..opening.unsaved import NO_ADDITIONS, Additions, frozen_of_base, refuse_un
 from ..options import parse_dtype, refuse_unmatched
 from ..plan.build import ModelPlan, Selection, build, padding_bytes, refuse_empty, select
 from ..plan.layout import FilePlan
+from ..plan.witness import witnesses
 from .averaging import merged_mean, refuse_different_adapters
 from .modules import apart
 from .sharing import refuse_unshared, sharing_of
@@ -139,6 +140,8 @@ def _weights(opened: Opened, options: Options, modules: tuple[Module, ...], dire
         folders=folders,
         name=_file_name(catalog.origin.root, options.base_directory),
         sharing=sharing,
+        # A mean, and what was rescued, are not what any copy is the copy of.
+        witnesses={} if sharing is None or opened.members else witnesses(catalog, opened.whole),
     )
     plan = replace(plan, files=(*plan.files, *beside))
     return PlannedWeights(

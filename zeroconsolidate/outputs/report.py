@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..archive.phrases import counted, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ..opening.opened import Opened
     from ..opening.rescue_report import RescueReport
@@ -72,6 +72,9 @@ class Report:
         What could not be checked, and why.
     overflows : dict[str, int]
         Finite elements that became infinite in the cast, by tensor.
+    differing : dict[str, int]
+        Elements of which the checkpoint's copy in 16 bits is not the rounded master weight, by tensor. The master
+        weights were written. They are counted only where copies can be cloned.
     left_out : tuple[str, ...]
         Names of the checkpoint that were not written: second names of tied weights, and excluded tensors.
     ties : dict[str, str]
@@ -125,6 +128,7 @@ class Report:
     checks: tuple[str, ...]
     not_checked: tuple[str, ...]
     overflows: dict[str, int]
+    differing: dict[str, int]
     left_out: tuple[str, ...]
     ties: dict[str, str]
     left_behind: tuple[str, ...]
@@ -155,11 +159,11 @@ class Report:
 
 def report_of(output: Output, opened: Opened, made: Made, *, directory: str, seconds: float, check: str) -> Report:
     """The report, from what the stages returned. `check`: what the caller asked to be compared."""
-    origin, cost, overflows = opened.catalog.origin, made.cost, made.overflows
+    origin, cost, counts = opened.catalog.origin, made.cost, made.counts
     infinite: tuple[str, ...] = ()
-    if overflows:
-        many = counted(sum(overflows.values()), "value")
-        infinite = (f"{many} became infinite in {output.dtype.torch_name}, in {listed(sorted(overflows), 4)}",)
+    if counts.overflows:
+        many = counted(sum(counts.overflows.values()), "value")
+        infinite = (f"{many} became infinite in {output.dtype.torch_name}, in {listed(sorted(counts.overflows), 4)}",)
     checks, not_checked = _checks(output, opened, made, check)
     return Report(
         output=directory,
@@ -175,7 +179,9 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
         world_size=origin.world_size,
         ds_version=origin.ds_version,
         seconds=seconds,
-        bytes_read=cost.input_bytes + cost.cloned_bytes - made.cloned_bytes,
+        # What was to be cloned and was not is read, unless it was read anyway.
+        bytes_read=cost.input_bytes
+        + min(cost.cloned_bytes - made.cloned_bytes, output.plan.cloned_bytes - output.plan.compared_bytes),
         bytes_written=cost.output_bytes,
         cloned_bytes=made.cloned_bytes,
         resumed_bytes=made.resumed_bytes,
@@ -183,7 +189,8 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
         checked=made.checks.numel,
         checks=checks,
         not_checked=not_checked,
-        overflows=dict(overflows),
+        overflows=counts.overflows,
+        differing=counts.differing,
         left_out=output.plan.left_out,
         ties=dict(output.ties),
         left_behind=output.left_behind,
@@ -197,9 +204,21 @@ def report_of(output: Output, opened: Opened, made: Made, *, directory: str, sec
             *output.warnings,
             *made.side_files.warnings,
             *infinite,
+            *_unlike(counts.differing),
             *made.excused_warnings,
         ),
         load_line=output.load_line(directory, made.side_files),
+    )
+
+
+def _unlike(differing: Mapping[str, int]) -> tuple[str, ...]:
+    """The warning about copies that are not what training should have left there."""
+    if not differing:
+        return ()
+    many = counted(sum(differing.values()), "value")
+    return (
+        "the checkpoint's copy in 16 bits differs from the rounded master weights, which were written, in "
+        f"{many}: {listed(sorted(differing), 4)}",
     )
 
 
@@ -207,7 +226,9 @@ def _checks(output: Output, opened: Opened, made: Made, check: str) -> tuple[tup
     """(what was checked, what could not be): what the program that loads the output expects, and values."""
     checks = [*made.gate.checked, *made.recomputed.checks]
     not_checked = [*made.gate.unchecked, *output.not_checked, *made.recomputed.not_checked]
-    compared = made.checks.numel
+    compared, witnessed = made.checks.numel, sum(t.numel for t in output.plan.tensors() if t.witness is not None)
+    if witnessed and not made.counts.differing:
+        checks.append(f"{counted(witnessed, 'value')} against the copy in 16 bits that was cloned: equal")
     if compared:
         extent = "all that have one" if check == "all" else "a sample"
         checks.append(f"{counted(compared, 'value')} against their second copy in the checkpoint ({extent}): equal")

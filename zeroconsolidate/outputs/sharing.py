@@ -50,7 +50,8 @@ def refuse_unshared(plan: ModelPlan, options: Writing) -> None:
     if options.reflink == "always" and plan.sharing is None:
         raise BadOption(
             "--reflink always: nothing of this output can be cloned",
-            expected="tensors that are copied, not cast or computed, with more than a block of the disk a rank",
+            expected="tensors that are copied, not computed, with more than a block of the disk a rank; of those that "
+            "are cast, a copy in the checkpoint, as ZeRO stages 1 and 2 save it in the training dtype",
             remedy="leave out --reflink always",
         )
 

@@ -23,6 +23,7 @@ from ..archive.regular import read_small
 from ..errors import BadOption, OutputFailed, at
 from ..options.urls import is_url
 from ..plan.fragment import FragmentPlan
+from ..run.counts import Counts
 from ..run.execute import execute, extents_of
 from ..run.inputs import Inputs, side_by_side
 from ..run.local import LocalOutput
@@ -101,7 +102,7 @@ def work(task: Task) -> Done:
             found=f"{__version__} on {socket.gethostname()}",
             remedy="install the same version on all machines",
         )
-    facts: dict[str, Any] = {"overflows": {}}
+    facts = dict[str, Any]()
     (_sent if is_url(task.folder) else _written)(task, facts)
     return Done(stretch=task.stretch, facts=facts, worker=f"{socket.gethostname()}:{os.getpid()}")
 
@@ -149,7 +150,7 @@ def _sent(task: Task, facts: dict[str, Any]) -> None:
     if uploads.parts(url, task.upload) is None:
         raise _gone(task)
 
-    def send(number: int, data: bytes) -> str:
+    def send(number: int, data: bytearray) -> str:
         return uploads.part(url, task.upload, number, data)
 
     with ThreadPoolExecutor(uploads.in_flight, thread_name_prefix="zeroconsolidate-upload") as pool:
@@ -173,10 +174,10 @@ def _sent(task: Task, facts: dict[str, Any]) -> None:
 
 def _make(task: Task, spread: Spread, output: Writable, facts: dict[str, Any]) -> None:
     stretch, file = task.stretch, spread.files[task.stretch.file]
-    overflows = facts["overflows"]
+    counts = Counts.kept_in(facts)
     with at(stretch.file), _inputs(task, spread) as inputs, side_by_side(inputs, task.threads) as several:
         if isinstance(file, FragmentPlan):
-            make_fragment(file, inputs, output, stretch.start, overflows, _ignore)
+            make_fragment(file, inputs, output, stretch.start, counts, _ignore)
             return
         with inputs.files.expecting(extents_of(file, stretch.start, stretch.stop)):
             execute(
@@ -185,7 +186,7 @@ def _make(task: Task, spread: Spread, output: Writable, facts: dict[str, Any]) -
                 output,
                 start=stretch.start,
                 stop=stretch.stop,
-                overflows=overflows,
+                counts=counts,
                 reached=_ignore,
                 others=several[1:],
             )

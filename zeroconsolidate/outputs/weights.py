@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import at
 from ..plan.fragment import FragmentPlan
 from ..run.checksum import Checksummed
+from ..run.counts import Counts
 from ..run.digest import Follower, Span, digest_of
 from ..run.execute import execute, extents_of
 from ..run.inputs import processors, side_by_side
@@ -101,13 +102,13 @@ def _file(
             for listener in listeners:
                 listener(upto)
 
-        overflows = part.facts.setdefault("overflows", {})
+        counts = Counts.kept_in(part.facts)
         if isinstance(file, FragmentPlan):
-            make_fragment(file, inputs[0], part.output, part.start, overflows, reached)
+            make_fragment(file, inputs[0], part.output, part.start, counts, reached)
         else:
             first, *others = inputs
             stack.enter_context(first.files.expecting(extents_of(file, part.start)))
-            execute(file, first, part.output, start=part.start, overflows=overflows, reached=reached, others=others)
+            execute(file, first, part.output, start=part.start, counts=counts, reached=reached, others=others)
             options.doing("syncing")
         check_file(stage.path(file.name), file)
         if follower is not None:
@@ -120,14 +121,14 @@ def make_fragment(
     inputs: Inputs,
     target: Writable,
     start: int,
-    overflows: dict[str, int],
+    counts: Counts,
     reached: Callable[[int], None],
 ) -> None:
     """A file of torch, from byte `start` on: behind the tensor stands the checksum of its bytes, and the zip
     directory."""
     shares = file.shared_bytes > 0
     output = Checksummed(target, start=len(file.header), stop=file.tail_start, written=start, shares=shares)
-    execute(file, inputs, output, start=start, overflows=overflows, reached=reached)
+    execute(file, inputs, output, start=start, counts=counts, reached=reached)
     output.write(file.tail(output.value), file.tail_start)
     reached(file.size_bytes)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..catalog.facts import Catalog
     from ..dtypes import DType
-
+    from .witness import Witnesses
 
 __all__ = [
     "Cost",
@@ -58,11 +58,12 @@ class Cost:
     Attributes
     ----------
     input_bytes : int
-        Tensor data that is read. What is cloned is not.
+        Tensor data that is read. What is cloned is not, unless it is compared with the master weights first.
     output_bytes : int
         Size of the weights, with what the optimizer keeps of them if that is asked for: all files, and the index.
     cloned_bytes : int
         Those of `output_bytes` that are not copied: they will share the blocks of the checkpoint's files on the disk.
+        Of copies in 16 bits, those that equal the master weights will.
     peak_memory_bytes : int
         An upper bound for the memory that copying allocates. Python itself takes 30 MB more.
     files : int
@@ -102,6 +103,8 @@ class ModelPlan:
     """What the layout goes by, if it is one in which blocks can be shared."""
     cloned_bytes: int = 0
     """Bytes that can share the blocks of input files."""
+    compared_bytes: int = 0
+    """Those of them that are read anyway, to be compared with the masters."""
     optimizer: tuple[FilePlan, ...] = ()
     """What the optimizer keeps of the weights."""
 
@@ -134,7 +137,9 @@ class ModelPlan:
         # A fragment has a checksum, for which its bytes are read wherever they lie.
         checked_bytes = sum(file.shared_bytes for file in files if isinstance(file, FragmentPlan))
         return Cost(
-            input_bytes=sum(tensor.recipe.input_bytes for tensor in tensors) - self.cloned_bytes + checked_bytes,
+            input_bytes=sum(tensor.input_bytes for tensor in tensors)
+            - (self.cloned_bytes - self.compared_bytes)
+            + checked_bytes,
             output_bytes=sum(self.sizes.values()),
             cloned_bytes=self.cloned_bytes,
             peak_memory_bytes=sum(len(file.header) for file in files)
@@ -173,21 +178,27 @@ def build(
     folders: Mapping[str, Mapping[str, Source]] = MappingProxyType({}),
     name: str = WEIGHTS,
     sharing: Sharing | None = None,
+    witnesses: Witnesses = MappingProxyType({}),
 ) -> ModelPlan:
     """Plan the output.
 
     `dtype`: what floating-point parameters are cast to, None to keep each as it is stored. `folders`: tensors of parts
     of the model that lie in folders of their own, one file each. `name`: of the model's own file. `sharing`: what the
-    disk can share, None to copy everything. Raises BadOption if there is nothing to write.
+    disk can share, None to copy everything. `witnesses`: copies that may be shared in place of what is cast. Raises
+    BadOption if there is nothing to write.
     """
     if not folders:
         refuse_empty(selection)
     files: tuple[FilePlan, ...] = ()
     shared: Congruent | None = None
     if selection.named:
-        tensors = tensor_plans(selection.named, dtype)
-        shared = congruent(tensors, max_shard_bytes, sharing, name=name) if sharing is not None else None
-        files = shared.files if shared is not None else tuple(split(tensors, max_shard_bytes, name=name))
+        if sharing is not None:
+            tensors = tensor_plans(selection.named, dtype, witnesses)
+            shared = congruent(tensors, max_shard_bytes, sharing, name=name)
+        if shared is not None:
+            files = shared.files
+        else:
+            files = tuple(split(tensor_plans(selection.named, dtype), max_shard_bytes, name=name))
     index = index_of(files) if files else None
     files += tuple(lay_out(f"{folder}/{WEIGHTS}", tensor_plans(named, dtype)) for folder, named in folders.items())
     return ModelPlan(
@@ -198,6 +209,7 @@ def build(
         name=name,
         sharing=sharing if shared is not None else None,
         cloned_bytes=shared.shared_bytes if shared is not None else 0,
+        compared_bytes=shared.compared_bytes if shared is not None else 0,
     )
 
 
@@ -207,19 +219,26 @@ def refuse_empty(selection: Selection) -> None:
         raise BadOption("nothing is left to write: the options exclude every tensor of the checkpoint")
 
 
-def tensor_plans(named: Mapping[str, Source], dtype: DType | None) -> list[TensorPlan]:
-    """The tensors of the output, floating-point parameters as `dtype`."""
+def tensor_plans(
+    named: Mapping[str, Source], dtype: DType | None, witnesses: Witnesses = MappingProxyType({})
+) -> list[TensorPlan]:
+    """The tensors of the output, floating-point parameters as `dtype`. Those that are cast get their witness, if that
+    is of this dtype and they are nothing but what it is the copy of."""
     tensors = []
     for name, source in named.items():
         is_parameter = source.role != "buffer"
         castable = is_parameter and not source.keeps_dtype and source.recipe.dtype.kind in ("float", "float8")
+        written = dtype if castable and dtype is not None else source.recipe.dtype
+        masters, copy = witnesses.get(source.name, (None, None))
+        is_witnessed = copy is not None and masters is source.recipe and copy.dtype is written is not masters.dtype
         tensors.append(
             TensorPlan(
                 name=name,
-                dtype=dtype if castable and dtype is not None else source.recipe.dtype,
+                dtype=written,
                 shape=source.shape,
                 recipe=source.recipe,
                 is_parameter=is_parameter,
+                witness=copy if is_witnessed else None,
             )
         )
     return tensors

@@ -19,7 +19,7 @@ stand behind the others of a file, wherever there is room.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .layout import FilePlan, in_order, numbered, split
@@ -55,6 +55,8 @@ class Congruent:
     files: tuple[FilePlan, ...]
     shared_bytes: int
     """How many bytes can be shared."""
+    compared_bytes: int
+    """Those of them that are shared with a witness: it and the masters are read to compare the two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,8 @@ def congruent(
     if not shards or not (sharing.insisted or shared_bytes >= LEAST_SHARE * sum(tensor.nbytes for tensor in tensors)):
         return None
     placed = {tensor.name for shard in shards for tensor in shard.tensors}
-    others = [tensor for tensor in tensors if tensor.name not in placed]
+    # Where its blocks cannot be shared, a witness would be read for nothing.
+    others = [replace(tensor, witness=None) for tensor in tensors if tensor.name not in placed]
     left = []
     for tensor in sorted(others, key=lambda tensor: tensor.dtype.file_order):
         shard = next((shard for shard in shards if shard.takes(tensor, max_shard_bytes)), None)
@@ -118,7 +121,12 @@ def congruent(
         for file, shard in zip(names, shards, strict=False)
     ]
     files += [in_order(file, plan.tensors) for file, plan in zip(names[len(shards) :], rest, strict=True)]
-    return Congruent(files=tuple(files), shared_bytes=shared_bytes)
+    compared_bytes = sum(
+        fits[number].shared_bytes
+        for number, tensor in enumerate(tensors)
+        if tensor.name in placed and tensor.witness is not None
+    )
+    return Congruent(files=tuple(files), shared_bytes=shared_bytes, compared_bytes=compared_bytes)
 
 
 def _walked(
@@ -141,10 +149,11 @@ def _walked(
 def fit(tensor: TensorPlan, sharing: Sharing) -> Fit | None:
     """The residue at which most bytes of a tensor can be shared; None if none can."""
     block, itemsize = sharing.block_bytes, tensor.dtype.itemsize
-    if not tensor.is_copy or tensor.nbytes < block:
+    there = tensor.shareable
+    if there is None or tensor.nbytes < block:
         return None
     shared: Counter[int] = Counter()
-    for copy in tensor.recipe.copies():
+    for copy in there.copies():
         first, last = -(-copy.file_start // block), (copy.file_start + copy.nbytes) // block
         residue = (copy.file_start - copy.start * itemsize) % block
         if last > first and residue % itemsize == 0 and copy.file not in sharing.apart:

@@ -36,6 +36,9 @@ class TensorPlan:
     shape: tuple[int, ...]
     recipe: Recipe
     is_parameter: bool
+    witness: Recipe | None = None
+    """One extent of a file that should hold the very bytes that the cast makes: where it does, its blocks can be
+    shared. None if there is none, or nothing is to be shared."""
 
     @property
     def numel(self) -> int:
@@ -50,6 +53,16 @@ class TensorPlan:
     def is_copy(self) -> bool:
         """Whether the output's bytes are input bytes, unchanged."""
         return self.recipe.is_plain and self.dtype is self.recipe.dtype
+
+    @property
+    def shareable(self) -> Recipe | None:
+        """Whose extents in input files may hold the output's bytes; None if nothing's do."""
+        return self.recipe if self.is_copy else self.witness
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of files that are read to make it once, if nothing of them is shared unread."""
+        return self.recipe.input_bytes + (0 if self.witness is None else self.witness.input_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ hold parts of a tensor, each part is compared with its rank's own copy, before a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from .joined import Section
 from .pieces import Recipe, View
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .sources import Source
 
 T = TypeVar("T")
+
+Witnesses: TypeAlias = "Mapping[str, tuple[Recipe, View]]"
+"""By stored name: what the masters are read by, and their copy in the module."""
 
 SAMPLED_TENSORS = 256
 SAMPLED_NUMEL = 512
@@ -74,6 +77,22 @@ def _stacked(catalog: Catalog, stored: Mapping[str, Source]) -> Iterator[tuple[s
         numel = whole.numel // len(copies)
         for expert, copy in enumerate(copies):
             yield f"{name}[{expert}]", Section(whole, expert * numel, numel), copy
+
+
+def witnesses(catalog: Catalog, stored: Mapping[str, Source]) -> Witnesses:
+    """Copies that could stand in a file in place of the rounded masters, because each is whole and one extent.
+
+    Whether they equal the masters is not known: that is for whoever makes use of them to find out, of every element.
+    None of a model that ranks hold in parts, whose copies are in parts as well.
+    """
+    if len(catalog.parts) != 1:
+        return {}
+    found = {}
+    for name, copy in catalog.parts[0].module.items():
+        view, source = View(copy), stored.get(name)
+        if source is not None and source.role == "trainable" and source.shape == copy.shape and view.is_plain:
+            found[name] = (source.recipe, view)
+    return found
 
 
 def replica_comparisons(held_twice: Sequence[Replica]) -> list[Comparison]:

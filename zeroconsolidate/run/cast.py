@@ -74,6 +74,16 @@ def as_dtype(elements: NDArray[np.generic], source: DType, target: DType) -> NDA
     return made
 
 
+def unlike(ours: NDArray[np.generic], theirs: NDArray[np.generic], dtype: DType) -> int | None:
+    """None if the two, of STORAGE[dtype], are the same bits; else how many elements differ, where one NaN is like any
+    other: 0 is possible."""
+    different = raw(ours) != raw(theirs)
+    if not different.any():
+        return None
+    different &= ~(np.isnan(to_single(ours, dtype)) & np.isnan(to_single(theirs, dtype)))
+    return int(np.count_nonzero(different))
+
+
 def raw(elements: NDArray[np.generic]) -> NDArray[np.generic]:
     """The elements' bits, as unsigned integers of their size: the same memory."""
     return elements.view(np.dtype(f"u{elements.itemsize}"))

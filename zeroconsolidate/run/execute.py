@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanBroken, at
 from ..plan.computed import Computed
+from .counts import NOTHING, Counts, Seen
 from .reader import reader
 from .storage import copy_range, extents
 
@@ -49,26 +50,24 @@ def execute(
     *,
     start: int,
     stop: int | None = None,
-    overflows: dict[str, int],
+    counts: Counts,
     reached: Callable[[int], None],
     others: Sequence[Inputs] = (),
 ) -> None:
     """Write bytes `[start, stop)` of one output file, to its end by default; `stop` lies where an element ends.
 
-    `reached(n)` is called again and again: every byte of the file from `start` to n is written. Finite
-    elements that become infinite in a cast are counted in `overflows`, by tensor; whenever `reached` is called the
-    counts are right. With `others`, inputs for a further thread each, pieces of the file are made side by side, and
-    bytes above n may be written, too. Raises DamagedFile if an input ends early, OutputFailed if the output cannot be
-    written.
+    `reached(n)` is called again and again: every byte of the file from `start` to n is written; whenever it is
+    called the counts are right. With `others`, inputs for a further thread each, pieces of the file are made side by
+    side, and bytes above n may be written, too. Raises DamagedFile if an input ends early, OutputFailed if the output
+    cannot be written.
     """
     stop = plan.size_bytes if stop is None else stop
     if start < len(plan.header):
         output.write(plan.header, 0)
         reached(len(plan.header))
 
-    def made(tensor: TensorPlan, upto: int, infinite: int) -> None:
-        if infinite:
-            overflows[tensor.name] = overflows.get(tensor.name, 0) + infinite
+    def made(tensor: TensorPlan, upto: int, seen: Seen) -> None:
+        counts.add(tensor.name, seen)
         reached(upto)
 
     if others:
@@ -77,8 +76,8 @@ def execute(
         makers = [_Maker(own, output) for own in (inputs, *others)]
         with Threads(makers, _Maker.quietly) as threads:
             if threads.are_there:
-                for piece, infinite in threads.in_order(_pieces(plan, start, stop, PIECE_BYTES)):
-                    made(piece.tensor, piece.end_byte, infinite)
+                for piece, seen in threads.in_order(_pieces(plan, start, stop, PIECE_BYTES)):
+                    made(piece.tensor, piece.end_byte, seen)
                 return
     maker = _Maker(inputs, output)
     for piece in _pieces(plan, start, stop, None):
@@ -94,7 +93,7 @@ def extents_of(plan: FilePlan, start: int, stop: int | None = None) -> Iterator[
 
 def _pieces(plan: FilePlan, start: int, stop: int, most_bytes: int | None) -> Iterator[_Piece]:
     """What is to be made of bytes `[start, stop)`, in the order of the file: whole tensors, or pieces of
-    `most_bytes`."""
+    `most_bytes`. What is compared with a witness comes in pieces in any case."""
     for tensor, first_byte in zip(plan.tensors, plan.starts, strict=True):
         # An element that an interruption has cut in two is made again.
         first = max(start - first_byte, 0) // tensor.dtype.itemsize
@@ -102,7 +101,9 @@ def _pieces(plan: FilePlan, start: int, stop: int, most_bytes: int | None) -> It
         if first >= last:
             continue
         cuts = [last]
-        if most_bytes is not None:
+        if tensor.witness is not None:
+            cuts = [*(cut for cut in _even_cuts(tensor, first_byte) if cut < last), last]
+        elif most_bytes is not None:
             wide = max(tensor.dtype.itemsize, tensor.recipe.dtype.itemsize)
             cuts = [*(cut for cut in cuts_of(tensor.recipe, max(most_bytes // wide, 1)) if cut < last), last]
         for cut in cuts:
@@ -123,6 +124,14 @@ def cuts_of(recipe: Recipe, most_numel: int) -> list[int]:
     return cuts
 
 
+def _even_cuts(tensor: TensorPlan, first_byte: int) -> range:
+    """Where the pieces of a tensor end, if its blocks may be shared: at multiples of their size in the file, so that
+    no block of the disk lies in two."""
+    most_numel = max(PIECE_BYTES // tensor.recipe.dtype.itemsize, 1)
+    before = first_byte // tensor.dtype.itemsize
+    return range(most_numel - before % most_numel, tensor.numel, most_numel)
+
+
 class _Maker:
     """Makes one piece after the other, with blocks and a reader that it keeps for the next."""
 
@@ -132,27 +141,27 @@ class _Maker:
         self._reading: tuple[TensorPlan, Any] | None = None
         self._arrays: dict[str, Any] = {}
 
-    def make(self, piece: _Piece, made: Callable[[TensorPlan, int, int], None]) -> None:
-        """`made(tensor, n, infinite)` on the way: the piece is written below byte n of the file, and so many elements
-        more have become infinite."""
+    def make(self, piece: _Piece, made: Callable[[TensorPlan, int, Seen], None]) -> None:
+        """`made(tensor, n, seen)` on the way: the piece is written below byte n of the file, and this was seen in what
+        was written since the last time."""
         with at(piece.tensor.name):
             if piece.tensor.is_copy:
                 self._copy(piece, made)
             else:
                 self._blocks(piece, made)
 
-    def quietly(self, piece: _Piece) -> tuple[_Piece, int]:
-        """The piece, when all of it is made, and how many of its elements have become infinite."""
-        infinite = 0
+    def quietly(self, piece: _Piece) -> tuple[_Piece, Seen]:
+        """The piece, when all of it is made, and what was seen in it."""
+        seen = NOTHING
 
-        def count(_tensor: TensorPlan, _upto: int, more: int) -> None:
-            nonlocal infinite
-            infinite += more
+        def count(_tensor: TensorPlan, _upto: int, more: Seen) -> None:
+            nonlocal seen
+            seen = seen.and_more(more)
 
         self.make(piece, count)
-        return piece, infinite
+        return piece, seen
 
-    def _copy(self, piece: _Piece, made: Callable[[TensorPlan, int, int], None]) -> None:
+    def _copy(self, piece: _Piece, made: Callable[[TensorPlan, int, Seen], None]) -> None:
         """The output's bytes are input bytes: extents go straight to their place."""
         tensor, position = piece.tensor, piece.start
         for copy in tensor.recipe.copies(piece.start, piece.stop):
@@ -168,18 +177,19 @@ class _Maker:
                 self._output,
                 piece.first_byte + copy.start * tensor.dtype.itemsize,
                 block=self._block,
-                reached=lambda upto: made(tensor, upto, 0),
+                reached=lambda upto: made(tensor, upto, NOTHING),
             )
             position += copy.numel
         if position != piece.stop:
             raise PlanBroken("the copies end early", expected=f"{piece.stop} elements", found=position)
 
-    def _blocks(self, piece: _Piece, made: Callable[[TensorPlan, int, int], None]) -> None:
-        """Elements are gathered, cast and written block by block."""
+    def _blocks(self, piece: _Piece, made: Callable[[TensorPlan, int, Seen], None]) -> None:
+        """Elements are gathered, cast and written block by block. Blocks that a witness holds bit for bit are shared
+        with it instead, as many in a row at once as there are."""
         # numpy is imported by those who cast; a plain copy never pays for it.
         import numpy as np
 
-        from .cast import STORAGE, cast
+        from .cast import STORAGE, cast, unlike
 
         tensor = piece.tensor
         recipe = tensor.recipe
@@ -191,17 +201,51 @@ class _Maker:
         block_numel = min(piece.stop - piece.start, elements.block_numel or BLOCK_BYTES // wide)
         source = self._array("source", block_numel if recipe.dtype is not tensor.dtype else 0, STORAGE[recipe.dtype])
         target = self._array("target", block_numel, STORAGE[tensor.dtype])
+        witness = None if tensor.witness is None else reader(tensor.witness, self._inputs)
+        saved = self._array("saved", block_numel if witness is not None else 0, STORAGE[tensor.dtype])
+        equal_from, seen_equal = piece.start, NOTHING
         for begin in range(piece.start, piece.stop, block_numel):
             end = min(begin + block_numel, piece.stop)
             here, there = source[: end - begin], target[: end - begin]
-            infinite = 0
+            seen = NOTHING
             if recipe.dtype is tensor.dtype:
                 elements.fill(begin, end, there)
             else:
                 elements.fill(begin, end, here)
-                infinite = cast(here, recipe.dtype, tensor.dtype, there)
+                seen = Seen(infinite=cast(here, recipe.dtype, tensor.dtype, there))
+            if witness is not None:
+                witness.fill(begin, end, saved[: end - begin])
+                differing = unlike(there, saved[: end - begin], tensor.dtype)
+                if differing is None:
+                    seen_equal = seen_equal.and_more(seen)
+                    continue
+                self._share(piece, equal_from, begin, seen_equal, made)
+                equal_from, seen_equal, seen = end, NOTHING, Seen(seen.infinite, differing)
             self._output.write(there.view(np.uint8).data, piece.first_byte + begin * tensor.dtype.itemsize)
-            made(tensor, piece.first_byte + end * tensor.dtype.itemsize, infinite)
+            made(tensor, piece.first_byte + end * tensor.dtype.itemsize, seen)
+        if witness is not None:
+            self._share(piece, equal_from, piece.stop, seen_equal, made)
+
+    def _share(
+        self, piece: _Piece, start: int, stop: int, seen: Seen, made: Callable[[TensorPlan, int, Seen], None]
+    ) -> None:
+        """Elements `[start, stop)`, which a witness holds as they are to be written: its blocks are shared, and what
+        cannot be is copied from it."""
+        tensor = piece.tensor
+        if tensor.witness is None or start == stop:
+            return
+        for copy in tensor.witness.copies(start, stop):
+            copy_range(
+                self._inputs.files,
+                copy.file,
+                copy.file_start,
+                copy.nbytes,
+                self._output,
+                piece.first_byte + copy.start * tensor.dtype.itemsize,
+                block=self._block,
+                reached=lambda _: None,  # what was seen is of all of them together
+            )
+        made(tensor, piece.first_byte + stop * tensor.dtype.itemsize, seen)
 
     def _array(self, use: str, numel: int, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
         """Memory for that use, the same as the last time if it is large enough."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
     from .storage import Extent
 
 PIECE_BYTES = 4 << 20
-"""The longest request: IN_FLIGHT of them are the window."""
+"""The usual request, the longest is by an eighth longer: IN_FLIGHT of them are the window."""
 WINDOW_BYTES = 128 << 20
 """What one reader has under way or waiting."""
 _BATCH_BYTES = WINDOW_BYTES // 4
 """So much is sorted at a time, to find what lies side by side in one file."""
+_SLACK_BYTES = PIECE_BYTES // 4
+"""An extent that is longer than the rest of the batch by no more is not cut: what was left would be a request, too."""
 _WASTE = 64
 """What lies between two extents is read with them if it is at most this fraction of what is read already."""
 _NEAR_BYTES = 32 << 10
@@ -68,14 +71,13 @@ class RemoteFiles(Readable):
         if stop > size_bytes:
             raise ended_early(file, stop, size_bytes)
         while here < stop:
-            piece = self._piece(file, here)
-            if piece is None:
+            found = self._piece(file, here)
+            if found is None:
                 self._at_once(file, here, buffer[here - start :])
                 return
+            piece, data = found
             upto = min(piece.stop, stop)
-            buffer[here - start : upto - start] = memoryview(piece.data.result())[
-                here - piece.start : upto - piece.start
-            ]
+            buffer[here - start : upto - start] = memoryview(data.result())[here - piece.start : upto - piece.start]
             piece.ahead.taken(piece, upto - here)
             here = upto
 
@@ -110,7 +112,7 @@ class RemoteFiles(Readable):
                     self._ahead.remove(ahead)
             ahead.close()
 
-    def request(self, file: str, start: int, stop: int) -> Future[bytes]:
+    def request(self, file: str, start: int, stop: int) -> Future[bytes | bytearray]:
         """These bytes, when they have come."""
         opened = self._file(file)
         if stop > opened.size_bytes:
@@ -124,7 +126,7 @@ class RemoteFiles(Readable):
             part = data.result()
             buffer[here - start : here - start + len(part)] = part
 
-    def _piece(self, file: str, position: int) -> _Piece | None:
+    def _piece(self, file: str, position: int) -> tuple[_Piece, Future[bytes | bytearray]] | None:
         """What was requested ahead and has this byte."""
         with self._turn:
             ahead = list(self._ahead)
@@ -146,15 +148,15 @@ class RemoteFiles(Readable):
 
 
 class _Piece:
-    """Bytes `[start, stop)` of a file, requested."""
+    """Bytes `[start, stop)` of a file, planned, and requested when there is room."""
 
-    __slots__ = ("ahead", "data", "left_bytes", "start", "stop")
+    __slots__ = ("ahead", "data", "file", "left_bytes", "start", "stop")
 
-    def __init__(self, start: int, stop: int, left_bytes: int, data: Future[bytes], ahead: _Ahead) -> None:
-        self.start, self.stop = start, stop
+    def __init__(self, file: str, start: int, stop: int, left_bytes: int, ahead: _Ahead) -> None:
+        self.file, self.start, self.stop = file, start, stop
         self.left_bytes = left_bytes
         """How much of it the reader has not taken yet."""
-        self.data = data
+        self.data: Future[bytes | bytearray] | None = None
         self.ahead = ahead
 
 
@@ -166,8 +168,11 @@ class _Ahead:
         self._turn = threading.RLock()
         self._pieces: dict[str, list[_Piece]] = {}
         """By file, those that are not taken, by their place in it."""
+        self._waiting: deque[_Piece] = deque()
+        """Those that are not requested, in the reader's order."""
         self._held_bytes = 0
         self._is_over = False
+        self._rest: Extent | None = None
 
     def close(self) -> None:
         """Give up what was not taken."""
@@ -175,20 +180,23 @@ class _Ahead:
             self._is_over = True
             for pieces in self._pieces.values():
                 for piece in pieces:
-                    piece.data.cancel()
+                    if piece.data is not None:
+                        piece.data.cancel()
             self._pieces.clear()
+            self._waiting.clear()
 
-    def find(self, file: str, position: int) -> _Piece | None:
-        """The piece with this byte. A reader that is further than was looked ahead takes the next batches along."""
+    def find(self, file: str, position: int) -> tuple[_Piece, Future[bytes | bytearray]] | None:
+        """The piece with this byte, requested. A reader that is further than was looked ahead takes the next batches
+        along."""
         with self._turn:
             for _ in range(1 + WINDOW_BYTES // _BATCH_BYTES):
                 pieces = self._pieces.get(file, [])
                 index = bisect_right(pieces, position, key=lambda piece: piece.start) - 1
                 if index >= 0 and position < pieces[index].stop:
-                    return pieces[index]
+                    return pieces[index], self._requested(pieces[index])
                 if self._is_over:
                     return None
-                self._next_batch()
+                self._plan_batch()
         return None
 
     def taken(self, piece: _Piece, size_bytes: int) -> None:
@@ -197,21 +205,32 @@ class _Ahead:
             piece.left_bytes -= size_bytes
             if piece.left_bytes > 0:
                 return
-            for pieces in self._pieces.values():
-                if piece in pieces:
-                    pieces.remove(piece)
-                    self._held_bytes -= piece.stop - piece.start
-                    break
+            pieces = self._pieces.get(piece.file, [])
+            if piece in pieces:
+                pieces.remove(piece)
+                self._held_bytes -= piece.stop - piece.start
         self.go_on()
 
     def go_on(self) -> None:
         """Request what has room."""
         with self._turn:
-            while not self._is_over and self._held_bytes + _BATCH_BYTES <= WINDOW_BYTES:
-                self._next_batch()
+            while self._waiting or not self._is_over:
+                if not self._waiting:
+                    self._plan_batch()
+                    continue
+                piece = self._waiting[0]
+                if piece.data is None and self._held_bytes + piece.stop - piece.start > WINDOW_BYTES:
+                    return
+                self._requested(self._waiting.popleft())
 
-    def _next_batch(self) -> None:
-        """Request the next extents, those that lie side by side together, what is needed first before the rest."""
+    def _requested(self, piece: _Piece) -> Future[bytes | bytearray]:
+        if piece.data is None:
+            piece.data = self._files.request(piece.file, piece.start, piece.stop)
+            self._held_bytes += piece.stop - piece.start
+        return piece.data
+
+    def _plan_batch(self) -> None:
+        """Plan the next extents, those that lie side by side together, what is needed first before the rest."""
         batch: dict[str, list[tuple[int, int]]] = {}
         room = _BATCH_BYTES
         while room > 0:
@@ -221,28 +240,23 @@ class _Ahead:
                 self._is_over = True
                 break
             file, start, stop = extent
-            if stop - start > room:
+            if stop - start > room + _SLACK_BYTES:
                 self._rest = (file, start + room, stop)
                 stop = start + room
             room -= stop - start
             if start < stop:
                 batch.setdefault(file, []).append((start, stop))
         for file, extents in batch.items():
-            pieces = self._pieces.setdefault(file, [])
-            for start, stop, needed_bytes in put_together(extents):
-                data = self._files.request(file, start, stop)
-                pieces.append(_Piece(start, stop, needed_bytes, data, self))
-                self._held_bytes += stop - start
-            pieces.sort(key=lambda piece: piece.start)
-
-    _rest: Extent | None = None
+            planned = [_Piece(file, *each, self) for each in put_together(extents)]
+            self._waiting += planned
+            self._pieces[file] = sorted([*self._pieces.get(file, ()), *planned], key=lambda piece: piece.start)
 
 
 def put_together(extents: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
     """Extents of one file -> `(start, stop, needed_bytes)` of the requests that bring them, by their place.
 
-    What lies between two is requested if that is next to nothing beside what is needed. No extent is cut in two unless
-    it is longer than a request; those that overlap are requested once.
+    What lies between two is requested if that is next to nothing beside what is needed. Those that touch each other are
+    cut where it suits the requests; those that overlap are requested once.
 
     >>> put_together([(1000, 2000), (0, 1000)])
     [(0, 2000, 2000)]
@@ -253,7 +267,8 @@ def put_together(extents: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
         if found:
             first, last, before = found[-1]
             is_near = start - last <= (last - first) // _WASTE
-            if start < last or (is_near and stop - first <= PIECE_BYTES):
+            is_next = start == last and before == last - first
+            if start < last or is_next or (is_near and stop - first <= PIECE_BYTES):
                 found[-1] = (first, max(last, stop), before + needed_bytes)
                 continue
         found.append((start, stop, needed_bytes))
@@ -261,10 +276,13 @@ def put_together(extents: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
 
 
 def _cut(start: int, stop: int, needed_bytes: int) -> Iterator[tuple[int, int, int]]:
-    """A request in parts of PIECE_BYTES. Only extents that touch each other are longer: all of it is needed."""
-    if stop - start <= PIECE_BYTES:
+    """A request in parts of about PIECE_BYTES, all alike: a small rest would take as long as a large one. Only extents
+    that touch each other are longer: all of it is needed."""
+    count = -(-(stop - start) * 8 // (PIECE_BYTES * 9))
+    if count <= 1:
         yield start, stop, needed_bytes
         return
-    for here in range(start, stop, PIECE_BYTES):
-        upto = min(here + PIECE_BYTES, stop)
+    part_bytes = -(-(stop - start) // count)
+    for here in range(start, stop, part_bytes):
+        upto = min(here + part_bytes, stop)
         yield here, upto, upto - here

@@ -103,7 +103,7 @@ class RemotePortion:
         facts: dict[str, Any] = progress.facts[name] if start > stretch.start else {}
         url, upload = f"{self.output}/{name}", self._ids[name]
 
-        def send(number: int, data: bytes) -> str:
+        def send(number: int, data: bytearray) -> str:
             return self._uploads.part(url, upload, number, data)
 
         output = Sent(

@@ -165,7 +165,7 @@ class RemoteStage:
                     upload = self._uploads.begin(target, part_bytes)
                     self._journal.append({"upload": upload, "file": name})
 
-        def send(number: int, data: bytes) -> str:
+        def send(number: int, data: bytearray) -> str:
             if is_small:
                 self._uploads.put(staged(self.output, name), data)
                 return ""

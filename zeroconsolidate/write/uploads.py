@@ -71,7 +71,7 @@ class Sent(Writable):
 
     def __init__(
         self,
-        send: Callable[[int, bytes], str],
+        send: Callable[[int, bytearray], str],
         pool: ThreadPoolExecutor,
         *,
         size_bytes: int,
@@ -91,7 +91,7 @@ class Sent(Writable):
         self._filling: dict[int, tuple[bytearray, int]] = {}
         self._under_way: list[Future[None]] = []
         self._kept = kept
-        self._held: dict[int, bytes] = {}
+        self._held: dict[int, bytearray] = {}
         """What was sent and has not been read back."""
         self._read_upto = start
         self._error: BaseException | None = None
@@ -113,11 +113,11 @@ class Sent(Writable):
                 if full:
                     del self._filling[number]
                     if self._kept:
-                        self._held[number] = bytes(part)
+                        self._held[number] = part
                 elif filled + len(piece) > length:
                     raise PlanBroken("a part of an upload is written twice", found=f"byte {start}")
             if full:
-                self._go(number, bytes(part))
+                self._go(number, part)
             view, start = view[len(piece) :], start + len(piece)
 
     def read_into(self, start: int, buffer: memoryview) -> None:
@@ -126,7 +126,7 @@ class Sent(Writable):
         while here < stop:
             number, offset = divmod(here, self.part_bytes)
             with self._turn:
-                held = self._held.get(number) or self._filling.get(number, (b"", 0))[0]
+                held = self._held.get(number) or self._filling.get(number, (bytearray(), 0))[0]
                 piece = memoryview(held)[offset : offset + stop - here]
                 if not piece:
                     raise PlanBroken("what was uploaded is read back out of order", found=f"byte {here}")
@@ -161,7 +161,7 @@ class Sent(Writable):
                 first = min([*lacking, *(number + 1 for number in self._filling)])
                 raise PlanBroken("a part of an upload is not written", found=f"part {first}")
 
-    def _go(self, number: int, data: bytes) -> None:
+    def _go(self, number: int, data: bytearray) -> None:
         if self._kept:
             with self._turn:
                 # A reader that is behind holds back who writes.
@@ -179,7 +179,7 @@ class Sent(Writable):
             self._free.release()
             raise
 
-    def _sent(self, number: int, data: bytes) -> None:
+    def _sent(self, number: int, data: bytearray) -> None:
         try:
             with self._turn:
                 self._raise()
