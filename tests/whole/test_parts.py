@@ -129,6 +129,13 @@ def test_a_part_that_is_written_again_does_nothing(checkpoint: Path, tmp_path: P
     assert before.resumed_bytes == 0
 
 
+def test_given_up(checkpoint: Path, tmp_path: Path) -> None:
+    consolidate_part(checkpoint, tmp_path / "out", "1/2", **OPTIONS)
+    process = zeroconsolidate("convert", checkpoint, tmp_path / "out", "--abort")
+    assert process.returncode == 0, process.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_parts_at_the_same_time_one_of_them_killed(
     checkpoint: Path, tmp_path: Path, straight: dict[str, bytes]
 ) -> None:
