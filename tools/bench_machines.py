@@ -54,7 +54,7 @@ WORKERS = 2
 LOCAL = "one process, 2 threads"
 WARM = "import time, zeroconsolidate.outputs.tasks; time.sleep(1)"
 """What each worker does before the clock: it sleeps, so that nobody does two."""
-SECONDS = 60
+SECONDS = 120
 """After so long a cluster that has not started, or a process that has not ended, is given up."""
 
 

@@ -1,4 +1,4 @@
-"""Ways of reading a checkpoint and of copying it, each beside what the package does: the table in docs/scale.md.
+"""Ways of reading a checkpoint and of copying it, each beside another: figures in docs/measured.md.
 
     python tools/bench_reads.py make --dir DIR                  a checkpoint of 64 ranks at stage 3, 1 GB
     python tools/bench_reads.py run CHECKPOINT … --dir DIR      ways of reading, on a page cache that is emptied (root)

@@ -132,7 +132,7 @@ def convert_zero_checkpoint_to_fp32_state_dict(
         _log.warning("left out, because they are of classes: %s", ", ".join(kept.left_out))
     path = os.fspath(output_file)
     plan = torch_file(os.path.basename(path), {**content, "state_dict": weights}, tensors)
-    with Inputs() as inputs:
+    with Inputs(known=catalog.looks) as inputs:
         write_file(path, plan, inputs)
     loaded: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     return loaded

@@ -49,15 +49,16 @@ from .api.deepspeed_helpers import (
     zero_model_state,
 )
 from .api.loading import load_into
+from .archive.phrases import listed
 from .errors import BadOption, WrongNames, ZeroConsolidateError
 from .opening.open import open_catalog
 from .options import element_type, in_python, parse_size
-from .outputs.state_dict_files import in_deepspeeds_order, plan_files, write_files
+from .outputs.state_dict_files import in_deepspeeds_order, older_weights, plan_files, write_files
 from .plan.sources import sources
 from .run.files import Files
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from .plan.sources import Source
@@ -126,7 +127,7 @@ def get_fp32_state_dict_from_zero_checkpoint(
     >>> weights["embed.weight"].shape, weights["head.weight"] is weights["embed.weight"]
     (torch.Size([13, 7]), True)
     """
-    lazy = _lazy(_named(checkpoint_dir, tag, exclude_frozen_parameters))
+    lazy = _lazy(*_named(checkpoint_dir, tag, exclude_frozen_parameters))
     return lazy if lazy_mode else to_torch_tensor(lazy, dtype=torch.float32)
 
 
@@ -135,7 +136,7 @@ def _get_fp32_state_dict_from_zero_checkpoint(
 ) -> dict[str, Any]:
     """The weights in the tag's own folder, each in the dtype it is stored in. It is private in DeepSpeed, but people
     call it, and give what it returns to `load_state_dict`."""
-    return to_torch_tensor(_lazy(_named(ds_checkpoint_dir, None, exclude_frozen_parameters)))
+    return to_torch_tensor(_lazy(*_named(ds_checkpoint_dir, None, exclude_frozen_parameters)))
 
 
 def convert_zero_checkpoint_to_state_dict(
@@ -193,14 +194,18 @@ def convert_zero_checkpoint_to_state_dict(
     if output is None:
         raise BadOption("there is no output to write to", expected="output_dir")
     directory, name = _split(os.fspath(output))
+    named, known = _named(checkpoint_dir, tag, exclude_frozen_parameters)
     planned = plan_files(
-        _named(checkpoint_dir, tag, exclude_frozen_parameters),
+        named,
         element_type(resolve_output_dtype(dtype)),
         max_shard_bytes=None if max_shard_size is None or name is not None else parse_size(max_shard_size),
         safe=safe_serialization if name is None else name.endswith(".safetensors"),
         name=name,
     )
-    write_files(directory, planned)
+    write_files(directory, planned, known=known)
+    older = older_weights(directory, planned)
+    if older:
+        _log.warning("%s was there before: remove it, or a loader may take it for the model", listed(older, 3))
     for alias, owner in planned.left_out.items():
         _log.info("%s is written once, as %s: a safetensors file has no tied weights", alias, owner)
 
@@ -289,15 +294,18 @@ def load_state_dict_from_zero_checkpoint(
     return model
 
 
-def _named(checkpoint_dir: str | PathLike[str], tag: str | None, exclude_frozen: bool) -> dict[str, Source]:
+def _named(
+    checkpoint_dir: str | PathLike[str], tag: str | None, exclude_frozen: bool
+) -> tuple[dict[str, Source], Mapping[str, Mapping[str, int | str]]]:
+    """The tensors, and what their files looked like before they were read."""
     with in_python():
         catalog = open_catalog(checkpoint_dir, tag)
-    return in_deepspeeds_order(catalog, sources(catalog), frozen=not exclude_frozen)
+    return in_deepspeeds_order(catalog, sources(catalog), frozen=not exclude_frozen), catalog.looks
 
 
-def _lazy(named: dict[str, Source]) -> OrderedDict[str, LazyTensor]:
+def _lazy(named: dict[str, Source], known: Mapping[str, Mapping[str, int | str]]) -> OrderedDict[str, LazyTensor]:
     """A tied weight is one object."""
-    files, made = Files(), dict[int, LazyTensor]()
+    files, made = Files(known=known), dict[int, LazyTensor]()
     return OrderedDict(
         (name, made.setdefault(id(source.recipe), LazyTensor(name, source, files))) for name, source in named.items()
     )

@@ -111,6 +111,10 @@ class TestOthers:
         assert 0 < found.bytes_read < whole.bytes_read / 2
         assert any(note.startswith("CRC-32 not checked, with --subset") for note in found.notes)
         assert len(found.unread) < found.tensors
+        # Nothing is said to be checked that was not read.
+        assert "every value for NaN and infinity" in whole.checks
+        read = found.tensors - len(found.unread)
+        assert f"every value of {read} of {found.tensors} tensors for NaN and infinity" in found.checks
 
     def test_a_universal_checkpoint(self, tmp_path: Path) -> None:
         zeroconsolidate.universal(CHECKPOINT, tmp_path / "out")

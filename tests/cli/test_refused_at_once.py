@@ -92,6 +92,16 @@ class TestAtOnce:
 
     @pytest.mark.usefixtures("patient")
     @pytest.mark.parametrize("verb", [consolidate, dry_run])
+    @pytest.mark.parametrize("option", ["base", "fill"])
+    def test_an_output_that_is_read(self, tmp_path: Path, verb: Callable[..., Any], option: str) -> None:
+        """It would be replaced by what is made of it, and nothing could be compared with it or continued."""
+        model = taken(tmp_path)
+        options = {"base": {"base": model}, "fill": {"fill": model, "rescue": True}}[option]
+        with pytest.raises(BadOption, match="which is read to make it; name another directory"):
+            verb(TRAINER, f"{model}/../{model.name}", overwrite=True, **options)
+
+    @pytest.mark.usefixtures("patient")
+    @pytest.mark.parametrize("verb", [consolidate, dry_run])
     def test_an_output_that_is_a_file(self, tmp_path: Path, verb: Callable[..., Any]) -> None:
         (tmp_path / "out").touch()
         with pytest.raises(OutputExists, match="the output is a file; expected a directory or nothing"):

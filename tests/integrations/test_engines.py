@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from importlib.util import find_spec
@@ -37,7 +38,7 @@ def needs(package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed: tools/test_clusters.sh")
 
 
-SECONDS = 90
+SECONDS = 150
 """A test that takes longer has failed."""
 
 
@@ -303,6 +304,132 @@ class TestRay:
 
         with pytest.raises(DamagedFile, match="the file ends too early"):
             consolidate(tmp_path / "checkpoint", tmp_path / "out", executor="ray", status=cut)
+
+
+class RayHead:
+    """A cluster of one node in processes of its own, which asks for a token, and listens for clients."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port, self.client_port = folder, free_port(), free_port()
+        self.start()
+
+    @property
+    def name(self) -> str:
+        return f"ray://127.0.0.1:{self.client_port}"
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--port", str(self.port),
+             "--ray-client-server-port", str(self.client_port), "--num-cpus", "2", "--include-dashboard", "false",
+             "--disable-usage-stats", "--node-ip-address", "127.0.0.1", "--object-store-memory", str(80 << 20),
+             "--temp-dir", self.folder],
+            env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + 60
+        while True:
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.client_port), timeout=1).close()
+                return
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def end(self) -> None:
+        for pid in [self.process.pid, *descendants(self.process.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+RAY_CLIENT = """
+import sys
+from zeroconsolidate.cli import main
+from zeroconsolidate.outputs import spread
+from zeroconsolidate.write.stage import Stage
+spread.LEAST_BYTES = 2 << 20
+note = Stage.note
+def noted(*arguments):
+    note(*arguments)
+    print("noted", flush=True)
+Stage.note = noted
+sys.exit(main(["convert", "-q", *sys.argv[1:], "--max-shard-size", "20MB"]))
+"""
+
+
+@needs("ray")
+class TestRayFromElsewhere:
+    @pytest.mark.parametrize(("theirs", "here"), [("2.1.0", "3.9.1"), ("2.1.0", None)])
+    def test_another_version(self, theirs: str, here: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Ray's own words, in a sentence of ours."""
+        import platform
+
+        import ray
+        from ray._private.utils import check_version_info
+
+        python = here or platform.python_version()
+
+        def init(**_: object) -> None:
+            check_version_info({"ray_version": theirs, "python_version": python}, "Ray Client")
+
+        monkeypatch.setattr(ray, "init", init)
+        expected = rf"expected Ray {theirs} with Python {python}, got Ray {ray.__version__} with Python \S+; use the"
+        with (
+            pytest.raises(BadOption, match=rf"another version of Ray or of Python than this machine; {expected}"),
+            engine("ray://head:10001"),
+        ):
+            pass
+
+    def test_nobody_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import ray
+
+        def init(**_: object) -> None:
+            raise ConnectionError("ray client connection timeout")
+
+        monkeypatch.setattr(ray, "init", init)
+        with (
+            pytest.raises(
+                BadOption, match=r"cannot be reached.*check host and port.*token needs its RAY_AUTH_MODE=token"
+            ),
+            engine("ray://head:10001"),
+        ):
+            pass
+
+    def start(self, checkpoint: Path, out: Path, name: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", RAY_CLIENT, checkpoint, out, "--executor", name],
+            env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def test_the_head_is_restarted(
+        self, checkpoint: Path, tmp_path: Path, straight: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Either the run gets over it, or it says that the same command goes on, and that does."""
+        for key, value in {
+            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "2",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(key, value)
+        out = tmp_path / "out"
+        with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # sockets have short names
+            head = RayHead(Path(folder))
+            try:
+                head.wait()
+                first = self.start(checkpoint, out, head.name)
+                assert first.stdout is not None
+                assert first.stdout.readline() == "noted\n"
+                head.end()
+                head.start()
+                _, said = first.communicate()
+                if first.returncode:
+                    assert (first.returncode, "Traceback" in said) == (2, False), said
+                    assert [path.name for path in out.iterdir()] == [".zeroconsolidate"]
+                    head.wait()
+                    second = self.start(checkpoint, out, head.name)
+                    _, said = second.communicate()
+                    assert second.returncode == 0, said
+                assert contents(out) == straight
+            finally:
+                head.end()
 
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from containers import saved
 
+from zeroconsolidate.archive.places import look_of
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import DamagedFile, OutputFailed, PlanBroken
 from zeroconsolidate.plan.layout import TensorPlan, lay_out
@@ -202,3 +203,18 @@ def test_overflows_are_counted_by_tensor(tmp_path: Path, output: LocalOutput):
         execute(plan, inputs, output, start=0, counts=Counts(overflows), reached=lambda _: None)
     assert overflows == {"w": 2}
     assert np.isinf(np.frombuffer((tmp_path / "out").read_bytes()[-10:], np.float16)).sum() == 3
+
+
+def test_a_changed_file_is_not_copied(tmp_path: Path) -> None:
+    """Neither by the kernel nor through a block: what lies there now may be of another save."""
+    path, target = tmp_path / "source", tmp_path / "target"
+    path.write_bytes(bytes(8192))
+    known = {str(path): look_of(path.stat())}
+    with open(target, "w+b", buffering=0) as file, LocalFiles(known=known) as files:
+        output = LocalOutput(str(target), file.fileno(), start=0)
+        assert output.copy_from(files, str(path), 4096, 4096, 4096) == 4096
+        os.utime(path)
+        with pytest.raises(DamagedFile, match="changed while"):
+            output.copy_from(files, str(path), 0, 4096, 0)
+        with pytest.raises(DamagedFile, match="changed while"):
+            files.read_into(str(path), 0, memoryview(bytearray(1)))

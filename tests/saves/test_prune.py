@@ -121,6 +121,25 @@ def test_a_model_in_16_bits_is_said_to_be_one(run: Path) -> None:
     assert prune(run).saves[0].reason.endswith("it is in bf16, so the fp32 master weights are lost")
 
 
+@pytest.mark.parametrize("remove", ["optimizer", "checkpoint"])
+def test_a_quantized_model_keeps_its_save(remove: str, tmp_path: Path) -> None:
+    """It is what its save says, byte for byte, and yet the weights cannot be had again from it."""
+    pytest.importorskip("transformers", minversion="5")
+    run, models = tmp_path / "run", tmp_path / "run-models"
+    for step in (1, 2):
+        shutil.copytree(FIXTURES / "models/llm_untied_z3/checkpoint", run / f"checkpoint-{step}")
+        age(run / f"checkpoint-{step}", 100 * step)
+    consolidate(run / "checkpoint-1", models / "quantized", quantize="fp8")
+    before = contents(run)
+    pruning = prune(run, keep=1, remove=remove, yes=True)
+    assert fates(pruning) == {"checkpoint-1": "nothing", "checkpoint-2": "nothing"}
+    assert pruning.saves[0].reason.endswith("quantized was written with --quantize, which does not keep its weights")
+    assert contents(run) == before
+    # Beside a model that has the weights it does not matter.
+    consolidate(run / "checkpoint-1", models / "weights")
+    assert fates(prune(run, keep=1, remove=remove))["checkpoint-1"] == remove
+
+
 def test_models_elsewhere(run: Path, tmp_path: Path) -> None:
     (tmp_path / "run-models").rename(tmp_path / "others")
     assert set(fates(prune(run)).values()) == {"nothing"}

@@ -10,6 +10,8 @@ from run_directories import is_model_of, save
 
 from zeroconsolidate import ConsolidateCallback
 from zeroconsolidate.errors import BadOption
+from zeroconsolidate.options.follow import BackgroundOptions
+from zeroconsolidate.training.following import Following
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +44,15 @@ def test_when(tmp_path: Path, when: Any, expected: list[int]) -> None:
     assert all(is_model_of(tmp_path / "run-models" / f"checkpoint-{step}", step) for step in expected)
     assert last.log_history[-1]["consolidated"] == str(tmp_path / "run-models" / models[-1])
     assert last.log_history[-1]["consolidated_step"] == expected[-1]
+
+
+def test_two_saves_of_one_step_do_not_share_a_directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    following = Following(str(tmp_path / "{step}"), "save", BackgroundOptions())
+    following.saved(str(save(tmp_path / "one", 4)), 4, is_best=False)
+    other = save(tmp_path / "two", 4).rename(tmp_path / "two" / "step_4")
+    following.saved(str(other), 4, is_best=False)
+    assert [ended.error for ended in following.end(wait=True)] == [""]
+    assert f"{other} was not converted: the model of step_4 would replace that of checkpoint-4" in caplog.text
 
 
 def test_only_the_main_process_does_something(tmp_path: Path) -> None:

@@ -206,6 +206,28 @@ def test_two_at_once(run: Path) -> None:
     assert is_model_of(models(run) / "checkpoint-1", 1)
 
 
+def test_two_saves_of_one_step_do_not_share_a_directory(run: Path) -> None:
+    """Lightning adds `-v1` to the name of a second save of a step, and accelerate counts epochs as well. Neither model
+    replaces the other, also when the watcher is started again."""
+    for name, step in (("epoch=0-step=4.ckpt", 1), ("epoch=0-step=4-v1.ckpt", 2)):
+        (save(run, step)).rename(run / name)
+    pattern, chosen = "{run}-models/{step}", WatchOptions(idle=5, interval=1)
+    for again in (False, True):
+        clock = Clock()
+        events = list(Watch([str(run)], pattern, chosen, now=clock.now, pause=clock.pause).events())
+        assert [event.made for event in events] == [*([] if again else [True]), False]
+        assert "would replace that of" in events[-1].message
+        assert "{name} in place of {step}" in events[-1].message
+        first = events[-1].message.split("that of ")[1].split(",")[0]
+        assert is_model_of(models(run) / "4", 2 if "-v1" in first else 1)
+
+
+def test_a_run_whose_path_has_a_placeholder_in_it(tmp_path: Path) -> None:
+    save(tmp_path / "my{step}", 7)
+    made = watched(tmp_path / "my{step}")
+    assert [event.output for event in made] == [str(tmp_path / "my{step}-models/checkpoint-7")]
+
+
 def test_somebody_elses_directory_is_left_alone(run: Path) -> None:
     save(run, 1)
     notes = models(run) / "checkpoint-1" / "notes.txt"

@@ -21,8 +21,8 @@ from fixtures import FIXTURES
 from folders import contents
 from safetensors.torch import load_file
 
-from zeroconsolidate import consolidate, estimate, inspect, verify
-from zeroconsolidate.errors import BadOption, Disagreement, WitnessMismatch
+from zeroconsolidate import consolidate, estimate, inspect, inspect_run, verify
+from zeroconsolidate.errors import BadOption, Disagreement, NotACheckpoint, WitnessMismatch
 from zeroconsolidate.options.averages import weights_of
 from zeroconsolidate.run import execute as executor
 from zeroconsolidate.transforms import averaged as planned
@@ -519,3 +519,67 @@ def test_each_is_held_against_its_own_copies(run: Path, tmp_path: Path):
     with pytest.raises(WitnessMismatch):
         consolidate(sources, tmp_path / "out", average="uniform", names="stored")
     assert not (tmp_path / "out").exists()
+
+
+# --- which saves of a run
+
+
+def test_saves_that_are_called_best_and_last_are_themselves(tmp_path: Path):
+    """`--checkpoint best` is the one that the trainer took for the best, which is another here."""
+    for step in (4, 7, 9):
+        run_directories.save(tmp_path / "run", step)
+    (tmp_path / "run/checkpoint-7").rename(tmp_path / "run/best")
+    (tmp_path / "run/checkpoint-9").rename(tmp_path / "run/last")
+    for name in ("checkpoint-4", "best", "last"):
+        state = {"best_model_checkpoint": "run/checkpoint-4"}
+        (tmp_path / "run" / name / "trainer_state.json").write_text(json.dumps(state))
+    consolidate(tmp_path / "run", tmp_path / "out", average="uniform", last=2, names="stored")
+    assert_same(written(tmp_path / "out"), mean_of_steps([7, 9]))
+    assert verify(tmp_path / "out", against=tmp_path / "run").ok
+
+
+def mean_of_steps(steps: Sequence[int]) -> dict[str, torch.Tensor]:
+    runs = [run_directories.trained(step) for step in steps]
+    return mean([each.truth for each in runs], [1] * len(runs), set(runs[-1].buffers))
+
+
+def test_a_mean_of_saves_with_one_tag_is_verified_against_the_run(tmp_path: Path):
+    """accelerate calls the tag of each `pytorch_model`, and Lightning `checkpoint`."""
+    for number, step in enumerate((4, 7, 9)):
+        zero_model.save(run_directories.trained(step), tmp_path / "run" / f"checkpoint_{number}", "pytorch_model")
+    consolidate(tmp_path / "run", tmp_path / "out", average="uniform", last=2, names="stored")
+    assert_same(written(tmp_path / "out"), mean_of_steps([7, 9]))
+    found = verify(tmp_path / "out", against=tmp_path / "run")
+    assert found.ok, found.problems
+    shutil.rmtree(tmp_path / "run/checkpoint_1")
+    with pytest.raises(
+        NotACheckpoint, match="no save with the tag 'pytorch_model' of step 7, which the mean was taken of"
+    ):
+        verify(tmp_path / "out", against=tmp_path / "run")
+
+
+def test_a_mean_of_the_last_is_verified_against_their_paths(run: Path, tmp_path: Path):
+    consolidate(run, tmp_path / "out", average="uniform", last=3, names="stored")
+    assert verify(tmp_path / "out", against=[run / f"checkpoint-{n}" for n in (9, 10, 11)]).ok
+    assert not verify(tmp_path / "out", against=[run / f"checkpoint-{n}" for n in (2, 10, 11)]).ok
+
+
+def test_a_mean_is_the_model_of_none_of_its_saves(run: Path, tmp_path: Path):
+    """Whoever looks for the model of a save must not find it: it would be taken for converted."""
+    consolidate(run, tmp_path / "run-models/checkpoint-11", average="uniform", last=3, names="stored")
+    assert all(save.converted == () for save in inspect_run(run).saves)
+
+
+@pytest.mark.parametrize("weights", ["1e308,1e308", "1e-320,1e-320", "1e101,1", "1,1e-101"])
+def test_weights_beyond_what_sums_hold_are_refused(weights: str, run: Path, tmp_path: Path):
+    """Their sum would be infinite, or their products lose digits: a mean of zeros, or of NaN."""
+    with pytest.raises(BadOption, match="from 1e-100 to"):
+        consolidate(
+            [run / "checkpoint-2", run / "checkpoint-9"], tmp_path / "out", average=f"weights:{weights}", names="stored"
+        )
+    consolidate(
+        [run / "checkpoint-2", run / "checkpoint-9"], tmp_path / "out", average="weights:1e100,1e100", names="stored"
+    )
+    truth = trained_mean([2, 9], [1, 1])
+    for name, tensor in written(tmp_path / "out").items():
+        torch.testing.assert_close(tensor.double(), truth[name].double(), rtol=2**-23, atol=0)

@@ -195,3 +195,32 @@ def test_deepspeed_is_not_imported(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_an_index_never_names_files_of_two_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Written into a directory that has the shards of an earlier save, and cut off between two of them."""
+    from zeroconsolidate.outputs import state_dict_files
+
+    source, out = FIXTURES / "z3_bf16/checkpoint", tmp_path / "out"
+    for safe in (True, False):
+        ours.convert_zero_checkpoint_to_state_dict(source, out, max_shard_size="0.4KB", safe_serialization=safe)
+    before = sorted(path.name for path in out.iterdir())
+    assert sum(name.endswith(".index.json") for name in before) == 2
+    assert "model-00001-of-" in caplog.text  # of the first, beside the second
+    true, written = state_dict_files.write_file, list[str]()
+
+    def once(path: str, *arguments: object) -> None:
+        if written:
+            raise KeyboardInterrupt
+        true(path, *arguments)
+        written.append(path)
+
+    monkeypatch.setattr(state_dict_files, "write_file", once)
+    with pytest.raises(KeyboardInterrupt):
+        ours.convert_zero_checkpoint_to_state_dict(source, out, max_shard_size="0.4KB", safe_serialization=True)
+    assert sorted(path.name for path in out.iterdir()) == [n for n in before if n != "model.safetensors.index.json"]
+    monkeypatch.undo()
+    ours.convert_zero_checkpoint_to_state_dict(source, out, max_shard_size="0.4KB", safe_serialization=True)
+    assert sorted(path.name for path in out.iterdir()) == before

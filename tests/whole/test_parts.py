@@ -129,6 +129,13 @@ def test_a_part_that_is_written_again_does_nothing(checkpoint: Path, tmp_path: P
     assert before.resumed_bytes == 0
 
 
+def test_given_up(checkpoint: Path, tmp_path: Path) -> None:
+    consolidate_part(checkpoint, tmp_path / "out", "1/2", **OPTIONS)
+    process = zeroconsolidate("convert", checkpoint, tmp_path / "out", "--abort")
+    assert process.returncode == 0, process.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_parts_at_the_same_time_one_of_them_killed(
     checkpoint: Path, tmp_path: Path, straight: dict[str, bytes]
 ) -> None:
@@ -255,7 +262,8 @@ class TestRefused:
         folder = synthetic.write(tmp_path / "checkpoint", values, stage=3, ranks=2)
 
         def touch(done: int, total: int) -> None:
-            os.utime(folder / "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt")
+            if done == total:  # nothing is read any more, which would tell
+                os.utime(folder / "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt")
 
         with pytest.raises(DamagedFile, match="the file was changed while it was being converted"):
             consolidate_part(tmp_path / "checkpoint", tmp_path / "out", "1/1", progress=touch)

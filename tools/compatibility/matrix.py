@@ -124,13 +124,12 @@ def rows() -> list[Row]:
         ),
         *(
             Row("FlagEmbedding", version, with_torch=True,
-                needs=(*PLAIN, "datasets", "sentencepiece", "protobuf", "psutil", "pyyaml", "ir-datasets",
+                needs=(*PLAIN, "datasets", "sentencepiece", "protobuf", "psutil", "pyyaml", "ir-datasets", "pillow",
                        "scikit-learn", "scipy", transformers),
                 alone=(f"FlagEmbedding=={version}", *others))
             for version, transformers, others in (
-                ("1.2.11", "transformers==4.46.3", _BESIDE_4), ("1.3.3", "transformers==4.46.3", _BESIDE_4),
-                ("1.3.5", "transformers==4.46.3", _BESIDE_4), ("1.4.0", "transformers==4.46.3", _BESIDE_4),
-                ("1.4.2", "transformers==5.24.0", _BESIDE_5),
+                ("1.2.11", "transformers==4.46.3", _BESIDE_4), ("1.3.5", "transformers==4.46.3", _BESIDE_4),
+                ("1.4.2", "transformers==5.23.0", _BESIDE_5),
             )
         ),
         Row("Python for Arm", arm.PYTHON, needs=(*PLAIN, "numpy", "safetensors"), on_arm=True),

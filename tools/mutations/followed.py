@@ -11,6 +11,16 @@ BACKGROUND = "training/test_background.py"
 
 MUTATIONS = (
     Mutation(
+        "the model of one save does not replace that of another",
+        f"{WATCH}::test_two_saves_of_one_step_do_not_share_a_directory",
+        ("training/places.py", "    if first != name:\n", "    if False:\n"),
+    ),
+    Mutation(
+        "a save whose only model is quantized keeps its weights",
+        f"{PRUNE}::test_a_quantized_model_keeps_its_save",
+        ("api/pruning.py", "    if planned.model is not None and _is_quantized(planned.model):\n", "    if False:\n"),
+    ),
+    Mutation(
         "what a Trainer needs beside DeepSpeed's files is asked for",
         f"{SAVES}::TestTrainer::test_what_lies_beside_deepspeeds_files",
         ("saves/judge.py", "needed += [name for name in (_TRAINER_STATE,) if name not in there]", "pass"),

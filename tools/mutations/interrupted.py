@@ -221,6 +221,38 @@ MUTATIONS = (
         ("outputs/make.py", "                refuse_changed(traits, start_over=again, places=places)\n", ""),
     ),
     Mutation(
+        "a source that changes between its metadata and the plan is noticed",
+        "whole/test_changes_meanwhile.py::test_a_conversion_by_workers_notices",
+        ("write/fingerprint.py", "        if path in known and _looks(path) != known[path]:\n", "        if False:\n"),
+    ),
+    Mutation(
+        "values are read only of files that are as they were when their metadata were read",
+        "whole/test_changes_meanwhile.py::test_an_open_checkpoint_notices",
+        (
+            "run/local.py",
+            "        if known is not None and look_of(os.fstat(opened.fd)) != known:\n",
+            "        if False:\n",
+        ),
+    ),
+    Mutation(
+        "what the kernel copies is of such a file, too",
+        "run/test_io.py::test_a_changed_file_is_not_copied",
+        (
+            "run/local.py",
+            "        source.refuse_changed(file, opened)\n        # Either",
+            "        # Either",
+        ),
+    ),
+    Mutation(
+        "an index goes before the shards that it names are replaced",
+        "whole/test_drop_in.py::test_an_index_never_names_files_of_two_saves",
+        (
+            "outputs/state_dict_files.py",
+            "        if planned.old_index is not None:\n            #",
+            "        if False:\n            #",
+        ),
+    ),
+    Mutation(
         "one conversion at a time into one output",
         "whole/test_resume.py::test_two_at_once_are_refused whole/test_resume.py::test_two_at_once_in_one_process_are_refused",
         (

@@ -10,6 +10,15 @@ ONE_PLACE = "options/test_declarations.py::TestOnePlace"
 
 MUTATIONS = (
     Mutation(
+        "a model that is read is not replaced",
+        "cli/test_refused_at_once.py::TestAtOnce::test_an_output_that_is_read",
+        (
+            "write/refusals.py",
+            '    if same is not None:\n        raise BadOption(\n            f"the output',
+            '    if False:\n        raise BadOption(\n            f"the output',
+        ),
+    ),
+    Mutation(
         "an unknown keyword is a BadOption",
         "options/test_declarations.py::TestWhatIsThere::test_an_unknown_keyword_names_the_nearest",
         ("options/keywords.py", "            if name not in declared:\n", "            if False:\n"),

@@ -66,9 +66,28 @@ MUTATIONS = (
         ("saves/several.py", "for save in run.saves if save.complete]", "for save in run.saves]"),
     ),
     Mutation(
+        "a save that is called best or last is averaged itself",
+        f"{AVERAGE}::test_saves_that_are_called_best_and_last_are_themselves",
+        (
+            "saves/several.py",
+            "[settled_on(save, found, src, alone) for save in chosen]",
+            "[settled(src, replace(alone, checkpoint=save.name)) for save in chosen]",
+        ),
+    ),
+    Mutation(
+        "of several saves with one tag, verify averages those that were averaged",
+        f"{AVERAGE}::test_a_mean_of_saves_with_one_tag_is_verified_against_the_run",
+        ("saves/several.py", "if examine(listings[save.name]).step == step]", "]"),
+    ),
+    Mutation(
+        "a mean is not listed as the model of its last save",
+        f"{AVERAGE}::test_a_mean_is_the_model_of_none_of_its_saves",
+        ("saves/converted.py", """ or manifest.get("averaged"):""", ":"),
+    ),
+    Mutation(
         "verify averages what was averaged, whatever was saved since",
         f"{AVERAGE}::test_the_newest_complete_saves_of_a_run",
-        ("audit/reopened.py", "several(src, chosen, tags=tags)", "several(src, chosen, tags=())"),
+        ("audit/reopened.py", "several(src, chosen, averaged=averaged)", "several(src, chosen, averaged=())"),
     ),
     Mutation(
         "one step's NaN is not the mean of all",

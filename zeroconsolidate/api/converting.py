@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
 from ..opening.opened import open_to_convert
-from ..options import Options, takes
+from ..options import Options, roots_of, takes
 from ..options.urls import is_url
 from ..outputs.averaging import mean_of
 from ..outputs.checks import refuse_unplaced
@@ -19,6 +20,7 @@ from ..outputs.weights import workers_for
 from ..plan.stretches import Part
 from ..run.execute import BLOCK_BYTES
 from ..saves.several import several
+from ..write.refusals import refuse_read
 from .writing import directory_for, found, made, made_part
 
 if TYPE_CHECKING:
@@ -217,6 +219,9 @@ def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Outp
     """What is to be made, and with which options. What can be refused at once is, before any file is opened."""
     chosen = several(src, options)
     options = options if options.average is not None else chosen[0][1]
+    refuse_read(
+        directory, models=[os.fspath(each) for each in (options.base, *roots_of(options.fill)) if each is not None]
+    )
     files = [found(path, directory, own) for path, own in chosen]
     opened = mean_of([open_to_convert(path, own, its) for (path, own), its in zip(chosen, files, strict=True)], options)
     for each in opened.each:

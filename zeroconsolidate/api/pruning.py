@@ -73,6 +73,9 @@ def prune(src: Roots, options: PruneOptions) -> Pruning:
     options.doing("reading metadata")
     found = list_saves(roots)
     run = read_run(roots, found, models=roots_of(options.models), files_read=options.files_read)
+    # Of several models of a save, one that has its weights is compared with it.
+    saves = [replace(save, converted=tuple(sorted(save.converted, key=_is_quantized))) for save in run.saves]
+    run = replace(run, saves=tuple(saves))
     by_name = {listing.name: listing for listing in found.listings}
     planned = plan(
         run,
@@ -81,7 +84,7 @@ def prune(src: Roots, options: PruneOptions) -> Pruning:
         remove=options.remove,
         unconverted=options.unconverted,
     )
-    planned = tuple(map(_with_dtype, planned))
+    planned = tuple(map(_within_reason, planned, run.saves))
     if not options.yes:
         return Pruning(root=run.root, done=False, saves=planned, failed=())
     for root in roots:
@@ -115,12 +118,19 @@ def _removed(planned: PrunedSave, listing: Listing, save: SaveInfo, options: Pru
     return replace(planned, reason=planned.reason.replace("is verified", "was verified"))
 
 
-def _with_dtype(planned: PrunedSave) -> PrunedSave:
-    """Say so if the model keeps less than the optimizer's files do."""
+def _within_reason(planned: PrunedSave, save: SaveInfo) -> PrunedSave:
+    """A model in 8 bits stands for no weights: they could not be had again. Of one that keeps less than the optimizer's
+    files do, say so."""
+    if planned.model is not None and _is_quantized(planned.model):
+        return stays(save, f"{planned.model} was written with --quantize, which does not keep its weights")
     dtype = _chosen(planned.model).get("dtype", "fp32") if planned.model else "fp32"
     if dtype == "fp32":
         return planned
     return replace(planned, reason=f"{planned.reason}; it is in {dtype}, so the fp32 master weights are lost")
+
+
+def _is_quantized(model: str) -> bool:
+    return bool(_chosen(model).get("quantize"))
 
 
 def _chosen(model: str) -> Mapping[str, object]:

@@ -14,7 +14,7 @@ from ..options.urls import absolute, is_url, normal
 from . import names
 from .names import FileKind, FileName
 from .phrases import listed
-from .places import exists, is_directory, is_file
+from .places import exists, is_directory, is_file, looks
 from .raw import CheckpointFiles, SwapFile
 from .regular import MAX_ENTRIES, Fence, read_small, scan
 
@@ -232,6 +232,7 @@ def _files(
                 found.setdefault(kind, []).append(file)
         elif entry.name == names.SWAP_FOLDER and entry.is_dir():
             swaps = tuple(_swaps(entry.path, fence))
+    paths = [f"{directory}/{file.name}" for files in found.values() for file in files]
     return CheckpointFiles(
         root=root,
         tag=tag,
@@ -240,6 +241,7 @@ def _files(
         latest=latest,
         files={kind: names.one_of_each(files) for kind, files in found.items()},
         swaps=swaps,
+        looks=looks([*paths, *(swap.path for swap in swaps)]),
     )
 
 

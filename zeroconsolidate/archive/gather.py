@@ -48,6 +48,7 @@ def gather(roots: Sequence[str], tag: str | None = None) -> CheckpointFiles:
         files={kind: one_of_each(names.values()) for kind, names in found.items()},
         elsewhere={name: path for name, path in paths.items() if path != f"{main.directory}/{name}"},
         latest=next((part.latest for part in parts if part.latest), None),
+        looks={path: look for part in parts for path, look in part.looks.items()},
     )
 
 

@@ -6,13 +6,17 @@ Only for what is read. What is written is checked, synced and renamed by `write`
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..options.urls import is_url
 from .regular import scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+Look: TypeAlias = "dict[str, int | str]"
+"""What changes when a file does: its length and its time, or what its store says of it."""
 
 
 def is_directory(path: str) -> bool:
@@ -56,8 +60,8 @@ def size_bytes(path: str) -> int:
     return os.path.getsize(path)
 
 
-def identity(path: str) -> dict[str, int | str]:
-    """What changes when a file does: its length and its time, or what its store says of it. Raises OSError.
+def identity(path: str) -> Look:
+    """By what it is known whether a file has changed, as it is now. Raises OSError.
 
     A store is asked for a folder at a time, and its answer believed for some seconds: see :func:`look_anew`.
     """
@@ -68,8 +72,23 @@ def identity(path: str) -> dict[str, int | str]:
         if found is None:
             raise FileNotFoundError(2, os.strerror(2), path)
         return {"bytes": found.size_bytes, "is": found.identity}
-    status = os.stat(path)
+    return look_of(os.stat(path))
+
+
+def look_of(status: os.stat_result) -> Look:
+    """The same of a file of this machine, by its status."""
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def looks(paths: Iterable[str]) -> dict[str, Look]:
+    """The same of files of this machine; those that have gone are left out. A store has its own way to tell that an
+    object is no longer the one whose metadata were read (`remote.py`)."""
+    found = {}
+    for path in paths:
+        if not is_url(path):
+            with suppress(OSError):
+                found[path] = identity(path)
+    return found
 
 
 def look_anew(paths: Iterable[str]) -> None:

@@ -52,6 +52,8 @@ class CheckpointFiles:
 
     swaps: tuple[SwapFile, ...] = ()
     """Masters outside of the optimizer files."""
+    looks: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)
+    """Path -> what the file looked like before any was read: its values must be of the same save as its metadata."""
 
     def of(self, kind: FileKind) -> tuple[FileName, ...]:
         """The files of one kind, by rank."""

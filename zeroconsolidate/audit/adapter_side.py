@@ -17,7 +17,7 @@ from ..adapters.peft_config import TUNER_PREFIXES, read_peft_config
 from ..adapters.wrapping import PEFT_MODEL
 from ..archive.json_file import read_json
 from ..archive.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from ..archive.places import is_file
+from ..archive.places import is_file, looks
 from ..archive.safetensors import read_file
 from ..archive.weights import read_pickled
 from ..catalog.facts import Catalog, Degrees, Origin, Part
@@ -85,7 +85,7 @@ def _catalog(directory: str, path: str, tensors: Mapping[str, LocatedTensor]) ->
         param_groups=(), wrapper="none", writer="PEFT",
     )  # fmt: skip
     return Catalog(
-        origin=origin, files=(path,), parts=(part,), joins={}, stacked={}, unnamed=(), doubts=(), maybe_ties=(),
-        ties={}, order=tuple(tensors), unplaced=(), missing=(), notes=(), unsaved_ties={}, unsaved={}, training=None,
-        listed={}, noted={},
+        origin=origin, files=(path,), looks=looks([path]), parts=(part,), joins={}, stacked={}, unnamed=(), doubts=(),
+        maybe_ties=(), ties={}, order=tuple(tensors), unplaced=(), missing=(), notes=(), unsaved_ties={}, unsaved={},
+        training=None, listed={}, noted={},
     )  # fmt: skip

@@ -31,9 +31,10 @@ def reopened(src: Roots, manifest: Mapping[str, Any], options: VerifyOptions) ->
         src, options = settled(src, options)
     chosen = Options.from_manifest(recorded, tag=options.tag, base=options.base, transforms=options.transforms)
     listed = manifest.get("averaged")
-    tags = [str(each.get("tag")) for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    entries = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    averaged = [(str(each.get("tag")), each.get("step")) for each in entries]
     chosen = replace(chosen, files_read=options.files_read)
-    opened = [open_to_convert(path, own) for path, own in several(src, chosen, tags=tags)]
+    opened = [open_to_convert(path, own) for path, own in several(src, chosen, averaged=averaged)]
     return mean_of(opened, chosen), chosen
 
 

@@ -70,6 +70,8 @@ def audit_source(
         findings.files = files
         findings.notes.append("CRC-32 not checked, with --subset: records of all ranks would have to be read whole")
     _finite({name: source for name, source in stored.items() if name in subset}, inputs, others, findings)
+    count = f"{len(subset.chosen):,} of {counted(len(stored), 'tensor')}"
+    findings.checks.append(f"every value {f'of {count} ' if subset.unread else ''}for NaN and infinity")
     _witness(catalog, stored, subset, inputs, others, findings)
     _replicas(catalog, subset, inputs, others, findings)
     subset.tell(findings, "tensor")
@@ -191,7 +193,6 @@ def _finite(stored: Mapping[str, Source], inputs: Inputs, others: Sequence[Input
         numel = stored[name].recipe.numel
         findings.nonfinite[name] = (nans, infinities)
         findings.notes.append(f"{name}: {nans:,} NaN and {infinities:,} infinite of {numel:,} values")
-    findings.checks.append("every value for NaN and infinity")
 
 
 def _pieces(stored: Mapping[str, Source]) -> Iterator[tuple[str, Recipe, int, int]]:

@@ -18,12 +18,13 @@ from ..outputs.planned import plan_weights, with_recorded_base
 from ..outputs.universal.output import plan_universal
 from ..plan.build import sources
 from ..run.inputs import Inputs, side_by_side, threads_for
+from ..run.local import NOTHING_KNOWN
 from ..saves.target import settled
 from .findings import Findings, Verification
 from .reopened import reopened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from ..options import Path, Progress, Roots
 
@@ -80,7 +81,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
         opened = open_whole(against, options)
         options.doing("comparing values")
         findings = _findings(options.progress, 2 * sum(file.size_bytes for file in plan_universal(opened).plan.files))
-        with _several(options) as several:
+        with _several(options, opened.looks) as several:
             audit_universal_against(directory, opened, several, findings, share=options.share)
         return _logged(findings.verification(directory, time.monotonic() - began))
     manifest = read_manifest(directory) or {}
@@ -101,7 +102,7 @@ def verify(output: Path, options: VerifyOptions) -> Verification:
     written = {owners[name] for name in weights.tensors if name in owners}
     aliases = frozenset(name for name, owner in owners.items() if owner in written)
     findings = _findings(options.progress, bytewise.work_bytes(weights, planned, options.share))
-    with _several(options) as (inputs, *others):
+    with _several(options, opened.looks) as (inputs, *others):
         bytewise.audit_against(weights, planned, aliases, inputs, findings, others=others, share=options.share)
     if findings.problems and options.base is None and recorded.get("base"):
         findings.notes.append(
@@ -148,7 +149,7 @@ def verify_source(src: Roots, options: SourceOptions) -> Verification:
     stored = sources(catalog)
     options.doing("reading all values")
     findings = _findings(options.progress, work_bytes(catalog, stored, options.share))
-    with _several(options) as several:
+    with _several(options, catalog.looks) as several:
         audit_source(catalog, stored, several, findings, share=options.share)
     return _logged(findings.verification(os.path.dirname(catalog.files[0]), time.monotonic() - began))
 
@@ -162,9 +163,11 @@ def _logged(found: Verification) -> Verification:
 
 
 @contextmanager
-def _several(options: SourceOptions | VerifyOptions) -> Iterator[tuple[Inputs, ...]]:
-    """Inputs for each thread."""
-    with Inputs() as inputs, side_by_side(inputs, threads_for(options.workers)) as several:
+def _several(
+    options: SourceOptions | VerifyOptions, known: Mapping[str, Mapping[str, int | str]] = NOTHING_KNOWN
+) -> Iterator[tuple[Inputs, ...]]:
+    """Inputs for each thread. `known`: what files looked like before they were read."""
+    with Inputs(known=known) as inputs, side_by_side(inputs, threads_for(options.workers)) as several:
         yield several
 
 

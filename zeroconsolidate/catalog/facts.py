@@ -211,6 +211,8 @@ class Catalog:
     origin: Origin
     files: tuple[str, ...]
     """Every file that was read."""
+    looks: Mapping[str, Mapping[str, int | str]]
+    """Path -> what the file looked like before any was read, of files of this machine."""
     parts: tuple[Part, ...]
     joins: Mapping[str, Join]
     """By name, for tensors that several parts hold; a name that is not here is replicated."""

@@ -66,6 +66,7 @@ def assemble(contents: Contents) -> Catalog:
     return Catalog(
         origin=origin_of(contents, parts),
         files=tuple(dict.fromkeys([*paths, *contents.expert_paths])),
+        looks=contents.files.looks,
         parts=parts,
         joins=joins,
         stacked=stacked,

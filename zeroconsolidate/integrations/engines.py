@@ -44,9 +44,10 @@ def engine(name: str) -> Iterator[Executor]:
 
 
 class RayExecutor(Executor):
-    """Tasks of Ray, each on one processor of the cluster."""
+    """Tasks of Ray, each on one processor of the cluster. When its head goes, what was under way is lost."""
 
     def __init__(self, ray: Any) -> None:
+        self._ray = ray
         # What is lost is given out again by whoever gives tasks out, who counts how often.
         self._remote = ray.remote(num_cpus=1, max_retries=0)(_answer)
 
@@ -60,13 +61,21 @@ class RayExecutor(Executor):
             try:
                 value, error = done.result()
             except BaseException as lost:  # noqa: BLE001  (raised where the answer is asked for)
-                value, error = None, lost
+                value, error = None, lost if self._ray.is_initialized() else BrokenExecutor(_HEAD_GONE)
             if error is None:
                 answer.set_result(value)
             else:
                 answer.set_exception(error)
 
-        self._remote.remote(fn, args, kwargs).future().add_done_callback(ended)
+        if not self._ray.is_initialized():  # Ray would begin another cluster, here
+            raise BrokenExecutor(_HEAD_GONE)
+        try:
+            future = self._remote.remote(fn, args, kwargs).future()
+        except Exception as error:
+            raise BrokenExecutor(
+                f"Ray takes no task: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            ) from error
+        future.add_done_callback(ended)
         return answer
 
 
@@ -82,6 +91,8 @@ def _answer(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, BaseEx
 def _ray(ray: Any, address: str) -> Iterator[Executor]:
     began = not ray.is_initialized()
     if began:
+        with suppress(Exception):  # what is left of a connection to a cluster that has gone
+            ray.shutdown()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what they say is said below
@@ -157,6 +168,7 @@ class DaskExecutor(Executor):
 
 
 _GONE = "the scheduler has gone"
+_HEAD_GONE = "the head of the Ray cluster has gone"
 _LOOK_SECONDS = 0.5
 
 

@@ -60,6 +60,7 @@ class FsspecUploads(Uploads):
         if stream is not None:
             with suppress(Exception):  # what cannot be given up is not visible either
                 stream.discard()
+            stream.closed = True  # else it would be completed when Python takes it away
 
     def unfinished(self, folder: str) -> list[tuple[str, str]]:
         return []

@@ -61,7 +61,7 @@ def put_into_engine(live: LiveEngine, src: Roots, which: Opening, *, optimizer: 
         said += [state.title, resuming.global_steps, len(decided.stored)]
     live.begin()
     notes = list(decided.notes)
-    with live.together(), Inputs() as inputs:
+    with live.together(), Inputs(known=state.looks) as inputs:
         _put(live, state, decided, inputs)
         if optimizer:
             notes += _go_on(live, state, resuming, decided)
@@ -240,7 +240,7 @@ def _go_on(live: LiveEngine, state: TrainingState, resuming: Resuming, decided: 
         )
     scheduler = resuming.lr_scheduler
     if scheduler is not None and live.has_scheduler:
-        with Inputs() as inputs:
+        with Inputs(known=state.looks) as inputs:
             live.set_scheduler(rebuilt(scheduler, lambda tensor, _: _loaded(tensor, inputs)))
     elif scheduler is not None:
         yield "the checkpoint has the state of a scheduler, and the engine has none"

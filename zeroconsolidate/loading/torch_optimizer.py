@@ -48,7 +48,7 @@ def state_dict_of(
     if strict and (missing or unexpected):
         raise _unmatched(missing, unexpected, state.title, is_given=optimizer is not None)
     found: dict[int, dict[str, Any]] = {}
-    with Inputs() as inputs:
+    with Inputs(known=state.looks) as inputs:
         for index, name in enumerate(names):
             if name in trained.stored:
                 with at(name):

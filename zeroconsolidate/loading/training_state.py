@@ -41,6 +41,8 @@ class TrainingState:
     group_of: Mapping[str, int]
     """Stored name -> index of its param group."""
     scaler: Scaler | None
+    looks: Mapping[str, Mapping[str, int | str]]
+    """What the files looked like before any was read, as far as it is known."""
 
 
 def training_state(opened: Opened, *, optimizer: bool, remedy: str | None) -> TrainingState:
@@ -66,6 +68,7 @@ def training_state(opened: Opened, *, optimizer: bool, remedy: str | None) -> Tr
         param_groups=training.param_groups if training is not None else (),
         group_of=param_groups(catalog),
         scaler=training.scaler if training is not None else None,
+        looks=opened.looks,
     )
 
 

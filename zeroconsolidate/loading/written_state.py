@@ -62,6 +62,7 @@ def written_state(src: Roots) -> TrainingState | None:
         param_groups=tuple(_as_torch_has(settings(group)) for group in groups),
         group_of=group_of,
         scaler=None,
+        looks={},
     )
 
 

@@ -92,7 +92,7 @@ class Checkpoint(Mapping[str, TensorView]):
         self.losses = losses
         self._info = info
         self._base = base
-        self._local = Files()
+        self._local = Files(known=opened.looks)
         self.contents = Contents(opened=opened, tensors=tensors, files=self._local if files is None else files)
 
     @property

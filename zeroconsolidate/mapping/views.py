@@ -108,7 +108,7 @@ class TensorView:
         Raises
         ------
         DamagedFile
-            If a file cannot be read any more, or has become shorter since the checkpoint was opened.
+            If a file cannot be read any more, or was changed since the checkpoint was opened.
         BadOption
             If there is no such dtype.
         MissingPackage
@@ -158,7 +158,7 @@ class TensorView:
         BadOption
             If numpy has no such dtype. The bits are in `load().view(torch.uint16).numpy()`.
         DamagedFile
-            If a file cannot be read any more, or has become shorter since the checkpoint was opened.
+            If a file cannot be read any more, or was changed since the checkpoint was opened.
         """
         import numpy as np
 

@@ -123,7 +123,7 @@ def answered(catalog: Catalog) -> Catalog:
         return catalog
     from .unnamed import answer
 
-    with Inputs() as inputs:
+    with Inputs(known=catalog.looks) as inputs:
         return answer(catalog, inputs)
 
 

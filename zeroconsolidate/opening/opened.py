@@ -49,6 +49,11 @@ class Opened:
         """Their files."""
         return tuple(file for opened in self.each for file in opened.catalog.files)
 
+    @property
+    def looks(self) -> dict[str, Mapping[str, int | str]]:
+        """What files of this machine looked like before any was read."""
+        return {path: look for opened in self.each for path, look in opened.catalog.looks.items()}
+
 
 def open_to_convert(src: Roots, options: Options, files: CheckpointFiles | None = None) -> Opened:
     """Open a checkpoint; with `options.rescue`, complete it as far as possible. `files`: what `find` returned, if it

@@ -77,7 +77,7 @@ class Rehearsal:
 def rehearse(output: Output, opened: Opened, options: Writing, directory: str) -> Rehearsal:
     """Refuse what :func:`make` would refuse before it compares or copies values, and write nothing."""
     cost = output.plan.cost(BLOCK_BYTES, workers_for(output.plan, options))
-    with Inputs() as inputs:
+    with Inputs(known=opened.looks) as inputs:
         side_files, traits = prepared(output, opened, options, inputs)
     from tempfile import TemporaryDirectory  # 10 ms that only a dry run pays
 
@@ -101,7 +101,7 @@ def make(output: Output, opened: Opened, options: Writing, directory: str, *, fi
     parts = refuse_not_begun(directory) if finishing else None
     cost = output.plan.cost(BLOCK_BYTES, workers_for(output.plan, options))
     excuses = output.excuses(opened)
-    with Inputs(drop_cache=options.drop_cache) as inputs:
+    with Inputs(drop_cache=options.drop_cache, known=opened.looks) as inputs:
         side_files, traits = prepared(output, opened, options, inputs, parts=parts)
         with staging(
             directory,

@@ -120,7 +120,7 @@ def make_part(output: Output, opened: Opened, options: Writing, directory: str, 
     plan = output.plan
     files = {file.name: file for file in plan.all_files}
     share = share_of(plan.all_files, part, grid_of(directory))
-    with Inputs(drop_cache=options.drop_cache) as inputs:
+    with Inputs(drop_cache=options.drop_cache, known=opened.looks) as inputs:
         side_files, traits = prepared(output, opened, options, inputs, parts=part.count)
         sizes = {file.name: file.size_bytes for file in plan.all_files}
         with portion_of(directory, part, sizes=sizes, overwrite=options.overwrite, fingerprint=traits) as portion:

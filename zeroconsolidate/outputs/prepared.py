@@ -47,5 +47,6 @@ def prepared(
         sharing=output.plan.sharing,
         parts=parts,
         places=places,
+        known=opened.looks,
     )
     return side_files, traits

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..archive.model_files import INDEX_NAME, PICKLE_INDEX_NAME, PICKLE_NAME, WEIGHTS
+from ..archive.model_files import INDEX_NAME, PICKLE_INDEX_NAME, PICKLE_NAME, WEIGHTS, is_weights
 from ..errors import at
 from ..plan.layout import FilePlan, TensorPlan, grouped, lay_out, numbered
 from ..plan.torch_file import TorchFilePlan, stored, torch_file
@@ -19,7 +19,7 @@ from ..run.checksum import Checksummed
 from ..run.counts import Counts
 from ..run.execute import execute
 from ..run.inputs import Inputs
-from ..run.local import LocalOutput
+from ..run.local import NOTHING_KNOWN, LocalOutput
 from ..write.check import check
 from ..write.system import remove, sync_directory, system_errors, write_all
 from .named import ties_of
@@ -39,6 +39,8 @@ class StateDictFiles:
     files: tuple[FilePlan, ...]
     index: tuple[str, bytes] | None
     """Name and content of the index, for several files."""
+    old_index: str | None
+    """Name of the index that an earlier output has left where these are written: it is of other files."""
     left_out: Mapping[str, str]
     """Second names of tied weights that a safetensors file cannot have, and under which they are written."""
 
@@ -88,12 +90,17 @@ def plan_files(
     else:
         weight_map |= {alias: weight_map[owner] for alias, owner in ties.items()}
         files = [_pickled(file, shard, named, ties) for file, shard in zip(names, shards, strict=True)]
-    index = None
+    index, index_name = None, INDEX_NAME if safe else PICKLE_INDEX_NAME
     if len(files) > 1:
         metadata = {"total_size": sum(tensor.nbytes for tensor in tensors)}
         text = json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2, sort_keys=True) + "\n"
-        index = (INDEX_NAME if safe else PICKLE_INDEX_NAME, text.encode())
-    return StateDictFiles(files=tuple(files), index=index, left_out=ties if safe else {})
+        index = (index_name, text.encode())
+    return StateDictFiles(
+        files=tuple(files),
+        index=index,
+        old_index=index_name if name is None else None,
+        left_out=ties if safe else {},
+    )
 
 
 def _pickled(
@@ -110,17 +117,33 @@ def state_dict_content(
     return {name: held[ties.get(name, name)] for name in names if ties.get(name, name) in held}
 
 
-def write_files(directory: str, planned: StateDictFiles) -> None:
-    """Write the files, the index last. Raises OutputFailed, and DamagedFile if the checkpoint cannot be read."""
+def write_files(
+    directory: str, planned: StateDictFiles, *, known: Mapping[str, Mapping[str, int | str]] = NOTHING_KNOWN
+) -> None:
+    """Write the files, the index last. `known`: what the files of the checkpoint looked like before they were read.
+    Raises OutputFailed, and DamagedFile if the checkpoint cannot be read or has changed."""
     with system_errors(directory):
         os.makedirs(directory or ".", exist_ok=True)
-    with Inputs() as inputs:
+        if planned.old_index is not None:
+            # Of shards with the same names it would name some that are new and some that are old, if this is cut off.
+            remove(os.path.join(directory, planned.old_index))
+    with Inputs(known=known) as inputs:
         for file in planned.files:
             write_file(os.path.join(directory, file.name), file, inputs)
     if planned.index is not None:
         name, data = planned.index
         with _written(os.path.join(directory, name)) as (_, fd):
             write_all(fd, data)
+
+
+def older_weights(directory: str, planned: StateDictFiles) -> list[str]:
+    """Files of weights beside those that were planned, which a loader may take in their place: transformers takes
+    safetensors first, and one file before shards with an index."""
+    ours = {file.name for file in planned.files}
+    if planned.old_index is None:
+        return []
+    with system_errors(directory):
+        return sorted(name for name in os.listdir(directory or ".") if is_weights(name) and name not in ours)
 
 
 def write_file(path: str, plan: FilePlan, inputs: Inputs) -> None:

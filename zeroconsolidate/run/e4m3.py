@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .cast import AT_ONCE_NUMEL
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -25,13 +27,21 @@ _AS_MULTIPLES = np.float32(1 << 14)
 
 
 def to_e4m3(values: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
-    """Round to nearest, ties to even. No value may be NaN or above LARGEST in magnitude; `values` is overwritten."""
+    """Round to nearest, ties to even. Both are 1-D, of the same length; `values` is overwritten.
+
+    No value may be NaN or above LARGEST in magnitude.
+    """
+    for first in range(0, values.size, AT_ONCE_NUMEL):
+        _rounded(values[first : first + AT_ONCE_NUMEL], out[first : first + AT_ONCE_NUMEL])
+
+
+def _rounded(values: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
     bits = values.view(np.uint32)
     signs = (bits >> np.uint32(24)).astype(np.uint8)
     signs &= np.uint8(0x80)
     bits &= np.uint32(0x7FFFFFFF)
     small = np.flatnonzero(bits < np.uint32(_NORMAL))
-    below = values.reshape(-1)[small] + _AS_MULTIPLES
+    below = values[small] + _AS_MULTIPLES
     # Half of the last bit that is kept is added, and one less if that bit is even: the carry rounds.
     odd = bits >> np.uint32(_KEPT_BITS)
     odd &= np.uint32(1)
@@ -40,5 +50,5 @@ def to_e4m3(values: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
     bits >>= np.uint32(_KEPT_BITS)
     bits -= np.uint32(_BIASES)
     out[...] = bits
-    out.reshape(-1)[small] = below.view(np.uint32) - _AS_MULTIPLES.view(np.uint32)
+    out[small] = below.view(np.uint32) - _AS_MULTIPLES.view(np.uint32)
     out |= signs

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from ..options.mapped import EVERYTHING_HERE
 from ..options.urls import is_url
-from .local import LocalFiles
+from .local import NOTHING_KNOWN, LocalFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ..options.mapped import Mapped
     from .remote import RemoteFiles
@@ -24,8 +24,14 @@ _LOOKED_AT = 64
 class Files(LocalFiles):
     """Any file that can be named. What reads URLs is imported, and made, when the first one comes."""
 
-    def __init__(self, places: Mapped = EVERYTHING_HERE, *, drop_cache: bool = False) -> None:
-        super().__init__(places, drop_cache=drop_cache)
+    def __init__(
+        self,
+        places: Mapped = EVERYTHING_HERE,
+        *,
+        drop_cache: bool = False,
+        known: Mapping[str, Mapping[str, int | str]] = NOTHING_KNOWN,
+    ) -> None:
+        super().__init__(places, drop_cache=drop_cache, known=known)
         self._remote: RemoteFiles | None = None
 
     def close(self) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ..options.mapped import EVERYTHING_HERE
 from .files import Files
+from .local import NOTHING_KNOWN
 from .quota import allowed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Mapping
     from types import TracebackType
 
     from typing_extensions import Self
@@ -34,15 +35,21 @@ class Inputs:
     """The inputs of one thread's run; use it as a context manager.
 
     `files` may be shared by several runs at a time; the caller that made it closes it. None: files of this machine, and
-    of stores. `drop_cache`: the page cache does not keep what is read of them.
+    of stores. `drop_cache`: the page cache does not keep what is read of them. `known`: what files looked like when
+    it was decided where in them values are.
     """
 
     def __init__(
-        self, files: Readable | None = None, *, places: Mapped = EVERYTHING_HERE, drop_cache: bool = False
+        self,
+        files: Readable | None = None,
+        *,
+        places: Mapped = EVERYTHING_HERE,
+        drop_cache: bool = False,
+        known: Mapping[str, Mapping[str, int | str]] = NOTHING_KNOWN,
     ) -> None:
         self._closing = ExitStack()
         if files is None:
-            opened = Files(places, drop_cache=drop_cache)
+            opened = Files(places, drop_cache=drop_cache, known=known)
             self._closing.callback(opened.close)
             files = opened
         self.files = files

@@ -8,8 +8,10 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from ..archive.places import look_of
 from ..archive.regular import open_regular
 from ..errors import DamagedFile, OutputFailed, reason
 from ..options.mapped import EVERYTHING_HERE
@@ -19,6 +21,7 @@ from .page_cache import Trail, drop_file
 from .storage import Readable, Writable, ended_early
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     from typing_extensions import Self
@@ -38,17 +41,27 @@ _PIECE_BYTES = 64 << 20
 """The kernel copies so much at a time: between two pieces signals are handled, progress is reported and data synced."""
 _CLONED_BYTES = 1 << 30
 """It shares so much at a time: no data moves, so that is sooner done."""
+NOTHING_KNOWN: Mapping[str, Mapping[str, int | str]] = MappingProxyType({})
+"""Of no file is it known what it looked like before."""
 
 
 class LocalFiles(Readable):
     """Files by path, the least recently used closed first. Use it as a context manager.
 
     `places`: where this machine sees what is called otherwise elsewhere. `drop_cache`: the page cache does not keep
-    what is read.
+    what is read. `known`: what files looked like when it was decided where in them values are; to read one that has
+    changed is an error, as its values may be of another save.
     """
 
-    def __init__(self, places: Mapped = EVERYTHING_HERE, *, drop_cache: bool = False) -> None:
+    def __init__(
+        self,
+        places: Mapped = EVERYTHING_HERE,
+        *,
+        drop_cache: bool = False,
+        known: Mapping[str, Mapping[str, int | str]] = NOTHING_KNOWN,
+    ) -> None:
         self._places = places
+        self._known = known
         self._trails: dict[str, Trail] | None = {} if drop_cache else None
         self._open: OrderedDict[str, _Opened] = OrderedDict()
         self._turn = threading.Lock()
@@ -78,6 +91,7 @@ class LocalFiles(Readable):
             got = _read(opened.fd, start, buffer)
         except OSError as error:
             raise DamagedFile(f"the file cannot be read: {reason(error)}", address=(file,)) from None
+        self.refuse_changed(file, opened)
         if got < len(buffer):
             raise ended_early(file, start + len(buffer), start + got)
         self.has_read(file, opened, start, start + got)
@@ -88,6 +102,7 @@ class LocalFiles(Readable):
         """Fill `buffer` with `count` runs, out of a mapping: the kernel reads no more than the pages they lie in."""
         opened = self.opened(file)
         _read_runs(opened.fd, file, start, run_bytes, step_bytes, count, buffer)
+        self.refuse_changed(file, opened)
         self.has_read(file, opened, start, start + (count - 1) * step_bytes + run_bytes)
 
     def has_read(self, file: str, opened: _Opened, start: int, stop: int) -> None:
@@ -95,6 +110,18 @@ class LocalFiles(Readable):
         if self._trails is not None:
             with self._turn:
                 self._trails.setdefault(file, Trail(start)).touched(opened.fd, start, stop)
+
+    def refuse_changed(self, file: str, opened: _Opened) -> None:
+        """Raise DamagedFile if an open file is no longer what it was known to be. Asked after each read: a file that is
+        written in place is the same file, and stays open."""
+        known = self._known.get(file)
+        if known is not None and look_of(os.fstat(opened.fd)) != known:
+            raise DamagedFile(
+                "the file was changed while it was being read",
+                consequence="its values may be of another save than its metadata",
+                remedy="wait until nothing writes to it, and begin again; convert with --restart",
+                address=(file,),
+            )
 
     def opened(self, path: str) -> _Opened:
         """The open file. It stays open for as long as it is held, even if MAX_OPEN others are asked for meanwhile."""
@@ -183,6 +210,7 @@ class LocalOutput(Writable):
                 raise OutputFailed.from_system(self.path, error) from None
             self._in_kernel = False
             return 0
+        source.refuse_changed(file, opened)
         # Either the input has ended or this file system answers 0 for "cannot".
         if not got and os.fstat(opened.fd).st_size < file_start + size_bytes:
             raise ended_early(file, file_start + size_bytes, file_start)
@@ -215,6 +243,7 @@ class LocalOutput(Writable):
                 raise OutputFailed.from_system(self.path, error) from None
             self._refuse_or_remember(opened, file, file_start + whole_bytes, error)
             return 0
+        source.refuse_changed(file, opened)
         with self._turn:
             self.cloned_bytes += whole_bytes
         return whole_bytes

@@ -30,12 +30,13 @@ def converted_by(root: str, models: Sequence[str] = ()) -> dict[tuple[str, int |
 
 
 def made_of(directory: str) -> tuple[str, int | None] | None:
-    """(tag, step) of the save that a finished output was made of; None if it is no output of ours."""
+    """(tag, step) of the save that a finished output was made of; None if it is no output of ours, or of several
+    saves: a mean is the model of none of them."""
     try:
         manifest = read_manifest(directory)
     except (ZeroConsolidateError, OSError):
         return None
-    if manifest is None:
+    if manifest is None or manifest.get("averaged"):
         return None
     tag, step = manifest["source"].get("tag"), manifest["source"].get("step")
     return (tag, step if isinstance(step, int) else None) if isinstance(tag, str) else None

@@ -15,7 +15,7 @@ from .listing import list_saves
 
 if TYPE_CHECKING:
     from ..options import Roots
-    from .facts import Listing
+    from .facts import Listing, SaveInfo
     from .listing import Found
 
 O = TypeVar("O", bound=Opening)  # noqa: E741
@@ -34,13 +34,10 @@ def settled(src: Roots, options: O, *, newest_of_several: bool = False) -> tuple
         from .choice import choose  # a checkpoint that is given as such does not pay for it
         from .run import read_run
 
-        save = choose(read_run(roots, files_read=files_read), options.checkpoint)
         found = list_saves(roots)
-        if any(listing.is_tag for listing in found.listings):
-            if options.tag is not None:
-                raise BadOption("--tag and --checkpoint both say which save to read", expected="one of them")
-            return src, replace(options, tag=save.name, checkpoint=None)
-        return list(save.paths), replace(options, checkpoint=None)
+        return settled_on(
+            choose(read_run(roots, found, files_read=files_read), options.checkpoint), found, src, options
+        )
     run = found_run(roots)
     if run is None:
         return src, options
@@ -56,6 +53,16 @@ def settled(src: Roots, options: O, *, newest_of_several: bool = False) -> tuple
         return list((info.last_complete or info.newest).paths), options
     listing = _named(run, options.tag) if options.tag is not None else _only(run, roots[0])
     return list(listing.paths), replace(options, tag=None if options.tag == listing.name else options.tag)
+
+
+def settled_on(save: SaveInfo, found: Found, src: Roots, options: O) -> tuple[Roots, O]:
+    """What `settled` gives for one of the saves that were `found`. Raises BadOption if `options` names a tag as
+    well."""
+    if any(listing.is_tag for listing in found.listings):
+        if options.tag is not None:
+            raise BadOption("--tag and --checkpoint both say which save to read", expected="one of them")
+        return src, replace(options, tag=save.name, checkpoint=None)
+    return list(save.paths), replace(options, checkpoint=None)
 
 
 def found_run(roots: list[str]) -> Found | None:

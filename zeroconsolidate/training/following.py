@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import BadOption
 from ..saves.facts import Listing
-from .places import checked, output_of
+from .places import checked, output_of, refuse_second
 from .queue import Queue
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class Following:
         self._last: tuple[str, int] | None = None
         """The newest save, for `end`."""
         self._added: set[tuple[str, int]] = set()
+        self._names: dict[str, str] = {}
+        """Directory of a model -> the save that it is of."""
 
     def saved(self, path: str, step: int, *, is_best: bool) -> None:
         """The trainer has written a save."""
@@ -61,7 +63,14 @@ class Following:
         if (path, step) in self._added:
             return
         self._added.add((path, step))
-        self._queue.add(path, output_of(self._pattern, _named(path)), step)
+        save = _named(path)
+        output = output_of(self._pattern, save)
+        try:
+            refuse_second(output, save.name, self._names.setdefault(output, save.name))
+        except BadOption as error:
+            LOGGER.warning("%s was not converted: %s", path, error)
+            return
+        self._queue.add(path, output, step)
 
 
 def _named(path: str) -> Listing:

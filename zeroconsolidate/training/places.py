@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 RECORDS = ".zeroconsolidate-saves"
 """A folder beside the models, with a record of each."""
-_PLACEHOLDERS = ("{run}", "{name}", "{step}")
+_PLACEHOLDER = re.compile(r"\{(?:run|name|step)\}")
 
 
 def checked(pattern: str | None) -> str:
@@ -37,14 +38,23 @@ def checked(pattern: str | None) -> str:
 def output_of(pattern: str, listing: Listing) -> str:
     """The directory for the model of a save."""
     number = number_of(listing.name)
-    values = dict(
-        zip(
-            _PLACEHOLDERS, (run_of(listing), listing.name, str(listing.name if number is None else number)), strict=True
+    values = {
+        "{run}": run_of(listing),
+        "{name}": listing.name,
+        "{step}": listing.name if number is None else str(number),
+    }
+    # At once: a run or a save may have a placeholder in its own name.
+    return os.path.normpath(_PLACEHOLDER.sub(lambda found: values[found[0]], pattern))
+
+
+def refuse_second(output: str, name: str, first: str) -> None:
+    """Raise BadOption if the model of one save would replace that of another, which is called `first`."""
+    if first != name:
+        raise BadOption(
+            f"the model of {name} would replace that of {first}, in {output}",
+            expected="a directory for each save",
+            remedy="{name} in place of {step}",
         )
-    )
-    for placeholder, value in values.items():
-        pattern = pattern.replace(placeholder, value)
-    return os.path.normpath(pattern)
 
 
 def run_of(listing: Listing) -> str:

@@ -15,7 +15,7 @@ from ..saves.judge import is_optimizer, number_of
 from ..saves.listing import list_saves
 from ..saves.metadata import examine
 from .making import make_model
-from .places import checked, is_made, output_of, record_of
+from .places import checked, is_made, output_of, record_of, refuse_second
 from .settling import Settling, State
 
 if TYPE_CHECKING:
@@ -143,6 +143,8 @@ class Watch:
         self._said: dict[str, str] = {}
         """The last message about each save, which is not repeated."""
         self._is_last = False
+        self._names: dict[str, str] = {}
+        """Directory of a model -> the save that it is of."""
 
     def events(self) -> Iterator[Watched]:
         """What became of each save, until it ends."""
@@ -186,10 +188,12 @@ class Watch:
     def _made(self, listing: Listing) -> Watched | None:
         """Make the model of a save; None if it was made before, or another process is at it."""
         output = output_of(self._pattern, listing)
-        if is_made(output, listing):
+        first = self._names.setdefault(output, listing.name)
+        if first == listing.name and is_made(output, listing):
             self._is_over(listing)
             return None
         try:
+            refuse_second(output, listing.name, first)
             made = make_model(listing, output, self._options)
         except OutputBusy:
             return None  # looked at again: then it is made, or the other one has ended

@@ -38,11 +38,12 @@ class _Rows:
         self.recipe = recipe
         self._base = reader(recipe.base, inputs)
         self._dtype = recipe.base.dtype
+        self._memory = np.empty(min(recipe.fitting_rows, recipe.rows) * recipe.columns, STORAGE[self._dtype])
 
     def read(self, first: int, last: int) -> Floats:
-        """Rows `[first, last)` in float32, in memory of their own. Raises BadOption if a value is not finite."""
+        """Rows `[first, last)` in float32, at most as many as fit; the next that are read may take their memory."""
         columns = self.recipe.columns
-        stored = np.empty((last - first) * columns, STORAGE[self._dtype])
+        stored = self._memory[: (last - first) * columns]
         self._base.fill(first * columns, last * columns, stored)
         return to_single(stored, self._dtype).reshape(last - first, columns)
 
@@ -119,8 +120,8 @@ class QuantizedReader:
                 part = rows[top : top + BLOCK_SIDE]
                 part *= np.repeat(_block_factors(part)[0], BLOCK_SIDE, axis=1)[:, :columns]
         np.clip(rows, np.float32(-LARGEST), np.float32(LARGEST), out=rows)
-        out = np.empty(rows.shape, np.uint8)
-        to_e4m3(rows, out)
+        out = np.empty(rows.size, np.uint8)
+        to_e4m3(rows.reshape(-1), out)
         return out
 
     def _packed(self, rows: Floats) -> NDArray[np.generic]:

@@ -11,6 +11,7 @@ from ..errors import DamagedFile, reason
 from ..options.mapped import EVERYTHING_HERE
 from ..options.urls import real
 from ..plan.congruent import Sharing
+from ..run.local import NOTHING_KNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,15 +30,20 @@ def fingerprint(
     sharing: Sharing | None,
     parts: int | None = None,
     places: Mapped = EVERYTHING_HERE,
+    known: Mapping[str, Mapping[str, int | str]] = NOTHING_KNOWN,
 ) -> Fingerprint:
     """The options, the input files with sizes and times, the output files with their headers, what their layout goes
     by, in how many parts they are made if each is made by a command of its own, and our version. `places`: where this
-    machine sees what the others call otherwise.
+    machine sees what the others call otherwise. `known`: what input files looked like before they were read.
 
     Where every byte comes from follows from these by arithmetic, so the copies themselves are not in it.
-    Raises DamagedFile if an input file has gone.
+    Raises DamagedFile if an input file has gone, or is no longer what was read to plan the output.
     """
-    paths = sorted(set(map(real, sources)))
+    named = dict.fromkeys(sources)
+    paths = sorted(set(map(real, named)))
+    for path in named:
+        if path in known and _looks(path) != known[path]:
+            raise _changed(path, "convert again")
     # Of a store it is what was listed when the metadata were read, if that is moments ago: what they belong to.
     exact: Fingerprint = json.loads(
         json.dumps(
@@ -84,12 +90,16 @@ def refuse_changed(before: Fingerprint, *, start_over: str, places: Mapped = EVE
     look_anew(paths)
     for path, looks in paths.items():
         if _looks(path) != looks:
-            raise DamagedFile(
-                "the file was changed while it was being converted",
-                consequence="no output was written",
-                remedy=f"wait until nothing writes to it, then {start_over}",
-                address=(path,),
-            )
+            raise _changed(path, start_over)
+
+
+def _changed(path: str, again: str) -> DamagedFile:
+    return DamagedFile(
+        "the file was changed while it was being converted",
+        consequence="no output was written",
+        remedy=f"wait until nothing writes to it, then {again}",
+        address=(path,),
+    )
 
 
 def _looks(path: str) -> dict[str, Any]:

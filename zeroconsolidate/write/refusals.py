@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..archive.phrases import listed
+from ..archive.places import is_directory
 from ..archive.regular import is_within
 from ..errors import BadOption, OutputExists, OutputFailed, at
 from ..options import size_text
@@ -19,7 +20,7 @@ from .journal import read_progress, refuse_other
 from .system import system_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from .journal import Fingerprint
 
@@ -42,6 +43,16 @@ def refuse_inside(output: str, *, checkpoint: str) -> None:
         raise BadOption(
             f"the output {output} lies in the checkpoint {checkpoint}, which is never modified",
             remedy="name another directory",
+        )
+
+
+def refuse_read(output: str, *, models: Iterable[str]) -> None:
+    """The output must be none of the models that are read for it: it would replace what it is made of. Raises
+    BadOption."""
+    same = next((model for model in models if real(model) == real(output) and is_directory(model)), None)
+    if same is not None:
+        raise BadOption(
+            f"the output {output} is the model {same}, which is read to make it", remedy="name another directory"
         )
 
 

@@ -1,0 +1,113 @@
+"""Checkpoints and outputs in Google's store, as an emulator of its API has it, through gcsfs. The emulator answers one
+connection at a time: files are small."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+# gcsfs would ask another service, which no emulator has, what kind of bucket it is. It reads this when it is imported.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+
+pytest.importorskip("gcp_storage_emulator", reason="needs a server: sh tools/test_stores.sh")
+pytest.importorskip("gcsfs", reason="needs a client: sh tools/test_stores.sh")
+
+import fsspec
+from fixtures import FIXTURES
+from gcp_storage_emulator.server import create_server
+
+import zeroconsolidate
+from zeroconsolidate.errors import BadOption, NotACheckpoint
+from zeroconsolidate.integrations import object_stores
+from zeroconsolidate.write.staging import abort
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fsspec import AbstractFileSystem
+
+CHECKPOINT = FIXTURES / "trainer_zero3_tied/checkpoint"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[None]:
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+    running = create_server("127.0.0.1", port, in_memory=True, default_bucket="runs")
+    running.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        patch.setenv("GOOGLE_CLOUD_PROJECT", "test")
+        patch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+        object_stores._store.cache_clear()
+        yield
+        running.stop()
+        object_stores._store.cache_clear()
+
+
+@pytest.fixture
+def bucket(server: None) -> Iterator[AbstractFileSystem]:
+    files = object_stores.store_of("gs://runs").files
+    yield files
+    for name in files.find("runs"):
+        files.rm_file(name)
+    object_stores.store_of("gs://runs").forget()
+
+
+def put(bucket: AbstractFileSystem, folder: Path) -> str:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            bucket.pipe_file(f"runs/run/{file.relative_to(folder)}", file.read_bytes())
+    return "gs://runs/run"
+
+
+def contents(bucket: AbstractFileSystem) -> dict[str, bytes]:
+    found = bucket.find("runs/model")
+    return {name.removeprefix("runs/model/"): bucket.cat_file(name) for name in found}
+
+
+def files_in(here: Path) -> dict[str, bytes]:
+    return {path.relative_to(here).as_posix(): path.read_bytes() for path in here.rglob("*") if path.is_file()}
+
+
+def test_read(bucket: AbstractFileSystem, tmp_path: Path) -> None:
+    url = put(bucket, CHECKPOINT)
+    assert zeroconsolidate.inspect(url).parameters == zeroconsolidate.inspect(CHECKPOINT).parameters
+    zeroconsolidate.consolidate(url, tmp_path / "there")
+    zeroconsolidate.consolidate(CHECKPOINT, tmp_path / "here")
+    there, here = files_in(tmp_path / "there"), files_in(tmp_path / "here")
+    del there["zeroconsolidate.json"], here["zeroconsolidate.json"]  # it has the times of local files
+    assert there == here
+    with pytest.raises(NotACheckpoint):
+        zeroconsolidate.inspect("gs://runs/nothing")
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": "bf16", "max_shard_size": "20KB", "digest": "sha256"}], ids=str)
+def test_write(options: dict[str, object], bucket: AbstractFileSystem, tmp_path: Path) -> None:
+    zeroconsolidate.consolidate(CHECKPOINT, tmp_path / "here", **options)
+    zeroconsolidate.consolidate(CHECKPOINT, "gs://runs/model", **options)
+    assert contents(bucket) == files_in(tmp_path / "here")
+    assert zeroconsolidate.verify("gs://runs/model", against=CHECKPOINT).ok
+
+
+def test_what_is_left_can_be_removed(bucket: AbstractFileSystem) -> None:
+    def stop(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        zeroconsolidate.consolidate(CHECKPOINT, "gs://runs/model", max_shard_size="20KB", progress=stop)
+    assert abort("gs://runs/model") > 0
+    assert contents(bucket) == {}
+
+
+def test_parts_of_several_machines_are_refused(bucket: AbstractFileSystem) -> None:
+    with pytest.raises(BadOption, match="to other stores one machine sends a file"):
+        zeroconsolidate.consolidate_part(CHECKPOINT, "gs://runs/model", "1/2")
