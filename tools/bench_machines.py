@@ -8,7 +8,7 @@ thread a worker; two parts at a time, and `--finish` after them; one process wit
 against.
 
 With `--saves N` there is more work for as many bytes on the disk: what is written is the mean of N saves of a run, all
-of which are hard links to CHECKPOINT's files. Ten saves of a model of 317M parameters are about ten seconds of work.
+of which are hard links to CHECKPOINT's files. Twenty saves of a model of 317M parameters are about four seconds.
 
 Every conversion is a process of its own (of parts, three). In a round each way runs once, in turn; the first round is
 not counted, and there every output is compared with that of one process, byte for byte. Clusters run from the

@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,8 @@ from zeroconsolidate.run import execute as executor  # noqa: E402
 from zeroconsolidate.run.clone import Means, Shareable  # noqa: E402
 from zeroconsolidate.run.counts import Counts  # noqa: E402
 from zeroconsolidate.run.inputs import Inputs, side_by_side  # noqa: E402
-from zeroconsolidate.run.local import LocalFiles, LocalOutput  # noqa: E402
+from zeroconsolidate.run.local import LocalFiles  # noqa: E402
+from zeroconsolidate.run.local_output import LocalOutput  # noqa: E402
 from zeroconsolidate.run.storage import copy_range  # noqa: E402
 
 if TYPE_CHECKING:
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     from zeroconsolidate.plan.layout import FilePlan
     from zeroconsolidate.run.storage import Extent
 
-AHEAD_BYTES = 32 << 20
 WINDOW_BYTES = 64 << 20
 
 
@@ -61,26 +62,11 @@ class Sequential(LocalFiles):
         return found
 
 
-class Announced(LocalFiles):
-    """The kernel is told what will be read next, wherever it lies, 32 MiB ahead of what is read."""
-
-    coming: Iterator[Extent] = iter(())
-    ahead_bytes = 0
+class Unannounced(LocalFiles):
+    """The kernel is not told what will be read."""
 
     def expecting(self, extents: Iterable[Extent]) -> AbstractContextManager[None]:
-        self.coming, self.ahead_bytes = iter(extents), 0
-        return super().expecting(())
-
-    def read_into(self, file: str, start: int, buffer: memoryview) -> None:
-        self.ahead_bytes -= len(buffer)
-        while self.ahead_bytes < AHEAD_BYTES:
-            extent = next(self.coming, None)
-            if extent is None:
-                break
-            path, first, stop = extent
-            os.posix_fadvise(self.opened(path).fd, first, stop - first, os.POSIX_FADV_WILLNEED)
-            self.ahead_bytes += stop - first
-        super().read_into(file, start, buffer)
+        return nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +87,7 @@ READING = {
     "as it is": Way(),
     "blocks of 8 MiB": Way(block_bytes=8 << 20),
     "POSIX_FADV_SEQUENTIAL": Way(files=Sequential),
-    "POSIX_FADV_WILLNEED, 32 MiB ahead": Way(files=Announced),
+    "nothing read ahead": Way(files=Unannounced),
     "in the order of the input, 64 MiB at a time": Way(in_source_order=True, casts=False),
     "--drop-cache": Way(drop_cache=True),
 }

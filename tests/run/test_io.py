@@ -21,7 +21,8 @@ from zeroconsolidate.run import local
 from zeroconsolidate.run.counts import Counts
 from zeroconsolidate.run.execute import execute
 from zeroconsolidate.run.inputs import Inputs
-from zeroconsolidate.run.local import LocalFiles, LocalOutput
+from zeroconsolidate.run.local import LocalFiles
+from zeroconsolidate.run.local_output import LocalOutput
 from zeroconsolidate.run.storage import copy_range
 
 if TYPE_CHECKING:

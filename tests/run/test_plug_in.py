@@ -32,7 +32,8 @@ from zeroconsolidate.run.digest import Follower, Span, digest_of
 from zeroconsolidate.run.elements import read_all
 from zeroconsolidate.run.execute import execute
 from zeroconsolidate.run.inputs import Inputs
-from zeroconsolidate.run.local import LocalFiles, LocalOutput
+from zeroconsolidate.run.local import LocalFiles
+from zeroconsolidate.run.local_output import LocalOutput
 from zeroconsolidate.run.reader import Reader, reader
 from zeroconsolidate.run.storage import Readable, Writable
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zeroconsolidate.outputs import sharing
-from zeroconsolidate.run import clone, local
+from zeroconsolidate.run import clone, local_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -112,4 +112,4 @@ def pretend(patch: pytest.MonkeyPatch, block_bytes: int) -> None:
         os.pwrite(target, os.pread(source, size_bytes, source_start), target_start)
 
     patch.setattr(sharing, "probe", probe)
-    patch.setattr(local, "clone", share)
+    patch.setattr(local_output, "clone", share)

@@ -27,7 +27,8 @@ from zeroconsolidate.options import Options
 from zeroconsolidate.outputs.planned import plan_weights
 from zeroconsolidate.outputs.sharing import means_of
 from zeroconsolidate.plan import congruent
-from zeroconsolidate.run import clone, local
+from zeroconsolidate.run import clone, local_output
+from zeroconsolidate.run.local import LocalFiles
 from zeroconsolidate.write import part
 
 if TYPE_CHECKING:
@@ -138,15 +139,15 @@ class TestNever:
         plan = plan_weights(opened, Options(names="stored")).plan
         means = means_of(plan, Options(reflink=reflink))
         (place / "in").write_bytes(os.urandom(MB))
-        with local.LocalFiles() as files, (place / "out").open("w+b") as file:
-            output = local.LocalOutput("out", file.fileno(), start=0, means=means)
+        with LocalFiles() as files, (place / "out").open("w+b") as file:
+            output = local_output.LocalOutput("out", file.fileno(), start=0, means=means)
             assert (output.copy_from(files, str(place / "in"), 0, MB, 0) == 0) == (reflink == "never")
 
 
 class TestTheCall:
     """What the file system answers to FICLONERANGE."""
 
-    @pytest.mark.parametrize("number", sorted(local.CANNOT), ids=lambda number: errno.errorcode[number])
+    @pytest.mark.parametrize("number", sorted(clone.CANNOT), ids=lambda number: errno.errorcode[number])
     def test_what_cannot_be_cloned_is_copied(self, place: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
         checkpoint = checkpoint_in(place, stage=3, megabytes=6)
         straight = consolidate(checkpoint, place / "straight")
@@ -209,7 +210,7 @@ class TestTheCall:
             if what == "copying":
                 os.truncate(last, MB)
 
-        with pytest.raises(DamagedFile, match="the file ends too early"):
+        with pytest.raises(DamagedFile, match="the file was changed while it was being read"):
             consolidate(checkpoint, place / "out", status=shorten, reflink=reflink)
 
 
@@ -217,7 +218,7 @@ def refusing(
     patch: pytest.MonkeyPatch, number: int, *, after: int = 0, only: int | None = None
 ) -> list[tuple[int, int]]:
     """Have calls fail, all after so many or those of one rank; returns (call, rank) of each, the module's is -1."""
-    real, calls = local.clone, list[tuple[int, int]]()
+    real, calls = local_output.clone, list[tuple[int, int]]()
 
     def clone(source: int, *ranges: int) -> None:
         rank = int(os.readlink(f"/proc/self/fd/{source}").partition("zero_pp_rank_")[2].partition("_")[0] or -1)
@@ -226,7 +227,7 @@ def refusing(
             raise OSError(number, os.strerror(number))
         real(source, *ranges)
 
-    patch.setattr(local, "clone", clone)
+    patch.setattr(local_output, "clone", clone)
     return calls
 
 

@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 import zeroconsolidate
 from zeroconsolidate.errors import DamagedFile, OutputFailed, WitnessMismatch, ZeroConsolidateError
 from zeroconsolidate.plan import congruent
-from zeroconsolidate.run import execute, local
+from zeroconsolidate.run import execute, local_output
+from zeroconsolidate.run.clone import CANNOT
 from zeroconsolidate.write import part
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ class TestOtherMeanings:
 
 
 class TestTheCall:
-    @pytest.mark.parametrize("number", sorted(local.CANNOT), ids=lambda number: errno.errorcode[number])
+    @pytest.mark.parametrize("number", sorted(CANNOT), ids=lambda number: errno.errorcode[number])
     def test_what_cannot_be_cloned_is_copied(
         self, checkpoint: Path, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -263,7 +264,7 @@ class TestTheCall:
             if what == "copying":
                 os.truncate(checkpoint / "global_step5/mp_rank_00_model_states.pt", MB)
 
-        with pytest.raises(DamagedFile, match="the file ends too early"):
+        with pytest.raises(DamagedFile, match="the file was changed while it was being read"):
             consolidate(checkpoint, tmp_path / "out", dtype="bf16", status=shorten, reflink=reflink)
         assert not (tmp_path / "out/config.json").exists()
         assert not list((tmp_path / "out").glob("*.safetensors"))
@@ -282,7 +283,7 @@ class TestTheCall:
 
 def refuse(patch: pytest.MonkeyPatch, number: int, *, after: int = 0) -> None:
     """Have calls fail, all after so many."""
-    real, calls = local.clone, list[int]()
+    real, calls = local_output.clone, list[int]()
 
     def clone(source: int, *ranges: int) -> None:
         calls.append(source)
@@ -290,4 +291,4 @@ def refuse(patch: pytest.MonkeyPatch, number: int, *, after: int = 0) -> None:
             raise OSError(number, os.strerror(number))
         real(source, *ranges)
 
-    patch.setattr(local, "clone", clone)
+    patch.setattr(local_output, "clone", clone)

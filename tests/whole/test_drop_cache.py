@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 import zeroconsolidate
 from zeroconsolidate.run import local, page_cache
 from zeroconsolidate.run.clone import Means
-from zeroconsolidate.run.local import LocalFiles, LocalOutput
+from zeroconsolidate.run.local import LocalFiles
+from zeroconsolidate.run.local_output import LocalOutput
 from zeroconsolidate.run.page_cache import Trail, drop, drop_file
 
 if TYPE_CHECKING:

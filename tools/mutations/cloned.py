@@ -28,13 +28,13 @@ MUTATIONS = (
     Mutation(
         "a disk that is full while blocks are shared is an error",
         f"{CLONE}::TestTheCall::test_what_fails_is_an_error",
-        ("run/local.py", "            if error.errno not in CANNOT:\n                raise OutputFailed.from_system"
+        ("run/local_output.py", "            if error.errno not in CANNOT:\n                raise OutputFailed.from_system"
          "(self.path, error) from None\n            self._refuse", "            self._refuse"),
     ),
     Mutation(
         "with --reflink always, a block that cannot be shared is an error",
         f"{CLONE}::TestTheCall::test_always_fails_where_one_block_cannot",
-        ("run/local.py", "if self._means.must_share:", "if False:"),
+        ("run/local_output.py", "if self._means.must_share:", "if False:"),
     ),
     Mutation(
         "with --reflink always, an output of which nothing can be cloned is refused",
@@ -120,6 +120,6 @@ MUTATIONS = (
     Mutation(
         "a source that has become shorter is damaged, not one that cannot be cloned",
         f"{CLONE}::TestTheCall::test_a_source_that_has_become_shorter_is_damaged",
-        ("run/local.py", "        if size_bytes < stop:", "        if False:"),
+        ("run/local_output.py", "        if size_bytes < stop:", "        if False:"),
     ),
 )  # fmt: skip

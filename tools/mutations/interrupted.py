@@ -238,7 +238,7 @@ MUTATIONS = (
         "what the kernel copies is of such a file, too",
         "run/test_io.py::test_a_changed_file_is_not_copied",
         (
-            "run/local.py",
+            "run/local_output.py",
             "        source.refuse_changed(file, opened)\n        # Either",
             "        # Either",
         ),
@@ -423,7 +423,7 @@ MUTATIONS = (
         "short writes go on",
         "run/test_io.py::test_writes_go_on_after_a_short_one",
         (
-            "run/local.py",
+            "run/local_output.py",
             "            view, start = view[done:], start + done\n",
             "            view = view[len(view):]\n",
         ),
@@ -431,13 +431,13 @@ MUTATIONS = (
     Mutation(
         "short reads go on",
         "run/test_io.py::test_reads_go_on_after_a_short_one",
-        ("run/local.py", "        done += got\n", "        done = len(buffer)\n"),
+        ("run/descriptors.py", "        done += got\n", "        done = len(buffer)\n"),
     ),
     Mutation(
         "an input that ends early is noticed",
         "run/test_io.py::test_an_input_that_ends_early",
         (
-            "run/local.py",
+            "run/local_output.py",
             "        if not got and os.fstat(opened.fd).st_size < file_start + size_bytes:\n",
             "        if False:\n",
         ),

@@ -19,7 +19,8 @@ from ..run.checksum import Checksummed
 from ..run.counts import Counts
 from ..run.execute import execute
 from ..run.inputs import Inputs
-from ..run.local import NOTHING_KNOWN, LocalOutput
+from ..run.local import NOTHING_KNOWN
+from ..run.local_output import LocalOutput
 from ..write.check import check
 from ..write.system import remove, sync_directory, system_errors, write_all
 from .named import ties_of

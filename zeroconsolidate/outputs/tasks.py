@@ -26,7 +26,7 @@ from ..plan.fragment import FragmentPlan
 from ..run.counts import Counts
 from ..run.execute import execute, extents_of
 from ..run.inputs import Inputs, side_by_side
-from ..run.local import LocalOutput
+from ..run.local_output import LocalOutput
 from ..write.lock import Lock
 from ..write.part import CLONED
 from ..write.portion import opened

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -12,13 +11,14 @@ from .local import NOTHING_KNOWN, LocalFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from contextlib import AbstractContextManager
 
     from ..options.mapped import Mapped
     from .remote import RemoteFiles
     from .storage import Extent
 
 _LOOKED_AT = 64
-"""So many extents tell whether any lies in a store: a plan of local files is not gone through twice."""
+"""So many extents tell whether any lies in a store."""
 
 
 class Files(LocalFiles):
@@ -63,7 +63,7 @@ class Files(LocalFiles):
         coming = iter(extents)
         first = list(islice(coming, _LOOKED_AT))
         if not any(is_url(file) for file, _, _ in first):
-            return nullcontext()
+            return super().expecting(chain(first, coming))
         return self._in_store().expecting(each for each in chain(first, coming) if is_url(each[0]))
 
     def _in_store(self) -> RemoteFiles:

@@ -8,7 +8,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..run.local import LocalOutput
+from ..run.local_output import LocalOutput
 from .sync import Sync
 from .system import system_errors
 
