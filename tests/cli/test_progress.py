@@ -297,7 +297,7 @@ class TestFilesRead:
         assert self.counted(inspect, run) == (2 + 1) * self.OF_ONE
         assert self.counted(inspect, run, checkpoint=2) == (2 + 1) * self.OF_ONE
         assert self.counted(consolidate, run, tmp_path / "out", checkpoint="last-complete") == (2 + 1) * self.OF_ONE
-        assert self.counted(consolidate, run, tmp_path / "mean", average="uniform", last=2) == (2 + 2 * 3) * self.OF_ONE
+        assert self.counted(consolidate, run, tmp_path / "mean", average="uniform", last=2) == (2 + 2) * self.OF_ONE
 
     def test_and_of_those_that_a_training_can_resume_from_instead(self, run: Path) -> None:
         (run / "checkpoint-4/scheduler.pt").unlink()
