@@ -104,7 +104,7 @@ def test_a_store_that_fails_now_and_then(faults: list[Fault], s3: Store, tmp_pat
 
 
 def test_nothing_has_a_name_before_all_is_complete(s3: Store, tmp_path: Path):
-    """The order of what becomes visible: weights, then what lies beside them, then index, config and manifest."""
+    """The order of what becomes visible: weights and what lies beside them, then index, config and manifest."""
     seen: list[set[str]] = []
 
     def rule(request: Request) -> None:
@@ -120,6 +120,28 @@ def test_nothing_has_a_name_before_all_is_complete(s3: Store, tmp_path: Path):
         order.index(name) for name in order if name.endswith(".safetensors")
     )
     assert len(order) == len(report.files)
+
+
+@pytest.mark.parametrize("name", ["files/tokenizer.json", "journal"])
+def test_what_is_refused_beside_the_weights_is_an_error(name: str, s3: Store, tmp_path: Path):
+    """It is sent while other things go on, and noticed all the same."""
+    zeroconsolidate.consolidate(CHECKPOINT, tmp_path / "here")
+    written = 0
+
+    def rule(request: Request) -> Fault | None:
+        nonlocal written
+        if request.method != "PUT" or not request.path.endswith(f".zeroconsolidate/{name}"):
+            return None
+        written += 1
+        return DENIED if name != "journal" or written > 2 else None
+
+    s3.rule = rule
+    with pytest.raises(StoreFailed, match="with --abort it removes what has been uploaded"):
+        zeroconsolidate.consolidate(CHECKPOINT, s3.url("model"))
+    assert visible(s3) == set()
+    s3.rule = lambda _: None
+    zeroconsolidate.consolidate(CHECKPOINT, s3.url("model"))
+    same(s3, tmp_path / "here")
 
 
 @pytest.mark.parametrize("fault", [DENIED, EXPIRED], ids=["denied", "expired"])

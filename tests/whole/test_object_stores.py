@@ -225,7 +225,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("call", "message"),
         [
-            (lambda url: list(zeroconsolidate.watch(url)), "a run directory that is watched"),
+            (lambda url: list(zeroconsolidate.watch(url)), "the models of a run that is watched"),
             (lambda url: zeroconsolidate.prune(url, keep=1), "a run directory that is pruned"),
             (lambda url: zeroconsolidate.consolidate(url, "out", base="s3://models/base"), "a base model must be on"),
         ],

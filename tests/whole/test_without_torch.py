@@ -151,4 +151,6 @@ def test_an_engine_needs_deepspeed() -> None:
     done = without_packages(code, PLAIN)
     assert done.returncode == 1
     said = "needs deepspeed, which is not installed; pip install 'zeroconsolidate[deepspeed]'"
-    assert done.stderr.splitlines()[-1] == f"zeroconsolidate.errors.MissingPackage: loading into an engine {said}"
+    assert (
+        done.stderr.splitlines()[-1] == f"zeroconsolidate.errors.request.MissingPackage: loading into an engine {said}"
+    )

@@ -146,7 +146,7 @@ class TestErrors:
     def continued(self, out: Path, tmp_path: Path) -> int:
         """How many bytes were left: all is as if nothing had failed."""
         assert not [*out.glob("*.safetensors"), *out.glob("*.json")]
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith("zeroconsolidate")]
+        assert not [thread for thread in threading.enumerate() if thread.name == "zeroconsolidate-worker"]
         report = consolidate(self.CHECKPOINT, out, workers=2, **self.OPTIONS)
         consolidate(self.CHECKPOINT, tmp_path / "straight", workers=1, **self.OPTIONS)
         assert contents(out) == contents(tmp_path / "straight")

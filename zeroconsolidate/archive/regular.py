@@ -12,7 +12,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..errors import DamagedFile, UnsafePath, ZeroConsolidateError, reason
 from ..options.urls import is_url, real
@@ -188,6 +188,15 @@ class Status(Protocol):
     @property
     def st_mtime_ns(self) -> int:
         """When it was changed; 0 where the store is not asked."""
+
+
+@runtime_checkable
+class InStore(Status, Protocol):
+    """The same of an object of a store."""
+
+    @property
+    def identity(self) -> str:
+        """Changes when the content does."""
 
 
 class Entry(Protocol):

@@ -112,6 +112,8 @@ class RemoteStatus:
     """What is known of the status of an object, under the system's names."""
 
     st_size: int
+    identity: str
+    """Changes when the content does."""
     st_mtime_ns: int = 0
 
 
@@ -135,7 +137,7 @@ class RemoteEntry:
         return False
 
     def stat(self) -> RemoteStatus:
-        return RemoteStatus(self._item.size_bytes)
+        return RemoteStatus(self._item.size_bytes, self._item.identity)
 
 
 def entries(folder: str) -> list[RemoteEntry]:

@@ -41,11 +41,14 @@ class Listing:
     """Files beside the tag, likewise."""
     changed_ns: int
     """When the newest of these files was written, as its file system says."""
+    identities: tuple[str, ...] = ()
+    """In a store, what tells each of these files from another one in its place: it says no times."""
 
     @property
     def signature(self) -> tuple[object, ...]:
         """Equal as long as nothing is written to the save."""
-        return (self.tag, self.latest, self.changed_ns, tuple(self.states.items()), tuple(self.beside.items()))
+        found = (self.tag, self.latest, self.changed_ns, tuple(self.states.items()), tuple(self.beside.items()))
+        return (*found, self.identities) if self.identities else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

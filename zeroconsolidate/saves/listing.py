@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..archive import names
 from ..archive.discover import LATEST, natural, tags_in
-from ..archive.regular import read_small, scan
+from ..archive.places import look_anew
+from ..archive.regular import InStore, read_small, scan
 from ..errors import NotACheckpoint, StoreFailed, ZeroConsolidateError, reason
 from ..options.urls import absolute, normal
 from ..options.urls import real as real_path
@@ -41,6 +42,9 @@ class _Folder:
             for name, status in self.files.items()
             if (names.parse(name) is not None) is of_deepspeed
         }
+
+    def identities(self) -> tuple[str, ...]:
+        return tuple(status.identity for status in self.files.values() if isinstance(status, InStore))
 
     def changed_ns(self) -> int:
         return max((status.st_mtime_ns for status in self.files.values()), default=0)
@@ -83,6 +87,7 @@ def list_saves(roots: Sequence[str]) -> Found:
 
 def list_again(listing: Listing) -> Listing | None:
     """The same save as it is now; None if it has gone."""
+    look_anew(listing.paths)
     now: Listing | None = None
     for path in listing.paths:
         try:
@@ -163,6 +168,7 @@ def _listing(
         states=inside.sizes(of_deepspeed=True),
         beside=here.sizes(of_deepspeed=False),
         changed_ns=max(here.changed_ns(), inside.changed_ns()),
+        identities=(*here.identities(), *inside.identities()),
     )
 
 
@@ -176,6 +182,7 @@ def _together(one: Listing, other: Listing) -> Listing:
         states={**other.states, **one.states},
         beside={**other.beside, **one.beside},
         changed_ns=max(one.changed_ns, other.changed_ns),
+        identities=(*one.identities, *other.identities),
     )
 
 

@@ -7,10 +7,11 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import NotACheckpoint, OutputBusy, OutputFailed, SaveGone, ZeroConsolidateError
+from ..archive.places import look_anew
+from ..errors import BadOption, NotACheckpoint, OutputBusy, OutputFailed, SaveGone, ZeroConsolidateError
 from ..options import as_typed, roots_of, takes
 from ..options.follow import WatchOptions
-from ..options.urls import refuse_urls
+from ..options.urls import is_url, refuse_urls
 from ..saves.judge import is_optimizer, number_of
 from ..saves.listing import list_saves
 from ..saves.metadata import examine
@@ -90,11 +91,11 @@ def watch(src: Roots, out: Path | None = None, *, options: WatchOptions) -> Iter
     Parameters
     ----------
     src : str, os.PathLike, or sequence of these
-        The run directory, in which a training saves or will save, or a folder of tags. Several directories are watched
-        as one, for nodes that save to their own disks.
+        The run directory, in which a training saves or will save, or a folder of tags; it may be the URL of one in an
+        object store. Several directories are watched as one, for nodes that save to their own disks.
     out : str or os.PathLike, optional
-        Where to write the model of each save: a path with `{name}` or `{step}` in it. Without it,
-        `{run}-models/{name}`.
+        Where to write the model of each save: a path with `{name}` or `{step}` in it, on this machine. Without it,
+        `{run}-models/{name}`; it must be given if the run is in a store.
 
     Returns
     -------
@@ -117,10 +118,24 @@ def watch(src: Roots, out: Path | None = None, *, options: WatchOptions) -> Iter
     """
     pattern = checked(None if out is None else os.fspath(out))
     roots = roots_of(src)
-    refuse_urls(
-        [*roots, pattern], "a run directory that is watched, and its models,", "convert single saves by their URL"
-    )
+    if any(map(is_url, roots)):
+        _refuse_in_store(pattern, options)
+    refuse_urls([pattern], "the models of a run that is watched", "convert single saves to a URL")
     return Watch(roots, pattern, options).events()
+
+
+def _refuse_in_store(pattern: str, options: WatchOptions) -> None:
+    """What cannot be done where the run is in a store."""
+    if "{run}" in pattern:
+        raise BadOption(
+            "the models of a run that is watched must be on this machine",
+            found="the run is in an object store",
+            remedy="name a directory for them, such as 'models/{name}'",
+        )
+    if options.kept_saves is not None:
+        raise BadOption(
+            "--prune removes files of this machine only", remedy="remove objects with the client of the store"
+        )
 
 
 class Watch:
@@ -176,6 +191,7 @@ class Watch:
             self._pause(min(options.interval_seconds, _SOON_SECONDS) if unsettled else options.interval_seconds)
 
     def _listings(self) -> list[Listing]:
+        look_anew(self._roots)
         try:
             found = list_saves(self._roots).listings
         except NotACheckpoint:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from ..archive.places import exists, look_anew
-from ..archive.regular import read_small
+from ..archive.remote import fetch
 from ..errors import OutputBusy
-from .journal import MAX_BYTES, Progress, encoded, progress_of
+from .journal import Progress, encoded, progress_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from concurrent.futures import Future
 
     from ..integrations.object_uploads import Uploads
 
@@ -27,7 +29,9 @@ class RemoteJournal:
     def __init__(self, url: str, uploads: Uploads) -> None:
         self.url = url
         self._uploads = uploads
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="zeroconsolidate-journal")
         self._turn = threading.Lock()
+        self._under_way: deque[Future[None]] = deque()
         self._text = read_journal(url)
         self.progress = progress_of(self._text)
         self._run = secrets.token_hex(8)
@@ -38,31 +42,59 @@ class RemoteJournal:
             if records and "begin" in records[0]:
                 self._text, self.progress = b"", Progress()
             self._add({"run": self._run}, *records)
-            self._write()
+            self._write(self._text)
 
     def append(self, *records: Mapping[str, Any]) -> None:
         """Write records. What they state must be true of the store already. Any thread may call it.
 
         Raises OutputBusy if another run has written the journal since we did.
         """
+        self.later(*records)
+        self.wait()
+
+    def later(self, *records: Mapping[str, Any]) -> None:
+        """The same, but something else can be done meanwhile: `progress` has the records at once, and what writing them
+        has raised is raised by the next call."""
         with self._turn:
-            if progress_of(read_journal(self.url)).run != self._run:
-                raise OutputBusy(
-                    "another conversion has taken over this output", remedy="wait for it, or name another output"
-                )
+            while self._under_way and self._under_way[0].done():
+                self._under_way.popleft().result()
             self._add(*records)
-            self._write()
+            self._under_way.append(self._writer.submit(self._append, self._text))
+
+    def wait(self) -> None:
+        """Wait until all records are written."""
+        with self._turn:
+            while self._under_way:
+                self._under_way.popleft().result()
+
+    def drain(self) -> None:
+        """Wait until nothing is under way, whatever becomes of it."""
+        with self._turn:
+            while self._under_way:
+                self._under_way.popleft().exception()
+
+    def close(self) -> None:
+        """End the thread that writes."""
+        self._writer.shutdown()
+
+    def _append(self, text: bytes) -> None:
+        if len(text) < len(self._text):
+            return  # what was added since is written with it, next
+        if progress_of(read_journal(self.url)).run != self._run:
+            raise OutputBusy(
+                "another conversion has taken over this output", remedy="wait for it, or name another output"
+            )
+        self._write(text)
 
     def _add(self, *records: Mapping[str, Any]) -> None:
         for record in records:
             self.progress.take(record)
         self._text += encoded(*records)
 
-    def _write(self) -> None:
-        self._uploads.put(self.url, self._text)
+    def _write(self, text: bytes) -> None:
+        self._uploads.put(self.url, text)
 
 
 def read_journal(url: str) -> bytes:
     """The content of the journal, empty if there is none."""
-    look_anew([url])
-    return read_small(url, MAX_BYTES) if exists(url) else b""
+    return fetch(url) or b""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ..archive.model_files import ADAPTER_CONFIG, BESIDE_FOLDER, NON_LORA_WEIGHTS, OPTIMIZER_FOLDER, is_weights
 from ..archive.phrases import listed
-from ..archive.places import files_in, look_anew, names_in, size_bytes
+from ..archive.places import files_in, identity, look_anew, names_in
 from ..errors import OutputExists, OutputFailed, at
 from .publish import DESCRIBES, INDICES, is_optimizer_file
 from .refusals import STAGING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from ..integrations.object_uploads import Uploads
 
@@ -40,12 +41,13 @@ def publish(
     names: Sequence[str],
     sizes: Mapping[str, int],
     *,
+    last: Collection[str],
     uploads_begun: Mapping[str, str],
     overwrite: bool,
     again: str,
 ) -> None:
-    """Give all files their names, in order: an upload in parts is completed, a staged object copied. `again`: what to
-    do if one cannot be.
+    """Give all files their names: an upload in parts is completed, a staged object copied. Those in `last` follow one
+    after the other, when the store lists all others with their sizes. `again`: what to do if one cannot be.
 
     Raises OutputFailed if a file is neither staged nor, with its size, in place.
     """
@@ -53,7 +55,8 @@ def publish(
     if overwrite:
         # What describes a set of weights must never stand beside weights of another set.
         uploads.remove(f"{output}/{name}" for name in DESCRIBES if name not in sizes or name in there)
-    for name in names:
+
+    def give(name: str) -> None:
         url, upload = f"{output}/{name}", uploads_begun.get(name)
         parts = uploads.parts(url, upload) if upload is not None and uploads.is_resumable else None
         with at(name):
@@ -61,22 +64,36 @@ def publish(
                 uploads.copy(staged(output, name), url)
             elif parts and upload is not None:
                 uploads.complete(url, upload, {number: part.etag for number, part in parts.items()})
-            _refuse_wrong_size(url, sizes[name], again)
+
+    first = [name for name in names if name not in last]
+    with ThreadPoolExecutor(uploads.in_flight, thread_name_prefix="zeroconsolidate-publish") as pool:
+        for given in [pool.submit(give, name) for name in first]:
+            given.result()
+    _refuse_wrong_sizes(output, first, sizes, again)
+    for name in names:
+        if name in last:
+            give(name)
+            _refuse_wrong_sizes(output, [name], sizes, again)
     if overwrite:
         uploads.remove(f"{output}/{name}" for name in _files(output) if _is_replaced(name, sizes))
 
 
-def _refuse_wrong_size(url: str, expected: int, again: str) -> None:
-    """The store must list the object with the size that was planned."""
-    look_anew([url])
-    try:
-        found = size_bytes(url)
-    except FileNotFoundError:
-        raise OutputFailed("the finished file has been removed", remedy=again) from None
-    if found != expected:
-        raise OutputFailed(
-            "the store has another file than was sent", expected=f"{expected} bytes", found=found, remedy=again
-        )
+def _refuse_wrong_sizes(output: str, names: Sequence[str], sizes: Mapping[str, int], again: str) -> None:
+    """The store must list the objects with the sizes that were planned."""
+    look_anew([f"{output}/x"])
+    for name in names:
+        with at(name):
+            try:
+                found = identity(f"{output}/{name}")["bytes"]
+            except FileNotFoundError:
+                raise OutputFailed("the finished file has been removed", remedy=again) from None
+            if found != sizes[name]:
+                raise OutputFailed(
+                    "the store has another file than was sent",
+                    expected=f"{sizes[name]} bytes",
+                    found=found,
+                    remedy=again,
+                )
 
 
 def _is_replaced(name: str, sizes: Mapping[str, int]) -> bool:

@@ -17,10 +17,9 @@ import shutil
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ..archive.regular import opened, read_errors
 from ..errors import PlanBroken, StoreFailed, WrongNames, ZeroConsolidateError, at
 from ..integrations.object_uploads import uploads_to
 from . import remote_spread
@@ -28,9 +27,9 @@ from .journal import Checks, Fingerprint, refuse_other
 from .lock import Lock
 from .portion import start_over
 from .refusals import JOURNAL, STAGING, TASKS
+from .remote_files import SmallFiles
 from .remote_journal import RemoteJournal
 from .remote_publish import abandon, how_to_remove, publish, refuse_existing, staged
-from .system import system_errors
 from .uploads import NOTED_SECONDS, Sent, SentPart, part_bytes_of
 
 if TYPE_CHECKING:
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
     from ..plan.layout import FilePlan
     from ..plan.stretches import Stretch
     from ..run.clone import Means
-
-_COPIED_BYTES = 32 << 20
 
 
 class RemoteStage:
@@ -79,7 +76,8 @@ class RemoteStage:
         self._pool = ThreadPoolExecutor(self._uploads.in_flight, thread_name_prefix="zeroconsolidate-upload")
         try:
             with at(self.output):
-                self._keep_headers()
+                self._small = SmallFiles(self.folder, self.output, self._uploads, self._pool)
+                self._small.keep_headers(self._files)
                 self._journal = RemoteJournal(f"{self.output}/{STAGING}/{JOURNAL}", self._uploads)
                 self._take_over()
         except BaseException:
@@ -89,6 +87,8 @@ class RemoteStage:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         try:
+            self._small.drain()
+            self._journal.drain()
             if kind is not None:  # an interruption, or a store that refuses: note all there is
                 with suppress(ZeroConsolidateError):
                     self.settle()
@@ -102,6 +102,7 @@ class RemoteStage:
             elif isinstance(error, ZeroConsolidateError):
                 error.remedies += how_to_remove(self.output)
         finally:
+            self._journal.close()
             self._leave()
 
     @property
@@ -135,8 +136,8 @@ class RemoteStage:
         return self._journal.progress.checks
 
     def note_checks(self, checks: Checks) -> None:
-        """Remember that the witness has been compared, and the result."""
-        self._journal.append({"checked": checks.numel, "how": checks.how, "warnings": checks.warnings})
+        """Remember, before long, that the witness has been compared, and the result."""
+        self._journal.later({"checked": checks.numel, "how": checks.how, "warnings": checks.warnings})
 
     def facts(self, name: str) -> dict[str, Any] | None:
         """What the journal remembers of a complete file, None if it is not complete."""
@@ -163,7 +164,8 @@ class RemoteStage:
                 start, upload, etags, facts = self._continued(name, target, part_bytes)
                 if not upload:
                     upload = self._uploads.begin(target, part_bytes)
-                    self._journal.append({"upload": upload, "file": name})
+                    # Parts need not wait for it: an upload that no journal knows of is removed at the end all the same.
+                    self._journal.later({"upload": upload, "file": name})
 
         def send(number: int, data: bytearray) -> str:
             if is_small:
@@ -217,10 +219,8 @@ class RemoteStage:
 
     def settle(self) -> None:
         """Write down all that is complete."""
-        records, self._pending = self._pending, []
-        if records:
-            self._journal.append(*records)
-        self._clock = time.monotonic()
+        self._note_pending()
+        self._journal.wait()
 
     def keep(self, name: str) -> None:
         """A file that an earlier run has completed is part of this output."""
@@ -256,25 +256,17 @@ class RemoteStage:
 
     def write(self, name: str, data: bytes) -> None:
         """A small file, whole."""
-        path = self.path(name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(data)
-        self._put(name, data)
+        self._small.write(name, data)
+        self._names.append(name)
 
     def copy(self, name: str, source: str) -> None:
         """A file of the checkpoint or the base model, byte for byte."""
-        path = self.path(name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with read_errors(source), closing(opened(source)) as there, open(path, "wb") as file:
-            for start in range(0, there.size_bytes, _COPIED_BYTES):
-                file.write(there.pread(min(_COPIED_BYTES, there.size_bytes - start), start))
-        with open(path, "rb") as file:
-            self._put(name, file.read())
+        self._small.copy(name, source)
+        self._names.append(name)
 
     def path(self, name: str) -> str:
         """Where what is kept here of the file `name` is."""
-        return os.path.join(self.folder, "files", name)
+        return self._small.path(name)
 
     def publish(self, last: Sequence[str]) -> dict[str, int]:
         """Give every file its final name, those in `last` after all others, and remove what they replace.
@@ -284,10 +276,12 @@ class RemoteStage:
         final = set(self._names)
         names = [name for name in self._names if name not in last] + [name for name in last if name in final]
         with at(self.output):
+            self._small.wait()
             self.settle()
             sizes = {name: os.path.getsize(self.path(name)) for name in names if os.path.exists(self.path(name))}
             sizes |= {name: size for name, size in self._journal.progress.done.items() if name in final}
-            self._journal.append({"publish": names, "sizes": sizes, "overwrite": self._overwrite})
+            record = {"publish": names, "last": [*last], "sizes": sizes, "overwrite": self._overwrite}
+            self._journal.append(record)
         return self.finish()
 
     def finish(self) -> dict[str, int]:
@@ -300,6 +294,7 @@ class RemoteStage:
                 self._uploads,
                 record["publish"],
                 record["sizes"],
+                last=record["last"],
                 uploads_begun=progress.uploads,
                 overwrite=record["overwrite"],
                 again="start over with --restart" if self.token is None else start_over(self.place),
@@ -313,28 +308,20 @@ class RemoteStage:
         return self._uploads.checks
 
     def remember(self, name: str, upto: int, facts: dict[str, Any]) -> None:
-        """Journal that the store has the file below byte `upto`."""
-        self._journal.append({"file": name, "upto": upto, "facts": facts})
-
-    def _keep_headers(self) -> None:
-        """What is read of weights by the last check: headers, in files as long as they will be, which take no room."""
-        with system_errors(self.folder):
-            for plan in self._files:
-                os.makedirs(os.path.dirname(self.path(plan.name)), exist_ok=True)
-                with open(self.path(plan.name), "wb") as file:
-                    file.write(plan.header)
-                    file.truncate(plan.size_bytes)
-
-    def _put(self, name: str, data: bytes) -> None:
-        with at(name):
-            self._uploads.put(staged(self.output, name), data)
-        self._names.append(name)
+        """Journal, before long, that the store has the file below byte `upto`."""
+        self._journal.later({"file": name, "upto": upto, "facts": facts})
 
     def _note_done(self, record: dict[str, Any]) -> None:
         self._pending.append(record)
         size_bytes = record.get("done", 0)
         if time.monotonic() - self._clock >= NOTED_SECONDS or size_bytes > part_bytes_of(size_bytes):
-            self.settle()
+            self._note_pending()
+
+    def _note_pending(self) -> None:
+        records, self._pending = self._pending, []
+        if records:
+            self._journal.later(*records)
+        self._clock = time.monotonic()
 
     def _take_over(self) -> None:
         progress = self._journal.progress
