@@ -64,6 +64,7 @@ def line(cell: Cell, result: Result) -> str:
 
 def main() -> int:
     from resuming import table, ways
+    from resuming.cases import apart
     from resuming.cases import cases as all_cases
     from resuming.cells import Cell, run
 
@@ -76,7 +77,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="keep all files there")
     args = parser.parse_args()
     root = args.out or Path(tempfile.mkdtemp(prefix="resume-universal-"))
-    chosen = [case for case in all_cases() if not args.only or case.name in args.only]
+    chosen = [case for case in [*all_cases(), *apart()] if case.name in args.only] if args.only else all_cases()
     back = [ways.WAYS[name] for name in args.ways]
     ranks.import_deepspeed()
     save_all(chosen, root)

@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 from command import REPOSITORY, environment
+from disks import disk
+from folders import contents
 
-from zeroconsolidate import verify
+from zeroconsolidate import universal, verify
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from disks import Disk
 
 pytestmark = [pytest.mark.live, pytest.mark.long]
 
@@ -28,8 +33,12 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Resumed:
     pytest.importorskip("deepspeed")
     folder = tmp_path_factory.mktemp("resumed")
     ways = ["universal", "load_into_engine", "ds_to_universal", "shared_steps"]
+    return run(folder, ["z2_round_robin", "z3_groups"], ways)
+
+
+def run(folder: Path, cases: list[str], ways: list[str]) -> Resumed:
     command = [
-        sys.executable, "tools/resume_universal.py", "--only", "z2_round_robin", "z3_groups", "--ways", *ways,
+        sys.executable, "tools/resume_universal.py", "--only", *cases, "--ways", *ways,
         "--stages", "2", "3", "--ranks", "2", "3", "--out", str(folder),
     ]  # fmt: skip
     done = subprocess.run(
@@ -77,3 +86,26 @@ def test_one_step_for_all_groups_is_deepspeeds_loader_at_fault(resumed: Resumed)
     assert re.fullmatch(r"72 of 72 equal  losses apart by .*  WRONG", text)
     folder = resumed.folder / "z3_groups"
     assert verify(folder / "ds_to_universal", against=folder / "checkpoint").problems == ()
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Disk]:
+    """A disk that shares blocks; the test is skipped where none can be mounted."""
+    yield from disk("xfs", tmp_path)
+
+
+def test_engines_load_fragments_that_share_blocks_with_what_was_saved(shared: Disk):
+    """Their records are padded so that a tensor begins where it does in the checkpoint."""
+    pytest.importorskip("deepspeed")
+    found = run(shared.folder, ["z2_wide", "z3_wide"], ["cloned"])
+    assert len(found.cells) == 8
+    for (case, _, where), text in found.cells.items():
+        is_same = where == f"stage {case[1]} x 2"
+        assert text == "72 of 72 equal" + ("  losses apart by 0.0e+00" if is_same else ""), (case, where)
+    for case in ("z2_wide", "z3_wide"):
+        folder = shared.folder / case
+        report = universal(folder / "checkpoint", folder / "again", reflink="always")
+        assert report.cloned_bytes > report.bytes_written / 4
+        loaded = contents(folder / "cloned")
+        assert loaded == contents(folder / "again")
+        assert any(b"Z" * 65 in data for name, data in loaded.items() if name.endswith("fp32.pt"))

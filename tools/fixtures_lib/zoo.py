@@ -15,11 +15,11 @@ BEYOND_FLOAT32 = 2**24 + 1
 class Block(nn.Module):
     """A residual MLP. `scale` has a single element: fewer than there are ranks."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(WIDTH)
-        self.up = nn.Linear(WIDTH, 2 * WIDTH + 1)
-        self.down = nn.Linear(2 * WIDTH + 1, WIDTH, bias=False)
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 2 * width + 1)
+        self.down = nn.Linear(2 * width + 1, width, bias=False)
         self.scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,21 +41,29 @@ class Buffers(nn.Module):
 
 
 class TinyLM(nn.Module):
-    """A language model whose output head is its input embedding.
+    """A language model of some `width` whose output head is its input embedding.
 
     `scalar` adds a parameter without dimensions, `channels_last` a convolution whose weight is not contiguous, `empty`
     a layer whose weight has no elements. That one is never called: ZeRO-3 waits for ever for weights it need not fetch.
     """
 
-    def __init__(self, *, layers: int = 2, empty: bool = False, scalar: bool = False, channels_last: bool = False):
+    def __init__(
+        self,
+        *,
+        width: int = WIDTH,
+        layers: int = 2,
+        empty: bool = False,
+        scalar: bool = False,
+        channels_last: bool = False,
+    ):
         super().__init__()
-        self.embed = nn.Embedding(VOCABULARY, WIDTH)
-        self.layers = nn.ModuleList(Block() for _ in range(layers))
-        self.empty = nn.Linear(0, WIDTH, bias=False) if empty else None
+        self.embed = nn.Embedding(VOCABULARY, width)
+        self.layers = nn.ModuleList(Block(width) for _ in range(layers))
+        self.empty = nn.Linear(0, width, bias=False) if empty else None
         self.gain = nn.Parameter(torch.tensor(1.5)) if scalar else None
         self.conv = nn.Conv2d(2, 3, 2).to(memory_format=torch.channels_last) if channels_last else None
         self.buffers_of_all_kinds = Buffers()
-        self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+        self.head = nn.Linear(width, VOCABULARY, bias=False)
         self.head.weight = self.embed.weight
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from fixtures_lib.cases import STAGES, EngineCase
 FROZEN = ("layers.0.up", "layers.1.down")
 # Not a third group for `.scale`: DeepSpeed's loader fails where all that a rank holds of a group is padding.
 GROUPS = (".weight", "")
+WIDE = 129
+"""Tensors of such a model have whole blocks of a disk, which a universal checkpoint can share."""
 
 
 def cases() -> list[EngineCase]:
@@ -49,3 +51,11 @@ def at_stage(stage: int) -> list[EngineCase]:
             )
         )
     return found
+
+
+def apart() -> list[EngineCase]:
+    """Cases that are not in the table."""
+    return [
+        EngineCase(name=f"z{stage}_wide", description="bf16, wider", stage=stage, model={"width": WIDE})
+        for stage in (2, 3)
+    ]

@@ -58,6 +58,8 @@ class Universal:
     name: str = "universal"
     own_steps: bool = True
     """Give every flat group a step of its own, which DeepSpeed's loader at stage 3 forgets."""
+    reflink: str = "auto"
+    """How it is written, which changes no value: the option of this name."""
     takes_round_robin: bool = False
     loads_whole_module: bool = False
 
@@ -71,8 +73,8 @@ class Universal:
         return {"checkpoint": {"load_universal": True}}
 
     def prepare(self, folder: Path) -> None:
-        command = ["zeroconsolidate", "universal", "--quiet", str(folder / "checkpoint"), str(folder / self.name)]
-        _run(["-m", *command])
+        command = ["zeroconsolidate", "universal", "--quiet", "--reflink", self.reflink]
+        _run(["-m", *command, str(folder / "checkpoint"), str(folder / self.name)])
 
     def load(self, engine: Any, folder: Path) -> None:
         _, client_state = engine.load_checkpoint(str(folder / self.name))
@@ -149,6 +151,7 @@ WAYS: dict[str, WayBack] = {
     for way in (
         Universal(),
         Universal(name="shared_steps", own_steps=False),
+        Universal(name="cloned", reflink="always"),
         Theirs(),
         IntoEngine(),
     )
