@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from command import environment
+from executors import Here
 from fixtures import FIXTURES
 from moto.s3 import models
 from s3_server import DENIED, DROPPED, EXPIRED, SERVER_ERROR, SLOW_DOWN, Fault, Request, some
@@ -69,24 +69,6 @@ def numbers_sent(s3: Store, since: int = 0) -> list[int]:
 
 def refusing(*numbers: int, fault: Fault = EXPIRED) -> Callable[[Request], Fault | None]:
     return lambda request: fault if request.query.get("partNumber", ["0"])[0] in map(str, numbers) else None
-
-
-class Here(Executor):
-    """Runs each task when it is given out, as if by another process; `ill(number, task)` before it."""
-
-    def __init__(self, ill: Callable[[int, Task], None] = lambda number, task: None) -> None:
-        self.ill = ill
-        self.given: list[Task] = []
-
-    def submit(self, function: Any, task: Task) -> Future[Any]:  # type: ignore[override]
-        future: Future[Any] = Future()
-        self.given.append(task)
-        try:
-            self.ill(len(self.given), task)
-            future.set_result(pickle.loads(pickle.dumps(function(pickle.loads(pickle.dumps(task))))))
-        except BaseException as error:  # noqa: BLE001
-            future.set_exception(error)
-        return future
 
 
 class TestParts:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import synthetic
 from command import environment
+from executors import Here
 from fixtures import FIXTURES
 from folders import contents
 from interrupting import Interrupt
@@ -29,7 +30,7 @@ from zeroconsolidate.plan import stretches
 from zeroconsolidate.write import part as parting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 MB = 1 << 20
@@ -74,25 +75,6 @@ def processes() -> Iterator[ProcessPoolExecutor]:
 
 def spawned(count: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
-
-
-class Here(Executor):
-    """Runs each task when it is given out, as `ill` has it; counts them."""
-
-    def __init__(self, ill: Callable[[int, Task], None] = lambda number, task: None) -> None:
-        self.ill = ill
-        self.given: list[Task] = []
-
-    def submit(self, function: Any, task: Task) -> Future[Any]:  # type: ignore[override]
-        future: Future[Any] = Future()
-        self.given.append(task)
-        try:
-            self.ill(len(self.given), task)
-            # As between processes.
-            future.set_result(pickle.loads(pickle.dumps(function(pickle.loads(pickle.dumps(task))))))
-        except BaseException as error:  # noqa: BLE001
-            future.set_exception(error)
-        return future
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..plan.layout import FilePlan, TensorPlan
-    from ..plan.pieces import Recipe
+    from ..plan.pieces import Copy, Recipe
     from .inputs import Inputs
     from .storage import Extent, Writable
 
@@ -169,19 +169,23 @@ class _Maker:
                 raise PlanBroken(
                     "the copies leave a gap or overlap", expected=f"element {position} next", found=copy.start
                 )
-            copy_range(
-                self._inputs.files,
-                copy.file,
-                copy.file_start,
-                copy.nbytes,
-                self._output,
-                piece.first_byte + copy.start * tensor.dtype.itemsize,
-                block=self._block,
-                reached=lambda upto: made(tensor, upto, NOTHING),
-            )
+            self._from_input(piece, copy, lambda upto: made(tensor, upto, NOTHING))
             position += copy.numel
         if position != piece.stop:
             raise PlanBroken("the copies end early", expected=f"{piece.stop} elements", found=position)
+
+    def _from_input(self, piece: _Piece, copy: Copy, reached: Callable[[int], None]) -> None:
+        """The bytes of a copy, to their place in the output."""
+        copy_range(
+            self._inputs.files,
+            copy.file,
+            copy.file_start,
+            copy.nbytes,
+            self._output,
+            piece.first_byte + copy.start * piece.tensor.dtype.itemsize,
+            block=self._block,
+            reached=reached,
+        )
 
     def _blocks(self, piece: _Piece, made: Callable[[TensorPlan, int, Seen], None]) -> None:
         """Elements are gathered, cast and written block by block. Blocks that a witness holds bit for bit are shared
@@ -235,16 +239,7 @@ class _Maker:
         if tensor.witness is None or start == stop:
             return
         for copy in tensor.witness.copies(start, stop):
-            copy_range(
-                self._inputs.files,
-                copy.file,
-                copy.file_start,
-                copy.nbytes,
-                self._output,
-                piece.first_byte + copy.start * tensor.dtype.itemsize,
-                block=self._block,
-                reached=lambda _: None,  # what was seen is of all of them together
-            )
+            self._from_input(piece, copy, lambda _: None)  # what was seen is of all of them together
         made(tensor, piece.first_byte + stop * tensor.dtype.itemsize, seen)
 
     def _array(self, use: str, numel: int, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:

@@ -77,6 +77,7 @@ class RemotePortion:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._journal.close()
         shutil.rmtree(self.own_folder, ignore_errors=True)
 
     @property
