@@ -13,7 +13,7 @@ from catalogs import BF16, Claimed, catalog, half, model, optimizer, optimizer3,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor, contiguous
+from zeroconsolidate.archive.located import LocatedStorage, LocatedTensor
 from zeroconsolidate.catalog.facts import Cut, FlatGroup, Member
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, MissingFiles, PlanBroken
@@ -515,18 +515,19 @@ def test_only_tensors_in_folders() -> None:
 
 @pytest.mark.parametrize("insisted", [True, False])
 def test_a_plan_with_what_can_share_blocks(insisted: bool) -> None:
+    """Only if it is insisted on: it is little."""
     named = {
-        name: replace(source, recipe=View(contiguous(storage, source.shape)))
+        name: replace(source, recipe=View(partition(source.recipe.numel, file="f", start=4100)))
         for name, source in sources(stage2()).items()
-        for storage in [
-            LocatedStorage(file="f", key="", start=4096, numel=source.recipe.numel, dtype=DType.F32, big_endian=False)
-        ]
     }
-    sharing = Sharing(block_bytes=4, apart=frozenset(), insisted=insisted)
-    plan = build(
-        Selection(named=named, left_out=()), dtype=None, max_shard_bytes=None, padding_bytes=0, sharing=sharing
-    )
-    assert (plan.sharing, plan.cloned_bytes > 0) == ((sharing, True) if insisted else (None, False))
+    selection = Selection(named=named, left_out=())
+    usual = planned(selection)
+    sharing = Sharing(block_bytes=8, apart=frozenset(), insisted=insisted)
+    plan = build(selection, dtype=None, max_shard_bytes=None, padding_bytes=0, sharing=sharing)
+    if insisted:
+        assert (plan.sharing, plan.cloned_bytes > 0, plan.files == usual.files) == (sharing, True, False)
+    else:
+        assert plan == usual
 
 
 def test_what_is_computed_says_what_it_reads() -> None:
