@@ -83,6 +83,20 @@ def test_goes_on_where_it_was_interrupted(checkpoint: Path, tmp_path: Path, afte
     assert again.first is None or again.first > after - 1
 
 
+def test_a_function_that_gives_other_names_than_it_did_is_noticed(checkpoint: Path, tmp_path: Path) -> None:
+    """A function is recorded by its name only, and what it exchanges does not change a header."""
+
+    def renaming(*names: str) -> Callable[[str], str]:
+        return lambda name: next((other for other in names if name in names and other != name), name)
+
+    one_file = {"max_shard_size": None}
+    stop(checkpoint, tmp_path / "out", 7 * MB, rename=renaming(), **one_file)
+    exchanged = {"rename": renaming("layers.0.up.weight", "layers.1.up.weight")}
+    with pytest.raises(BadOption, match=r"the tensors of model\.safetensors are made of others"):
+        consolidate(checkpoint, tmp_path / "out", **(OPTIONS | exchanged | one_file))
+    consolidate(checkpoint, tmp_path / "out", **(OPTIONS | {"rename": renaming()} | one_file))
+
+
 def test_does_not_copy_what_is_on_disk(checkpoint: Path, tmp_path: Path) -> None:
     stop(checkpoint, tmp_path / "out", 3 * MB, max_shard_size=None, digest=None)
     staged = tmp_path / "out/.zeroconsolidate/files/model.safetensors"

@@ -192,6 +192,11 @@ MUTATIONS = (
         ("write/fingerprint.py", "                    for file in layout\n", "                    for file in ()\n"),
     ),
     Mutation(
+        "the fingerprint knows which tensors each is made of",
+        "transforms/test_average.py::test_an_interrupted_one_is_not_continued_with_the_same_checkpoints_in_another_way",
+        ("write/fingerprint.py", "        for begin in begins(tensor.recipe):\n", "        for begin in ():\n"),
+    ),
+    Mutation(
         "the fingerprint knows the sources' sizes",
         "write/test_journal.py::test_each_part_of_the_fingerprint_counts",
         ("archive/places.py", '"bytes": status.st_size', '"bytes": 0'),
