@@ -25,7 +25,7 @@ from zeroconsolidate import consolidate, verify
 from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, OutputExists, OutputFailed, PlanBroken
 from zeroconsolidate.outputs import weights as convert
 from zeroconsolidate.run.execute import BLOCK_BYTES
-from zeroconsolidate.write import part, publish, stage
+from zeroconsolidate.write import part, publish, stage, staging_folder
 from zeroconsolidate.write.journal import Journal
 from zeroconsolidate.write.stage import Stage
 
@@ -338,7 +338,7 @@ def test_killed_while_clearing_up(
         true(*arguments, **how)
 
     with monkeypatch.context() as killed:
-        for place, name in ((stage.shutil, "rmtree"), (stage, "remove")):
+        for place, name in ((staging_folder.shutil, "rmtree"), (staging_folder, "remove")):
             killed.setattr(place, name, partial(until_killed, getattr(place, name)))
         rename = stage.rename
         killed.setattr(stage, "rename", lambda *a, **k: (rename(*a, **k), published.append(True)))
