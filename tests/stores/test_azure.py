@@ -17,11 +17,19 @@ pytest.importorskip("adlfs", reason="needs a client: sh tools/test_stores.sh")
 
 import torchless
 from azurite_server import (
-    ACCOUNT, DENIED, MD5_MISMATCH, PROGRAM, SERVER_BUSY, SERVER_ERROR, Azurite, azurite_server, connection_string,
+    ACCOUNT,
+    DENIED,
+    MD5_MISMATCH,
+    PROGRAM,
+    SERVER_BUSY,
+    SERVER_ERROR,
+    Azurite,
+    azurite_server,
+    connection_string,
 )  # fmt: skip
 from failing_proxy import DROPPED, Fault, Request, some
 from fixtures import FIXTURES
-from small_uploads import PART, begin
+from small_uploads import PART
 
 import zeroconsolidate
 from zeroconsolidate.errors import BadOption, DamagedFile, NotACheckpoint, OutputFailed, StoreFailed
@@ -238,7 +246,14 @@ class TestWriting:
     def test_nothing_has_a_name_before_all_is_complete(self, azure: Azurite) -> None:
         """The order of what becomes visible: weights and what lies beside them, then index, config and manifest."""
         seen: list[set[str]] = []
-        azure.rule = lambda request: seen.append(visible(azure)) if request.method == "PUT" else None
+        turn = threading.Lock()
+
+        def rule(request: Request) -> None:
+            if request.method == "PUT":
+                with turn:
+                    seen.append(visible(azure))
+
+        azure.rule = rule
         report = zeroconsolidate.consolidate(CHECKPOINT, azure.url("model"), max_shard_size="20KB")
         azure.rule = lambda _: None
         order = [name for one, next_ in zip(seen, [*seen[1:], visible(azure)], strict=True) for name in next_ - one]
@@ -269,7 +284,7 @@ class TestWriting:
     def test_a_block_that_arrives_as_another(self, azure: Azurite) -> None:
         """It comes with its MD5."""
         azure.rule = lambda request: Fault(spoilt=True) if block_of(request) == 2 else None
-        with pytest.raises(StoreFailed, match="the store refuses the request: .*contentMD5 doesn't match"):
+        with pytest.raises(StoreFailed, match=r"the store refuses the request: .*contentMD5 doesn't match"):
             zeroconsolidate.consolidate(CHECKPOINT, azure.url("model"))
         assert visible(azure) == set()
 
@@ -312,7 +327,9 @@ class TestWriting:
             return SERVER_BUSY
 
         azure.rule = rule
-        program = "import sys, small_uploads; small_uploads.begin(); from zeroconsolidate.cli import main; main(sys.argv[1:])"
+        program = (
+            "import sys, small_uploads; small_uploads.begin(); from zeroconsolidate.cli import main; main(sys.argv[1:])"
+        )
         process = subprocess.Popen(
             [sys.executable, "-c", program, "convert", str(CHECKPOINT), azure.url("model")],
             stdout=subprocess.DEVNULL,
@@ -392,7 +409,9 @@ class TestErrors:
     def test_the_wrong_key(self, azure: Azurite) -> None:
         wrong = connection_string(azure.endpoint, "d3Jvbmc=")
         done = command("inspect", azure.url("run"), AZURE_STORAGE_CONNECTION_STRING=wrong)
-        assert "the store refuses access: HttpResponseError: Server failed to authenticate the request." in error_of(done)
+        assert "the store refuses access: HttpResponseError: Server failed to authenticate the request." in error_of(
+            done
+        )
         assert "check the credentials" in done.stderr
 
     def test_no_account(self, azure: Azurite) -> None:

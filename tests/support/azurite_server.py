@@ -61,7 +61,9 @@ class Azurite(Proxied):
 
     def uploads(self) -> list[str]:
         """The names of all blobs that have blocks and nothing else."""
-        return sorted({each.name for each in self.container.list_blobs(include=["uncommittedblobs"])} - {*self.objects()})
+        return sorted(
+            {each.name for each in self.container.list_blobs(include=["uncommittedblobs"])} - {*self.objects()}
+        )
 
     def empty(self) -> None:
         """Remove all blobs and all blocks."""

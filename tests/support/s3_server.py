@@ -97,7 +97,9 @@ class Store(Proxied):
 def s3_server() -> Iterator[Store]:
     """A server with one empty bucket, behind the proxy."""
     from moto.server import ThreadedMotoServer
+    from werkzeug.serving import WSGIRequestHandler
 
+    WSGIRequestHandler.disable_nagle_algorithm = True  # as of any_method.py
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     moto = ThreadedMotoServer(port=0, verbose=False)
     moto.start()
