@@ -27,6 +27,7 @@ from azurite_server import (
     azurite_server,
     connection_string,
 )  # fmt: skip
+from executors import Here
 from failing_proxy import DROPPED, Fault, Request, some
 from fixtures import FIXTURES
 from small_uploads import PART
@@ -35,6 +36,7 @@ import zeroconsolidate
 from zeroconsolidate.errors import BadOption, DamagedFile, NotACheckpoint, OutputFailed, StoreFailed
 from zeroconsolidate.integrations import azure_uploads, object_stores, store_calls
 from zeroconsolidate.integrations.object_uploads import uploads_to
+from zeroconsolidate.outputs import spread
 from zeroconsolidate.write import remote_portion, remote_spread, remote_stage, uploads
 from zeroconsolidate.write.staging import abort
 
@@ -69,6 +71,7 @@ def azure(server: Azurite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azurite]
     for module in (uploads, remote_stage, remote_portion, remote_spread):
         monkeypatch.setattr(module, "part_bytes_of", lambda _: PART)
     monkeypatch.setattr(uploads, "NOTED_BYTES", PART)
+    monkeypatch.setattr(spread, "LEAST_BYTES", PART)
     object_stores.store_of("az://runs").forget()
     yield server
     server.rule = lambda _: None
@@ -382,6 +385,23 @@ class TestWriting:
         assert visible(azure) == set()
         zeroconsolidate.finish_parts(CHECKPOINT, azure.url("model"))
         same(azure, here)
+
+    def test_workers_of_an_executor(self, azure: Azurite, here: Path) -> None:
+        url = azure.put(CHECKPOINT, "run")
+        zeroconsolidate.consolidate(url, azure.url("model"), executor=Here(lambda *_: None))
+        azure.container.delete_blob("model/zeroconsolidate.json")  # it has the times of local files
+        there = {name.removeprefix("model/"): azure.get(name) for name in azure.objects("model/")}
+        assert there == {name: data for name, data in files_in(here).items() if name != "zeroconsolidate.json"}
+        assert azure.uploads() == []
+
+    def test_an_upload_that_was_thrown_away(self, azure: Azurite) -> None:
+        """A task that comes late does not begin it again."""
+        store, url = uploads_to(azure.url("model")), azure.url("model/x")
+        upload = store.begin(url, PART)
+        assert store.parts(url, upload) == {}
+        store.give_up(url, upload)
+        assert store.parts(url, upload) is None
+        assert azure.objects() == []
 
     def test_the_blocks_of_another_upload_are_not_taken_for_ours(self, azure: Azurite) -> None:
         store, url = uploads_to(azure.url("model")), azure.url("model/x")
