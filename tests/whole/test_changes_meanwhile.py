@@ -110,7 +110,7 @@ def test_an_open_checkpoint_notices(saves: tuple[Path, Callable[[], None]]) -> N
     for file in (run / "global_step5").iterdir():
         os.utime(file)
     with pytest.raises(DamagedFile, match=CHANGED):
-        runs[::2, 1]  # which is read out of a mapping
+        runs[::2, 1]  # runs that lie apart
 
 
 def test_a_module_is_not_loaded(saves: tuple[Path, Callable[[], None]], monkeypatch: pytest.MonkeyPatch) -> None:
