@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from .api.reading import inspect, inspect_run, open_checkpoint
     from .api.universal import universal
     from .audit.compare import compare
-    from .audit.comparison import ComparedSide, ComparedTensor, Figures, ModelComparison
+    from .audit.comparison import ComparedSide, ComparedTensor, ModelComparison
+    from .audit.figures import Figures
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
     from .errors import (
@@ -181,7 +182,7 @@ _HOMES = {
     "DamagedFile": "errors",
     "Disagreement": "errors",
     "EngineReport": "loading.engine_report",
-    "Figures": "audit.comparison",
+    "Figures": "audit.figures",
     "LoadReport": "loading.report",
     "Loss": "opening.losses",
     "MissingFiles": "errors",
