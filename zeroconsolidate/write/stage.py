@@ -19,6 +19,7 @@ from ..run.clone import ANY_MEANS
 from . import spread
 from .batch import Batch
 from .check import check
+from .file_names import refuse_names
 from .fingerprint import parts_in
 from .part import CLONED, Part
 from .publish import rename
@@ -113,9 +114,10 @@ class Stage:
         return None  # someone has taken the staged file away
 
     def need(self, sizes: Mapping[str, int], *, cloned_bytes: int = 0) -> None:
-        """Raise OutputFailed if the disk has no room for files of these sizes, what is staged already counted in.
-        `cloned_bytes`: how much of them takes none."""
+        """Raise OutputFailed if the disk has no room for files of these names and sizes, what is staged already counted
+        in. `cloned_bytes`: how much of them takes none."""
         with system_errors(self.output):
+            refuse_names(self.folder, self.folder, sizes, output=self.output)
             refuse_full(
                 self.folder, self.folder, sizes, cloned_bytes=cloned_bytes - self.cloned_bytes, output=self.output
             )
