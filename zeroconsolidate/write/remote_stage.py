@@ -29,8 +29,9 @@ from .portion import start_over
 from .refusals import JOURNAL, STAGING, TASKS
 from .remote_files import SmallFiles
 from .remote_journal import RemoteJournal
-from .remote_publish import abandon, how_to_remove, publish, refuse_existing, staged
-from .uploads import NOTED_SECONDS, Sent, SentPart, part_bytes_of
+from .remote_publish import abandon, how_to_remove, publish, refuse_existing
+from .remote_sending import Sending
+from .uploads import NOTED_SECONDS, part_bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ..plan.layout import FilePlan
     from ..plan.stretches import Stretch
     from ..run.clone import Means
+    from .uploads import SentPart
 
 
 class RemoteStage:
@@ -79,6 +81,9 @@ class RemoteStage:
                 self._small = SmallFiles(self.folder, self.output, self._uploads, self._pool)
                 self._small.keep_headers(self._files)
                 self._journal = RemoteJournal(f"{self.output}/{STAGING}/{JOURNAL}", self._uploads)
+                self._sending = Sending(
+                    self.output, self._uploads, self._journal, self._pool, read_back=self._read_back
+                )
                 self._take_over()
         except BaseException:
             self._leave()
@@ -152,65 +157,9 @@ class RemoteStage:
         self, name: str, size_bytes: int, *, means: Means | None = None, together: bool = False
     ) -> Iterator[SentPart]:
         """A large file, which is continued where an earlier run stopped, if the store can."""
-        url, part_bytes = f"{self.output}/{name}", part_bytes_of(size_bytes)
-        is_small = size_bytes <= part_bytes
-        start, upload, etags = 0, "", dict[int, str]()
-        facts: dict[str, Any] = {}
-        if not is_small:
-            target = url if self._uploads.is_resumable else staged(self.output, name)
-            if name in self._journal.progress.stretches:  # what is sent from here on replaces them
-                self._journal.append({"file": name, "afresh": True})
-            with at(name):
-                start, upload, etags, facts = self._continued(name, target, part_bytes)
-                if not upload:
-                    upload = self._uploads.begin(target, part_bytes)
-                    # Parts need not wait for it: an upload that no journal knows of is removed at the end all the same.
-                    self._journal.later({"upload": upload, "file": name})
-
-        def send(number: int, data: bytearray) -> str:
-            if is_small:
-                self._uploads.put(staged(self.output, name), data)
-                return ""
-            return self._uploads.part(target, upload, number, data)
-
-        output = Sent(
-            send,
-            self._pool,
-            size_bytes=size_bytes,
-            start=start,
-            in_flight=self._uploads.in_flight,
-            kept=self._read_back,
-        )
-        output.etags.update(etags)
-        part = SentPart(output, name, start=start, facts=facts, notes=self)
-        try:
+        with self._sending.file(name, size_bytes) as part:
             yield part
-            output.finish()
-        except BaseException as stopped:
-            output.drain()
-            if self._uploads.is_resumable and not is_small and not isinstance(stopped, PlanBroken):
-                with suppress(ZeroConsolidateError):
-                    part.sync()
-            elif upload:
-                self._uploads.give_up(target, upload)
-            raise
-        if upload and not self._uploads.is_resumable:
-            self._uploads.complete(target, upload, output.etags)
         self.adopt(name, size_bytes, part.facts)
-
-    def _continued(self, name: str, url: str, part_bytes: int) -> tuple[int, str, dict[int, str], dict[str, Any]]:
-        """Where an upload goes on, what it is known by, the ETags of its parts, and what is remembered of it."""
-        progress = self._journal.progress
-        upload = progress.uploads.get(name, "") if self._uploads.is_resumable else ""
-        there = self._uploads.parts(url, upload) if upload else None
-        if there is None:
-            return 0, "", {}, {}
-        upto = 0 if self._read_back else progress.upto.get(name, 0)
-        count = upto // part_bytes
-        if any(number not in there or there[number].size_bytes != part_bytes for number in range(1, count + 1)):
-            count = 0
-        etags = {number: there[number].etag for number in range(1, count + 1)}
-        return count * part_bytes, upload, etags, progress.facts.get(name, {}) if count else {}
 
     @property
     def has_unsynced(self) -> bool:
@@ -306,10 +255,6 @@ class RemoteStage:
     def checked(self) -> str:
         """What the store has compared of what it was sent."""
         return self._uploads.checks
-
-    def remember(self, name: str, upto: int, facts: dict[str, Any]) -> None:
-        """Journal, before long, that the store has the file below byte `upto`."""
-        self._journal.later({"file": name, "upto": upto, "facts": facts})
 
     def _note_done(self, record: dict[str, Any]) -> None:
         self._pending.append(record)
