@@ -41,7 +41,7 @@ OPTIONS: list[dict[str, Any]] = [{}, {"dtype": "bf16"}, {"max_shard_size": "20KB
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """56 KB of weights are seven parts of an upload, and as many tasks."""
-    for module in (uploads, remote_sending, remote_stage, remote_portion, remote_spread):
+    for module in (uploads, remote_sending, remote_portion, remote_spread):
         monkeypatch.setattr(module, "part_bytes_of", lambda _: PART)
     monkeypatch.setattr(uploads, "NOTED_BYTES", PART)
     monkeypatch.setattr(remote_stage, "NOTED_SECONDS", 0.0)

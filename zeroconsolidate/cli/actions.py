@@ -26,7 +26,7 @@ from .arguments import Misuse, flags_of, given_of
 from .colour import RED, YELLOW, painted
 from .exit_codes import ExitCode
 from .flags import CompareFlags, ConvertFlags, EnvFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
-from .parted import aborted_text, part_text, refuse_contradicting
+from .parted import aborted_text, part_text, refuse_abort_with, refuse_contradicting
 from .problems import warnings_text
 from .progress import Display
 
@@ -51,7 +51,7 @@ def _convert(given: argparse.Namespace) -> ExitCode:
     return _written(given, Options, finish_parts if flags.finish else consolidate, dry_run)
 
 
-def _abort(given: argparse.Namespace, flags: ModelFlags) -> ExitCode:
+def _abort(given: argparse.Namespace, flags: ConvertFlags) -> ExitCode:
     from ..api.writing import directory_for
     from ..write.staging import abort
 
@@ -77,6 +77,10 @@ def _convert_part(given: argparse.Namespace, flags: ModelFlags, part: str) -> Ex
 def _universal(given: argparse.Namespace) -> ExitCode:
     from ..api.universal import dry_run_universal, universal
 
+    flags = flags_of(ConvertFlags, given)
+    refuse_abort_with(flags)
+    if flags.abort:
+        return _abort(given, flags)
     return _written(given, UniversalOptions, universal, dry_run_universal)
 
 

@@ -34,6 +34,8 @@ class Uploads:
     """Whether another process can go on with an upload."""
     in_flight = 1
     """How many parts may be under way at a time. A stream takes them in order."""
+    objects_in_flight = 1
+    """How many objects may be under way at a time that are sent whole, or copied."""
     checks = "sizes, by the store's listing"
     """What the store says of what it was sent."""
 

@@ -30,7 +30,7 @@ from .remote_journal import RemoteJournal, read_journal
 from .remote_publish import refuse_existing
 from .remote_spread import shared_uploads, uploaded
 from .shares import told
-from .uploads import Sent, SentPart, numbers_of, part_bytes_of
+from .uploads import Sent, SentPart, numbers_of, part_bytes_of, room_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -114,7 +114,7 @@ class RemotePortion:
             begin=stretch.start,
             start=start,
             stop=stretch.stop,
-            in_flight=self._uploads.in_flight,
+            room=room_for(self._uploads, [size_bytes]),
             kept=False,
         )
         output.etags.update((number, "") for number in numbers_of(stretch.start, start, size_bytes))

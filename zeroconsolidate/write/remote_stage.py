@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanBroken, StoreFailed, WrongNames, ZeroConsolidateError, at
 from ..integrations.object_uploads import uploads_to
-from . import remote_spread
+from . import remote_spread, uploads
 from .journal import Checks, Fingerprint, refuse_other
+from .kept import Kept
 from .lock import Lock
 from .portion import start_over
 from .refusals import JOURNAL, STAGING, TASKS
@@ -31,7 +32,7 @@ from .remote_files import SmallFiles
 from .remote_journal import RemoteJournal
 from .remote_publish import abandon, how_to_remove, publish, refuse_existing
 from .remote_sending import Sending
-from .uploads import NOTED_SECONDS, part_bytes_of
+from .uploads import CHECKSUM, CHECKSUM_OF_PARTS, NOTED_SECONDS, room_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -66,23 +67,31 @@ class RemoteStage:
         self._overwrite, self._restart, self._fingerprint = overwrite, restart, fingerprint
         self._files, self._read_back = files, read_back
         self._names: list[str] = []
-        self._pending: list[dict[str, Any]] = []
-        """Records of complete files that are not written down yet."""
         self._clock = time.monotonic()
+        self._done_bytes = 0
+        """Of complete files that are not written down yet."""
         self._published = False
 
     def __enter__(self) -> Self:
         self.folder = tempfile.mkdtemp(prefix="zeroconsolidate-")
         name = hashlib.sha256(self.output.encode()).hexdigest()[:32]
         self._lock = Lock(os.path.join(tempfile.gettempdir(), f"zeroconsolidate-{os.getuid()}-{name}.lock"))
-        self._pool = ThreadPoolExecutor(self._uploads.in_flight, thread_name_prefix="zeroconsolidate-upload")
+        most = max(self._uploads.in_flight, self._uploads.objects_in_flight)
+        self._pool = ThreadPoolExecutor(most, thread_name_prefix="zeroconsolidate-upload")
         try:
             with at(self.output):
+                self._kept = Kept(self.folder, self._files)
                 self._small = SmallFiles(self.folder, self.output, self._uploads, self._pool)
-                self._small.keep_headers(self._files)
+                self._kept.begin()
                 self._journal = RemoteJournal(f"{self.output}/{STAGING}/{JOURNAL}", self._uploads)
                 self._sending = Sending(
-                    self.output, self._uploads, self._journal, self._pool, read_back=self._read_back
+                    self.output,
+                    self._uploads,
+                    self._journal,
+                    self._pool,
+                    room_for(self._uploads, (file.size_bytes for file in self._files)),
+                    read_back=self._read_back,
+                    done=self._note_done,
                 )
                 self._take_over()
         except BaseException:
@@ -93,6 +102,7 @@ class RemoteStage:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         try:
             self._small.drain()
+            self._sending.drain()
             self._journal.drain()
             if kind is not None:  # an interruption, or a store that refuses: note all there is
                 with suppress(ZeroConsolidateError):
@@ -157,22 +167,28 @@ class RemoteStage:
         self, name: str, size_bytes: int, *, means: Means | None = None, together: bool = False
     ) -> Iterator[SentPart]:
         """A large file, which is continued where an earlier run stopped, if the store can."""
-        with self._sending.file(name, size_bytes) as part:
+        with (
+            self._kept.copying(name) as copy,
+            self._sending.file(name, size_bytes, together=together, copy=copy) as part,
+        ):
+            if part.start:
+                self._kept.restore(name, part.facts.get(CHECKSUM_OF_PARTS))
             yield part
-        self.adopt(name, size_bytes, part.facts)
+        self._names.append(name)
 
     @property
     def has_unsynced(self) -> bool:
         """Whether complete files are not written down yet."""
-        return bool(self._pending)
+        return self._sending.is_under_way or self._journal.is_behind
 
     def settle(self) -> None:
-        """Write down all that is complete."""
-        self._note_pending()
-        self._journal.wait()
+        """Wait until the store has all that is complete, and write it down."""
+        self._sending.settle()
+        self._journal.append()
 
     def keep(self, name: str) -> None:
         """A file that an earlier run has completed is part of this output."""
+        self._kept.restore(name, (self.facts(name) or {}).get(CHECKSUM))
         self._names.append(name)
 
     def adopt(self, name: str, size_bytes: int, facts: Mapping[str, Any]) -> None:
@@ -215,7 +231,7 @@ class RemoteStage:
 
     def path(self, name: str) -> str:
         """Where what is kept here of the file `name` is."""
-        return self._small.path(name)
+        return self._kept.path(name)
 
     def publish(self, last: Sequence[str]) -> dict[str, int]:
         """Give every file its final name, those in `last` after all others, and remove what they replace.
@@ -257,16 +273,11 @@ class RemoteStage:
         return self._uploads.checks
 
     def _note_done(self, record: dict[str, Any]) -> None:
-        self._pending.append(record)
-        size_bytes = record.get("done", 0)
-        if time.monotonic() - self._clock >= NOTED_SECONDS or size_bytes > part_bytes_of(size_bytes):
-            self._note_pending()
-
-    def _note_pending(self) -> None:
-        records, self._pending = self._pending, []
-        if records:
-            self._journal.later(*records)
-        self._clock = time.monotonic()
+        self._journal.keep(record)
+        self._done_bytes += record.get("done", 0)
+        if time.monotonic() - self._clock >= NOTED_SECONDS or self._done_bytes >= uploads.NOTED_BYTES:
+            self._journal.later()
+            self._clock, self._done_bytes = time.monotonic(), 0
 
     def _take_over(self) -> None:
         progress = self._journal.progress
