@@ -134,6 +134,25 @@ class TestParts:
         assert report.resumed_bytes == report.bytes_written
         assert numbers_sent(s3, before) == []
 
+    def test_notes_hold_back_no_bytes(self, s3: Store, tmp_path: Path) -> None:
+        """The first that says what the store has waits until the last bytes are under way; the part waits for all."""
+        consolidate(CHECKPOINT, tmp_path / "here")
+        under_way, waited = threading.Event(), list[bool]()
+
+        def rule(request: Request) -> None:
+            if request.query.get("partNumber") == ["7"]:
+                under_way.set()
+            if request.method == "PUT" and request.key == f"{STAGED}parts/1-of-1":
+                waited.append(len(waited) == 0 or under_way.wait(20))
+
+        s3.rule = rule
+        consolidate_part(CHECKPOINT, s3.url("model"), "1/1")
+        assert len(waited) > 1
+        assert all(waited)
+        s3.rule = lambda _: None
+        finish_parts(CHECKPOINT, s3.url("model"))
+        same(s3, tmp_path / "here")
+
     def test_a_process_that_is_killed(self, s3: Store, tmp_path: Path) -> None:
         consolidate(CHECKPOINT, tmp_path / "here")
         held = threading.Event()
