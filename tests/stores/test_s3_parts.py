@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +147,8 @@ class TestParts:
                 waited.append(len(waited) == 0 or under_way.wait(20))
 
         s3.rule = rule
-        consolidate_part(CHECKPOINT, s3.url("model"), "1/1")
+        # Slow enough that the store has parts while others are made.
+        consolidate_part(CHECKPOINT, s3.url("model"), "1/1", progress=lambda done, total: time.sleep(0.05))
         assert len(waited) > 1
         assert all(waited)
         s3.rule = lambda _: None
