@@ -91,6 +91,15 @@ def looks(paths: Iterable[str]) -> dict[str, Look]:
     return found
 
 
+def looks_in(directory: str | None) -> dict[str, Look]:
+    """The same of all that lies in a directory of this machine, by its path joined with the name."""
+    if directory is None or is_url(directory):
+        return {}
+    with suppress(OSError):
+        return looks(os.path.join(directory, name) for name in names_in(directory))
+    return {}
+
+
 def sizes_in(directory: str) -> dict[str, int]:
     """The lengths of all files in a folder of a store, however deep, by their paths in it, as it lists them now."""
     from .remote import sizes
