@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from catalogs import BF16, half, model, of_files, stage3, tensor
+from fixtures import FIXTURES
 
+import zeroconsolidate
 from zeroconsolidate.archive.inert import Inert
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import DamagedFile, Disagreement, MissingFiles
 from zeroconsolidate.plan.sources import sources
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STATE = {"zero/optimizer_state.pt": {"zero_stage": Inert("ZeroStageEnum", (2,)), "param_groups": [{"lr": 0.1}]}}
 
@@ -127,3 +132,15 @@ def test_a_pipeline_without_its_layers():
         **{f"zero/{name}/fp32.pt": {"param": tensor(3, 2)} for name in "ab"},
     })  # fmt: skip
     assert any("its buffers and ties between layers are lost" in note for note in found.notes)
+
+
+def test_model_files_of_which_none_can_be_read(tmp_path: Path):
+    zeroconsolidate.universal(FIXTURES / "z2_w12/checkpoint", tmp_path / "resume")
+    for file in (tmp_path / "resume/global_step2_universal").glob("*.pt"):
+        file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DamagedFile, match="the file is truncated"):
+        zeroconsolidate.consolidate(tmp_path / "resume", tmp_path / "model")
+    with pytest.raises(
+        MissingFiles, match=r"no model states can be read; mp_rank_00_model_states.pt: the file is trunc"
+    ):
+        zeroconsolidate.inspect(tmp_path / "resume")

@@ -78,3 +78,26 @@ def test_what_is_shared_counts_too(before: bytes, data: bytes, share: int, share
     assert output.data == before + data
     assert checked.value == zlib.crc32(data)
     assert output.shared == (len(data) // share * share if shares else 0)
+
+
+@given(
+    data=st.binary(min_size=1, max_size=60), start=st.integers(0, 60), size=st.integers(0, 60),
+    part_bytes=st.integers(1, 20), step=st.integers(1, 25), sent=st.integers(0, 60),
+)  # fmt: skip
+def test_a_store_has_whole_parts(data: bytes, start: int, size: int, part_bytes: int, step: int, sent: int):
+    """What was noted where a part ends goes on with what comes behind it, without a look at what was sent."""
+
+    def write(output: Checksummed, begin: int, stop: int) -> None:
+        for here in range(begin, stop, step):
+            output.write(data[here : min(here + step, stop)], here)
+
+    sent = min(sent, len(data))
+    first = Checksummed(Memory(), start=start, stop=start + size, written=0, part_bytes=part_bytes)
+    write(first, 0, sent)
+    whole = sent // part_bytes * part_bytes
+    assert first.of_parts == zlib.crc32(data[:whole][start : start + size])
+    again = Checksummed(
+        Memory(), start=start, stop=start + size, written=whole, known=first.of_parts, part_bytes=part_bytes
+    )
+    write(again, whole, len(data))
+    assert again.value == zlib.crc32(data[start : start + size])

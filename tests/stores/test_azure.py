@@ -37,7 +37,7 @@ from zeroconsolidate.errors import BadOption, DamagedFile, NotACheckpoint, Outpu
 from zeroconsolidate.integrations import azure_uploads, object_stores, store_calls
 from zeroconsolidate.integrations.object_uploads import uploads_to
 from zeroconsolidate.outputs import spread
-from zeroconsolidate.write import remote_portion, remote_spread, remote_stage, uploads
+from zeroconsolidate.write import remote_portion, remote_sending, remote_spread, uploads
 from zeroconsolidate.write.staging import abort
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def azure(server: Azurite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azurite]
     monkeypatch.setattr(store_calls, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(store_calls, "LONGEST_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(store_calls, "DEADLINE_SECONDS", 20)
-    for module in (uploads, remote_stage, remote_portion, remote_spread):
+    for module in (uploads, remote_sending, remote_portion, remote_spread):
         monkeypatch.setattr(module, "part_bytes_of", lambda _: PART)
     monkeypatch.setattr(uploads, "NOTED_BYTES", PART)
     monkeypatch.setattr(spread, "LEAST_BYTES", PART)

@@ -23,6 +23,7 @@ from gcs_server import gcs_server
 import zeroconsolidate
 from zeroconsolidate.errors import BadOption, NotACheckpoint
 from zeroconsolidate.integrations import object_stores
+from zeroconsolidate.write import remote_sending, uploads
 from zeroconsolidate.write.staging import abort
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 CHECKPOINT = FIXTURES / "trainer_zero3_tied/checkpoint"
+SMALL = FIXTURES / "z2_w12/checkpoint"
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,25 @@ def test_write(options: dict[str, object], bucket: AbstractFileSystem, tmp_path:
     zeroconsolidate.consolidate(CHECKPOINT, "gs://runs/model", **options)
     assert contents(bucket) == files_in(tmp_path / "here")
     assert zeroconsolidate.verify("gs://runs/model", against=CHECKPOINT).ok
+
+
+def test_universal(bucket: AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small fragments as objects, side by side; larger ones as streams."""
+    for module in (uploads, remote_sending):
+        monkeypatch.setattr(module, "part_bytes_of", lambda _: 2 << 10)
+    zeroconsolidate.universal(SMALL, tmp_path / "here")
+
+    def stop(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        zeroconsolidate.universal(SMALL, "gs://runs/model", progress=stop)
+    assert all(name.startswith(".zeroconsolidate/") for name in contents(bucket))
+    report = zeroconsolidate.universal(SMALL, "gs://runs/model")
+    assert report.resumed_bytes > 0
+    assert contents(bucket) == files_in(tmp_path / "here")
+    assert zeroconsolidate.verify("gs://runs/model", against=SMALL).ok
 
 
 def test_what_is_left_can_be_removed(bucket: AbstractFileSystem) -> None:

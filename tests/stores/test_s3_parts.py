@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from zeroconsolidate.integrations import object_stores, store_calls
 from zeroconsolidate.integrations.object_uploads import S3Uploads
 from zeroconsolidate.outputs import spread
 from zeroconsolidate.outputs.tasks import Task, work
-from zeroconsolidate.write import remote_portion, remote_spread, remote_stage, uploads
+from zeroconsolidate.write import remote_portion, remote_sending, remote_spread, remote_stage, uploads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +42,7 @@ OPTIONS: list[dict[str, Any]] = [{}, {"dtype": "bf16"}, {"max_shard_size": "20KB
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """56 KB of weights are seven parts of an upload, and as many tasks."""
-    for module in (uploads, remote_stage, remote_portion, remote_spread):
+    for module in (uploads, remote_sending, remote_portion, remote_spread):
         monkeypatch.setattr(module, "part_bytes_of", lambda _: PART)
     monkeypatch.setattr(uploads, "NOTED_BYTES", PART)
     monkeypatch.setattr(remote_stage, "NOTED_SECONDS", 0.0)
@@ -133,6 +134,26 @@ class TestParts:
         report = consolidate_part(CHECKPOINT, s3.url("model"), "1/2")
         assert report.resumed_bytes == report.bytes_written
         assert numbers_sent(s3, before) == []
+
+    def test_notes_hold_back_no_bytes(self, s3: Store, tmp_path: Path) -> None:
+        """The first that says what the store has waits until the last bytes are under way; the part waits for all."""
+        consolidate(CHECKPOINT, tmp_path / "here")
+        under_way, waited = threading.Event(), list[bool]()
+
+        def rule(request: Request) -> None:
+            if request.query.get("partNumber") == ["7"]:
+                under_way.set()
+            if request.method == "PUT" and request.key == f"{STAGED}parts/1-of-1":
+                waited.append(len(waited) == 0 or under_way.wait(20))
+
+        s3.rule = rule
+        # Slow enough that the store has parts while others are made.
+        consolidate_part(CHECKPOINT, s3.url("model"), "1/1", progress=lambda done, total: time.sleep(0.05))
+        assert len(waited) > 1
+        assert all(waited)
+        s3.rule = lambda _: None
+        finish_parts(CHECKPOINT, s3.url("model"))
+        same(s3, tmp_path / "here")
 
     def test_a_process_that_is_killed(self, s3: Store, tmp_path: Path) -> None:
         consolidate(CHECKPOINT, tmp_path / "here")

@@ -20,7 +20,7 @@ import zeroconsolidate
 from zeroconsolidate.api.converting import dry_run
 from zeroconsolidate.errors import BadOption, OutputBusy, OutputExists, StoreFailed
 from zeroconsolidate.integrations import object_stores
-from zeroconsolidate.write import remote_stage, uploads
+from zeroconsolidate.write import remote_sending, uploads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """56 KB of weights are seven parts."""
     monkeypatch.setattr(uploads, "PART_BYTES", PART)
     monkeypatch.setattr(uploads, "part_bytes_of", lambda _: PART)
-    monkeypatch.setattr(remote_stage, "part_bytes_of", lambda _: PART)
+    monkeypatch.setattr(remote_sending, "part_bytes_of", lambda _: PART)
     monkeypatch.setattr(uploads, "NOTED_BYTES", PART)
     monkeypatch.setattr(models, "S3_UPLOAD_PART_MIN_SIZE", 1)
 
@@ -210,8 +210,8 @@ def test_a_process_that_is_killed(s3: Store, tmp_path: Path):
     zeroconsolidate.consolidate(CHECKPOINT, tmp_path / "here")
     program = f"""
 import sys
-from zeroconsolidate.write import remote_stage, uploads
-uploads.part_bytes_of = remote_stage.part_bytes_of = lambda _: {PART}
+from zeroconsolidate.write import remote_sending, uploads
+uploads.part_bytes_of = remote_sending.part_bytes_of = lambda _: {PART}
 uploads.NOTED_BYTES = {PART}
 from zeroconsolidate.cli import main
 sys.exit(main(sys.argv[1:]))
@@ -298,13 +298,13 @@ class TestRefusals:
                 s3.direct("PUT", f"{STAGED}journal", b"")
 
         s3.rule = rule
-        monkeypatch_off = remote_stage.SentPart.sync
+        monkeypatch_off = uploads.SentPart.sync
         try:
-            remote_stage.SentPart.sync = lambda self: None
+            uploads.SentPart.sync = lambda self: None
             with pytest.raises(OutputBusy, match="another conversion has taken over"):
                 zeroconsolidate.consolidate(CHECKPOINT, s3.url("model"))
         finally:
-            remote_stage.SentPart.sync = monkeypatch_off
+            uploads.SentPart.sync = monkeypatch_off
         assert visible(s3) == set()
 
     def test_an_output_in_its_checkpoint(self, s3: Store):
@@ -312,9 +312,9 @@ class TestRefusals:
         with pytest.raises(BadOption, match="lies in the checkpoint"):
             zeroconsolidate.consolidate(url, f"{url}/model")
 
-    def test_what_must_be_on_a_disk(self, s3: Store):
-        with pytest.raises(BadOption, match="a universal checkpoint must be on this machine"):
-            zeroconsolidate.universal(CHECKPOINT, s3.url("u"))
+    def test_blocks_that_no_store_shares(self, s3: Store):
+        with pytest.raises(BadOption, match="a store shares no blocks with the checkpoint"):
+            zeroconsolidate.consolidate(CHECKPOINT, s3.url("model"), reflink="always")
 
 
 def test_a_dry_run_writes_nothing(s3: Store):

@@ -10,9 +10,9 @@ PART = 8 << 10
 
 def begin() -> None:
     """From here on this process cuts uploads in small parts, and notes each."""
-    from zeroconsolidate.write import remote_portion, remote_spread, remote_stage, uploads
+    from zeroconsolidate.write import remote_portion, remote_sending, remote_spread, uploads
 
-    for module in (uploads, remote_stage, remote_portion, remote_spread):
+    for module in (uploads, remote_sending, remote_portion, remote_spread):
         module.part_bytes_of = lambda _: PART
     uploads.NOTED_BYTES = PART
 

@@ -28,7 +28,7 @@ from zeroconsolidate.errors import (
     StoreFailed,
 )
 from zeroconsolidate.integrations import object_stores, store_calls
-from zeroconsolidate.write import remote_stage, staging, uploads
+from zeroconsolidate.write import remote_sending, staging, uploads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -256,7 +256,7 @@ class TestOutput:
     @pytest.fixture(autouse=True)
     def small_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(uploads, "part_bytes_of", lambda _: 8 << 10)
-        monkeypatch.setattr(remote_stage, "part_bytes_of", lambda _: 8 << 10)
+        monkeypatch.setattr(remote_sending, "part_bytes_of", lambda _: 8 << 10)
 
     def same(self, here: Path) -> None:
         files = {path.relative_to(here).as_posix(): path.read_bytes() for path in here.rglob("*") if path.is_file()}

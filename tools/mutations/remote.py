@@ -55,7 +55,7 @@ MUTATIONS = (
     Mutation(
         "the size of what a store has is compared",
         f"{WHOLE}::TestOutput::test_a_store_that_has_another_file",
-        ("write/remote_publish.py", "            if found != sizes[name]:\n", "            if False:\n"),
+        ("write/remote_publish.py", "            if there[name] != sizes[name]:\n", "            if False:\n"),
     ),
     Mutation(
         "what was uploaded is continued, and its fingerprint compared",
@@ -69,7 +69,11 @@ MUTATIONS = (
     Mutation(
         "--abort removes what is staged in a store",
         f"{WHOLE}::TestOutput::test_abort_removes_what_is_staged_and_nothing_else",
-        ("write/remote_publish.py", '        uploads.remove([f"{output}/{STAGING}/{name}"])\n', "        pass\n"),
+        (
+            "write/remote_publish.py",
+            '    uploads.remove(f"{output}/{STAGING}/{name}" for name in left if name != JOURNAL)\n',
+            "",
+        ),
     ),
     Mutation(
         "what is read ahead is bounded",

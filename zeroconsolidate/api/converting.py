@@ -229,7 +229,7 @@ def _planned(src: Roots, directory: str, options: Options) -> tuple[Opened, Outp
     options.doing("checking names")
     options = with_recorded_base(opened, options)
     # A store shares no blocks with anything: the layout does not depend on where it is.
-    return opened, plan_output(opened, options, directory=None if is_url(directory) else directory), options
+    return opened, plan_output(opened, options, directory=directory), options
 
 
 @takes(Options)

@@ -35,7 +35,7 @@ def universal(src: Roots, out: Path, options: UniversalOptions) -> Report:
         ranks: a Trainer's `checkpoint-N`, any directory with `global_step*` folders in it, or such a folder. Nothing is
         written into it.
     out : str or os.PathLike
-        The directory to write. It must not exist, or be empty.
+        The directory to write, or its URL in a store. It must not exist, or be empty.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def universal(src: Roots, out: Path, options: UniversalOptions) -> Report:
     (2, ['global_step2_universal/zero/embed.weight/exp_avg.pt'])
     """
     began = time.monotonic()
-    directory = directory_for(out, local="a universal checkpoint")
+    directory = directory_for(out)
     opened, output = _planned_universal(src, directory, options)
     return made(output, opened, options, directory, began)
 
@@ -69,7 +69,7 @@ def universal(src: Roots, out: Path, options: UniversalOptions) -> Report:
 @takes(UniversalOptions)
 def dry_run_universal(src: Roots, out: Path, options: UniversalOptions) -> Rehearsal:
     """Say what `universal` with the same arguments would do: its cost, and warnings. Nothing is written."""
-    directory = directory_for(out, local="a universal checkpoint")
+    directory = directory_for(out)
     opened, output = _planned_universal(src, directory, options)
     return rehearse(output, opened, options, directory)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..opening.open import find
 from ..options import roots_of
-from ..options.urls import normal, refuse_urls
+from ..options.urls import normal
 from ..outputs.logged import log
 from ..outputs.make import make
 from ..outputs.parts import PartReport, make_part
@@ -25,12 +25,9 @@ if TYPE_CHECKING:
     from ..plan.stretches import Part
 
 
-def directory_for(out: Path, *, local: str | None = None) -> str:
-    """The directory to write, or its URL. `local`: what is made, if that must be on this machine. Raises BadOption."""
-    directory = normal(os.fspath(out))
-    if local is not None:
-        refuse_urls([directory], local, "write it here, and copy it with the client of the store")
-    return directory
+def directory_for(out: Path) -> str:
+    """The directory to write, or its URL."""
+    return normal(os.fspath(out))
 
 
 def found(src: Roots, directory: str, options: Writing) -> CheckpointFiles:

@@ -100,6 +100,13 @@ def looks_in(directory: str | None) -> dict[str, Look]:
     return {}
 
 
+def sizes_in(directory: str) -> dict[str, int]:
+    """The lengths of all files in a folder of a store, however deep, by their paths in it, as it lists them now."""
+    from .remote import sizes
+
+    return sizes(directory)
+
+
 def look_anew(paths: Iterable[str]) -> None:
     """Forget what stores have said of these files: what is asked next is answered as it is now."""
     urls = [path for path in paths if is_url(path)]

@@ -150,6 +150,11 @@ def tree(folder: str) -> list[str]:
     return sorted(store_of(folder).tree(folder))
 
 
+def sizes(folder: str) -> dict[str, int]:
+    """The sizes of all files in a folder, however deep, by their paths in it."""
+    return {name: item.size_bytes for name, item in store_of(folder).tree(folder).items()}
+
+
 def look(url: str) -> Item | None:
     """What is there, None if nothing is."""
     try:

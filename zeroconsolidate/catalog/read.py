@@ -39,6 +39,8 @@ def read(files: CheckpointFiles, load: Load) -> Catalog:
     files = own_files(files, universal)
     model_kind = model_kind_of(files)
     models = _read_models(files, model_kind, load)
+    if not models:  # what cannot be read may have been left out
+        raise MissingFiles("no model states can be read", files=tuple(name.name for name in files.of(model_kind)))
     first = models[0]
     grid = grid_of(files, first)
     partitioned = universal is None and is_partitioned(files, first)

@@ -17,7 +17,7 @@ from . import printing as texts
 from .arguments import Misuse, flags_of, given_of
 from .colour import RED, YELLOW, painted
 from .exit_codes import ExitCode
-from .parted import aborted_text, part_text, refuse_contradicting
+from .parted import aborted_text, part_text, refuse_abort_with, refuse_contradicting
 from .problems import warnings_text
 from .progress import Display
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..outputs.report import Report
     from .problems import Warned
     from .verbs.compare import CompareFlags
-    from .verbs.convert import ModelFlags
+    from .verbs.convert import ConvertFlags, ModelFlags
 
 
 def _convert(given: argparse.Namespace) -> ExitCode:
@@ -46,7 +46,7 @@ def _convert(given: argparse.Namespace) -> ExitCode:
     return _written(given, Options, finish_parts if flags.finish else consolidate, dry_run)
 
 
-def _abort(given: argparse.Namespace, flags: ModelFlags) -> ExitCode:
+def _abort(given: argparse.Namespace, flags: ConvertFlags) -> ExitCode:
     from ..api.writing import directory_for
     from ..write.staging import abort
 
@@ -73,7 +73,12 @@ def _convert_part(given: argparse.Namespace, flags: ModelFlags, part: str) -> Ex
 def _universal(given: argparse.Namespace) -> ExitCode:
     from ..api.universal import dry_run_universal, universal
     from ..options import UniversalOptions
+    from .verbs.convert import ConvertFlags
 
+    flags = flags_of(ConvertFlags, given)
+    refuse_abort_with(flags)
+    if flags.abort:
+        return _abort(given, flags)
     return _written(given, UniversalOptions, universal, dry_run_universal)
 
 

@@ -11,18 +11,24 @@ from .rows import time_text
 
 if TYPE_CHECKING:
     from ..outputs.parts import PartReport
-    from .verbs.convert import ModelFlags
+    from .verbs.convert import ConvertFlags, ModelFlags
 
 
 def refuse_contradicting(flags: ModelFlags) -> None:
     """Raises Misuse."""
     if flags.part is not None and flags.finish:
         raise Misuse("--part and --finish are of different commands", remedy="run --finish when all parts are written")
-    if flags.abort and (flags.dry_run or flags.finish or flags.json or flags.part is not None):
-        raise Misuse("--abort converts nothing", remedy="leave out --part, --finish, --dry-run and --json")
+    refuse_abort_with(flags, "--part", "--finish", others=flags.finish or flags.part is not None)
     if flags.dry_run and (flags.part is not None or flags.finish):
         name = "--finish" if flags.finish else "--part"
         raise Misuse(f"--dry-run is about the whole conversion, not about {name}", remedy=f"leave out {name}")
+
+
+def refuse_abort_with(flags: ConvertFlags, *names: str, others: bool = False) -> None:
+    """Refuse `--abort` with what is about a conversion. `others`: whether one of these flags is given, too. Raises
+    Misuse."""
+    if flags.abort and (flags.dry_run or flags.json or others):
+        raise Misuse("--abort converts nothing", remedy=f"leave out {', '.join([*names, '--dry-run'])} and --json")
 
 
 def aborted_text(directory: str, removed: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 8
 """Blocks that are under way at a time."""
+OBJECTS_IN_FLIGHT = 16
+"""Small blobs: each waits for its answer, and moves little."""
 _COPY_PAUSE_SECONDS = 0.2
 
 
@@ -36,6 +39,7 @@ class AzureUploads(Uploads):
     is_resumable = True
     is_shared = True
     in_flight = IN_FLIGHT
+    objects_in_flight = OBJECTS_IN_FLIGHT
     checks = "MD5 of every block, by the store"
 
     def __init__(self, store: AzureStore) -> None:
@@ -60,9 +64,13 @@ class AzureUploads(Uploads):
         self.store.forget()
 
     def remove(self, urls: Iterable[str]) -> None:
-        for url in urls:
+        def remove(url: str) -> None:
             with suppress(FileNotFoundError):
                 self._call_if_there(url, self.store.blob(url).delete_blob)
+
+        with ThreadPoolExecutor(self.objects_in_flight, thread_name_prefix="zeroconsolidate-remove") as pool:
+            for _ in pool.map(remove, urls):
+                pass  # what one of them has raised
         self.store.forget()
 
     def begin(self, url: str, part_bytes: int) -> str:

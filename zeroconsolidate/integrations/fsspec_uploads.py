@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,17 @@ if TYPE_CHECKING:
     from .fsspec_store import FsspecStore
 
 
+OBJECTS_IN_FLIGHT = 16
+"""Through clients that can have several requests under way."""
+
+
 class FsspecUploads(Uploads):
     """Streams, which end with the process that began them."""
 
     def __init__(self, store: FsspecStore) -> None:
         self.store = store
+        # Others may keep what they do in variables of their own; the hub makes a commit of each object, one at a time.
+        self.objects_in_flight = OBJECTS_IN_FLIGHT if store.files.async_impl else 1
         self._streams: dict[str, Any] = {}
 
     def put(self, url: str, data: bytes | bytearray) -> None:
@@ -33,9 +40,13 @@ class FsspecUploads(Uploads):
         self.store.forget()
 
     def remove(self, urls: Iterable[str]) -> None:
-        for url in urls:
+        def remove(url: str) -> None:
             with suppress(FileNotFoundError):
                 answered(url, partial(self.store.files.rm_file, self.store.key(url)))
+
+        with ThreadPoolExecutor(self.objects_in_flight, thread_name_prefix="zeroconsolidate-remove") as pool:
+            for _ in pool.map(remove, urls):
+                pass  # what one of them has raised
         self.store.forget()
 
     def begin(self, url: str, part_bytes: int) -> str:

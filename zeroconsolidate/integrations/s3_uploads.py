@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 8
 """Parts of uploads that are under way at a time."""
+OBJECTS_IN_FLIGHT = 16
+"""Each waits for its answer, and moves little. With what is read at a time they are the client's connections."""
 _DELETED_TOGETHER = 1000
 _MAY_BE_GONE = frozenset({"list_parts", "abort_multipart_upload"})
 
@@ -30,6 +32,7 @@ class S3Uploads(Uploads):
     is_resumable = True
     is_shared = True
     in_flight = IN_FLIGHT
+    objects_in_flight = OBJECTS_IN_FLIGHT
     checks = "SHA-256 of every part, by the store"
 
     def __init__(self, store: S3Store) -> None:

@@ -36,6 +36,8 @@ class Uploads:
     """Whether several machines can send parts of one upload, and :meth:`create` objects that one of them gets."""
     in_flight = 1
     """How many parts may be under way at a time. A stream takes them in order."""
+    objects_in_flight = 1
+    """How many objects may be under way at a time that are sent whole, or copied."""
     checks = "sizes, by the store's listing"
     """What the store says of what it was sent."""
 

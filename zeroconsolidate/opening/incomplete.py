@@ -56,7 +56,11 @@ def read_incomplete(
     """
     model_kind = model_kind_of(files)
     if any(files.of(kind) for kind in _WHOLE_ONLY) or any(name.mp_rank for name in files.of(model_kind)):
-        return Incomplete(catalog=read(files, load), reasons={})
+        try:
+            return Incomplete(catalog=read(files, load), reasons={})
+        except MissingFiles as error:
+            error.consequence = error.consequence or _told(reasons)
+            raise
     models = _models(files, model_kind, load, reasons)
     optimizers = [
         optimizer
@@ -68,7 +72,7 @@ def read_incomplete(
     if not models:
         raise MissingFiles(
             "no model states can be read, and nothing else says which parameters there are",
-            consequence="; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:4]),
+            consequence=_told(reasons),
             files=tuple(reasons),
         )
     first = models[0]
@@ -111,6 +115,11 @@ def read_incomplete(
 _GRID = Grid(pp=1, tp=1)
 _WHOLE_ONLY = (FileKind.LAYER, FileKind.EXPERT, FileKind.EXPERT_OPTIMIZER, FileKind.UNIVERSAL)
 """Where there are such files, or several model-parallel ranks, a checkpoint is read whole or not at all."""
+
+
+def _told(reasons: Mapping[str, str]) -> str:
+    """Why files cannot be used: the first of them."""
+    return "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:4])
 
 
 def _assemble(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import BadOption
+from ..options.urls import is_url
 from ..plan.congruent import Sharing
 from ..run.clone import Means, probe
 from ..write.fingerprint import sharing_in
@@ -27,6 +28,14 @@ def sharing_of(directory: str | None, files: Iterable[str], options: Writing) ->
     if directory is None or options.reflink == "never":
         return None
     insisted = options.reflink == "always"
+    if is_url(directory):
+        if insisted:
+            raise BadOption(
+                "--reflink always: a store shares no blocks with the checkpoint",
+                found=directory,
+                remedy="leave out --reflink always",
+            )
+        return None
     before = None if options.restart else begun(directory)
     if before is not None:
         return sharing_in(before, insisted=insisted)

@@ -139,7 +139,7 @@ def _written(task: Task, facts: dict[str, Any]) -> None:
 def _sent(task: Task, facts: dict[str, Any]) -> None:
     """To a store, as parts of the upload. Of a conversion that was thrown away there is no upload any more."""
     from ..integrations.object_uploads import uploads_to
-    from ..write.uploads import Sent
+    from ..write.uploads import Sent, room_for
 
     stretch, uploads = task.stretch, uploads_to(task.folder)
     try:
@@ -153,15 +153,16 @@ def _sent(task: Task, facts: dict[str, Any]) -> None:
     def send(number: int, data: bytearray) -> str:
         return uploads.part(url, task.upload, number, data)
 
+    size_bytes = spread.files[stretch.file].size_bytes
     with ThreadPoolExecutor(uploads.in_flight, thread_name_prefix="zeroconsolidate-upload") as pool:
         output = Sent(
             send,
             pool,
-            size_bytes=spread.files[stretch.file].size_bytes,
+            size_bytes=size_bytes,
             begin=stretch.start,
             start=stretch.start,
             stop=stretch.stop,
-            in_flight=uploads.in_flight,
+            room=room_for(uploads, [size_bytes]),
             kept=False,
         )
         try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import at
 from ..plan.fragment import FragmentPlan
+from ..plan.whole_file import WholeFilePlan
 from ..run.checksum import Checksummed
 from ..run.counts import Counts
 from ..run.digest import Follower, Span, digest_of
@@ -15,6 +16,8 @@ from ..run.execute import execute, extents_of
 from ..run.inputs import processors, side_by_side
 from ..run.local import LocalFiles
 from ..write.check import check as check_file
+from ..write.part import Part
+from ..write.uploads import CHECKSUM, CHECKSUM_OF_PARTS
 from .sharing import means_of
 
 if TYPE_CHECKING:
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from ..run.clone import Means
     from ..run.inputs import Inputs
     from ..run.storage import Writable
-    from ..write.part import Part
     from ..write.staging import Staging
     from ..write.uploads import SentPart
     from .output import SideFiles
@@ -86,7 +88,7 @@ def _file(
     digest = options.digest
     options.doing("copying")
     with ExitStack() as stack:
-        together = isinstance(file, FragmentPlan)
+        together = isinstance(file, (FragmentPlan, WholeFilePlan))
         place: AbstractContextManager[Part | SentPart] = stage.weights(
             file.name, file.size_bytes, means=means, together=together
         )
@@ -104,7 +106,10 @@ def _file(
 
         counts = Counts.kept_in(part.facts)
         if isinstance(file, FragmentPlan):
-            make_fragment(file, inputs[0], part.output, part.start, counts, reached)
+            if isinstance(part, Part):
+                make_fragment(file, inputs[0], part.output, part.start, counts, reached)
+            else:
+                send_fragment(file, inputs[0], part, counts, reached)
         else:
             first, *others = inputs
             stack.enter_context(first.files.expecting(extents_of(file, part.start, shared_bytes=means.block_bytes)))
@@ -128,8 +133,43 @@ def make_fragment(
     directory."""
     shares = file.shared_bytes > 0
     output = Checksummed(target, start=len(file.header), stop=file.tail_start, written=start, shares=shares)
+    _fill(file, inputs, output, start, counts, reached)
+
+
+def send_fragment(
+    file: FragmentPlan, inputs: Inputs, part: SentPart, counts: Counts, reached: Callable[[int], None]
+) -> None:
+    """The same for a store, which gives nothing back: what was sent before is known by the checksum that was
+    remembered with it."""
+    known = part.facts.get(CHECKSUM_OF_PARTS) if part.start else None
+    output = Checksummed(
+        part.output,
+        start=len(file.header),
+        stop=file.tail_start,
+        written=part.start,
+        known=known,
+        part_bytes=part.output.part_bytes,
+    )
+
+    def noted(upto: int) -> None:
+        part.facts[CHECKSUM_OF_PARTS] = output.of_parts
+        reached(upto)
+
+    _fill(file, inputs, output, part.start, counts, noted)
+    part.facts[CHECKSUM] = output.value
+
+
+def _fill(
+    file: FragmentPlan,
+    inputs: Inputs,
+    output: Checksummed,
+    start: int,
+    counts: Counts,
+    reached: Callable[[int], None],
+) -> None:
     execute(file, inputs, output, start=start, counts=counts, reached=reached)
-    output.write(file.tail(output.value), file.tail_start)
+    first = max(file.tail_start, start)
+    output.write(file.tail(output.value)[first - file.tail_start :], first)
     reached(file.size_bytes)
 
 

@@ -14,13 +14,16 @@ from .pieces import View
 class WholeFilePlan(FilePlan):
     """A copy of a file. Its one tensor is all of its bytes."""
 
+    source: str
+    """The path of that file."""
+
 
 def whole_file(name: str, path: str, size_bytes: int) -> WholeFilePlan:
     """The plan of a copy of the file at `path`."""
     tensor = TensorPlan(
         name=name, dtype=DType.U8, shape=(size_bytes,), recipe=bytes_of(path, size_bytes), is_parameter=False
     )
-    return WholeFilePlan(name=name, header=b"", tensors=(tensor,), starts=(0,), size_bytes=size_bytes)
+    return WholeFilePlan(name=name, header=b"", tensors=(tensor,), starts=(0,), size_bytes=size_bytes, source=path)
 
 
 def bytes_of(path: str, size_bytes: int) -> View:

@@ -16,14 +16,28 @@ _BLOCK_BYTES = 1 << 20
 class Checksummed(Writable):
     """Writes into `output`, and keeps the CRC-32 of bytes `[start, stop)`, as far as they are written.
 
-    Blocks come in ascending order. All bytes below `written` are there already; they are read back. With `shares`,
-    `output` may share blocks of input files, and what it has shared is read from these.
+    Blocks come in ascending order. All bytes below `written` are there already; they are read back, unless `known` is
+    the checksum of those. With `shares`, `output` may share blocks of input files, and what it has shared is read from
+    these. Where a store has a file in parts of `part_bytes`, the checksum is kept of where the last part ends.
     """
 
-    def __init__(self, output: Writable, *, start: int, stop: int, written: int, shares: bool = False) -> None:
+    def __init__(
+        self,
+        output: Writable,
+        *,
+        start: int,
+        stop: int,
+        written: int,
+        shares: bool = False,
+        known: int | None = None,
+        part_bytes: int | None = None,
+    ) -> None:
         self._output, self._start, self._stop, self._shares = output, start, stop, shares
-        self.value = 0
-        """The checksum of what is written."""
+        self._part_bytes = part_bytes
+        self.value = self.of_parts = 0 if known is None else known
+        """The checksum of what is written, and of what of it is whole parts."""
+        if known is not None:
+            return
         block = memoryview(bytearray(min(_BLOCK_BYTES, max(min(written, stop) - start, 0))))
         for here in range(start, min(written, stop), _BLOCK_BYTES):
             part = block[: min(written, stop) - here]
@@ -33,7 +47,17 @@ class Checksummed(Writable):
     def write(self, data: bytes | memoryview, start: int) -> None:
         """All of `data` at byte `start`."""
         self._output.write(data, start)
-        inside = memoryview(data)[max(self._start - start, 0) : max(self._stop - start, 0)]
+        view = memoryview(data)
+        if self._part_bytes is not None:
+            end = (start + len(view)) // self._part_bytes * self._part_bytes
+            if end > start:
+                self._add(view[: end - start], start)
+                self.of_parts = self.value
+                view, start = view[end - start :], end
+        self._add(view, start)
+
+    def _add(self, view: memoryview, start: int) -> None:
+        inside = view[max(self._start - start, 0) : max(self._stop - start, 0)]
         self.value = zlib.crc32(inside, self.value)
 
     def copy_from(self, source: Readable, file: str, file_start: int, size_bytes: int, start: int) -> int:

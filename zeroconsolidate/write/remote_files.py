@@ -10,20 +10,17 @@ from typing import TYPE_CHECKING
 from ..archive.regular import opened, read_errors
 from ..errors import at
 from .remote_publish import staged
-from .system import system_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from ..integrations.object_uploads import Uploads
-    from ..plan.layout import FilePlan
 
 _COPIED_BYTES = 32 << 20
 
 
 class SmallFiles:
-    """Files that are written whole, and the headers of weights. Raises OutputFailed, and StoreFailed for a file that
+    """Files that are written whole. Raises OutputFailed, and StoreFailed for a file that
     could not be sent, when a later one is, or by :meth:`wait`.
 
     `folder`: of this machine. `pool` sends as many at a time as the store takes.
@@ -37,15 +34,6 @@ class SmallFiles:
     def path(self, name: str) -> str:
         """Where what is kept here of the file `name` is."""
         return os.path.join(self._folder, "files", name)
-
-    def keep_headers(self, files: Sequence[FilePlan]) -> None:
-        """What the last check reads of weights: headers, in files as long as they will be, which take no room."""
-        with system_errors(self._folder):
-            for plan in files:
-                os.makedirs(os.path.dirname(self.path(plan.name)), exist_ok=True)
-                with open(self.path(plan.name), "wb") as file:
-                    file.write(plan.header)
-                    file.truncate(plan.size_bytes)
 
     def write(self, name: str, data: bytes) -> None:
         """A file, whole."""
@@ -78,7 +66,7 @@ class SmallFiles:
                 left.exception()
 
     def _send(self, name: str, data: bytes) -> None:
-        while len(self._under_way) >= self._uploads.in_flight:
+        while len(self._under_way) >= self._uploads.objects_in_flight:
             self._under_way.popleft().result()
         self._under_way.append(self._pool.submit(self._sent, name, data))
 

@@ -17,22 +17,27 @@ from ..errors import OutputBusy
 from .journal import Progress, encoded, progress_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
     from ..integrations.object_uploads import Uploads
 
 
 class RemoteJournal:
-    """The journal at a URL. Raises StoreFailed, and OutputBusy if another run has taken the output over."""
+    """The journal at a URL. Raises StoreFailed, and OutputBusy if another run has taken the output over.
 
-    def __init__(self, url: str, uploads: Uploads) -> None:
+    `guard` is called before records are added to it, and raises if they must not be.
+    """
+
+    def __init__(self, url: str, uploads: Uploads, *, guard: Callable[[], None] = lambda: None) -> None:
         self.url = url
+        self._guard = guard
         self._uploads = uploads
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="zeroconsolidate-journal")
         self._turn = threading.Lock()
         self._under_way: deque[Future[None]] = deque()
         self._text = read_journal(url)
+        self._written_bytes = len(self._text)
         self.progress = progress_of(self._text)
         self._run = secrets.token_hex(8)
 
@@ -40,7 +45,7 @@ class RemoteJournal:
         """Write our name into it, and these records; what was there stays if the first of them is no beginning."""
         with self._turn:
             if records and "begin" in records[0]:
-                self._text, self.progress = b"", Progress()
+                self._text, self._written_bytes, self.progress = b"", 0, Progress()
             self._add({"run": self._run}, *records)
             self._write(self._text)
 
@@ -59,10 +64,20 @@ class RemoteJournal:
             while self._under_way and self._under_way[0].done():
                 self._under_way.popleft().result()
             self._add(*records)
-            self._under_way.append(self._writer.submit(self._append, self._text))
+            self._under_way.append(self._writer.submit(self._append, len(self._text)))
+
+    def keep(self, *records: Mapping[str, Any]) -> None:
+        """The same, but they are written with what :meth:`later` or :meth:`append` is called for next."""
+        with self._turn:
+            self._add(*records)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether records are not written yet."""
+        return self._written_bytes < len(self._text)
 
     def wait(self) -> None:
-        """Wait until all records are written."""
+        """Wait until all is written that :meth:`later` was called for."""
         with self._turn:
             while self._under_way:
                 self._under_way.popleft().result()
@@ -77,9 +92,11 @@ class RemoteJournal:
         """End the thread that writes."""
         self._writer.shutdown()
 
-    def _append(self, text: bytes) -> None:
-        if len(text) < len(self._text):
-            return  # what was added since is written with it, next
+    def _append(self, size_bytes: int) -> None:
+        if size_bytes <= self._written_bytes:
+            return  # it was written with what was added before
+        self._guard()
+        text = self._text  # with what has been added since
         if progress_of(read_journal(self.url)).run != self._run:
             raise OutputBusy(
                 "another conversion has taken over this output", remedy="wait for it, or name another output"
@@ -93,6 +110,7 @@ class RemoteJournal:
 
     def _write(self, text: bytes) -> None:
         self._uploads.put(self.url, text)
+        self._written_bytes = len(text)
 
 
 def read_journal(url: str) -> bytes:

@@ -9,7 +9,7 @@
 Whichever part comes first begins the uploads, and then puts the journal there, which S3 gives to one of several that
 come at a time; the others give up what they have begun. Every journal of a part repeats the token of the journal, and
 every record is written only while that is still there: what was sent for another journal does not count, and its
-uploads are gone.
+uploads are gone. Records are written while the next bytes are sent; a part is finished when all of them are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .remote_journal import RemoteJournal, read_journal
 from .remote_publish import refuse_existing
 from .remote_spread import shared_uploads, uploaded
 from .shares import told
-from .uploads import Sent, SentPart, numbers_of, part_bytes_of
+from .uploads import Sent, SentPart, numbers_of, part_bytes_of, room_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -68,17 +68,25 @@ class RemotePortion:
             main = self._begun()
             self._token, self._ids = main.token, main.uploads
             with at(f"part {self._part}"):
-                self._journal = RemoteJournal(journal_of(self.folder, self._part), self._uploads)
+                self._journal = RemoteJournal(
+                    journal_of(self.folder, self._part), self._uploads, guard=self._refuse_gone
+                )
                 afresh = self._journal.progress.token != self._token
                 self._journal.begin(*([{"begin": {}, "token": self._token}] if afresh else []))
         self.own_folder = tempfile.mkdtemp(prefix="zeroconsolidate-")
         self._pool = ThreadPoolExecutor(self._uploads.in_flight, thread_name_prefix="zeroconsolidate-upload")
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._journal.close()
-        shutil.rmtree(self.own_folder, ignore_errors=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._journal.wait()
+            else:
+                self._journal.drain()
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._journal.close()
+            shutil.rmtree(self.own_folder, ignore_errors=True)
 
     @property
     def resumed_bytes(self) -> dict[str, int]:
@@ -114,7 +122,7 @@ class RemotePortion:
             begin=stretch.start,
             start=start,
             stop=stretch.stop,
-            in_flight=self._uploads.in_flight,
+            room=room_for(self._uploads, [size_bytes]),
             kept=False,
         )
         output.etags.update((number, "") for number in numbers_of(stretch.start, start, size_bytes))
@@ -127,13 +135,14 @@ class RemotePortion:
             with suppress(ZeroConsolidateError):
                 part.sync()
             raise
-        self._note({"file": name, "done": stretch.stop, "facts": part.facts})
+        self._journal.later({"file": name, "done": stretch.stop, "facts": part.facts})
 
     def remember(self, name: str, upto: int, facts: dict[str, Any]) -> None:
-        """Journal that the store has the share of the file below byte `upto`."""
-        self._note({"file": name, "upto": upto, "facts": facts})
+        """Journal, before long, that the store has the share of the file below byte `upto`."""
+        self._journal.later({"file": name, "upto": upto, "facts": facts})
 
-    def _note(self, record: Mapping[str, Any]) -> None:
+    def _refuse_gone(self) -> None:
+        """The conversion's own journal must be there. Raises OutputBusy."""
         with at(self.output):
             if progress_of(read_journal(f"{self.folder}/{JOURNAL}")).token != self._token:
                 raise OutputBusy(
@@ -141,7 +150,6 @@ class RemotePortion:
                     consequence="it was finished or given up, or another part began it at the same moment",
                     remedy="run this part again, if the output is not complete",
                 )
-            self._journal.append(record)
 
     def _has(self, stretch: Stretch, upto: int) -> bool:
         """Whether the store has the bytes of a stretch below `upto`. Raises OutputFailed if the upload has gone."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from ..archive.model_files import ADAPTER_CONFIG, BESIDE_FOLDER, NON_LORA_WEIGHTS, OPTIMIZER_FOLDER, is_weights
 from ..archive.phrases import listed
-from ..archive.places import files_in, identity, look_anew, names_in
+from ..archive.places import files_in, look_anew, names_in, size_bytes, sizes_in
 from ..errors import OutputExists, OutputFailed, at
 from .publish import DESCRIBES, INDICES, is_optimizer_file
-from .refusals import STAGING
+from .refusals import JOURNAL, STAGING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -66,34 +66,41 @@ def publish(
                 uploads.complete(url, upload, {number: part.etag for number, part in parts.items()})
 
     first = [name for name in names if name not in last]
-    with ThreadPoolExecutor(uploads.in_flight, thread_name_prefix="zeroconsolidate-publish") as pool:
+    several = max(uploads.in_flight, uploads.objects_in_flight)
+    with ThreadPoolExecutor(several, thread_name_prefix="zeroconsolidate-publish") as pool:
         for given in [pool.submit(give, name) for name in first]:
             given.result()
-    _refuse_wrong_sizes(output, first, sizes, again)
+    _refuse_wrong_sizes(sizes_in(output), first, sizes, again)
     for name in names:
         if name in last:
             give(name)
-            _refuse_wrong_sizes(output, [name], sizes, again)
+            _refuse_wrong_sizes(_listed(output, name), [name], sizes, again)
     if overwrite:
         uploads.remove(f"{output}/{name}" for name in _files(output) if _is_replaced(name, sizes))
 
 
-def _refuse_wrong_sizes(output: str, names: Sequence[str], sizes: Mapping[str, int], again: str) -> None:
-    """The store must list the objects with the sizes that were planned."""
-    look_anew([f"{output}/x"])
+def _refuse_wrong_sizes(there: Mapping[str, int], names: Sequence[str], sizes: Mapping[str, int], again: str) -> None:
+    """The store must list the objects with the sizes that were planned. `there`: what it lists."""
     for name in names:
         with at(name):
-            try:
-                found = identity(f"{output}/{name}")["bytes"]
-            except FileNotFoundError:
-                raise OutputFailed("the finished file has been removed", remedy=again) from None
-            if found != sizes[name]:
+            if name not in there:
+                raise OutputFailed("the finished file has been removed", remedy=again)
+            if there[name] != sizes[name]:
                 raise OutputFailed(
                     "the store has another file than was sent",
                     expected=f"{sizes[name]} bytes",
-                    found=found,
+                    found=there[name],
                     remedy=again,
                 )
+
+
+def _listed(output: str, name: str) -> dict[str, int]:
+    """The size of a file as the store lists it; empty if it is not there."""
+    look_anew([output])
+    try:
+        return {name: size_bytes(f"{output}/{name}")}
+    except FileNotFoundError:
+        return {}
 
 
 def _is_replaced(name: str, sizes: Mapping[str, int]) -> bool:
@@ -115,8 +122,9 @@ def abandon(output: str, uploads: Uploads) -> list[str]:
         uploads.give_up(url, upload)
     left = _files(f"{output}/{STAGING}")
     # The journal goes last: it says that there is something to be removed.
-    for name in sorted(left, key=lambda name: name == "journal"):
-        uploads.remove([f"{output}/{STAGING}/{name}"])
+    uploads.remove(f"{output}/{STAGING}/{name}" for name in left if name != JOURNAL)
+    if JOURNAL in left:
+        uploads.remove([f"{output}/{STAGING}/{JOURNAL}"])
     return [*(url.removeprefix(f"{output}/") for url, _ in begun), *(f"{STAGING}/{name}" for name in left)]
 
 

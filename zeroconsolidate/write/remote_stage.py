@@ -22,15 +22,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanBroken, StoreFailed, WrongNames, ZeroConsolidateError, at
 from ..integrations.object_uploads import uploads_to
-from . import remote_spread
+from . import remote_spread, uploads
 from .journal import Checks, Fingerprint, refuse_other
+from .kept import Kept
 from .lock import Lock
 from .portion import start_over
 from .refusals import JOURNAL, STAGING, TASKS
 from .remote_files import SmallFiles
 from .remote_journal import RemoteJournal
-from .remote_publish import abandon, how_to_remove, publish, refuse_existing, staged
-from .uploads import NOTED_SECONDS, Sent, SentPart, part_bytes_of
+from .remote_publish import abandon, how_to_remove, publish, refuse_existing
+from .remote_sending import Sending
+from .uploads import CHECKSUM, CHECKSUM_OF_PARTS, NOTED_SECONDS, room_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from ..plan.layout import FilePlan
     from ..plan.stretches import Stretch
     from ..run.clone import Means
+    from .uploads import SentPart
 
 
 class RemoteStage:
@@ -64,21 +67,32 @@ class RemoteStage:
         self._overwrite, self._restart, self._fingerprint = overwrite, restart, fingerprint
         self._files, self._read_back = files, read_back
         self._names: list[str] = []
-        self._pending: list[dict[str, Any]] = []
-        """Records of complete files that are not written down yet."""
         self._clock = time.monotonic()
+        self._done_bytes = 0
+        """Of complete files that are not written down yet."""
         self._published = False
 
     def __enter__(self) -> Self:
         self.folder = tempfile.mkdtemp(prefix="zeroconsolidate-")
         name = hashlib.sha256(self.output.encode()).hexdigest()[:32]
         self._lock = Lock(os.path.join(tempfile.gettempdir(), f"zeroconsolidate-{os.getuid()}-{name}.lock"))
-        self._pool = ThreadPoolExecutor(self._uploads.in_flight, thread_name_prefix="zeroconsolidate-upload")
+        most = max(self._uploads.in_flight, self._uploads.objects_in_flight)
+        self._pool = ThreadPoolExecutor(most, thread_name_prefix="zeroconsolidate-upload")
         try:
             with at(self.output):
+                self._kept = Kept(self.folder, self._files)
                 self._small = SmallFiles(self.folder, self.output, self._uploads, self._pool)
-                self._small.keep_headers(self._files)
+                self._kept.begin()
                 self._journal = RemoteJournal(f"{self.output}/{STAGING}/{JOURNAL}", self._uploads)
+                self._sending = Sending(
+                    self.output,
+                    self._uploads,
+                    self._journal,
+                    self._pool,
+                    room_for(self._uploads, (file.size_bytes for file in self._files)),
+                    read_back=self._read_back,
+                    done=self._note_done,
+                )
                 self._take_over()
         except BaseException:
             self._leave()
@@ -88,6 +102,7 @@ class RemoteStage:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         try:
             self._small.drain()
+            self._sending.drain()
             self._journal.drain()
             if kind is not None:  # an interruption, or a store that refuses: note all there is
                 with suppress(ZeroConsolidateError):
@@ -152,78 +167,28 @@ class RemoteStage:
         self, name: str, size_bytes: int, *, means: Means | None = None, together: bool = False
     ) -> Iterator[SentPart]:
         """A large file, which is continued where an earlier run stopped, if the store can."""
-        url, part_bytes = f"{self.output}/{name}", part_bytes_of(size_bytes)
-        is_small = size_bytes <= part_bytes
-        start, upload, etags = 0, "", dict[int, str]()
-        facts: dict[str, Any] = {}
-        if not is_small:
-            target = url if self._uploads.is_resumable else staged(self.output, name)
-            if name in self._journal.progress.stretches:  # what is sent from here on replaces them
-                self._journal.append({"file": name, "afresh": True})
-            with at(name):
-                start, upload, etags, facts = self._continued(name, target, part_bytes)
-                if not upload:
-                    upload = self._uploads.begin(target, part_bytes)
-                    # Parts need not wait for it: an upload that no journal knows of is removed at the end all the same.
-                    self._journal.later({"upload": upload, "file": name})
-
-        def send(number: int, data: bytearray) -> str:
-            if is_small:
-                self._uploads.put(staged(self.output, name), data)
-                return ""
-            return self._uploads.part(target, upload, number, data)
-
-        output = Sent(
-            send,
-            self._pool,
-            size_bytes=size_bytes,
-            start=start,
-            in_flight=self._uploads.in_flight,
-            kept=self._read_back,
-        )
-        output.etags.update(etags)
-        part = SentPart(output, name, start=start, facts=facts, notes=self)
-        try:
+        with (
+            self._kept.copying(name) as copy,
+            self._sending.file(name, size_bytes, together=together, copy=copy) as part,
+        ):
+            if part.start:
+                self._kept.restore(name, part.facts.get(CHECKSUM_OF_PARTS))
             yield part
-            output.finish()
-        except BaseException as stopped:
-            output.drain()
-            if self._uploads.is_resumable and not is_small and not isinstance(stopped, PlanBroken):
-                with suppress(ZeroConsolidateError):
-                    part.sync()
-            elif upload:
-                self._uploads.give_up(target, upload)
-            raise
-        if upload and not self._uploads.is_resumable:
-            self._uploads.complete(target, upload, output.etags)
-        self.adopt(name, size_bytes, part.facts)
-
-    def _continued(self, name: str, url: str, part_bytes: int) -> tuple[int, str, dict[int, str], dict[str, Any]]:
-        """Where an upload goes on, what it is known by, the ETags of its parts, and what is remembered of it."""
-        progress = self._journal.progress
-        upload = progress.uploads.get(name, "") if self._uploads.is_resumable else ""
-        there = self._uploads.parts(url, upload) if upload else None
-        if there is None:
-            return 0, "", {}, {}
-        upto = 0 if self._read_back else progress.upto.get(name, 0)
-        count = upto // part_bytes
-        if any(number not in there or there[number].size_bytes != part_bytes for number in range(1, count + 1)):
-            count = 0
-        etags = {number: there[number].etag for number in range(1, count + 1)}
-        return count * part_bytes, upload, etags, progress.facts.get(name, {}) if count else {}
+        self._names.append(name)
 
     @property
     def has_unsynced(self) -> bool:
         """Whether complete files are not written down yet."""
-        return bool(self._pending)
+        return self._sending.is_under_way or self._journal.is_behind
 
     def settle(self) -> None:
-        """Write down all that is complete."""
-        self._note_pending()
-        self._journal.wait()
+        """Wait until the store has all that is complete, and write it down."""
+        self._sending.settle()
+        self._journal.append()
 
     def keep(self, name: str) -> None:
         """A file that an earlier run has completed is part of this output."""
+        self._kept.restore(name, (self.facts(name) or {}).get(CHECKSUM))
         self._names.append(name)
 
     def adopt(self, name: str, size_bytes: int, facts: Mapping[str, Any]) -> None:
@@ -266,7 +231,7 @@ class RemoteStage:
 
     def path(self, name: str) -> str:
         """Where what is kept here of the file `name` is."""
-        return self._small.path(name)
+        return self._kept.path(name)
 
     def publish(self, last: Sequence[str]) -> dict[str, int]:
         """Give every file its final name, those in `last` after all others, and remove what they replace.
@@ -307,21 +272,12 @@ class RemoteStage:
         """What the store has compared of what it was sent."""
         return self._uploads.checks
 
-    def remember(self, name: str, upto: int, facts: dict[str, Any]) -> None:
-        """Journal, before long, that the store has the file below byte `upto`."""
-        self._journal.later({"file": name, "upto": upto, "facts": facts})
-
     def _note_done(self, record: dict[str, Any]) -> None:
-        self._pending.append(record)
-        size_bytes = record.get("done", 0)
-        if time.monotonic() - self._clock >= NOTED_SECONDS or size_bytes > part_bytes_of(size_bytes):
-            self._note_pending()
-
-    def _note_pending(self) -> None:
-        records, self._pending = self._pending, []
-        if records:
-            self._journal.later(*records)
-        self._clock = time.monotonic()
+        self._journal.keep(record)
+        self._done_bytes += record.get("done", 0)
+        if time.monotonic() - self._clock >= NOTED_SECONDS or self._done_bytes >= uploads.NOTED_BYTES:
+            self._journal.later()
+            self._clock, self._done_bytes = time.monotonic(), 0
 
     def _take_over(self) -> None:
         progress = self._journal.progress

@@ -17,8 +17,10 @@ from ..errors import PlanBroken
 from ..run.storage import Writable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterable
     from concurrent.futures import Future, ThreadPoolExecutor
+
+    from ..integrations.object_uploads import Uploads
 
 
 PART_BYTES = 8 << 20
@@ -28,6 +30,8 @@ MOST_PARTS = 9_000
 NOTED_BYTES = 256 << 20
 NOTED_SECONDS = 10.0
 """How much work lies between two notes of what the store has: a note is an object that is written again."""
+CHECKSUM, CHECKSUM_OF_PARTS = "crc32", "crc32_of_parts"
+"""What is remembered of a fragment: the checksum of its tensor, of all or as far as whole parts reach."""
 _HELD_PARTS = 8
 """What waits to be read back."""
 
@@ -54,6 +58,36 @@ def numbers_of(start: int, stop: int, size_bytes: int) -> range:
     return range(start // part_bytes + 1, -(-stop // part_bytes) + 1)
 
 
+class Room:
+    """What may be under way at a time, of all files together: so many requests, and so many bytes, or one request of
+    more."""
+
+    def __init__(self, requests: int, most_bytes: int) -> None:
+        self._requests, self._bytes, self._all = requests, most_bytes, most_bytes
+        self._turn = threading.Condition()
+
+    def take(self, size_bytes: int) -> None:
+        """Wait until there is room."""
+        size_bytes = min(size_bytes, self._all)
+        with self._turn:
+            self._turn.wait_for(lambda: self._requests and self._bytes >= size_bytes)
+            self._requests -= 1
+            self._bytes -= size_bytes
+
+    def give(self, size_bytes: int) -> None:
+        """What was taken is free again."""
+        with self._turn:
+            self._requests += 1
+            self._bytes += min(size_bytes, self._all)
+            self._turn.notify_all()
+
+
+def room_for(uploads: Uploads, sizes: Iterable[int]) -> Room:
+    """Room for uploads of files of these sizes: as many bytes as the largest has under way by itself."""
+    most_bytes = uploads.in_flight * max((part_bytes_of(size_bytes) for size_bytes in sizes), default=PART_BYTES)
+    return Room(max(uploads.in_flight, uploads.objects_in_flight), most_bytes)
+
+
 class Notes(Protocol):
     """Where it is written down what the store has of a file."""
 
@@ -65,7 +99,8 @@ class Sent(Writable):
     """The output of one file, or of its bytes `[begin, stop)`. Any thread may write; `begin` and `start`, from where on
     they are written, lie where a part begins, and `stop` where one ends.
 
-    `kept`: what is written is read back from its beginning on (for digests), and held until it has been.
+    `kept`: what is written is read back from its beginning on (for digests), and held until it has been. `copy` is
+    given all that is written, and where.
     Raises StoreFailed for a part that could not be sent, when the next is, or at the end.
     """
 
@@ -78,18 +113,20 @@ class Sent(Writable):
         begin: int = 0,
         start: int,
         stop: int | None = None,
-        in_flight: int,
+        room: Room,
         kept: bool,
+        copy: Callable[[memoryview, int], None] | None = None,
     ) -> None:
         self.part_bytes = part_bytes_of(size_bytes)
         self._numbers = numbers_of(begin, size_bytes if stop is None else stop, size_bytes)
         self.etags: dict[int, str] = {}
         self._send, self._pool = send, pool
         self._size_bytes = size_bytes
-        self._free = threading.Semaphore(in_flight)
+        self._room, self._copy = room, copy
         self._turn = threading.Condition()
         self._filling: dict[int, tuple[bytearray, int]] = {}
         self._under_way: list[Future[None]] = []
+        self._given = set[int]()
         self._kept = kept
         self._held: dict[int, bytearray] = {}
         """What was sent and has not been read back."""
@@ -99,6 +136,8 @@ class Sent(Writable):
     def write(self, data: bytes | memoryview, start: int) -> None:
         """All of `data` at byte `start`. Every byte is written once."""
         view = memoryview(data).cast("B")
+        if self._copy is not None:
+            self._copy(view, start)
         while view:
             number, offset = divmod(start, self.part_bytes)
             begin = number * self.part_bytes
@@ -145,6 +184,15 @@ class Sent(Writable):
                 number += 1
             return min((number - 1) * self.part_bytes, self._size_bytes)
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether nothing is under way."""
+        return all(each.done() for each in self._under_way)
+
+    def close(self) -> None:
+        """All must have been written, and is in the store or under way to it. Raises PlanBroken."""
+        self._refuse_lacking(self._given)
+
     def drain(self) -> None:
         """Wait until nothing is under way, whatever becomes of it."""
         for each in self._under_way:
@@ -154,9 +202,12 @@ class Sent(Writable):
         """Wait until the store has all that was written."""
         for each in self._under_way:
             each.result()
+        self._refuse_lacking(self.etags)
+
+    def _refuse_lacking(self, there: Collection[int]) -> None:
         with self._turn:
             self._raise()
-            lacking = [number for number in self._numbers if number not in self.etags]
+            lacking = [number for number in self._numbers if number not in there and number not in self.etags]
             if self._filling or lacking:
                 first = min([*lacking, *(number + 1 for number in self._filling)])
                 raise PlanBroken("a part of an upload is not written", found=f"part {first}")
@@ -171,12 +222,13 @@ class Sent(Writable):
                         or number * self.part_bytes <= self._read_upto + _HELD_PARTS * self.part_bytes
                     )
                 )
-        self._free.acquire()
+        self._room.take(len(data))
         try:
             self._under_way = [each for each in self._under_way if not each.done() or each.exception()]
             self._under_way.append(self._pool.submit(self._sent, number, data))
+            self._given.add(number + 1)
         except BaseException:
-            self._free.release()
+            self._room.give(len(data))
             raise
 
     def _sent(self, number: int, data: bytearray) -> None:
@@ -192,7 +244,7 @@ class Sent(Writable):
                 self._turn.notify_all()
             raise
         finally:
-            self._free.release()
+            self._room.give(len(data))
 
     def _raise(self) -> None:
         if self._error is not None:

@@ -13,6 +13,12 @@ from .verb import CHECKPOINTS, Verb
 class ConvertFlags:
     """Flags of `convert` and `universal` that Python does not have."""
 
+    abort: bool = option(
+        False,
+        "convert nothing; remove what an interrupted conversion has left in OUTPUT: staged files, and in an object "
+        "store uploads that no listing shows",
+        group=Group.OUTPUT,
+    )
     dry_run: bool = option(
         False,
         "print what the conversion would read, write and need, or the error it would end with; write nothing",
@@ -45,13 +51,6 @@ class ModelFlags(ConvertFlags):
         "finish an output when all jobs with {part} and otherwise the same options have ended: check it, and give it "
         "its name",
         group=Group.MACHINES,
-    )
-
-    abort: bool = option(
-        False,
-        "convert nothing; remove what an interrupted conversion has left in OUTPUT: staged files, and in an object "
-        "store uploads that no listing shows",
-        group=Group.OUTPUT,
     )
 
 

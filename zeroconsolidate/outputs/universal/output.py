@@ -26,7 +26,7 @@ from ...archive.located import LocatedTensor
 from ...archive.names import FileKind, file_name, parse
 from ...archive.phrases import counted, listed
 from ...archive.places import size_bytes
-from ...errors import ZeroConsolidateError
+from ...errors import StoreFailed, ZeroConsolidateError
 from ...opening.open import open_catalog
 from ...plan.build import ModelPlan
 from ...plan.congruent import fit
@@ -96,6 +96,8 @@ class UniversalCheckpoint(Output):
         """
         try:
             found = sum(len(part.saved_masters) for part in open_catalog(directory, None).parts)
+        except StoreFailed:
+            raise
         except ZeroConsolidateError as error:
             return GateResult(findings=(Finding(kind=Kind.FILE, text=str(error)),))
         many = counted(found, "trained parameter")
