@@ -130,6 +130,11 @@ def test_a_large_file_goes_in_parts(bucket: AbstractFileSystem, tmp_path: Path) 
     assert written > 85e6
     assert peak < 64 << 20
     assert contents(bucket) == files_in(tmp_path / "here")
+
+
+def test_large_tensors_are_read_in_pieces(bucket: AbstractFileSystem, tmp_path: Path) -> None:
+    torchless.write(tmp_path / "run", torchless.values_of(24), ranks=2)
+    zeroconsolidate.consolidate(tmp_path / "run", tmp_path / "here")
     zeroconsolidate.consolidate(put(bucket, tmp_path / "run"), tmp_path / "there")
     weights = "model.safetensors"
     assert (tmp_path / "there" / weights).read_bytes() == (tmp_path / "here" / weights).read_bytes()
