@@ -9,6 +9,7 @@ completed is removed by Azure, a week after the last block came.
 from __future__ import annotations
 
 import asyncio
+import io
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -80,10 +81,7 @@ class AzureUploads(Uploads):
 
     def part(self, url: str, upload: str, number: int, data: bytes | bytearray) -> str:
         block = _block(upload, number)
-        self._call(
-            url, self.store.blob(url).stage_block, block, bytes(data), len(data), validate_content=True,
-            size_bytes=len(data),
-        )  # fmt: skip
+        self._call(url, self._sent, url, block, data, size_bytes=len(data))
         return block
 
     def parts(self, url: str, upload: str) -> dict[int, UploadedPart] | None:
@@ -119,6 +117,10 @@ class AzureUploads(Uploads):
         except FileNotFoundError:
             return []
 
+    async def _sent(self, url: str, block: str, data: bytes | bytearray) -> None:
+        body = _Reader(data)
+        await self.store.blob(url).stage_block(block, body, len(data), validate_content=True)
+
     async def _put(self, url: str, data: bytes | bytearray, *, overwrite: bool) -> None:
         await self.store.blob(url).upload_blob(bytes(data), overwrite=overwrite, validate_content=True)
 
@@ -152,6 +154,32 @@ class AzureUploads(Uploads):
 
     def _call_if_there(self, url: str, function: Callable[..., Any], *arguments: Any) -> Any:
         return answered(url, lambda: self.store.call(0, function, *arguments))
+
+
+class _Reader(io.RawIOBase):
+    """Reads from memory in pieces: of a part the client takes `bytes`, which would be a copy of it, or a file."""
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        self._view, self._here = memoryview(data), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._view[self._here : self._here + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._here += len(piece)
+        return len(piece)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._here = offset + (0, self._here, len(self._view))[whence]
+        return self._here
+
+    def tell(self) -> int:
+        return self._here
 
 
 def _block(upload: str, number: int) -> str:
