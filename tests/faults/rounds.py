@@ -56,6 +56,7 @@ VARIANTS: dict[str, dict[str, tuple[int, dict[str, Any]]]] = {
     "clone": {
         "stage 3": (3, {"names": "stored"}),
         "stage 2, digests": (2, {"names": "stored", "digest": "sha256"}),
+        "stage 2, bf16, of the module": (2, {"names": "stored", "dtype": "bf16"}),
     },
 }
 """By verb, the stages of the checkpoints and the options."""

@@ -19,6 +19,7 @@ from zero_model import Run, save
 from zeroconsolidate import Report, consolidate
 from zeroconsolidate.errors import BadOption, DamagedFile
 from zeroconsolidate.naming import asking
+from zeroconsolidate.outputs.config import readable_before_5
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -273,6 +274,102 @@ class TestSpecialTokens:
         (source / "tokenizer_config.json").write_text('{"extra_special_tokens": [')
         consolidate(source, tmp_path / "out")
         assert (tmp_path / "out/tokenizer_config.json").read_text() == '{"extra_special_tokens": ['
+
+
+class TestRotaryEmbeddings:
+    """transformers 5 writes their parameters in one place, and older releases read them in others."""
+
+    @pytest.mark.parametrize(
+        ("given", "added"),
+        [
+            pytest.param(
+                {"rope_parameters": {"rope_type": "default", "rope_theta": 7.5}}, {"rope_theta": 7.5}, id="a base"
+            ),
+            pytest.param(
+                {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 7}},
+                {"rope_theta": 7, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+                id="scaled",
+            ),
+            pytest.param(
+                {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 2, 3], "rope_theta": 7}},
+                {"rope_theta": 7, "rope_scaling": {"rope_type": "default", "mrope_section": [1, 2, 3]}},
+                id="of pictures",
+            ),
+            pytest.param(
+                {"rope_parameters": {"rope_type": "axial", "rope_theta": 7}}, {"rope_theta": 7}, id="not known to 4"
+            ),
+            pytest.param(
+                {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25, "rope_theta": 7}},
+                {"rope_theta": 7, "partial_rotary_factor": 0.25},
+                id="of a part of a head",
+            ),
+            pytest.param(
+                {"model_type": "gpt_neox", "rope_parameters": {"partial_rotary_factor": 0.5, "rope_theta": 7}},
+                {"rotary_emb_base": 7, "rotary_pct": 0.5},
+                id="under other names",
+            ),
+            pytest.param(
+                {
+                    "model_type": "phi3",
+                    "rope_parameters": {
+                        "rope_type": "longrope",
+                        "short_factor": [1.0],
+                        "long_factor": [2.0],
+                        "rope_theta": 7,
+                        "original_max_position_embeddings": 4096,
+                    },
+                },
+                {
+                    "rope_theta": 7,
+                    "rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]},
+                },
+                id="of Phi-3",
+            ),
+            pytest.param(
+                {
+                    "model_type": "gemma3_text",
+                    "rope_parameters": {
+                        "sliding_attention": {"rope_type": "default", "rope_theta": 3},
+                        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 7},
+                    },
+                },
+                {"rope_theta": 7, "rope_local_base_freq": 3, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+                id="by layer",
+            ),
+            pytest.param(
+                {
+                    "model_type": "modernbert",
+                    "rope_parameters": {
+                        "sliding_attention": {"rope_type": "default", "rope_theta": 3},
+                        "full_attention": {"rope_type": "default", "rope_theta": 7},
+                    },
+                },
+                {"global_rope_theta": 7, "local_rope_theta": 3},
+                id="by layer, of an encoder",
+            ),
+            pytest.param(
+                {"model_type": "x", "rope_parameters": {"full_attention": {"rope_theta": 7}}}, {}, id="unknown"
+            ),
+            pytest.param({"rope_parameters": {"rope_theta": 7}, "rope_theta": 8}, {}, id="there already"),
+            pytest.param({"rope_parameters": None}, {}, id="none"),
+        ],
+    )
+    def test_stand_where_older_releases_read_them(self, given: dict[str, Any], added: dict[str, Any]) -> None:
+        for depth in range(3):
+            text = json.dumps({"a": 1} | given, indent=2)
+            expected: dict[str, Any] = {"a": 1} | given | added
+            for _ in range(depth):  # the config of a part
+                text, expected = f'{{"b": {{}}, "text_config": {text}, "rope_parameters": 1}}', {
+                    "b": {}, "text_config": expected, "rope_parameters": 1,
+                }  # fmt: skip
+            written, changed = readable_before_5(text.encode())
+            assert json.loads(written) == expected
+            assert changed == bool(added)
+            assert changed or written == text.encode()
+
+    def test_no_time_is_spent_on_depth(self) -> None:
+        text = '{"rope_parameters": 1, "a": ' * 300 + "1" + "}" * 300
+        assert readable_before_5(text.encode()) == (text.encode(), False)
 
 
 class TestTheCommand:

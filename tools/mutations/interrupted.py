@@ -239,6 +239,34 @@ MUTATIONS = (
         ("write/fingerprint.py", "        if path in known and _looks(path) != known[path]:\n", "        if False:\n"),
     ),
     Mutation(
+        "a base that changes between its headers and the plan is noticed",
+        "whole/test_changes_meanwhile.py::test_a_base_that_changes_after_its_headers_were_read",
+        (
+            "opening/opened.py",
+            "    return replace(opened, looks_beside=looks_in(options.base_directory))\n",
+            "    return opened\n",
+        ),
+    ),
+    Mutation(
+        "what lost values are filled from is known before it is read",
+        "whole/test_changes_meanwhile.py::test_what_lost_values_are_filled_from",
+        (
+            "opening/opened.py",
+            "for filler in fillers for path, look in filler.looks.items()}",
+            "for filler in () for path, look in ()}",
+        ),
+    ),
+    Mutation(
+        "runs of a file that is cut short meanwhile are an error",
+        "run/test_cut_short.py::test_while_runs_are_read",
+        ("run/descriptors.py", "        if got < len(span):\n", "        if False:\n"),
+    ),
+    Mutation(
+        "names that the file system cannot hold are refused first",
+        "write/test_file_names.py::test_names_that_differ_only_in_case",
+        ("write/stage.py", "            refuse_names(self.folder, self.folder, sizes, output=self.output)\n", ""),
+    ),
+    Mutation(
         "values are read only of files that are as they were when their metadata were read",
         "whole/test_changes_meanwhile.py::test_an_open_checkpoint_notices",
         (

@@ -14,6 +14,11 @@ RESCUED = "outputs/test_universal_rescue.py"
 
 MUTATIONS = (
     Mutation(
+        "a parameter whose name no folder can have is refused",
+        f"{WRITTEN}::test_a_name_that_no_folder_can_have",
+        (REFUSALS, "        if size_bytes > MOST_NAME_BYTES:\n", "        if False:\n"),
+    ),
+    Mutation(
         "lost moments are not masters, and masters are not moments",
         f"{RESCUED}::test_lost_elements_are_replaced_and_no_others",
         ("opening/rescue.py", "copies=catalog.module if is_master else {}", "copies=catalog.module"),

@@ -43,5 +43,7 @@ class Adapted:
     rows: int | None = None
     """The vocabulary size that the model's configuration must state, if it states another."""
     warnings: tuple[str, ...] = ()
+    of_members: tuple[Mapping[str, str], ...] = ()
+    """Of a mean of merged models: the `adapter_files` of each."""
     not_checked: tuple[str, ...] = ()
     """What could not be checked, and why."""

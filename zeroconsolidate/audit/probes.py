@@ -3,6 +3,7 @@
 same norm, but elements differ             the same elements in another order?
 B's figures are those of another of A's    the other tensor, under this name?
 config.json: the head is the embedding     do both have the same values?
+one has an adapter merged into it          does the other have it once?
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..plan.pieces import View
 from ..run.compare import first_difference
 from ..run.orders import other_order
 from .kinds import kind_of
+from .merge_scale import OtherScale, other_scales
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +44,8 @@ class Probed:
     """`A` or `B` -> head and embedding, where they should be the same tensor and differ."""
     of_base: Mapping[str, tuple[str, ...]]
     """`A` or `B` -> the tensors that differ and are the original model's there, in the dtype they are stored in."""
+    scales: tuple[OtherScale, ...]
+    """Tensors that have an adapter more or less than once."""
 
 
 def probe(
@@ -68,7 +72,8 @@ def probe(
         letter: names for letter, side in (("A", a), ("B", b)) if (names := _untied(side, inputs, progress)) is not None
     }
     of_base = _of_base(a, b, tensors, base, inputs, progress)
-    return Probed(orders=orders, exchanged=exchanged, untied=untied, of_base=of_base)
+    scales = other_scales(a, b, tensors, inputs, progress)
+    return Probed(orders=orders, exchanged=exchanged, untied=untied, of_base=of_base, scales=scales)
 
 
 def _may_be_reordered(tensor: ComparedTensor) -> bool:

@@ -23,6 +23,8 @@ _ADDED = (".lora_B", ".lora_embedding_B")
 """The factor that a LoRA begins with at zero (`reset_lora_parameters` in PEFT's `LoraLayer`)."""
 _UNLIKE_COSINE, _ALIKE_COSINE = 0.5, 0.9
 """A tensor with less in common than the first is another one, if most have more than the second."""
+_SAME_SCALE = 0.05
+"""Factors that are nearer are the same: they come from weights that were rounded."""
 _FEW_NUMEL = 32
 """Of fewer elements an angle says nothing."""
 
@@ -44,6 +46,7 @@ def suspicions(
         *_zeros(tensors, alone),
         *_without_effect(a, b, tensors, alone),
         *_of_base(probed, a, b),
+        *_other_scales(probed),
         *_untied(probed, pairing, a, b),
         *_unrelated(tensors, explained),
         *beyond_quantizing(a, b, tensors),
@@ -157,6 +160,22 @@ def _of_base(probed: Probed, a: Side, b: Side) -> Iterator[str]:
             lacks = ", without the adapter" if other.merged_into is not None else ""
             is_are = "is" if len(names) == 1 else "are"
             yield f"{_named(names)} {is_are} the base's in {letter}{lacks}"
+
+
+def _other_scales(probed: Probed) -> Iterator[str]:
+    for found in probed.scales:
+        other = "B" if found.adapter == "A" else "A"
+        if abs(found.times - 2) < _SAME_SCALE:
+            why = "merged twice, or with another scale"
+        elif found.scale is not None and abs(found.times * found.scale - 1) < _SAME_SCALE:
+            why = f"merged without the scale lora_alpha / r, which is {found.scale:.4g}"
+        else:
+            why = "merged with another scale"
+        where = "" if len(found.names) == found.looked_at else f", in {_named(found.names)}"
+        yield (
+            f"the differences of {other} from the base are {found.times:.2f} times what the adapter of {found.adapter} "
+            f"gives{where}: {why}"
+        )
 
 
 def _untied(probed: Probed, pairing: Pairing, a: Side, b: Side) -> Iterator[str]:

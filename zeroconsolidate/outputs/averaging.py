@@ -67,7 +67,8 @@ def merged_mean(
     around = averaged([each.tensors for _, _, each in merged], weights, places)
     compared = tuple(comparison for _, each, _ in merged for comparison in each.comparisons)
     files = dict.fromkeys(file for _, each, _ in merged for file in each.files)
-    peft = replace(peft, comparisons=compared, files=tuple(files))
+    of_members = tuple(each.adapter_files for _, each, _ in merged)
+    peft = replace(peft, comparisons=compared, files=tuple(files), of_members=of_members)
     return replace(selection, named=named), peft, replace(beside, tensors=around)
 
 

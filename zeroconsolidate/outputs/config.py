@@ -11,6 +11,7 @@ from ..errors import DamagedFile
 
 _NEW_TOKENIZER = re.compile(r'("tokenizer_class"\s*:\s*")TokenizersBackend(")')
 _TIED = re.compile(r'("tie_word_embeddings"\s*:\s*)true')
+_OPENING = re.compile(r"\s*\{(\s*)")
 _BETWEEN = re.compile(r"[\s:,]*")
 _DTYPE = re.compile(
     r'("(?:torch_)?dtype"\s*:\s*")(float16|bfloat16|float32|float64|half|float|double)(")',
@@ -78,22 +79,32 @@ def with_member(text: str, key: str, value: object) -> str:
     >>> with_member('{"a": 1, "b": {"a": 2}}', "a", 3), with_member('{"a": 1}', "b", [])
     ('{"a": 3, "b": {"a": 2}}', '{"b": [], "a": 1}')
     """
-    decoder, opening = json.JSONDecoder(), re.compile(r"\s*\{(\s*)").match(text)
+    opening = _OPENING.match(text)
     if opening is None:
         raise DamagedFile("config.json is not a JSON object")
     indent = opening[1] if "\n" in opening[1] else ""
     written = json.dumps(value, indent=len(indent.replace("\n", "")) if indent else None)
     written = written.replace("\n", indent) if indent else written
-    here, first = opening.end(), opening.end()
-    while text[here] != "}":
-        name, here = decoder.raw_decode(text, here)
-        here = _next(text, here)
-        _, stop = decoder.raw_decode(text, here)
-        if name == key:
-            return text[:here] + written + text[stop:]
-        here = _next(text, stop)
+    known = _members(text).get(key)
+    if known is not None:
+        return text[: known.start] + written + text[known.stop :]
+    first = opening.end()
     separator = "" if text[first] == "}" else f",{indent}" if indent else ", "
     return f"{text[:first]}{json.dumps(key)}: {written}{separator}{text[first:]}"
+
+
+def _members(text: str) -> dict[str, slice]:
+    """Where the values of a JSON object stand."""
+    decoder, opening = json.JSONDecoder(), _OPENING.match(text)
+    here = len(text) if opening is None else opening.end()
+    found: dict[str, slice] = {}
+    while here < len(text) and text[here] != "}":
+        name, here = decoder.raw_decode(text, here)
+        start = _next(text, here)
+        _, stop = decoder.raw_decode(text, start)
+        found.setdefault(name, slice(start, stop))
+        here = _next(text, stop)
+    return found
 
 
 def _next(text: str, here: int) -> int:
@@ -115,33 +126,81 @@ def with_vocabulary(text: bytes, rows: int) -> bytes:
     return re.sub(rf'("vocab_size"\s*:\s*){re.escape(str(stated))}\b', rf"\g<1>{rows}", decoded).encode()
 
 
+_SCALED_BEFORE_5 = {"linear", "dynamic", "yarn", "longrope", "llama3"}
+"""What 4.57 knows as `rope_type` (`modeling_rope_utils.py`). Of other types 5.0 would take what is written for 4."""
+_DEEPEST = 4
+"""Configs of parts are looked into so deep: `thinker_config`, its `text_config`."""
+_BY_LAYER = {
+    "gemma3_text": ("rope_theta", "rope_local_base_freq"),
+    "gemma3n_text": ("rope_theta", "rope_local_base_freq"),
+    "modernbert": ("global_rope_theta", "local_rope_theta"),
+    "modernbert-decoder": ("global_rope_theta", "local_rope_theta"),
+}
+"""Model type -> what 4.57 calls the bases of layers with full attention, and of those with a window. 5 has the
+parameters of both kinds of layers in `rope_parameters`."""
+_NAMES = {"gpt_neox": ("rotary_emb_base", "rotary_pct"), "gpt_neox_japanese": ("rotary_emb_base", "rotary_pct")}
+"""Model type -> other names for `rope_theta` and `partial_rotary_factor` before 5."""
+
+
 def readable_before_5(text: bytes) -> tuple[bytes, bool]:
     """config.json with `rope_theta` beside `rope_parameters`, and whether it had to be added.
 
     transformers 5 writes only the latter; older ones do not know it, silently take a base of 10000 and give other
-    logits. transformers 5 reads both.
+    logits. transformers 5 reads both. So it is with what is scaled (`rope_scaling`), with the part of a head that is
+    turned (`partial_rotary_factor`), and in the configurations of parts, such as `text_config`.
 
     >>> readable_before_5(b'{"rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}}')
     (b'{"rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}, "rope_theta": 5.0}', True)
     """
-    config = parse(text)
-    parameters = config.get("rope_parameters") if isinstance(config, dict) else None
-    if not isinstance(parameters, dict) or "rope_theta" not in parameters or "rope_theta" in config:
-        return text, False
+    parse(text)
     decoded = text.decode("utf-8")
-    start = decoded.index('"rope_parameters"')
-    value = re.compile(r"\s*:\s*").match(decoded, start + len('"rope_parameters"'))
-    theta = re.search(r'"rope_theta"\s*:\s*([-+0-9.eE]+)', decoded[start:])
-    if value is None or theta is None:
-        return text, False
-    _, end = json.JSONDecoder().raw_decode(decoded, value.end())
-    indent = re.search(r"\n([ \t]*)$", decoded[:start])
-    separator = ",\n" + indent[1] if indent else ", "
-    added = f'{separator}"rope_theta": {theta[1]}'
-    others = {key: item for key, item in json.loads(decoded[value.end() : end]).items() if key != "rope_theta"}
-    if others.get("rope_type", "default") != "default" and "rope_scaling" not in config:
-        added += f'{separator}"rope_scaling": {json.dumps(others)}'
-    return (decoded[:end] + added + decoded[end:]).encode(), True
+    edited = _with_rope_theta(decoded)
+    return (text, False) if edited == decoded else (edited.encode(), True)
+
+
+def _with_rope_theta(text: str, depth: int = 0) -> str:
+    """A config, or that of a part."""
+    for place in [*_members(text).values()][::-1] if depth < _DEEPEST and '"rope_parameters"' in text else ():
+        inner = text[place]
+        if inner.startswith("{") and '"rope_parameters"' in inner:
+            text = text[: place.start] + _with_rope_theta(inner, depth + 1) + text[place.stop :]
+    places = _members(text)
+    if "rope_parameters" not in places or not text[places["rope_parameters"]].startswith("{"):
+        return text
+    place = places["rope_parameters"]
+    inner = text[place]
+    model_type = json.loads(text[places["model_type"]]) if "model_type" in places else None
+    theta, partial = _NAMES.get(str(model_type), ("rope_theta", "partial_rotary_factor"))
+    # Numbers stay as they are written.
+    added: dict[str, str] = {}
+    layers = _members(inner)
+    if "full_attention" in layers:
+        if model_type not in _BY_LAYER:
+            return text
+        theta, local = _BY_LAYER[model_type]
+        own = inner[layers["sliding_attention"]] if "sliding_attention" in layers else ""
+        base = _members(own).get("rope_theta")
+        if base is not None:
+            added[local] = own[base]
+        inner = inner[layers["full_attention"]]
+    parameters = _members(inner)
+    if "rope_theta" not in parameters:
+        return text
+    added[theta] = inner[parameters["rope_theta"]]
+    if "partial_rotary_factor" in parameters:
+        added[partial] = inner[parameters["partial_rotary_factor"]]
+    known = ("rope_theta", "partial_rotary_factor")
+    others = {key: json.loads(inner[at]) for key, at in parameters.items() if key not in known}
+    if model_type == "phi3":  # which takes these three and no other
+        others = {"type": others.get("rope_type"), **{key: others.get(key) for key in ("short_factor", "long_factor")}}
+    if {others.get("rope_type"), others.get("type")} & _SCALED_BEFORE_5 or "mrope_section" in others:
+        added["rope_scaling"] = json.dumps(others)
+    separator = ", "
+    indent = re.search(r"\n([ \t]*)\"rope_parameters\"\s*:\s*$", text[: place.start])
+    if indent:
+        separator = ",\n" + indent[1]
+    new = "".join(f'{separator}"{key}": {value}' for key, value in added.items() if key not in places)
+    return text[: place.stop] + new + text[place.stop :]
 
 
 _OLDER_NAMES = {"qwen3_moe": {"num_local_experts": "num_experts"}}

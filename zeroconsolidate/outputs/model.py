@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.model_files import ADAPTER_CONFIG, BESIDE_FOLDER, CONFIG
 from ..archive.phrases import counted
+from ..options.averages import weights_of
 from . import remarks
 from .assets import assets_beside, of_adapters
 from .averaging import note_of
@@ -91,9 +92,10 @@ class _Directory(Output):
         adapted = self.weights.adapted
         if adapted is None or self.options.check == "none":
             return Recomputed(checks=(), not_checked=())
-        if opened.members or self.weights.model is not None:
-            what = "a mean" if opened.members else "transformed values"
-            return Recomputed(checks=(), not_checked=(f"merged values: not recomputed of {what}",))
+        if self.weights.model is not None:
+            return Recomputed(checks=(), not_checked=("merged values: not recomputed of transformed values",))
+        if opened.members and adapted.is_adapter:
+            return Recomputed(checks=(), not_checked=("values of the adapter: not computed again of a mean",))
         # Only who has adapters pays for the imports.
         if adapted.is_adapter:
             from .recomputed.exported import compare_adapters
@@ -104,7 +106,9 @@ class _Directory(Output):
         from .recomputed.recompute import recompute
 
         base = self.options.base_directory
-        found, count = recompute(self.plan, opened, path, base=base, adapters=adapted.adapter_files)
+        several = adapted.of_members or (adapted.adapter_files,)
+        weights = weights_of(str(self.options.average), len(several)) if opened.members else (1.0,)
+        found, count = recompute(self.plan, opened.each, path, base=base, adapters=several, weights=weights)
         if not count:
             return Recomputed(checks=(), not_checked=())
         if not found:

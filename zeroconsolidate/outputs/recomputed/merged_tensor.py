@@ -53,6 +53,23 @@ class MergedTensor:
         return (keys, len(self.written.shape), self.written.dtype, self.name.rpartition(".")[2])
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Some rows of a merged tensor."""
+
+    written: Floats
+    expected: Floats
+    """What they should be."""
+    base: Floats
+    """What they were before, in the dtype that was written."""
+    size: Floats
+    """How large the numbers are that were rounded on the way."""
+    is_coherent: bool = False
+    """Whether one rounded number is in many elements."""
+    slack: float = 1
+    """How much more than rounding may do to one."""
+
+
 def rows_of(recipe: Recipe, shape: Sequence[int], rows: Sequence[int], inputs: Inputs) -> Floats:
     """Some rows of a tensor, as a matrix."""
     numel = recipe.numel // shape[0]
@@ -71,3 +88,20 @@ def as_written(values: Floats, dtype: DType) -> Floats:
     with np.errstate(over="ignore"):
         single = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
     return to_single(as_dtype(single, DType.F32, dtype), dtype).astype(np.float64).reshape(values.shape)
+
+
+def mean_of(several: Sequence[Sample], weights: Sequence[float], dtype: DType) -> Sample:
+    """What the mean of models should be, of which each was rounded when it was merged."""
+
+    def mean(values: Sequence[Floats]) -> Floats:
+        total = sum(weight * each for weight, each in zip(weights, values, strict=True)) / sum(weights)
+        return np.asarray(total, np.float64)
+
+    return Sample(
+        written=several[-1].written,
+        expected=mean([as_written(each.expected, dtype) for each in several]),
+        base=as_written(mean([each.base for each in several]), dtype),
+        size=mean([each.size for each in several]),
+        is_coherent=any(each.is_coherent for each in several),
+        slack=max(each.slack for each in several),
+    )

@@ -22,11 +22,12 @@ from ...plan.computed import Computed
 from ...plan.pieces import View
 from ...plan.witness import spread
 from ...run.inputs import Inputs
+from ...transforms.averaged import Averaged
 from . import formulas
 from .expert_stacks import expert_matrices
 from .factors import pairs
 from .merge_sources import MergeSources
-from .merged_tensor import MergedTensor, as_written, rows_of, whole
+from .merged_tensor import MergedTensor, Sample, as_written, mean_of, rows_of, whole
 from .peft_probe import Prober
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from ...archive.located import LocatedTensor
     from ...opening.opened import Opened
     from ...plan.build import ModelPlan, Source
-    from ...plan.layout import TensorPlan
     from ...plan.pieces import Recipe
 
     Floats = NDArray[np.float64]
@@ -57,34 +57,49 @@ _BY_PEFT = 8
 
 
 def recompute(
-    plan: ModelPlan, opened: Opened, staged: Callable[[str], str], *, base: str | None, adapters: Mapping[str, str]
+    plan: ModelPlan,
+    members: Sequence[Opened],
+    staged: Callable[[str], str],
+    *,
+    base: str | None,
+    adapters: Sequence[Mapping[str, str]],
+    weights: Sequence[float] = (1.0,),
 ) -> tuple[int, int]:
     """(how many merged tensors were recomputed and found right, how many there are).
 
-    `staged`: the path of a staged file. `base`: directory of the original model. `adapters`: name -> its
+    `members`: the checkpoints, of which a mean with these `weights` was taken if they are several. `staged`: the path
+    of a staged file. `base`: directory of the original model. `adapters`: of each member, name -> its
     adapter_config.json, in the order in which they were merged. Raises WitnessMismatch.
     """
-    planned = {tensor.name: tensor for tensor in plan.tensors() if _is_computed(tensor)}
-    if not planned or not adapters:
+    planned = {tensor.name: tensor for tensor in plan.tensors() if _is_computed(tensor.recipe)}
+    if not planned or not all(adapters):
         return 0, len(planned)
-    configs = {name: read_json(file) for name, file in adapters.items()}
-    held = MergeSources(plan, opened, staged, base, configs, planned)
     count = 0
+    merges: list[dict[str, MergedTensor]] = []
     with Inputs() as inputs:
-        for merge in _sample(list(_merges(held, opened.catalog.origin.root, base, configs, adapters))):
-            with at(merge.name):
-                count += _agrees(merge, inputs)
-        matrices = expert_matrices(planned, held.wrapped, configs, held.base, held.written)
-        for matrix in spread(list(matrices), MOST_TENSORS):
-            with at(matrix.name):
-                rows = matrix.rows(inputs)
-                count += rows is not None and _judge(matrix.written, *rows)
+        for opened, files in zip(members, adapters, strict=True):
+            configs = {name: read_json(file) for name, file in files.items()}
+            held = MergeSources(plan, opened, staged, base, configs, planned)
+            found = _merges(held, opened.catalog.origin.root, base, configs, files)
+            merges.append({merge.name: merge for merge in found})
+        for merge in _sample(list(merges[-1].values())):
+            if all(merge.name in each for each in merges):
+                with at(merge.name):
+                    count += _agrees([each[merge.name] for each in merges], weights, inputs)
+        if len(members) == 1:
+            matrices = expert_matrices(planned, held.wrapped, configs, held.base, held.written)
+            for matrix in spread(list(matrices), MOST_TENSORS):
+                with at(matrix.name):
+                    rows = matrix.rows(inputs)
+                    count += rows is not None and _judge(matrix.written, Sample(*rows))
     return count, len(planned)
 
 
-def _is_computed(tensor: TensorPlan) -> bool:
-    recipes = [tensor.recipe, *getattr(tensor.recipe, "of", ())]
-    return any(isinstance(recipe, Computed) for recipe in recipes)
+def _is_computed(recipe: Recipe) -> bool:
+    """Whether anything but a mean of copies is computed in it."""
+    if isinstance(recipe, Averaged):
+        return any(_is_computed(part) for part in recipe.parts)
+    return isinstance(recipe, Computed) or any(_is_computed(part) for part in getattr(recipe, "of", ()))
 
 
 def _merges(
@@ -134,19 +149,30 @@ def _sample(merges: Sequence[MergedTensor]) -> Iterator[MergedTensor]:
         yield from (held[number * len(held) // count] for number in range(count))
 
 
-def _agrees(merge: MergedTensor, inputs: Inputs) -> bool:
-    """Whether the sample decides. Raises WitnessMismatch."""
+def _agrees(several: Sequence[MergedTensor], weights: Sequence[float], inputs: Inputs) -> bool:
+    """Whether the sample decides. `several`: the tensor in each model of which the mean was taken. Raises
+    WitnessMismatch."""
+    found = [sample for merge in several if (sample := _sampled(merge, inputs)) is not None]
+    if len(found) < len(several) or len({sample.expected.shape for sample in found}) > 1:
+        return False
+    return _judge(
+        several[-1].written, found[0] if len(found) == 1 else mean_of(found, weights, several[-1].written.dtype)
+    )
+
+
+def _sampled(merge: MergedTensor, inputs: Inputs) -> Sample | None:
+    """Some of a merged tensor, as it was written and as it should be; None if there is no second way to it."""
     if any(config.get("peft_type") not in BY_FORMULA for config in merge.configs.values()):
-        return _answers_agree(merge, inputs)
+        return _answered(merge, inputs)
     if merge.name.endswith(".bias"):
-        return _bias_agrees(merge, inputs)
+        return _of_bias(merge, inputs)
     tokens = {name: held["trainable_tokens_delta"] for name, held in merge.adapters.items()
               if "trainable_tokens_delta" in held}  # fmt: skip
     if tokens:
-        return len(merge.adapters) == 1 and _tokens_agree(merge, tokens, inputs)
+        return _of_tokens(merge, tokens, inputs) if len(merge.adapters) == 1 else None
     lengths = [its for held in merge.adapters.values() if (its := _one(held, "lora_magnitude_vector")) is not None]
     if lengths and len(merge.adapters) > 1:
-        return False  # each is of what the others have left
+        return None  # each is of what the others have left
     shape = merge.written.shape
     rows: Sequence[int] = range(shape[0])
     by_row = False
@@ -155,7 +181,7 @@ def _agrees(merge: MergedTensor, inputs: Inputs) -> bool:
         turned = merge.is_turned or bool(merge.configs[adapter].get("fan_in_fan_out")) or "lora_embedding_A" in held
         by_row = shape[0] == lengths[0].recipe.numel and not turned
         if not by_row and merge.written.numel > MOST_NUMEL:
-            return False
+            return None
     if by_row or not lengths:
         rows = sorted({number * (shape[0] - 1) // max(MOST_ROWS - 1, 1) for number in range(MOST_ROWS)})
     # PEFT merges in a model that is loaded in the dtype of the output.
@@ -164,7 +190,7 @@ def _agrees(merge: MergedTensor, inputs: Inputs) -> bool:
     for adapter, held in merge.adapters.items():
         found = _change(merge, adapter, held, rows, inputs)
         if found is None:
-            return False
+            return None
         change, size = change + found[0], size + found[1]
     expected = base + change
     if lengths:
@@ -172,10 +198,10 @@ def _agrees(merge: MergedTensor, inputs: Inputs) -> bool:
         expected, factor = formulas.turned_to_length(expected, magnitude, rows, by_row=by_row)
         size = size * factor + np.abs(expected)
     written = rows_of(View(merge.written), shape, rows, inputs)
-    return _judge(merge.written, written, expected, base, size, is_coherent=bool(lengths))
+    return Sample(written, expected, base, size, is_coherent=bool(lengths))
 
 
-def _answers_agree(merge: MergedTensor, inputs: Inputs) -> bool:
+def _answered(merge: MergedTensor, inputs: Inputs) -> Sample | None:
     """What PEFT merged, against what it answers unmerged."""
     for held in merge.adapters.values():
         trained = held.get(f"ln_tuning_layers.{merge.parameter}")
@@ -185,14 +211,14 @@ def _answers_agree(merge: MergedTensor, inputs: Inputs) -> bool:
                 rows_of(recipe, shape, [0], inputs)
                 for recipe in (merge.base[merge.parameter], trained.recipe, View(merge.written))
             )
-            return _judge(merge.written, written, expected, base, np.abs(expected))
+            return Sample(written, expected, base, np.abs(expected))
     found = inputs.resource(Prober, Prober).probed(merge, inputs)
     if found is None:
-        return False
+        return None
     written, expected, base = found
     size = np.broadcast_to(np.abs(expected).max(axis=1, keepdims=True), expected.shape)
     rounded = as_written(base, merge.written.dtype)
-    return _judge(merge.written, written, rounded + (expected - base), rounded, size, is_coherent=True, slack=_BY_PEFT)
+    return Sample(written, rounded + (expected - base), rounded, size, is_coherent=True, slack=_BY_PEFT)
 
 
 def _change(
@@ -215,7 +241,7 @@ def _change(
     return None if change is None or terms is None else (factor * change, factor * terms)
 
 
-def _bias_agrees(merge: MergedTensor, inputs: Inputs) -> bool:
+def _of_bias(merge: MergedTensor, inputs: Inputs) -> Sample | None:
     """`lora_bias`: s times the adapter's bias is added to the module's."""
     of_module = rows_of(merge.base[merge.parameter], (1, merge.written.numel), [0], inputs)
     base = as_written(of_module, merge.written.dtype)
@@ -223,14 +249,14 @@ def _bias_agrees(merge: MergedTensor, inputs: Inputs) -> bool:
     for adapter, held in merge.adapters.items():
         a = _one(held, "lora_A")
         if "lora_B.bias" not in held or a is None:
-            return False
+            return None
         rank = a.shape[0]
         change += formulas.scale(merge.configs[adapter], merge.module, rank) * whole(held["lora_B.bias"], inputs)
     written = rows_of(View(merge.written), base.shape, [0], inputs)
-    return _judge(merge.written, written, base + change, base, np.abs(base) + np.abs(change))
+    return Sample(written, base + change, base, np.abs(base) + np.abs(change))
 
 
-def _tokens_agree(merge: MergedTensor, tokens: Mapping[str, Source], inputs: Inputs) -> bool:
+def _of_tokens(merge: MergedTensor, tokens: Mapping[str, Source], inputs: Inputs) -> Sample | None:
     """Rows that were trained for themselves stand in the places of those they were."""
     ((adapter, source),) = tokens.items()
     config = merge.configs[adapter]
@@ -238,33 +264,27 @@ def _tokens_agree(merge: MergedTensor, tokens: Mapping[str, Source], inputs: Inp
     if isinstance(indices, dict):
         indices = next((its for end, its in indices.items() if f".{merge.module}".endswith(f".{end}")), None)
     if set(merge.adapters[adapter]) != {"trainable_tokens_delta"} or not isinstance(indices, list):
-        return False
+        return None
     trained = whole(source, inputs)
     taken = list(range(min(len(indices), len(trained), MOST_ROWS)))
     rows = [int(indices[number]) for number in taken]
     written = rows_of(View(merge.written), merge.written.shape, rows, inputs)
     base = as_written(rows_of(merge.base["weight"], merge.written.shape, rows, inputs), merge.written.dtype)
-    return _judge(merge.written, written, trained[taken], base, np.abs(trained[taken]))
+    return Sample(written, trained[taken], base, np.abs(trained[taken]))
 
 
-def _judge(
-    tensor: LocatedTensor,
-    written: Floats,
-    expected: Floats,
-    base: Floats,
-    size: Floats,
-    *,
-    is_coherent: bool = False,
-    slack: float = 1,
-) -> bool:
+def _judge(tensor: LocatedTensor, sample: Sample) -> bool:
     rounding = _ROUNDING.get(tensor.dtype)
     if rounding is None:
         return False
-    expected = as_written(expected, tensor.dtype)
+    written, base, size = sample.written, sample.base, sample.size
+    expected = as_written(sample.expected, tensor.dtype)
     # What became infinite in both is told as a warning, and what was NaN from the beginning is so.
     same = ~np.isfinite(written) & ((written == expected) | (np.isnan(written) & np.isnan(expected)))
     written, expected, base, size = (np.where(same, 0, values) for values in (written, expected, base, size))
-    told, wrong = formulas.contradiction(written, expected, base, size, rounding, is_coherent=is_coherent, slack=slack)
+    told, wrong = formulas.contradiction(
+        written, expected, base, size, rounding, is_coherent=sample.is_coherent, slack=sample.slack
+    )
     if wrong:
         raise WitnessMismatch(
             f"the merged weight is wrong: {wrong}",
