@@ -283,6 +283,31 @@ class TestDiagnosis:
                     for path in files_of(tmp_path / "old", other)}  # fmt: skip
             assert set(inspect(tmp_path / "old").missing_files) == lost
 
+    def test_of_two_that_are_equally_common_the_one_is_taken_that_the_other_files_are_of(self, tmp_path: Path) -> None:
+        """Nothing of rank 0 is left but the masters of a later save: the model states that are left are not of it."""
+        shapes = synthetic.shapes_of(0.2)
+        old, new = (
+            synthetic.write(
+                tmp_path / str(step), synthetic.values_of(shapes, seed=step), stage=3, ranks=2, step=step, tag="t"
+            )
+            for step in (5, 10)
+        )
+        name = "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
+        shutil.copy(new / name, old / name)
+        (old / "zero_pp_rank_0_mp_rank_00_model_states.pt").unlink()
+        info = inspect(tmp_path / "5")
+        assert info.reasons[name] == "from another save: step 10, not 5"
+        assert "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt" not in info.missing_files
+        consolidate(tmp_path / "5", tmp_path / "out", rescue="zeros")
+        found, truth = (
+            safetensors.torch.load_file(tmp_path / "out/model.safetensors"),
+            synthetic.values_of(shapes, seed=5),
+        )
+        for tensor_name, tensor in truth.items():
+            kept = found[tensor_name] == tensor
+            assert bool((kept | (found[tensor_name] == 0)).all()), tensor_name
+            assert bool(kept.any())
+
     def test_other_disagreements_stay_what_they_are(self, tmp_path: Path) -> None:
         shapes = synthetic.shapes_of(0.2)
         one = synthetic.write(tmp_path / "one", synthetic.values_of(shapes), stage=3, ranks=2)

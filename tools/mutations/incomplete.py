@@ -151,8 +151,8 @@ MUTATIONS = (
         "opening/test_rescue.py::TestDiagnosis::test_most_files_decide_which_save_it_is",
         (
             "opening/incomplete.py",
-            "key=lambda value: (steps[value], -1 if value is None else value)",
-            "key=lambda value: (-1 if value is None else value)",
+            "key=lambda value: (steps[value], others[value], -1 if value is None else value)",
+            "key=lambda value: (others[value], -1 if value is None else value)",
         ),
     ),
     Mutation(
@@ -160,8 +160,17 @@ MUTATIONS = (
         "opening/test_rescue.py::TestDiagnosis::test_most_files_decide_which_save_it_is",
         (
             "opening/incomplete.py",
+            "key=lambda value: (steps[value], others[value], -1 if value is None else value)",
+            "key=lambda value: (steps[value], others[value], 1 if value is None else -value)",
+        ),
+    ),
+    Mutation(
+        "of two saves with as many files it is the one that the files of the other kind are of",
+        "opening/test_rescue.py::TestDiagnosis::test_of_two_that_are_equally_common_the_one_is_taken_that_the_other_files_are_of",
+        (
+            "opening/incomplete.py",
+            "key=lambda value: (steps[value], others[value], -1 if value is None else value)",
             "key=lambda value: (steps[value], -1 if value is None else value)",
-            "key=lambda value: (steps[value], 1 if value is None else -value)",
         ),
     ),
     Mutation(

@@ -27,7 +27,7 @@ from ..errors import DamagedFile, MissingFiles
 from .stand_ins import model_stand_in, optimizer_stand_ins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ..archive.raw import CheckpointFiles, RawFile
     from ..catalog.facts import Catalog
@@ -67,8 +67,8 @@ def read_incomplete(
         for raw in load(files, FileKind.OPTIMIZER)
         if (optimizer := _parsed(read_optimizer_file, raw, reasons))
     ]
-    models = _of_one_save(models, lambda model: model.step, reasons)
-    optimizers = _of_one_save(optimizers, lambda optimizer: max(optimizer.steps, default=None), reasons)
+    models = _of_one_save(models, reasons, beside=optimizers)
+    optimizers = _of_one_save(optimizers, reasons, beside=models)
     if not models:
         raise MissingFiles(
             "no model states can be read, and nothing else says which parameters there are",
@@ -179,16 +179,22 @@ def _parsed(parse: Callable[[RawFile], T], raw: RawFile, reasons: dict[str, str]
         return None
 
 
-def _of_one_save(facts: list[T], step: Callable[[T], float | None], reasons: dict[str, str]) -> list[T]:
-    """The files of the step most of them are of, of the newest of two that are equally common."""
-    steps = Counter(step(fact) for fact in facts)
+def _of_one_save(facts: list[T], reasons: dict[str, str], *, beside: Sequence[ModelFile | OptimizerFile]) -> list[T]:
+    """The files of the step most of them are of; of two that are equally common, of the one that more files of the
+    other kind are of, and else of the newest. `beside`: those files."""
+    steps, others = Counter(map(_step, facts)), Counter(map(_step, beside))
     if len(steps) < 2:
         return facts
-    chosen = max(steps, key=lambda value: (steps[value], -1 if value is None else value))
+    chosen = max(steps, key=lambda value: (steps[value], others[value], -1 if value is None else value))
     for fact in facts:
-        if step(fact) != chosen:
-            reasons[file_name(fact.file)] = f"from another save: step {_plain(step(fact))}, not {_plain(chosen)}"
-    return [fact for fact in facts if step(fact) == chosen]
+        if _step(fact) != chosen:
+            reasons[file_name(fact.file)] = f"from another save: step {_plain(_step(fact))}, not {_plain(chosen)}"
+    return [fact for fact in facts if _step(fact) == chosen]
+
+
+def _step(fact: ModelFile | OptimizerFile) -> float | None:
+    """The step that a file is of: the engine's, or the last that its optimizer has counted."""
+    return fact.step if isinstance(fact, ModelFile) else max(fact.steps, default=None)
 
 
 def _plain(step: float | None) -> str:
