@@ -9,7 +9,7 @@ from .answers import AnswersOptions
 from .common import Counting, Opening, Working
 from .compare import CompareOptions
 from .convert import Options
-from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
+from .declaration import Declaration, Group, Switch, declarations, for_command, option, read_as, spelled
 from .follow import BackgroundOptions, FollowOptions, WatchOptions
 from .globs import matches, refuse_unmatched
 from .inspect import InspectOptions, RunOptions
@@ -54,6 +54,7 @@ __all__ = [
     "as_typed",
     "declarations",
     "element_type",
+    "for_command",
     "in_python",
     "matches",
     "option",

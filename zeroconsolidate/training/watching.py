@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ..archive.places import look_anew
+from ..archive.places import exists, look_anew
 from ..errors import BadOption, NotACheckpoint, OutputBusy, OutputFailed, SaveGone, ZeroConsolidateError
 from ..options import as_typed, roots_of, takes
 from ..options.follow import WatchOptions
@@ -106,6 +106,8 @@ def watch(src: Roots, out: Path | None = None, *, options: WatchOptions) -> Iter
     ------
     BadOption
         If an option is unknown or makes no sense.
+    NotACheckpoint
+        If `src` does not exist when it ends because nothing is written any more.
 
     Examples
     --------
@@ -187,8 +189,16 @@ class Watch:
             idle = self._now() - active
             if options.idle_seconds is not None and not unsettled and idle >= options.idle_seconds:
                 yield from self._left(listings)
+                self._refuse_nowhere()
                 return
             self._pause(min(options.interval_seconds, _SOON_SECONDS) if unsettled else options.interval_seconds)
+
+    def _refuse_nowhere(self) -> None:
+        """A name that was mistyped must not look like a training that is over."""
+        if not any(map(exists, self._roots)):
+            raise NotACheckpoint(
+                "there is no such directory", expected="the directory of a run", address=(self._roots[0],)
+            )
 
     def _listings(self) -> list[Listing]:
         look_anew(self._roots)
