@@ -206,6 +206,16 @@ def test_two_at_once(run: Path) -> None:
     assert is_model_of(models(run) / "checkpoint-1", 1)
 
 
+def test_what_another_makes_is_not_said_to_be_incomplete(run: Path) -> None:
+    save(run, 1)
+    staging = models(run) / "checkpoint-1" / ".zeroconsolidate"
+    staging.mkdir(parents=True)
+    lock = Lock(str(staging / "lock"))
+    assert watched(run) == []
+    lock.release()
+    assert [event.made for event in watched(run)] == [True]
+
+
 def test_two_saves_of_one_step_do_not_share_a_directory(run: Path) -> None:
     """Lightning adds `-v1` to the name of a second save of a step, and accelerate counts epochs as well. Neither model
     replaces the other, also when the watcher is started again."""

@@ -159,6 +159,8 @@ class Watch:
         """Saves with which nothing more is done as long as they do not change."""
         self._said: dict[str, str] = {}
         """The last message about each save, which is not repeated."""
+        self._elsewhere: set[str] = set()
+        """Saves that another process was converting when they were last looked at."""
         self._is_last = False
         self._names: dict[str, str] = {}
         """Directory of a model -> the save that it is of."""
@@ -222,6 +224,7 @@ class Watch:
             refuse_second(output, listing.name, first)
             made = make_model(listing, output, self._options)
         except OutputBusy:
+            self._elsewhere.add(listing.name)
             return None  # looked at again: then it is made, or the other one has ended
         except SaveGone as error:
             self._is_over(listing)
@@ -258,7 +261,10 @@ class Watch:
     def _left(self, listings: Sequence[Listing]) -> Iterator[Watched]:
         """The saves that never became complete."""
         for listing in listings:
-            if self._over.get(listing.name) != listing.signature and listing.name not in self._said:
+            if self._over.get(listing.name) != listing.signature and listing.name not in {
+                *self._said,
+                *self._elsewhere,
+            }:
                 if record_of(output_of(self._pattern, listing)).made and not any(map(is_optimizer, listing.states)):
                     continue  # pruned, after its model was made
                 missing = self._settling.missing(listing.name)
