@@ -211,7 +211,7 @@ def test_what_another_makes_is_not_said_to_be_incomplete(run: Path) -> None:
     staging = models(run) / "checkpoint-1" / ".zeroconsolidate"
     staging.mkdir(parents=True)
     lock = Lock(str(staging / "lock"))
-    assert watched(run) == []
+    assert watched(run, idle=0) == []
     lock.release()
     assert [event.made for event in watched(run)] == [True]
 
