@@ -88,6 +88,15 @@ class TestNames:
         assert "the checkpoint names meta/llama" in found.untold("model")[0]
         assert asked(tmp_path, write(tmp_path / "llama", config=LLAMA)).confirmed_by
 
+    def test_another_name_is_a_warning(self, tmp_path: Path) -> None:
+        found = asked(tmp_path, write(tmp_path / "qwen2", config=LLAMA))
+        (warning,) = found.doubts("/models/qwen2")
+        assert warning.startswith(
+            "the checkpoint names the base meta/llama, and --base is /models/qwen2: nothing else "
+        )
+        assert (found.contradictions, found.untold("/models/qwen2")) == ((), ())
+        assert found.doubts("/models/model") == ()
+
     def test_the_directory_that_is_recorded(self, tmp_path: Path) -> None:
         base = write(tmp_path / "base", config=LLAMA)
         assert asked(tmp_path, base, base_model_name_or_path=str(base)).confirmed_by

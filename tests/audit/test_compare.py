@@ -598,11 +598,12 @@ class TestCommand:
         done = run("compare", LLAMA, altered(tmp_path / "bad", spoil), "--json")
         json.loads(done.stdout, parse_constant=lambda text: pytest.fail(text))
 
-    @pytest.mark.parametrize("paths", [[], ["a"], ["a", "b", "c"]])
-    def test_two_paths_are_needed(self, paths: list[str]) -> None:
+    @pytest.mark.parametrize(("paths", "line"), [([], "A B"), (["a"], "a B"), (["a", "b", "c"], "a b")])
+    def test_two_paths_are_needed(self, paths: list[str], line: str) -> None:
         done = run("compare", *paths)
         assert done.returncode == 2
         assert "compare takes two models" in done.stderr
+        assert f"zeroconsolidate compare {line}\n" in done.stderr
 
     def test_nothing_there(self, tmp_path: Path) -> None:
         done = run("compare", LLAMA, tmp_path / "nowhere")

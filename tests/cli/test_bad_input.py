@@ -116,6 +116,21 @@ def test_nothing_there(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_mistyped_name(tmp_path: Path):
+    shutil.copytree(FIXTURES / "z3_bf16" / "checkpoint", tmp_path / "checkpoint-500")
+    said = refused(tmp_path / "chekpoint-500", tmp_path / "out")
+    assert f"did you mean {tmp_path}/checkpoint-500?" in said
+
+
+def test_a_model(tmp_path: Path):
+    shutil.copytree(FIXTURES / "models/_bases/llama", tmp_path / "model")
+    said = refused(tmp_path / "model", tmp_path / "out")
+    assert said.startswith("this is a model, not a DeepSpeed checkpoint; expected a folder such as global_step500, got")
+    assert f"zeroconsolidate verify {tmp_path}/model says whether it is whole" in said
+    (tmp_path / "model/zeroconsolidate.json").write_text("{}")
+    assert refused(tmp_path / "model", tmp_path / "out").startswith("this is a model that zeroconsolidate wrote, not a")
+
+
 def test_a_file(tmp_path: Path):
     (tmp_path / "f.pt").touch()
     said = refusal(zeroconsolidate("convert", tmp_path / "f.pt", tmp_path / "out"))

@@ -220,6 +220,20 @@ def test_exit_codes_are_in_the_help_and_in_the_reference() -> None:
     assert "| 143 | terminated (SIGTERM)" in reference.page()
 
 
+def test_each_command_has_a_line_in_the_help() -> None:
+    lines = parser().format_help().splitlines()
+    for verb, command in commands.VERBS.items():
+        (line,) = (line for line in lines if line.startswith(f"    {verb} "))
+        assert command.about.startswith(" ".join(line.split()[1:])), line
+        assert len(line.split()) > 1, line
+
+
+def test_the_commands_help_does_not_speak_of_python() -> None:
+    (verbs,) = (each for each in parser()._actions if isinstance(each, argparse._SubParsersAction))
+    assert "in Python" not in verbs.choices["convert"].format_help()
+    assert "in Python" in (zeroconsolidate.consolidate.__doc__ or "")
+
+
 def test_every_keyword_of_every_public_function_is_declared() -> None:
     """Also of those that are about an engine or an optimizer, and list theirs themselves."""
     kinds = [getattr(all_options, name) for name in all_options._HOMES]

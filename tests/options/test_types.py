@@ -59,6 +59,8 @@ def train(run: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer) ->
             print(name, tensor.dtype)
     weights: dict[str, torch.Tensor] = zeroconsolidate.state_dict(run, dtype="bf16")
     views: dict[str, zeroconsolidate.TensorView] = zeroconsolidate.state_dict(run, lazy=True)
+    either = zeroconsolidate.state_dict(run, lazy=bool(views))
+    print(either.keys())
     model.load_state_dict(weights, strict=False)
     print({name: view.numpy().shape for name, view in views.items()})
     old: dict[str, torch.Tensor] = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(run)

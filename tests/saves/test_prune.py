@@ -253,9 +253,9 @@ class TestCutOff:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keep": 0}, "keep must be a number of saves, at least 1; got 0"),
-        ({"keep": "two"}, "keep must be a number of saves"),
-        ({"unconverted": True}, "used only with --remove checkpoint"),
+        ({"keep": 0}, "^keep takes a number of saves, at least 1; got 0"),
+        ({"keep": "two"}, "^keep takes a number of saves"),
+        ({"unconverted": True}, 'unconverted=True is used only with remove="checkpoint"'),
         ({"remove": "all"}, "remove must be 'optimizer' or 'checkpoint'"),
     ],
 )

@@ -162,6 +162,8 @@ def test_the_command(s3: Store, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert "from         global_step2" in done.stdout
     assert command("verify", tmp_path / "out", "--against", url).returncode == 0
+    assert command("verify", tmp_path / "out", url).returncode == 0
+    assert command("verify", url).returncode == 0
     s3.rule = lambda _: DENIED
     done = command("inspect", url)
     assert done.returncode == 2

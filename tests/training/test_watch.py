@@ -206,6 +206,16 @@ def test_two_at_once(run: Path) -> None:
     assert is_model_of(models(run) / "checkpoint-1", 1)
 
 
+def test_what_another_makes_is_not_said_to_be_incomplete(run: Path) -> None:
+    save(run, 1)
+    staging = models(run) / "checkpoint-1" / ".zeroconsolidate"
+    staging.mkdir(parents=True)
+    lock = Lock(str(staging / "lock"))
+    assert watched(run, idle=0) == []
+    lock.release()
+    assert [event.made for event in watched(run)] == [True]
+
+
 def test_two_saves_of_one_step_do_not_share_a_directory(run: Path) -> None:
     """Lightning adds `-v1` to the name of a second save of a step, and accelerate counts epochs as well. Neither model
     replaces the other, also when the watcher is started again."""
@@ -284,12 +294,13 @@ def test_a_clock_that_jumps_does_not_matter(run: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"idle": "soon"}, "idle must be a number of seconds; got 'soon'"),
-        ({"interval": -1}, "interval must be a number of seconds"),
-        ({"until_step": "last"}, "until_step must be a step"),
-        ({"keep": 0}, "keep must be a number, at least 1"),
-        ({"checkpoint": "last"}, "checkpoint makes no sense here"),
-        ({"restart": True}, "restart makes no sense here"),
+        ({"idle": "soon"}, "^idle takes a number of seconds; got 'soon'"),
+        ({"interval": -1}, "^interval takes a number of seconds"),
+        ({"until_step": "last"}, "^until_step takes a step"),
+        ({"keep": 0}, "^keep takes a number, at least 1"),
+        ({"prune": 0}, "^prune takes a number, at least 1"),
+        ({"checkpoint": "last"}, "^checkpoint makes no sense here"),
+        ({"restart": True}, "^restart=True makes no sense here"),
         ({"out": "models"}, "all models would be written to models"),
     ],
 )
@@ -299,6 +310,17 @@ def test_options_that_make_no_sense(run: Path, options: dict[str, Any], message:
 
 
 class TestCommand:
+    def test_a_directory_that_never_appears_is_an_error(self, tmp_path: Path) -> None:
+        done = command("watch", tmp_path / "no-run", "--idle", "0", "--interval", "0.1")
+        assert done.returncode == 2
+        assert f"waiting for {tmp_path}/no-run, which does not exist yet" in done.stderr
+        assert "there is no such directory; expected the directory of a run" in done.stderr.replace("\n  ", "; ")
+
+    def test_one_without_saves_is_none(self, run: Path) -> None:
+        run.mkdir()
+        done = command("watch", run, "--idle", "0", "--interval", "0.1")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
     def test_a_line_for_each(self, run: Path, tmp_path: Path) -> None:
         for step in (1, 2):
             save(run, step)

@@ -159,7 +159,7 @@ MUTATIONS = (
         TELLS,
         (
             "opening/open.py",
-            "error.message, error.expected, error.found, error.address = ranks, None, None, ()",
+            "error.message, error.expected, error.found, error.address = ranks, None, None, (files.directory,)",
             'error.message = f"{error.message}; {ranks}"',
         ),
     ),

@@ -78,9 +78,18 @@ class Agreement:
             )
         return tuple(found)
 
+    def doubts(self, base: str) -> tuple[str, ...]:
+        """A warning if nothing but its name speaks about `base`, and the name is not the recorded one."""
+        if self.contradictions or self.confirmed_by or not self.records or _directory(base) in _ANY_NAME:
+            return ()
+        return (
+            f"the checkpoint names the base {', '.join(self.records)}, and --base is {base}: nothing else tells "
+            "whether they are the same model",
+        )
+
     def untold(self, base: str) -> tuple[str, ...]:
         """A note that it is not known whether `base` is right, if nothing speaks for or against it."""
-        if self.contradictions or self.confirmed_by:
+        if self.contradictions or self.confirmed_by or self.doubts(base):
             return ()
         named = f"the checkpoint names {', '.join(self.records)}" if self.records else "the checkpoint names none"
         return (f"base: it is not known whether the adapter was trained on {base}; {named}",)
@@ -165,13 +174,17 @@ def _plain(name: str) -> str:
     return _QUANTIZED.sub("", name.rstrip("/").rpartition("/")[2].partition("@")[0]).lower()
 
 
+def _directory(base: str) -> str:
+    return os.path.basename(os.path.abspath(base)).lower()
+
+
 def _is_same_name(record: _Record, base: str) -> bool:
     cached = cached_as(base)
     if cached is not None:
         return is_hub_id(record.base) and _plain(record.base) == _plain(cached.name)
     if os.path.isdir(record.base):
         return os.path.samefile(record.base, base)
-    here = os.path.basename(os.path.abspath(base)).lower()
+    here = _directory(base)
     return _plain(record.base) == here and here not in _ANY_NAME
 
 

@@ -82,6 +82,7 @@ def plan_merge(
         raise _without_a_place(result.unknown, original, architecture[1])
     tensors = {} if original is None else original.tensors
     tokens = vocabulary(result.selection.named, catalog.origin.root, base, tensors)
+    untested = None if result.unproven else agreement
     base_files = () if original is None else dict.fromkeys(tensor.file for tensor in original.tensors.values())
     adapted = Adapted(
         is_adapter=False,
@@ -99,8 +100,13 @@ def plan_merge(
         comparisons=() if base_differs else _comparisons(result),
         notes=(*_notes(adapters, result, original, model.quantized), *tokens.notes),
         rows=tokens.rows,
-        warnings=(*(() if agreement is None else agreement.warnings), *tokens.warnings, *beside.warnings),
-        not_checked=() if agreement is None or result.unproven else agreement.untold(base or ""),
+        warnings=(
+            *(() if agreement is None else agreement.warnings),
+            *(() if untested is None else untested.doubts(base or "")),
+            *tokens.warnings,
+            *beside.warnings,
+        ),
+        not_checked=() if untested is None else untested.untold(base or ""),
     )
     return Merge(selection=result.selection, adapted=adapted, beside=beside)
 

@@ -31,6 +31,10 @@ class Dicts(Protocol[P]):
     def __call__(
         self, src: Roots | Checkpoint, lazy: Literal[True], *args: P.args, **kwargs: P.kwargs
     ) -> dict[str, TensorView]: ...
+    @overload
+    def __call__(
+        self, src: Roots | Checkpoint, lazy: bool, *args: P.args, **kwargs: P.kwargs
+    ) -> dict[str, torch.Tensor] | dict[str, TensorView]: ...
 
 
 def takes_lazily(kind: Callable[P, Any]) -> Callable[[Callable[..., Any]], Dicts[P]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import NotACheckpoint, StoreFailed, ZeroConsolidateError, at, reason
 from ..options.urls import absolute, is_url, normal
 from . import names
+from .model_files import MANIFEST_NAME, is_weights
 from .names import FileKind, FileName
 from .phrases import listed
 from .places import exists, is_directory, is_file, looks
@@ -87,9 +88,24 @@ def _entries(root: str) -> list[Entry]:
         parent = os.path.dirname(root) or "."
         raise NotACheckpoint("this is a file", expected=f"the checkpoint's directory, perhaps {parent}") from None
     except FileNotFoundError:
-        raise NotACheckpoint("there is no such directory", expected="a DeepSpeed checkpoint") from None
+        raise NotACheckpoint(
+            "there is no such directory", expected="a DeepSpeed checkpoint", remedy=_similar(root)
+        ) from None
     except OSError as error:
         raise _unreadable(root, error) from None
+
+
+def _similar(path: str) -> str | None:
+    """A question about the directory beside it whose name is most like it."""
+    from difflib import get_close_matches
+
+    parent, name = os.path.split(path.rstrip("/"))
+    try:
+        beside = [] if is_url(path) else [entry.name for entry in islice(scan(parent or "."), 1000) if entry.is_dir()]
+    except OSError:
+        return None
+    near = get_close_matches(name, beside, n=1, cutoff=0.8)
+    return f"did you mean {os.path.join(parent, near[0])}?" if near else None
 
 
 def _unreadable(directory: str, error: OSError) -> NotACheckpoint:
@@ -176,6 +192,15 @@ def _choose(root: str, entries: list[str], tags: tuple[str, ...], latest: str | 
         )
     for entry in entries:
         _refuse_unreadable(os.path.join(root, entry))
+    weights = natural([entry for entry in entries if is_weights(entry)])
+    if weights:
+        made = "this is a model that zeroconsolidate wrote" if MANIFEST_NAME in entries else "this is a model"
+        raise NotACheckpoint(
+            f"{made}, not a DeepSpeed checkpoint",
+            expected="a folder such as global_step500",
+            found=listed(weights, 3),
+            remedy=f"zeroconsolidate verify {shlex.quote(root)} says whether it is whole",
+        )
     raise NotACheckpoint(
         "this is not a DeepSpeed checkpoint",
         expected=(

@@ -11,6 +11,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ..archive.places import exists
 from ..archive.printable import printable
 from ..errors import BadOption
 from . import printing as texts
@@ -220,6 +221,8 @@ def _watch(given: argparse.Namespace) -> ExitCode:
     from .verbs.watch import WatchFlags
 
     flags, code = flags_of(WatchFlags, given), ExitCode.DONE
+    if not flags.quiet and not any(map(exists, given.roots)):
+        print(f"zeroconsolidate: waiting for {printable(given.roots[0])}, which does not exist yet", file=sys.stderr)
     for watched in watch(given.roots, given.output, **given_of(WatchOptions, given)):
         if watched.report is not None:
             _warn(watched.report)

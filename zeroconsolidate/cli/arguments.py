@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import fields
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .._version import __version__
 from ..errors import BadOption, Parts
-from ..options import declarations, read_as
+from ..options import declarations, for_command, read_as
 from .exit_codes import ExitCode
 from .verbs import ABOUT, declared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from typing_extensions import Unpack
 
     from ..options import Declaration
 
 Flags = TypeVar("Flags")
+
+_ABOUT_OPTION = re.compile(r"argument (?:-\w/)?(?P<flag>-[-=\w]+): (?P<problem>.*)", re.DOTALL)
+_CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from")
+"""What argparse says of an option, in English: it has no translations of its own."""
 
 
 def parser(only: str | None = None) -> argparse.ArgumentParser:
@@ -33,7 +38,7 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
         prog="zeroconsolidate",
         usage="zeroconsolidate COMMAND [OPTION ...] PATH ...",
         description="Turn a DeepSpeed ZeRO checkpoint into a model directory that loads.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
     )
     whole.add_argument("--version", action="version", version=f"zeroconsolidate {__version__}")
     verbs = whole.add_subparsers(required=True, metavar="COMMAND", dest="verb")
@@ -70,6 +75,15 @@ def _add_verb(own: argparse.ArgumentParser, name: str) -> None:
     add_options(own, *verb.kinds)
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """A formatter that gives every command a line of its own: argparse forgets by how much they are indented."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if action.nargs == argparse.PARSER:
+            self._action_max_length += self._indent_increment
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that raises errors and does not print them. Examples and exit codes end its help."""
 
@@ -78,7 +92,21 @@ class _Parser(argparse.ArgumentParser):
         self._examples = examples
 
     def error(self, message: str) -> NoReturn:
-        raise Misuse(message, usage=self.format_usage())
+        about = _ABOUT_OPTION.fullmatch(message)
+        option = self._option_string_actions.get(about["flag"]) if about else None
+        if about is None or option is None:
+            raise Misuse(message, usage=self.format_usage())
+        flag, problem = about["flag"], about["problem"]
+        choices = [str(choice) for choice in option.choices or ()]
+        taken = spoken(choices) if choices else str(option.metavar)
+        chosen = _CHOICE.match(problem)
+        if chosen is not None:
+            near = nearest(chosen[1], choices)
+            remedy = f"did you mean {near}?" if near else None
+            raise Misuse(f"{flag} takes {taken}", found=repr(chosen[1]), remedy=remedy)
+        if problem == "expected one argument":
+            raise Misuse(f"{flag} needs a value", expected=taken)
+        raise Misuse(problem.replace("not allowed with argument", f"{flag} cannot be used with"))
 
     def format_help(self) -> str:
         """What `--help` prints."""
@@ -105,6 +133,23 @@ def _exit_codes() -> str:
     )
 
 
+def spoken(choices: Sequence[str]) -> str:
+    """The choices in words.
+
+    >>> spoken(["cls", "mean", "last"])
+    'cls, mean or last'
+    """
+    return " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is most like `word`, if one is."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, list(known), n=1)
+    return near[0] if near else None
+
+
 class Misuse(BadOption):
     """The command line cannot be understood."""
 
@@ -123,7 +168,7 @@ def add_options(verb: argparse.ArgumentParser, *kinds: type) -> None:
     flags = {each.name: each.flags[0] for each in declared}
 
     def shown(text: str) -> str:
-        return read_as(text, flags.__getitem__).replace("`", "").replace("%", "%%")
+        return read_as(for_command(text), flags.__getitem__).replace("`", "").replace("%", "%%")
 
     for group, several in groupby(declared, key=lambda each: each.group):
         heading = verb.add_argument_group(group.value)

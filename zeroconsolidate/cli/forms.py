@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..archive.discover import is_checkpoint
 from ..archive.model_files import MANIFEST_NAME
 from ..archive.phrases import counted
+from ..archive.places import exists
 from ..errors import NotACheckpoint
 from ..options import roots_of
 from ..saves.target import found_run
@@ -51,7 +52,7 @@ def form_of(paths: Sequence[str], *, against: Roots | None, source: Roots | None
     if not paths:
         raise Misuse("verify needs an OUTPUT, a CHECKPOINT, or both", remedy="zeroconsolidate verify OUTPUT CHECKPOINT")
     for path in paths:
-        if not os.path.lexists(path):
+        if not exists(path):
             raise NotACheckpoint("there is no such directory", address=(path,))
     checkpoints = [path for path in paths if _is_only_checkpoint(path)]
     outputs = [path for path in paths if path not in checkpoints]
@@ -64,7 +65,7 @@ def form_of(paths: Sequence[str], *, against: Roots | None, source: Roots | None
 
 def _is_only_checkpoint(path: str) -> bool:
     """Trainer saves weights beside a checkpoint, too; what we wrote is an output, whatever lies in it."""
-    has_manifest = os.path.lexists(os.path.join(path, MANIFEST_NAME))
+    has_manifest = exists(os.path.join(path, MANIFEST_NAME))
     return not has_manifest and (is_checkpoint(path) or found_run([path]) is not None)
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from ..archive.phrases import counted
 from ..options import declarations
-from .arguments import Misuse, parser
+from .arguments import Misuse, nearest, parser
 from .verbs import ABOUT, SHELLS, declared
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 _ASKED_ANYWAY = ("--safe-serialization",)
 """Flags of zero_to_fp32 that ask for what is always done."""
@@ -105,7 +105,7 @@ def _with_verb(words: list[str]) -> list[str]:
         raise Misuse("the command is missing", remedy=f"zeroconsolidate convert {shlex.join(words)}")
     if os.path.exists(first) or os.path.dirname(first):
         return ["convert", *words]
-    near = _nearest(first, ABOUT)
+    near = nearest(first, ABOUT)
     raise Misuse(
         f"there is no command {first!r}, nor such a directory",
         expected=", ".join(ABOUT),
@@ -125,7 +125,7 @@ def _split_output(given: argparse.Namespace) -> None:
 
 def _split_pair(given: argparse.Namespace) -> None:
     if len(given.paths) != 2:
-        there = shlex.join([*given.paths, "A", "B"][:2])
+        there = shlex.join([*given.paths, *"AB"[len(given.paths) :]][:2])
         raise Misuse(
             "compare takes two models",
             found=counted(len(given.paths), "path") if given.paths else None,
@@ -138,7 +138,7 @@ def _no_such_option(verb: str, word: str) -> Misuse:
     name = word.partition("=")[0]
     own = _flags(verb)
     others = [other for other in ABOUT if other != verb and name in _flags(other)]
-    near = _nearest(name, [*own, *_INSTEAD] if verb == "convert" else own)
+    near = nearest(name, [*own, *_INSTEAD] if verb == "convert" else own)
     if name in _INSTEAD and verb == "convert":
         remedy = _INSTEAD[name]
     elif near in _INSTEAD:
@@ -155,10 +155,3 @@ def _no_such_option(verb: str, word: str) -> Misuse:
 
 def _flags(verb: str) -> list[str]:
     return [flag for each in declarations(*declared(verb).kinds) for flag in (*each.flags, *each.aliases)]
-
-
-def _nearest(word: str, known: Iterable[str]) -> str | None:
-    from difflib import get_close_matches
-
-    near = get_close_matches(word, list(known), n=1)
-    return near[0] if near else None

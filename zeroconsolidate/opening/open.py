@@ -183,7 +183,7 @@ def _explain(error: ZeroConsolidateError, files: CheckpointFiles, roots: Sequenc
         # What differs is the evidence that a file is of another save.
         error.consequence = f"{ranks}; {cost}"
     else:
-        error.message, error.expected, error.found, error.address = ranks, None, None, ()
+        error.message, error.expected, error.found, error.address = ranks, None, None, (files.directory,)
         error.consequence = cost
     error.files = tuple(left.reasons)
     if verb == "universal":

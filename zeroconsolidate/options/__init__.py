@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .declaration import Declaration, Group, Switch, declarations, option, read_as, spelled
+from .declaration import Declaration, Group, Switch, declarations, for_command, option, read_as, spelled
 from .globs import matches, refuse_unmatched
 from .keywords import takes
 from .spoken import as_typed, in_python
@@ -59,6 +59,7 @@ __all__ = [
     "as_typed",
     "declarations",
     "element_type",
+    "for_command",
     "in_python",
     "matches",
     "option",

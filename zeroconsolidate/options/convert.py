@@ -50,7 +50,7 @@ class Options(Recorded):
     max_shard_size: str | int | None = option(
         "50GB",
         "split the weights into files of at most this size, such as `5GB` or `5GiB`, with an index; `none` writes one "
-        "file of any size",
+        "file of any size; in Python, so does None",
         group=Group.OUTPUT,
         metavar="SIZE",
         decides="bytes",
@@ -66,9 +66,9 @@ class Options(Recorded):
     )
     lora: Literal["adapter", "merge", "keep"] | None = option(
         None,
-        "what to write after training with PEFT adapters: the adapters, for PEFT to load (`adapter`, which is what "
-        "happens without this option), the full model with the adapters merged (`merge`), or all tensors under "
-        "their names in the checkpoint (`keep`)",
+        "what to write after training with PEFT adapters: the adapters, for PEFT to load (`adapter`, also without this "
+        "option), the model with the adapters merged (`merge`), or all tensors under their names in the checkpoint "
+        "(`keep`)",
         group=Group.ADAPTERS,
         choices=("adapter", "merge", "keep"),
         decides="tensors",
@@ -254,9 +254,8 @@ class Options(Recorded):
     )
     workers: int | Literal["auto"] = option(
         "auto",
-        "how many threads cast and merge side by side, each in blocks of its own, and compare values with {check}; "
-        "`auto`: one for each processor up to eight, or a single one if everything is copied as it is; the "
-        "output is the same for any number",
+        "how many threads cast, merge and compare side by side; `auto`: one for each processor up to eight, or a "
+        "single one if everything is copied as it is; the output is the same for any number",
         group=Group.OUTPUT,
         metavar="N|auto",
     )
@@ -264,15 +263,15 @@ class Options(Recorded):
         None,
         "have the weights written by workers, in tasks of some hundred megabytes: `ray` and `dask` start them here, or "
         "find the cluster of this machine, `ray://HOST:PORT` and `dask://HOST:PORT` name one elsewhere, `mpi` takes "
-        "the other ranks of `mpiexec`; in Python also any executor of `concurrent.futures`, or a function that makes "
+        "the other ranks of `mpiexec`; in Python, also any executor of `concurrent.futures`, or a function that makes "
         "one, which is called again if its workers are lost",
         group=Group.MACHINES,
         metavar="ray|dask|mpi",
     )
     map: Sequence[str] = option(
         (),
-        "what is called OLD where the conversion was begun is NEW on the machines that write a part of it, with "
-        "{executor} or, given to one of them, as a part: `--map /scratch=/mnt/scratch`",
+        "what is called OLD where the conversion was begun is called NEW on the machines that write parts of it, such "
+        "as `/scratch=/mnt/scratch`",
         group=Group.MACHINES,
         metavar="OLD=NEW",
         repeatable=True,

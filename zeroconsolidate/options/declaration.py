@@ -188,6 +188,15 @@ def spelled(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def for_command(text: str) -> str:
+    """A help sentence without its last part, if that is about Python.
+
+    >>> for_command("the names; in Python, a function too")
+    'the names'
+    """
+    return text.partition("; in Python,")[0]
+
+
 def read_as(text: str, spelling: Callable[[str], str]) -> str:
     """A help sentence with other options spelled as the reader must write them."""
     return _OTHER.sub(lambda match: spelling(match[1]), text)

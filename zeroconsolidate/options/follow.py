@@ -37,14 +37,13 @@ class FollowOptions(Options):
             value = getattr(self, name)
             if value is not None:
                 if not str(value).isdecimal() or int(value) < 1:
-                    raise BadOption(f"{name} must be a number, at least 1", found=repr(value))
+                    raise BadOption(f"--{name} takes a number, at least 1", found=repr(value))
                 object.__setattr__(self, name, int(value))
         if self.checkpoint is not None or self.restart:
-            named = "checkpoint" if self.checkpoint is not None else "restart"
+            named = "--checkpoint" if self.checkpoint is not None else "--restart"
             raise BadOption(f"{named} makes no sense here: every save is converted once")
-
         if self.average is not None:
-            raise BadOption("average makes no sense here: every save is converted by itself")
+            raise BadOption("--average makes no sense here: every save is converted by itself")
 
     @property
     def kept_models(self) -> int | None:
@@ -107,7 +106,7 @@ class WatchOptions(FollowOptions):
                 object.__setattr__(self, name, _seconds(name, value))
         if self.until_step is not None:
             if not str(self.until_step).isdecimal():
-                raise BadOption("until_step must be a step", found=repr(self.until_step))
+                raise BadOption("--until-step takes a step, such as 500", found=repr(self.until_step))
             object.__setattr__(self, "until_step", int(self.until_step))
 
     @property
@@ -132,5 +131,5 @@ def _seconds(name: str, value: object) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise BadOption(f"{name} must be a number of seconds", found=repr(value))
+        raise BadOption(f"--{name} takes a number of seconds", found=repr(value))
     return seconds

@@ -61,7 +61,7 @@ class PruneOptions(Counting, Reporting):
     def __post_init__(self) -> None:
         Reporting.__post_init__(self)
         if not str(self.keep).isdecimal() or int(self.keep) < 1:
-            raise BadOption("keep must be a number of saves, at least 1", found=repr(self.keep))
+            raise BadOption("--keep takes a number of saves, at least 1", found=repr(self.keep))
         object.__setattr__(self, "keep", int(self.keep))
         if self.unconverted and self.remove != "checkpoint":
             raise BadOption(

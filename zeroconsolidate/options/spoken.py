@@ -102,9 +102,10 @@ def _shown(value: object) -> str:
 def _known() -> tuple[Mapping[str, tuple[str, object]], Mapping[str, Declaration]]:
     """Flags that stand for a value, and flags that take one."""
     from .compare import CompareOptions
-    from .convert import Options
+    from .follow import BackgroundOptions, WatchOptions
+    from .prune import PruneOptions
     from .verify import VerifyOptions
 
-    every = declarations(Options, VerifyOptions, CompareOptions)
+    every = declarations(WatchOptions, BackgroundOptions, VerifyOptions, CompareOptions, PruneOptions)
     switches = {switch.flag: (declared.name, switch.value) for declared in every for switch in declared.switches}
     return switches, {declared.flag: declared for declared in every if declared.flag is not None}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+from ..archive.model_files import MANIFEST_NAME, RESCUE_REPORT_NAME
 from ..archive.names import SWAP_FOLDER, UNIVERSAL_FOLDER, parse
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -39,7 +40,7 @@ _LEFT_BEHIND = (
     "global_step*", "latest*", "zero_to_fp32.py", "zero_to_torch.py", "optimizer*", "scheduler*", "scaler*",
     "rng_state*", "random_states_*", "trainer_state.json", "training_args.bin", "checkpoint-*", "runs/", "wandb/",
     "events.out.*", "*.distcp", "*.onnx", "onnx/", "openvino/", "*.gguf", "*.h5", "*.msgpack", "*.ot", "*.ckpt",
-    "dataloader*", "sampler*", "custom_checkpoint_*", ".*",
+    "dataloader*", "sampler*", "custom_checkpoint_*", ".*", MANIFEST_NAME, RESCUE_REPORT_NAME,
 )  # fmt: skip
 
 

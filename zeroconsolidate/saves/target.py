@@ -100,8 +100,8 @@ def _only(run: Found, root: str) -> Listing:
         "this is a directory of checkpoints, not a checkpoint",
         consequence=f"name one of them: {_names(run)}",
         remedy=(
-            f"zeroconsolidate convert {shlex.quote(newest)} OUTPUT",
             "--checkpoint last-complete takes the newest complete one",
+            f"zeroconsolidate convert {shlex.quote(newest)} OUTPUT",
         ),
         address=(root,),
     )

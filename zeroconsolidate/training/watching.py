@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ..archive.places import look_anew
+from ..archive.places import exists, look_anew
 from ..errors import BadOption, NotACheckpoint, OutputBusy, OutputFailed, SaveGone, ZeroConsolidateError
 from ..options import as_typed, roots_of, takes
 from ..options.follow import WatchOptions
@@ -106,6 +106,8 @@ def watch(src: Roots, out: Path | None = None, *, options: WatchOptions) -> Iter
     ------
     BadOption
         If an option is unknown or makes no sense.
+    NotACheckpoint
+        If `src` does not exist when it ends because nothing is written any more.
 
     Examples
     --------
@@ -157,6 +159,8 @@ class Watch:
         """Saves with which nothing more is done as long as they do not change."""
         self._said: dict[str, str] = {}
         """The last message about each save, which is not repeated."""
+        self._elsewhere: set[str] = set()
+        """Saves that another process was converting when they were last looked at."""
         self._is_last = False
         self._names: dict[str, str] = {}
         """Directory of a model -> the save that it is of."""
@@ -187,8 +191,16 @@ class Watch:
             idle = self._now() - active
             if options.idle_seconds is not None and not unsettled and idle >= options.idle_seconds:
                 yield from self._left(listings)
+                self._refuse_nowhere()
                 return
             self._pause(min(options.interval_seconds, _SOON_SECONDS) if unsettled else options.interval_seconds)
+
+    def _refuse_nowhere(self) -> None:
+        """A name that was mistyped must not look like a training that is over."""
+        if not any(map(exists, self._roots)):
+            raise NotACheckpoint(
+                "there is no such directory", expected="the directory of a run", address=(self._roots[0],)
+            )
 
     def _listings(self) -> list[Listing]:
         look_anew(self._roots)
@@ -212,6 +224,7 @@ class Watch:
             refuse_second(output, listing.name, first)
             made = make_model(listing, output, self._options)
         except OutputBusy:
+            self._elsewhere.add(listing.name)
             return None  # looked at again: then it is made, or the other one has ended
         except SaveGone as error:
             self._is_over(listing)
@@ -248,7 +261,10 @@ class Watch:
     def _left(self, listings: Sequence[Listing]) -> Iterator[Watched]:
         """The saves that never became complete."""
         for listing in listings:
-            if self._over.get(listing.name) != listing.signature and listing.name not in self._said:
+            if self._over.get(listing.name) != listing.signature and listing.name not in {
+                *self._said,
+                *self._elsewhere,
+            }:
                 if record_of(output_of(self._pattern, listing)).made and not any(map(is_optimizer, listing.states)):
                     continue  # pruned, after its model was made
                 missing = self._settling.missing(listing.name)

@@ -42,7 +42,7 @@ class ModelFlags(ConvertFlags):
     part: str | None = option(
         None,
         "write only part K of N, such as `3/16`, in each job of a batch array: parts may be written at the same time "
-        "on machines that share the file system, and again; `--finish` then makes the output of them",
+        "on machines that share the file system or the bucket, and again; `--finish` then makes the output of them",
         group=Group.MACHINES,
         metavar="K/N",
     )
