@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .sides import Side
 
 MOST_TENSORS = 32
-"""So many are looked at, evenly spread."""
+"""So many are compared, evenly spread."""
 MOST_NUMEL = 1 << 18
 """So many elements of each, from the first on."""
 _NEAR = 0.02
@@ -53,7 +53,7 @@ class OtherScale:
     scale: float | None
     """What the adapter is multiplied with, where it is the same for all of them."""
     names: tuple[str, ...]
-    looked_at: int
+    compared: int
     """How many tensors with an adapter were."""
 
 
@@ -106,7 +106,7 @@ def _of_side(
             times=sum(each.times for each in alike) / len(alike),
             scale=scales.pop() if len(scales) == 1 else None,
             names=tuple(each.name for each in alike),
-            looked_at=count,
+            compared=count,
         )
 
 

@@ -171,7 +171,7 @@ def _other_scales(probed: Probed) -> Iterator[str]:
             why = f"merged without the scale lora_alpha / r, which is {found.scale:.4g}"
         else:
             why = "merged with another scale"
-        where = "" if len(found.names) == found.looked_at else f", in {_named(found.names)}"
+        where = "" if len(found.names) == found.compared else f", in {_named(found.names)}"
         yield (
             f"the differences of {other} from the base are {found.times:.2f} times what the adapter of {found.adapter} "
             f"gives{where}: {why}"

@@ -129,7 +129,7 @@ def with_vocabulary(text: bytes, rows: int) -> bytes:
 _SCALED_BEFORE_5 = {"linear", "dynamic", "yarn", "longrope", "llama3"}
 """What 4.57 knows as `rope_type` (`modeling_rope_utils.py`). Of other types 5.0 would take what is written for 4."""
 _DEEPEST = 4
-"""Configs of parts are looked into so deep: `thinker_config`, its `text_config`."""
+"""So deep configs of parts are searched: `thinker_config`, its `text_config`."""
 _BY_LAYER = {
     "gemma3_text": ("rope_theta", "rope_local_base_freq"),
     "gemma3n_text": ("rope_theta", "rope_local_base_freq"),
