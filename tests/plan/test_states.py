@@ -84,6 +84,13 @@ def test_a_state_that_was_swapped_out(tmp_path: Path):
         states(open_catalog(str(tmp_path / "in"), None))
 
 
+def test_a_state_that_is_laid_out_in_another_way():
+    """Muon's momentum at stages 1 and 2, where a matrix lies on two ranks: each of them has all of it."""
+    checkpoint = catalog([model()], [of_states({"exp_avg": tensor(10)}), of_states({"exp_avg": tensor(10)}, rank=1)])
+    with pytest.raises(UnsupportedLayout, match=r"'exp_avg' is longer than the masters.*Muon keeps all of a matrix"):
+        states(checkpoint)
+
+
 def test_an_incomplete_checkpoint_has_no_plan():
     with pytest.raises(MissingFiles):
         states(replace(stage2(), missing=("zero_pp_rank_1_mp_rank_00_optim_states.pt",)))

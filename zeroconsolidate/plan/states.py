@@ -212,4 +212,13 @@ def _with(group: FlatGroup, state: str) -> FlatGroup:
                     expected=master.numel,
                     found=own.numel,
                 )
+            # Only padding may be behind it, which masters are saved without (`zero12.py`).
+            if own.numel - master.numel >= 2 * len(partitions):
+                raise UnsupportedLayout(
+                    f"the optimizer's state {state!r} is longer than the masters",
+                    consequence="it is not laid out like them: DeepSpeed's Muon keeps all of a matrix on every rank "
+                    "that has a part",
+                    expected=master.numel,
+                    found=own.numel,
+                )
     return replace(group, partitions=partitions)
