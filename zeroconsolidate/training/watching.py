@@ -261,10 +261,8 @@ class Watch:
     def _left(self, listings: Sequence[Listing]) -> Iterator[Watched]:
         """The saves that never became complete."""
         for listing in listings:
-            if self._over.get(listing.name) != listing.signature and listing.name not in {
-                *self._said,
-                *self._elsewhere,
-            }:
+            is_told = listing.name in self._said or listing.name in self._elsewhere
+            if self._over.get(listing.name) != listing.signature and not is_told:
                 if record_of(output_of(self._pattern, listing)).made and not any(map(is_optimizer, listing.states)):
                     continue  # pruned, after its model was made
                 missing = self._settling.missing(listing.name)
