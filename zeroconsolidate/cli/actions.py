@@ -143,6 +143,7 @@ def _verify(given: argparse.Namespace) -> ExitCode:
     from ..options import SourceOptions, VerifyOptions
     from .forms import form_of
     from .verbs.verify import VerifyFlags
+    from .verified import verification_text
 
     options, flags = given_of(VerifyOptions, given), flags_of(VerifyFlags, given)
     _before_html(flags.html)
@@ -166,7 +167,7 @@ def _verify(given: argparse.Namespace) -> ExitCode:
             found.to_dict(),
             "verification",
             code,
-            lambda: texts.verification_text(found, tensors=flags.tensors),
+            lambda: verification_text(found, tensors=flags.tensors),
         )
     return code
 
