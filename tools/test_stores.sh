@@ -13,7 +13,11 @@ elif [ "$(cat .venv/azurite/.made_of 2>/dev/null)" != "$azurite" ]; then
     echo "making .venv/azurite" >&2
     rm -rf .venv/azurite
     mkdir .venv/azurite
-    npm install --prefix .venv/azurite --no-audit --no-fund --loglevel error "azurite@$azurite"
-    printf '%s' "$azurite" >.venv/azurite/.made_of
+    if npm install --prefix .venv/azurite --no-audit --no-fund --loglevel error "azurite@$azurite" >&2; then
+        printf '%s' "$azurite" >.venv/azurite/.made_of
+    else
+        echo "azurite cannot be installed: tests of az:// are skipped" >&2
+        rm -rf .venv/azurite
+    fi
 fi
 python -m pytest -p no:cacheprovider -n 2 --dist worksteal tests/stores "$@"
