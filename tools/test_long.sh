@@ -8,6 +8,8 @@ cd "$(dirname "$0")/.."
 environment test -e ".[deepspeed,test,lint]"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Only files that have such tests are read: collecting all takes as long as some of them.
-files=$(grep -rlw --include='test_*.py' 'mark\.long' tests | sort | tr "\n" " ")
-# A file's tests stay together, so that both processes train: by number, all trainings would be the first one's.
-exec python -m pytest -n 2 --dist=loadscope --no-loadscope-reorder -o "testpaths=$files" -m "long and not heavy" "$@"
+# Trainings first: one process gets them all, since two must not build DeepSpeed's extensions at once. System calls
+# that fail come last: then they are for the other, which is through with the disks long before.
+long() { grep -rlw --include='test_*.py' 'mark\.long' "$@" | tr '\n' ' '; }
+files="$(long tests/live)$(long tests --exclude-dir=live --exclude-dir=faults)$(long tests/faults)"
+exec python -m pytest -n 2 -o "testpaths=$files" -m "long and not heavy" "$@"
