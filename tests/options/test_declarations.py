@@ -222,9 +222,9 @@ def test_exit_codes_are_in_the_help_and_in_the_reference() -> None:
 
 def test_each_command_has_a_line_in_the_help() -> None:
     lines = parser().format_help().splitlines()
-    for verb, command in commands.VERBS.items():
+    for verb, about in commands.ABOUT.items():
         (line,) = (line for line in lines if line.startswith(f"    {verb} "))
-        assert command.about.startswith(" ".join(line.split()[1:])), line
+        assert about.startswith(" ".join(line.split()[1:])), line
         assert len(line.split()) > 1, line
 
 

@@ -16,8 +16,7 @@ from ..run.execute import execute, extents_of
 from ..run.inputs import processors, side_by_side
 from ..run.local import LocalFiles
 from ..write.check import check as check_file
-from ..write.part import Part
-from ..write.uploads import CHECKSUM, CHECKSUM_OF_PARTS
+from ..write.part import CHECKSUM, CHECKSUM_OF_PARTS, Part
 from .sharing import means_of
 
 if TYPE_CHECKING:

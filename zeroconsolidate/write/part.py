@@ -22,6 +22,8 @@ SYNC_SECONDS = 5.0
 that are cloned are no work."""
 CLONED = "cloned_bytes"
 """The fact that counts them."""
+CHECKSUM, CHECKSUM_OF_PARTS = "crc32", "crc32_of_parts"
+"""What is remembered of a fragment in a store: the checksum of its tensor, of all or as far as whole parts reach."""
 
 
 class Memory(Protocol):

@@ -26,13 +26,14 @@ from . import remote_spread, uploads
 from .journal import Checks, Fingerprint, refuse_other
 from .kept import Kept
 from .lock import Lock
+from .part import CHECKSUM, CHECKSUM_OF_PARTS
 from .portion import start_over
 from .refusals import JOURNAL, STAGING, TASKS
 from .remote_files import SmallFiles
 from .remote_journal import RemoteJournal
 from .remote_publish import abandon, how_to_remove, publish, refuse_existing
 from .remote_sending import Sending
-from .uploads import CHECKSUM, CHECKSUM_OF_PARTS, NOTED_SECONDS, room_for
+from .uploads import NOTED_SECONDS, room_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -30,8 +30,6 @@ MOST_PARTS = 9_000
 NOTED_BYTES = 256 << 20
 NOTED_SECONDS = 10.0
 """How much work lies between two notes of what the store has: a note is an object that is written again."""
-CHECKSUM, CHECKSUM_OF_PARTS = "crc32", "crc32_of_parts"
-"""What is remembered of a fragment: the checksum of its tensor, of all or as far as whole parts reach."""
 _HELD_PARTS = 8
 """What waits to be read back."""
 
