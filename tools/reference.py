@@ -14,7 +14,7 @@ import reference_json
 import reference_schemas
 
 from zeroconsolidate.cli.exit_codes import ExitCode
-from zeroconsolidate.cli.verbs import VERBS
+from zeroconsolidate.cli.verbs import ABOUT, declared
 from zeroconsolidate.options import (
     AnswersOptions,
     LoadingOptions,
@@ -67,9 +67,9 @@ Written by `python tools/reference.py` from the declarations in `zeroconsolidate
 def page() -> str:
     """docs/reference-options.md as it should be."""
     parts = [HEAD]
-    for name, verb in VERBS.items():
+    for name in ABOUT:
         parts.append(f"## `zeroconsolidate {name}`\n\nIn Python: {FUNCTIONS[name]}.\n")
-        parts.append(tables(*verb.kinds))
+        parts.append(tables(*declared(name).kinds))
     for function, options in PYTHON.items():
         parts.append(f"## `{function}` in Python\n")
         parts.append(tables(options))
@@ -119,7 +119,7 @@ _CODES = re.compile(r"(?<=<!-- exit codes -->\n).*?(?=<!-- /exit codes -->)", re
 def readme() -> str:
     """README.md with the flags of `convert` by group, and the exit codes."""
     lines = []
-    for group, several in groupby(declarations(*VERBS["convert"].kinds), key=lambda declared: declared.group):
+    for group, several in groupby(declarations(*declared("convert").kinds), key=lambda declared: declared.group):
         lines.append(row(group.value, ", ".join(flag for declared in several for flag in with_default(declared))))
     table = "\n".join([row("", "options"), "|---|---|", *lines])
     text = _LIST.sub(lambda _: f"{table}\n", README.read_text())

@@ -11,7 +11,8 @@ import re
 from dataclasses import fields
 
 from zeroconsolidate.answers.agreement import AnswersComparison, TextAgreement
-from zeroconsolidate.audit.comparison import ComparedSide, ComparedTensor, Figures, ModelComparison
+from zeroconsolidate.audit.comparison import ComparedSide, ComparedTensor, ModelComparison
+from zeroconsolidate.audit.figures import Figures
 from zeroconsolidate.audit.findings import Verification
 from zeroconsolidate.integrations.surroundings import Surroundings
 from zeroconsolidate.naming.several import Part

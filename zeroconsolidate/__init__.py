@@ -43,11 +43,13 @@ if TYPE_CHECKING:
     from .answers.compare import compare_answers
     from .api.converting import consolidate, consolidate_part, convert, estimate, finish_parts
     from .api.loading import load_into, load_into_engine, state_dict, to_torch_optimizer
+    from .api.mapping import open_checkpoint
     from .api.pruning import prune
-    from .api.reading import inspect, inspect_run, open_checkpoint
+    from .api.reading import inspect, inspect_run
     from .api.universal import universal
     from .audit.compare import compare
-    from .audit.comparison import ComparedSide, ComparedTensor, Figures, ModelComparison
+    from .audit.comparison import ComparedSide, ComparedTensor, ModelComparison
+    from .audit.figures import Figures
     from .audit.findings import Verification
     from .audit.verify import verify, verify_source
     from .errors import (
@@ -181,7 +183,7 @@ _HOMES = {
     "DamagedFile": "errors",
     "Disagreement": "errors",
     "EngineReport": "loading.engine_report",
-    "Figures": "audit.comparison",
+    "Figures": "audit.figures",
     "LoadReport": "loading.report",
     "Loss": "opening.losses",
     "MissingFiles": "errors",
@@ -230,7 +232,7 @@ _HOMES = {
     "inspect_run": "api.reading",
     "load_into": "api.loading",
     "load_into_engine": "api.loading",
-    "open_checkpoint": "api.reading",
+    "open_checkpoint": "api.mapping",
     "prune": "api.pruning",
     "state_dict": "api.loading",
     "to_torch_optimizer": "api.loading",

@@ -63,6 +63,15 @@ def test_tensors_lie_where_torch_finds_them(tmp_path: Path):
     assert tensors["view"].storage == tensors["transposed"].storage
 
 
+@pytest.mark.parametrize("text", ["", "x" * 3_000_000], ids=["short", "long"])
+def test_pickles_of_a_file_that_is_not_read_at_once(text: str, tmp_path: Path):
+    """They end somewhere in its beginning."""
+    content = {"text": text, "large": torch.arange(500_000.0), "last": torch.ones(3)}
+    found = read(written(tmp_path / "in", content))
+    assert found["text"] == text
+    assert elements(found["last"]) == [1.0] * 3
+
+
 def test_nothing_is_between_the_storages(tmp_path: Path):
     """A count and its elements, one storage behind the other, up to the end of the file."""
     found = read(written(tmp_path / "f.pt", [torch.zeros(3), torch.zeros(5, dtype=torch.uint8), torch.zeros(2)]))

@@ -14,7 +14,7 @@ import pytest
 from command import environment
 
 from zeroconsolidate.cli import main
-from zeroconsolidate.cli.verbs import SHELLS, VERBS
+from zeroconsolidate.cli.verbs import ABOUT, SHELLS, declared
 from zeroconsolidate.integrations.packages import MissingPackage
 from zeroconsolidate.options import declarations
 
@@ -112,13 +112,13 @@ def typed_in_zsh(words: str, folder: Path) -> set[str]:
 
 
 def test_commands(shell: str, tmp_path: Path) -> None:
-    assert completed(shell, "", tmp_path) >= set(VERBS)
+    assert completed(shell, "", tmp_path) >= set(ABOUT)
     assert completed(shell, "un", tmp_path) == {"universal"}
 
 
 def test_options_of_a_command(shell: str, tmp_path: Path) -> None:
     found = completed(shell, "universal --", tmp_path)
-    assert found >= {flag for each in declarations(*VERBS["universal"].kinds) for flag in each.flags}
+    assert found >= {flag for each in declarations(*declared("universal").kinds) for flag in each.flags}
     assert "--lora" not in found
     assert completed(shell, "convert --max", tmp_path) == {"--max-shard-size"}
 
@@ -143,9 +143,9 @@ def test_the_command_prints_the_script(shell: str, capsys: pytest.CaptureFixture
     assert main(["completion", shell]) == 0
     printed = capsys.readouterr().out
     assert printed == f"{about.completion(shell)}\n"
-    for name, verb in VERBS.items():
+    for name in ABOUT:
         assert name in printed
-        for each in declarations(*verb.kinds):
+        for each in declarations(*declared(name).kinds):
             assert all(flag.lstrip("-") in printed for flag in each.flags), each.name
 
 

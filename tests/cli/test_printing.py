@@ -13,9 +13,10 @@ from fixtures import FIXTURES
 from model_cases import ROOT
 
 from zeroconsolidate import consolidate, inspect, verify, verify_source
-from zeroconsolidate.cli.printing import cost_text, info_text, report_text, verification_text
+from zeroconsolidate.cli.printing import cost_text, info_text, report_text
 from zeroconsolidate.cli.problems import warnings_text
 from zeroconsolidate.cli.rows import COLUMNS, time_text
+from zeroconsolidate.cli.verified import verification_text
 from zeroconsolidate.options import size_text
 from zeroconsolidate.plan.build import Cost
 

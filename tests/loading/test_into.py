@@ -398,3 +398,52 @@ class TestTransformers:
         for name, tensor in model.state_dict().items():
             if "lora_" in name:
                 assert torch.equal(again.state_dict()[name], tensor)
+
+
+def exchange(model: nn.Module, name: str, new: torch.Tensor) -> None:
+    """Put another parameter or buffer into the model."""
+    path, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(path), attribute, new)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool])
+def test_integers_hold_no_fractions(dtype: torch.dtype) -> None:
+    """A module that bitsandbytes has quantized has int8 parameters in the shapes of the weights."""
+    model = fresh()
+    shape = model.get_parameter("layers.1.up.weight").shape
+    exchange(model, "layers.1.up.weight", nn.Parameter(torch.ones(shape, dtype=dtype), requires_grad=False))
+    with pytest.raises(UnsupportedLayout, match=r"layers\.1\.up\.weight cannot hold the values") as caught:
+        load_into(model, CHECKPOINT)
+    assert "before it is quantized" in str(caught.value)
+    assert bool((model.get_parameter("embed.weight") == 1).all()), "nothing was loaded"
+
+
+def test_a_buffer_of_small_integers_must_hold_them() -> None:
+    """16777217, which the saved buffer has, is in no int16."""
+    for dtype, holds in ((torch.int32, True), (torch.int16, False)):
+        model = fresh()
+        buffers = model.buffers_of_all_kinds
+        buffers.positions = buffers.positions.to(dtype)
+        if holds:
+            load_into(model, CHECKPOINT)
+            assert torch.equal(buffers.positions.long(), EXPECTED["buffers_of_all_kinds.positions"])
+        else:
+            with pytest.raises(UnsupportedLayout, match="cannot hold the values"):
+                load_into(model, CHECKPOINT)
+
+
+def test_two_parameters_in_one_memory_must_have_one_value() -> None:
+    model = fresh()
+    exchange(model, "layers.1.up.weight", nn.Parameter(model.get_parameter("layers.0.up.weight").data))
+    with pytest.raises(WrongNames, match=r"the module ties layers\.0\.up\.weight, layers\.1\.up\.weight"):
+        load_into(model, CHECKPOINT)
+    load_into(model, CHECKPOINT, assign=True)
+    assert_loaded(model, EXPECTED)
+
+
+@pytest.mark.parametrize("device", ["meta", "nowhere", "cuda:99"])
+def test_a_device_that_holds_nothing_is_refused_before_anything_is_loaded(device: str) -> None:
+    model = fresh()
+    with pytest.raises(BadOption, match="device"):
+        load_into(model, CHECKPOINT, device=device)
+    assert bool((model.get_parameter("embed.weight") == 1).all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from model_cases import ModelCase, model_cases
 from safetensors.torch import load_file, save_file
 from true_models import LOADERS, adapted, merged, trained
 from witnesses import assert_as_recorded, assert_is_the_true_model
+
+import zeroconsolidate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +46,37 @@ def test_no_key_is_missing_and_answers_are_the_live_models(
         assert_as_recorded(case, found, "float32", model)
     elif case.provenance["case"]["bf16"]:
         assert_as_recorded(case, found, "live", model)
+
+
+def described(tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, object]:
+    text = "hello <s> world</s> <pad>|<mask> <a> <image><unk>"
+    return {
+        "all": set(tokenizer.all_special_tokens),
+        "extra": tokenizer.extra_special_tokens,
+        "image": getattr(tokenizer, "image_token", None),
+        "ids": tokenizer(text)["input_ids"],
+        "decoded": tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True),
+        "tokens": len(tokenizer),
+        "longest": tokenizer.model_max_length,
+    }
+
+
+@pytest.mark.parametrize("named", [{}, {"image_token": "<image>"}], ids=["unnamed", "named"])
+@pytest.mark.parametrize("case", [case for case in CASES if case.values[0].name in ("m3_z3", "llm_untied_z2")])
+def test_the_tokenizer_is_the_one_that_was_saved(case: ModelCase, named: dict[str, str], tmp_path: Path) -> None:
+    """Its special tokens are written in a form that transformers 4 reads, too."""
+    shutil.copytree(case.checkpoint, tmp_path / "checkpoint")
+    saved = transformers.AutoTokenizer.from_pretrained(case.checkpoint, extra_special_tokens=named or None)
+    saved.add_special_tokens({"extra_special_tokens": ["<a>"]})
+    saved.save_pretrained(tmp_path / "checkpoint")
+    zeroconsolidate.consolidate(tmp_path / "checkpoint", tmp_path / "model", allow_missing=True)
+    found, expected = (
+        described(transformers.AutoTokenizer.from_pretrained(tmp_path / name)) for name in ("model", "checkpoint")
+    )
+    assert found == expected
+    assert "<a>" in found["extra"] and found["image"] == named.get("image_token")
+    config = json.loads((tmp_path / "model/tokenizer_config.json").read_text())
+    assert isinstance(config["extra_special_tokens"], dict)
 
 
 ADAPTERS = [pytest.param(case, id=case.name) for case in model_cases(adapter=True)]

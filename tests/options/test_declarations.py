@@ -6,7 +6,7 @@ import argparse
 import inspect
 import pydoc
 import re
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -177,15 +177,15 @@ class TestWhatIsThere:
     def test_every_option_of_the_command_is_of_a_declaration(self) -> None:
         """No flag is added by hand, and each verb's are in the reference."""
         verbs = parser()._subparsers._group_actions[0].choices
-        assert set(verbs) == set(reference.VERBS)
+        assert set(verbs) == set(commands.ABOUT)
         for name, verb in verbs.items():
             declared = {
-                flag for each in declarations(*reference.VERBS[name].kinds) for flag in (*each.flags, *each.aliases)
+                flag for each in declarations(*commands.declared(name).kinds) for flag in (*each.flags, *each.aliases)
             }
             assert {flag for action in verb._actions for flag in action.option_strings} == {"-h", "--help", *declared}
 
     def test_a_sentence_for_each(self) -> None:
-        for verb in reference.VERBS.values():
+        for verb in map(commands.declared, commands.ABOUT):
             for each in declarations(*verb.kinds):
                 assert len(each.help) > 10, each.name
                 assert not each.help.endswith("."), each.name
@@ -222,9 +222,9 @@ def test_exit_codes_are_in_the_help_and_in_the_reference() -> None:
 
 def test_each_command_has_a_line_in_the_help() -> None:
     lines = parser().format_help().splitlines()
-    for verb, command in commands.VERBS.items():
+    for verb, about in commands.ABOUT.items():
         (line,) = (line for line in lines if line.startswith(f"    {verb} "))
-        assert command.about.startswith(" ".join(line.split()[1:])), line
+        assert about.startswith(" ".join(line.split()[1:])), line
         assert len(line.split()) > 1, line
 
 
@@ -236,7 +236,7 @@ def test_the_commands_help_does_not_speak_of_python() -> None:
 
 def test_every_keyword_of_every_public_function_is_declared() -> None:
     """Also of those that are about an engine or an optimizer, and list theirs themselves."""
-    kinds = [kind for kind in vars(all_options).values() if isinstance(kind, type) and is_dataclass(kind)]
+    kinds = [getattr(all_options, name) for name in all_options._HOMES]
     declared = {each.name for kind in kinds for each in declarations(kind)}
     functions = {name: getattr(zeroconsolidate, name) for name in zeroconsolidate.__all__ if name.islower()}
     assert len([each for each in functions.values() if callable(each)]) > 15
@@ -254,7 +254,9 @@ def test_every_flag_is_declared_completed_and_in_the_reference() -> None:
         flags = {
             flag for action in command._actions for flag in action.option_strings if action.help != argparse.SUPPRESS
         }
-        declared = {flag for each in declarations(*commands.VERBS[verb].kinds) for flag in (*each.flags, *each.aliases)}
+        declared = {
+            flag for each in declarations(*commands.declared(verb).kinds) for flag in (*each.flags, *each.aliases)
+        }
         assert flags - {"-h", "--help"} <= declared, verb
         part = page.partition(f"## `zeroconsolidate {verb}`")[2].partition("\n## ")[0]
         assert all(flag in part for flag in flags - {"-h", "--help"}), verb

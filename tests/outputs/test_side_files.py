@@ -209,6 +209,72 @@ class TestTokenizer:
             consolidate(tmp_path / "in", tmp_path / "out")
 
 
+class TestSpecialTokens:
+    """transformers 5 writes them in a form in which 4.57 fails on them; both read what is written here."""
+
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            pytest.param(
+                {"extra_special_tokens": ["<a>", "<b>"]},
+                {"extra_special_tokens": {}, "additional_special_tokens": ["<a>", "<b>"]},
+                id="a list",
+            ),
+            pytest.param(
+                {"extra_special_tokens": ["<a>"], "additional_special_tokens": None},
+                {"extra_special_tokens": {}, "additional_special_tokens": ["<a>"]},
+                id="under both names",
+            ),
+            pytest.param(
+                {"model_specific_special_tokens": {"image_token": "<i>"}, "extra_special_tokens": ["<a>"]},
+                {
+                    "model_specific_special_tokens": {"image_token": "<i>"},
+                    "extra_special_tokens": {"image_token": "<i>"},
+                    "additional_special_tokens": ["<a>"],
+                },
+                id="a list, and some with names",
+            ),
+            pytest.param(
+                {"model_specific_special_tokens": {"image_token": "<i>"}},
+                {
+                    "model_specific_special_tokens": {"image_token": "<i>"},
+                    "extra_special_tokens": {"image_token": "<i>"},
+                },
+                id="with names",
+            ),
+            pytest.param(*[{"extra_special_tokens": {"image_token": "<i>"}}] * 2, id="as transformers 4 writes it"),
+            pytest.param(*[["no object"]] * 2, id="not an object"),
+        ],
+    )
+    def test_in_a_form_that_both_read(self, given: object, expected: object, tmp_path: Path) -> None:
+        source = m3(tmp_path / "in", heads("colbert", "sparse"))
+        text = json.dumps(given)
+        (source / "tokenizer_config.json").write_text(text)
+        report = consolidate(source, tmp_path / "out")
+        written = (tmp_path / "out/tokenizer_config.json").read_text()
+        assert json.loads(written) == expected
+        notes = [note for note in report.notes if note.startswith("tokenizer_config.json: ")]
+        assert bool(notes) == (written != text)
+
+    def test_every_other_byte_stays(self, tmp_path: Path) -> None:
+        text = '{\n  "a":   [1,2],\n  "extra_special_tokens": [\n    "<a>"\n  ], "b":"\\u00e9"\n}'
+        source = m3(tmp_path / "in", heads("colbert", "sparse"))
+        (source / "tokenizer_config.json").write_text(text)
+        report = consolidate(source, tmp_path / "out")
+        assert (tmp_path / "out/tokenizer_config.json").read_text() == (
+            '{\n  "additional_special_tokens": [\n    "<a>"\n  ],\n  "a":   [1,2],\n  "extra_special_tokens": {}, '
+            '"b":"\\u00e9"\n}'
+        )
+        said = "extra_special_tokens named additional_special_tokens, which transformers 4 and 5 read"
+        assert f"tokenizer_config.json: {said}" in report.notes
+
+    def test_what_is_no_json_is_copied(self, tmp_path: Path) -> None:
+        source = m3(tmp_path / "in", heads("colbert", "sparse"))
+        (source / "tokenizer_config.json").write_text('{"extra_special_tokens": [')
+        consolidate(source, tmp_path / "out")
+        assert (tmp_path / "out/tokenizer_config.json").read_text() == '{"extra_special_tokens": ['
+
+
 class TestTheCommand:
     def test_in_one_line_each(self, tmp_path: Path) -> None:
         m3(tmp_path / "in", {})

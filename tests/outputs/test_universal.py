@@ -195,6 +195,36 @@ def test_a_layout_that_is_not_written_is_refused_by_name(case: str, message: str
     assert not (tmp_path / "out").exists()
 
 
+def long_name(size_bytes: int) -> str:
+    return "é" * (size_bytes // 2 - 4) + ".weight" + "x" * (size_bytes % 2 + 1)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_name_that_no_folder_can_have(stage: int, tmp_path: Path):
+    """Bytes count, not characters."""
+    for size_bytes in (255, 256):
+        name = long_name(size_bytes)
+        assert len(name.encode()) == size_bytes
+        run = zero_model.Run(stage=stage, world_size=2, groups=[{"a": torch.ones(3), name: torch.ones(5)}])
+        zero_model.save(run, tmp_path / f"in{size_bytes}")
+    universal(tmp_path / "in255", tmp_path / "out")
+    assert long_name(255) in fragments(tmp_path / "out")
+    with pytest.raises(UnsupportedLayout, match=f"{long_name(256)} is too long.*at most 255 bytes, got 256"):
+        universal(tmp_path / "in256", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("taken", ["fp32", "step"])
+def test_a_state_under_a_name_that_is_taken(taken: str, tmp_path: Path):
+    def change(base: dict[str, Any]) -> None:
+        base["state"][0][taken] = base["state"][0].pop("exp_avg")
+
+    source = edited("z2_bf16", tmp_path / "in", change)
+    with pytest.raises(UnsupportedLayout, match=f"keeps a state '{taken}', and a universal checkpoint has another"):
+        universal(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_rank_that_is_missing(tmp_path: Path):
     shutil.copytree(FIXTURES / "z2_bf16" / "checkpoint", tmp_path / "in")
     next((tmp_path / "in").glob("*/*pp_rank_1_*optim_states.pt")).unlink()

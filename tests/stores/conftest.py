@@ -1,7 +1,8 @@
-"""A store on loopback for each module, and no credentials but its own."""
+"""A server on loopback for each process that runs tests, and no credentials but its own."""
 
 from __future__ import annotations
 
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,15 @@ from zeroconsolidate.integrations import object_stores, store_calls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A temporary directory for each process: locks are there, by the URLs of outputs, which are the same for all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
 
 
 @pytest.fixture(scope="session")

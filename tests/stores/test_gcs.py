@@ -1,11 +1,10 @@
-"""Checkpoints and outputs in Google's store, as an emulator of its API has it, through gcsfs. The emulator answers one
-connection at a time: files are small."""
+"""Checkpoints and outputs in Google's store, as an emulator of its API has it, through gcsfs."""
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,8 +16,9 @@ pytest.importorskip("gcp_storage_emulator", reason="needs a server: sh tools/tes
 pytest.importorskip("gcsfs", reason="needs a client: sh tools/test_stores.sh")
 
 import fsspec
+import torchless
 from fixtures import FIXTURES
-from gcp_storage_emulator.server import create_server
+from gcs_server import gcs_server
 
 import zeroconsolidate
 from zeroconsolidate.errors import BadOption, NotACheckpoint
@@ -36,19 +36,13 @@ CHECKPOINT = FIXTURES / "trainer_zero3_tied/checkpoint"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[None]:
-    logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port = bound.getsockname()[1]
-    running = create_server("127.0.0.1", port, in_memory=True, default_bucket="runs")
-    running.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    with gcs_server() as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", address)
         patch.setenv("GOOGLE_CLOUD_PROJECT", "test")
+        patch.setenv("FSSPEC_GS_TOKEN", "anon")
         patch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
         object_stores._store.cache_clear()
         yield
-        running.stop()
         object_stores._store.cache_clear()
 
 
@@ -111,3 +105,31 @@ def test_what_is_left_can_be_removed(bucket: AbstractFileSystem) -> None:
 def test_parts_of_several_machines_are_refused(bucket: AbstractFileSystem) -> None:
     with pytest.raises(BadOption, match="to other stores one machine sends a file"):
         zeroconsolidate.consolidate_part(CHECKPOINT, "gs://runs/model", "1/2")
+
+
+MEASURED = """
+import os, sys, tracemalloc
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+import gcsfs, zeroconsolidate
+from zeroconsolidate.integrations import object_stores
+object_stores.store_of("gs://runs")
+tracemalloc.start()
+report = zeroconsolidate.consolidate(sys.argv[1], sys.argv[2])
+print(report.bytes_written, tracemalloc.get_traced_memory()[1])
+"""
+
+
+def test_a_large_file_goes_in_parts(bucket: AbstractFileSystem, tmp_path: Path) -> None:
+    """120 MB, of which 8 MiB are sent at a time, and the client has a copy or two of what it sends."""
+    torchless.write(tmp_path / "run", torchless.values_of(120), ranks=2)
+    zeroconsolidate.consolidate(tmp_path / "run", tmp_path / "here")
+    command = [sys.executable, "-c", MEASURED, str(tmp_path / "run"), "gs://runs/model"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    written, peak = map(int, done.stdout.split())
+    assert written > 110e6
+    assert peak < 64 << 20
+    assert contents(bucket) == files_in(tmp_path / "here")
+    zeroconsolidate.consolidate(put(bucket, tmp_path / "run"), tmp_path / "there")
+    weights = "model.safetensors"
+    assert (tmp_path / "there" / weights).read_bytes() == (tmp_path / "here" / weights).read_bytes()

@@ -106,10 +106,12 @@ def test_a_store_that_fails_now_and_then(faults: list[Fault], s3: Store, tmp_pat
 def test_nothing_has_a_name_before_all_is_complete(s3: Store, tmp_path: Path):
     """The order of what becomes visible: weights and what lies beside them, then index, config and manifest."""
     seen: list[set[str]] = []
+    turn = threading.Lock()
 
     def rule(request: Request) -> None:
         if request.method in ("PUT", "POST"):
-            seen.append(visible(s3))
+            with turn:
+                seen.append(visible(s3))
 
     s3.rule = rule
     report = zeroconsolidate.consolidate(CHECKPOINT, s3.url("model"), max_shard_size="20KB")

@@ -10,6 +10,8 @@ class AnyMethod(BaseHTTPRequestHandler):
     """`answer` is called whatever the method is."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    """An answer is sent in pieces; the second would wait 40 ms for the client to have acknowledged the first."""
 
     def answer(self) -> None:
         raise NotImplementedError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from zeroconsolidate.write.stage import STAGING
+from zeroconsolidate.write.refusals import STAGING
 
 if TYPE_CHECKING:
     from pathlib import Path

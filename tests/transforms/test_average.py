@@ -19,6 +19,7 @@ import zero_model
 from command import REPOSITORY
 from fixtures import FIXTURES
 from folders import contents
+from interrupting import Interrupt
 from safetensors.torch import load_file
 
 from zeroconsolidate import consolidate, estimate, inspect, inspect_run, verify
@@ -288,6 +289,19 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sources
 
 
+@pytest.mark.parametrize("again", [[1, 0], [0, 1, 1], [0, 0, 1, 1, 1]])
+def test_an_interrupted_one_is_not_continued_with_the_same_checkpoints_in_another_way(
+    again: list[int], large: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Neither the options nor the files that are read differ."""
+    monkeypatch.setattr(part, "SYNC_BYTES", 1 << 20)
+    with pytest.raises(KeyboardInterrupt):
+        consolidate(large, tmp_path / "out", average="ema:0.7", names="stored", progress=Interrupt(12 << 20))
+    with pytest.raises(BadOption, match="an interrupted conversion with other options or input"):
+        consolidate([large[n] for n in again], tmp_path / "out", average="ema:0.7", names="stored")
+    consolidate(large, tmp_path / "out", average="ema:0.7", names="stored")
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_one_is_continued(workers: int, large: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(part, "SYNC_BYTES", 1 << 20)
@@ -307,6 +321,10 @@ def test_a_killed_one_is_continued(workers: int, large: list[Path], tmp_path: Pa
     assert killed.returncode == -signal.SIGKILL
     with pytest.raises(BadOption, match="other options"):
         consolidate(large, out, average="uniform", names="stored")
+    with pytest.raises(
+        BadOption, match=r"the tensors of model\.safetensors are made of others, or of the same in anoth"
+    ):
+        consolidate(large[::-1], out, **options)
     report = consolidate(large, out, workers=workers, **options)
     assert report.resumed_bytes > 0
     assert contents(out) == contents(tmp_path / "straight")

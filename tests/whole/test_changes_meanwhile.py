@@ -11,19 +11,25 @@ import os
 import shutil
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import synthetic
 import torch
+from fixtures import FIXTURES
+from model_cases import ROOT
+from safetensors.torch import load_file, save_file
 
 import zeroconsolidate
 from zeroconsolidate import DamagedFile
+from zeroconsolidate.adapters import plan_merge
+from zeroconsolidate.opening import substitutes, unsaved
 from zeroconsolidate.zero_to_fp32 import convert_zero_checkpoint_to_state_dict, get_fp32_state_dict_from_zero_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from types import ModuleType
 
 CHANGED = "the file was changed while"
 STAGE = 3
@@ -110,7 +116,7 @@ def test_an_open_checkpoint_notices(saves: tuple[Path, Callable[[], None]]) -> N
     for file in (run / "global_step5").iterdir():
         os.utime(file)
     with pytest.raises(DamagedFile, match=CHANGED):
-        runs[::2, 1]  # which is read out of a mapping
+        runs[::2, 1]  # runs that lie apart
 
 
 def test_a_module_is_not_loaded(saves: tuple[Path, Callable[[], None]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +157,74 @@ def test_deepspeeds_functions_notice(
     assert list((tmp_path / "out").iterdir()) == []
     with pytest.raises(DamagedFile, match=CHANGED):
         next(iter(lazy.values())).contiguous()
+
+
+def changed_in_place(model: Path) -> None:
+    """As a program does that writes other weights over a model: of the same names and shapes, in another order."""
+    path = model / "model.safetensors"
+    if not path.exists():
+        for file in model.glob("*/*.pt"):
+            os.utime(file)
+        return
+    tensors = load_file(path)
+    header = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])
+    save_file(dict(reversed(tensors.items())), path, header.get("__metadata__"))
+    os.utime(path)
+
+
+def after(patch: pytest.MonkeyPatch, module: ModuleType, name: str, do: Callable[[], None]) -> list[int]:
+    """Have a function of a module followed by something, each time."""
+    true, calls = getattr(module, name), list[int]()
+
+    def followed(*arguments: Any, **keywords: Any) -> Any:
+        found = true(*arguments, **keywords)
+        do()
+        calls.append(1)
+        return found
+
+    patch.setattr(module, name, followed)
+    return calls
+
+
+def test_a_base_that_changes_after_its_headers_were_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before there is a plan, which knows what files it is made from."""
+    base = shutil.copytree(ROOT / "_bases/llama", tmp_path / "base")
+    calls = after(monkeypatch, plan_merge, "read_weights", lambda: changed_in_place(base))
+    with pytest.raises(DamagedFile, match=r"model\.safetensors"):
+        zeroconsolidate.consolidate(ROOT / "lora_z3/checkpoint", tmp_path / "out", lora="merge", base=base)
+    assert calls
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_has_the_frozen_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zeroconsolidate.consolidate(FIXTURES / "z3_frozen/checkpoint", tmp_path / "base", names="stored")
+    calls = after(monkeypatch, unsaved, "read_weights", lambda: changed_in_place(tmp_path / "base"))
+    with pytest.raises(DamagedFile, match=r"model\.safetensors"):
+        zeroconsolidate.consolidate(
+            FIXTURES / "z3_exclude_frozen/checkpoint", tmp_path / "out", base=tmp_path / "base", names="stored"
+        )
+    assert calls
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("universal", [False, True])
+@pytest.mark.parametrize("fill", ["model", "checkpoint"])
+def test_what_lost_values_are_filled_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fill: str, universal: bool
+) -> None:
+    whole = FIXTURES / "z3_w3/checkpoint"
+    shutil.copytree(whole, tmp_path / "in")
+    next((tmp_path / "in").glob("*/*pp_rank_1_*optim_states.pt")).unlink()
+    if fill == "model":
+        zeroconsolidate.consolidate(whole, tmp_path / "fill", names="stored")
+    else:
+        shutil.copytree(whole, tmp_path / "fill")
+    calls = after(monkeypatch, substitutes, "filler", lambda: changed_in_place(tmp_path / "fill"))
+    verb = zeroconsolidate.universal if universal else zeroconsolidate.consolidate
+    with pytest.raises(DamagedFile, match="fill/"):
+        verb(tmp_path / "in", tmp_path / "out", rescue=True, fill=tmp_path / "fill")
+    assert calls
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_did_not_change_is_converted(saves: tuple[Path, Callable[[], None]], tmp_path: Path) -> None:

@@ -144,6 +144,37 @@ class TestNever:
             assert (output.copy_from(files, str(place / "in"), 0, MB, 0) == 0) == (reflink == "never")
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system has no posix_fadvise")
+@pytest.mark.parametrize("reflink", ["auto", "never"])
+def test_the_kernel_is_asked_for_nothing_that_is_cloned(
+    place: Path, reflink: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither to read it beforehand, nor to write it back: it is not read, and has no dirty pages."""
+    asked: dict[tuple[str, int], int] = {}
+    real = os.posix_fadvise
+
+    def advise(fd: int, start: int, size_bytes: int, advice: int) -> None:
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
+        asked[name, advice] = asked.get((name, advice), 0) + size_bytes
+        real(fd, start, size_bytes, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(local_output, "_WRITEBACK_BYTES", MB)
+    report = consolidate(checkpoint_in(place, stage=3, megabytes=6), place / "out", reflink=reflink, check="none")
+    read_ahead = [size for (name, advice), size in asked.items()
+                  if name.endswith("optim_states.pt") and advice == os.POSIX_FADV_WILLNEED]  # fmt: skip
+    written_back = [size for (name, advice), size in asked.items()
+                    if name.startswith("model") and advice == os.POSIX_FADV_DONTNEED]  # fmt: skip
+    if reflink == "never":
+        assert report.cloned_bytes == 0
+        assert sum(read_ahead) > 4 * MB
+        assert sum(written_back) > 3 * MB
+    else:
+        assert report.cloned_bytes > 4 * MB
+        assert not read_ahead
+        assert not written_back
+
+
 class TestTheCall:
     """What the file system answers to FICLONERANGE."""
 

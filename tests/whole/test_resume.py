@@ -25,7 +25,7 @@ from zeroconsolidate import consolidate, verify
 from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, OutputExists, OutputFailed, PlanBroken
 from zeroconsolidate.outputs import weights as convert
 from zeroconsolidate.run.execute import BLOCK_BYTES
-from zeroconsolidate.write import part, publish, stage
+from zeroconsolidate.write import part, publish, stage, staging_folder
 from zeroconsolidate.write.journal import Journal
 from zeroconsolidate.write.stage import Stage
 
@@ -81,6 +81,20 @@ def test_goes_on_where_it_was_interrupted(checkpoint: Path, tmp_path: Path, afte
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
     assert report.resumed_bytes >= after - 1
     assert again.first is None or again.first > after - 1
+
+
+def test_a_function_that_gives_other_names_than_it_did_is_noticed(checkpoint: Path, tmp_path: Path) -> None:
+    """A function is recorded by its name only, and what it exchanges does not change a header."""
+
+    def renaming(*names: str) -> Callable[[str], str]:
+        return lambda name: next((other for other in names if name in names and other != name), name)
+
+    one_file = {"max_shard_size": None}
+    stop(checkpoint, tmp_path / "out", 7 * MB, rename=renaming(), **one_file)
+    exchanged = {"rename": renaming("layers.0.up.weight", "layers.1.up.weight")}
+    with pytest.raises(BadOption, match=r"the tensors of model\.safetensors are made of others"):
+        consolidate(checkpoint, tmp_path / "out", **(OPTIONS | exchanged | one_file))
+    consolidate(checkpoint, tmp_path / "out", **(OPTIONS | {"rename": renaming()} | one_file))
 
 
 def test_does_not_copy_what_is_on_disk(checkpoint: Path, tmp_path: Path) -> None:
@@ -324,7 +338,7 @@ def test_killed_while_clearing_up(
         true(*arguments, **how)
 
     with monkeypatch.context() as killed:
-        for place, name in ((stage.shutil, "rmtree"), (stage, "remove")):
+        for place, name in ((staging_folder.shutil, "rmtree"), (staging_folder, "remove")):
             killed.setattr(place, name, partial(until_killed, getattr(place, name)))
         rename = stage.rename
         killed.setattr(stage, "rename", lambda *a, **k: (rename(*a, **k), published.append(True)))

@@ -27,8 +27,7 @@ WHAT = {
     "transformers": "Converted models, loaded with the release: nothing may be missing or unexpected.",
     "PEFT": "A written adapter, loaded, and merged by the release itself. Its `adapter_config.json` is the training "
     "run's, here of PEFT 0.21.2; old releases refuse fields that they do not know.",
-    "sentence-transformers": "A model written with `--sentence-transformers`. Its tokenizer's files are the training "
-    "run's, of transformers 5; some releases of transformers 4 [do not read them](troubleshooting.md).",
+    "sentence-transformers": "A model written with `--sentence-transformers`. The training run had transformers 5.",
     "FlagEmbedding": "An embedder, a reranker and a BGE-M3 with its heads, loaded by its classes, and their answers "
     "held against those of the model in training. `sh tools/test_flagembedding.sh` tries all fixtures with 1.4.2.",
     "Python for Arm": "Conversions on 64-bit Arm, under QEMU's emulation.",

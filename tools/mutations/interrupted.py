@@ -37,21 +37,25 @@ MUTATIONS = (
         SYNCED,
         (
             "write/stage.py",
-            "                sync_directory(directory)\n            self.make_durable()",
-            "                pass\n            self.make_durable()",
+            "                sync_directory(directory)\n            self._staging.make_durable()",
+            "                pass\n            self._staging.make_durable()",
         ),
     ),
     Mutation(
         "the folders that lead to the journal are synced before it speaks of data",
         DURABLE,
-        ("write/stage.py", "        if not self._journal.progress.upto:\n            self.make_durable()\n", ""),
+        (
+            "write/stage.py",
+            "        if not self._journal.progress.upto:\n            self._staging.make_durable()\n",
+            "",
+        ),
     ),
     Mutation(
         "the folders that lead to the journal are synced before it speaks of publishing",
         DURABLE,
         (
             "write/stage.py",
-            "            self.make_durable()\n            self._journal.append",
+            "            self._staging.make_durable()\n            self._journal.append",
             "            self._journal.append",
         ),
     ),
@@ -174,7 +178,11 @@ MUTATIONS = (
     Mutation(
         "changed options, sources and layouts are refused",
         "whole/test_resume.py::test_other_options_are_refused_and_named whole/test_resume.py::test_a_changed_source_is_refused_and_named",
-        ("write/stage.py", "            refuse_other(progress.fingerprint, self._fingerprint, self.folder)\n", ""),
+        (
+            "write/staging_folder.py",
+            "            refuse_other(progress.fingerprint, self._fingerprint, self.path)\n",
+            "",
+        ),
     ),
     Mutation(
         "the fingerprint knows the options",
@@ -192,6 +200,11 @@ MUTATIONS = (
         ("write/fingerprint.py", "                    for file in layout\n", "                    for file in ()\n"),
     ),
     Mutation(
+        "the fingerprint knows which tensors each is made of",
+        "transforms/test_average.py::test_an_interrupted_one_is_not_continued_with_the_same_checkpoints_in_another_way",
+        ("write/fingerprint.py", "        for begin in begins(tensor.recipe):\n", "        for begin in ():\n"),
+    ),
+    Mutation(
         "the fingerprint knows the sources' sizes",
         "write/test_journal.py::test_each_part_of_the_fingerprint_counts",
         ("archive/places.py", '"bytes": status.st_size', '"bytes": 0'),
@@ -204,13 +217,13 @@ MUTATIONS = (
     Mutation(
         "--restart is asked for before work is thrown away",
         "whole/test_resume.py::test_does_not_copy_what_is_on_disk",
-        ("write/stage.py", "if progress.fingerprint is not None and not self._restart:", "if False:"),
+        ("write/staging_folder.py", "if progress.fingerprint is not None and not self._restart:", "if False:"),
     ),
     Mutation(
         "--restart starts over",
         "whole/test_resume.py::test_other_options_are_refused_and_named",
         (
-            "write/stage.py",
+            "write/staging_folder.py",
             "progress.fingerprint is not None and not self._restart:",
             "progress.fingerprint is not None:",
         ),
@@ -311,7 +324,11 @@ MUTATIONS = (
     Mutation(
         "files are renamed only when all are done",
         "whole/test_interrupt.py::test_a_signal_at_a_chosen_moment whole/test_resume.py::test_goes_on_where_it_was_interrupted",
-        ("write/stage.py", 'return os.path.join(self.folder, "files", name)', "return os.path.join(self.output, name)"),
+        (
+            "write/staging_folder.py",
+            'return os.path.join(self.path, "files", name)',
+            "return os.path.join(self.output, name)",
+        ),
     ),
     Mutation(
         "half-done publishing is finished",
@@ -322,8 +339,8 @@ MUTATIONS = (
         "whoever is killed while clearing up can begin again",
         "whole/test_resume.py::test_killed_while_clearing_up",
         (
-            "write/stage.py",
-            "        if self._published:\n            shutil.rmtree",
+            "write/staging_folder.py",
+            "        if published:\n            shutil.rmtree",
             "        if False:\n            shutil.rmtree",
         ),
     ),
@@ -390,9 +407,9 @@ MUTATIONS = (
         "what failed before anything was worth keeping leaves nothing",
         "whole/test_resume.py::test_nothing_worth_continuing_leaves_nothing",
         (
-            "write/stage.py",
-            "if self._published or not worth_keeping:",
-            "if self._published:",
+            "write/staging_folder.py",
+            "if published or not keep:",
+            "if published:",
         ),
     ),
     Mutation(

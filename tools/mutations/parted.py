@@ -133,7 +133,7 @@ MUTATIONS = (
     Mutation(
         "a task of a conversion that was thrown away does nothing",
         f"{WORKERS}::TestLate::test_it_was_started_over",
-        ("write/stage.py", "        spread.drop_plan(self.folder)\n", ""),
+        ("write/staging_folder.py", "        spread.drop_plan(self.path)\n", ""),
     ),
     Mutation(
         "starting over waits for workers that are opening files",

@@ -63,7 +63,7 @@ MUTATIONS = (
     Mutation(
         "only complete saves are averaged",
         f"{AVERAGE}::test_the_newest_complete_saves_of_a_run",
-        ("saves/several.py", "for save in run.saves if save.complete]", "for save in run.saves]"),
+        ("saves/averaged.py", "for save in run.saves if save.complete]", "for save in run.saves]"),
     ),
     Mutation(
         "a save that is called best or last is averaged itself",
@@ -77,7 +77,7 @@ MUTATIONS = (
     Mutation(
         "of several saves with one tag, verify averages those that were averaged",
         f"{AVERAGE}::test_a_mean_of_saves_with_one_tag_is_verified_against_the_run",
-        ("saves/several.py", "if examine(listings[save.name]).step == step]", "]"),
+        ("saves/averaged.py", "if examine(listings[save.name]).step == step]", "]"),
     ),
     Mutation(
         "a mean is not listed as the model of its last save",

@@ -65,10 +65,12 @@ def load_into(model: torch.nn.Module, src: Roots | Checkpoint, options: LoadingO
     Raises
     ------
     WrongNames
-        If the module or the checkpoint has names that the other does not have, or other shapes; or if tensors would be
-        left on the meta device. Its `missing` and `unexpected` list them.
+        If the module or the checkpoint has names that the other does not have, or other shapes; if tensors would be
+        left on the meta device; or if the module has one tensor for two that differ. Its `missing` and `unexpected`
+        list names.
     UnsupportedLayout
-        If the parameters of the module are held by an engine, or sharded in a way that is not understood.
+        If the parameters of the module are held by an engine, sharded in a way that is not understood, or integers, as
+        in a quantized module, where the checkpoint has fractions.
     BadOption
         If a keyword is unknown, or its value makes no sense.
     ZeroConsolidateError

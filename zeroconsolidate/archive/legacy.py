@@ -12,7 +12,6 @@ persistent ids. So the object is read twice: once to learn the sizes, once with 
 
 from __future__ import annotations
 
-import mmap
 from typing import TYPE_CHECKING
 
 from ..errors import DamagedFile, UnsupportedLayout
@@ -20,7 +19,7 @@ from .container import MAX_PICKLE_BYTES, ZipContainer
 from .interpreter import Interpreter, broken_pickles
 from .machine import Limits
 from .printable import described
-from .regular import LocalFile, OpenFile, opened
+from .regular import OpenFile, opened
 from .unpickle import World
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 _PICKLES = 5
 _FIRST_BYTES = 1 << 20
-"""What is read of a file in a store to find them."""
+"""What is read of a file to find them."""
 
 
 class LegacyContainer(OpenFile):
@@ -42,12 +41,7 @@ class LegacyContainer(OpenFile):
     form = "torch legacy"
 
     def _begin(self) -> None:
-        self._data: mmap.mmap | bytes
-        most_bytes = min(self.size_bytes, MAX_PICKLE_BYTES)
-        if isinstance(self._file, LocalFile):
-            self._data = mmap.mmap(self._file.fd, most_bytes, access=mmap.ACCESS_READ)
-        else:
-            self._data = self._pickles(most_bytes)
+        self._data = self._pickles(min(self.size_bytes, MAX_PICKLE_BYTES))
         with broken_pickles("the file"):
             self.big_endian, self._pickle, self._starts = self._survey()
 
@@ -55,15 +49,15 @@ class LegacyContainer(OpenFile):
         """So much of the beginning of the file as the five pickles take: where they end, only reading them tells."""
         size_bytes = _FIRST_BYTES
         while size_bytes < most_bytes:
-            self._data = self.pread(size_bytes, 0)
+            data = self.pread(size_bytes, 0)
             try:
-                machine, here = Interpreter(self._data, World(_Placeless(), size_bytes), Limits()), 0
+                machine, here = Interpreter(data, World(_Placeless(), size_bytes), Limits()), 0
                 for _ in range(_PICKLES):
                     _, here = machine.run(here)
             except DamagedFile:
                 size_bytes *= 16
             else:
-                return self._data
+                return data
         return self.pread(most_bytes, 0)
 
     def read_pickle(self) -> bytes:

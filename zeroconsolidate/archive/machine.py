@@ -10,7 +10,6 @@ from .inert import Inert, PlainDict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from mmap import mmap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +50,7 @@ class World(Protocol):
 class Machine:
     """What the opcodes of a pickle in `data` work on."""
 
-    def __init__(self, data: bytes | mmap, world: World, limits: Limits) -> None:
+    def __init__(self, data: bytes, world: World, limits: Limits) -> None:
         self.data = data
         self.world = world
         self.limits = limits
@@ -139,7 +138,7 @@ class Machine:
         return items
 
 
-def beyond(stop: int, data: bytes | mmap) -> DamagedFile:
+def beyond(stop: int, data: bytes) -> DamagedFile:
     """The error for a length that is more than there is."""
     return DamagedFile(
         "the pickle is cut off: it says that more bytes follow than there are",

@@ -91,6 +91,15 @@ def looks(paths: Iterable[str]) -> dict[str, Look]:
     return found
 
 
+def looks_in(directory: str | None) -> dict[str, Look]:
+    """The same of all that lies in a directory of this machine, by its path joined with the name."""
+    if directory is None or is_url(directory):
+        return {}
+    with suppress(OSError):
+        return looks(os.path.join(directory, name) for name in names_in(directory))
+    return {}
+
+
 def look_anew(paths: Iterable[str]) -> None:
     """Forget what stores have said of these files: what is asked next is answered as it is now."""
     urls = [path for path in paths if is_url(path)]

@@ -10,7 +10,8 @@ from ..options import CompareOptions, takes
 from ..outputs.gate.examine import examine
 from ..run.inputs import Inputs
 from ..run.statistics import Statistics
-from .comparison import ComparedSide, ModelComparison, figures_of
+from .comparison import ComparedSide, ModelComparison
+from .figures import figures_of
 from .kinds import KINDS
 from .layouts import in_one_layout
 from .measure import measure, measure_alone, stored_dtype, total, work_bytes

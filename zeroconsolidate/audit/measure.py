@@ -10,7 +10,8 @@ from ..errors import at
 from ..plan.pieces import share_bytes
 from ..run.statistics import RowMarks, Statistics, differ, values_of
 from ..transforms.dequantized import Dequantized
-from .comparison import ComparedTensor, Figures, figures_of
+from .comparison import ComparedTensor
+from .figures import Figures, figures_of
 from .kinds import kind_of, layer_of
 
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""What each command does: it calls Python's function, and prints what comes of it. Warnings go to stderr."""
+"""What each command does: it calls Python's function, and prints what comes of it. Warnings go to stderr.
+
+What only one command needs is imported by that command.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,10 @@ from typing import TYPE_CHECKING, Any
 from ..archive.places import exists
 from ..archive.printable import printable
 from ..errors import BadOption
-from ..options import (
-    CompareOptions,
-    InspectOptions,
-    Options,
-    PruneOptions,
-    SourceOptions,
-    UniversalOptions,
-    VerifyOptions,
-    WatchOptions,
-)
 from . import printing as texts
-from .answered import answers_options, answers_text, least_agreement, refuse_without_answers
 from .arguments import Misuse, flags_of, given_of
 from .colour import RED, YELLOW, painted
 from .exit_codes import ExitCode
-from .flags import CompareFlags, ConvertFlags, EnvFlags, InspectFlags, ModelFlags, PruneFlags, VerifyFlags, WatchFlags
 from .parted import aborted_text, part_text, refuse_contradicting
 from .problems import warnings_text
 from .progress import Display
@@ -38,10 +29,14 @@ if TYPE_CHECKING:
     from ..outputs.make import Rehearsal
     from ..outputs.report import Report
     from .problems import Warned
+    from .verbs.compare import CompareFlags
+    from .verbs.convert import ModelFlags
 
 
 def _convert(given: argparse.Namespace) -> ExitCode:
     from ..api.converting import consolidate, dry_run, finish_parts
+    from ..options import Options
+    from .verbs.convert import ModelFlags
 
     flags = flags_of(ModelFlags, given)
     refuse_contradicting(flags)
@@ -65,6 +60,7 @@ def _abort(given: argparse.Namespace, flags: ModelFlags) -> ExitCode:
 
 def _convert_part(given: argparse.Namespace, flags: ModelFlags, part: str) -> ExitCode:
     from ..api.converting import consolidate_part
+    from ..options import Options
 
     with Display(sys.stderr, hidden=flags.quiet) as display:
         options = given_of(Options, given) | display.watching
@@ -77,6 +73,7 @@ def _convert_part(given: argparse.Namespace, flags: ModelFlags, part: str) -> Ex
 
 def _universal(given: argparse.Namespace) -> ExitCode:
     from ..api.universal import dry_run_universal, universal
+    from ..options import UniversalOptions
 
     return _written(given, UniversalOptions, universal, dry_run_universal)
 
@@ -84,6 +81,8 @@ def _universal(given: argparse.Namespace) -> ExitCode:
 def _written(
     given: argparse.Namespace, kind: type, write: Callable[..., Report], rehearse: Callable[..., Rehearsal]
 ) -> ExitCode:
+    from .verbs.convert import ConvertFlags
+
     flags = flags_of(ConvertFlags, given)
     if flags.html is not None and not hasattr(given, "rescue"):
         raise BadOption("--html of a conversion is the rescue report", expected="--rescue as well")
@@ -111,7 +110,9 @@ def _written(
 
 def _inspect(given: argparse.Namespace) -> ExitCode:
     from ..api.reading import inspect
+    from ..options import InspectOptions
     from ..saves.target import found_run
+    from .verbs.inspect import InspectFlags
 
     flags, options = flags_of(InspectFlags, given), given_of(InspectOptions, given)
     _before_html(flags.html)
@@ -140,7 +141,10 @@ def _inspect_run(roots: list[str], *, as_json: bool) -> ExitCode:
 
 def _verify(given: argparse.Namespace) -> ExitCode:
     from ..audit.verify import verify, verify_source
+    from ..options import SourceOptions, VerifyOptions
     from .forms import form_of
+    from .verbs.verify import VerifyFlags
+    from .verified import verification_text
 
     options, flags = given_of(VerifyOptions, given), flags_of(VerifyFlags, given)
     _before_html(flags.html)
@@ -164,14 +168,17 @@ def _verify(given: argparse.Namespace) -> ExitCode:
             found.to_dict(),
             "verification",
             code,
-            lambda: texts.verification_text(found, tensors=flags.tensors),
+            lambda: verification_text(found, tensors=flags.tensors),
         )
     return code
 
 
 def _compare(given: argparse.Namespace) -> ExitCode:
     from ..audit.compare import compare
+    from ..options import CompareOptions
+    from .answered import refuse_without_answers
     from .compared import comparison_text
+    from .verbs.compare import CompareFlags
 
     flags = flags_of(CompareFlags, given)
     if flags.answers is not None or os.path.isfile(given.a):
@@ -190,6 +197,8 @@ def _compare(given: argparse.Namespace) -> ExitCode:
 
 def _compare_answers(given: argparse.Namespace, flags: CompareFlags) -> ExitCode:
     from ..answers.compare import compare_answers
+    from ..options import CompareOptions
+    from .answered import answers_options, answers_text, least_agreement
 
     options, least = answers_options(flags, given_of(CompareOptions, given)), least_agreement(flags)
     with Display(sys.stderr, hidden=flags.quiet) as display:
@@ -201,8 +210,10 @@ def _compare_answers(given: argparse.Namespace, flags: CompareFlags) -> ExitCode
 
 
 def _watch(given: argparse.Namespace) -> ExitCode:
+    from ..options import WatchOptions
     from ..training.watching import watch
     from .runs import watched_text
+    from .verbs.watch import WatchFlags
 
     flags, code = flags_of(WatchFlags, given), ExitCode.DONE
     if not flags.quiet and not any(map(exists, given.roots)):
@@ -221,7 +232,9 @@ def _watch(given: argparse.Namespace) -> ExitCode:
 
 def _prune(given: argparse.Namespace) -> ExitCode:
     from ..api.pruning import prune
+    from ..options import PruneOptions
     from .runs import pruning_text
+    from .verbs.prune import PruneFlags
 
     flags = flags_of(PruneFlags, given)
     with Display(sys.stderr, hidden=flags.quiet) as display:
@@ -267,6 +280,7 @@ def _print(as_json: bool, content: dict[str, Any], kind: str, code: ExitCode, te
 def _env(given: argparse.Namespace) -> ExitCode:
     from ..integrations.surroundings import surroundings
     from .about import surroundings_text
+    from .verbs.env import EnvFlags
 
     found, flags = surroundings(), flags_of(EnvFlags, given)
     _print(flags.json, asdict(found), "environment", ExitCode.DONE, lambda: surroundings_text(found))

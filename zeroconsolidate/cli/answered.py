@@ -10,7 +10,7 @@ from .rows import rows_text, time_text
 
 if TYPE_CHECKING:
     from ..answers.agreement import AnswersComparison, TextAgreement
-    from .flags import CompareFlags
+    from .verbs.compare import CompareFlags
 
 LEAST = 5
 """So many texts are listed: those on which the models agree least."""

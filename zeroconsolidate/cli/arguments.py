@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
-import textwrap
 from dataclasses import fields
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -14,7 +12,7 @@ from .._version import __version__
 from ..errors import BadOption, Parts
 from ..options import declarations, for_command, read_as
 from .exit_codes import ExitCode
-from .verbs import VERBS
+from .verbs import ABOUT, declared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -26,53 +24,51 @@ if TYPE_CHECKING:
 Flags = TypeVar("Flags")
 
 
-def _exit_codes() -> str:
-    """A paragraph for each, as wide as argparse makes those of the options."""
-    digits, columns = max(len(str(code.value)) for code in ExitCode), shutil.get_terminal_size().columns - 2
-    return "\n".join(
-        textwrap.fill(
-            f"{code.value:>{digits}}  {code.meaning.replace('`', '')}",
-            max(columns, 40),
-            initial_indent="  ",
-            subsequent_indent=" " * (digits + 4),
-        )
-        for code in ExitCode
-    )
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser. Its result has `verb`, and an attribute for every flag that was given.
 
-
-def parser() -> argparse.ArgumentParser:
-    """The parser. Its result has `verb`, and an attribute for every flag that was given."""
-    codes = _exit_codes()
+    `only`: the first word of the command line that it is for. If that is a command, the parser knows no other, and if
+    it is not, no options of any.
+    """
     whole = _Parser(
         prog="zeroconsolidate",
         usage="zeroconsolidate COMMAND [OPTION ...] PATH ...",
         description="Turn a DeepSpeed ZeRO checkpoint into a model directory that loads.",
-        epilog=f"exit codes:\n{codes}",
         formatter_class=_Formatter,
     )
     whole.add_argument("--version", action="version", version=f"zeroconsolidate {__version__}")
     verbs = whole.add_subparsers(required=True, metavar="COMMAND", dest="verb")
-
-    for name, verb in VERBS.items():
-        examples = "\n".join(f"  {line}" for line in verb.examples)
-        forms = [f"zeroconsolidate {name} [OPTION ...] {form}".rstrip() for form in verb.forms]
-        own = verbs.add_parser(
-            name,
-            help=verb.about,
-            usage="\n       ".join(forms),
-            description=verb.description,
-            epilog=f"examples:\n{examples}\n\nexit codes:\n{codes}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        if verb.paths is not None:
-            # How many there must be is checked afterwards: argparse says it in fifteen lines.
-            own.add_argument(verb.paths.name, metavar=verb.paths.metavar, nargs="*", help=verb.paths.help)
-        if verb.writes:
-            own.add_argument(
-                "output", metavar="OUTPUT", nargs="?", help="directory to write; it must be empty, or not exist"
-            )
-        add_options(own, *verb.kinds)
+    for name, about in ABOUT.items():
+        if only is None or only == name:
+            _add_verb(verbs.add_parser(name, help=about, **_shown(name)), name)
+        elif only not in ABOUT:
+            verbs.add_parser(name, help=about)
     return whole
+
+
+def _shown(name: str) -> dict[str, Any]:
+    """What the help of a command says beside its options."""
+    verb = declared(name)
+    forms = [f"zeroconsolidate {name} [OPTION ...] {form}".rstrip() for form in verb.forms]
+    return {
+        "usage": "\n       ".join(forms),
+        "description": verb.description,
+        "examples": verb.examples,
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+
+
+def _add_verb(own: argparse.ArgumentParser, name: str) -> None:
+    """The paths and the options of a command."""
+    verb = declared(name)
+    if verb.paths is not None:
+        # How many there must be is checked afterwards: argparse says it in fifteen lines.
+        own.add_argument(verb.paths.name, metavar=verb.paths.metavar, nargs="*", help=verb.paths.help)
+    if verb.writes:
+        own.add_argument(
+            "output", metavar="OUTPUT", nargs="?", help="directory to write; it must be empty, or not exist"
+        )
+    add_options(own, *verb.kinds)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -85,7 +81,11 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises errors and does not print them."""
+    """A parser that raises errors and does not print them. Examples and exit codes end its help."""
+
+    def __init__(self, *, examples: Sequence[str] = (), **parts: Any) -> None:
+        super().__init__(**parts)
+        self._examples = examples
 
     def error(self, message: str) -> NoReturn:
         about = _ABOUT_OPTION.fullmatch(message)
@@ -103,6 +103,30 @@ class _Parser(argparse.ArgumentParser):
         if problem == "expected one argument":
             raise Misuse(f"{flag} needs a value", expected=taken)
         raise Misuse(problem.replace("not allowed with argument", f"{flag} cannot be used with"))
+
+    def format_help(self) -> str:
+        """What `--help` prints."""
+        examples = "".join(f"\n  {line}" for line in self._examples)
+        self.epilog = (f"examples:{examples}\n\n" if examples else "") + f"exit codes:\n{_exit_codes()}"
+        return super().format_help()
+
+
+def _exit_codes() -> str:
+    """A paragraph for each, as wide as argparse makes those of the options."""
+    # Both are imported only where help is printed, as argparse itself does.
+    import shutil
+    import textwrap
+
+    digits, columns = max(len(str(code.value)) for code in ExitCode), shutil.get_terminal_size().columns - 2
+    return "\n".join(
+        textwrap.fill(
+            f"{code.value:>{digits}}  {code.meaning.replace('`', '')}",
+            max(columns, 40),
+            initial_indent="  ",
+            subsequent_indent=" " * (digits + 4),
+        )
+        for code in ExitCode
+    )
 
 
 _ABOUT_OPTION = re.compile(r"argument (?:-\w/)?(?P<flag>-[-=\w]+): (?P<problem>.*)", re.DOTALL)

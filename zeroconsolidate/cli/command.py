@@ -8,7 +8,6 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from .actions import ACTIONS
 from .arguments import Misuse
 from .ending import DEBUG, ended, failed, is_debugging
 from .exit_codes import ExitCode
@@ -49,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in taken:
         signal.signal(number, _end)
     try:
+        from .actions import ACTIONS  # `--help` and `--version` have ended by now
+
         return ACTIONS[given.verb](given)
     except BrokenPipeError:
         # Whoever read what we print has gone (`| head`); what was to be done is done.

@@ -11,7 +11,8 @@ from .rows import at_most, once, rows_text, time_row
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..audit.comparison import ComparedSide, ComparedTensor, Figures, ModelComparison
+    from ..audit.comparison import ComparedSide, ComparedTensor, ModelComparison
+    from ..audit.figures import Figures
 
 LAYERS = 8
 """So many layers are listed: those that differ most."""

@@ -14,7 +14,7 @@ from .arguments import Misuse
 from .colour import DIM, RED, painted
 from .exit_codes import ExitCode
 from .problems import ended_dict, error_dict, error_text
-from .verbs import VERBS
+from .verbs import declared
 
 if TYPE_CHECKING:
     import argparse
@@ -72,7 +72,7 @@ def _print_traceback(error: Exception) -> None:
 
 def ended(how: str, code: ExitCode, verb: str, *, as_json: bool) -> ExitCode:
     """The exit code, after a sentence for whoever is still there to read it: a terminal that hung up is not."""
-    message = how + ("; the same command continues from here" if VERBS[verb].continues else "")
+    message = how + ("; the same command continues from here" if declared(verb).continues else "")
     with suppress(OSError):
         print(f"zeroconsolidate: {message}", file=sys.stderr, flush=True)
         if as_json:

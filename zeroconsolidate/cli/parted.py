@@ -11,7 +11,7 @@ from .rows import time_text
 
 if TYPE_CHECKING:
     from ..outputs.parts import PartReport
-    from .flags import ModelFlags
+    from .verbs.convert import ModelFlags
 
 
 def refuse_contradicting(flags: ModelFlags) -> None:

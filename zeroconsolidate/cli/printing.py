@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 from ..archive.model_files import MANIFEST_NAME, RESCUE_REPORT_NAME
 from ..archive.phrases import counted, listed
-from ..audit.findings import NOT_WHOLE
 from ..options import size_text
 from .rows import at_most, once, rows_text, time_row, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..audit.findings import Verification
     from ..opening.info import CheckpointInfo
     from ..opening.losses import Loss
     from ..opening.rescue_report import RescueReport
@@ -76,35 +74,6 @@ def report_text(report: Report) -> str:
     else:
         rows.append(("time", time_row(report.seconds, report.gb_per_second)))
     return f"{report.output}\n{rows_text(rows)}\n\n{report.load_line}"
-
-
-def verification_text(found: Verification, *, tensors: bool = False) -> str:
-    """What a verification found: problems first. `tensors`: and of each tensor."""
-    many = counted(len(found.problems), "problem")
-    rows = [
-        *(("WRONG", text) for text in at_most(found.problems, 50)),
-        *(("checked", text) for text in found.checks),
-        *(("note", text) for text in at_most(once(found.notes), 20)),
-        ("read", f"{size_text(found.bytes_read)} in {time_row(found.seconds, found.gb_per_second)}"),
-    ]
-    well = "all is well"
-    if any(note.startswith(NOT_WHOLE) for note in found.notes):
-        well = f"nothing is wrong, but it is {NOT_WHOLE}"
-    text = f"{found.subject}: {well if found.ok else many}\n{rows_text(rows)}"
-    return f"{text}\n{_compared_text(found)}" if tensors else text
-
-
-_MARKS = {
-    "=": "equal", "*": "other values", "+": "only in the output", "-": "only in the checkpoint", "!": "not comparable",
-    "?": "not read",
-}  # fmt: skip
-
-
-def _compared_text(found: Verification) -> str:
-    """A tensor a line, with its mark in front; and how many there are of each."""
-    marks = list(found.compared.values())
-    counts = [f"{mark} {text}: {marks.count(mark)}" for mark, text in _MARKS.items() if mark in marks]
-    return "\n".join([f"  {', '.join(counts)}", *(f"  {mark} {name}" for name, mark in sorted(found.compared.items()))])
 
 
 def info_text(info: CheckpointInfo, *, tensors: bool) -> str:

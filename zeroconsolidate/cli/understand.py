@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..archive.phrases import counted
 from ..options import declarations
 from .arguments import Misuse, nearest, parser
-from .verbs import SHELLS, VERBS
+from .verbs import ABOUT, SHELLS, declared
 
 if TYPE_CHECKING:
     import argparse
@@ -46,7 +46,7 @@ def understand(words: Sequence[str]) -> argparse.Namespace:
     """
     words = [_respelled(word) for word in words]
     words = _with_verb([word for word in words if word not in _ASKED_ANYWAY])
-    given, rest = parser().parse_known_args(words)
+    given, rest = parser(words[0]).parse_known_args(words)
     unknown = [word for word in rest if word.startswith("-") and word != "-"]
     if unknown:
         raise _no_such_option(given.verb, unknown[0])
@@ -57,7 +57,7 @@ def understand(words: Sequence[str]) -> argparse.Namespace:
         given.roots = [*getattr(given, "roots", ()), *rest]
     if given.verb == "compare":
         _split_pair(given)
-    elif VERBS[given.verb].writes:
+    elif declared(given.verb).writes:
         _split_output(given)
     elif given.verb in _NEEDS and not given.roots:
         needed = _NEEDS[given.verb]
@@ -97,18 +97,18 @@ def _respelled(word: str) -> str:
 def _with_verb(words: list[str]) -> list[str]:
     """The words with a verb first. A path in its place is a checkpoint to convert."""
     if not words:
-        raise Misuse("the command is missing", expected=", ".join(VERBS), remedy="zeroconsolidate --help")
+        raise Misuse("the command is missing", expected=", ".join(ABOUT), remedy="zeroconsolidate --help")
     first = words[0]
-    if first in VERBS or first in ("-h", "--help", "--version"):
+    if first in ABOUT or first in ("-h", "--help", "--version"):
         return words
     if first.startswith("-"):
         raise Misuse("the command is missing", remedy=f"zeroconsolidate convert {shlex.join(words)}")
     if os.path.exists(first) or os.path.dirname(first):
         return ["convert", *words]
-    near = nearest(first, VERBS)
+    near = nearest(first, ABOUT)
     raise Misuse(
         f"there is no command {first!r}, nor such a directory",
-        expected=", ".join(VERBS),
+        expected=", ".join(ABOUT),
         remedy=f"did you mean {near}?" if near else None,
     )
 
@@ -137,7 +137,7 @@ def _split_pair(given: argparse.Namespace) -> None:
 def _no_such_option(verb: str, word: str) -> Misuse:
     name = word.partition("=")[0]
     own = _flags(verb)
-    others = [other for other in VERBS if other != verb and name in _flags(other)]
+    others = [other for other in ABOUT if other != verb and name in _flags(other)]
     near = nearest(name, [*own, *_INSTEAD] if verb == "convert" else own)
     if name in _INSTEAD and verb == "convert":
         remedy = _INSTEAD[name]
@@ -149,9 +149,9 @@ def _no_such_option(verb: str, word: str) -> Misuse:
         remedy = f"did you mean {near}?"
     else:
         remedy = f"zeroconsolidate {verb} --help lists the options"
-    forms = "\n       ".join(f"zeroconsolidate {verb} [OPTION ...] {form}" for form in VERBS[verb].forms)
+    forms = "\n       ".join(f"zeroconsolidate {verb} [OPTION ...] {form}" for form in declared(verb).forms)
     return Misuse(f"{verb} has no option {name}", remedy=remedy, usage=f"usage: {forms}")
 
 
 def _flags(verb: str) -> list[str]:
-    return [flag for each in declarations(*VERBS[verb].kinds) for flag in (*each.flags, *each.aliases)]
+    return [flag for each in declarations(*declared(verb).kinds) for flag in (*each.flags, *each.aliases)]

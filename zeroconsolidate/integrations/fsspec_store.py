@@ -16,11 +16,9 @@ from .store_calls import seconds_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CLIENTS = {
-    "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "hf": "huggingface_hub",
-}  # fmt: skip
+CLIENTS = {"gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 """Scheme -> the package that has its client."""
-_EXTRAS = {"gcsfs": "gcs", "adlfs": "azure", "huggingface_hub": "hf"}
+_EXTRAS = {"gcsfs": "gcs", "huggingface_hub": "hf"}
 _IDENTITIES = ("ETag", "etag", "generation", "md5Hash", "content_md5", "blob_id", "checksum", "uid", "LastModified",
                "last_modified", "mtime", "created", "last_commit")  # fmt: skip
 """What clients say of an object that changes with its content, best first."""

@@ -28,6 +28,7 @@ class S3Uploads(Uploads):
     """
 
     is_resumable = True
+    is_shared = True
     in_flight = IN_FLIGHT
     checks = "SHA-256 of every part, by the store"
 
@@ -40,7 +41,7 @@ class S3Uploads(Uploads):
         self.store.forget()
 
     def create(self, url: str, data: bytes) -> None:
-        """An object, unless there is one of that name, as far as the store can tell: read afterwards which it is.
+        """An object, unless there is one of that name, as far as the store can tell.
 
         S3 gives a name to one of several that come at a time (`If-None-Match`); a store that does not know of it takes
         the last.

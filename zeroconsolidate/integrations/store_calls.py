@@ -113,7 +113,17 @@ def code_of(error: BaseException | None) -> str:
     return ""
 
 
+def azure_code(error: Exception) -> str:
+    """What Azure calls it; "" if the error has no such name."""
+    code = getattr(error, "error_code", None)
+    return str(getattr(code, "value", code) or "")
+
+
 def in_short(error: Exception) -> str:
-    """An error in a line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+    """An error in a line. Answers of Azure go on with numbers and XML."""
+    code = azure_code(error)
+    text = str(error)
+    if code:
+        text = f"{text.partition(chr(10))[0]} ({code})"
+    text = " ".join(text.split())[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,8 +1,8 @@
 """What can be written to a store: small objects whole, large ones in parts.
 
-In S3 an upload in parts is invisible until it is completed, survives its process, and can be asked which parts it has:
-it goes to the object's final name. Other stores take a stream, and only the process that began it can end it: it goes
-to a name in the staging folder, and the store makes a copy when all is complete.
+In S3 and Azure an upload in parts is invisible until it is completed, survives its process, and can be asked which
+parts it has: it goes to the object's final name. Other stores take a stream, and only the process that began it can end
+it: it goes to a name in the staging folder, and the store makes a copy when all is complete.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Uploads:
 
     is_resumable = False
     """Whether another process can go on with an upload."""
+    is_shared = False
+    """Whether several machines can send parts of one upload, and :meth:`create` objects that one of them gets."""
     in_flight = 1
     """How many parts may be under way at a time. A stream takes them in order."""
     checks = "sizes, by the store's listing"
@@ -39,6 +41,10 @@ class Uploads:
 
     def put(self, url: str, data: bytes | bytearray) -> None:
         """An object, whole."""
+        raise NotImplementedError
+
+    def create(self, url: str, data: bytes) -> None:
+        """An object, unless there is one of that name, as far as the store can tell: read afterwards which it is."""
         raise NotImplementedError
 
     def copy(self, url: str, target: str) -> None:
@@ -66,7 +72,7 @@ class Uploads:
         raise NotImplementedError
 
     def give_up(self, url: str, upload: str) -> None:
-        """Remove an upload with all its parts, if it is there."""
+        """Remove an upload with all its parts, if it is there and the store can."""
         raise NotImplementedError
 
     def unfinished(self, folder: str) -> list[tuple[str, str]]:
@@ -80,5 +86,5 @@ def answered_if_there(url: str, call: Callable[[], T]) -> T:
         return answered(url, call)
     except FileNotFoundError as error:
         raise OutputFailed(
-            f"the store has no such bucket, or no such upload any more: {in_short(error)}", address=(url,)
+            f"the store has no such bucket or container, or no such upload any more: {in_short(error)}", address=(url,)
         ) from None

@@ -11,10 +11,10 @@ from ..errors import BadOption, WrongNames
 from ..integrations.records import record
 from ..run.inputs import Inputs
 from .match import match, refuse, spellings
-from .put import put
+from .put import put, refuse_unheld
 from .report import LoadReport
 from .source import tensors_of
-from .target import left_on_meta, slots_of, unwrapped
+from .target import Slot, left_on_meta, slots_of, unwrapped
 from .whole import element_type_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..options import LoadingOptions, Roots
     from .match import Match
     from .source import Tensors
-    from .target import Slot
 
 
 def loaded_into(model: torch.nn.Module, src: Roots | Checkpoint, options: LoadingOptions) -> LoadReport:
@@ -36,12 +35,15 @@ def loaded_into(model: torch.nn.Module, src: Roots | Checkpoint, options: Loadin
     _refuse_meta(model, found, options)
     kind = element_type_of(options.dtype, tensors)
     dtype: torch.dtype | None = None if kind is None else getattr(torch, kind.torch_name)
-    device = None if options.device is None else torch.device(options.device)
+    device = None if options.device is None else _device(options.device)
     notes = [found.change] if found.change else []
     by_name = {names[0]: (slot, names) for slot, names in found.pairs}
     with Inputs(tensors.files) as inputs, torch.no_grad():
         for slot, names in found.pairs:
             _refuse_two(slot, names, tensors, inputs)
+            refuse_unheld(slot, tensors.named[names[0]], inputs)
+        if not options.assign:
+            _refuse_one_memory(found, tensors, inputs)
         for name in tensors.order:
             if name in by_name:
                 slot, _ = by_name[name]
@@ -87,6 +89,32 @@ def _refuse_meta(model: torch.nn.Module, found: Match, options: LoadingOptions) 
             consequence="the checkpoint does not have them: buffers that are in no state dict are made with the module",
             remedy="make the module with its buffers (accelerate's init_empty_weights does), or give them values first",
         )
+
+
+def _device(name: str | torch.device) -> torch.device:
+    """The device of this name, on which tensors can be made. Raises BadOption."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BadOption(f"the device {name} cannot be used: {reason}", expected="such as cpu or cuda:0") from None
+    if device.type == "meta":
+        raise BadOption("tensors on the meta device have no values to load", expected="a device such as cpu or cuda:0")
+    return device
+
+
+def _refuse_one_memory(found: Match, tensors: Tensors, inputs: Inputs) -> None:
+    """Parameters that are two, but whose values are in the same memory, are like tied ones. Raises WrongNames."""
+    held: dict[tuple[object, ...], tuple[Slot, str]] = {}
+    for slot, (name, *_) in found.pairs:
+        tensor = slot.tensor
+        if hasattr(tensor, "placements") or tensor.is_meta or not tensor.numel():
+            continue
+        memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+        first, other = held.setdefault(memory, (slot, name))
+        if first is not slot:
+            _refuse_two(Slot(tensor, (*first.places, *slot.places), slot.is_parameter), (other, name), tensors, inputs)
 
 
 def _refuse_two(slot: Slot, names: Sequence[str], tensors: Tensors, inputs: Inputs) -> None:

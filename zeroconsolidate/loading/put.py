@@ -49,6 +49,27 @@ def put(
         old.data = _whole(source, inputs).to(place, wanted)  # the parameter stays the one that an optimizer has
 
 
+def refuse_unheld(slot: Slot, source: Source, inputs: Inputs) -> None:
+    """The tensor in the module must be able to hold the values: integers, as in a quantized module, hold no fractions.
+    Raises UnsupportedLayout."""
+    wanted, kind = slot.tensor.dtype, getattr(torch, source.recipe.dtype.torch_name)
+    if wanted.is_floating_point or wanted.is_complex or wanted == kind:
+        return
+    if not kind.is_floating_point:  # as few as a buffer has
+        values = _whole(source, inputs)
+        if torch.equal(values.to(wanted).to(kind), values):
+            return
+    raise UnsupportedLayout(
+        f"{slot.name} cannot hold the values of the checkpoint",
+        expected=f"elements of {kind}",
+        found=str(wanted),
+        consequence="a quantized module has other values in its parameters, and their scales beside them"
+        if kind.is_floating_point
+        else None,
+        remedy="load into the module before it is quantized" if kind.is_floating_point else None,
+    )
+
+
 def _whole(source: Source, inputs: Inputs) -> torch.Tensor:
     return to_torch(read_all(source.recipe, inputs), source.recipe.dtype).reshape(source.shape)
 

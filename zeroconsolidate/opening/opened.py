@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ..archive.places import looks_in
 from ..options import refuse_unmatched, roots_of
 from ..plan.patched import Patched
 from ..plan.sources import placed, sources
@@ -12,12 +13,13 @@ from ..plan.states import MASTERS
 from .open import find, open_catalog, open_files, open_files_incomplete
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ..archive.raw import CheckpointFiles
     from ..catalog.facts import Catalog
     from ..options import Options, Roots, UniversalOptions, Working
     from ..plan.sources import Source
+    from .rescue import Filler
     from .rescue_report import RescueReport
 
 
@@ -36,6 +38,8 @@ class Opened:
     """Files of other models and checkpoints that stand in for lost parts."""
     rescued_states: Mapping[str, Mapping[str, Source]] | None = None
     """With a rescue of what training goes on from: what :func:`.states.states` says of a whole checkpoint."""
+    looks_beside: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)
+    """What files of `--base` and of what it is filled from looked like before any was read."""
     members: tuple[Opened, ...] = ()
     """Of a mean of several checkpoints: each of them, the last is this one before the mean was taken."""
 
@@ -52,7 +56,12 @@ class Opened:
     @property
     def looks(self) -> dict[str, Mapping[str, int | str]]:
         """What files of this machine looked like before any was read."""
-        return {path: look for opened in self.each for path, look in opened.catalog.looks.items()}
+        return {
+            path: look
+            for opened in self.each
+            for found in (opened.looks_beside, opened.catalog.looks)
+            for path, look in found.items()
+        }
 
 
 def open_to_convert(src: Roots, options: Options, files: CheckpointFiles | None = None) -> Opened:
@@ -67,16 +76,24 @@ def open_to_convert(src: Roots, options: Options, files: CheckpointFiles | None 
         if incomplete.catalog.missing:
             from .substitutes import rescued  # a whole checkpoint does not pay for it
 
-            stored, report, fill = rescued(incomplete, roots_of(options.fill), zeros=options.rescue == "zeros")
+            stored, report, fillers = rescued(incomplete, roots_of(options.fill), zeros=options.rescue == "zeros")
             whole = {name: source for name, source in stored.items() if not isinstance(source.recipe, Patched)}
-            return Opened(catalog=incomplete.catalog, stored=stored, whole=whole, report=report, filled_from=fill)
+            return Opened(
+                catalog=incomplete.catalog,
+                stored=stored,
+                whole=whole,
+                report=report,
+                filled_from=_files(fillers),
+                looks_beside=_looks(fillers) | looks_in(options.base_directory),
+            )
 
     def before(catalog: Catalog) -> None:
         # Names that come with a base model are not known yet.
         if options.base is None and options.lora != "merge":
             refuse_unmatched(options.include, catalog.order)
 
-    return of_catalog(open_files(files, src, before=before, files_read=options.files_read))
+    opened = of_catalog(open_files(files, src, before=before, files_read=options.files_read))
+    return replace(opened, looks_beside=looks_in(options.base_directory))
 
 
 def open_to_resume(src: Roots, options: UniversalOptions, files: CheckpointFiles) -> Opened:
@@ -90,17 +107,26 @@ def open_to_resume(src: Roots, options: UniversalOptions, files: CheckpointFiles
         if catalog.missing:
             from .substitutes import rescued_states
 
-            by_state, report, fill = rescued_states(incomplete, roots_of(options.fill))
+            by_state, report, fillers = rescued_states(incomplete, roots_of(options.fill))
             stored = placed(catalog) | by_state[MASTERS]
             return Opened(
                 catalog=catalog,
                 stored=stored,
                 whole={name: source for name, source in stored.items() if not _is_lost(source)},
                 report=report,
-                filled_from=fill,
+                filled_from=_files(fillers),
+                looks_beside=_looks(fillers),
                 rescued_states=by_state,
             )
     return of_catalog(open_files(files, src, verb="universal", files_read=options.files_read))
+
+
+def _files(fillers: Sequence[Filler]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(file for filler in fillers for file in filler.files))
+
+
+def _looks(fillers: Sequence[Filler]) -> dict[str, Mapping[str, int | str]]:
+    return {path: look for filler in fillers for path, look in filler.looks.items()}
 
 
 def _is_lost(source: Source) -> bool:

@@ -39,6 +39,8 @@ class Filler:
     """What the optimizer keeps, by state; a model has nothing of it."""
     files: tuple[str, ...]
     """Every file these are in."""
+    looks: Mapping[str, Mapping[str, int | str]]
+    """What files of this machine looked like before they were read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

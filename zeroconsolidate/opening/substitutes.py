@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..archive.manifest_file import read_manifest
 from ..archive.phrases import counted, listed
+from ..archive.places import looks_in
 from ..archive.weights import read_weights
 from ..errors import (
     BadOption,
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
 
 def rescued(
     incomplete: Incomplete, fill: Sequence[str], *, zeros: bool
-) -> tuple[dict[str, Source], RescueReport, tuple[str, ...]]:
-    """What can be written of an incomplete checkpoint, a report of it, and the files of the models to fill with.
+) -> tuple[dict[str, Source], RescueReport, tuple[Filler, ...]]:
+    """What can be written of an incomplete checkpoint, a report of it, and what it is filled with.
 
     Raises BadOption if nothing can be written, or if what is to be filled with cannot be used.
     """
-    fillers = [filler(directory) for directory in fill]
+    fillers = tuple(filler(directory) for directory in fill)
     found = rescue(incomplete.catalog, fillers, zeros=zeros)
     if all(tensor.source is None for tensor in found):
         raise BadOption(
@@ -43,14 +44,13 @@ def rescued(
             remedy=("name a model to take lost values from: --fill DIR", "write zeros for lost values: --rescue=zeros"),
         )
     report = rescue_report(incomplete.catalog.origin, incomplete.reasons, found)
-    return {tensor.name: tensor.source for tensor in found if tensor.source is not None}, report, _files(fillers)
+    return {tensor.name: tensor.source for tensor in found if tensor.source is not None}, report, fillers
 
 
 def rescued_states(
     incomplete: Incomplete, fill: Sequence[str]
-) -> tuple[dict[str, dict[str, Source]], RescueReport, tuple[str, ...]]:
-    """The masters and, by state, what the optimizer keeps of them, all of it; a report, and the files it is filled
-    from.
+) -> tuple[dict[str, dict[str, Source]], RescueReport, tuple[Filler, ...]]:
+    """The masters and, by state, what the optimizer keeps of them, all of it; a report, and what they are filled with.
 
     Raises BadOption if nothing stands in for lost masters, MissingFiles if no optimizer file is left, and what
     :func:`.states.states` raises.
@@ -62,7 +62,7 @@ def rescued_states(
             consequence="; ".join(f"{name}: {reason}" for name, reason in list(incomplete.reasons.items())[:4]),
             files=tuple(incomplete.reasons),
         )
-    fillers = [filler(directory) for directory in fill]
+    fillers = tuple(filler(directory) for directory in fill)
     found = rescue_states(catalog, fillers)
     lost = [tensor.name for tensor in found[MASTERS] if tensor.source is None]
     if lost:
@@ -77,7 +77,7 @@ def rescued_states(
         state: {tensor.name: tensor.source for tensor in tensors if tensor.source is not None}
         for state, tensors in found.items()
     }
-    return sources, report, _files(fillers)
+    return sources, report, fillers
 
 
 def filler(directory: str) -> Filler:
@@ -93,6 +93,7 @@ def filler(directory: str) -> Filler:
             tensors=sources(catalog),
             states={} if catalog.unplaced else states(catalog),
             files=catalog.files,
+            looks=catalog.looks,
         )
     except NotACheckpoint:
         return _model_filler(directory)
@@ -103,6 +104,7 @@ def filler(directory: str) -> Filler:
 
 
 def _model_filler(directory: str) -> Filler:
+    seen = looks_in(directory)
     try:
         weights = read_weights(directory)
     except NotACheckpoint as error:
@@ -113,11 +115,8 @@ def _model_filler(directory: str) -> Filler:
         tensors={name: Source.of_model(name, tensor) for name, tensor in weights.tensors.items()},
         states={},
         files=tuple(dict.fromkeys(tensor.file for tensor in weights.tensors.values())),
+        looks=seen,
     )
-
-
-def _files(fillers: Sequence[Filler]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(file for filler in fillers for file in filler.files))
 
 
 def _step(directory: str) -> int | None:

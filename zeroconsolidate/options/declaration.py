@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from ..errors import BadOption
@@ -161,8 +162,13 @@ def declarations(*kinds: type) -> tuple[Declaration, ...]:
     return tuple(sorted(found, key=lambda declared: _RANK[declared.group]))
 
 
-def in_order(kind: type) -> list[Declaration]:
+def in_order(kind: type) -> tuple[Declaration, ...]:
     """The options that a dataclass declares, as declared."""
+    return _in_order(kind)
+
+
+@cache
+def _in_order(kind: type) -> tuple[Declaration, ...]:
     found = []
     for each in fields(kind):
         if _KEY in each.metadata:
@@ -174,7 +180,7 @@ def in_order(kind: type) -> list[Declaration]:
                 said["switches"] = (Switch(spelled(each.name), not each.default, said["help"]),) if has_flag else ()
                 said["choices"] = (False, True)
             found.append(Declaration(name=each.name, type=str(each.type), default=each.default, **said))
-    return found
+    return tuple(found)
 
 
 def spelled(name: str) -> str:

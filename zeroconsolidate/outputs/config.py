@@ -163,16 +163,44 @@ def under_older_names(config: object) -> dict[str, int]:
     return {old: int(number) for old, number in found.items() if number.isdecimal()}
 
 
-def tokenizer_readable_before_5(text: bytes) -> tuple[bytes, bool]:
-    """tokenizer_config.json with the older of two names of one tokenizer class, and whether it had the newer one.
+def tokenizer_readable_before_5(text: bytes) -> tuple[bytes, list[str]]:
+    """tokenizer_config.json as transformers 4 and 5 read the same tokens from it, and what was changed, in words.
 
-    transformers 5 writes `TokenizersBackend`, which older ones refuse; it still takes the name they know.
+    transformers 5 writes three things that older ones do not read; it still reads what they know
+    (`tokenization_utils_base.py`):
 
-    >>> tokenizer_readable_before_5(b'{"tokenizer_class": "TokenizersBackend"}')
-    (b'{"tokenizer_class": "PreTrainedTokenizerFast"}', True)
+    - the class `TokenizersBackend`, which they refuse, and know as `PreTrainedTokenizerFast`;
+    - `extra_special_tokens` as a list. 4.57 takes it for a mapping and fails, others ignore it. Under the name
+      `additional_special_tokens` all read a list;
+    - `model_specific_special_tokens`, a mapping of attributes to tokens, which 4.57 reads as `extra_special_tokens`.
+
+    >>> tokenizer_readable_before_5(b'{"tokenizer_class": "TokenizersBackend"}')[0]
+    b'{"tokenizer_class": "PreTrainedTokenizerFast"}'
+    >>> tokenizer_readable_before_5(b'{"extra_special_tokens": ["<a>"]}')[0]
+    b'{"additional_special_tokens": ["<a>"], "extra_special_tokens": {}}'
     """
-    decoded, found = _NEW_TOKENIZER.subn(r"\g<1>PreTrainedTokenizerFast\g<2>", text.decode("utf-8"))
-    return decoded.encode(), bool(found)
+    changed = list[str]()
+    decoded, renamed = _NEW_TOKENIZER.subn(r"\g<1>PreTrainedTokenizerFast\g<2>", text.decode("utf-8"))
+    if renamed:
+        changed.append("tokenizer class renamed to PreTrainedTokenizerFast, so that transformers 4 loads it")
+    try:
+        config = parse(text)
+    except DamagedFile:  # it is copied as it is
+        return decoded.encode(), changed
+    if not isinstance(config, dict):
+        return decoded.encode(), changed
+    extra, named = config.get("extra_special_tokens"), config.get("model_specific_special_tokens")
+    if not isinstance(named, dict):
+        named = {}
+    if isinstance(extra, list):
+        decoded = with_member(decoded, "extra_special_tokens", named)
+        decoded = with_member(decoded, "additional_special_tokens", extra)
+        changed.append("extra_special_tokens named additional_special_tokens, which transformers 4 and 5 read")
+    elif extra is None and named:
+        decoded = with_member(decoded, "extra_special_tokens", named)
+    if named and not isinstance(extra, dict):
+        changed.append(f"{', '.join(named)} added to extra_special_tokens, where transformers 4 reads them")
+    return decoded.encode(), changed
 
 
 def without_truncation(text: bytes) -> tuple[bytes, bool]:

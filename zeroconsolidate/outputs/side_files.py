@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ..archive.model_config import MAX_CONFIG_BYTES, is_bare, parse, short_int
 from ..archive.model_files import CONFIG
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from .assets import Assets
     from .planned import PlannedWeights
 
-Edit: TypeAlias = "Callable[[bytes], tuple[bytes, bool]]"
-"""From a file's text to the edited one, and whether it differs."""
+T = TypeVar("T")
+Edit: TypeAlias = "Callable[[bytes], tuple[bytes, T]]"
+"""From a file's text to the edited one, and what was changed: nothing of it is false."""
 HEAD_FILES = tuple(f"{head}pt" for head in HEADS)
 """`colbert_linear.pt` and `sparse_linear.pt`."""
 MAX_TOKENIZER_BYTES = 1 << 28
@@ -99,8 +100,8 @@ def side_files(planned: PlannedWeights, assets: Assets, options: Options, inputs
         if for_embeddings and _edit(name, without_truncation, MAX_TOKENIZER_BYTES, copies, made):
             notes.append(f"{name}: truncation and padding of the training run removed")
         name = os.path.join(folder, "tokenizer_config.json")
-        if _edit(name, tokenizer_readable_before_5, MAX_CONFIG_BYTES, copies, made):
-            notes.append(f"{name}: tokenizer class renamed to PreTrainedTokenizerFast, so that transformers 4 loads it")
+        changes = _edit(name, tokenizer_readable_before_5, MAX_CONFIG_BYTES, copies, made)
+        notes += [f"{name}: {each}" for each in changes or ()]
     if planned.named.heads or bare:
         rebuilt = _heads(planned, inputs)
         if rebuilt:
@@ -151,11 +152,11 @@ def _wrong_vocabulary(text: bytes, planned: PlannedWeights, *, insisted: bool) -
     return [problem.text for problem in problems]
 
 
-def _edit(name: str, edit: Edit, limit_bytes: int, copies: Mapping[str, str], made: dict[str, bytes]) -> bool:
-    """Make an edited copy of a text file; whether anything was to be changed. What is larger is copied as it is."""
+def _edit(name: str, edit: Edit[T], limit_bytes: int, copies: Mapping[str, str], made: dict[str, bytes]) -> T | None:
+    """Make an edited copy of a text file; what was changed. What is larger is copied as it is."""
     path = copies.get(name)
     if path is None or size_bytes(path) > limit_bytes:
-        return False
+        return None
     with at(path):
         try:
             text, changed = edit(read_small(path, limit_bytes))

@@ -107,7 +107,7 @@ def _file(
             make_fragment(file, inputs[0], part.output, part.start, counts, reached)
         else:
             first, *others = inputs
-            stack.enter_context(first.files.expecting(extents_of(file, part.start)))
+            stack.enter_context(first.files.expecting(extents_of(file, part.start, shared_bytes=means.block_bytes)))
             execute(file, first, part.output, start=part.start, counts=counts, reached=reached, others=others)
             options.doing("syncing")
         check_file(stage.path(file.name), file)

@@ -15,7 +15,8 @@ from .table import Column, table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..audit.comparison import ComparedTensor, Figures, ModelComparison
+    from ..audit.comparison import ComparedTensor, ModelComparison
+    from ..audit.figures import Figures
     from .markup import Markup
     from .table import Cell
 

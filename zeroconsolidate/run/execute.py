@@ -84,11 +84,19 @@ def execute(
         maker.make(piece, made)
 
 
-def extents_of(plan: FilePlan, start: int, stop: int | None = None) -> Iterator[Extent]:
-    """What :func:`execute` reads of the inputs, for who wants to announce it: what is computed is left out."""
+def extents_of(plan: FilePlan, start: int, stop: int | None = None, *, shared_bytes: int = 0) -> Iterator[Extent]:
+    """What :func:`execute` reads of the inputs, for who wants to announce it: what is computed is left out, and so is
+    what is shared, in blocks of `shared_bytes` bytes of the disk."""
     for piece in _pieces(plan, start, plan.size_bytes if stop is None else stop, None):
         if piece.tensor.recipe.is_copied:
-            yield from extents(piece.tensor.recipe.copies(piece.start, piece.stop))
+            copies = piece.tensor.recipe.copies(piece.start, piece.stop)
+            yield from extents(copy for copy in copies if not _is_shared(piece, copy, shared_bytes))
+
+
+def _is_shared(piece: _Piece, copy: Copy, block_bytes: int) -> bool:
+    """Whether all of a copy but its edges is shared, if the disk can."""
+    target = piece.first_byte + copy.start * piece.tensor.dtype.itemsize
+    return bool(block_bytes) and piece.tensor.is_copy and (copy.file_start - target) % block_bytes == 0
 
 
 def _pieces(plan: FilePlan, start: int, stop: int, most_bytes: int | None) -> Iterator[_Piece]:

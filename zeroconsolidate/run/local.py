@@ -90,10 +90,14 @@ class LocalFiles(Readable):
     def read_runs(
         self, file: str, start: int, *, run_bytes: int, step_bytes: int, count: int, buffer: memoryview
     ) -> None:
-        """Fill `buffer` with `count` runs, out of a mapping: the kernel reads no more than the pages they lie in."""
+        """Fill `buffer` with `count` runs."""
         opened = self.opened(file)
-        fill_runs(opened.fd, file, start, run_bytes, step_bytes, count, buffer)
-        self.refuse_changed(file, opened)
+        try:
+            fill_runs(opened.fd, file, start, run_bytes, step_bytes, count, buffer)
+        except OSError as error:
+            raise DamagedFile(f"the file cannot be read: {reason(error)}", address=(file,)) from None
+        finally:
+            self.refuse_changed(file, opened)  # which also explains that it has become too short
         self.has_read(file, opened, start, start + (count - 1) * step_bytes + run_bytes)
 
     def expecting(self, extents: Iterable[Extent]) -> AbstractContextManager[None]:
@@ -111,7 +115,7 @@ class LocalFiles(Readable):
             self._ahead.remove(asking)
 
     def has_read(self, file: str, opened: Opened, start: int, stop: int) -> None:
-        """Bytes `[start, stop)` of the file have been read, and nothing is mapped any more."""
+        """Bytes `[start, stop)` of the file have been read."""
         for asking in self._ahead[-1:]:
             asking.has_read(stop - start)
         if self._trails is not None:

@@ -45,6 +45,7 @@ class LocalOutput(Writable):
         self._apart: set[str] = set()
         self._turn = threading.Lock()
         self._written_back = start
+        self._written_bytes = 0
         self._trail = Trail(start) if means.drop_cache else None
 
     def write(self, data: bytes | memoryview, start: int) -> None:
@@ -56,7 +57,7 @@ class LocalOutput(Writable):
             except OSError as error:
                 raise OutputFailed.from_system(self.path, error) from None
             view, start = view[done:], start + done
-        self._begin_to_write_back(start)
+        self._begin_to_write_back(len(data), start)
 
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with what has been written."""
@@ -93,7 +94,7 @@ class LocalOutput(Writable):
         if not got and os.fstat(opened.fd).st_size < file_start + size_bytes:
             raise ended_early(file, file_start + size_bytes, file_start)
         source.has_read(file, opened, file_start, file_start + got)
-        self._begin_to_write_back(start + got)
+        self._begin_to_write_back(got, start + got)
         return got
 
     def _share(self, source: LocalFiles, file: str, file_start: int, size_bytes: int, start: int) -> int:
@@ -152,12 +153,14 @@ class LocalOutput(Writable):
             self._trail.touched(self._fd, self._trail.stop, upto)
             self._trail.pause(self._fd)
 
-    def _begin_to_write_back(self, upto: int) -> None:
-        """Have the kernel begin to write back what lies below `upto`: the final fsync has little left to wait for.
+    def _begin_to_write_back(self, size_bytes: int, upto: int) -> None:
+        """`size_bytes` more have been written below `upto`: now and then, have the kernel begin to write back. The last
+        fsync has little left to wait for.
 
         The advice is given once for each range, while its pages are dirty, which the kernel cannot drop: the file
-        stays in the page cache.
+        stays in the page cache. What is cloned has no dirty pages.
         """
-        if upto - self._written_back >= _WRITEBACK_BYTES and hasattr(os, "posix_fadvise"):
+        self._written_bytes += size_bytes
+        if self._written_bytes >= _WRITEBACK_BYTES and upto > self._written_back and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._fd, self._written_back, upto - self._written_back, os.POSIX_FADV_DONTNEED)
-            self._written_back = upto
+            self._written_back, self._written_bytes = upto, 0

@@ -11,7 +11,6 @@ from ..archive.phrases import listed
 from ..errors import BadOption, NotACheckpoint
 from ..opening.resume import LAST_COMPLETE
 from ..options import Counting, Opening, roots_of
-from .listing import list_saves
 
 if TYPE_CHECKING:
     from ..options import Roots
@@ -32,6 +31,7 @@ def settled(src: Roots, options: O, *, newest_of_several: bool = False) -> tuple
     files_read = options.files_read if isinstance(options, Counting) else None
     if options.checkpoint is not None:
         from .choice import choose  # a checkpoint that is given as such does not pay for it
+        from .listing import list_saves
         from .run import read_run
 
         found = list_saves(roots)
@@ -69,6 +69,8 @@ def found_run(roots: list[str]) -> Found | None:
     """The saves in a run directory; None if it is a checkpoint, or anything else."""
     if not roots or all(is_checkpoint(root) for root in roots):
         return None
+    from .listing import list_saves
+
     try:
         found = list_saves(roots)
     except NotACheckpoint:

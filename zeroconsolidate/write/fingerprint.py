@@ -10,8 +10,10 @@ from ..archive.places import identity, look_anew
 from ..errors import DamagedFile, reason
 from ..options.mapped import EVERYTHING_HERE
 from ..options.urls import real
+from ..plan.begins import begins
 from ..plan.congruent import Sharing
 from ..run.local import NOTHING_KNOWN
+from .journal import ORIGINS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -32,14 +34,17 @@ def fingerprint(
     places: Mapped = EVERYTHING_HERE,
     known: Mapping[str, Mapping[str, int | str]] = NOTHING_KNOWN,
 ) -> Fingerprint:
-    """The options, the input files with sizes and times, the output files with their headers, what their layout goes
-    by, in how many parts they are made if each is made by a command of its own, and our version. `places`: where this
-    machine sees what the others call otherwise. `known`: what input files looked like before they were read.
+    """The options, the input files with sizes and times, the output files with their headers and with where each of
+    their tensors begins in the input, what their layout goes by, in how many parts they are made if each is made by a
+    command of its own, and our version. `places`: where this machine sees what the others call otherwise. `known`: what
+    input files looked like before they were read.
 
-    Where every byte comes from follows from these by arithmetic, so the copies themselves are not in it.
+    Where every byte comes from follows from these by arithmetic, so the copies themselves are not in it. Where tensors
+    begin is: checkpoints in another order, or a function that exchanges two names, change nothing else.
     Raises DamagedFile if an input file has gone, or is no longer what was read to plan the output.
     """
     named = dict.fromkeys(sources)
+    called = {path: places.called(real(path)) for path in named}
     paths = sorted(set(map(real, named)))
     for path in named:
         if path in known and _looks(path) != known[path]:
@@ -51,7 +56,11 @@ def fingerprint(
                 "options": dict(options),
                 "source": {places.called(path): _looks(path) for path in paths},
                 "output": {
-                    file.name: {"bytes": file.size_bytes, "header": hashlib.sha256(file.header).hexdigest()[:16]}
+                    file.name: {
+                        "bytes": file.size_bytes,
+                        "header": hashlib.sha256(file.header).hexdigest()[:16],
+                        ORIGINS: _origins(file, called),
+                    }
                     for file in layout
                 },
                 "layout": {}
@@ -63,6 +72,17 @@ def fingerprint(
         )
     )
     return exact
+
+
+def _origins(file: FilePlan, called: Mapping[str, str]) -> str:
+    """A digest of where the tensors of an output file begin in input files, which are `called` so by all machines."""
+    digest = hashlib.sha256()
+    for tensor in file.tensors:
+        for begin in begins(tensor.recipe):
+            place = (called.get(begin[0], begin[0]), begin[1]) if isinstance(begin, tuple) else begin
+            digest.update(f"{place!r}\n".encode())
+        digest.update(b"\n")
+    return digest.hexdigest()[:16]
 
 
 def sharing_in(before: Fingerprint, *, insisted: bool) -> Sharing | None:

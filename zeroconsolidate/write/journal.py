@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 Fingerprint = dict[str, dict[str, Any]]
 """Aspect (`options`, `sources`, …) -> what decides the output's bytes, as values that survive JSON."""
 
+ORIGINS = "origins"
+"""What a fingerprint says of an output file beside its size and header: which input its tensors are made of."""
 MAX_BYTES = 1 << 28
 
 
@@ -208,7 +210,16 @@ def _change(aspect: str, name: str, before: object, now: object) -> str:
     label = f"{aspect} {name}" if aspect != "options" else _flag(name)
     if before is None or now is None:
         return f"{label} {'is new' if before is None else 'has gone'}"
+    if _differ_in_origins_only(before, now):
+        return f"the tensors of {name} are made of others, or of the same in another order"
     return f"{label} was {_short(before)}, is {_short(now)}"
+
+
+def _differ_in_origins_only(before: object, now: object) -> bool:
+    """Whether an output file looks as it did, and is made of something else."""
+    if not isinstance(before, dict) or not isinstance(now, dict) or ORIGINS not in before:
+        return False
+    return now == before | {ORIGINS: now.get(ORIGINS)}
 
 
 def _flag(option: str) -> str:

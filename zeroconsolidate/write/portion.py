@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BadOption, OutputBusy, OutputFailed, at
 from ..options.urls import is_url
 from ..run.clone import ANY_MEANS
+from .file_names import refuse_names
 from .journal import Fingerprint, Journal, encoded, read_progress, refuse_other
 from .lock import Lock
 from .part import Part
@@ -104,6 +105,7 @@ class Portion:
     def need(self, sizes: Mapping[str, int], *, cloned_bytes: int = 0) -> None:
         """Raise OutputFailed if the disk has no room for files of these sizes, what is staged already counted in."""
         with system_errors(self.output):
+            refuse_names(self.folder, self.folder, sizes, output=self.output)
             refuse_full(self.folder, self.folder, sizes, cloned_bytes=cloned_bytes, output=self.output)
 
     @contextmanager

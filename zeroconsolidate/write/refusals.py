@@ -16,6 +16,7 @@ from ..archive.regular import is_within
 from ..errors import BadOption, OutputExists, OutputFailed, at
 from ..options import size_text
 from ..options.urls import real
+from .file_names import refuse_names
 from .journal import read_progress, refuse_other
 from .system import system_errors
 
@@ -115,6 +116,7 @@ def refuse_unwritable(output: str, sizes: Mapping[str, int], *, cloned_bytes: in
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         if not os.access(here, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        refuse_names(here, os.path.join(output, STAGING), sizes, output=output)
         refuse_full(here, os.path.join(output, STAGING), sizes, cloned_bytes=cloned_bytes, output=output)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadOption, OutputFailed
-from ..integrations.object_uploads import S3Uploads, uploads_to
+from ..integrations.object_uploads import uploads_to
 from .portion import start_over
 from .refusals import STAGING
 from .uploads import numbers_of, part_bytes_of
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from .remote_journal import RemoteJournal
 
 
-def shared_uploads(output: str) -> S3Uploads:
+def shared_uploads(output: str) -> Uploads:
     """What several machines send one file with. Raises BadOption for a store to which only one can."""
     uploads = uploads_to(output)
-    if not isinstance(uploads, S3Uploads):
+    if not uploads.is_shared:
         raise BadOption(
-            "several machines can write an output to a disk that all see, or to s3://; to other stores one machine "
-            "sends a file from its beginning to its end",
+            "several machines can write an output to a disk that all see, to s3:// or to az://; to other stores "
+            "one machine sends a file from its beginning to its end",
             found=output,
             remedy="leave out --part, --finish and --executor",
         )

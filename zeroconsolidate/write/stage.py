@@ -1,15 +1,14 @@
-"""The staging folder: files are made in it, and renamed when all are complete. No incomplete file has a final name.
+"""Files are made in the staging folder, and renamed when all are complete. No incomplete file has a final name.
 
 The staging folder lies *inside* the output directory, so that a rename never crosses file systems (an output
 directory is often a mount point) and an output that is a parent's only writable folder works too. Beside the
-staged files it holds the journal (see :mod:`.journal`) and the lock. A conversion that is stopped leaves the folder
+staged files it holds the journal and the lock (`staging_folder.py`). A conversion that is stopped leaves the folder
 behind if anything in it is worth continuing; the same conversion, run again, continues there.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,12 @@ from ..run.clone import ANY_MEANS
 from . import spread
 from .batch import Batch
 from .check import check
+from .file_names import refuse_names
 from .fingerprint import parts_in
-from .journal import Checks, Fingerprint, Journal, refuse_other
-from .lock import Lock
 from .part import CLONED, Part
 from .publish import rename
-from .refusals import JOURNAL, PARTS, STAGING, refuse_existing, refuse_file, refuse_full
+from .refusals import refuse_full
+from .staging_folder import StagingFolder
 from .system import remove, sync_directory, system_errors, write_all
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from ..plan.layout import FilePlan
     from ..plan.stretches import Stretch
     from ..run.clone import Means
+    from .journal import Checks, Fingerprint, Journal
 
 _COPIED_BYTES = 32 << 20
 """What is held of a file from a store while it is copied."""
@@ -50,27 +50,15 @@ class Stage:
 
     def __init__(self, output: str, *, overwrite: bool, restart: bool, fingerprint: Fingerprint) -> None:
         self.output = output
-        self.folder = os.path.join(output, STAGING)
         self._overwrite = overwrite
-        self._restart = restart
-        self._fingerprint = fingerprint
-        self._made: list[str] = []
+        self._staging = StagingFolder(output, overwrite=overwrite, restart=restart, fingerprint=fingerprint)
+        self.folder = self._staging.path
         self._names: list[str] = []
         self._batch = Batch(lambda records: self._journal.append(*records))
         self._published = False
 
     def __enter__(self) -> Self:
-        with at(self.output), system_errors(self.output):
-            refuse_file(self.output)
-            if not os.path.isdir(self.folder):
-                refuse_existing(self.output, overwrite=self._overwrite)
-            self._make_folders()
-            self._lock = Lock(os.path.join(self.folder, "lock"))
-            try:
-                self._open()
-            except BaseException:
-                self._lock.release()
-                raise
+        self._staging.open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
@@ -84,12 +72,11 @@ class Stage:
         worth_keeping = worth_keeping and not isinstance(error, (PlanBroken, WrongNames))
         if progress.fingerprint is not None and parts_in(progress.fingerprint) is not None:
             worth_keeping = True  # whatever this run has found, others have worked for it
-        self._journal.close()
-        try:
-            if self._published or not worth_keeping:
-                self._clear()
-        finally:
-            self._lock.release()
+        self._staging.close(keep=worth_keeping, published=self._published)
+
+    @property
+    def _journal(self) -> Journal:
+        return self._staging.journal
 
     @property
     def is_publishing(self) -> bool:
@@ -127,9 +114,10 @@ class Stage:
         return None  # someone has taken the staged file away
 
     def need(self, sizes: Mapping[str, int], *, cloned_bytes: int = 0) -> None:
-        """Raise OutputFailed if the disk has no room for files of these sizes, what is staged already counted in.
-        `cloned_bytes`: how much of them takes none."""
+        """Raise OutputFailed if the disk has no room for files of these names and sizes, what is staged already counted
+        in. `cloned_bytes`: how much of them takes none."""
         with system_errors(self.output):
+            refuse_names(self.folder, self.folder, sizes, output=self.output)
             refuse_full(
                 self.folder, self.folder, sizes, cloned_bytes=cloned_bytes - self.cloned_bytes, output=self.output
             )
@@ -200,7 +188,7 @@ class Stage:
         """Remember that a worker has made and synced a stretch."""
         with system_errors(self.output):
             if not self._journal.progress.stretches:
-                self.make_durable()
+                self._staging.make_durable()
             record = {"file": stretch.file, "stretch": [stretch.start, stretch.stop], "facts": dict(facts)}
             self._journal.append(record)
 
@@ -264,7 +252,7 @@ class Stage:
 
     def path(self, name: str) -> str:
         """Where the file `name` is while it is staged."""
-        return os.path.join(self.folder, "files", name)
+        return self._staging.staged(name)
 
     def publish(self, last: Sequence[str]) -> dict[str, int]:
         """Give every staged file its final name, those in `last` after all others, and remove what they replace.
@@ -278,7 +266,7 @@ class Stage:
             sizes = {name: os.path.getsize(self.path(name)) for name in names}
             for directory, _, _ in os.walk(os.path.join(self.folder, "files")):
                 sync_directory(directory)
-            self.make_durable()
+            self._staging.make_durable()
             self._journal.append({"publish": names, "sizes": sizes, "overwrite": self._overwrite})
         return self.finish()
 
@@ -290,82 +278,8 @@ class Stage:
         self._published = True
         return dict(record["sizes"])
 
-    def make_durable(self) -> None:
-        """Sync the folders that lead to the journal: without their entries it could vanish with the power."""
-        for directory in (self.folder, self.output, *map(os.path.dirname, self._made)):
-            sync_directory(directory)
-
     def remember(self, name: str, upto: int, facts: dict[str, Any]) -> None:
         """Journal that the file is on disk below byte `upto`, which has been synced."""
         if not self._journal.progress.upto:
-            self.make_durable()
+            self._staging.make_durable()
         self._journal.append({"file": name, "upto": upto, "facts": facts})
-
-    @property
-    def _journal_path(self) -> str:
-        return os.path.join(self.folder, JOURNAL)
-
-    def _make_folders(self) -> None:
-        missing, here = [], self.folder
-        while not os.path.isdir(here):
-            missing.append(here)
-            here = os.path.dirname(here) or "."
-        try:
-            for directory in reversed(missing):
-                with suppress(FileExistsError):  # another conversion began at the same moment; the lock decides
-                    os.mkdir(directory)
-                    self._made.append(directory)
-        except OSError:
-            self._clear()
-            raise
-
-    def _open(self) -> None:
-        """Read the journal, and continue its conversion or begin ours."""
-        try:
-            self._journal = Journal(self._journal_path)
-        except OSError:
-            self._clear()
-            raise
-        try:
-            self._take_over()
-        except BaseException:
-            self._journal.close()
-            if self._journal.progress.fingerprint is None:
-                self._clear()  # nobody's work, and we add none
-            raise
-
-    def _take_over(self) -> None:
-        progress = self._journal.progress
-        published: Sequence[str] = (progress.publish or {}).get("publish", ())
-        if progress.fingerprint is not None and not self._restart:
-            refuse_other(progress.fingerprint, self._fingerprint, self.folder)
-            refuse_existing(self.output, overwrite=self._overwrite, ours=published)
-            return
-        if published:
-            # The half-published files belong to nothing: their conversion is being thrown away.
-            for name in published:
-                if not os.path.lexists(self.path(name)):
-                    remove(os.path.join(self.output, name))
-        refuse_existing(self.output, overwrite=self._overwrite)
-        self._journal.close()
-        remove(self._journal_path)
-        spread.drop_plan(self.folder)
-        for name in (PARTS, "files"):
-            shutil.rmtree(os.path.join(self.folder, name), ignore_errors=True)
-        self._journal = Journal(self._journal_path)
-        self._journal.append({"begin": self._fingerprint})
-
-    def _clear(self) -> None:
-        """Take the staging folder away.
-
-        The journal goes first, for without it the rest means nothing; but if all is published it goes last: whoever
-        is stopped here begins here again, and is not told that the output exists.
-        """
-        if self._published:
-            shutil.rmtree(os.path.join(self.folder, "files"), ignore_errors=True)
-        with suppress(OSError):
-            remove(self._journal_path)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        for directory in [] if self._published else reversed(self._made):
-            with suppress(OSError):
-                os.rmdir(directory)

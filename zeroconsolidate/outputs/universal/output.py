@@ -37,7 +37,7 @@ from ...plan.whole_file import WholeFilePlan, whole_file
 from ..gate.finding import Finding, GateResult, Kind
 from ..output import Output, SideFiles
 from .fragments import folders, fragments
-from .refusals import refuse_layout, refuse_lost
+from .refusals import refuse_layout, refuse_lost, refuse_names
 from .resumed_files import files_beside, tag_of_copy
 from .state import differing, optimizer_state
 
@@ -127,6 +127,7 @@ def plan_universal(opened: Opened, sharing: Sharing | None = None) -> UniversalC
     zero = f"{folder}/zero"
     masters = by_state[MASTERS]
     within = tuple(folders(catalog, masters))
+    refuse_names((one.name for one in within), catalog.origin.optimizer_state)
     of_tensors = tuple(fragments(catalog, zero, within, by_state, step_of, sharing))
     files: list[FilePlan] = [*_model_files(catalog, folder), *of_tensors]
     files += [whole_file(name, path, size_bytes(path)) for name, path in beside.files.items()]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...archive.phrases import listed
 from ...errors import UnsupportedLayout
+from ...plan.states import MASTERS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -51,6 +52,29 @@ def refuse_layout(catalog: Catalog) -> Training:
             "no file says which DeepSpeed saved the checkpoint, which DeepSpeed asks when it resumes", address=at_hand
         )
     return training
+
+
+MOST_NAME_BYTES = 255
+"""A longer name of a folder no common file system takes (`NAME_MAX` in `linux/limits.h`)."""
+
+
+def refuse_names(names: Iterable[str], states: Collection[str]) -> None:
+    """Parameters must have names that a folder can have, and states names that nothing else has there. Raises
+    UnsupportedLayout."""
+    for name in names:
+        size_bytes = len(name.encode())
+        if size_bytes > MOST_NAME_BYTES:
+            raise UnsupportedLayout(
+                f"the name of the parameter {name} is too long: a universal checkpoint has a folder of that name",
+                expected=f"at most {MOST_NAME_BYTES} bytes",
+                found=size_bytes,
+                remedy="keep moments beside the model: zeroconsolidate convert CHECKPOINT OUTPUT --optimizer",
+            )
+    taken = next((name for name in states if name in (MASTERS, "step")), None)
+    if taken is not None:
+        raise UnsupportedLayout(
+            f"the optimizer keeps a state {taken!r}, and a universal checkpoint has another file of that name"
+        )
 
 
 def _held_twice(masters: Iterable[Iterable[str]]) -> list[str]:
