@@ -194,9 +194,10 @@ def _choose(root: str, entries: list[str], tags: tuple[str, ...], latest: str | 
         _refuse_unreadable(os.path.join(root, entry))
     weights = natural([entry for entry in entries if is_weights(entry)])
     if weights:
-        made = "this is a model that zeroconsolidate wrote" if MANIFEST_NAME in entries else "this is a model"
         raise NotACheckpoint(
-            f"{made}, not a DeepSpeed checkpoint",
+            "this is a model that zeroconsolidate wrote, not a DeepSpeed checkpoint"
+            if MANIFEST_NAME in entries
+            else "this is a model, not a DeepSpeed checkpoint",
             expected="a folder such as global_step500",
             found=listed(weights, 3),
             remedy=f"zeroconsolidate verify {shlex.quote(root)} says whether it is whole",
