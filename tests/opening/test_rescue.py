@@ -335,8 +335,9 @@ class TestDiagnosis:
         self.optimizer(run, 1).unlink()
         done = zeroconsolidate_command("convert", run, run.parent / "out")
         assert done.returncode == 2
-        first, cost, *rest = done.stderr.splitlines()
+        first, place, cost, *rest = done.stderr.splitlines()
         assert first.startswith("zeroconsolidate: 1 of 4 ranks is incomplete: ")
+        assert place == f"  at {run}/{inspect(run).tag}"
         assert cost.startswith("  ") and cost.endswith("; 25.0 % of all bytes are lost")
         assert rest[0].startswith("  --tag last-complete takes")
         rows = [line for line in rest if line.startswith("    ")]
@@ -355,7 +356,7 @@ class TestDiagnosis:
         for path in root.glob("*/*optim_states.pt"):
             path.unlink()
         done = zeroconsolidate_command("convert", root, tmp_path / "out")
-        assert len(done.stderr.splitlines()) == 2, done.stderr
+        assert len(done.stderr.splitlines()) == 3, done.stderr  # what is missing, where, what is lost
 
 
 class TestRescue:

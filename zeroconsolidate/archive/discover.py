@@ -194,10 +194,9 @@ def _choose(root: str, entries: list[str], tags: tuple[str, ...], latest: str | 
         _refuse_unreadable(os.path.join(root, entry))
     weights = natural([entry for entry in entries if is_weights(entry)])
     if weights:
-        is_ours = MANIFEST_NAME in entries
         raise NotACheckpoint(
             "this is a model that zeroconsolidate wrote, not a DeepSpeed checkpoint"
-            if is_ours
+            if MANIFEST_NAME in entries
             else "this is a model, not a DeepSpeed checkpoint",
             expected="a folder such as global_step500",
             found=listed(weights, 3),
