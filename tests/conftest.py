@@ -60,6 +60,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(end)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`tools/test_long.sh` and `tools/test_pages.sh` find the files of their tests by these words."""
+    for marker in ("long", "pages"):
+        for path in {item.path for item in items if item.get_closest_marker(marker)}:
+            if f"mark.{marker}" not in path.read_text():
+                raise pytest.UsageError(f"{path} has tests that are marked {marker}, and not the words mark.{marker}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def preloaded_python() -> Iterator[None]:
     """What the package asks transformers and PEFT in processes of their own is answered by forks of one."""

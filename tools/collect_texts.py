@@ -192,7 +192,8 @@ def words_in(text: str, words: Iterable[str]) -> list[str]:
     """Those of `words` that are in a text outside of `code` and {braces}."""
     plain = re.sub(r"```.*?```|`[^`]*`|\{[^}]*\}|\]\([^)]*\)|https?://\S+", " ", text, flags=re.DOTALL)
     plain = " ".join(plain.split())
-    return [word for word in words if re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", plain, re.IGNORECASE)]
+    there = [word for word in words if word.casefold() in plain.casefold()]
+    return [word for word in there if re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", plain, re.IGNORECASE)]
 
 
 def main() -> int:

@@ -1,6 +1,9 @@
 # Sourced by suites of other environments: `described_environment NAME` makes .venv/NAME of tools/envs/NAME.txt, once
 # for each content of that file, and puts it first on PATH. The package is imported from the working tree.
 
+# Each process would compile what it imports again.
+unset PYTHONDONTWRITEBYTECODE
+
 described_environment() {
     venv=$PWD/.venv/$1
     wanted=$(cksum <"tools/envs/$1.txt")

@@ -80,6 +80,7 @@ class TestCausal:
                 own = logs[:-1].gather(-1, ids[0, 1:, None])
                 assert perplexity == pytest.approx(float((-own.mean()).exp()), rel=1e-9)
 
+    @pytest.mark.usefixtures("processes_of_their_own")
     def test_with_itself(self, places: Path) -> None:
         found = compare_answers(places / "causal", places / "causal")
         assert (found.agreement, found.least, max(text.kl for text in found.texts)) == (1.0, 1.0, 0.0)

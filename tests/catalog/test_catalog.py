@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from catalogs import BF16, UNSET, catalog, half, model, optimizer, optimizer3, stage2, stage3, tensor
+from catalogs import BF16, UNSET, catalog, half, model, of_files, optimizer, optimizer3, stage2, stage3, tensor
 
 from zeroconsolidate.archive.inert import Inert
 from zeroconsolidate.archive.names import FileKind, file_name, parse
-from zeroconsolidate.archive.raw import CheckpointFiles, RawFile
+from zeroconsolidate.archive.raw import CheckpointFiles, RawFile, SwapFile
 from zeroconsolidate.catalog import agree, fields
 from zeroconsolidate.catalog.agree import are_missing
 from zeroconsolidate.catalog.facts import Cut, FlatGroup, FrozenStripes, Member, Unsaved
@@ -474,6 +474,12 @@ def test_ranks_of_every_shard_group_hold_a_copy():
     assert held == {"shard group 0 of 2": ["rank 0", "rank 1"], "shard group 1 of 2": ["rank 2", "rank 3"]}
 
 
+def test_only_the_first_shard_group_saved_the_model():
+    models = [stage3(rank, dp_world_size=4) for rank in (0, 1)]
+    found = catalog(models, [optimizer3(rank) for rank in (0, 1)], stage=3)
+    assert "MiCS: of 4 ranks, the 2 of the first shard group saved the model" in found.notes
+
+
 def test_ranks_in_two_dialects():
     with pytest.raises(Disagreement, match="the kind of flat groups differs"):
         catalog([model()], [optimizer(0, zero_stage=UNSET), optimizer3(1, zero_stage=UNSET)])
@@ -742,3 +748,65 @@ def test_facts_know_their_sizes():
 )
 def test_what_is_wrong_with_files_is_one_clause(reason: str, names: list[str], said: str) -> None:
     assert agree._clause(reason, names) == said
+
+
+def test_a_model_parallel_rank_with_two_model_files():
+    files = {"mp_rank_00_model_states.pt": model(), "mp_rank_000_model_states.pt": model()}
+    with pytest.raises(Disagreement, match="a model-parallel rank has two files: one is left over from another save"):
+        of_files(files | {"bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt": optimizer()})
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("universal_turn", "it may change the meaning of the others"),
+        ("loco", r"partitions with error feedback \(LoCo\)"),
+    ],
+)
+def test_a_key_of_a_layout_that_nobody_knows(key: str, why: str):
+    with pytest.raises(UnsupportedLayout, match=f"the layout key '{key}' is not known: {why}"):
+        stage2(**{key: 1})
+    with pytest.raises(UnsupportedLayout, match=f"the layout key '{key}' is not known: {why}"):
+        catalog([model()], [optimizer(**{key: 1}), optimizer(1)])
+
+
+def test_a_key_of_the_training_script_is_nobodys_business():
+    assert stage2(turn=1).order == stage2().order
+
+
+# --- flat groups on NVMe ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("swaps", "there"),
+    [
+        ((), "nothing"),
+        ((SwapFile(state=None, rank=0, first=0, last=0, path="x", size_bytes=20),), "nothing"),
+        ((SwapFile(state=None, rank=0, first=0, last=1, path="x", size_bytes=16),), "16 bytes"),
+    ],
+)
+def test_a_group_that_was_swapped_out_to_nobody_knows_where(swaps: tuple[SwapFile, ...], there: str):
+    empty = [optimizer3(rank, fp32_flat_groups=[tensor(0)]) for rank in (0, 1)]
+    with pytest.raises(UnsupportedLayout, match=f"nothing says which swap file holds it; .*20 bytes.* got {there}"):
+        catalog([stage3(0), stage3(1)], empty, stage=3, swaps=swaps)
+
+
+# --- what is not said ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_stage_of_an_optimizer_that_does_not_say_it_is_in_the_config(stage: int):
+    """BF16_Optimizer."""
+    silent = [optimizer(rank, zero_stage=UNSET) for rank in (0, 1)]
+    config = {"zero_optimization": {"stage": stage}}
+    assert catalog([model(ds_config=config)], silent).origin.stage == stage
+    assert catalog([model()], silent).origin.stage == 1
+
+
+def test_a_tensor_at_stage_3_that_nothing_lists():
+    module = stage3()["module"] | {"x": tensor(4, key="x")}
+    found = catalog([stage3(module=module), stage3(module=module)], [optimizer3(0), optimizer3(1)], stage=3)
+    assert "x" in found.order

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from zero_model import Run, save
 
 from zeroconsolidate import consolidate, inspect, open_checkpoint
-from zeroconsolidate.catalog.plain import WRAPPERS, plain, plain_names
+from zeroconsolidate.catalog.plain import WRAPPERS, plain, plain_names, without_modules
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,3 +103,17 @@ def test_wrappers_are_undone_at_any_depth_and_nothing_else() -> None:
     assert plain("a._orig_mod._orig_mod.b") == "a.b"
     assert plain("a.my_orig_mod.b_orig_mod") == "a.my_orig_mod.b_orig_mod"
     assert plain("module.a") == "module.a"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected", "without"),
+    [
+        (["a.module.w", "b.module.module.w"], ["a.w"], ["a.w", "b.w"]),
+        (["a.w", "module.w"], ["a.w"], None),  # none inside
+        (["a.module.w", "a.w"], ["a.w"], None),  # two would become one
+        (["a.module.w"], ["a.module.w"], None),  # the target has such modules
+    ],
+)
+def test_names_without_modules_inside(names: list[str], expected: list[str], without: list[str] | None) -> None:
+    found = without_modules({f"stored {name}": name for name in names}, expected)
+    assert found == (without and dict(zip([f"stored {name}" for name in names], without, strict=True)))

@@ -11,6 +11,7 @@ from zeroconsolidate.archive.raw import SwapFile
 from zeroconsolidate.catalog.rules import Affine, AffinePiece, Concatenated, Join, Rule, SubParameters
 from zeroconsolidate.catalog.tensor_parallel import is_tame, is_terse, joins, spares
 from zeroconsolidate.errors import DamagedFile, Disagreement, MissingFiles, UnsupportedLayout
+from zeroconsolidate.plan.sources import replicas, sources
 
 WHOLE = [(3, 4), (3, 4)]
 
@@ -308,3 +309,23 @@ def test_optimizer_files_are_those_of_all_model_parallel_ranks():
     contents["zero_pp_rank_0_mp_rank_02_optim_states.pt"] = optimizer()
     with pytest.raises(Disagreement, match="a save with more model-parallel ranks; expected 2, got rank 2"):
         of_files(contents)
+
+
+def test_what_ranks_hold_alike_must_be_equal():
+    told = INFO | {"tp_replicated_parameter_patterns": ["a"]}
+    (found,) = replicas(ranks(told, told))
+    assert (found.name, found.is_spare) == ("a", False)
+
+
+def test_a_universal_checkpoint_has_whole_tensors():
+    """The shapes of frozen parameters are all that has to be joined."""
+    contents: dict[str, Any] = {"zero/a/fp32.pt": {"param": tensor(6, 2)}}
+    for mp in (0, 1):
+        contents[f"mp_rank_{mp:02d}_model_states.pt"] = model(
+            module={"a": half(3, 2, key=f"a {mp}"), "f": half(2, key=f"f {mp}")}, buffer_names=[],
+            param_shapes=[{"a": (3, 2)}], frozen_param_shapes={"f": (2,)},
+            frozen_param_fragments={"f": half(2, key=f"f {mp}")}, dp_world_size=1, mp_world_size=2,
+            universal_checkpoint_info=INFO,
+        )  # fmt: skip
+    found = of_files(contents)
+    assert {name: source.shape for name, source in sources(found).items()} == {"a": (6, 2), "f": (4,)}

@@ -87,6 +87,53 @@ def test_a_pipelines_dtype_is_that_of_its_config(config: dict[str, Any], dtype: 
     assert found.origin.training_dtype is dtype
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_of_copies_for_every_stage_the_files_of_the_saved_one_are_read(stage: int):
+    told = {"dp_world_size": 1}
+    files = {
+        "zero_pp_rank_0_mp_rank_00_model_states.pt": stage3(**told),
+        "mp_rank_00_model_states.pt": model(**told),
+        **{f"zero/{name}/fp32.pt": {"param": tensor(6 // size)} for name, size in (("a", 1), ("b", 2))},
+        "zero/optimizer_state.pt": {"zero_stage": stage},
+    }
+    if stage != 3:
+        files["zero/a/fp32.pt"] = {"param": tensor(3, 2)}
+    found = of_files(files)
+    kept = {2: "mp_rank_00", 3: "zero_pp_rank_0_mp_rank_00"}[stage]
+    assert [path for path in found.files if "model_states" in path] == [f"dir/t/{kept}_model_states.pt"]
+
+
+@pytest.mark.parametrize("name", ["tied_modules.embed.w", "0.w"])
+def test_a_layer_of_a_pipeline_that_is_tied(name: str):
+    """The masters have the name of what is tied, the layers' files their own."""
+    found = of_files({
+        "mp_rank_00_model_states.pt": model(
+            dp_world_size=1, module=None, buffer_names=[], param_shapes=[{name: (3, 2), "1.w": (3,)}],
+            mp_world_size=1, checkpoint_parallel_dimensions={"pp_degree": 1, "tp_degree": 1},
+        ),
+        "layer_00-model_states.pt": {"w": half(3, 2, key="0")},
+        "layer_01-model_states.pt": {"w": half(3, key="1")},
+        f"zero/{name}/fp32.pt": {"param": tensor(3, 2)},
+        "zero/1.w/fp32.pt": {"param": tensor(3)},
+        **STATE,
+    })  # fmt: skip
+    assert {name: source.shape for name, source in sources(found).items()} == {"0.w": (3, 2), "1.w": (3,)}
+
+
+def test_a_pipeline_without_its_layers():
+    found = of_files({
+        **{
+            f"mp_rank_{stage:02d}_model_states.pt": model(
+                dp_world_size=1, module=None, buffer_names=[], param_shapes=[{name: (3, 2)}], mp_world_size=2,
+                checkpoint_parallel_dimensions={"pp_degree": 2, "tp_degree": 1},
+            )
+            for stage, name in enumerate("ab")
+        },
+        **{f"zero/{name}/fp32.pt": {"param": tensor(3, 2)} for name in "ab"},
+    })  # fmt: skip
+    assert any("its buffers and ties between layers are lost" in note for note in found.notes)
+
+
 def test_model_files_of_which_none_can_be_read(tmp_path: Path):
     zeroconsolidate.universal(FIXTURES / "z2_w12/checkpoint", tmp_path / "resume")
     for file in (tmp_path / "resume/global_step2_universal").glob("*.pt"):

@@ -23,6 +23,7 @@ from zeroconsolidate import consolidate
 from zeroconsolidate.api.converting import dry_run
 from zeroconsolidate.errors import ZeroConsolidateError
 from zeroconsolidate.naming import asking, remembered, sources
+from zeroconsolidate.naming.table import expand
 from zeroconsolidate.naming.table.expand import Listing
 from zeroconsolidate.naming.table.expression import UNDECIDED, evaluate, names_in
 from zeroconsolidate.naming.table.facts import facts_of
@@ -234,7 +235,9 @@ class TestListings:
         with pytest.raises(UNDECIDED):
             list(Listing(classes, self.FACTS).entries("Odd", "names"))
 
-    def test_a_config_that_asks_for_too_much_is_unknown(self) -> None:
+    def test_a_config_that_asks_for_too_much_is_unknown(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert expand.MAX_ENTRIES <= 1 << 20
+        monkeypatch.setattr(expand, "MAX_ENTRIES", 1 << 10)
         listing = Listing(self.CLASSES, self.FACTS | {"layers": 10**9})
         with pytest.raises(UNDECIDED):
             list(listing.entries("Base", "names"))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from zeroconsolidate.archive.container import ZipContainer
 from zeroconsolidate.archive.located import LocatedStorage, contiguous
+from zeroconsolidate.catalog.rules import SubParameters
 from zeroconsolidate.catalog.training import Scaler
 from zeroconsolidate.dtypes import DType
 from zeroconsolidate.errors import UnsupportedLayout
@@ -122,6 +123,15 @@ def test_a_loss_scaler_comes_back_as_deepspeeds(tmp_path: Path):
     found = torch.load(tmp_path / "optimizer_state.pt", weights_only=False)["loss_scaler"]
     assert type(found) is loss_scaler.DynamicLossScaler
     assert vars(found) == attributes | {"dtype": torch.float16}
+
+
+def test_sub_parameters_come_back_as_deepspeeds(tmp_path: Path):
+    universal = pytest.importorskip("deepspeed.checkpoint.universal_checkpoint")
+    data = plain_file("fp32.pt", {"sub": SubParameters(patterns=("qkv", "b"), shape=((2, 1, 1), 3), dim=0)})
+    (tmp_path / "fp32.pt").write_bytes(data)
+    found = torch.load(tmp_path / "fp32.pt", weights_only=False)["sub"]
+    assert type(found) is universal.SubparamShape
+    assert (found.patterns, found.shape, found.partition_dim) == (["qkv", "b"], ((2, 1, 1), 3), 0)
 
 
 @pytest.mark.parametrize("value", [object(), b"bytes", {1}, 1 << 3000, Stored("0", DType.F8_E5M2, (1,), 1)])

@@ -20,11 +20,12 @@ from zeroconsolidate.errors import BadOption, DamagedFile, Disagreement, Missing
 from zeroconsolidate.plan import layout, zero3, zero12
 from zeroconsolidate.plan.build import Selection, build, padding_bytes, select
 from zeroconsolidate.plan.computed import Computed
+from zeroconsolidate.plan.congruent import Sharing
 from zeroconsolidate.plan.joined import Mean, Section
 from zeroconsolidate.plan.layout import index_of
 from zeroconsolidate.plan.patched import Patched, Zeros
 from zeroconsolidate.plan.pieces import ZEROS, Copy, Rows, View, covers_once
-from zeroconsolidate.plan.sources import sources
+from zeroconsolidate.plan.sources import Source, sources
 from zeroconsolidate.plan.witness import SAMPLED_NUMEL, SAMPLED_TENSORS, comparisons
 
 if TYPE_CHECKING:
@@ -487,3 +488,61 @@ def test_what_is_computed_tells_its_memory_through_what_is_made_of_it() -> None:
     assert Rows((doubled, doubled), 3, ((0, 0, 4), (1, 0, 4))).memory_bytes == 2 << 20
     with pytest.raises(PlanBroken, match="computed"):
         list(doubled.copies())
+
+
+def test_rows_take_their_share_of_each_tensor() -> None:
+    first, second = (View(partition(8, file=f"r{n}", start=1000)) for n in (0, 1))
+    rows = Rows((first, second), 2, ((0, 1, 2), (1, 0, 1), (0, 0, 1)))
+    assert (rows.is_copied, rows.input_bytes) == (True, 4 * 8)
+    assert not Rows((first, Doubled(second)), 2, ((0, 0, 1), (1, 0, 1))).is_copied
+
+
+def test_a_name_whose_tensor_is_not_stored_is_not_chosen() -> None:
+    found = tied()
+    stored = {name: source for name, source in sources(found).items() if name != "a"}
+    chosen = select(found, stored, copy_ties=True, wanted=lambda *_: True)
+    assert list(chosen.named) == ["b", "n", "f"]
+    assert chosen.left_out == ()
+
+
+def test_only_tensors_in_folders() -> None:
+    """A model whose own file would be empty."""
+    nothing = Selection(named={}, left_out=())
+    plan = build(nothing, dtype=None, max_shard_bytes=None, padding_bytes=0, folders={"2_Dense": sources(stage2())})
+    assert [file.name for file in plan.files] == ["2_Dense/model.safetensors"]
+    assert plan.index is None
+
+
+@pytest.mark.parametrize("insisted", [True, False])
+def test_a_plan_with_what_can_share_blocks(insisted: bool) -> None:
+    """Only if it is insisted on: it is little."""
+    named = {
+        name: replace(source, recipe=View(partition(source.recipe.numel, file="f", start=4100)))
+        for name, source in sources(stage2()).items()
+    }
+    selection = Selection(named=named, left_out=())
+    usual = planned(selection)
+    sharing = Sharing(block_bytes=8, apart=frozenset(), insisted=insisted)
+    plan = build(selection, dtype=None, max_shard_bytes=None, padding_bytes=0, sharing=sharing)
+    if insisted:
+        assert (plan.sharing, plan.cloned_bytes > 0, plan.files == usual.files) == (sharing, True, False)
+    else:
+        assert plan == usual
+
+
+def test_what_is_computed_says_what_it_reads() -> None:
+    doubled = Doubled(View(tensor(4, 3)))
+    assert (doubled.numel, doubled.is_plain, doubled.block_ends) == (12, False, (12,))
+    assert Section(doubled, 0, 6).input_bytes == 24
+    assert Mean((doubled, doubled)).input_bytes == 96
+
+
+def test_rows_with_padding_between_them() -> None:
+    """Three columns of a matrix of five: a copy for each row."""
+    found = list(View(tensor(2, 3, stride=(5, 1))).copies(1))
+    assert [(copy.file_start, copy.start, copy.run_numel) for copy in found] == [(68, 1, 2), (84, 3, 3)]
+
+
+def test_a_tensor_of_another_model_was_not_trained() -> None:
+    found = Source.of_model("a", tensor(2, 3))
+    assert (found.name, found.shape, found.role, found.recipe) == ("a", (2, 3), "frozen", View(tensor(2, 3)))

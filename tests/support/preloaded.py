@@ -1,12 +1,13 @@
 """A process that has torch, transformers and PEFT imported, and forks for each question that the package asks them.
 
-The package starts a process for a config (`integrations/architecture.py`) and for adapters that PEFT merges
-(`integrations/peft_modules.py`). Importing takes each of them seconds, and the rest milliseconds. Here a stand-in for
-the interpreter has such a script run by a fork of one process for the whole session, with its own arguments,
-environment, folder, pipes and exit code. Any other command is the interpreter's.
+The package starts a process for a config (`integrations/architecture.py`), for adapters that PEFT merges
+(`integrations/peft_modules.py`) and for a model that is to answer (`integrations/answer.py`). Importing takes each of
+them seconds, and the rest milliseconds. Here a stand-in for the interpreter has such a script run by a fork of one
+process for the whole session, with its own arguments, environment, folder, pipes and exit code. Any other command is
+the interpreter's.
 
     python preloaded.py serve FOLDER            started by the first that asks
-    python preloaded.py ask FOLDER ARGUMENT...  what the stand-in does for those two scripts
+    python preloaded.py ask FOLDER ARGUMENT...  what the stand-in does for those scripts
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-SCRIPTS = ("integrations/architecture.py", "zeroconsolidate.integrations.peft_modules")
+SCRIPTS = ("integrations/answer.py", "integrations/architecture.py", "zeroconsolidate.integrations.peft_modules")
 FOLDER = "ZEROCONSOLIDATE_TESTS_PRELOADED"
 """The environment variable with the folder where the process is found."""
 IDLE_SECONDS = 120

@@ -66,8 +66,11 @@ def test_what_is_collected(collected: list[Text], kind: str, place: str, beginni
     ]
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(
+    collected: list[Text], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With --words it fails if there are any."""
+    monkeypatch.setattr("collect_texts.texts", lambda: collected)
     for arguments, code, begins in (
         (["--kind", "report", "cli"], 0, "report  cli/printing.py:"),
         (["--words"], 0, ""),

@@ -47,8 +47,9 @@ def main() -> None:
     upgrade = ["--upgrade"] if options.upgrade else []
     # DeepSpeed would otherwise try to compile its CUDA operators at installation.
     environment = os.environ | {"DS_BUILD_OPS": "0"}
+    # Most of what is installed is never imported: the first that imports a module compiles it.
     for requirements, flags in steps((HERE / f"{options.name}.txt").read_text()):
-        command = [python, "-m", "pip", "install", "--quiet", *upgrade, *flags, *requirements]
+        command = [python, "-m", "pip", "install", "--quiet", "--no-compile", *upgrade, *flags, *requirements]
         done = subprocess.run(command, env=environment, check=False)
         if done.returncode:
             sys.exit(done.returncode)
