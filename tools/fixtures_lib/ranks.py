@@ -7,10 +7,12 @@ W + 1 imports. That is safe only while the parent has neither run autograd nor s
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,7 @@ def prepare() -> None:
     """Set what torch and deepspeed read from the environment when they are imported."""
     extensions = Path(tempfile.gettempdir()) / f"zeroconsolidate-extensions-{os.getuid()}"
     extensions.mkdir(exist_ok=True)
-    for lock in extensions.rglob("lock"):  # left by a killed build; the next build would wait for it forever
-        lock.unlink()
+    _remove_stale_locks(extensions)
     os.environ.update(
         DS_ACCELERATOR="cpu",
         CUDA_VISIBLE_DEVICES="",
@@ -35,6 +36,17 @@ def prepare() -> None:
         TORCH_EXTENSIONS_DIR=str(extensions),
         PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # where pip put ninja
     )
+
+
+def _remove_stale_locks(extensions: Path) -> None:
+    """A build that was killed leaves a file `lock`, for which the next would wait for ever; but while other trainings
+    run, one of them may be building."""
+    in_use = os.open(extensions / "in_use", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    with suppress(BlockingIOError):
+        fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for lock in extensions.rglob("lock"):
+            lock.unlink(missing_ok=True)
+    fcntl.flock(in_use, fcntl.LOCK_SH)  # held by this process and its ranks as long as one of them lives
 
 
 def import_deepspeed() -> None:
