@@ -21,7 +21,9 @@ def fill_runs(fd: int, file: str, start: int, run_bytes: int, step_bytes: int, c
     size_bytes = os.fstat(fd).st_size
     if start + span_bytes > size_bytes:
         raise ended_early(file, start + span_bytes, size_bytes)
-    together = 1 if step_bytes - run_bytes > _FAR_BYTES else max(1, SPAN_BYTES // step_bytes)
+    is_far = step_bytes - run_bytes > _FAR_BYTES
+    # Of an expanded tensor every run is the same bytes: the step is 0.
+    together = 1 if is_far or not step_bytes else max(1, SPAN_BYTES // step_bytes)
     block = memoryview(bytearray(min(together, count) * step_bytes if together > 1 else 0))
     for first in range(0, count, together):
         some = min(together, count - first)
