@@ -216,6 +216,12 @@ class TestConfig:
         problems = verify(tmp_path).problems
         assert (problems == ()) if said is None else (said in problems[0])
 
+    @pytest.mark.parametrize(("rows", "checked"), [(8, "vocabulary and width"), (7, "width")])
+    def test_rows_that_may_be_padded_are_not_said_to_be_checked(self, rows: int, checked: str, tmp_path: Path) -> None:
+        safetensors.torch.save_file({"model.embed_tokens.weight": torch.ones(8, 4)}, tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text(json.dumps({"vocab_size": rows, "hidden_size": 4}))
+        assert f"config.json: {checked}" in verify(tmp_path).checks
+
 
 class TestAgainst:
     @pytest.mark.parametrize("case", CASES)

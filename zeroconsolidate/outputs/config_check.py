@@ -70,7 +70,10 @@ def _dtype(config: Mapping[str, Any], tensors: Mapping[str, LocatedTensor], prob
 
 
 def vocabulary_problems(config: Any, shapes: Mapping[str, Shape]) -> tuple[list[Problem], list[str]]:
-    """(problems, checks done): the embedding of tokens, if there is one of a known name, against what config says."""
+    """(problems, checks done): the embedding of tokens, if there is one of a known name, against what config says.
+
+    More rows than the vocabulary has are no problem, as some programs pad it, and no check: others would not load them.
+    """
     inner = "text_config." if isinstance(config, dict) and "text_config" in config else ""
     config = config.get("text_config", config) if isinstance(config, dict) else {}
     found = [
@@ -89,7 +92,9 @@ def vocabulary_problems(config: Any, shapes: Mapping[str, Shape]) -> tuple[list[
         problems.append(Problem(text, f"{inner}vocab_size={rows}"))
     if widths and width not in widths:
         problems.append(Problem(f"config.json: the width is {widths[0]}, but {name} has {width} columns"))
-    return problems, ["vocabulary and width"] if widths or isinstance(vocabulary, int) else []
+    done = {"vocabulary": isinstance(vocabulary, int) and rows <= vocabulary, "width": bool(widths)}
+    checked = [what for what, is_done in done.items() if is_done]
+    return problems, [" and ".join(checked)] if checked else []
 
 
 def _layers(config: Any, tensors: Mapping[str, LocatedTensor], problems: list[Problem]) -> list[str]:
