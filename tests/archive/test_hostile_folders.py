@@ -309,8 +309,16 @@ def test_configs_that_are_no_json(good, text):
     assert "config.json is not JSON" in convert(good)
 
 
-def test_long_numbers_in_configs_cost_nothing(good, tmp_path):
-    (good / "config.json").write_text('{"x": ' + "9" * 5_000_000 + "}")
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"x": LONG}',
+        '{"model_type": LONG, "rope_parameters": {"rope_theta": LONG}}',
+        '{"rope_parameters": {"rope_theta": 1.0, "rope_type": "linear", "factor": LONG}}',
+    ],
+)
+def test_long_numbers_in_configs_cost_nothing(text, good, tmp_path):
+    (good / "config.json").write_text(text.replace("LONG", "9" * 5_000_000))
     assert main(["convert", "--quiet", str(good), str(tmp_path / "output")]) == 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from ..archive.model_config import parse
+from ..archive.model_config import parse, short_int
 from ..archive.phrases import counted
 from ..errors import DamagedFile
 
@@ -95,7 +95,8 @@ def with_member(text: str, key: str, value: object) -> str:
 
 def _members(text: str) -> dict[str, slice]:
     """Where the values of a JSON object stand."""
-    decoder, opening = json.JSONDecoder(), _OPENING.match(text)
+    # Numbers are passed over as text: for long ones Python takes quadratic time, and refuses the longest.
+    decoder, opening = json.JSONDecoder(parse_int=str), _OPENING.match(text)
     here = len(text) if opening is None else opening.end()
     found: dict[str, slice] = {}
     while here < len(text) and text[here] != "}":
@@ -169,7 +170,7 @@ def _with_rope_theta(text: str, depth: int = 0) -> str:
         return text
     place = places["rope_parameters"]
     inner = text[place]
-    model_type = json.loads(text[places["model_type"]]) if "model_type" in places else None
+    model_type = parse(text[places["model_type"]].encode()) if "model_type" in places else None
     theta, partial = _NAMES.get(str(model_type), ("rope_theta", "partial_rotary_factor"))
     # Numbers stay as they are written.
     added: dict[str, str] = {}
@@ -190,7 +191,7 @@ def _with_rope_theta(text: str, depth: int = 0) -> str:
     if "partial_rotary_factor" in parameters:
         added[partial] = inner[parameters["partial_rotary_factor"]]
     known = ("rope_theta", "partial_rotary_factor")
-    others = {key: json.loads(inner[at]) for key, at in parameters.items() if key not in known}
+    others = {key: parse(inner[at].encode(), parse_int=short_int) for key, at in parameters.items() if key not in known}
     if model_type == "phi3":  # which takes these three and no other
         others = {"type": others.get("rope_type"), **{key: others.get(key) for key in ("short_factor", "long_factor")}}
     if {others.get("rope_type"), others.get("type")} & _SCALED_BEFORE_5 or "mrope_section" in others:
