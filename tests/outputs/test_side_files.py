@@ -304,6 +304,11 @@ class TestRotaryEmbeddings:
                 id="of a part of a head",
             ),
             pytest.param(
+                {"model_type": "phi3", "rope_parameters": {"partial_rotary_factor": 1.0, "rope_theta": 7}},
+                {"rope_theta": 7},
+                id="all of each head of Phi-3",
+            ),
+            pytest.param(
                 {"model_type": "gpt_neox", "rope_parameters": {"partial_rotary_factor": 0.5, "rope_theta": 7}},
                 {"rotary_emb_base": 7, "rotary_pct": 0.5},
                 id="under other names",

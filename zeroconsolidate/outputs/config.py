@@ -189,7 +189,9 @@ def _with_rope_theta(text: str, depth: int = 0) -> str:
         return text
     added[theta] = inner[parameters["rope_theta"]]
     if "partial_rotary_factor" in parameters:
-        added[partial] = inner[parameters["partial_rotary_factor"]]
+        part = inner[parameters["partial_rotary_factor"]]
+        if not (model_type == "phi3" and part == "1.0"):  # 4.57's own default, which earlier releases have no field for
+            added[partial] = part
     known = ("rope_theta", "partial_rotary_factor")
     others = {key: parse(inner[at].encode(), parse_int=short_int) for key, at in parameters.items() if key not in known}
     if model_type == "phi3":  # which takes these three and no other
