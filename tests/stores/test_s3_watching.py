@@ -10,7 +10,7 @@ import pytest
 from fixtures import FIXTURES
 
 import zeroconsolidate
-from zeroconsolidate.errors import BadOption
+from zeroconsolidate.errors import BadOption, NotACheckpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,8 +74,10 @@ def test_a_save_is_waited_for(s3: Store, tmp_path: Path) -> None:
     assert event.made
 
 
-def test_a_run_that_has_not_begun(s3: Store, tmp_path: Path) -> None:
-    assert watched(s3.url("later"), tmp_path / "models") == []
+def test_a_run_that_does_not_begin(s3: Store, tmp_path: Path) -> None:
+    """It may have been mistyped."""
+    with pytest.raises(NotACheckpoint, match=r"no such directory; expected the directory of a run \(at s3://"):
+        watched(s3.url("later"), tmp_path / "models")
 
 
 def test_what_needs_a_directory_is_refused(s3: Store, tmp_path: Path) -> None:
