@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 import io
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreFailed
 from .store_calls import answered
-from .uploads import UploadedPart, Uploads, answered_if_there
+from .uploads import OBJECTS_IN_FLIGHT, UploadedPart, Uploads, answered_if_there, each_removed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 8
 """Blocks that are under way at a time."""
-OBJECTS_IN_FLIGHT = 16
-"""Small blobs: each waits for its answer, and moves little."""
 _COPY_PAUSE_SECONDS = 0.2
 
 
@@ -66,12 +63,9 @@ class AzureUploads(Uploads):
 
     def remove(self, urls: Iterable[str]) -> None:
         def remove(url: str) -> None:
-            with suppress(FileNotFoundError):
-                self._call_if_there(url, self.store.blob(url).delete_blob)
+            self._call_if_there(url, self.store.blob(url).delete_blob)
 
-        with ThreadPoolExecutor(self.objects_in_flight, thread_name_prefix="zeroconsolidate-remove") as pool:
-            for _ in pool.map(remove, urls):
-                pass  # what one of them has raised
+        each_removed(remove, urls, in_flight=self.objects_in_flight)
         self.store.forget()
 
     def begin(self, url: str, part_bytes: int) -> str:

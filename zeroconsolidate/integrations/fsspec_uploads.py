@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreFailed, ZeroConsolidateError
 from .store_calls import answered, in_short, refuse_for_good
-from .uploads import UploadedPart, Uploads, answered_if_there
+from .uploads import OBJECTS_IN_FLIGHT, UploadedPart, Uploads, answered_if_there, each_removed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from .fsspec_store import FsspecStore
-
-
-OBJECTS_IN_FLIGHT = 16
-"""Through clients that can have several requests under way."""
 
 
 class FsspecUploads(Uploads):
@@ -41,12 +36,9 @@ class FsspecUploads(Uploads):
 
     def remove(self, urls: Iterable[str]) -> None:
         def remove(url: str) -> None:
-            with suppress(FileNotFoundError):
-                answered(url, partial(self.store.files.rm_file, self.store.key(url)))
+            answered(url, partial(self.store.files.rm_file, self.store.key(url)))
 
-        with ThreadPoolExecutor(self.objects_in_flight, thread_name_prefix="zeroconsolidate-remove") as pool:
-            for _ in pool.map(remove, urls):
-                pass  # what one of them has raised
+        each_removed(remove, urls, in_flight=self.objects_in_flight)
         self.store.forget()
 
     def begin(self, url: str, part_bytes: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DamagedFile
 from .s3_store import place_of
 from .store_calls import answered
-from .uploads import UploadedPart, Uploads, answered_if_there
+from .uploads import OBJECTS_IN_FLIGHT, UploadedPart, Uploads, answered_if_there
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 8
 """Parts of uploads that are under way at a time."""
-OBJECTS_IN_FLIGHT = 16
-"""Each waits for its answer, and moves little. With what is read at a time they are the client's connections."""
 _DELETED_TOGETHER = 1000
 _MAY_BE_GONE = frozenset({"list_parts", "abort_multipart_upload"})
 

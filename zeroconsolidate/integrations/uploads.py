@@ -7,6 +7,8 @@ it: it goes to a name in the staging folder, and the store makes a copy when all
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 T = TypeVar("T")
+
+OBJECTS_IN_FLIGHT = 16
+"""So many small objects are under way at a time where a client can: each waits for its answer, and moves little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +95,15 @@ def answered_if_there(url: str, call: Callable[[], T]) -> T:
         raise OutputFailed(
             f"the store has no such bucket or container, or no such upload any more: {in_short(error)}", address=(url,)
         ) from None
+
+
+def each_removed(remove: Callable[[str], object], urls: Iterable[str], *, in_flight: int) -> None:
+    """Call `remove` for objects, so many at a time, as far as they are there."""
+
+    def removed(url: str) -> None:
+        with suppress(FileNotFoundError):
+            remove(url)
+
+    with ThreadPoolExecutor(in_flight, thread_name_prefix="zeroconsolidate-remove") as pool:
+        for _ in pool.map(removed, urls):
+            pass  # what one of them has raised
