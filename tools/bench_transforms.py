@@ -20,7 +20,10 @@ import sys
 from collections import OrderedDict
 from pathlib import Path
 
-from bench import OURS, Run, clear, measure
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
+
+from bench import OURS, Run, clear, measure  # noqa: E402
 
 STEPS = (1, 2, 3, 4)
 WIDTH, VOCABULARY = 1024, 8192
